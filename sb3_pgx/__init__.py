@@ -1,0 +1,8 @@
+"""The policy-gradient family for Stable-Baselines3."""
+
+from sb3_pgx.a2c import A2C
+from sb3_pgx.reinforce import REINFORCE, REINFORCEBaseline
+
+__version__ = "0.1.0"
+
+__all__ = ["A2C", "REINFORCE", "REINFORCEBaseline"]

@@ -1,0 +1,154 @@
+"""A2C: one step on n-step or GAE advantages, actor, critic and entropy together."""
+
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from torch.nn import functional as F
+
+from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm, SelfAlgorithm
+from sb3_pgx.common.checks import check_at_least
+from sb3_pgx.common.evaluate import as_policy_input
+from sb3_pgx.common.rollout import Rollout
+from sb3_pgx.common.update import gradient_step
+from sb3_pgx.ops.metrics import explained_variance
+from sb3_pgx.ops.returns import gae
+
+
+class A2C(PolicyGradientAlgorithm):
+    """
+    Advantage actor-critic, the synchronous form of A3C (Mnih et al., 2016).
+
+    Arguments, random numbers and updates are those of SB3's ``A2C``: the same seed gives the same training while
+    floating-point order allows. Saved files hold nothing of this package; SB3 loads them, and ours loads SB3's.
+
+    :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy`` or a class
+    :param env: environment, or its id
+    :param learning_rate: a number, a function of the remaining progress, or a string such as ``"lin_7e-4"``
+    :param n_steps: steps of each environment, an update
+    :param gamma: discount factor, in [0, 1]
+    :param gae_lambda: λ of the advantages; 1: n-step returns, 0: one-step actor-critic
+    :param ent_coef: weight of the entropy, a number, a schedule or a string
+    :param vf_coef: weight of the mean squared value error, likewise
+    :param max_grad_norm: norm to which the gradient is clipped
+    :param rms_prop_eps: ε of RMSprop
+    :param use_rms_prop: RMSprop, as in the paper, instead of Adam
+    :param use_sde: generalised state-dependent exploration
+    :param sde_sample_freq: new exploration noise every so many steps; −1: at the start of a rollout
+    :param rollout_buffer_class: a class of your own with the interface of SB3's; it is filled after collection
+    :param rollout_buffer_kwargs: for that class
+    :param normalize_advantage: standardise the advantages over the batch
+    :param stats_window_size: episodes over which ``rollout/ep_rew_mean`` is averaged
+    :param tensorboard_log: folder for TensorBoard
+    :param policy_kwargs: for the policy
+    :param verbose: 0 nothing, 1 messages, 2 debug
+    :param seed: for everything random
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
+    :param _init_setup_model: build the networks now
+    :raises ValueError: an argument makes no sense
+    """
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | str | Schedule = 7e-4,
+        n_steps: int = 5,
+        gamma: float = 0.99,
+        gae_lambda: float = 1.0,
+        ent_coef: float | str | Schedule = 0.0,
+        vf_coef: float | str | Schedule = 0.5,
+        max_grad_norm: float = 0.5,
+        rms_prop_eps: float = 1e-5,
+        use_rms_prop: bool = True,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        normalize_advantage: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ):
+        policy_kwargs = dict(policy_kwargs or {})
+        if use_rms_prop and "optimizer_class" not in policy_kwargs:
+            policy_kwargs["optimizer_class"] = th.optim.RMSprop
+            policy_kwargs["optimizer_kwargs"] = dict(alpha=0.99, eps=rms_prop_eps, weight_decay=0)
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+        )
+        self.normalize_advantage = normalize_advantage
+        if _init_setup_model:
+            self._setup_model()
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        check_at_least(1, n_steps=self.n_steps)
+        self.coefficient("ent_coef")
+        self.coefficient("vf_coef")
+
+    def estimate(self, rollout: Rollout) -> None:
+        rollout.advantages = gae(
+            rollout.rewards, rollout.values, rollout.next_values, rollout.ends, self.gamma, self.gae_lambda, rollout.valid
+        )
+        rollout.returns = rollout.advantages + rollout.values
+
+    def update(self, rollout: Rollout) -> Metrics:
+        (batch,) = self.minibatches(rollout, batch_size=None)
+        actions = as_policy_input(batch.actions, self.action_space)
+        values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
+        advantages = batch.advantages
+        if self.normalize_advantage:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+        policy_loss = -(advantages * log_prob).mean()
+        value_loss = F.mse_loss(batch.returns, values.flatten())
+        entropy_loss = -(-log_prob if entropy is None else entropy).mean()
+        loss = policy_loss + self.coefficient("ent_coef") * entropy_loss + self.coefficient("vf_coef") * value_loss
+        loss.backward()
+        parameters = dict(self.policy.named_parameters())
+        norm = gradient_step(self.policy.optimizer, parameters, self.max_grad_norm, loss, self._n_updates)
+        self._n_updates += 1
+        return {
+            "explained_variance": explained_variance(batch.values, batch.returns),
+            "entropy_loss": entropy_loss,
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "grad_norm": norm,
+            **self.spread(),
+        }
+
+    def learn(
+        self: SelfAlgorithm,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 100,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfAlgorithm:
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

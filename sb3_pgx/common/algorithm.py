@@ -1,0 +1,327 @@
+"""The pipeline: collect, evaluate, estimate, update, report. An algorithm fills in three of the stages."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from sb3_pgx.common.checks import FiniteGuard, check_unit_interval
+from sb3_pgx.common.collect import Quota, Recorder, StepQuota, clip_to_space, sample_actions
+from sb3_pgx.common.distributions import release_graph
+from sb3_pgx.common.evaluate import evaluate_rollout
+from sb3_pgx.common.policies import policy_class_for
+from sb3_pgx.common.rollout import Batch, Rollout
+from sb3_pgx.common.rollout_buffer import DictRolloutView, RolloutView, batches, feed, is_users_own
+from sb3_pgx.common.schedules import Coefficient, as_schedule, evaluate_coefficient
+
+SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
+Metrics = dict[str, Tensor | float]
+
+ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
+
+class PolicyGradientAlgorithm(OnPolicyAlgorithm):
+    """
+    Base of all algorithms: SB3's ``OnPolicyAlgorithm`` in five stages.
+
+    1. *collect* steps the environments; acting computes the action alone.
+    2. *evaluate* is one batched pass: values, log-probabilities, bootstraps.
+    3. *estimate* (the algorithm's): returns and advantages.
+    4. *update* (the algorithm's): gradient steps; returns what it measured.
+    5. *report* logs, and calls ``on_update_end(metrics)`` on callbacks that define it.
+
+    Differences from SB3 that a callback can see: ``values`` and ``log_probs`` are among the locals at ``on_rollout_end``
+    but not at ``on_step``; buffer rewards never contain a bootstrapped value; the last update is logged, too.
+
+    Arguments are SB3's; ``learning_rate`` and every coefficient also take a string such as ``"lin_0.01"``.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ActorCriticPolicy,
+        "CnnPolicy": ActorCriticCnnPolicy,
+        "MultiInputPolicy": MultiInputActorCriticPolicy,
+    }
+    learning_rate: Coefficient  # type: ignore[assignment]
+    _rollout: Rollout
+
+    def __init__(self, policy: str | type[ActorCriticPolicy], env: GymEnv | str | None, **kwargs: Any):
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]
+            **{**kwargs, "policy_kwargs": dict(kwargs.get("policy_kwargs") or {})},
+            supported_action_spaces=ACTION_SPACES,
+            _init_setup_model=False,
+        )
+        self.policy_class = policy_class_for(self.policy_class, self.policy_kwargs)
+
+    # ------------------------------------------------------------------------------------------------ what differs
+
+    @abstractmethod
+    def estimate(self, rollout: Rollout) -> None:
+        """Stage 3: fill in ``advantages`` and ``returns``."""
+
+    @abstractmethod
+    def update(self, rollout: Rollout) -> Metrics:
+        """Stage 4: change the policy; return what to log, keys without the ``train/`` prefix."""
+
+    def quota(self, env: VecEnv, n_steps: int) -> Quota:
+        """When a rollout is complete."""
+        return StepQuota(n_steps, env.num_envs)
+
+    def check_arguments(self) -> None:
+        """
+        Called with the final arguments and environment, before anything is built; loading calls it, too.
+
+        :raises ValueError: an argument makes no sense
+        """
+        check_unit_interval(gamma=self.gamma, gae_lambda=self.gae_lambda)
+        self.coefficient("learning_rate")
+
+    # ------------------------------------------------------------------------------------------------ set up
+
+    def _setup_lr_schedule(self) -> None:
+        self.lr_schedule = as_schedule(self.learning_rate, "learning_rate")
+
+    def _setup_model(self) -> None:
+        self.check_arguments()
+        super()._setup_model()
+        release_graph(self.policy)
+        if not is_users_own(self.rollout_buffer_class):
+            view = DictRolloutView if isinstance(self.observation_space, spaces.Dict) else RolloutView
+            self.rollout_buffer = view(
+                self.n_steps, self.observation_space, self.action_space, self.device, self.gae_lambda, self.gamma, self.n_envs
+            )
+
+    def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
+        uses_mlp = issubclass(self.policy_class, self.policy_aliases["MlpPolicy"])
+        other = issubclass(self.policy_class, (ActorCriticCnnPolicy, MultiInputActorCriticPolicy))
+        super()._maybe_recommend_cpu(self.policy_class.__name__ if uses_mlp and not other else mlp_class_name)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_rollout"]
+
+    def coefficient(self, name: str) -> float:
+        """
+        Value of a coefficient now, from whatever the attribute holds: a number, a schedule or a string.
+
+        :raises ValueError: it is negative, not finite, or no coefficient
+        """
+        return evaluate_coefficient(getattr(self, name), self._current_progress_remaining, name)
+
+    # ------------------------------------------------------------------------------------------------ the stages
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """
+        Stages 1 to 3: step the environments, evaluate the rollout, estimate, and present it as ``rollout_buffer``.
+
+        :return: false if a callback stopped the training
+        :raises ValueError: a reward or an observation is not finite, or an episode is malformed
+        """
+        assert self._last_obs is not None, "No previous observation was provided"
+        self.policy.set_training_mode(False)
+        quota = self.quota(env, n_rollout_steps)
+        self._start_whole_episodes(env, quota)
+        guard = FiniteGuard(env, self._vec_normalize_env, self._n_updates)
+        recorder = Recorder(self.observation_space, self.action_space, env.num_envs, capacity=n_rollout_steps)
+        rollout_buffer.reset()
+        n_steps, complete = 0, False
+        values = log_probs = None  # SB3's locals; known at the end of the rollout
+        if self.use_sde:
+            self._reset_noise(env)
+        callback.on_rollout_start()
+
+        while not complete:
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                self._reset_noise(env)
+            obs_tensor = obs_as_tensor(self._last_obs, self.device)
+            actions = self._act(obs_tensor).cpu().numpy()
+            clipped_actions = clip_to_space(actions, self.policy, self.action_space)
+            new_obs, rewards, dones, infos = self._step(env, clipped_actions, guard, n_steps)
+
+            observations, episode_starts = self._last_obs, self._last_episode_starts
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            try:
+                continues = callback.on_step()
+            finally:
+                # Whatever the callback did, the next rollout starts from where the environments are.
+                self._last_obs, self._last_episode_starts = new_obs, dones
+            if not continues:
+                return False
+
+            valid = quota.contributing()
+            # A waiting environment starts episodes that it may not finish: those that it does finish are short ones.
+            counted = infos if valid.all() else [info for info, counts in zip(infos, valid, strict=True) if counts]
+            self._update_info_buffer(counted, dones[valid])
+            recorder.add(observations, actions, rewards, dones, infos, valid, episode_starts, env)
+            complete = quota.count(dones)
+            n_steps += 1
+
+        rollout = self._rollout = recorder.rollout(new_obs, self.device)
+        evaluate_rollout(self.policy, rollout, self.action_space)
+        values, log_probs = rollout.last_values[:, None], rollout.log_prob[-1]
+        if is_users_own(self.rollout_buffer_class):
+            feed(rollout_buffer, rollout, self.gamma)
+        else:
+            self.estimate(rollout)
+            rollout_buffer.show(rollout)  # type: ignore[attr-defined]
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _start_whole_episodes(self, env: VecEnv, quota: Quota) -> None:
+        if quota.whole_episodes and not np.all(self._last_episode_starts):
+            self._last_obs = env.reset()  # type: ignore[assignment]
+            self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
+
+    def _reset_noise(self, env: VecEnv) -> None:
+        with th.no_grad():
+            self.policy.reset_noise(env.num_envs)
+
+    def _act(self, observations: Any) -> Tensor:
+        try:
+            return sample_actions(self.policy, observations)
+        except ValueError as error:  # torch's distributions refuse NaN
+            bad = [name for name, p in self.policy.named_parameters() if not th.isfinite(p).all()]
+            if not bad:
+                raise
+            raise ValueError(
+                f"the parameter {bad[0]} is not finite after update {self._n_updates}, so the policy cannot act: load the "
+                "last saved model and lower learning_rate."
+            ) from error
+
+    def _step(self, env: VecEnv, actions: np.ndarray, guard: FiniteGuard, step: int) -> Any:
+        """Step the environments; after an error, the next ``learn`` starts by resetting them."""
+        try:
+            new_obs, rewards, dones, infos = env.step(actions)
+            guard.check(rewards, new_obs, step)
+        except BaseException:
+            self._last_obs = None
+            raise
+        return new_obs, rewards, dones, infos
+
+    def minibatches(self, rollout: Rollout, batch_size: int | None) -> Iterator[Batch]:
+        """
+        The rollout's rows in a random order, drawn as SB3 draws it, or what the user's own buffer class yields.
+
+        :param rollout: estimated
+        :param batch_size: rows a batch; ``None``: all in one
+        """
+        if is_users_own(self.rollout_buffer_class):
+            yield from batches(self.rollout_buffer, batch_size)
+            return
+        order = np.random.permutation(rollout.rewards.numel())
+        for start in range(0, len(order), batch_size or len(order)):
+            yield rollout.rows(order[start : start + (batch_size or len(order))])
+
+    def spread(self) -> Metrics:
+        """``std`` as SB3 logs it, where the policy has one; with our own options, the mean over the last pass."""
+        log_std = getattr(self.policy, "log_std", None)
+        bounded = getattr(self.policy, "log_std_bounds", None) is not None
+        if log_std is not None and not bounded:
+            return {"std": log_std.detach().exp().mean()}
+        distribution = getattr(self.policy.action_dist, "distribution", None)
+        return {"std": distribution.stddev.mean()} if isinstance(distribution, th.distributions.Normal) else {}
+
+    def train(self) -> None:
+        """Stages 4 and 5 for the rollout that was collected last."""
+        self._report(self._measured_update())
+
+    def _measured_update(self) -> dict[str, float]:
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        try:
+            metrics = self.update(self._rollout)
+        finally:
+            release_graph(self.policy)
+        return read(metrics)
+
+    def _report(self, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self.logger.record(f"train/{name}", value)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    # ------------------------------------------------------------------------------------------------ learn
+
+    def learn(
+        self: SelfAlgorithm,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfAlgorithm:
+        """
+        Train.
+
+        :param total_timesteps: environment steps; the last rollout is completed, so that more may be done
+        :param callback: called at every step; ``on_update_end(metrics)`` is called after each update where it is defined
+        :param log_interval: iterations between two log dumps; ``None``: never
+        :param tb_log_name: name of the TensorBoard run; the class's name by default
+        :param reset_num_timesteps: count from 0, and reset the environments
+        :param progress_bar: show one (needs tqdm and rich)
+        :return: itself
+        """
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
+        )
+        callback.on_training_start(locals(), globals())
+        assert self.env is not None
+        iteration = 0
+        while self.num_timesteps < total_timesteps:
+            if not self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps):
+                break
+            iteration += 1
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            if log_interval is not None and iteration % log_interval == 0:
+                self.dump_logs(iteration)
+            metrics = self._measured_update()
+            self._report(metrics)
+            notify_update_end(callback, metrics)
+        # SB3's order, log then update, would lose the last update.
+        if log_interval is not None and iteration > 0:
+            self.dump_logs(iteration)
+        callback.on_training_end()
+        return self
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        # The last rollout may overshoot: without the floor, schedules would be extrapolated below their end.
+        self._current_progress_remaining = max(0.0, 1.0 - num_timesteps / total_timesteps)
+
+
+def read(metrics: Metrics) -> dict[str, float]:
+    """All metrics as numbers, with one transfer from the device."""
+    tensors = {name: value for name, value in metrics.items() if isinstance(value, Tensor)}
+    numbers = th.stack([value.detach().float() for value in tensors.values()]).tolist() if tensors else []
+    return {**metrics, **dict(zip(tensors, numbers, strict=True))}  # type: ignore[arg-type]
+
+
+def notify_update_end(callback: BaseCallback | None, metrics: dict[str, float]) -> None:
+    """Call ``on_update_end(metrics)`` on every callback of a tree that defines it."""
+    hook = getattr(callback, "on_update_end", None)
+    if hook is not None:
+        hook(metrics)
+    if isinstance(callback, CallbackList):
+        for child in callback.callbacks:
+            notify_update_end(child, metrics)
+    elif isinstance(callback, EventCallback):
+        notify_update_end(callback.callback, metrics)

@@ -1,0 +1,99 @@
+"""Checks of arguments and of what an environment returned: each failure is one sentence with its remedy."""
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+Array = np.ndarray | dict[str, np.ndarray]
+
+
+def check_unit_interval(**arguments: float) -> None:
+    """:raises ValueError: an argument is outside [0, 1]"""
+    for name, value in arguments.items():
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"{name}={value} is outside [0, 1]")
+
+
+def check_at_least(minimum: float, **arguments: float) -> None:
+    """:raises ValueError: an argument is below ``minimum``"""
+    for name, value in arguments.items():
+        if not value >= minimum:
+            raise ValueError(f"{name}={value} is below {minimum}")
+
+
+def check_choice(choices: tuple[Any, ...], **arguments: Any) -> None:
+    """:raises ValueError: an argument is none of ``choices``"""
+    for name, value in arguments.items():
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}")
+
+
+def environment_name(env: VecEnv, index: int) -> str:
+    """``environment 3 (CartPole-v1)``, or without its id where the environment has no spec."""
+    try:
+        spec = env.get_attr("spec", index)[0]
+    except Exception:  # any vectorised environment may lack it, each in its own way
+        spec = None
+    return f"environment {index} ({spec.id})" if spec is not None else f"environment {index}"
+
+
+class FiniteGuard:
+    """
+    Watches what the environment returns during one rollout, and puts back the statistics of ``VecNormalize`` to the
+    rollout's start when something is not finite: they would stay poisoned otherwise.
+
+    :param env: the training environment
+    :param normalize: its ``VecNormalize`` wrapper, if it has one
+    :param n_updates: updates done so far, for the error
+    """
+
+    def __init__(self, env: VecEnv, normalize: VecNormalize | None, n_updates: int):
+        self.env, self.normalize, self.n_updates = env, normalize, n_updates
+        self.statistics = copy.deepcopy(statistics_of(normalize)) if normalize is not None else {}
+
+    def check(self, rewards: np.ndarray, observations: Array, step: int) -> None:
+        """
+        :param rewards: as the environment returned them, ``[N]``
+        :param observations: as the environment returned them, ``[N, ...]``
+        :param step: steps done in this rollout before this one
+        :raises ValueError: a reward or an observation is NaN or infinite
+        """
+        if all_finite(rewards) and all_finite(observations):
+            return
+        # Normalisation spreads one bad number over all environments: look at what went into it.
+        if self.normalize is not None:
+            rewards, observations = self.normalize.old_reward, self.normalize.old_obs
+            vars(self.normalize).update(self.statistics)
+        self._raise(rewards, observations, step)
+
+    def _raise(self, rewards: np.ndarray, observations: Array, step: int) -> None:
+        parts = observations if isinstance(observations, dict) else {"": observations}
+        suspects = {"reward": rewards, **{f"observation {k}".strip(): v for k, v in parts.items()}}
+        for what, values in suspects.items():
+            for index, value in enumerate(values):
+                bad = np.asarray(value)[~np.isfinite(value)].ravel()
+                if bad.size:
+                    raise ValueError(
+                        f"{environment_name(self.env, index)} returned {what} {bad[0]} at step {step} of this rollout. "
+                        f"The policy is unchanged since update {self.n_updates}; check the environment's "
+                        f"{what.split()[0]}, or wrap it in a wrapper that clips it."
+                    )
+        raise ValueError(f"normalisation produced a number that is not finite at step {step} of this rollout")
+
+
+def statistics_of(normalize: VecNormalize) -> dict[str, Any]:
+    """What ``VecNormalize`` learns from data, by attribute."""
+    return {name: getattr(normalize, name) for name in ("obs_rms", "ret_rms") if hasattr(normalize, name)}
+
+
+def all_finite(values: Array) -> bool:
+    """Whether no number is NaN or infinite. The sum is a quick test that only a finite overflow can fail wrongly."""
+    if isinstance(values, dict):
+        return all(all_finite(v) for v in values.values())
+    if not np.issubdtype(values.dtype, np.floating):
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(float(np.add.reduce(values, axis=None))) or bool(np.isfinite(values).all())

@@ -1,0 +1,79 @@
+"""The one batched pass after collection: values, log-probabilities, and the values that complete cut episodes."""
+
+from collections.abc import Iterator
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor
+
+from sb3_pgx.common.rollout import Observations, Rollout, map_tensors
+
+# Numbers of observation that one pass may hold: 64 MiB as float32; a network's activations are a small multiple of it.
+MAX_NUMBERS = 2**24
+MAX_ROWS = 8192
+
+
+def evaluate_rollout(policy: ActorCriticPolicy, rollout: Rollout, action_space: spaces.Space) -> None:
+    """
+    Fill in ``values``, ``log_prob`` and ``next_values``.
+
+    :param policy: in evaluation mode, as it acted
+    :param rollout: as collected
+    :param action_space: of one environment
+    :raises ValueError: the policy returned NaN or infinity
+    """
+    T, N = rollout.shape
+    observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
+    actions = rollout.actions.flatten(end_dim=1)
+    values, log_prob = [], []
+    with th.no_grad():
+        for rows in chunks(observations):
+            value, log_probability, _ = policy.evaluate_actions(
+                map_tensors(lambda x, rows=rows: x[rows], observations), as_policy_input(actions[rows], action_space)
+            )
+            values.append(value.flatten())
+            log_prob.append(log_probability.flatten())
+    rollout.values = th.cat(values).view(T, N)
+    rollout.log_prob = th.cat(log_prob).view(T, N)
+    rollout.last_values, rollout.next_values = bootstrap_values(policy, rollout)
+    if not th.isfinite(th.stack([rollout.values.sum(), rollout.log_prob.sum()])).all():
+        raise ValueError(
+            "the policy gives values or log-probabilities that are not finite for the observations of this rollout: "
+            "the step before was too large (lower learning_rate, set max_grad_norm) or the observations are huge "
+            "(wrap the environment in VecNormalize)."
+        )
+
+
+def bootstrap_values(policy: ActorCriticPolicy, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """
+    Values of the last observations ``[N]``, and V(s_{t+1}) ``[T, N]``: of the final observation where truncated, 0 where
+    terminated. Those that are not among ``rollout.values`` come from one batched pass.
+    """
+    unknown = rollout.last_observations
+    if rollout.final_observations is not None:
+        final = rollout.final_observations
+        unknown = {k: th.cat([unknown[k], final[k]]) for k in unknown} if isinstance(final, dict) else th.cat([unknown, final])
+    with th.no_grad():
+        parts = [policy.predict_values(map_tensors(lambda x, r=r: x[r], unknown)).flatten() for r in chunks(unknown)]
+    known = th.cat(parts)
+    last, final_values = known.split([rollout.shape[1], len(known) - rollout.shape[1]])
+    following = th.cat([rollout.values[1:], last[None]])
+    following[rollout.truncated] = final_values
+    following[rollout.terminated] = 0.0
+    return last, following
+
+
+def as_policy_input(actions: Tensor, action_space: spaces.Space) -> Tensor:
+    """Stored actions ``[B, action_dim]`` in the type and shape that SB3's policies evaluate."""
+    return actions.long().flatten() if isinstance(action_space, spaces.Discrete) else actions.float()
+
+
+def chunks(observations: Observations, max_numbers: int = MAX_NUMBERS) -> Iterator[slice]:
+    """Consecutive rows, as many at a time as memory allows."""
+    tensors = list(observations.values()) if isinstance(observations, dict) else [observations]
+    total = len(tensors[0])
+    numbers = sum(x[0].numel() for x in tensors) if total else 1
+    rows = min(MAX_ROWS, max(1, max_numbers // numbers))
+    for start in range(0, total, rows):
+        yield slice(start, min(start + rows, total))

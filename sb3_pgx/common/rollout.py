@@ -1,0 +1,92 @@
+"""
+The noun that travels through the pipeline: a rollout, ``[T, N, ...]`` tensors on the model's device (time first, then
+environments), and a batch, some of its rows.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch as th
+from torch import Tensor
+
+Observations = Tensor | dict[str, Tensor]
+
+
+@dataclass
+class Rollout:
+    """
+    What one round of collection gave, completed stage by stage.
+
+    ``truncated`` is true where the environment said so (``TimeLimit.truncated``), ``terminated`` where the episode ended
+    otherwise. ``valid`` is false in rows that must not count. ``rewards`` are as the environment returned them. The K
+    final observations belong to the truncated rows, in the order of ``truncated.nonzero()``.
+    """
+
+    # collect
+    observations: Observations  # [T, N, *obs]
+    actions: Tensor  # [T, N, action_dim]
+    rewards: Tensor  # [T, N]
+    terminated: Tensor  # [T, N], boolean
+    truncated: Tensor  # [T, N], boolean
+    valid: Tensor  # [T, N], boolean
+    episode_starts: Tensor  # [T, N], boolean
+    final_observations: Observations | None  # [K, *obs]; None: no episode was truncated
+    last_observations: Observations  # [N, *obs], after the last row
+    # evaluate
+    values: Tensor = field(init=False)  # V(s_t), [T, N]
+    next_values: Tensor = field(init=False)  # V(s_{t+1}); of the final observation where truncated, 0 where terminated
+    last_values: Tensor = field(init=False)  # V of the last observations, [N]
+    log_prob: Tensor = field(init=False)  # [T, N]
+    # estimate
+    advantages: Tensor = field(init=False)  # [T, N]
+    returns: Tensor = field(init=False)  # [T, N]
+
+    @property
+    def ends(self) -> Tensor:
+        """True where an episode ended, ``[T, N]``."""
+        return self.terminated | self.truncated
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """T and N."""
+        return self.rewards.shape[0], self.rewards.shape[1]
+
+    def rows(self, index: np.ndarray | Tensor | None = None) -> "Batch":
+        """
+        :param index: rows of the flattened rollout, environment after environment as SB3 flattens; ``None``: all
+        :return: these rows
+        """
+        picked = slice(None) if index is None else th.as_tensor(index, device=self.rewards.device)
+        return Batch(
+            observations=map_tensors(lambda x: flatten(x)[picked], self.observations),
+            actions=flatten(self.actions)[picked],
+            values=flatten(self.values)[picked],
+            log_prob=flatten(self.log_prob)[picked],
+            advantages=flatten(self.advantages)[picked],
+            returns=flatten(self.returns)[picked],
+        )
+
+
+@dataclass
+class Batch:
+    """Rows of a rollout: what an objective reads. ``values`` and ``log_prob`` are those of the behaviour policy."""
+
+    observations: Observations  # [B, *obs]
+    actions: Tensor  # [B, action_dim]
+    values: Tensor  # [B]
+    log_prob: Tensor  # [B]
+    advantages: Tensor  # [B]
+    returns: Tensor  # [B]
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+def flatten(values: Tensor) -> Tensor:
+    """``[T, N, ...]`` to ``[N * T, ...]``: environment after environment."""
+    return values.transpose(0, 1).flatten(end_dim=1)
+
+
+def map_tensors(function, values):  # type: ignore[no-untyped-def]  # one tensor, or a dictionary of them
+    """``function`` of a tensor (or array), or of each one in a dictionary."""
+    return {k: function(v) for k, v in values.items()} if isinstance(values, dict) else function(values)

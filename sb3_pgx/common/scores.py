@@ -1,0 +1,68 @@
+"""The score ∇_θ log π(a|s) of every sample on its own, for any SB3 policy."""
+
+from collections.abc import Iterator, Mapping
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sb3_pgx.common.distributions import encoded, without_validation
+from sb3_pgx.common.evaluate import as_policy_input
+from sb3_pgx.common.rollout import Observations
+from sb3_pgx.ops.per_sample import per_sample_gradients
+
+
+def scores(
+    policy: ActorCriticPolicy,
+    parameters: Mapping[str, Tensor],
+    observations: Observations,
+    actions: Tensor,
+    action_space: spaces.Space,
+) -> Iterator[tuple[slice, Tensor]]:
+    """
+    Yield the scores of consecutive chunks of samples.
+
+    :param policy: in evaluation mode
+    :param parameters: θ, some of the policy's parameters by name
+    :param observations: ``[B, *obs]``
+    :param actions: ``[B, action_dim]``
+    :param action_space: of one environment
+    :return: the chunk's rows and ∇_θ log π, ``[rows, P]``, parameters flattened and concatenated in their order
+    :raises ValueError: the policy cannot be differentiated sample by sample
+    """
+    module = _LogProbOfOne(policy)
+
+    def log_prob(theta: Mapping[str, Tensor], observation: Observations, action: Tensor) -> Tensor:
+        return functional_call(module, {f"policy.{name}": p for name, p in theta.items()}, (observation, action))
+
+    with without_validation(), encoded(policy, observations) as features:
+        inputs = (features, as_policy_input(actions, action_space))
+        try:
+            yield from per_sample_gradients(log_prob, parameters, inputs)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{type(policy).__name__} cannot be differentiated sample by sample, which variance-optimal baselines need "
+                f'(torch says: {str(error).splitlines()[0]}). Use baseline="loo" instead.'
+            ) from error
+
+
+class _LogProbOfOne(nn.Module):
+    """``functional_call`` calls ``forward``, and SB3's policies take batches."""
+
+    def __init__(self, policy: ActorCriticPolicy):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, observation: Observations, action: Tensor) -> Tensor:
+        if isinstance(observation, dict):
+            batch: Observations = {k: v[None] for k, v in observation.items()}
+        else:
+            batch = observation[None]
+        return self.policy.evaluate_actions(batch, action[None])[1].squeeze(0)
+
+
+def squared_norms(chunks: Iterator[tuple[slice, Tensor]]) -> Tensor:
+    """‖∇_θ log π‖² of every sample, ``[B]``."""
+    return th.cat([gradients.square().sum(dim=1) for _, gradients in chunks])

@@ -1,0 +1,45 @@
+"""The gradient step that every algorithm takes: clipped, and refused when something in it is not finite."""
+
+from collections.abc import Iterable
+
+import torch as th
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def gradient_step(
+    optimizer: Optimizer, parameters: dict[str, Tensor], max_grad_norm: float | None, loss: Tensor, update: int
+) -> Tensor:
+    """
+    Clip the gradients that have been accumulated, step, and clear them.
+
+    :param optimizer: parameters without a gradient stay as they are, moments included
+    :param parameters: those that the step may move, by name
+    :param max_grad_norm: norm to clip to; ``None``: no clipping
+    :param loss: the loss behind the gradients, for the error
+    :param update: updates done so far, for the error
+    :return: the norm before clipping
+    :raises ValueError: loss or gradient is not finite; the parameters are unchanged
+    """
+    limit = float("inf") if max_grad_norm is None else max_grad_norm
+    norm = th.nn.utils.clip_grad_norm_(parameters.values(), limit)
+    if not th.isfinite(th.stack([norm, loss.detach().to(norm)])).all():
+        culprit = _first_bad(loss, parameters.items())
+        optimizer.zero_grad(set_to_none=True)
+        raise ValueError(
+            f"{culprit} in update {update + 1}; the parameters are those after update {update}. Likely causes: learning_rate "
+            "too high (lower it, set max_grad_norm), rewards or observations of huge size (wrap the environment in "
+            "VecNormalize), or a standard deviation that has collapsed (policy_kwargs=dict(log_std_bounds=(-20, 2)))."
+        )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def _first_bad(loss: Tensor, parameters: Iterable[tuple[str, Tensor]]) -> str:
+    if not th.isfinite(loss):
+        return f"the loss is {loss.item()}"
+    for name, parameter in parameters:
+        if parameter.grad is not None and not th.isfinite(parameter.grad).all():
+            return f"the gradient of {name} is not finite"
+    return "the norm of the gradient is not finite"

@@ -1,0 +1,63 @@
+"""Turns a name such as ``reinforce``, ``sb3:ppo`` or ``contrib:trpo`` into a class, so that peers run side by side."""
+
+import dataclasses
+import importlib
+from dataclasses import dataclass
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_pgx.common.schedules import as_schedule
+from sb3_pgx.registry import ALGORITHMS, algorithm_class
+from sb3_pgx.zoo.configs import RunConfig, suggestion
+
+SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
+PEERS = {
+    "sb3": ("stable_baselines3", ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")),
+    "contrib": ("sb3_contrib", ("ARS", "CrossQ", "QRDQN", "TQC", "TRPO")),
+}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An algorithm in a comparison: its name there, its class, and the hyperparameter file that it reads."""
+
+    label: str
+    algorithm: type[BaseAlgorithm]
+    config_key: str
+
+    def adapt(self, config: RunConfig) -> RunConfig:
+        """
+        The settings as this class understands them: classes of this package read ``lin_<x>``, Stable-Baselines3's do not.
+
+        :raises ValueError: a schedule is neither a number nor ``lin_<x>``
+        """
+        if ":" not in self.label:
+            return config
+        schedules = {
+            name: as_schedule(value, f"{config.source}: {name}")
+            for name, value in config.hyperparameters.items()
+            if name in SCHEDULES and isinstance(value, str)
+        }
+        return dataclasses.replace(config, hyperparameters={**config.hyperparameters, **schedules})
+
+
+def resolve_peer(name: str) -> Peer:
+    """
+    :param name: an algorithm of this package, ``sb3:<name>`` or ``contrib:<name>``
+    :return: what the name stands for; the configuration key of ``sb3:ppo`` is ``ppo``
+    :raises ValueError: no such algorithm; gives the nearest names
+    :raises ImportError: the package that holds it is not installed; says how to install it
+    """
+    origin, colon, key = name.partition(":")
+    if not colon:
+        return Peer(name, algorithm_class(name), name)
+    known = [f"{prefix}:{c.lower()}" for prefix, (_, classes) in PEERS.items() for c in classes]
+    if name not in known:
+        hint = suggestion(name, [*known, *ALGORITHMS]) or f"; choose one of {', '.join([*ALGORITHMS, *known])}"
+        raise ValueError(f"algorithm {name!r} is unknown{hint}")
+    package, classes = PEERS[origin]
+    try:
+        module = importlib.import_module(package)
+    except ModuleNotFoundError:
+        raise ImportError(f"{name} needs {package}, which is not installed: pip install {package}") from None
+    return Peer(name, getattr(module, next(c for c in classes if c.lower() == key)), key)

@@ -1,0 +1,121 @@
+"""Many runs in parallel processes, each result on disk as soon as it exists."""
+
+import json
+import multiprocessing as mp
+import os
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+import torch as th
+
+from sb3_pgx.compare.runs import RunResult, RunSpec, execute, failed
+
+OnResult = Callable[[RunResult], None]
+
+
+def run_all(
+    specs: Sequence[RunSpec],
+    folder: Path | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+    on_result: OnResult = lambda result: None,
+) -> list[RunResult]:
+    """
+    Executes the runs in processes of one thread each. Ctrl-C stops the runs under way; finished ones stay on disk.
+
+    :param specs: the runs
+    :param folder: where each finished run is written as ``<label>-seed<k>.json``; None to write nothing
+    :param workers: processes at a time; default as many as there are processors, and no more than runs
+    :param progress: whether to show a progress bar over the environment steps of all runs
+    :param on_result: called with each result as it arrives
+    :return: one result for each run, in the order of ``specs``
+    """
+    context = mp.get_context("spawn")  # forking a process that already runs torch threads can deadlock
+    counter, stop = context.Value("q", 0), context.Event()
+    workers = min(workers or os.cpu_count() or 1, len(specs))
+    with ProcessPoolExecutor(workers, context, _initialize, (counter, stop)) as pool:
+        futures = {pool.submit(_execute_and_write, spec, folder): spec for spec in specs}
+        try:
+            results = _collect(futures, counter, progress, folder, on_result)
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return [results[spec.name] for spec in specs]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes the file whole or not at all. What JSON has no word for, such as a class, is written as its text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_result(result: RunResult, path: Path) -> None:
+    """Writes a run with what follows from it, so that the file can be read without this package."""
+    derived = {} if result.error else {"mean_return": result.mean_return, "frames_per_second": result.frames_per_second}
+    write_json(path, {**asdict(result), **derived})
+
+
+def _collect(
+    futures: dict[Future[RunResult], RunSpec], counter: Synchronized, progress: bool, folder: Path | None, on_result: OnResult
+) -> dict[str, RunResult]:
+    from tqdm import tqdm
+
+    results: dict[str, RunResult] = {}
+    pending = set(futures)
+    total = sum(spec.timesteps for spec in futures.values())
+    with tqdm(total=total, unit=" steps", unit_scale=True, disable=not progress) as bar:
+        while pending:
+            done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in done:
+                spec = futures[future]
+                result = _outcome(future, spec, folder)
+                results[spec.name] = result
+                on_result(result)
+            bar.n = min(counter.value, total)
+            bar.set_postfix_str(f"{len(results)}/{len(futures)} runs", refresh=True)
+    return results
+
+
+def _outcome(future: Future[RunResult], spec: RunSpec, folder: Path | None) -> RunResult:
+    error = future.exception()
+    if error is None:
+        return future.result()
+    # The process itself died: out of memory, killed, or a script without `if __name__ == "__main__":`.
+    result = failed(spec, error)
+    if folder is not None:
+        write_result(result, folder / f"{spec.name}.json")
+    return result
+
+
+_counter: Synchronized
+_stop: Event
+
+
+def _initialize(counter: Synchronized, stop: Event) -> None:
+    """Prepares a worker process; the two globals exist in worker processes only."""
+    global _counter, _stop
+    _counter, _stop = counter, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C as well, and tells the workers
+    th.set_num_threads(1)  # runs share the processors; more threads than processors slow all of them down
+
+
+def _execute_and_write(spec: RunSpec, folder: Path | None) -> RunResult:
+    result = execute(spec, _report)
+    if folder is not None:
+        write_result(result, folder / f"{spec.name}.json")
+    return result
+
+
+def _report(steps: int) -> bool:
+    with _counter.get_lock():
+        _counter.value += steps
+    return not _stop.is_set()

@@ -1,0 +1,93 @@
+"""Statistics over seeds: few numbers, heavy tails, so intervals by bootstrap and averages that outliers cannot move."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+
+
+class Statistic(Protocol):
+    """A number from a sample, along an axis."""
+
+    def __call__(self, values: Floats, /, *, axis: int) -> Floats: ...
+
+
+def mean(values: Floats, /, *, axis: int = 0) -> Floats:
+    """Arithmetic mean along an axis."""
+    return np.mean(values, axis=axis)
+
+
+def interquartile_mean(values: Floats, /, *, axis: int = 0) -> Floats:
+    """
+    Mean of the middle half: the lowest and the highest quarter of the sample, rounded down to whole values, are left out
+    (Agarwal et al., 2021). Of five values, those are one at each end.
+
+    :param values: ``[S, ...]``
+    :param axis: the axis of the sample
+    """
+    from scipy.stats import trim_mean
+
+    return trim_mean(values, 0.25, axis=axis)
+
+
+def bootstrap_interval(
+    values_per_seed: Sequence[float] | Floats, statistic: Statistic = mean, confidence: float = 0.95, seed: int = 0
+) -> tuple[Floats, Floats]:
+    """
+    Percentile bootstrap interval over seeds (Efron, 1979): seeds are drawn with replacement 9999 times.
+
+    :param values_per_seed: one value, or one array of values, for each seed: ``[S, ...]``
+    :param statistic: what the interval is for
+    :param confidence: probability that the interval is meant to cover, in (0, 1)
+    :param seed: of the resampling, so that a report can be reproduced
+    :return: lower and upper end, each ``[...]``; NaN for one seed, which says nothing about the spread
+    :raises ValueError: no value
+    """
+    from scipy.stats import bootstrap
+
+    values = np.asarray(values_per_seed, dtype=float)
+    if len(values) == 0:
+        raise ValueError("a bootstrap interval needs at least one value")
+    if len(values) == 1:
+        return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
+    interval = bootstrap(
+        (values,), statistic, axis=0, vectorized=True, confidence_level=confidence, method="percentile", random_state=seed
+    ).confidence_interval
+    return interval.low, interval.high
+
+
+def steps_to_threshold(steps: Sequence[int], returns: Sequence[float], threshold: float) -> int | None:
+    """
+    :param steps: environment steps at each evaluation, ascending, ``[P]``
+    :param returns: mean return of each evaluation, ``[P]``
+    :param threshold: the return to reach
+    :return: steps at the first evaluation that reached it, whatever came later; None if none did
+    """
+    return next((step for step, value in zip(steps, returns, strict=True) if value >= threshold), None)
+
+
+def median_steps(steps_per_seed: Sequence[int | None]) -> float | None:
+    """
+    Median over all seeds, where a seed that never reached the threshold counts as later than any that did.
+
+    :param steps_per_seed: steps to the threshold, None for never, ``[S]``
+    :return: None if so few seeds reached it that the median is never
+    """
+    median = float(np.median([np.inf if steps is None else steps for steps in steps_per_seed]))
+    return median if np.isfinite(median) else None
+
+
+def align_curves(curves: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tuple[Floats, Floats]:
+    """
+    Learning curves of several seeds at the same steps. Evaluations of one algorithm mostly fall on the same steps; where
+    they do not, curves are interpolated at the steps of the first one that all of them cover.
+
+    :param curves: steps ``[P]`` and mean returns ``[P]`` of each seed, at least one evaluation each
+    :return: steps ``[P']`` and returns ``[S, P']``
+    """
+    start, end = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
+    grid = np.array([step for step in curves[0][0] if start <= step <= end], dtype=float)
+    return grid, np.stack([np.interp(grid, steps, returns) for steps, returns in curves])

@@ -1,0 +1,16 @@
+"""Numbers that describe an update."""
+
+import torch as th
+from torch import Tensor
+
+
+def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor:
+    """
+    1 − Var[targets − predictions] / Var[targets], as SB3 defines it: 1 perfect, 0 as good as a constant, negative worse.
+
+    :param predictions: ``[B]``
+    :param targets: ``[B]``
+    :return: scalar, NaN if the targets do not vary
+    """
+    variance = targets.var(correction=0)
+    return th.where(variance > 0, 1.0 - (targets - predictions).var(correction=0) / variance, float("nan"))

@@ -1,0 +1,125 @@
+"""
+Returns and advantages of a rollout, as pure functions of ``[T, N]`` tensors (time first, then environments).
+
+Every function takes the same description of the data:
+
+- ``next_values[t]`` is V(s_{t+1}): V of the *final* observation where the episode was truncated, 0 where it
+  terminated. So no function needs a special case for the end of an episode.
+- ``ends[t]`` is true where an episode ended at t, by termination or by truncation.
+- ``valid[t]`` is false for rows that must not count (padding, an environment that waits for others). An invalid row
+  never contributes to another row and its own result is 0.
+
+A sequence is cut after an end, after the last row and before an invalid row; a cut sequence is completed with
+``next_values``.
+"""
+
+import torch as th
+from torch import Tensor
+
+
+def cuts(ends: Tensor, valid: Tensor | None = None) -> Tensor:
+    """
+    True where row t + 1 does not continue row t.
+
+    :param ends: true where an episode ended at t, ``[T, N]``
+    :param valid: rows that count, ``[T, N]``; ``None``: all
+    :return: ``[T, N]``, boolean
+    """
+    cut = ends.bool().clone()
+    cut[-1] = True
+    if valid is not None:
+        cut[:-1] |= ~valid.bool()[1:]
+    return cut
+
+
+def masked(values: Tensor, valid: Tensor | None) -> Tensor:
+    """``values`` with 0 in the rows that do not count, whatever they hold (NaN included)."""
+    return values if valid is None else th.where(valid.bool(), values, th.zeros_like(values))
+
+
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    ends: Tensor,
+    gamma: float,
+    gae_lambda: float,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """
+    Generalised advantage estimates (Schulman et al., 2016, eq. 16).
+
+        δ_t = r_t + γ V(s_{t+1}) − V(s_t)
+        Â_t = δ_t + γ λ (1 − cut_t) Â_{t+1}
+
+    λ = 0 gives δ_t; λ = 1 gives the discounted return minus V(s_t).
+
+    :param rewards: r_t as the environment gave it, ``[T, N]``
+    :param values: V(s_t), ``[T, N]``
+    :param next_values: V(s_{t+1}), see the head of this module, ``[T, N]``
+    :param ends: true where an episode ended at t, ``[T, N]``
+    :param gamma: discount factor, in [0, 1]
+    :param gae_lambda: λ, in [0, 1]
+    :param valid: rows that count, ``[T, N]``; ``None``: all
+    :return: Â_t, ``[T, N]``
+    """
+    deltas = masked(rewards + gamma * next_values - values, valid)
+    decay = gamma * gae_lambda * (~cuts(ends, valid)).to(deltas.dtype)
+    advantages = th.empty_like(deltas)
+    running = th.zeros_like(deltas[0])
+    for t in reversed(range(len(deltas))):
+        running = deltas[t] + decay[t] * running
+        advantages[t] = running
+    return advantages
+
+
+def monte_carlo(rewards: Tensor, next_values: Tensor, ends: Tensor, gamma: float, valid: Tensor | None = None) -> Tensor:
+    """
+    Discounted sum of rewards to the end of the sequence, completed there with ``next_values`` (Sutton & Barto, eq. 3.9).
+
+        G_t = r_t + γ G_{t+1},  and  G_t = r_t + γ V(s_{t+1})  where the sequence is cut
+
+    Zeros for ``next_values`` give the return of the episode as it was played.
+
+    :param rewards: r_t, ``[T, N]``
+    :param next_values: V(s_{t+1}), read only where the sequence is cut, ``[T, N]``
+    :param ends: true where an episode ended at t, ``[T, N]``
+    :param gamma: discount factor, in [0, 1]
+    :param valid: rows that count, ``[T, N]``; ``None``: all
+    :return: G_t, ``[T, N]``
+    """
+    cut = cuts(ends, valid)
+    rewards, next_values = masked(rewards, valid), masked(next_values, valid)
+    returns = th.empty_like(rewards)
+    following = next_values[-1]
+    for t in reversed(range(len(rewards))):
+        following = rewards[t] + gamma * th.where(cut[t], next_values[t], following)
+        returns[t] = following
+    return returns
+
+
+def n_step(rewards: Tensor, next_values: Tensor, ends: Tensor, gamma: float, n: int, valid: Tensor | None = None) -> Tensor:
+    """
+    n-step returns (Sutton & Barto, eq. 7.1), shorter where the sequence is cut.
+
+        R_t^(1) = r_t + γ V(s_{t+1})
+        R_t^(n) = r_t + γ R_{t+1}^(n−1),  and  R_t^(1)  where the sequence is cut
+
+    :param rewards: r_t, ``[T, N]``
+    :param next_values: V(s_{t+1}), ``[T, N]``
+    :param ends: true where an episode ended at t, ``[T, N]``
+    :param gamma: discount factor, in [0, 1]
+    :param n: number of rewards in a return, at least 1
+    :param valid: rows that count, ``[T, N]``; ``None``: all
+    :return: R_t^(n), ``[T, N]``
+    :raises ValueError: ``n`` < 1
+    """
+    if n < 1:
+        raise ValueError(f"n-step returns need n >= 1, not {n}")
+    cut = cuts(ends, valid)
+    rewards, next_values = masked(rewards, valid), masked(next_values, valid)
+    returns = rewards + gamma * next_values
+    for _ in range(n - 1):
+        following = th.where(cut, next_values, returns.roll(-1, dims=0))  # the last row is always cut
+        returns = rewards + gamma * following
+    return returns

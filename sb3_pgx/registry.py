@@ -1,0 +1,26 @@
+"""One table from name to algorithm, so that command line, zoo, comparisons and tests agree on what there is."""
+
+from difflib import get_close_matches
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_pgx.a2c import A2C
+from sb3_pgx.reinforce import REINFORCE, REINFORCEBaseline
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
+    "a2c": A2C,
+    "reinforce": REINFORCE,
+    "reinforce_baseline": REINFORCEBaseline,
+}
+
+
+def algorithm_class(name: str) -> type[BaseAlgorithm]:
+    """
+    :param name: a key of :data:`ALGORITHMS`
+    :return: the algorithm's class
+    :raises ValueError: no algorithm of that name; gives the nearest ones
+    """
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    near = get_close_matches(name, ALGORITHMS, n=3)
+    raise ValueError(f"algorithm {name!r} is unknown; choose {' or '.join(near or ALGORITHMS)}")

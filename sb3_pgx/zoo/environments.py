@@ -1,0 +1,92 @@
+"""Builds the vectorised environments that a hyperparameter file describes, as rl_zoo3 does."""
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize, VecTransposeImage
+
+from sb3_pgx.zoo.configs import RunConfig, import_name, suggestion
+
+# The extra of gymnasium that an environment's code needs, by the module that holds it.
+EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "classic_control": "classic-control", "toy_text": "toy-text"}
+
+
+def check_environment(env_id: str, config: RunConfig) -> EnvSpec:
+    """
+    Makes the environment once, so that a misspelt name or a missing package is found before any training.
+
+    :param env_id: Gymnasium's name of the environment
+    :param config: its ``env_kwargs`` go to ``gymnasium.make``
+    :return: what Gymnasium knows of it, such as ``reward_threshold``
+    :raises ValueError: no environment of that name, or its arguments are wrong; names the nearest ones
+    :raises ImportError: the environment needs a package that is not installed; says how to install it
+    """
+    try:
+        spec = gym.spec(env_id)
+    except gym.error.NamespaceNotFound as error:
+        atari = ' (Atari games: pip install "gymnasium[atari]")' if env_id.startswith("ALE/") else ""
+        raise ValueError(f"environment {env_id!r} is unknown: {_sentence(error)}{atari}") from None
+    except (gym.error.Error, ImportError) as error:
+        near = suggestion(env_id, list(gym.registry))
+        raise ValueError(f"environment {env_id!r} is unknown: {near.removeprefix('; ') or _sentence(error)}") from None
+    try:
+        gym.make(env_id, **config.env_kwargs).close()
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
+        raise ImportError(f"environment {env_id} cannot be made: {_sentence(error)}{_install_hint(spec)}") from None
+    except Exception as error:  # any environment may refuse its arguments in its own way
+        raise ValueError(f"environment {env_id} cannot be made with {config.env_kwargs}: {_sentence(error)}") from error
+    return spec
+
+
+def make_train_env(config: RunConfig, env_id: str, seed: int) -> VecEnv:
+    """
+    The training environments.
+
+    :param config: the settings
+    :param env_id: Gymnasium's name of the environment
+    :param seed: of the first environment; the others count up from it
+    """
+    return _make_env(config, env_id, seed, config.n_envs, config.normalize)
+
+
+def make_eval_env(config: RunConfig, env_id: str, seed: int, n_envs: int = 1) -> VecEnv:
+    """
+    Environments that show the policy what the training environments do, and return raw rewards: normalisation
+    statistics are frozen, and have to be copied from the training environments before each evaluation.
+
+    :param config: the settings
+    :param env_id: Gymnasium's name of the environment
+    :param seed: of the first environment; the others count up from it
+    :param n_envs: episodes that are played at the same time
+    """
+    normalize = None if config.normalize is None else {**config.normalize, "norm_reward": False, "training": False}
+    return _make_env(config, env_id, seed, n_envs, normalize)
+
+
+def _make_env(config: RunConfig, env_id: str, seed: int, n_envs: int, normalize: dict | None) -> VecEnv:
+    def wrap(env: gym.Env) -> gym.Env:
+        for name, kwargs in config.wrappers:
+            env = import_name(name)(env, **kwargs)
+        return env
+
+    env: VecEnv = make_vec_env(env_id, n_envs, seed=seed, env_kwargs=config.env_kwargs, wrapper_class=wrap)
+    if normalize is not None:
+        env = VecNormalize(env, **normalize)
+    if config.frame_stack is not None:
+        env = VecFrameStack(env, config.frame_stack)
+    # The algorithm would do it to its own environments; both kinds have to be wrapped alike for their statistics to sync.
+    if is_image_space(env.observation_space) and not is_image_space_channels_first(env.observation_space):
+        env = VecTransposeImage(env)
+    return env
+
+
+def _install_hint(spec: EnvSpec) -> str:
+    """How to install what the environment needs, where it is one of Gymnasium's own."""
+    parts = spec.entry_point.split(".") if isinstance(spec.entry_point, str) else []
+    extra = EXTRAS.get(parts[2]) if parts[:2] == ["gymnasium", "envs"] else None
+    return f'; pip install "gymnasium[{extra}]"' if extra else ""
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".")
