@@ -5,6 +5,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from torch.nn import functional as F
 
@@ -104,6 +105,17 @@ class A2C(PolicyGradientAlgorithm):
         self.normalize_advantage = normalize_advantage
         if _init_setup_model:
             self._setup_model()
+
+    @classmethod
+    def load(cls: type[SelfAlgorithm], path: Any, *args: Any, **kwargs: Any) -> SelfAlgorithm:
+        """As SB3's. ``policy_kwargs`` may be those that the constructor was given, without the optimizer it added."""
+        given = kwargs.get("policy_kwargs")
+        if given is not None:
+            data, _, _ = load_from_zip_file(path, device="cpu")
+            stored = (data or {}).get("policy_kwargs", {})
+            added = {name: stored[name] for name in ("optimizer_class", "optimizer_kwargs") if name in stored}
+            kwargs["policy_kwargs"] = {**added, **given}
+        return super().load(path, *args, **kwargs)
 
     def check_arguments(self) -> None:
         super().check_arguments()

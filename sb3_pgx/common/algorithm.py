@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from sb3_pgx.common.checks import FiniteGuard, check_unit_interval
-from sb3_pgx.common.collect import Quota, Recorder, StepQuota, clip_to_space, sample_actions
+from sb3_pgx.common.collect import Quota, Recorder, StepQuota, act, clip_to_space
 from sb3_pgx.common.distributions import release_graph
 from sb3_pgx.common.evaluate import evaluate_rollout
 from sb3_pgx.common.policies import policy_class_for
@@ -143,7 +143,6 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         recorder = Recorder(self.observation_space, self.action_space, env.num_envs, capacity=n_rollout_steps)
         rollout_buffer.reset()
         n_steps, complete = 0, False
-        values = log_probs = None  # SB3's locals; known at the end of the rollout
         if self.use_sde:
             self._reset_noise(env)
         callback.on_rollout_start()
@@ -152,7 +151,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                 self._reset_noise(env)
             obs_tensor = obs_as_tensor(self._last_obs, self.device)
-            actions = self._act(obs_tensor).cpu().numpy()
+            # None, None until the end of the rollout, unless the policy acts through a forward of its own
+            action_tensor, values, log_probs = self._act(obs_tensor)
+            actions = action_tensor.cpu().numpy()
             clipped_actions = clip_to_space(actions, self.policy, self.action_space)
             new_obs, rewards, dones, infos = self._step(env, clipped_actions, guard, n_steps)
 
@@ -172,6 +173,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             counted = infos if valid.all() else [info for info, counts in zip(infos, valid, strict=True) if counts]
             self._update_info_buffer(counted, dones[valid])
             recorder.add(observations, actions, rewards, dones, infos, valid, episode_starts, env)
+            if values is not None and log_probs is not None:
+                recorder.evaluated.append((values, log_probs))
             complete = quota.count(dones)
             n_steps += 1
 
@@ -196,9 +199,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         with th.no_grad():
             self.policy.reset_noise(env.num_envs)
 
-    def _act(self, observations: Any) -> Tensor:
+    def _act(self, observations: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
         try:
-            return sample_actions(self.policy, observations)
+            return act(self.policy, observations)
         except ValueError as error:  # torch's distributions refuse NaN
             bad = [name for name, p in self.policy.named_parameters() if not th.isfinite(p).all()]
             if not bad:

@@ -14,33 +14,32 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pgx.common.checks import Array, environment_name
 from sb3_pgx.common.rollout import Rollout, map_tensors
 
-# What SB3's ``forward`` is made of: with all of it untouched, the action alone is the same action.
-_ACTING = ("forward", "_predict", "get_distribution", "extract_features", "_get_action_dist_from_latent")
-_EXTENDABLE = ("_get_action_dist_from_latent",)  # both ways of acting go through it
+# What SB3's acting is made of: with all of it untouched, the action alone is the same action.
+_ACTING = ("forward", "_predict", "get_distribution", "extract_features")
 
 
-def sample_actions(policy: ActorCriticPolicy, observations: PyTorchObs) -> th.Tensor:
+def act(policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[th.Tensor, th.Tensor | None, th.Tensor | None]:
     """
     Actions of the current policy; the same random numbers as SB3's, without values and log-probabilities.
 
-    A policy whose class overrides ``forward`` (or one of the methods that ``forward`` is made of) acts through it.
+    A policy whose class overrides ``forward`` (or one of the methods that ``forward`` is made of) acts through it, and
+    the values and log-probabilities that it returns are kept.
 
     :param policy: in evaluation mode
     :param observations: ``[N, *obs]``
-    :return: ``[N, *action]``, not clipped
+    :return: actions ``[N, *action]``, not clipped; values ``[N]`` and log-probabilities ``[N]``, or twice ``None``
     """
     with th.no_grad():
         if acts_alone(type(policy)):
             actions = policy._predict(observations)
-            return actions.reshape((-1, *policy.action_space.shape))  # type: ignore[misc]
-        return policy(observations)[0]
+            return actions.reshape((-1, *policy.action_space.shape)), None, None  # type: ignore[misc]
+        actions, values, log_prob = policy(observations)
+        return actions, values.flatten(), log_prob.flatten()
 
 
 def acts_alone(policy_class: type) -> bool:
     """Whether ``_predict`` samples exactly as ``forward`` would."""
-    return all(
-        getattr(policy_class, name, None) is getattr(ActorCriticPolicy, name) for name in _ACTING if name not in _EXTENDABLE
-    )
+    return all(getattr(policy_class, name, None) is getattr(ActorCriticPolicy, name) for name in _ACTING)
 
 
 def clip_to_space(actions: np.ndarray, policy: ActorCriticPolicy, action_space: spaces.Space) -> np.ndarray:
@@ -142,6 +141,7 @@ class Recorder:
         self.rewards = np.empty((capacity, n_envs), np.float32)
         self.flags = np.empty((4, capacity, n_envs), bool)  # terminated, truncated, valid, episode start
         self.final_observations: list[Array] = []
+        self.evaluated: list[tuple[th.Tensor, th.Tensor]] = []  # values and log-probabilities, if acting gave them
 
     def add(
         self,
@@ -182,10 +182,10 @@ class Recorder:
         """
         :param last_observations: what the environments returned last, ``[N, *obs]``
         :param device: the model's
-        :return: the rows so far; on the CPU they share this recorder's memory
+        :return: the rows so far, which on the CPU share this recorder's memory
         """
         terminated, truncated, valid, episode_starts = (obs_as_tensor(f[: self.size], device) for f in self.flags)
-        return Rollout(
+        rollout = Rollout(
             observations=map_tensors(lambda x: obs_as_tensor(x[: self.size], device), self.observations),
             actions=obs_as_tensor(self.actions[: self.size], device),
             rewards=obs_as_tensor(self.rewards[: self.size], device),
@@ -196,6 +196,10 @@ class Recorder:
             final_observations=self._stack_final(device),
             last_observations=self._as_tensors(last_observations, self.n_envs, device),
         )
+        if self.evaluated:
+            values, log_prob = zip(*self.evaluated, strict=True)
+            rollout.values, rollout.log_prob = th.stack(values), th.stack(log_prob)
+        return rollout
 
     def _final_observation(self, info: dict[str, Any], env: VecEnv, index: int) -> Array:
         observation = info.get("terminal_observation")

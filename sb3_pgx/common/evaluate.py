@@ -16,33 +16,36 @@ MAX_ROWS = 8192
 
 def evaluate_rollout(policy: ActorCriticPolicy, rollout: Rollout, action_space: spaces.Space) -> None:
     """
-    Fill in ``values``, ``log_prob`` and ``next_values``.
+    Fill in ``values``, ``log_prob``, ``last_values`` and ``next_values``.
 
     :param policy: in evaluation mode, as it acted
-    :param rollout: as collected
+    :param rollout: as collected; values and log-probabilities that acting has given are kept
     :param action_space: of one environment
     :raises ValueError: the policy returned NaN or infinity
     """
-    T, N = rollout.shape
-    observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
-    actions = rollout.actions.flatten(end_dim=1)
-    values, log_prob = [], []
     with th.no_grad():
-        for rows in chunks(observations):
-            value, log_probability, _ = policy.evaluate_actions(
-                map_tensors(lambda x, rows=rows: x[rows], observations), as_policy_input(actions[rows], action_space)
-            )
-            values.append(value.flatten())
-            log_prob.append(log_probability.flatten())
-    rollout.values = th.cat(values).view(T, N)
-    rollout.log_prob = th.cat(log_prob).view(T, N)
-    rollout.last_values, rollout.next_values = bootstrap_values(policy, rollout)
-    if not th.isfinite(th.stack([rollout.values.sum(), rollout.log_prob.sum()])).all():
+        if not hasattr(rollout, "values"):
+            rollout.values, rollout.log_prob = evaluate_rows(policy, rollout, action_space)
+        rollout.last_values, rollout.next_values = bootstrap_values(policy, rollout)
+    if not th.isfinite(th.stack([rollout.next_values.sum(), rollout.values.sum(), rollout.log_prob.sum()])).all():
         raise ValueError(
             "the policy gives values or log-probabilities that are not finite for the observations of this rollout: "
             "the step before was too large (lower learning_rate, set max_grad_norm) or the observations are huge "
             "(wrap the environment in VecNormalize)."
         )
+
+
+def evaluate_rows(policy: ActorCriticPolicy, rollout: Rollout, action_space: spaces.Space) -> tuple[Tensor, Tensor]:
+    """V(s_t) and log π(a_t|s_t), ``[T, N]`` each."""
+    observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
+    actions = rollout.actions.flatten(end_dim=1)
+    values, log_prob = [], []
+    for rows in chunks(observations):
+        picked = map_tensors(lambda x, rows=rows: x[rows], observations)
+        value, log_probability, _ = policy.evaluate_actions(picked, as_policy_input(actions[rows], action_space))
+        values.append(value.flatten())
+        log_prob.append(log_probability.flatten())
+    return th.cat(values).view(rollout.shape), th.cat(log_prob).view(rollout.shape)
 
 
 def bootstrap_values(policy: ActorCriticPolicy, rollout: Rollout) -> tuple[Tensor, Tensor]:
@@ -54,8 +57,7 @@ def bootstrap_values(policy: ActorCriticPolicy, rollout: Rollout) -> tuple[Tenso
     if rollout.final_observations is not None:
         final = rollout.final_observations
         unknown = {k: th.cat([unknown[k], final[k]]) for k in unknown} if isinstance(final, dict) else th.cat([unknown, final])
-    with th.no_grad():
-        parts = [policy.predict_values(map_tensors(lambda x, r=r: x[r], unknown)).flatten() for r in chunks(unknown)]
+    parts = [policy.predict_values(map_tensors(lambda x, r=r: x[r], unknown)).flatten() for r in chunks(unknown)]
     known = th.cat(parts)
     last, final_values = known.split([rollout.shape[1], len(known) - rollout.shape[1]])
     following = th.cat([rollout.values[1:], last[None]])

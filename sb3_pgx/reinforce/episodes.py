@@ -47,8 +47,8 @@ class Episodes:
         result[self.rows] = columns[self.step, self.number]
         return result
 
-    def discounts(self, gamma: float) -> Tensor:
+    def discounts(self, gamma: float, dtype: th.dtype) -> Tensor:
         """γ^t of every row, ``[T, N]``, zero in rows that are not valid."""
-        result = th.zeros(self.rows.shape, device=self.rows.device)
-        result[self.rows] = gamma ** self.step.float()
+        result = th.zeros(self.rows.shape, dtype=dtype, device=self.rows.device)
+        result[self.rows] = gamma ** self.step.to(dtype)
         return result

@@ -14,6 +14,7 @@ from sb3_pgx.common.collect import EpisodeQuota, Quota
 from sb3_pgx.common.evaluate import as_policy_input, chunks
 from sb3_pgx.common.rollout import Rollout, flatten, map_tensors
 from sb3_pgx.common.rollout_buffer import is_users_own
+from sb3_pgx.ops.objectives import score_function
 from sb3_pgx.reinforce.episodes import Episodes
 
 # Rows to make room for before the length of the first rollout is known.
@@ -84,7 +85,7 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         episodes = Episodes.of(rollout)
         rows = flatten(rollout.valid).nonzero().flatten()
         batch = rollout.rows(rows)
-        weights = episodes.discounts(self.gamma if self.discount_state_weighting else 1.0)
+        weights = episodes.discounts(self.gamma if self.discount_state_weighting else 1.0, rollout.rewards.dtype)
         weights = flatten(weights)[rows] / len(episodes)
         ent_coef = self.coefficient("ent_coef")
         totals = th.zeros(4, device=self.device)  # loss, policy's part, entropy, value error
@@ -94,7 +95,7 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
             actions = as_policy_input(batch.actions[r], self.action_space)
             values, log_prob, entropy = self.policy.evaluate_actions(observations, actions)
             entropy = -log_prob if entropy is None else entropy  # no closed form: a sample's estimate, as SB3
-            policy_loss = -(weights[r] * batch.advantages[r] * log_prob).sum()
+            policy_loss = score_function(log_prob, batch.advantages[r], weights[r])
             loss = policy_loss - ent_coef * (weights[r] * entropy).sum()
             value_loss = F.mse_loss(values.flatten(), batch.returns[r], reduction="sum") / len(batch)
             if vf_coef is not None:

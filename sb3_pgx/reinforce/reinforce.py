@@ -158,8 +158,7 @@ class REINFORCE(EpisodicAlgorithm):
         elif self.baseline == "loo":
             signal = signal - episodes.back(leave_one_out(returns, alive))
         elif self.baseline == "optimal":
-            weights = th.zeros_like(rollout.rewards)
-            weights[rollout.valid] = self._squared_scores(rollout)
+            weights = masked_place(rollout.valid, self._squared_scores(rollout))
             signal = signal - episodes.back(leave_one_out(returns, alive, episodes.columns(weights)))
         rollout.advantages = signal
 
@@ -203,9 +202,11 @@ class REINFORCE(EpisodicAlgorithm):
         self.policy.set_training_mode(False)
         episodes = Episodes.of(rollout)
         signal, alive = episodes.columns(self._signal(rollout)), episodes.columns(rollout.valid)
-        discounts = episodes.columns(episodes.discounts(self.gamma if self.discount_state_weighting else 1.0))
+        discounts = episodes.columns(
+            episodes.discounts(self.gamma if self.discount_state_weighting else 1.0, rollout.rewards.dtype)
+        )
         size = sum(p.numel() for p in actor.values())
-        total = th.zeros(size, device=self.device)
+        total = th.zeros(size, dtype=signal.dtype, device=self.device)
         fallback = mean_of_others(signal, alive)
         block = max(1, MAX_NUMBERS // (len(episodes) * size))
         row_of = th.full(alive.shape, -1, device=self.device)
@@ -215,11 +216,17 @@ class REINFORCE(EpisodicAlgorithm):
         for start in range(0, len(alive), block):
             b = slice(start, start + block)
             rows = row_of[b][alive[b]]
-            score = th.zeros(*alive[b].shape, size, device=self.device)
             picked = map_tensors(lambda x, rows=rows: x[rows], observations)
             chunks = scores(self.policy, actor, picked, actions[rows], self.action_space)
-            score[alive[b]] = th.cat([gradients for _, gradients in chunks])
+            score = masked_place(alive[b], th.cat([gradients for _, gradients in chunks]))  # [block, E, P]
             baseline = leave_one_out(signal[b], alive[b], score.square(), fallback)
             total += (discounts[b, :, None] * score * (signal[b, :, None] - baseline)).sum(dim=(0, 1))
         self.policy.set_training_mode(True)
         return -total / len(episodes)
+
+
+def masked_place(where: Tensor, values: Tensor) -> Tensor:
+    """Zeros shaped as ``where`` (plus the trailing shape of ``values``), with ``values`` at its true entries."""
+    result = values.new_zeros(*where.shape, *values.shape[1:])
+    result[where] = values
+    return result

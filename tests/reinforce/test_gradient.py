@@ -1,0 +1,217 @@
+"""
+REINFORCE's gradient against the exact one: every batch of episodes of a small problem is enumerated and sent through the
+algorithm's own evaluation, estimation and loss, in float64.
+"""
+
+import itertools
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_pgx import REINFORCE
+from sb3_pgx.common.evaluate import evaluate_rollout
+from sb3_pgx.common.policies import ActorPolicy
+from sb3_pgx.common.rollout import Rollout
+
+GAMMA = 0.5
+
+
+class Corridor(gym.Env):
+    """
+    Action 0 leaves, action 1 walks on and changes the state; the third step is the last. Four trajectories, of lengths 1,
+    2, 3 and 3, the last one cut off by the time limit.
+    """
+
+    observation_space = spaces.Discrete(2)
+    action_space = spaces.Discrete(2)
+
+
+# (states, actions, rewards, truncated)
+TRAJECTORIES = [
+    ([0], [0], [4.0], False),
+    ([0, 1], [1, 0], [1.0, 8.0], False),
+    ([0, 1, 0], [1, 1, 0], [1.0, -2.0, 4.0], False),
+    ([0, 1, 0], [1, 1, 1], [1.0, -2.0, 16.0], True),
+]
+
+
+class DoublePolicy(ActorPolicy):
+    """Tabular (one-hot states, no hidden layer), in float64."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{**kwargs, "net_arch": [], "ortho_init": False})
+        self.double()
+
+    def _get_action_dist_from_latent(self, latent_pi):
+        return super()._get_action_dist_from_latent(latent_pi.double())
+
+
+def make_model(**kwargs):
+    model = REINFORCE(DoublePolicy, Corridor(), gamma=GAMMA, seed=0, device="cpu", **kwargs)
+    with th.no_grad():
+        model.policy.action_net.weight.copy_(th.tensor([[0.2, -0.4], [0.7, 0.1]]))
+    return model
+
+
+def rollout_of(trajectories):
+    """One environment a trajectory; shorter ones are followed by rows that do not count, filled with nonsense."""
+    T, N = max(len(t[0]) for t in trajectories), len(trajectories)
+    observations, actions = th.ones(T, N, 1, dtype=th.long), th.ones(T, N, 1, dtype=th.long)
+    rewards, valid = th.full((T, N), 1000.0, dtype=th.float64), th.zeros(T, N, dtype=th.bool)
+    terminated, truncated, starts = (th.zeros(T, N, dtype=th.bool) for _ in range(3))
+    for n, (states, chosen, received, cut) in enumerate(trajectories):
+        k = len(states)
+        observations[:k, n, 0], actions[:k, n, 0] = th.tensor(states), th.tensor(chosen)
+        rewards[:k, n], valid[:k, n] = th.tensor(received), True
+        (truncated if cut else terminated)[k - 1, n] = True
+        starts[0, n] = True
+        starts[k:, n] = True
+    final = th.ones(int(truncated.sum()), 1, dtype=th.long) if truncated.any() else None
+    last = th.zeros(N, 1, dtype=th.long)
+    return Rollout(observations, actions, rewards, terminated, truncated, valid, starts, final, last)
+
+
+def gradient_of(model):
+    return th.cat([p.grad.flatten() for p in (model.policy.action_net.weight, model.policy.action_net.bias)])
+
+
+def estimate(model, trajectories):
+    """Probability of a batch, and the algorithm's estimate of ∇J from it."""
+    rollout = rollout_of(trajectories)
+    evaluate_rollout(model.policy, rollout, model.action_space)
+    probability = rollout.log_prob[rollout.valid].sum().exp()
+    model.policy.optimizer.zero_grad()
+    model.estimate(rollout)
+    model.accumulate_gradient(rollout)
+    return probability, -gradient_of(model)
+
+
+def expected_estimate(model, episodes):
+    total, mass = 0.0, 0.0
+    for batch in itertools.product(TRAJECTORIES, repeat=episodes):
+        probability, gradient = estimate(model, batch)
+        total, mass = total + probability * gradient, mass + probability
+    assert mass.item() == pytest.approx(1.0, abs=1e-12)
+    return total
+
+
+def log_probs(model):
+    """log π(a|s) ``[states, actions]``, with a graph to the parameters: a softmax table, not the policy's own code."""
+    net = model.policy.action_net
+    return (net.weight.T + net.bias).log_softmax(dim=1)
+
+
+def exact_gradient(model):
+    """Autograd of J(θ) = Σ_τ p(τ; θ) Σ_t γ^t r_t."""
+    table = log_probs(model)
+    J = sum(
+        table[states, actions].sum().exp() * sum(GAMMA**t * r for t, r in enumerate(rewards))
+        for states, actions, rewards, _ in TRAJECTORIES
+    )
+    return th.cat([g.flatten() for g in th.autograd.grad(J, list(model.policy.action_net.parameters()))])
+
+
+def undiscounted_state_weighting(model):
+    """Σ_τ p(τ) Σ_t ∇log π(a_t|s_t) G_t."""
+    table = log_probs(model)
+    total = 0.0
+    for states, actions, rewards, _ in TRAJECTORIES:
+        returns = [sum(GAMMA ** (k - t) * rewards[k] for k in range(t, len(rewards))) for t in range(len(rewards))]
+        surrogate = (table[states, actions] * th.tensor(returns)).sum()
+        total = total + table[states, actions].sum().exp().detach() * surrogate
+    return th.cat([g.flatten() for g in th.autograd.grad(total, list(model.policy.action_net.parameters()))])
+
+
+def assert_equal(result, expected, rel=1e-10):
+    assert (result - expected).norm() <= rel * expected.norm()
+
+
+@pytest.mark.parametrize("baseline, episodes", [(None, 1), (None, 2), ("loo", 2), ("loo", 3), ("optimal", 2), ("optimal", 3)])
+def test_the_expected_gradient_is_exact_with_discounted_state_weighting(baseline, episodes):
+    model = make_model(baseline=baseline, discount_state_weighting=True)
+    assert_equal(expected_estimate(model, episodes), exact_gradient(model))
+
+
+def test_the_expected_gradient_is_exact_with_a_baseline_for_every_parameter():
+    model = make_model(baseline="optimal_per_parameter", discount_state_weighting=True)
+    actor = {name: p for name, p in model.policy.named_parameters() if name.startswith("action_net")}
+    total = 0.0
+    for batch in itertools.product(TRAJECTORIES, repeat=2):
+        rollout = rollout_of(batch)
+        evaluate_rollout(model.policy, rollout, model.action_space)
+        model.estimate(rollout)
+        probability = rollout.log_prob[rollout.valid].sum().exp()
+        total = total - probability * model._per_parameter_gradient(rollout, actor)
+    assert_equal(total, exact_gradient(model))
+
+
+@pytest.mark.parametrize("baseline", [None, "loo"])
+def test_without_state_weighting_it_is_the_usual_sum_and_not_the_gradient(baseline):
+    model = make_model(baseline=baseline)
+    result = expected_estimate(model, 2)
+    assert_equal(result, undiscounted_state_weighting(model))
+    assert (result - exact_gradient(model)).norm() > 0.05 * result.norm()
+
+
+def test_the_mean_baseline_shortens_each_step_by_the_number_of_episodes_alive():
+    """E[ĝ] = E[(1/E) Σ_i Σ_t (1 − 1/n_t) γ^t ∇log π G_it], from the definition, for episodes of different lengths."""
+    model = make_model(baseline="mean", discount_state_weighting=True)
+    table = log_probs(model)
+    expected = 0.0
+    for batch in itertools.product(TRAJECTORIES, repeat=2):
+        probability = sum(table[s, a].sum() for s, a, _, _ in batch).exp().detach()
+        for states, actions, rewards, _ in batch:
+            for t in range(len(rewards)):
+                alive = sum(len(other[2]) > t for other in batch)
+                G = sum(GAMMA ** (k - t) * rewards[k] for k in range(t, len(rewards)))
+                weight = probability * (1 - 1 / alive) * GAMMA**t / 2
+                expected = expected + weight * G * table[states[t], actions[t]]
+    gradient = th.autograd.grad(expected, list(model.policy.action_net.parameters()))
+    assert_equal(expected_estimate(model, 2), th.cat([g.flatten() for g in gradient]))
+
+
+def test_the_loss_is_a_mean_over_episodes_and_not_over_steps():
+    """One long and one short episode: each weighs the same, however many steps it has."""
+    model = make_model()
+    long, short = TRAJECTORIES[3], TRAJECTORIES[0]
+    _, both = estimate(model, [long, short])
+    _, first = estimate(model, [long])
+    _, second = estimate(model, [short])
+    assert_equal(both, (first + second) / 2)
+    per_step = (3 * first + 1 * second) / 4
+    assert (both - per_step).norm() > 0.05 * both.norm()
+
+
+def test_normalised_returns_are_standardised_over_all_steps_of_the_batch():
+    model = make_model(normalize_returns=True)
+    rollout = rollout_of([TRAJECTORIES[1], TRAJECTORIES[2]])
+    evaluate_rollout(model.policy, rollout, model.action_space)
+    model.estimate(rollout)
+    raw = np.array([5.0, 8.0, 1.0, 0.0, 4.0])  # environment by environment
+    expected = (raw - raw.mean()) / raw.std()
+    assert rollout.returns.T[rollout.valid.T].tolist() == raw.tolist()
+    np.testing.assert_allclose(rollout.advantages.T[rollout.valid.T].numpy(), expected, rtol=1e-5)
+
+
+def test_the_entropy_bonus_adds_its_own_gradient_summed_over_the_steps():
+    model = make_model(ent_coef=0.25)
+    _, with_bonus = estimate(model, [TRAJECTORIES[1], TRAJECTORIES[0]])
+    model.ent_coef = 0.0
+    _, without = estimate(model, [TRAJECTORIES[1], TRAJECTORIES[0]])
+    table = log_probs(model)
+    entropy = -(table.exp() * table).sum(dim=1)
+    visited = 2 * entropy[0] + entropy[1]  # state 0 twice, state 1 once, over two episodes
+    gradient = th.autograd.grad(0.25 * visited / 2, list(model.policy.action_net.parameters()))
+    assert_equal(with_bonus - without, th.cat([g.flatten() for g in gradient]))
+
+
+def test_chunks_of_rows_give_the_gradient_of_the_whole(monkeypatch):
+    model = make_model(baseline="loo")
+    batch = [TRAJECTORIES[3], TRAJECTORIES[1], TRAJECTORIES[0]]
+    _, whole = estimate(model, batch)
+    monkeypatch.setattr("sb3_pgx.common.evaluate.MAX_ROWS", 2)
+    _, in_chunks = estimate(model, batch)
+    assert_equal(in_chunks, whole, rel=1e-12)
