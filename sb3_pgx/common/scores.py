@@ -33,9 +33,11 @@ def scores(
     :raises ValueError: the policy cannot be differentiated sample by sample
     """
     module = _LogProbOfOne(policy)
+    places = parameter_places(module, parameters)
 
     def log_prob(theta: Mapping[str, Tensor], observation: Observations, action: Tensor) -> Tensor:
-        return functional_call(module, {f"policy.{name}": p for name, p in theta.items()}, (observation, action))
+        replaced = {place: theta[name] for place, name in places.items()}
+        return functional_call(module, replaced, (observation, action), tie_weights=False)
 
     with without_validation(), encoded(policy, observations) as features:
         inputs = (features, as_policy_input(actions, action_space))
@@ -61,6 +63,22 @@ class _LogProbOfOne(nn.Module):
         else:
             batch = observation[None]
         return self.policy.evaluate_actions(batch, action[None])[1].squeeze(0)
+
+
+def parameter_places(module: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, str]:
+    """
+    Every place in ``module`` that holds one of ``parameters``: path to name.
+
+    SB3's policies register one feature extractor under three names. ``functional_call`` would then replace each of its
+    parameters three times over, and put back the replacement instead of the original.
+    """
+    names = {id(p): name for name, p in parameters.items()}
+    return {
+        f"{path}.{attribute}" if path else attribute: names[id(p)]
+        for path, child in module.named_modules()
+        for attribute, p in child.named_parameters(recurse=False)
+        if id(p) in names
+    }
 
 
 def squared_norms(chunks: Iterator[tuple[slice, Tensor]]) -> Tensor:

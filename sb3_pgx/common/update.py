@@ -21,8 +21,8 @@ def gradient_step(
     :return: the norm before clipping
     :raises ValueError: loss or gradient is not finite; the parameters are unchanged
     """
-    limit = float("inf") if max_grad_norm is None else max_grad_norm
-    norm = th.nn.utils.clip_grad_norm_(parameters.values(), limit)
+    gradients = [p.grad for p in parameters.values() if p.grad is not None]
+    norm = th.nn.utils.get_total_norm(gradients)
     if not th.isfinite(th.stack([norm, loss.detach().to(norm)])).all():
         culprit = _first_bad(loss, parameters.items())
         optimizer.zero_grad(set_to_none=True)
@@ -31,6 +31,8 @@ def gradient_step(
             "too high (lower it, set max_grad_norm), rewards or observations of huge size (wrap the environment in "
             "VecNormalize), or a standard deviation that has collapsed (policy_kwargs=dict(log_std_bounds=(-20, 2)))."
         )
+    if max_grad_norm is not None:
+        th.nn.utils.clip_grads_with_norm_(parameters.values(), max_grad_norm, norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm

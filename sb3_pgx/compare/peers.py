@@ -3,12 +3,15 @@
 import dataclasses
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_pgx.common.schedules import as_schedule
 from sb3_pgx.registry import ALGORITHMS, algorithm_class
-from sb3_pgx.zoo.configs import RunConfig, suggestion
+from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters, load_config, suggestion
+from sb3_pgx.zoo.environments import check_environment
 
 SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
 PEERS = {
@@ -39,6 +42,23 @@ class Peer:
             if name in SCHEDULES and isinstance(value, str)
         }
         return dataclasses.replace(config, hyperparameters={**config.hyperparameters, **schedules})
+
+
+def prepare(name: str, env_id: str, configs: Path | None = None) -> tuple[Peer, RunConfig, EnvSpec]:
+    """
+    Everything that a run of an algorithm in an environment needs, checked.
+
+    :param name: as :func:`resolve_peer` takes it
+    :param env_id: Gymnasium's name of the environment
+    :param configs: folder of hyperparameter files; default this package's
+    :return: the algorithm, its settings there, and what Gymnasium knows of the environment
+    :raises ValueError: an unknown name, or a broken hyperparameter file
+    :raises ImportError: a package that the algorithm or the environment needs is not installed
+    """
+    peer = resolve_peer(name)
+    config = peer.adapt(load_config(peer.config_key, env_id, configs))
+    check_hyperparameters(peer.algorithm, config)
+    return peer, config, check_environment(env_id, config)
 
 
 def resolve_peer(name: str) -> Peer:

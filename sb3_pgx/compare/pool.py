@@ -32,7 +32,7 @@ def run_all(
     :param specs: the runs
     :param folder: where each finished run is written as ``<label>-seed<k>.json``; None to write nothing
     :param workers: processes at a time; default as many as there are processors, and no more than runs
-    :param progress: whether to show a progress bar over the environment steps of all runs
+    :param progress: whether to show a progress bar over the environment steps of all runs (in a terminal only)
     :param on_result: called with each result as it arrives
     :return: one result for each run, in the order of ``specs``
     """
@@ -72,7 +72,7 @@ def _collect(
     results: dict[str, RunResult] = {}
     pending = set(futures)
     total = sum(spec.timesteps for spec in futures.values())
-    with tqdm(total=total, unit=" steps", unit_scale=True, disable=not progress) as bar:
+    with tqdm(total=total, unit=" steps", unit_scale=True, disable=None if progress else True) as bar:
         while pending:
             done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in done:

@@ -57,8 +57,7 @@ def load_config(algo_key: str, env_id: str, folder: Path | None = None) -> RunCo
     :raises ValueError: the file is not valid YAML, or a key in it has no meaning or the wrong type
     :raises FileNotFoundError: ``folder`` was given and does not exist
     """
-    if folder is not None and not folder.is_dir():
-        raise FileNotFoundError(f"the folder of hyperparameter files {folder} does not exist")
+    check_folder(folder)
     path = (folder or config_folder()) / f"{algo_key}.yml"
     entries, lines = _read(path) if path.is_file() else ({}, {})
     key = next((key for key in (env_id, "default") if key in entries), None)
@@ -68,6 +67,12 @@ def load_config(algo_key: str, env_id: str, folder: Path | None = None) -> RunCo
     if not isinstance(entries[key], dict):
         raise ValueError(f"{where}: expected hyperparameters, one `name: value` a line, got {entries[key]!r}")
     return _Entry(dict(entries[key]), path, key, lines).parse()
+
+
+def check_folder(folder: Path | None) -> None:
+    """:raises FileNotFoundError: a folder of hyperparameter files was given and does not exist"""
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(f"the folder of hyperparameter files {folder} does not exist")
 
 
 def check_hyperparameters(algorithm: type[BaseAlgorithm], config: RunConfig) -> None:
@@ -193,7 +198,7 @@ class _Entry:
     def _normalize(self) -> dict[str, Any] | None:
         value = self.values.pop("normalize", False)
         if isinstance(value, bool):
-            kwargs = {} if value else None
+            kwargs: dict[str, Any] | None = {} if value else None
         else:
             kwargs = self._mapping("normalize", value)
         if kwargs is not None and "gamma" in self.values:

@@ -1,5 +1,7 @@
 """Builds the vectorised environments that a hyperparameter file describes, as rl_zoo3 does."""
 
+from typing import Any
+
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.env_util import make_vec_env
@@ -64,7 +66,7 @@ def make_eval_env(config: RunConfig, env_id: str, seed: int, n_envs: int = 1) ->
     return _make_env(config, env_id, seed, n_envs, normalize)
 
 
-def _make_env(config: RunConfig, env_id: str, seed: int, n_envs: int, normalize: dict | None) -> VecEnv:
+def _make_env(config: RunConfig, env_id: str, seed: int, n_envs: int, normalize: dict[str, Any] | None) -> VecEnv:
     def wrap(env: gym.Env) -> gym.Env:
         for name, kwargs in config.wrappers:
             env = import_name(name)(env, **kwargs)
@@ -76,7 +78,8 @@ def _make_env(config: RunConfig, env_id: str, seed: int, n_envs: int, normalize:
     if config.frame_stack is not None:
         env = VecFrameStack(env, config.frame_stack)
     # The algorithm would do it to its own environments; both kinds have to be wrapped alike for their statistics to sync.
-    if is_image_space(env.observation_space) and not is_image_space_channels_first(env.observation_space):
+    space = env.observation_space
+    if isinstance(space, gym.spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
         env = VecTransposeImage(env)
     return env
 

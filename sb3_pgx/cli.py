@@ -1,0 +1,132 @@
+"""The command ``sb3-pgx``: reads arguments, hands them to the package, and turns user errors into one sentence."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+USER_ERRORS = (ValueError, ImportError, OSError)
+FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    :param argv: arguments; default those of the process
+    :return: exit status: 0, 1 where a claim or every run failed, 2 for a user error, 130 after Ctrl-C
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(arguments, argparse.Namespace(command_line=f"sb3-pgx {shlex.join(arguments)}"))
+    try:
+        return args.command(args)
+    except KeyboardInterrupt:
+        print("interrupted; results of finished runs are kept", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sb3-pgx", description="Policy-gradient algorithms for Stable-Baselines3.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_compare(commands)
+    _add_claims(commands)
+    return parser
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="train several algorithms over several seeds on one budget",
+        description="Train several algorithms over several seeds on one budget of environment steps; "
+        "write a table with intervals, learning curves, and a JSON file for each run.",
+    )
+    parser.add_argument("--env", required=True, metavar="ID", help="Gymnasium's name of the environment")
+    parser.add_argument("--algos", required=True, nargs="+", metavar="NAME", help="such as reinforce, sb3:ppo or contrib:trpo")
+    parser.add_argument("--timesteps", required=True, type=int, help="environment steps for each run")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds: 0, 1, … (default: %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/compare-<env>-<time>")
+    parser.add_argument("--threshold", type=float, help="return that counts as solved (default: Gymnasium's, if any)")
+    parser.add_argument(
+        "--eval-episodes", type=int, default=20, help="episodes that each final policy plays (default: %(default)s)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace results of the same names in --output")
+    _add_common(parser)
+    parser.set_defaults(command=_compare)
+
+
+def _add_claims(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "claims",
+        help="measure anew what this package claims of its algorithms",
+        description="Train with the published hyperparameters on seeds that they were not tuned on, print each verdict, "
+        "and exit with 1 if a claim fails.",
+    )
+    parser.add_argument("name", help="an algorithm, or all")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--write", action="store_true", help="write the verdicts into the repository's zoo_configs/results")
+    where.add_argument("--output", type=Path, metavar="DIR", help="write the verdicts and each run into this folder")
+    _add_common(parser)
+    parser.set_defaults(command=_claims)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, help="runs at a time (default: number of processors)")
+    parser.add_argument("--configs", type=Path, metavar="FOLDER", help="hyperparameter files in rl_zoo3's format")
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from sb3_pgx.compare.comparison import plan_comparison, run_comparison
+
+    try:
+        plan = plan_comparison(
+            env=args.env,
+            algorithms=args.algos,
+            timesteps=args.timesteps,
+            seeds=args.seeds,
+            output=args.output,
+            workers=args.workers,
+            threshold=args.threshold,
+            eval_episodes=args.eval_episodes,
+            configs=args.configs,
+            force=args.force,
+        )
+    except USER_ERRORS as error:
+        return _usage_error(error)
+    print(f"{len(plan.specs)} runs into {plan.output}")
+    comparison = run_comparison(plan)
+    print(f"\n{comparison.report}\nwritten to {plan.output}: report.md, curves.png, runs/")
+    return FAILED if all(result.error for result in comparison.results) else 0
+
+
+def _claims(args: argparse.Namespace) -> int:
+    from sb3_pgx.compare.claims import check_claims, results_folder, select_claims
+    from sb3_pgx.compare.comparison import check_output, check_positive
+    from sb3_pgx.compare.verdict import Settings
+    from sb3_pgx.zoo.configs import check_folder
+
+    try:
+        algorithms = select_claims(args.name)
+        check_positive(workers=1 if args.workers is None else args.workers)
+        check_folder(args.configs)
+        if args.output is not None:
+            check_output(args.output)
+        results = results_folder() if args.write else args.output
+    except USER_ERRORS as error:
+        return _usage_error(error)
+    settings = Settings(args.command_line, args.workers, args.configs, args.output)
+    return 0 if check_claims(algorithms, settings, results) else FAILED
+
+
+def _usage_error(error: BaseException) -> int:
+    print(f"sb3-pgx: {error}", file=sys.stderr)
+    return USAGE_ERROR
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for: it comes with the whole package."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import sb3_pgx
+
+        print(f"sb3_pgx {sb3_pgx.__version__}")
+        parser.exit()

@@ -1,0 +1,45 @@
+"""The gradient step: clipping, and refusing what is not finite."""
+
+import pytest
+import torch as th
+from problems import DEVICE, Scripted, vectorised
+
+from sb3_pgx import A2C, REINFORCE, REINFORCEBaseline
+from sb3_pgx.common.update import gradient_step
+
+
+def test_the_step_is_clipped_and_reports_the_norm_before():
+    p = th.tensor([0.0, 0.0], requires_grad=True)
+    optimizer = th.optim.SGD([p], lr=1.0)
+    loss = 3 * p[0] + 4 * p[1]
+    loss.backward()
+    norm = gradient_step(optimizer, {"p": p}, 1.0, loss, update=0)
+    assert norm.item() == pytest.approx(5.0)
+    th.testing.assert_close(p.detach(), th.tensor([-0.6, -0.8]), rtol=1e-5, atol=0)
+    assert p.grad is None
+
+
+def test_a_gradient_that_is_not_finite_is_named_and_nothing_moves():
+    p, q = th.tensor([1.0], requires_grad=True), th.tensor([0.0], requires_grad=True)
+    optimizer = th.optim.Adam([p, q], lr=1.0)
+    loss = p.sum() + q.sqrt().sum()  # the derivative of √x at 0
+    loss.backward()
+    with pytest.raises(
+        ValueError, match=r"the gradient of q is not finite in update 8; the parameters are those after update 7"
+    ):
+        gradient_step(optimizer, {"p": p, "q": q}, None, loss, update=7)
+    assert p.item() == 1.0 and q.item() == 0.0 and not optimizer.state
+
+
+@pytest.mark.parametrize("model_class", [A2C, REINFORCE, REINFORCEBaseline])
+def test_rewards_of_absurd_size_stop_the_training_with_the_parameters_before_the_bad_update(model_class):
+    class Absurd(Scripted):
+        def step(self, action):
+            observation, _, *rest = super().step(action)
+            return observation, 1e30 if self.episode > 1 else 1.0, *rest
+
+    model = model_class("MlpPolicy", vectorised(Absurd([4])), device=DEVICE, seed=0)
+    with pytest.raises(ValueError, match=r"is .* in update \d+; the parameters are those after update \d+.*learning_rate"):
+        model.learn(400)
+    assert all(th.isfinite(p).all() for p in model.policy.parameters())
+    model.predict(model.observation_space.sample())

@@ -1,0 +1,123 @@
+"""The command line: every user error is one sentence before any training, and a comparison leaves its report."""
+
+import sys
+
+import pytest
+
+from sb3_pgx.cli import main
+from sb3_pgx.compare import comparison
+from sb3_pgx.compare.peers import resolve_peer
+from sb3_pgx.zoo.configs import RunConfig
+
+COMPARE = ["compare", "--env", "CartPole-v1", "--algos", "sb3:a2c", "--timesteps", "300"]
+
+
+@pytest.fixture
+def no_training(monkeypatch, tmp_path):
+    """Fails the test if a run starts, and works in an empty folder."""
+    monkeypatch.setattr(comparison, "run_all", lambda *args, **kwargs: pytest.fail("training started"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (["--algos", "reinforc"], "algorithm 'reinforc' is unknown; choose reinforce"),
+        (["--algos", "sb3:pppo"], "did you mean 'sb3:ppo'"),
+        (["--algos", "sb3:a2c", "sb3:a2c"], "named twice"),
+        (["--env", "CartPol-v1"], "did you mean 'CartPole-v1'"),
+        (["--seeds", "0"], "seeds is 0; it must be at least 1"),
+        (["--timesteps", "0"], "timesteps is 0; it must be at least 1"),
+        (["--eval-episodes", "-1"], "eval-episodes is -1; it must be at least 1"),
+        (["--workers", "0"], "workers is 0; it must be at least 1"),
+        (["--configs", "nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_a_user_error_is_one_sentence_before_any_training(no_training, tmp_path, capsys, change, sentence):
+    assert main([*COMPARE, *change]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("sb3-pgx: ") and printed.err.count("\n") == 1
+    assert sentence in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_argument_that_the_algorithm_lacks_is_told_before_any_training(no_training, tmp_path, capsys):
+    (tmp_path / "a2c.yml").write_text("CartPole-v1: {clip_range: 0.2}\n")
+    assert main([*COMPARE, "--configs", str(tmp_path)]) == 2
+    assert "a2c.yml: CartPole-v1: A2C has no argument 'clip_range'" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_empty_is_refused_and_untouched(no_training, tmp_path, capsys):
+    output = tmp_path / "results"
+    (output / "runs").mkdir(parents=True)
+    (output / "runs/sb3-a2c-seed0.json").write_text("precious")
+    assert main([*COMPARE, "--output", str(output)]) == 2
+    assert f"{output} is not empty" in capsys.readouterr().err
+    assert [p.name for p in output.rglob("*")] == ["runs", "sb3-a2c-seed0.json"]
+    assert (output / "runs/sb3-a2c-seed0.json").read_text() == "precious"
+
+
+def test_a_missing_package_of_the_extra_is_told_with_the_command_that_installs_it(no_training, monkeypatch, capsys):
+    monkeypatch.setattr("sb3_pgx.compare.extras.find_spec", lambda name: None if name == "scipy" else object())
+    assert main(COMPARE) == 2
+    assert capsys.readouterr().err == 'sb3-pgx: comparisons need scipy: pip install "sb3_pgx[plots]"\n'
+
+
+def test_a_missing_peer_package_is_told_with_the_command_that_installs_it(no_training, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "sb3_contrib", None)
+    assert main([*COMPARE, "--algos", "contrib:trpo"]) == 2
+    assert "contrib:trpo needs sb3_contrib, which is not installed: pip install sb3_contrib" in capsys.readouterr().err
+
+
+def test_comparison_writes_table_picture_and_runs_and_force_replaces_only_those(tmp_path, capsys):
+    configs, output = tmp_path / "configs", tmp_path / "results"
+    configs.mkdir()
+    (configs / "a2c.yml").write_text("default: {n_envs: 4}\n")
+    (configs / "ppo.yml").write_text("default: {n_envs: 4, n_steps: 64, learning_rate: -1.0}\n")
+    output.mkdir()
+    (output / "notes.txt").write_text("precious")
+    (output / "report.md").write_text("old")
+    arguments = [*COMPARE, "--algos", "sb3:a2c", "sb3:ppo", "--seeds", "1", "--configs", str(configs)]
+    assert main([*arguments, "--output", str(output), "--force", "--eval-episodes", "2", "--threshold", "1"]) == 0
+    report = (output / "report.md").read_text()
+    assert report in capsys.readouterr().out
+    assert "| sb3:a2c | " in report and "steps to 1 |" in report and "(1 of 1 seed reached it)" in report
+    assert "| sb3:ppo | every run failed |" in report and "sb3:ppo, seed 0: ValueError: Invalid learning rate: -1.0" in report
+    assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in (output / "runs").iterdir()} == {"sb3-a2c-seed0.json", "sb3-ppo-seed0.json"}
+    assert (output / "notes.txt").read_text() == "precious"
+
+
+def test_threshold_is_that_of_the_environment_unless_another_is_given(tmp_path):
+    for threshold, expected in ((None, 475.0), (100.0, 100.0)):  # gymnasium registers CartPole-v1 with 475
+        plan = comparison.plan_comparison("CartPole-v1", ["sb3:a2c"], 300, output=tmp_path, threshold=threshold)
+        assert plan.setting.threshold == expected
+    assert comparison.plan_comparison("Pendulum-v1", ["sb3:a2c"], 300, output=tmp_path).setting.threshold is None
+
+
+def test_peers_get_linear_schedules_as_functions_and_our_classes_as_they_are_written():
+    config = RunConfig(source="x.yml", hyperparameters={"learning_rate": "lin_0.1", "clip_range": 0.2, "gamma": 0.9})
+    adapted = resolve_peer("sb3:ppo").adapt(config).hyperparameters
+    assert [adapted["learning_rate"](progress) for progress in (1.0, 0.5, 0.0)] == pytest.approx([0.1, 0.05, 0.0])
+    assert (adapted["clip_range"], adapted["gamma"]) == (0.2, 0.9)
+    assert resolve_peer("reinforce").adapt(config) is config
+    with pytest.raises(ValueError, match=r"x\.yml: learning_rate=.*linear"):
+        resolve_peer("sb3:ppo").adapt(RunConfig(source="x.yml", hyperparameters={"learning_rate": "linear"}))
+
+
+def test_names_of_peers_resolve_to_their_class_and_configuration():
+    from stable_baselines3 import PPO
+
+    import sb3_pgx
+
+    peer = resolve_peer("sb3:ppo")
+    assert (peer.label, peer.algorithm, peer.config_key) == ("sb3:ppo", PPO, "ppo")
+    assert resolve_peer("reinforce_baseline").algorithm is sb3_pgx.REINFORCEBaseline
+
+
+def test_version_is_that_of_the_package(capsys):
+    import sb3_pgx
+
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"sb3_pgx {sb3_pgx.__version__}\n"

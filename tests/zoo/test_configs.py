@@ -1,0 +1,187 @@
+"""Hyperparameter files: what each key becomes, and the sentence for each mistake."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
+from torch import nn
+
+from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters, config_folder, load_config
+from sb3_pgx.zoo.environments import check_environment, make_eval_env, make_train_env
+
+
+@pytest.fixture
+def load(tmp_path: Path):
+    """Writes an ``algo.yml`` and loads CartPole-v1 from it."""
+
+    def write_and_load(text: str, env_id: str = "CartPole-v1") -> RunConfig:
+        (tmp_path / "algo.yml").write_text(text)
+        return load_config("algo", env_id, tmp_path)
+
+    return write_and_load
+
+
+def test_keys_of_the_zoo_are_consumed_and_the_rest_goes_to_the_constructor(load):
+    config = load("""
+CartPole-v1:
+  n_envs: 4
+  n_timesteps: !!float 1e5
+  policy: CnnPolicy
+  env_kwargs: {render_mode: rgb_array}
+  frame_stack: 3
+  env_wrapper: gymnasium.wrappers.FlattenObservation
+  gamma: 0.98
+  learning_rate: lin_0.001
+""")
+    assert (config.n_envs, config.n_timesteps, config.policy, config.frame_stack) == (4, 100_000, "CnnPolicy", 3)
+    assert config.env_kwargs == {"render_mode": "rgb_array"}
+    assert config.wrappers == (("gymnasium.wrappers.FlattenObservation", {}),)
+    assert config.hyperparameters == {"gamma": 0.98, "learning_rate": "lin_0.001"}
+    assert config.normalize is None
+    assert config.source == "algo.yml: CartPole-v1"
+
+
+@pytest.mark.parametrize(
+    ("normalize", "expected"),
+    [
+        ("true", {"gamma": 0.9}),
+        ("false", None),
+        ("{norm_reward: false}", {"norm_reward": False, "gamma": 0.9}),
+        ("\"{'norm_obs': True, 'norm_reward': False}\"", {"norm_obs": True, "norm_reward": False, "gamma": 0.9}),
+        ("dict(norm_reward=False)", {"norm_reward": False, "gamma": 0.9}),
+    ],
+)
+def test_normalisation_is_read_in_each_spelling_and_takes_the_discount_factor(load, normalize, expected):
+    config = load(f"CartPole-v1:\n  normalize: {normalize}\n  gamma: 0.9\n")
+    assert config.normalize == expected
+    assert config.hyperparameters == {"gamma": 0.9}
+
+
+def test_policy_kwargs_written_as_python_are_evaluated_with_torch_in_scope(load):
+    config = load('CartPole-v1:\n  policy_kwargs: "dict(net_arch=[64], activation_fn=nn.ReLU, log_std_init=-2)"\n')
+    assert config.hyperparameters["policy_kwargs"] == {"net_arch": [64], "activation_fn": nn.ReLU, "log_std_init": -2}
+
+
+@pytest.mark.parametrize("text", ["__import__('os').getcwd()", "open('x')", "dict(net_arch=["])
+def test_policy_kwargs_reach_nothing_but_torch_and_a_mistake_names_its_line(load, text):
+    with pytest.raises(ValueError, match=r"algo\.yml, line 3, CartPole-v1, policy_kwargs: cannot evaluate"):
+        load(f'CartPole-v1:\n  gamma: 0.9\n  policy_kwargs: "{text}"\n')
+
+
+def test_wrappers_apply_in_order_with_their_arguments(load):
+    config = load("""
+CartPole-v1:
+  env_wrapper:
+    - gymnasium.wrappers.TimeAwareObservation
+    - gymnasium.wrappers.TimeLimit: {max_episode_steps: 7}
+""")
+    env = make_train_env(config, "CartPole-v1", seed=0)
+    outer = env.envs[0]  # type: ignore[attr-defined]
+    assert type(outer).__name__ == "TimeLimit" and type(outer.env).__name__ == "TimeAwareObservation"
+    assert outer._max_episode_steps == 7
+    assert env.observation_space.shape == (5,)
+
+
+def test_environment_comes_before_default_and_default_before_the_class(load, tmp_path):
+    text = "default:\n  gamma: 0.5\nCartPole-v1:\n  gamma: 0.9\n"
+    assert load(text).hyperparameters == {"gamma": 0.9}
+    assert (load(text, "Acrobot-v1").hyperparameters, load(text, "Acrobot-v1").source) == ({"gamma": 0.5}, "algo.yml: default")
+    for config in (load("Acrobot-v1: {gamma: 0.9}\n"), load_config("no_such_file", "CartPole-v1", tmp_path)):
+        assert config == RunConfig(source="defaults of the class", policy="MlpPolicy", n_envs=8)
+
+
+def test_a_file_that_does_not_say_gets_one_environment_as_in_the_zoo(load):
+    assert load("CartPole-v1: {gamma: 0.9}\n").n_envs == 1
+
+
+def test_anchors_are_merged_as_in_the_zoo(load):
+    config = load("default: &base\n  n_envs: 2\n  gamma: 0.5\nCartPole-v1:\n  <<: *base\n  gamma: 0.9\n")
+    assert (config.n_envs, config.hyperparameters) == (2, {"gamma": 0.9})
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("CartPole-v1:\n  gamma: [0.9\n", r"algo\.yml, line 3 is not valid YAML"),
+        ("- CartPole-v1\n", r"algo\.yml: expected an environment's name"),
+        ("CartPole-v1: 3\n", r"algo\.yml, line 1, CartPole-v1: expected hyperparameters"),
+        ("CartPole-v1:\n  gamma: 0.9\n  n_envs: none\n", r"line 3, CartPole-v1, n_envs: 'none' is not a whole number"),
+        ("CartPole-v1:\n  n_timesteps: 0.5\n", r"line 2, CartPole-v1, n_timesteps: 0.5 is not a whole number"),
+        ("CartPole-v1:\n  learning_rate: 1e-3\n", r"line 2, CartPole-v1, learning_rate: .* write 0\.001 or !!float 1e-3"),
+        (
+            "CartPole-v1:\n  env_wrapper: gymnasium.NoSuch\n",
+            r"line 2, CartPole-v1, env_wrapper: module gymnasium has no NoSuch",
+        ),
+        ("CartPole-v1:\n  callback: my.Callback\n", r"line 2, CartPole-v1, callback: .* no effect"),
+        ("CartPole-v1:\n  normalize: 3\n", r"line 2, CartPole-v1, normalize: 3 is not a dictionary"),
+        ("CartPole-v1:\n  gamma: 0.9\nCartPole-v1:\n  gamma: 0.8\n", r"line 3: CartPole-v1 is there already in line 1"),
+    ],
+)
+def test_a_mistake_is_told_with_file_line_and_key(load, text, problem):
+    with pytest.raises(ValueError, match=problem):
+        load(text)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_config("ppo", "CartPole-v1", tmp_path / "nowhere")
+
+
+def test_an_argument_that_the_class_lacks_is_told_with_the_nearest_name(load):
+    config = load("CartPole-v1: {gama: 0.9}\n")
+    with pytest.raises(ValueError, match=r"algo\.yml: CartPole-v1: A2C has no argument 'gama'; did you mean .*'gamma'"):
+        check_hyperparameters(A2C, config)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "problem"),
+    [("CartPol-v1", "'CartPole-v1'"), ("CartPole-v9", "'CartPole-v1'"), ("Zzz/Qqq-v0", "Zzz")],
+)
+def test_an_unknown_environment_is_told_with_the_nearest_names(env_id, problem):
+    with pytest.raises(ValueError, match=f"environment '{env_id}' is unknown.*{problem}"):
+        check_environment(env_id, RunConfig(source=""))
+
+
+def test_wrong_environment_arguments_are_told():
+    with pytest.raises(ValueError, match=r"CartPole-v1 cannot be made with .*wind"):
+        check_environment("CartPole-v1", RunConfig(source="", env_kwargs={"wind": 3}))
+
+
+def test_a_missing_package_of_an_environment_is_told_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "Box2D", None)
+    for name in [m for m in sys.modules if m.startswith("gymnasium.envs.box2d")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError, match=r'LunarLander-v3 cannot be made.*pip install "gymnasium\[box2d\]"'):
+        check_environment("LunarLander-v3", RunConfig(source=""))
+
+
+def test_evaluation_environments_freeze_statistics_and_return_raw_rewards():
+    config = RunConfig(source="", n_envs=2, normalize={"gamma": 0.9}, frame_stack=2)
+    train, evaluation = make_train_env(config, "CartPole-v1", 0), make_eval_env(config, "CartPole-v1", 0, n_envs=3)
+    assert isinstance(train, VecFrameStack) and isinstance(evaluation, VecFrameStack)
+    inner, outer = train.venv, evaluation.venv
+    assert isinstance(inner, VecNormalize) and isinstance(outer, VecNormalize)
+    assert (inner.training, inner.norm_reward, inner.gamma, inner.num_envs) == (True, True, 0.9, 2)
+    assert (outer.training, outer.norm_reward, outer.gamma, outer.num_envs) == (False, False, 0.9, 3)
+    assert train.observation_space.shape == (8,)
+    evaluation.reset()
+    _, rewards, _, _ = evaluation.step(np.zeros(3, dtype=int))
+    np.testing.assert_array_equal(rewards, [1.0, 1.0, 1.0])  # what CartPole gives
+
+
+def test_every_environment_starts_from_a_seed_of_its_own():
+    first, again, other = (make_train_env(RunConfig(source=""), "CartPole-v1", seed).reset() for seed in (0, 0, 100))
+    np.testing.assert_array_equal(first, again)
+    assert len(np.unique(np.concatenate([first, other]), axis=0)) == 16
+
+
+def test_settings_of_the_zoo_for_ppo_are_arguments_of_ppo():
+    entries = yaml.safe_load((config_folder() / "ppo.yml").read_text())
+    assert set(entries) == {"CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1"}
+    for env_id in entries:
+        check_hyperparameters(PPO, load_config("ppo", env_id))
+    assert load_config("ppo", "Acrobot-v1").normalize == {"gamma": 0.99}
