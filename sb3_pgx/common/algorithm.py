@@ -103,7 +103,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         super()._setup_model()
         release_graph(self.policy)
         if not is_users_own(self.rollout_buffer_class):
-            view = DictRolloutView if isinstance(self.observation_space, spaces.Dict) else RolloutView
+            view: Any = DictRolloutView if isinstance(self.observation_space, spaces.Dict) else RolloutView
             self.rollout_buffer = view(
                 self.n_steps, self.observation_space, self.action_space, self.device, self.gae_lambda, self.gamma, self.n_envs
             )
@@ -135,7 +135,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         :return: false if a callback stopped the training
         :raises ValueError: a reward or an observation is not finite, or an episode is malformed
         """
-        assert self._last_obs is not None, "No previous observation was provided"
+        assert self._last_obs is not None and self._last_episode_starts is not None, "learn() has not reset the environments"
         self.policy.set_training_mode(False)
         quota = self.quota(env, n_rollout_steps)
         self._start_whole_episodes(env, quota)
@@ -284,12 +284,12 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         :param progress_bar: show one (needs tqdm and rich)
         :return: itself
         """
+        iteration = 0
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
         )
         callback.on_training_start(locals(), globals())
         assert self.env is not None
-        iteration = 0
         while self.num_timesteps < total_timesteps:
             if not self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps):
                 break
@@ -315,7 +315,7 @@ def read(metrics: Metrics) -> dict[str, float]:
     """All metrics as numbers, with one transfer from the device."""
     tensors = {name: value for name, value in metrics.items() if isinstance(value, Tensor)}
     numbers = th.stack([value.detach().float() for value in tensors.values()]).tolist() if tensors else []
-    return {**metrics, **dict(zip(tensors, numbers, strict=True))}  # type: ignore[arg-type]
+    return {**metrics, **dict(zip(tensors, numbers, strict=True))}
 
 
 def notify_update_end(callback: BaseCallback | None, metrics: dict[str, float]) -> None:

@@ -54,7 +54,7 @@ class FiniteGuard:
         self.env, self.normalize, self.n_updates = env, normalize, n_updates
         self.statistics = copy.deepcopy(statistics_of(normalize)) if normalize is not None else {}
 
-    def check(self, rewards: np.ndarray, observations: Array, step: int) -> None:
+    def check(self, rewards: np.ndarray, observations: Any, step: int) -> None:
         """
         :param rewards: as the environment returned them, ``[N]``
         :param observations: as the environment returned them, ``[N, ...]``

@@ -8,7 +8,6 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
 from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.common.checks import Array, environment_name
@@ -135,12 +134,12 @@ class Recorder:
                 k: np.empty((capacity, *self.row_shapes[k]), space.dtype) for k, space in observation_space.spaces.items()
             }
         else:
-            self.row_shapes = (n_envs, *shapes)  # type: ignore[misc]
+            self.row_shapes = (n_envs, *shapes)
             self.observations = np.empty((capacity, *self.row_shapes), observation_space.dtype)
         self.actions = np.empty((capacity, n_envs, get_action_dim(action_space)), action_space.dtype)
         self.rewards = np.empty((capacity, n_envs), np.float32)
         self.flags = np.empty((4, capacity, n_envs), bool)  # terminated, truncated, valid, episode start
-        self.final_observations: list[Array] = []
+        self.final_observations: list[Any] = []  # arrays, or dictionaries of them
         self.evaluated: list[tuple[th.Tensor, th.Tensor]] = []  # values and log-probabilities, if acting gave them
 
     def add(
@@ -184,11 +183,15 @@ class Recorder:
         :param device: the model's
         :return: the rows so far, which on the CPU share this recorder's memory
         """
-        terminated, truncated, valid, episode_starts = (obs_as_tensor(f[: self.size], device) for f in self.flags)
+
+        def to_device(array: np.ndarray) -> th.Tensor:
+            return th.as_tensor(array[: self.size], device=device)
+
+        terminated, truncated, valid, episode_starts = (to_device(f) for f in self.flags)
         rollout = Rollout(
-            observations=map_tensors(lambda x: obs_as_tensor(x[: self.size], device), self.observations),
-            actions=obs_as_tensor(self.actions[: self.size], device),
-            rewards=obs_as_tensor(self.rewards[: self.size], device),
+            observations=map_tensors(to_device, self.observations),
+            actions=to_device(self.actions),
+            rewards=to_device(self.rewards),
             terminated=terminated,
             truncated=truncated,
             valid=valid,

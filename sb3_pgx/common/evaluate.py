@@ -1,6 +1,7 @@
 """The one batched pass after collection: values, log-probabilities, and the values that complete cut episodes."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch as th
 from gymnasium import spaces
@@ -53,9 +54,9 @@ def bootstrap_values(policy: ActorCriticPolicy, rollout: Rollout) -> tuple[Tenso
     Values of the last observations ``[N]``, and V(s_{t+1}) ``[T, N]``: of the final observation where truncated, 0 where
     terminated. Those that are not among ``rollout.values`` come from one batched pass.
     """
-    unknown = rollout.last_observations
+    unknown: Any = rollout.last_observations
     if rollout.final_observations is not None:
-        final = rollout.final_observations
+        final: Any = rollout.final_observations
         unknown = {k: th.cat([unknown[k], final[k]]) for k in unknown} if isinstance(final, dict) else th.cat([unknown, final])
     parts = [policy.predict_values(map_tensors(lambda x, r=r: x[r], unknown)).flatten() for r in chunks(unknown)]
     known = th.cat(parts)

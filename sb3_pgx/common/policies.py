@@ -10,11 +10,13 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sb3_pgx.common.distributions import release_graph
 from sb3_pgx.common.rollout import map_tensors
 
 STD_OPTIONS = ("log_std_bounds", "state_dependent_std")
@@ -48,7 +50,7 @@ class GaussianStdMixin(ActorCriticPolicy):
         initial = self._unbounded(self.log_std_init)
         if self.state_dependent_std:
             del self.log_std
-            self.log_std_net = nn.Linear(self.mlp_extractor.latent_dim_pi, self.action_dist.action_dim)  # type: ignore[union-attr]
+            self.log_std_net = nn.Linear(self.mlp_extractor.latent_dim_pi, get_action_dim(self.action_space))
             if self.ortho_init:
                 self.init_weights(self.log_std_net, gain=0.01)
             nn.init.constant_(self.log_std_net.bias, initial)
@@ -200,6 +202,7 @@ def split_parameters(policy: ActorCriticPolicy) -> tuple[dict[str, nn.Parameter]
     values, log_prob, entropy = policy.evaluate_actions(observation, action)
     policy.set_training_mode(training)
     target = log_prob.sum() if entropy is None else log_prob.sum() + entropy.sum()
+    release_graph(policy)
     return depends_on(target, policy), depends_on(values.sum(), policy)
 
 

@@ -1,6 +1,6 @@
 """The gradient step that every algorithm takes: clipped, and refused when something in it is not finite."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch as th
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 
 def gradient_step(
-    optimizer: Optimizer, parameters: dict[str, Tensor], max_grad_norm: float | None, loss: Tensor, update: int
+    optimizer: Optimizer, parameters: Mapping[str, Tensor], max_grad_norm: float | None, loss: Tensor, update: int
 ) -> Tensor:
     """
     Clip the gradients that have been accumulated, step, and clear them.

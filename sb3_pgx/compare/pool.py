@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
@@ -89,7 +90,11 @@ def _outcome(future: Future[RunResult], spec: RunSpec, folder: Path | None) -> R
     error = future.exception()
     if error is None:
         return future.result()
-    # The process itself died: out of memory, killed, or a script without `if __name__ == "__main__":`.
+    if isinstance(error, BrokenProcessPool):
+        error = RuntimeError(
+            "a process of the comparison died; it was killed, or ran out of memory (use fewer workers), or the script that "
+            'called compare does so outside `if __name__ == "__main__":`'
+        )
     result = failed(spec, error)
     if folder is not None:
         write_result(result, folder / f"{spec.name}.json")

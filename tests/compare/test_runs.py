@@ -177,11 +177,11 @@ def test_interrupting_stops_running_runs_and_leaves_finished_ones_on_disk(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["sb3-a2c-seed1.json"]
 
 
-def test_a_worker_that_dies_is_recorded_as_a_failed_run(tmp_path):
+def test_a_worker_that_dies_is_recorded_as_a_failed_run_with_the_likely_causes(tmp_path):
     future: Future = Future()
     future.set_exception(BrokenProcessPool("a child process terminated abruptly"))
     result = pool._outcome(future, spec(seed=4), tmp_path)
-    assert result.error == "BrokenProcessPool: a child process terminated abruptly"
+    assert result.error is not None and "ran out of memory (use fewer workers)" in result.error
     assert json.loads((tmp_path / "sb3-a2c-seed4.json").read_text())["error"] == result.error
 
 

@@ -1,0 +1,145 @@
+"""
+What each algorithm can be used with: every cell of the README's table is a short training that runs or is refused.
+
+``python tests/capabilities.py`` trains them all and rewrites the table.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from problems import DEVICE, AnySpace, vectorised
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNormalize
+
+from sb3_pgx.registry import ALGORITHMS
+
+README = Path(__file__).parent.parent / "README.md"
+BOX = spaces.Box(-1, 1, (3,), np.float32)
+IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+DICT = spaces.Dict({"vector": BOX, "number": spaces.Discrete(3), "picture": IMAGE})
+
+# What makes an algorithm train within a few steps. A new algorithm adds a line.
+QUICK: dict[str, dict[str, Any]] = {
+    "a2c": dict(n_steps=6),
+    "reinforce": dict(n_episodes=1),
+    "reinforce_baseline": dict(n_episodes=1, n_critic_updates=1),
+}
+
+
+class OwnExtractor(FlattenExtractor):
+    """A user's feature extractor with a layer to train."""
+
+    def __init__(self, observation_space: spaces.Space):
+        super().__init__(observation_space)
+        self.layer = th.nn.Linear(self.features_dim, self.features_dim)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.layer(super().forward(observations))
+
+
+def train(name: str, policy: str, env: Any, **kwargs: Any) -> Any:
+    """Two updates or so with all parameters finite at the end."""
+    policy_kwargs = {**({} if policy != "MlpPolicy" else {"net_arch": [8]}), **kwargs.pop("policy_kwargs", {})}
+    model = ALGORITHMS[name](policy, env, seed=0, device=DEVICE, policy_kwargs=policy_kwargs, **QUICK[name], **kwargs)
+    before = {n: p.detach().clone() for n, p in model.policy.named_parameters()}
+    model.learn(24)
+    parameters = dict(model.policy.named_parameters())
+    assert all(th.isfinite(p).all() for p in parameters.values())
+    moved = [n for n, p in parameters.items() if not th.equal(p, before[n])]
+    assert any("action_net" in n for n in moved), f"the actor did not learn: only {moved} moved"
+    action, _ = model.predict(env.observation_space.sample())
+    assert model.action_space.contains(action if isinstance(action, np.ndarray) and action.ndim else int(action))
+    env.close()
+    return model
+
+
+def envs(observation_space: spaces.Space = BOX, action_space: spaces.Space = BOX, n: int = 2) -> Any:
+    return vectorised(*(AnySpace(observation_space, action_space) for _ in range(n)))
+
+
+def _subprocess() -> Any:
+    return SubprocVecEnv([lambda: AnySpace(BOX, BOX)] * 2, start_method="fork")
+
+
+CELLS: dict[str, Callable[[str], Any]] = {
+    "Discrete actions": lambda a: train(a, "MlpPolicy", envs(action_space=spaces.Discrete(3))),
+    "Box actions": lambda a: train(a, "MlpPolicy", envs()),
+    "MultiDiscrete actions": lambda a: train(a, "MlpPolicy", envs(action_space=spaces.MultiDiscrete([2, 3]))),
+    "MultiBinary actions": lambda a: train(a, "MlpPolicy", envs(action_space=spaces.MultiBinary(3))),
+    "Discrete observations": lambda a: train(a, "MlpPolicy", envs(spaces.Discrete(4))),
+    "MultiDiscrete observations": lambda a: train(a, "MlpPolicy", envs(spaces.MultiDiscrete([2, 3]))),
+    "images (CnnPolicy)": lambda a: train(a, "CnnPolicy", envs(IMAGE)),
+    "Dict observations (MultiInputPolicy)": lambda a: train(a, "MultiInputPolicy", envs(DICT)),
+    "gSDE": lambda a: train(a, "MlpPolicy", envs(), use_sde=True, sde_sample_freq=2),
+    "gSDE, squashed": lambda a: train(a, "MlpPolicy", envs(), use_sde=True, policy_kwargs=dict(squash_output=True)),
+    "bounded, state-dependent std": lambda a: train(
+        a, "MlpPolicy", envs(), policy_kwargs=dict(log_std_bounds=(-5, 2), state_dependent_std=True)
+    ),
+    "own feature extractor": lambda a: train(
+        a, "MlpPolicy", envs(), policy_kwargs=dict(features_extractor_class=OwnExtractor)
+    ),
+    "separate feature extractors": lambda a: train(
+        a, "CnnPolicy", envs(IMAGE), policy_kwargs=dict(share_features_extractor=False)
+    ),
+    "any optimizer class": lambda a: train(
+        a, "MlpPolicy", envs(), policy_kwargs=dict(optimizer_class=th.optim.SGD, optimizer_kwargs=dict(momentum=0.9))
+    ),
+    "VecNormalize": lambda a: train(a, "MlpPolicy", VecNormalize(envs())),
+    "VecFrameStack": lambda a: train(a, "MlpPolicy", VecFrameStack(envs(), 2)),
+    "SubprocVecEnv": lambda a: train(a, "MlpPolicy", _subprocess()),
+    "one environment": lambda a: train(a, "MlpPolicy", envs(n=1)),
+    "own rollout buffer class": lambda a: train(a, "MlpPolicy", envs(), rollout_buffer_class=_own_buffer()),
+}
+
+
+def _own_buffer() -> type:
+    from stable_baselines3.common.buffers import RolloutBuffer
+
+    class OwnBuffer(RolloutBuffer):
+        """A user's class."""
+
+    return OwnBuffer
+
+
+def supported(algorithm: str, cell: str) -> bool:
+    """Whether it trains; a refusal must be a ``ValueError`` that names the algorithm."""
+    try:
+        CELLS[cell](algorithm)
+    except ValueError as error:
+        assert ALGORITHMS[algorithm].__name__ in str(error), error
+        return False
+    return True
+
+
+def table() -> str:
+    """The README's table, from training every cell."""
+    names = [cls.__name__ for cls in ALGORITHMS.values()]
+    lines = ["| | " + " | ".join(f"`{n}`" for n in names) + " |", "|---|" + ":-:|" * len(names)]
+    for cell in CELLS:
+        marks = ["✓" if supported(algorithm, cell) else "–" for algorithm in ALGORITHMS]
+        lines.append(f"| {cell} | " + " | ".join(marks) + " |")
+    return "\n".join(lines)
+
+
+def published() -> dict[tuple[str, str], bool]:
+    """The README's table, by algorithm and cell."""
+    text = README.read_text(encoding="utf-8")
+    match = re.search(r"<!-- capabilities -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
+    assert match, "README.md has no table of capabilities"
+    rows = [line.strip("| ").split(" | ") for line in match[1].splitlines()[2:]]
+    return {(a, row[0]): mark.strip(" |") == "✓" for row in rows for a, mark in zip(ALGORITHMS, row[1:], strict=True)}
+
+
+if __name__ == "__main__":
+    th.set_num_threads(1)
+    text = README.read_text(encoding="utf-8")
+    block = f"<!-- capabilities -->\n{table()}\n<!-- end -->"
+    README.write_text(
+        re.sub(r"<!-- capabilities -->.*?<!-- end -->", lambda _: block, text, flags=re.DOTALL), encoding="utf-8"
+    )
+    print(block)

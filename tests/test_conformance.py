@@ -1,0 +1,438 @@
+"""
+What SB3 expects of an algorithm, over every algorithm of the registry. A new one adds a line to ``capabilities.QUICK``.
+"""
+
+import copy
+import inspect
+import io
+import pickle
+import random
+import warnings
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import stable_baselines3 as sb3
+import torch as th
+from capabilities import BOX, CELLS, DICT, IMAGE, QUICK, envs, published, supported
+from gymnasium import spaces
+from problems import DEVICE, AnySpace, vectorised
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback, EveryNTimesteps
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_pgx.registry import ALGORITHMS
+
+TAIL = ["stats_window_size", "tensorboard_log", "policy_kwargs", "verbose", "seed", "device", "_init_setup_model"]
+
+
+@pytest.fixture(params=list(ALGORITHMS))
+def name(request):
+    return request.param
+
+
+def make(name, env=None, policy="MlpPolicy", **kwargs):
+    return ALGORITHMS[name](policy, env or envs(), **{"seed": 0, "device": DEVICE, **QUICK[name], **kwargs})
+
+
+def parameters(model):
+    return {n: p.detach().clone() for n, p in model.policy.state_dict().items()}
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for n in left:
+        assert th.equal(left[n], right[n]), n
+
+
+# ------------------------------------------------------------------------------------------------------- constructor
+
+
+def test_the_signature_ends_as_sb3s_and_everything_but_policy_and_env_has_a_default(name):
+    arguments = inspect.signature(ALGORITHMS[name].__init__).parameters
+    assert list(arguments)[:4] == ["self", "policy", "env", "learning_rate"] and list(arguments)[-7:] == TAIL
+    assert all(p.default is not inspect.Parameter.empty for p in list(arguments.values())[3:])
+    reference = inspect.signature(sb3.PPO.__init__).parameters
+    assert all(arguments[n].default == reference[n].default for n in TAIL)
+
+
+def test_a2c_takes_sb3s_arguments_in_sb3s_order():
+    ours, theirs = (inspect.signature(c.__init__).parameters for c in (ALGORITHMS["a2c"], sb3.A2C))
+    assert [(n, p.default) for n, p in ours.items()] == [(n, p.default) for n, p in theirs.items()]
+
+
+def test_the_callers_arguments_are_not_changed(name):
+    policy_kwargs = dict(net_arch=[4], optimizer_kwargs=dict(weight_decay=0.0))
+    before = copy.deepcopy(policy_kwargs)
+    make(name, policy_kwargs=policy_kwargs).learn(12)
+    assert policy_kwargs == before
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1.1, float("nan")])
+def test_gamma_outside_the_unit_interval_is_refused(name, gamma):
+    with pytest.raises(ValueError, match="gamma"):
+        make(name, gamma=gamma)
+
+
+@pytest.mark.parametrize("learning_rate", [-1.0, "fast", float("nan")])
+def test_a_learning_rate_that_makes_no_sense_is_refused(name, learning_rate):
+    with pytest.raises(ValueError, match="learning_rate"):
+        make(name, learning_rate=learning_rate)
+
+
+def test_spaces_that_are_not_supported_are_refused(name):
+    with pytest.raises(AssertionError, match="only supports"):
+        make(name, envs(action_space=spaces.Tuple([BOX, BOX])))
+    with pytest.raises(NotImplementedError, match="observation space is not supported"):
+        make(name, envs(spaces.Tuple([BOX, BOX])))
+    with pytest.raises(ValueError, match="MultiInputPolicy"):
+        make(name, envs(DICT))
+
+
+# ------------------------------------------------------------------------------------------------------- capabilities
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_readme_says_what_trains(name, cell):
+    assert supported(name, cell) == published()[name, cell]
+
+
+def test_a_dictionary_observation_trains_as_the_same_flat_one(name):
+    class InDict(AnySpace):
+        def __init__(self):
+            super().__init__(spaces.Dict({"only": BOX}), spaces.Discrete(2))
+
+    kwargs = dict(policy_kwargs=dict(net_arch=[8]), learning_rate=1e-2)
+    flat = make(name, vectorised(AnySpace(BOX, spaces.Discrete(2))), **kwargs).learn(60)
+    dictionary = make(name, vectorised(InDict()), "MultiInputPolicy", **kwargs).learn(60)
+    # The two spaces draw different observations from one seed: give both the same ones.
+    observation = BOX.sample()
+    for model in (flat, dictionary):
+        model.policy.set_training_mode(False)
+    dictionary.policy.load_state_dict(
+        OrderedDict(zip(dictionary.policy.state_dict(), flat.policy.state_dict().values(), strict=True))
+    )
+    rollout = flat._rollout
+    dictionary._rollout = copy.deepcopy(rollout)
+    dictionary._rollout.observations = {"only": rollout.observations}
+    dictionary.policy.optimizer.load_state_dict(copy.deepcopy(flat.policy.optimizer.state_dict()))
+    for model in (flat, dictionary):
+        np.random.seed(0)
+        model.estimate(model._rollout)
+        model.train()
+    for p, q in zip(flat.policy.parameters(), dictionary.policy.parameters(), strict=True):
+        th.testing.assert_close(p, q)
+    assert np.array_equal(
+        flat.predict(observation, deterministic=True)[0], dictionary.predict({"only": observation}, deterministic=True)[0]
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- reproducibility
+
+
+def test_the_same_seed_gives_the_same_training(name):
+    first, second, other = (make(name, seed=seed).learn(60) for seed in (3, 3, 4))
+    assert_same(parameters(first), parameters(second))
+    assert any(not th.equal(a, b) for a, b in zip(first.policy.parameters(), other.policy.parameters(), strict=True))
+
+
+class Snapshot:
+    """All that decides how a training goes on, besides what a saved model holds."""
+
+    def __init__(self, env):
+        self.env = copy.deepcopy(env)
+        if isinstance(env, VecNormalize):  # it leaves these two out of a copy
+            self.env.set_venv(copy.deepcopy(env.venv))
+            self.env.returns = env.returns.copy()
+        self.states = (random.getstate(), np.random.get_state(), th.random.get_rng_state())
+
+    def restore(self):
+        random.setstate(self.states[0])
+        np.random.set_state(self.states[1])
+        th.random.set_rng_state(self.states[2])
+        return self.env
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("use_sde", [False, True])
+def test_save_load_continue_equals_uninterrupted_bit_for_bit(name, normalize, use_sde, tmp_path):
+    def environment():
+        env = envs()
+        return VecNormalize(env) if normalize else env
+
+    kwargs = dict(learning_rate="lin_0.01", ent_coef="lin_0.1", use_sde=use_sde)
+    model = make(name, environment(), **kwargs).learn(48)
+    snapshot = Snapshot(model.env)
+    model.save(tmp_path / "model.zip")
+    model.learn(48, reset_num_timesteps=False)
+
+    loaded = ALGORITHMS[name].load(tmp_path / "model.zip", device=DEVICE)
+    loaded.set_env(snapshot.env, force_reset=False)
+    snapshot.restore()
+    loaded.learn(48, reset_num_timesteps=False)
+
+    assert_same(parameters(model), parameters(loaded))
+    assert model.num_timesteps == loaded.num_timesteps and model._n_updates == loaded._n_updates
+    states = [m.policy.optimizer.state_dict() for m in (model, loaded)]
+    assert states[0]["param_groups"] == states[1]["param_groups"]
+    for key, moments in states[0]["state"].items():
+        assert all(th.equal(th.as_tensor(v), th.as_tensor(states[1]["state"][key][k])) for k, v in moments.items())
+    simple = (int, float, str, bool)
+    numbers = [{k: v for k, v in vars(m).items() if isinstance(v, simple) and k != "start_time"} for m in (model, loaded)]
+    assert numbers[0] == numbers[1]
+
+
+# ------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("policy, env", [("MlpPolicy", BOX), ("CnnPolicy", IMAGE), ("MultiInputPolicy", DICT)])
+def test_a_loaded_model_predicts_as_the_saved_one_with_and_without_env(name, policy, env, tmp_path):
+    model = make(name, envs(env), policy).learn(12)
+    model.save(tmp_path / "model.zip")
+    observation = env.sample()
+    expected = model.predict(observation, deterministic=True)[0]
+    for other_env in (None, envs(env), envs(env, n=3)):
+        loaded = ALGORITHMS[name].load(tmp_path / "model.zip", env=other_env, device=DEVICE)
+        assert_same(parameters(model), parameters(loaded))
+        np.testing.assert_allclose(loaded.predict(observation, deterministic=True)[0], expected, rtol=1e-5)
+        if other_env is not None:
+            loaded.learn(18)
+
+
+def test_parameters_are_set_exactly_or_not_at_all(name, tmp_path):
+    model, other = make(name).learn(12), make(name, seed=1)
+    model.save(tmp_path / "model.zip")
+    other.set_parameters(str(tmp_path / "model.zip"), device=DEVICE)
+    assert_same(parameters(model), parameters(other))
+    given = model.get_parameters()
+    assert set(given) == {"policy", "policy.optimizer"}
+    with pytest.raises(ValueError):
+        other.set_parameters({**given, "unknown": {}})
+    with pytest.raises(ValueError):
+        other.set_parameters({"policy": given["policy"]})
+    with pytest.raises(RuntimeError):
+        other.set_parameters({**given, "policy": {k: v for k, v in list(given["policy"].items())[1:]}})
+    other.set_parameters({"policy": given["policy"]}, exact_match=False)
+
+
+def test_excluded_and_included_attributes(name, tmp_path):
+    model = make(name).learn(12)
+    model.save(tmp_path / "model.zip", exclude=["gamma"], include=["_custom_logger"])
+    loaded = ALGORITHMS[name].load(tmp_path / "model.zip", device=DEVICE, gamma=0.5)
+    assert loaded.gamma == 0.5 and loaded._custom_logger is False
+
+
+def test_a_saved_file_does_not_hold_the_rollout(name):
+    small, large = io.BytesIO(), io.BytesIO()
+    model = make(name, envs(IMAGE), "CnnPolicy")
+    model.save(small)
+    model.learn(12)
+    assert model._rollout is not None
+    model.save(large)
+    pixels = 36 * 36 * 12
+    moments = 2 * sum(p.numel() * 4 for p in model.policy.parameters())
+    assert large.tell() - small.tell() < moments + pixels
+
+
+def test_a_saved_a2c_holds_nothing_of_this_package_and_sb3_loads_it(tmp_path):
+    model = make("a2c", policy_kwargs=dict(net_arch=[8])).learn(60)
+    model.save(tmp_path / "ours.zip")
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "ours.zip") as archive:
+        assert all(b"sb3_pgx" not in archive.read(n) for n in archive.namelist())
+    theirs = sb3.A2C.load(tmp_path / "ours.zip", env=envs(), device=DEVICE)
+    assert_same(parameters(model), parameters(theirs))
+    theirs.learn(12)
+    theirs.save(tmp_path / "theirs.zip")
+    back = ALGORITHMS["a2c"].load(tmp_path / "theirs.zip", env=envs(), device=DEVICE)
+    assert_same(parameters(theirs), parameters(back))
+    back.learn(12)
+
+
+@pytest.mark.parametrize("use_sde", [False, True])
+def test_policies_are_copied_and_pickled_before_and_after_training(name, use_sde):
+    model = make(name, use_sde=use_sde)
+    for steps in (0, 24):
+        model.learn(steps) if steps else None
+        for duplicate in (copy.deepcopy(model.policy), pickle.loads(pickle.dumps(model.policy))):
+            assert_same(dict(duplicate.state_dict()), parameters(model))
+    duplicate = copy.deepcopy(model)
+    duplicate.learn(12)
+    assert any(not th.equal(p, q) for p, q in zip(model.policy.parameters(), duplicate.policy.parameters(), strict=True))
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device to save on and the CPU to load on")
+def test_saved_on_one_device_and_loaded_on_the_other(name, tmp_path):
+    for here, there in (("cuda", "cpu"), ("cpu", "cuda")):
+        model = make(name, device=here).learn(24)
+        model.save(tmp_path / "model.zip")
+        loaded = ALGORITHMS[name].load(tmp_path / "model.zip", env=envs(), device=there)
+        assert_same({n: p.cpu() for n, p in parameters(model).items()}, {n: p.cpu() for n, p in parameters(loaded).items()})
+        loaded.learn(24)
+
+
+def test_a_compiled_policy_trains_and_is_saved_as_the_original(name, tmp_path, monkeypatch):
+    # The compiler, once imported, turns the validation of distributions off for good.
+    monkeypatch.setattr(th.distributions.Distribution, "_validate_args", th.distributions.Distribution._validate_args)
+    model = make(name)
+    model.policy = th.compile(model.policy, backend="eager")
+    model.learn(12)
+    model.save(tmp_path / "model.zip")
+    loaded = ALGORITHMS[name].load(tmp_path / "model.zip", device=DEVICE)
+    assert_same(parameters(loaded), {n.removeprefix("_orig_mod."): p for n, p in parameters(model).items()})
+
+
+# ------------------------------------------------------------------------------------------------------- callbacks
+
+
+class Watch(BaseCallback):
+    """Keeps what the hooks see, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.events, self.step_locals, self.end_locals, self.updates = [], [], [], []
+
+    def _on_training_start(self):
+        self.events.append("training_start")
+
+    def _on_rollout_start(self):
+        self.events.append("rollout_start")
+
+    def _on_step(self):
+        self.step_locals.append(set(self.locals))
+        assert self.locals["self"] is self.model
+        return True
+
+    def _on_rollout_end(self):
+        self.events.append("rollout_end")
+        self.end_locals.append({k: np.shape(v) for k, v in self.locals.items() if k in ("values", "log_probs", "dones")})
+        buffer = self.model.rollout_buffer
+        assert buffer.full and np.isfinite(buffer.advantages).all() and np.abs(buffer.returns).sum() > 0
+
+    def on_update_end(self, metrics):
+        self.events.append("update_end")
+        self.updates.append(metrics)
+
+    def _on_training_end(self):
+        self.events.append("training_end")
+
+
+def test_callbacks_see_sb3s_locals_and_the_hooks_in_order(name):
+    reference, watch = Watch(), Watch()
+    sb3.A2C("MlpPolicy", envs(), n_steps=6, device=DEVICE).learn(24, callback=reference)
+    make(name).learn(24, callback=CallbackList([EveryNTimesteps(5, Watch()), watch]))
+    assert reference.step_locals[0] - {"values", "log_probs"} <= watch.step_locals[0]
+    assert watch.end_locals[0] == reference.end_locals[0]
+    iterations = watch.events.count("rollout_start")
+    assert iterations >= 2
+    assert watch.events == ["training_start", *["rollout_start", "rollout_end", "update_end"] * iterations, "training_end"]
+    assert all(isinstance(v, float) for metrics in watch.updates for v in metrics.values())
+    assert "on_update_end" not in vars(BaseCallback)
+
+
+def test_stock_callbacks_work(name, tmp_path):
+    evaluate = EvalCallback(envs(), n_eval_episodes=2, eval_freq=5, log_path=str(tmp_path), verbose=0, warn=False)
+    checkpoint = CheckpointCallback(6, str(tmp_path), verbose=0)
+    model = make(name).learn(48, callback=[evaluate, checkpoint])
+    evaluated = np.load(tmp_path / "evaluations.npz")["timesteps"].tolist()
+    assert evaluated == list(range(10, model.num_timesteps + 1, 10))  # every five steps of two environments
+    assert sorted(p.name for p in tmp_path.glob("*.zip"))[0] == "rl_model_12_steps.zip"
+
+
+@pytest.mark.parametrize("false", [False, np.bool_(False), 0])
+def test_a_callback_stops_the_training_at_once(name, false):
+    model = make(name)
+    model.learn(1000, callback=lambda locals_, _: true_until(model, 14, false))
+    assert model.num_timesteps == 14
+
+
+def true_until(model, steps, false):
+    return True if model.num_timesteps < steps else false
+
+
+def test_rollouts_run_in_evaluation_mode_and_updates_in_training_mode(name):
+    modes = {"rollout": set(), "update": set()}
+
+    class Modes(BaseCallback):
+        def _on_step(self):
+            modes["rollout"].add(self.model.policy.training)
+            return True
+
+    model = make(name, policy_kwargs=dict(net_arch=[8]))
+    original = model.update
+    model.update = lambda rollout: modes["update"].add(model.policy.training) or original(rollout)
+    model.learn(24, callback=Modes())
+    assert modes == {"rollout": {False}, "update": {True}}
+
+
+# ------------------------------------------------------------------------------------------------------- logging
+
+
+def logged(model, timesteps, **kwargs):
+    """All that a training logged, dump by dump."""
+    dumps = []
+    logger = configure(None, [""])
+    original = logger.dump
+    logger.dump = lambda step=0: dumps.append(dict(logger.name_to_value)) or original(step)  # type: ignore[method-assign]
+    model.set_logger(logger)
+    model.learn(timesteps, **kwargs)
+    return dumps
+
+
+def test_log_keys_are_sb3s_finite_and_the_last_update_is_among_them(name):
+    model = make(name, make_vec_env("CartPole-v1", 2, seed=0))
+    updates = []
+    original = model.update
+    model.update = lambda rollout: updates.append(original(rollout)) or updates[-1]
+    dumps = logged(model, 300, log_interval=1)
+    assert len(dumps) == len(updates) + 1  # SB3 logs before it updates: the last update would be lost
+    last = dumps[-1]
+    assert {"time/fps", "time/total_timesteps", "rollout/ep_rew_mean", "rollout/ep_len_mean"} <= last.keys()
+    assert {"train/learning_rate", "train/n_updates", "train/policy_loss", "train/entropy_loss"} <= last.keys()
+    assert last["train/policy_loss"] == pytest.approx(float(updates[-1]["policy_loss"]))
+    assert last["train/n_updates"] == model._n_updates
+    assert all(np.isfinite(v) for v in last.values())
+    assert "train/std" in logged(make(name), 48, log_interval=1)[-1]
+
+
+def test_nothing_is_logged_without_a_log_interval(name):
+    assert logged(make(name), 48, log_interval=None) == []
+
+
+def test_tensorboard_runs_are_named_after_the_class(name, tmp_path):
+    make(name, tensorboard_log=str(tmp_path)).learn(12)
+    assert [p.name for p in tmp_path.iterdir()] == [f"{ALGORITHMS[name].__name__}_1"]
+
+
+def test_a_custom_logger_is_kept(name):
+    model, logger = make(name), Logger(None, [])
+    model.set_logger(logger)
+    assert model.learn(12).logger is logger
+
+
+def test_the_statistics_window_is_respected(name):
+    model = make(name, make_vec_env("CartPole-v1", 2, seed=0), stats_window_size=3).learn(200)
+    assert model.ep_info_buffer.maxlen == 3 == len(model.ep_info_buffer)
+
+
+# ------------------------------------------------------------------------------------------------------- environments
+
+
+def test_set_env_resets_and_refuses_another_number_of_environments(name):
+    model = make(name).learn(12)
+    model.set_env(envs())
+    assert model._last_obs is None
+    model.learn(12, reset_num_timesteps=False)
+    with pytest.raises(AssertionError, match="number of environments"):
+        model.set_env(envs(n=3))
+
+
+def test_training_changes_no_process_wide_state(name):
+    before = (th.get_num_threads(), th.get_default_dtype(), th.distributions.Distribution._validate_args)
+    with warnings.catch_warnings():
+        filters = list(warnings.filters)
+        make(name, envs(spaces.Discrete(3))).learn(24)
+        assert warnings.filters == filters
+    assert before == (th.get_num_threads(), th.get_default_dtype(), th.distributions.Distribution._validate_args)
