@@ -6,13 +6,17 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from sb3_pgx.compare.extras import require_extra
+from sb3_pgx.compare.gradient_variance import GradientVarianceClaim
 from sb3_pgx.compare.learning import LearningClaim
 from sb3_pgx.compare.pool import write_json
 from sb3_pgx.compare.verdict import Check, Settings, Verdict
 from sb3_pgx.zoo.configs import config_folder
 
 CLAIMS: dict[str, tuple[Check, ...]] = {
-    "reinforce": (LearningClaim("reinforce", "CartPole-v1", timesteps=200_000, threshold=475.0),),
+    "reinforce": (
+        LearningClaim("reinforce", "CartPole-v1", timesteps=200_000, threshold=475.0),
+        GradientVarianceClaim(),
+    ),
     "reinforce_baseline": (
         LearningClaim("reinforce_baseline", "CartPole-v1", timesteps=150_000, threshold=475.0),
         LearningClaim("reinforce_baseline", "Acrobot-v1", timesteps=300_000, threshold=-100.0),

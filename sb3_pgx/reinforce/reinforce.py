@@ -1,5 +1,6 @@
 """REINFORCE: the gradient of whole episodes, without a critic."""
 
+import copy
 from typing import Any, ClassVar
 
 import torch as th
@@ -162,18 +163,22 @@ class REINFORCE(EpisodicAlgorithm):
             signal = signal - episodes.back(leave_one_out(returns, alive, episodes.columns(weights)))
         rollout.advantages = signal
 
+    def accumulate_gradient(self, rollout: Rollout, vf_coef: float | None = None) -> Metrics:
+        if self.baseline != "optimal_per_parameter":
+            return super().accumulate_gradient(rollout, vf_coef)
+        actor, _ = split_parameters(self.policy)
+        gradient = self._per_parameter_gradient(rollout, actor)
+        entropy_alone = copy.copy(rollout)
+        entropy_alone.advantages = th.zeros_like(rollout.advantages)
+        metrics = super().accumulate_gradient(entropy_alone, vf_coef)
+        for p, g in zip(actor.values(), gradient.split([p.numel() for p in actor.values()]), strict=True):
+            p.grad = g.view_as(p) if p.grad is None else p.grad + g.view_as(p)
+        metrics.pop("policy_loss")  # there is none: every parameter has a loss of its own
+        return metrics
+
     def update(self, rollout: Rollout) -> Metrics:
         actor, _ = split_parameters(self.policy)
-        if self.baseline == "optimal_per_parameter":
-            gradient = self._per_parameter_gradient(rollout, actor)
-            plain, rollout.advantages = rollout.advantages, th.zeros_like(rollout.advantages)
-            metrics = self.accumulate_gradient(rollout)  # the entropy's part
-            rollout.advantages = plain
-            for p, g in zip(actor.values(), gradient.split([p.numel() for p in actor.values()]), strict=True):
-                p.grad = g.view_as(p) if p.grad is None else p.grad + g.view_as(p)
-            metrics.pop("policy_loss")  # there is none: every parameter has a loss of its own
-        else:
-            metrics = self.accumulate_gradient(rollout)
+        metrics = self.accumulate_gradient(rollout)
         loss = metrics["loss"]
         assert isinstance(loss, Tensor)
         norm = gradient_step(self.policy.optimizer, actor, self.max_grad_norm, loss, self._n_updates)

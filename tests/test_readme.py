@@ -1,0 +1,42 @@
+"""Every code block of the README and of CONTRIBUTING runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch as th
+
+from sb3_pgx.cli import _parser
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+
+
+def blocks(file, language):
+    text = (ROOT / file).read_text(encoding="utf-8")
+    return [(text[: m.start()].count("\n") + 1, m[2]) for m in BLOCK.finditer(text) if m[1] == language]
+
+
+PYTHON = [(file, *block) for file in ("README.md", "CONTRIBUTING.md") for block in blocks(file, "python")]
+
+
+@pytest.mark.parametrize("file, line, code", PYTHON, ids=[f"{f}:{line}" for f, line, _ in PYTHON])
+def test_code_blocks_run(file, line, code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    th.manual_seed(0)
+    shortened = re.sub(r"learn\(([\d_]+)", lambda m: f"learn({min(int(m[1]), 2000)}", code)
+    exec(compile(shortened, f"{file}:{line}", "exec"), {"__name__": "__main__"})
+
+
+def test_commands_parse_and_targets_exist():
+    """``sb3-pgx`` commands have arguments that exist, ``make`` has the targets that are named."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    commands = [line for _, block in blocks("README.md", "sh") for line in block.splitlines() if line and line[0] != "#"]
+    assert any("make demo" in c for c in commands) and any("sb3-pgx compare" in c for c in commands)
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), command
+        elif words[0] == "sb3-pgx":
+            _parser().parse_args(words[1:])
