@@ -19,8 +19,8 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-table: .venv/.tests  ## rewrite the README's table of algorithms from what trains
-	$(BIN)/python tests/capabilities.py
+table: .venv/.tests  ## rewrite the README's tables from what trains and from zoo_configs/results
+	$(BIN)/python tests/readme_tables.py
 
 .venv/.%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -1,12 +1,10 @@
 """
 What each algorithm can be used with: every cell of the README's table is a short training that runs or is refused.
 
-``python tests/capabilities.py`` trains them all and rewrites the table.
+``python tests/readme_tables.py`` trains them all and rewrites the table.
 """
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNo
 
 from sb3_pgx.registry import ALGORITHMS
 
-README = Path(__file__).parent.parent / "README.md"
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 DICT = spaces.Dict({"vector": BOX, "number": spaces.Discrete(3), "picture": IMAGE})
@@ -124,22 +121,3 @@ def table() -> str:
         marks = ["✓" if supported(algorithm, cell) else "–" for algorithm in ALGORITHMS]
         lines.append(f"| {cell} | " + " | ".join(marks) + " |")
     return "\n".join(lines)
-
-
-def published() -> dict[tuple[str, str], bool]:
-    """The README's table, by algorithm and cell."""
-    text = README.read_text(encoding="utf-8")
-    match = re.search(r"<!-- capabilities -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
-    assert match, "README.md has no table of capabilities"
-    rows = [line.strip("| ").split(" | ") for line in match[1].splitlines()[2:]]
-    return {(a, row[0]): mark.strip(" |") == "✓" for row in rows for a, mark in zip(ALGORITHMS, row[1:], strict=True)}
-
-
-if __name__ == "__main__":
-    th.set_num_threads(1)
-    text = README.read_text(encoding="utf-8")
-    block = f"<!-- capabilities -->\n{table()}\n<!-- end -->"
-    README.write_text(
-        re.sub(r"<!-- capabilities -->.*?<!-- end -->", lambda _: block, text, flags=re.DOTALL), encoding="utf-8"
-    )
-    print(block)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch as th
+from readme_tables import GENERATED, results, section
 
 from sb3_pgx.cli import _parser
 
@@ -27,6 +28,15 @@ def test_code_blocks_run(file, line, code, tmp_path, monkeypatch):
     th.manual_seed(0)
     shortened = re.sub(r"learn\(([\d_]+)", lambda m: f"learn({min(int(m[1]), 2000)}", code)
     exec(compile(shortened, f"{file}:{line}", "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("name", ["claims", "variance"])
+def test_published_figures_are_those_that_were_measured(name):
+    assert section(name) == GENERATED[name]()
+
+
+def test_every_measured_claim_holds():
+    assert results() and all(record["passed"] for record in results())
 
 
 def test_commands_parse_and_targets_exist():

@@ -109,9 +109,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             )
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
-        uses_mlp = issubclass(self.policy_class, self.policy_aliases["MlpPolicy"])
-        other = issubclass(self.policy_class, (ActorCriticCnnPolicy, MultiInputActorCriticPolicy))
-        super()._maybe_recommend_cpu(self.policy_class.__name__ if uses_mlp and not other else mlp_class_name)
+        # SB3 knows its MlpPolicy by the class's name, and ours have names of their own.
+        name = self.policy_class.__name__
+        super()._maybe_recommend_cpu(name if name in ("ActorPolicy", "GaussianStdPolicy") else mlp_class_name)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_rollout"]

@@ -61,13 +61,15 @@ class FiniteGuard:
         :param step: steps done in this rollout before this one
         :raises ValueError: a reward or an observation is NaN or infinite
         """
-        if all_finite(rewards) and all_finite(observations):
-            return
-        # Normalisation spreads one bad number over all environments: look at what went into it.
+        finite = all_finite(rewards) and all_finite(observations)
         if self.normalize is not None:
+            # Normalisation spreads one bad number over all environments, or clips it: look at what went into it, too.
             rewards, observations = self.normalize.old_reward, self.normalize.old_obs
-            vars(self.normalize).update(self.statistics)
-        self._raise(rewards, observations, step)
+            finite = finite and all_finite(rewards) and all_finite(observations)
+        if not finite:
+            if self.normalize is not None:
+                vars(self.normalize).update(self.statistics)
+            self._raise(rewards, observations, step)
 
     def _raise(self, rewards: np.ndarray, observations: Array, step: int) -> None:
         parts = observations if isinstance(observations, dict) else {"": observations}

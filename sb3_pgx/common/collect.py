@@ -10,7 +10,7 @@ from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_pgx.common.checks import Array, environment_name
+from sb3_pgx.common.checks import Array, all_finite, environment_name
 from sb3_pgx.common.rollout import Rollout, map_tensors
 
 # What SB3's acting is made of: with all of it untouched, the action alone is the same action.
@@ -211,6 +211,14 @@ class Recorder:
                 f"{environment_name(env, index)} was truncated without a terminal_observation in its info: the value of "
                 "the state in which the episode was cut off is unknown. SB3's VecEnv classes provide it; a vectorised "
                 "environment of your own must put it into info when it resets."
+            )
+        arrays = (
+            {k: np.asarray(v) for k, v in observation.items()} if isinstance(observation, dict) else np.asarray(observation)
+        )
+        if not all_finite(arrays):
+            raise ValueError(
+                f"{environment_name(env, index)} was truncated with a final observation that is not finite: {observation}. "
+                "Check the environment, or wrap it in a wrapper that clips it."
             )
         return observation
 

@@ -28,7 +28,7 @@ def evaluate_rollout(policy: ActorCriticPolicy, rollout: Rollout, action_space: 
         if not hasattr(rollout, "values"):
             rollout.values, rollout.log_prob = evaluate_rows(policy, rollout, action_space)
         rollout.last_values, rollout.next_values = bootstrap_values(policy, rollout)
-    if not th.isfinite(th.stack([rollout.next_values.sum(), rollout.values.sum(), rollout.log_prob.sum()])).all():
+    if not all(th.isfinite(x).all() for x in (rollout.values, rollout.next_values, rollout.log_prob)):
         raise ValueError(
             "the policy gives values or log-probabilities that are not finite for the observations of this rollout: "
             "the step before was too large (lower learning_rate, set max_grad_norm) or the observations are huge "

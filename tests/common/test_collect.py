@@ -162,6 +162,22 @@ def test_a_number_that_is_not_finite_names_its_environment_and_step_and_spares_t
     assert all(th.isfinite(p).all() for p in model.policy.parameters())
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_an_infinite_observation_is_found_even_where_normalisation_clips_it(training):
+    sick = Scripted([4])
+    sick.bad_observation_at = (1, 2)
+    env = VecNormalize(vectorised(Scripted([4]), sick), training=training)
+    with pytest.raises(ValueError, match="environment 1 returned observation inf at step 5 of this rollout"):
+        A2C("MlpPolicy", env, n_steps=20, device=DEVICE).learn(100)
+
+
+def test_a_final_observation_that_is_not_finite_names_its_environment():
+    sick = Scripted([3], [True])
+    sick.bad_observation_at = (1, 3)
+    with pytest.raises(ValueError, match="environment 1 was truncated with a final observation that is not finite"):
+        A2C("MlpPolicy", vectorised(Scripted([4]), sick), n_steps=20, device=DEVICE).learn(100)
+
+
 def test_statistics_are_those_of_the_rollouts_start_after_an_error():
     sick = Scripted([4])
     env = VecNormalize(vectorised(sick))

@@ -39,6 +39,7 @@ def test_scores_equal_one_backward_pass_a_sample(case):
     policy, rollout = model.policy, model._rollout
     policy.set_training_mode(False)
     space_before = policy.observation_space
+    places_before = {n: id(p) for n, p in policy.named_parameters(remove_duplicate=False)}
     batch = rollout.rows()
     actor, _ = split_parameters(policy)
     chunks = list(scores(policy, actor, batch.observations, batch.actions, action_space))
@@ -49,6 +50,7 @@ def test_scores_equal_one_backward_pass_a_sample(case):
         th.testing.assert_close(result[b], th.cat([g.flatten() for g in gradients]), rtol=1e-3, atol=1e-5)
     th.testing.assert_close(squared_norms(iter(chunks)), result.square().sum(dim=1))
     assert policy.observation_space is space_before
+    assert {n: id(p) for n, p in policy.named_parameters(remove_duplicate=False)} == places_before
 
 
 def test_a_policy_that_cannot_be_differentiated_sample_by_sample_is_an_error_with_the_alternative():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from problems import DEVICE
 
 from sb3_pgx import REINFORCE
 from sb3_pgx.common.evaluate import evaluate_rollout
@@ -49,8 +50,14 @@ class DoublePolicy(ActorPolicy):
         return super()._get_action_dist_from_latent(latent_pi.double())
 
 
+@pytest.fixture(autouse=True)
+def on_the_tests_device():
+    with th.device(DEVICE):
+        yield
+
+
 def make_model(**kwargs):
-    model = REINFORCE(DoublePolicy, Corridor(), gamma=GAMMA, seed=0, device="cpu", **kwargs)
+    model = REINFORCE(DoublePolicy, Corridor(), gamma=GAMMA, seed=0, device=DEVICE, **kwargs)
     with th.no_grad():
         model.policy.action_net.weight.copy_(th.tensor([[0.2, -0.4], [0.7, 0.1]]))
     return model
@@ -183,7 +190,7 @@ def test_normalised_returns_are_standardised_over_all_steps_of_the_batch():
     raw = np.array([5.0, 8.0, 1.0, 0.0, 4.0])  # environment by environment
     expected = (raw - raw.mean()) / raw.std()
     assert rollout.returns.T[rollout.valid.T].tolist() == raw.tolist()
-    np.testing.assert_allclose(rollout.advantages.T[rollout.valid.T].numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(rollout.advantages.T[rollout.valid.T].cpu().numpy(), expected, rtol=1e-5)
 
 
 def test_the_entropy_bonus_adds_its_own_gradient_summed_over_the_steps():

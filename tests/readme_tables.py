@@ -1,0 +1,74 @@
+"""
+The README's tables, from what they are about: ``python tests/readme_tables.py`` rewrites them. What trains is tried anew; the
+claims' figures are those of ``zoo_configs/results/``.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from capabilities import table
+
+from sb3_pgx.registry import ALGORITHMS
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+
+def section(name: str) -> str:
+    """What stands in the README between the marks of ``name``."""
+    match = re.search(rf"<!-- {name} -->\n(.*?)\n?<!-- end {name} -->", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert match, f"README.md has no section {name}"
+    return match[1]
+
+
+def published_capabilities() -> dict[tuple[str, str], bool]:
+    """The README's table of capabilities, by algorithm and cell."""
+    rows = [line.strip("| ").split(" | ") for line in section("capabilities").splitlines()[2:]]
+    return {(a, row[0]): mark.strip(" |") == "✓" for row in rows for a, mark in zip(ALGORITHMS, row[1:], strict=True)}
+
+
+def results() -> list[dict[str, Any]]:
+    """Every measured claim."""
+    files = sorted((ROOT / "zoo_configs" / "results").glob("*.json"))
+    return [record for file in files for record in json.loads(file.read_text(encoding="utf-8")).values()]
+
+
+def claims_table() -> str:
+    """The learning claims with what was measured."""
+    lines = ["| claim | measured | 95 % interval | every seed |", "|---|---|---|---|"]
+    for record in results():
+        if "interquartile_mean" in record:
+            low, high = record["interval_95"]
+            seeds = ", ".join(f"{x:.1f}" for x in record["mean_return_per_seed"].values())
+            lines.append(f"| {record['claim']} | {record['interquartile_mean']:.1f} | {low:.1f} to {high:.1f} | {seeds} |")
+    return "\n".join(lines)
+
+
+def variance_sentence() -> str:
+    """The measured variance of the gradient with each baseline."""
+    (record,) = [r for r in results() if "variance_relative_to_no_baseline" in r]
+    figures = [
+        f"{name} {100 * v['mean']:.0f} % ({100 * v['interval_95'][0]:.0f} to {100 * v['interval_95'][1]:.0f})"
+        for name, v in record["variance_relative_to_no_baseline"].items()
+    ]
+    return (
+        f"Measured on CartPole-v1 after {record['timesteps_before']:,} steps, {record['episodes_a_gradient']} episodes a gradient,\n"
+        f"{len(record['seeds'])} seeds, as a share of the variance without a baseline (with 95 % interval):\n"
+        + ",\n".join(figures)
+        + "."
+    )
+
+
+GENERATED = {"capabilities": table, "claims": claims_table, "variance": variance_sentence}
+
+if __name__ == "__main__":
+    th.set_num_threads(1)
+    text = README.read_text(encoding="utf-8")
+    for name, generate in GENERATED.items():
+        block = f"<!-- {name} -->\n{generate()}\n<!-- end {name} -->"
+        text = re.sub(rf"<!-- {name} -->.*?<!-- end {name} -->", lambda _, b=block: b, text, flags=re.DOTALL)
+        print(block)
+    README.write_text(text, encoding="utf-8")
