@@ -55,8 +55,8 @@ def variance_sentence() -> str:
         for name, v in record["variance_relative_to_no_baseline"].items()
     ]
     return (
-        f"Measured on CartPole-v1 after {record['timesteps_before']:,} steps, {record['episodes_a_gradient']} episodes a gradient,\n"
-        f"{len(record['seeds'])} seeds, as a share of the variance without a baseline (with 95 % interval):\n"
+        f"Measured on CartPole-v1 after {record['timesteps_before']:,} steps with {record['episodes_a_gradient']} episodes a\n"
+        f"gradient, {len(record['seeds'])} seeds, as a share of the variance without a baseline (with 95 % interval):\n"
         + ",\n".join(figures)
         + "."
     )

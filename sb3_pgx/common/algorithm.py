@@ -140,6 +140,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         quota = self.quota(env, n_rollout_steps)
         self._start_whole_episodes(env, quota)
         guard = FiniteGuard(env, self._vec_normalize_env, self._n_updates)
+        self._check_start(guard)
         recorder = Recorder(self.observation_space, self.action_space, env.num_envs, capacity=n_rollout_steps)
         rollout_buffer.reset()
         n_steps, complete = 0, False
@@ -195,6 +196,14 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             self._last_obs = env.reset()  # type: ignore[assignment]
             self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
 
+    def _check_start(self, guard: FiniteGuard) -> None:
+        """What ``reset`` returned has passed no check yet."""
+        try:
+            guard.check(self._last_obs, None, step=0)
+        except ValueError:
+            self._last_obs = None
+            raise
+
     def _reset_noise(self, env: VecEnv) -> None:
         with th.no_grad():
             self.policy.reset_noise(env.num_envs)
@@ -215,7 +224,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         """Step the environments; after an error, the next ``learn`` starts by resetting them."""
         try:
             new_obs, rewards, dones, infos = env.step(actions)
-            guard.check(rewards, new_obs, step)
+            guard.check(new_obs, rewards, step)
         except BaseException:
             self._last_obs = None
             raise

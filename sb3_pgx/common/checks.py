@@ -54,26 +54,28 @@ class FiniteGuard:
         self.env, self.normalize, self.n_updates = env, normalize, n_updates
         self.statistics = copy.deepcopy(statistics_of(normalize)) if normalize is not None else {}
 
-    def check(self, rewards: np.ndarray, observations: Any, step: int) -> None:
+    def check(self, observations: Any, rewards: np.ndarray | None, step: int) -> None:
         """
-        :param rewards: as the environment returned them, ``[N]``
         :param observations: as the environment returned them, ``[N, ...]``
+        :param rewards: as the environment returned them, ``[N]``; ``None`` after a reset
         :param step: steps done in this rollout before this one
         :raises ValueError: a reward or an observation is NaN or infinite
         """
-        finite = all_finite(rewards) and all_finite(observations)
+        finite = all_finite(observations) and (rewards is None or all_finite(rewards))
         if self.normalize is not None:
             # Normalisation spreads one bad number over all environments, or clips it: look at what went into it, too.
-            rewards, observations = self.normalize.old_reward, self.normalize.old_obs
-            finite = finite and all_finite(rewards) and all_finite(observations)
+            observations = self.normalize.old_obs
+            rewards = None if rewards is None else self.normalize.old_reward
+            finite = finite and all_finite(observations) and (rewards is None or all_finite(rewards))
         if not finite:
             if self.normalize is not None:
                 vars(self.normalize).update(self.statistics)
-            self._raise(rewards, observations, step)
+            self._raise(observations, rewards, step)
 
-    def _raise(self, rewards: np.ndarray, observations: Array, step: int) -> None:
+    def _raise(self, observations: Array, rewards: np.ndarray | None, step: int) -> None:
         parts = observations if isinstance(observations, dict) else {"": observations}
-        suspects = {"reward": rewards, **{f"observation {k}".strip(): v for k, v in parts.items()}}
+        suspects = {} if rewards is None else {"reward": rewards}
+        suspects |= {f"observation {key}".strip(): values for key, values in parts.items()}
         for what, values in suspects.items():
             for index, value in enumerate(values):
                 bad = np.asarray(value)[~np.isfinite(value)].ravel()

@@ -162,6 +162,15 @@ def test_a_number_that_is_not_finite_names_its_environment_and_step_and_spares_t
     assert all(th.isfinite(p).all() for p in model.policy.parameters())
 
 
+def test_a_reset_that_returns_infinity_is_found_before_the_policy_acts_on_it():
+    sick = Scripted([4])
+    sick.bad_observation_at = (0, 0)
+    model = A2C("MlpPolicy", vectorised(Scripted([4]), sick), device=DEVICE)
+    with pytest.raises(ValueError, match="environment 1 returned observation inf at step 0 of this rollout"):
+        model.learn(100)
+    model.learn(10, reset_num_timesteps=False)  # the next reset is fine
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_an_infinite_observation_is_found_even_where_normalisation_clips_it(training):
     sick = Scripted([4])
