@@ -1,7 +1,7 @@
 """The pipeline: collect, evaluate, estimate, update, report. An algorithm fills in three of the stages."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -115,6 +115,16 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_rollout"]
+
+    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """As SB3's. A learning rate given as a string is saved as the schedule that it stands for, which SB3 can load."""
+        given = self.learning_rate
+        if isinstance(given, str):
+            self.learning_rate = self.lr_schedule
+        try:
+            super().save(path, exclude, include)
+        finally:
+            self.learning_rate = given
 
     def coefficient(self, name: str) -> float:
         """
@@ -240,9 +250,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         if is_users_own(self.rollout_buffer_class):
             yield from batches(self.rollout_buffer, batch_size)
             return
-        order = np.random.permutation(rollout.rewards.numel())
-        for start in range(0, len(order), batch_size or len(order)):
-            yield rollout.rows(order[start : start + (batch_size or len(order))])
+        shuffled = rollout.rows(np.random.permutation(rollout.rewards.numel()))
+        yield from shuffled.split(batch_size or len(shuffled))
 
     def spread(self) -> Metrics:
         """``std`` as SB3 logs it, where the policy has one; with our own options, the mean over the last pass."""

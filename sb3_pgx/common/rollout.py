@@ -3,7 +3,8 @@ The noun that travels through the pipeline: a rollout, ``[T, N, ...]`` tensors o
 environments), and a batch, some of its rows.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch as th
@@ -80,6 +81,12 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    def split(self, size: int) -> Iterator["Batch"]:
+        """Consecutive batches of ``size`` rows, the last one smaller if need be; views, not copies."""
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            yield Batch(**{f.name: map_tensors(lambda x, rows=rows: x[rows], getattr(self, f.name)) for f in fields(self)})
 
 
 def flatten(values: Tensor) -> Tensor:

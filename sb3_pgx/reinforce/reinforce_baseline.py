@@ -158,9 +158,8 @@ class REINFORCEBaseline(EpisodicAlgorithm):
         total = th.zeros(2, device=self.device)
         steps = 0
         for _ in range(self.n_critic_updates):
-            order = rows[np.random.permutation(len(rows))]
-            for start in range(0, len(order), self.critic_batch_size):
-                batch = rollout.rows(order[start : start + self.critic_batch_size])
+            shuffled = rollout.rows(rows[np.random.permutation(len(rows))])
+            for batch in shuffled.split(self.critic_batch_size):
                 loss = F.mse_loss(self.policy.predict_values(batch.observations).flatten(), batch.returns)
                 loss.backward()
                 norm = gradient_step(self.policy.optimizer, critic, self.max_grad_norm, loss, self._n_updates)
