@@ -1,8 +1,9 @@
 """The policy-gradient family for Stable-Baselines3."""
 
 from sb3_pgx.a2c import A2C
+from sb3_pgx.ppo import PPO
 from sb3_pgx.reinforce import REINFORCE, REINFORCEBaseline
 
 __version__ = "0.1.0"
 
-__all__ = ["A2C", "REINFORCE", "REINFORCEBaseline"]
+__all__ = ["A2C", "PPO", "REINFORCE", "REINFORCEBaseline"]

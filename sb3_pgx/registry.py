@@ -5,10 +5,12 @@ from difflib import get_close_matches
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_pgx.a2c import A2C
+from sb3_pgx.ppo import PPO
 from sb3_pgx.reinforce import REINFORCE, REINFORCEBaseline
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "a2c": A2C,
+    "ppo": PPO,
     "reinforce": REINFORCE,
     "reinforce_baseline": REINFORCEBaseline,
 }

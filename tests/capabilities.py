@@ -17,12 +17,14 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNo
 from sb3_pgx.registry import ALGORITHMS
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
+FAR = spaces.Box(2, 5, (2,), np.float32)  # an action that is not rescaled is outside
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 DICT = spaces.Dict({"vector": BOX, "number": spaces.Discrete(3), "picture": IMAGE})
 
 # What makes an algorithm train within a few steps. A new algorithm adds a line.
 QUICK: dict[str, dict[str, Any]] = {
     "a2c": dict(n_steps=6),
+    "ppo": dict(n_steps=6, batch_size=4, n_epochs=2),
     "reinforce": dict(n_episodes=1),
     "reinforce_baseline": dict(n_episodes=1, n_critic_updates=1),
 }
@@ -73,7 +75,9 @@ CELLS: dict[str, Callable[[str], Any]] = {
     "images (CnnPolicy)": lambda a: train(a, "CnnPolicy", envs(IMAGE)),
     "Dict observations (MultiInputPolicy)": lambda a: train(a, "MultiInputPolicy", envs(DICT)),
     "gSDE": lambda a: train(a, "MlpPolicy", envs(), use_sde=True, sde_sample_freq=2),
-    "gSDE, squashed": lambda a: train(a, "MlpPolicy", envs(), use_sde=True, policy_kwargs=dict(squash_output=True)),
+    "gSDE, squashed": lambda a: train(
+        a, "MlpPolicy", envs(action_space=FAR), use_sde=True, policy_kwargs=dict(squash_output=True)
+    ),
     "bounded, state-dependent std": lambda a: train(
         a, "MlpPolicy", envs(), policy_kwargs=dict(log_std_bounds=(-5, 2), state_dependent_std=True)
     ),

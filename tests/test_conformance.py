@@ -60,8 +60,9 @@ def test_the_signature_ends_as_sb3s_and_everything_but_policy_and_env_has_a_defa
     assert all(arguments[n].default == reference[n].default for n in TAIL)
 
 
-def test_a2c_takes_sb3s_arguments_in_sb3s_order():
-    ours, theirs = (inspect.signature(c.__init__).parameters for c in (ALGORITHMS["a2c"], sb3.A2C))
+@pytest.mark.parametrize("name, reference", [("a2c", sb3.A2C), ("ppo", sb3.PPO)])
+def test_a_drop_in_takes_sb3s_arguments_in_sb3s_order(name, reference):
+    ours, theirs = (inspect.signature(c.__init__).parameters for c in (ALGORITHMS[name], reference))
     assert [(n, p.default) for n, p in ours.items()] == [(n, p.default) for n, p in theirs.items()]
 
 
@@ -181,7 +182,8 @@ def test_save_load_continue_equals_uninterrupted_bit_for_bit(name, normalize, us
     assert states[0]["param_groups"] == states[1]["param_groups"]
     for key, moments in states[0]["state"].items():
         assert all(th.equal(th.as_tensor(v), th.as_tensor(states[1]["state"][key][k])) for k, v in moments.items())
-    simple, differ = (int, float, str, bool), ("start_time", "learning_rate")  # the string is saved as its schedule
+    # A learning rate given as a string is saved as the schedule that it stands for.
+    simple, differ = (int, float, str, bool), ("start_time", "learning_rate", "_scheduled_learning_rate")
     numbers = [{k: v for k, v in vars(m).items() if isinstance(v, simple) and k not in differ} for m in (model, loaded)]
     assert numbers[0] == numbers[1]
 
@@ -238,19 +240,23 @@ def test_a_saved_file_does_not_hold_the_rollout(name):
     assert large.tell() - small.tell() < moments + pixels
 
 
-def test_a_saved_a2c_holds_nothing_of_this_package_and_sb3_loads_it(tmp_path):
-    model = make("a2c", policy_kwargs=dict(net_arch=[8]), learning_rate="lin_0.001").learn(60)
+@pytest.mark.parametrize("name, reference", [("a2c", sb3.A2C), ("ppo", sb3.PPO)])
+def test_a_saved_drop_in_holds_nothing_of_this_package_and_sb3_loads_it(name, reference, tmp_path):
+    model = make(name, policy_kwargs=dict(net_arch=[8]), learning_rate="lin_0.001").learn(60)
     model.save(tmp_path / "ours.zip")
     assert model.learning_rate == "lin_0.001"
     # Where this package is not installed:
-    code = "import sys; sys.modules['sb3_pgx'] = None; from stable_baselines3 import A2C; A2C.load(sys.argv[1], device='cpu')"
+    code = (
+        f"import sys; sys.modules['sb3_pgx'] = None; from stable_baselines3 import {reference.__name__} as cls;"
+        "cls.load(sys.argv[1], device='cpu')"
+    )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "ours.zip"], capture_output=True, text=True)
     assert done.returncode == 0 and "Could not deserialize" not in done.stderr, done.stderr
-    theirs = sb3.A2C.load(tmp_path / "ours.zip", env=envs(), device=DEVICE)
+    theirs = reference.load(tmp_path / "ours.zip", env=envs(), device=DEVICE)
     assert_same(parameters(model), parameters(theirs))
     theirs.learn(12)
     theirs.save(tmp_path / "theirs.zip")
-    back = ALGORITHMS["a2c"].load(tmp_path / "theirs.zip", env=envs(), device=DEVICE)
+    back = ALGORITHMS[name].load(tmp_path / "theirs.zip", env=envs(), device=DEVICE)
     assert_same(parameters(theirs), parameters(back))
     back.learn(12)
 
@@ -326,7 +332,9 @@ class Watch(BaseCallback):
 def test_callbacks_see_sb3s_locals_and_the_hooks_in_order(name):
     reference, watch = Watch(), Watch()
     sb3.A2C("MlpPolicy", envs(), n_steps=6, device=DEVICE).learn(24, callback=reference)
-    make(name).learn(24, callback=CallbackList([EveryNTimesteps(5, Watch()), watch]))
+    child = Watch()
+    make(name).learn(24, callback=CallbackList([EveryNTimesteps(5, child), watch]))
+    assert child.updates == watch.updates
     assert reference.step_locals[0] - {"values", "log_probs"} <= watch.step_locals[0]
     assert watch.end_locals[0] == reference.end_locals[0]
     iterations = watch.events.count("rollout_start")
@@ -394,11 +402,19 @@ def test_log_keys_are_sb3s_finite_and_the_last_update_is_among_them(name):
     assert len(dumps) == len(updates) + 1  # SB3 logs before it updates: the last update would be lost
     last = dumps[-1]
     assert {"time/fps", "time/total_timesteps", "rollout/ep_rew_mean", "rollout/ep_len_mean"} <= last.keys()
-    assert {"train/learning_rate", "train/n_updates", "train/policy_loss", "train/entropy_loss"} <= last.keys()
-    assert last["train/policy_loss"] == pytest.approx(float(updates[-1]["policy_loss"]))
+    policy_loss = "policy_gradient_loss" if name == "ppo" else "policy_loss"  # SB3's names
+    assert {"train/learning_rate", "train/n_updates", f"train/{policy_loss}", "train/entropy_loss"} <= last.keys()
+    assert last[f"train/{policy_loss}"] == pytest.approx(updates[-1][policy_loss].item())
+    assert model.logger.name_to_value[f"train/{policy_loss}"] == last[f"train/{policy_loss}"]  # as after SB3's learn
     assert last["train/n_updates"] == model._n_updates
     assert all(np.isfinite(v) for v in last.values())
     assert "train/std" in logged(make(name), 48, log_interval=1)[-1]
+
+
+def test_the_last_update_is_logged_whatever_the_log_interval(name):
+    model = make(name, make_vec_env("CartPole-v1", 2, seed=0))
+    dumps = logged(model, 300, log_interval=7)
+    assert dumps[-1]["train/n_updates"] == model._n_updates
 
 
 def test_nothing_is_logged_without_a_log_interval(name):

@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from torch.nn import functional as F
 
 from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm, SelfAlgorithm
-from sb3_pgx.common.checks import check_at_least
+from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.evaluate import as_policy_input
 from sb3_pgx.common.rollout import Rollout
 from sb3_pgx.common.update import gradient_step
@@ -23,7 +23,8 @@ class A2C(PolicyGradientAlgorithm):
     Advantage actor-critic, the synchronous form of A3C (Mnih et al., 2016).
 
     Arguments, random numbers and updates are those of SB3's ``A2C``: the same seed gives the same training while
-    floating-point order allows. Saved files hold nothing of this package; SB3 loads them, and ours loads SB3's.
+    floating-point order allows. Saved files hold nothing of this package, unless ``policy_kwargs`` ask for one of our
+    policies; SB3 loads them (and takes no schedule for ``ent_coef`` and ``vf_coef``), and ours loads SB3's.
 
     :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy`` or a class
     :param env: environment, or its id
@@ -119,7 +120,9 @@ class A2C(PolicyGradientAlgorithm):
 
     def check_arguments(self) -> None:
         super().check_arguments()
-        check_at_least(1, n_steps=self.n_steps)
+        check_counts(n_steps=self.n_steps)
+        if self.normalize_advantage and self.env is not None and self.n_steps * self.n_envs < 2:
+            raise ValueError("normalize_advantage=True needs more than one row: raise n_steps, or use more environments")
         self.coefficient("ent_coef")
         self.coefficient("vf_coef")
 
@@ -130,23 +133,24 @@ class A2C(PolicyGradientAlgorithm):
         rollout.returns = rollout.advantages + rollout.values
 
     def update(self, rollout: Rollout) -> Metrics:
-        (batch,) = self.minibatches(rollout, batch_size=None)
-        actions = as_policy_input(batch.actions, self.action_space)
-        values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
-        advantages = batch.advantages
-        if self.normalize_advantage:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-
-        policy_loss = -(advantages * log_prob).mean()
-        value_loss = F.mse_loss(batch.returns, values.flatten())
-        entropy_loss = -(-log_prob if entropy is None else entropy).mean()
-        loss = policy_loss + self.coefficient("ent_coef") * entropy_loss + self.coefficient("vf_coef") * value_loss
-        loss.backward()
         parameters = dict(self.policy.named_parameters())
-        norm = gradient_step(self.policy.optimizer, parameters, self.max_grad_norm, loss, self._n_updates)
+        for batch in self.minibatches(rollout, batch_size=None):  # one, unless a user's own buffer gives more
+            actions = as_policy_input(batch.actions, self.action_space)
+            values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
+            advantages = batch.advantages
+            if self.normalize_advantage:
+                advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+            policy_loss = -(advantages * log_prob).mean()
+            value_loss = F.mse_loss(batch.returns, values.flatten())
+            entropy_loss = -(-log_prob if entropy is None else entropy).mean()
+            loss = policy_loss + self.coefficient("ent_coef") * entropy_loss + self.coefficient("vf_coef") * value_loss
+            loss.backward()
+            norm = gradient_step(self.policy.optimizer, parameters, self.max_grad_norm, loss, self._n_updates)
         self._n_updates += 1
+        buffer = self.rollout_buffer  # a user's own class has returns of its own
         return {
-            "explained_variance": explained_variance(batch.values, batch.returns),
+            "explained_variance": explained_variance(*map(th.as_tensor, (buffer.values, buffer.returns))),
             "entropy_loss": entropy_loss,
             "policy_loss": policy_loss,
             "value_loss": value_loss,

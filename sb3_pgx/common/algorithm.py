@@ -47,7 +47,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     5. *report* logs, and calls ``on_update_end(metrics)`` on callbacks that define it.
 
     Differences from SB3 that a callback can see: ``values`` and ``log_probs`` are among the locals at ``on_rollout_end``
-    but not at ``on_step``; buffer rewards never contain a bootstrapped value; the last update is logged, too.
+    but not at ``on_step``, and the buffer is filled at the end of the rollout; its rewards never contain a bootstrapped
+    value; the last update is logged, too.
 
     Arguments are SB3's; ``learning_rate`` and every coefficient also take a string such as ``"lin_0.01"``.
     """
@@ -91,12 +92,21 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         :raises ValueError: an argument makes no sense
         """
         check_unit_interval(gamma=self.gamma, gae_lambda=self.gae_lambda)
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm={self.max_grad_norm} must be positive; None turns clipping off")
         self.coefficient("learning_rate")
 
     # ------------------------------------------------------------------------------------------------ set up
 
     def _setup_lr_schedule(self) -> None:
         self.lr_schedule = as_schedule(self.learning_rate, "learning_rate")
+        self._scheduled_learning_rate = self.learning_rate
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        if self.learning_rate is not self._scheduled_learning_rate:  # somebody has set it
+            self._setup_lr_schedule()
+        evaluate_coefficient(self.lr_schedule, self._current_progress_remaining, "learning_rate")
+        super()._update_learning_rate(optimizers)
 
     def _setup_model(self) -> None:
         self.check_arguments()
@@ -114,7 +124,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         super()._maybe_recommend_cpu(name if name in ("ActorPolicy", "GaussianStdPolicy") else mlp_class_name)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_rollout"]
+        return [*super()._excluded_save_params(), "_rollout", "_scheduled_learning_rate"]
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """As SB3's. A learning rate given as a string is saved as the schedule that it stands for, which SB3 can load."""
@@ -148,9 +158,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         assert self._last_obs is not None and self._last_episode_starts is not None, "learn() has not reset the environments"
         self.policy.set_training_mode(False)
         quota = self.quota(env, n_rollout_steps)
-        self._start_whole_episodes(env, quota)
         guard = FiniteGuard(env, self._vec_normalize_env, self._n_updates)
-        self._check_start(guard)
+        self._start_whole_episodes(env, quota, guard)
         recorder = Recorder(self.observation_space, self.action_space, env.num_envs, capacity=n_rollout_steps)
         rollout_buffer.reset()
         n_steps, complete = 0, False
@@ -179,6 +188,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             if not continues:
                 return False
 
+            if isinstance(self.action_space, spaces.Discrete):
+                actions = actions.reshape(-1, 1)
             valid = quota.contributing()
             # A waiting environment starts episodes that it may not finish: those that it does finish are short ones.
             counted = infos if valid.all() else [info for info, counts in zip(infos, valid, strict=True) if counts]
@@ -201,15 +212,23 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         callback.on_rollout_end()
         return True
 
-    def _start_whole_episodes(self, env: VecEnv, quota: Quota) -> None:
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        assert self.env is not None
+        guard = FiniteGuard(self.env, self._vec_normalize_env, self._n_updates)
+        result = super()._setup_learn(*args, **kwargs)
+        self._check_start(guard)
+        return result
+
+    def _start_whole_episodes(self, env: VecEnv, quota: Quota, guard: FiniteGuard) -> None:
         if quota.whole_episodes and not np.all(self._last_episode_starts):
             self._last_obs = env.reset()  # type: ignore[assignment]
             self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
+            self._check_start(guard)
 
     def _check_start(self, guard: FiniteGuard) -> None:
-        """What ``reset`` returned has passed no check yet."""
+        """What ``reset`` returned; after an error, the next ``learn`` resets once more."""
         try:
-            guard.check(self._last_obs, None, step=0)
+            guard.check(self._last_obs)
         except ValueError:
             self._last_obs = None
             raise
@@ -235,6 +254,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         try:
             new_obs, rewards, dones, infos = env.step(actions)
             guard.check(new_obs, rewards, step)
+            dones = np.asarray(dones, dtype=bool)  # environments in processes of their own may return numbers
         except BaseException:
             self._last_obs = None
             raise
@@ -250,7 +270,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         if is_users_own(self.rollout_buffer_class):
             yield from batches(self.rollout_buffer, batch_size)
             return
-        shuffled = rollout.rows(np.random.permutation(rollout.rewards.numel()))
+        rows = rollout.valid_rows()
+        shuffled = rollout.rows(rows[th.as_tensor(np.random.permutation(len(rows)), device=rows.device)])
         yield from shuffled.split(batch_size or len(shuffled))
 
     def spread(self) -> Metrics:
@@ -268,6 +289,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def _measured_update(self) -> dict[str, float]:
         self.policy.set_training_mode(True)
+        self.policy.zero_grad(set_to_none=True)  # a callback may have left gradients behind
         self._update_learning_rate(self.policy.optimizer)
         try:
             metrics = self.update(self._rollout)
@@ -302,7 +324,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         :param progress_bar: show one (needs tqdm and rich)
         :return: itself
         """
-        iteration = 0
+        iteration, metrics = 0, None
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
         )
@@ -318,9 +340,10 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             metrics = self._measured_update()
             self._report(metrics)
             notify_update_end(callback, metrics)
-        # SB3's order, log then update, would lose the last update.
-        if log_interval is not None and iteration > 0:
+        # SB3's order, log then update, would lose the last update. As after SB3's learn, its metrics stay in the logger.
+        if log_interval is not None and metrics is not None:
             self.dump_logs(iteration)
+            self._report(metrics)
         callback.on_training_end()
         return self
 
@@ -346,3 +369,4 @@ def notify_update_end(callback: BaseCallback | None, metrics: dict[str, float]) 
             notify_update_end(child, metrics)
     elif isinstance(callback, EventCallback):
         notify_update_end(callback.callback, metrics)
+        notify_update_end(getattr(callback, "callback_on_new_best", None), metrics)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,11 @@ def check_unit_interval(**arguments: float) -> None:
             raise ValueError(f"{name}={value} is outside [0, 1]")
 
 
-def check_at_least(minimum: float, **arguments: float) -> None:
-    """:raises ValueError: an argument is below ``minimum``"""
+def check_counts(**arguments: int) -> None:
+    """:raises ValueError: an argument is no whole number, or below 1"""
     for name, value in arguments.items():
-        if not value >= minimum:
-            raise ValueError(f"{name}={value} is below {minimum}")
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name}={value} must be a whole number, at least 1")
 
 
 def check_choice(choices: tuple[Any, ...], **arguments: Any) -> None:
@@ -34,16 +35,16 @@ def check_choice(choices: tuple[Any, ...], **arguments: Any) -> None:
 def environment_name(env: VecEnv, index: int) -> str:
     """``environment 3 (CartPole-v1)``, or without its id where the environment has no spec."""
     try:
-        spec = env.get_attr("spec", index)[0]
+        return f"environment {index} ({env.get_attr('spec', index)[0].id})"
     except Exception:  # any vectorised environment may lack it, each in its own way
-        spec = None
-    return f"environment {index} ({spec.id})" if spec is not None else f"environment {index}"
+        return f"environment {index}"
 
 
 class FiniteGuard:
     """
     Watches what the environment returns during one rollout, and puts back the statistics of ``VecNormalize`` to the
-    rollout's start when something is not finite: they would stay poisoned otherwise.
+    rollout's start when something is not finite: they would stay poisoned otherwise. Made before the environment is
+    stepped or reset.
 
     :param env: the training environment
     :param normalize: its ``VecNormalize`` wrapper, if it has one
@@ -54,38 +55,43 @@ class FiniteGuard:
         self.env, self.normalize, self.n_updates = env, normalize, n_updates
         self.statistics = copy.deepcopy(statistics_of(normalize)) if normalize is not None else {}
 
-    def check(self, observations: Any, rewards: np.ndarray | None, step: int) -> None:
+    def check(self, observations: Any, rewards: np.ndarray | None = None, step: int | None = None) -> None:
         """
         :param observations: as the environment returned them, ``[N, ...]``
         :param rewards: as the environment returned them, ``[N]``; ``None`` after a reset
-        :param step: steps done in this rollout before this one
+        :param step: steps done in this rollout before this one; ``None`` after a reset
         :raises ValueError: a reward or an observation is NaN or infinite
         """
-        finite = all_finite(observations) and (rewards is None or all_finite(rewards))
-        if self.normalize is not None:
-            # Normalisation spreads one bad number over all environments, or clips it: look at what went into it, too.
-            observations = self.normalize.old_obs
-            rewards = None if rewards is None else self.normalize.old_reward
-            finite = finite and all_finite(observations) and (rewards is None or all_finite(rewards))
-        if not finite:
-            if self.normalize is not None:
-                vars(self.normalize).update(self.statistics)
-            self._raise(observations, rewards, step)
+        seen = {} if rewards is None else {"reward": rewards}
+        seen |= by_name(observations)
+        # Normalisation spreads one bad number over all environments, or clips it: look first at what went into it.
+        raw = {} if self.normalize is None else by_name(getattr(self.normalize, "old_obs", {}))
+        if self.normalize is not None and rewards is not None:
+            raw = {"reward": self.normalize.old_reward, **raw}
+        for returned in (raw, seen):
+            if not all(all_finite(values) for values in returned.values()):
+                if self.normalize is not None:
+                    vars(self.normalize).update(self.statistics)
+                self._raise(returned, step)
 
-    def _raise(self, observations: Array, rewards: np.ndarray | None, step: int) -> None:
-        parts = observations if isinstance(observations, dict) else {"": observations}
-        suspects = {} if rewards is None else {"reward": rewards}
-        suspects |= {f"observation {key}".strip(): values for key, values in parts.items()}
-        for what, values in suspects.items():
+    def _raise(self, returned: dict[str, np.ndarray], step: int | None) -> None:
+        when = "when it was reset" if step is None else f"at step {step} of this rollout"
+        for what, values in returned.items():
             for index, value in enumerate(values):
                 bad = np.asarray(value)[~np.isfinite(value)].ravel()
                 if bad.size:
                     raise ValueError(
-                        f"{environment_name(self.env, index)} returned {what} {bad[0]} at step {step} of this rollout. "
-                        f"The policy is unchanged since update {self.n_updates}; check the environment's "
-                        f"{what.split()[0]}, or wrap it in a wrapper that clips it."
+                        f"{environment_name(self.env, index)} returned {what} {bad[0]} {when}. The policy is unchanged "
+                        f"since update {self.n_updates}; check the environment's {what.split()[0]}, or wrap it in a "
+                        "wrapper that clips it."
                     )
-        raise ValueError(f"normalisation produced a number that is not finite at step {step} of this rollout")
+
+
+def by_name(observations: Any) -> dict[str, np.ndarray]:
+    """Observations under the names that an error calls them."""
+    if isinstance(observations, dict):
+        return {f"observation {key}": values for key, values in observations.items()}
+    return {"observation": observations}
 
 
 def statistics_of(normalize: VecNormalize) -> dict[str, Any]:

@@ -29,16 +29,18 @@ def act(policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[th.Tensor,
     :return: actions ``[N, *action]``, not clipped; values ``[N]`` and log-probabilities ``[N]``, or twice ``None``
     """
     with th.no_grad():
-        if acts_alone(type(policy)):
+        if acts_alone(policy):
             actions = policy._predict(observations)
             return actions.reshape((-1, *policy.action_space.shape)), None, None  # type: ignore[misc]
         actions, values, log_prob = policy(observations)
         return actions, values.flatten(), log_prob.flatten()
 
 
-def acts_alone(policy_class: type) -> bool:
-    """Whether ``_predict`` samples exactly as ``forward`` would."""
-    return all(getattr(policy_class, name, None) is getattr(ActorCriticPolicy, name) for name in _ACTING)
+def acts_alone(policy: ActorCriticPolicy) -> bool:
+    """Whether ``_predict`` samples exactly as ``forward`` would: neither the class nor the object has its own."""
+    return all(
+        getattr(type(policy), name, None) is getattr(ActorCriticPolicy, name) and name not in vars(policy) for name in _ACTING
+    )
 
 
 def clip_to_space(actions: np.ndarray, policy: ActorCriticPolicy, action_space: spaces.Space) -> np.ndarray:
@@ -111,7 +113,7 @@ class EpisodeQuota:
                 "this algorithm learns from whole episodes. Wrap the environment in gymnasium.wrappers.TimeLimit, or raise "
                 "max_episode_steps."
             )
-        return not self.missing.any()
+        return not (self.missing > 0).any()
 
 
 class Recorder:
@@ -205,6 +207,7 @@ class Recorder:
         return rollout
 
     def _final_observation(self, info: dict[str, Any], env: VecEnv, index: int) -> Array:
+        """Where ``VecNormalize`` has clipped it, an infinite number can no longer be told from a large one."""
         observation = info.get("terminal_observation")
         if observation is None:
             raise ValueError(
@@ -217,7 +220,8 @@ class Recorder:
         )
         if not all_finite(arrays):
             raise ValueError(
-                f"{environment_name(env, index)} was truncated with a final observation that is not finite: {observation}. "
+                f"{environment_name(env, index)} was truncated with a final observation that is not finite, "
+                f"at step {self.size} of this rollout: {observation}. "
                 "Check the environment, or wrap it in a wrapper that clips it."
             )
         return observation

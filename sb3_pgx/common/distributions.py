@@ -48,6 +48,18 @@ def without_validation() -> Iterator[None]:
 
 
 @contextmanager
+def distribution_kept(policy: ActorCriticPolicy) -> Iterator[None]:
+    """Puts the policy's distribution back as it was: function transforms leave tensors in it that are dead afterwards."""
+    state = vars(policy.action_dist)
+    before = dict(state)
+    try:
+        yield
+    finally:
+        state.clear()
+        state.update(before)
+
+
+@contextmanager
 def encoded(policy: ActorCriticPolicy, observations: Observations) -> Iterator[Observations]:
     """
     Observations as the feature extractor gets them (one-hot, scaled images), with a policy that takes them so.

@@ -41,7 +41,7 @@ def evaluate_rows(policy: ActorCriticPolicy, rollout: Rollout, action_space: spa
     observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
     actions = rollout.actions.flatten(end_dim=1)
     values, log_prob = [], []
-    for rows in chunks(observations):
+    for rows in chunks(observations, len(actions)):
         picked = map_tensors(lambda x, rows=rows: x[rows], observations)
         value, log_probability, _ = policy.evaluate_actions(picked, as_policy_input(actions[rows], action_space))
         values.append(value.flatten())
@@ -58,7 +58,8 @@ def bootstrap_values(policy: ActorCriticPolicy, rollout: Rollout) -> tuple[Tenso
     if rollout.final_observations is not None:
         final: Any = rollout.final_observations
         unknown = {k: th.cat([unknown[k], final[k]]) for k in unknown} if isinstance(final, dict) else th.cat([unknown, final])
-    parts = [policy.predict_values(map_tensors(lambda x, r=r: x[r], unknown)).flatten() for r in chunks(unknown)]
+    total = rollout.shape[1] + int(rollout.truncated.sum())
+    parts = [policy.predict_values(map_tensors(lambda x, r=r: x[r], unknown)).flatten() for r in chunks(unknown, total)]
     known = th.cat(parts)
     last, final_values = known.split([rollout.shape[1], len(known) - rollout.shape[1]])
     following = th.cat([rollout.values[1:], last[None]])
@@ -72,11 +73,16 @@ def as_policy_input(actions: Tensor, action_space: spaces.Space) -> Tensor:
     return actions.long().flatten() if isinstance(action_space, spaces.Discrete) else actions.float()
 
 
-def chunks(observations: Observations, max_numbers: int = MAX_NUMBERS) -> Iterator[slice]:
-    """Consecutive rows, as many at a time as memory allows."""
-    tensors = list(observations.values()) if isinstance(observations, dict) else [observations]
-    total = len(tensors[0])
-    numbers = sum(x[0].numel() for x in tensors) if total else 1
-    rows = min(MAX_ROWS, max(1, max_numbers // numbers))
+def chunks(observations: Observations, total: int, leading: int = 1) -> Iterator[slice]:
+    """
+    Consecutive rows, as many at a time as memory allows.
+
+    :param observations: what the rows are made of, ``[..., *obs]``
+    :param total: number of rows
+    :param leading: dimensions before those of one observation
+    """
+    tensors = observations.values() if isinstance(observations, dict) else [observations]
+    numbers = sum(x.shape[leading:].numel() for x in tensors)
+    rows = min(MAX_ROWS, max(1, MAX_NUMBERS // max(numbers, 1)))
     for start in range(0, total, rows):
         yield slice(start, min(start + rows, total))

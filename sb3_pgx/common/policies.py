@@ -14,7 +14,6 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sb3_pgx.common.distributions import release_graph
 from sb3_pgx.common.rollout import map_tensors
@@ -26,8 +25,8 @@ class GaussianStdMixin(ActorCriticPolicy):
     """
     Two options for Gaussian policies (Box actions, no gSDE), for ``policy_kwargs``.
 
-    :param log_std_bounds: lowest and highest log σ. The bound is smooth, with a gradient everywhere (Chua et al., 2018,
-        appendix A.1): a hard clamp would hold a parameter forever once it has left the interval
+    :param log_std_bounds: lowest and highest log σ, which is low + (high − low) sigmoid(x) then. The bound is smooth, with
+        a gradient everywhere: a hard clamp would hold a parameter forever once it has left the interval
     :param state_dependent_std: log σ is a linear function of the actor's last hidden layer instead of a free parameter
     """
 
@@ -63,12 +62,9 @@ class GaussianStdMixin(ActorCriticPolicy):
         if self.log_std_bounds is None:
             return log_std
         low, high = self.log_std_bounds
-        if not low < log_std < high:
-            raise ValueError(f"log_std_bounds={self.log_std_bounds} must enclose log_std_init={log_std}")
-        below = low + inverse_softplus(log_std - low)
-        if below >= high:
-            raise ValueError(f"log_std_init={log_std} is too near the lower end of log_std_bounds={self.log_std_bounds}")
-        return high - inverse_softplus(high - below)
+        if not (np.isfinite([low, high]).all() and low < log_std < high):
+            raise ValueError(f"log_std_bounds={self.log_std_bounds} must be finite and enclose log_std_init={log_std}")
+        return float(np.log((log_std - low) / (high - log_std)))
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Any:
         if self.log_std_bounds is None and not self.state_dependent_std:
@@ -76,8 +72,7 @@ class GaussianStdMixin(ActorCriticPolicy):
         log_std = self.log_std_net(latent_pi) if self.state_dependent_std else self.log_std
         if self.log_std_bounds is not None:
             low, high = self.log_std_bounds
-            log_std = high - F.softplus(high - log_std)
-            log_std = low + F.softplus(log_std - low)
+            log_std = low + (high - low) * th.sigmoid(log_std)
         return self.action_dist.proba_distribution(self.action_net(latent_pi), log_std)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -154,10 +149,19 @@ _WITH_STD_OPTIONS: dict[type, type[ActorCriticPolicy]] = {
 
 
 def policy_class_for(policy_class: Any, policy_kwargs: dict[str, Any]) -> Any:
-    """SB3's own class, or ours where ``policy_kwargs`` ask for one of its options."""
-    if any(name in policy_kwargs for name in STD_OPTIONS):
-        return _WITH_STD_OPTIONS.get(policy_class, policy_class)
-    return policy_class
+    """
+    SB3's own class, or ours where ``policy_kwargs`` ask for one of its options.
+
+    :raises ValueError: a class of the user's own is asked for one of the options
+    """
+    if not any(policy_kwargs.get(name) for name in STD_OPTIONS) or issubclass(policy_class, GaussianStdMixin):
+        return policy_class
+    if policy_class not in _WITH_STD_OPTIONS:
+        raise ValueError(
+            f"{policy_class.__name__} does not take {' and '.join(STD_OPTIONS)}: derive it from "
+            "sb3_pgx.common.policies.GaussianStdPolicy, or leave them out."
+        )
+    return _WITH_STD_OPTIONS[policy_class]
 
 
 def restart_optimizer(policy: ActorCriticPolicy, learning_rate: float) -> None:
@@ -165,20 +169,14 @@ def restart_optimizer(policy: ActorCriticPolicy, learning_rate: float) -> None:
     policy.optimizer = policy.optimizer_class(policy.parameters(), lr=learning_rate, **policy.optimizer_kwargs)  # type: ignore[call-arg]
 
 
-def regroup_optimizer(optimizer: th.optim.Optimizer, *parts: Mapping[str, nn.Parameter]) -> None:
-    """
-    Split every parameter group of a fresh optimizer by ``parts``; parameters in none of them leave the optimizer.
-
-    :param optimizer: without state
-    :param parts: disjoint sets of parameters, by name
-    """
-    members = [{id(p) for p in part.values()} for part in parts]
-    optimizer.param_groups[:] = [
-        {**group, "params": picked}
-        for group in optimizer.param_groups
-        for ids in members
-        if (picked := [p for p in group["params"] if id(p) in ids])
-    ]
+def leave_out(optimizer: th.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Take ``parameters`` out of an optimizer, with the state that some optimizers make at once."""
+    members = {id(p) for p in parameters.values()}
+    for group in optimizer.param_groups:
+        group["params"] = [p for p in group["params"] if id(p) not in members]
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+    for p in parameters.values():
+        optimizer.state.pop(p, None)
 
 
 def split_parameters(policy: ActorCriticPolicy) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
@@ -189,18 +187,20 @@ def split_parameters(policy: ActorCriticPolicy) -> tuple[dict[str, nn.Parameter]
 
     :return: actor's and critic's parameters by name
     """
-    training, device = policy.training, policy.device
-    policy.set_training_mode(False)
-    space = policy.observation_space
+    device, space = policy.device, policy.observation_space
 
     def example(space: spaces.Space) -> Tensor:
         return th.zeros((1, *(space.shape or ())), dtype=th.as_tensor(np.zeros(0, space.dtype)).dtype, device=device)
 
     observation: Any = map_tensors(example, dict(space.spaces) if isinstance(space, spaces.Dict) else space)
-    with th.no_grad():
-        action = policy.get_distribution(observation).mode()
-    values, log_prob, entropy = policy.evaluate_actions(observation, action)
-    policy.set_training_mode(training)
+    training = policy.training
+    policy.set_training_mode(False)
+    try:
+        with th.no_grad():
+            action = policy.get_distribution(observation).mode()
+        values, log_prob, entropy = policy.evaluate_actions(observation, action)
+    finally:
+        policy.set_training_mode(training)
     target = log_prob.sum() if entropy is None else log_prob.sum() + entropy.sum()
     release_graph(policy)
     return depends_on(target, policy), depends_on(values.sum(), policy)
@@ -213,8 +213,3 @@ def depends_on(output: Tensor, policy: nn.Module) -> dict[str, nn.Parameter]:
         return {}
     gradients = th.autograd.grad(output, list(named.values()), retain_graph=True, allow_unused=True)
     return {name: p for (name, p), g in zip(named.items(), gradients, strict=True) if g is not None}
-
-
-def inverse_softplus(y: float) -> float:
-    """x with log(1 + eˣ) = y, for y > 0."""
-    return float(np.log(np.expm1(y))) if y < 30 else y

@@ -57,15 +57,27 @@ class Rollout:
         :param index: rows of the flattened rollout, environment after environment as SB3 flattens; ``None``: all
         :return: these rows
         """
-        picked = slice(None) if index is None else th.as_tensor(index, device=self.rewards.device)
-        return Batch(
-            observations=map_tensors(lambda x: flatten(x)[picked], self.observations),
-            actions=flatten(self.actions)[picked],
-            values=flatten(self.values)[picked],
-            log_prob=flatten(self.log_prob)[picked],
-            advantages=flatten(self.advantages)[picked],
-            returns=flatten(self.returns)[picked],
+        T, N = self.shape
+        flat = (
+            th.arange(T * N, device=self.rewards.device) if index is None else th.as_tensor(index, device=self.rewards.device)
         )
+        t, n = flat % T, flat // T
+
+        def pick(values: Tensor) -> Tensor:
+            return values[t, n]
+
+        return Batch(
+            observations=map_tensors(pick, self.observations),
+            actions=pick(self.actions),
+            values=pick(self.values),
+            log_prob=pick(self.log_prob),
+            advantages=pick(self.advantages),
+            returns=pick(self.returns),
+        )
+
+    def valid_rows(self) -> Tensor:
+        """Which rows of the flattened rollout count, ``[R]``."""
+        return flatten(self.valid).nonzero().flatten()
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """The score ∇_θ log π(a|s) of every sample on its own, for any SB3 policy."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import torch as th
 from gymnasium import spaces
@@ -8,28 +8,31 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sb3_pgx.common.distributions import encoded, without_validation
+from sb3_pgx.common.distributions import distribution_kept, encoded, without_validation
 from sb3_pgx.common.evaluate import as_policy_input
 from sb3_pgx.common.rollout import Observations
 from sb3_pgx.ops.per_sample import per_sample_gradients
 
 
-def scores(
+def map_scores(
+    function: Callable[[Tensor], Tensor],
     policy: ActorCriticPolicy,
     parameters: Mapping[str, Tensor],
     observations: Observations,
     actions: Tensor,
     action_space: spaces.Space,
-) -> Iterator[tuple[slice, Tensor]]:
+) -> Tensor:
     """
-    Yield the scores of consecutive chunks of samples.
+    A function of the scores, in chunks of samples, so that not all scores are held at once.
 
+    :param function: of scores ∇_θ log π ``[rows, P]``, parameters flattened and concatenated in their order, to
+        ``[rows, ...]``
     :param policy: in evaluation mode
     :param parameters: θ, some of the policy's parameters by name
     :param observations: ``[B, *obs]``
     :param actions: ``[B, action_dim]``
     :param action_space: of one environment
-    :return: the chunk's rows and ∇_θ log π, ``[rows, P]``, parameters flattened and concatenated in their order
+    :return: ``[B, ...]``
     :raises ValueError: the policy cannot be differentiated sample by sample
     """
     module = _LogProbOfOne(policy)
@@ -39,10 +42,10 @@ def scores(
         replaced = {place: theta[name] for place, name in places.items()}
         return functional_call(module, replaced, (observation, action), tie_weights=False)
 
-    with without_validation(), encoded(policy, observations) as features:
+    with without_validation(), distribution_kept(policy), encoded(policy, observations) as features:
         inputs = (features, as_policy_input(actions, action_space))
         try:
-            yield from per_sample_gradients(log_prob, parameters, inputs)
+            return th.cat([function(gradients) for _, gradients in per_sample_gradients(log_prob, parameters, inputs)])
         except RuntimeError as error:
             raise ValueError(
                 f"{type(policy).__name__} cannot be differentiated sample by sample, which variance-optimal baselines need "
@@ -76,11 +79,6 @@ def parameter_places(module: nn.Module, parameters: Mapping[str, Tensor]) -> dic
     return {
         f"{path}.{attribute}" if path else attribute: names[id(p)]
         for path, child in module.named_modules()
-        for attribute, p in child.named_parameters(recurse=False)
+        for attribute, p in child.named_parameters(recurse=False, remove_duplicate=False)
         if id(p) in names
     }
-
-
-def squared_norms(chunks: Iterator[tuple[slice, Tensor]]) -> Tensor:
-    """‖∇_θ log π‖² of every sample, ``[B]``."""
-    return th.cat([gradients.square().sum(dim=1) for _, gradients in chunks])

@@ -27,9 +27,9 @@ def gradient_step(
         culprit = _first_bad(loss, parameters.items())
         optimizer.zero_grad(set_to_none=True)
         raise ValueError(
-            f"{culprit} in update {update + 1}; the parameters are those after update {update}. Likely causes: learning_rate "
-            "too high (lower it, set max_grad_norm), rewards or observations of huge size (wrap the environment in "
-            "VecNormalize), or a standard deviation that has collapsed (policy_kwargs=dict(log_std_bounds=(-20, 2)))."
+            f"{culprit} in update {update + 1}; the step was not taken, and the parameters are those before it. "
+            "Likely causes: learning_rate too high (lower it, set max_grad_norm), rewards or observations of huge size (wrap "
+            "the environment in VecNormalize), or a collapsed standard deviation (policy_kwargs=dict(log_std_bounds=(-20, 2)))."
         )
     if max_grad_norm is not None:
         th.nn.utils.clip_grads_with_norm_(parameters.values(), max_grad_norm, norm)

@@ -14,3 +14,14 @@ def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor:
     """
     variance = targets.var(correction=0)
     return th.where(variance > 0, 1.0 - (targets - predictions).var(correction=0) / variance, float("nan"))
+
+
+def approximate_kl(log_ratio: Tensor) -> Tensor:
+    """
+    Estimate of KL(π_old‖π) from samples of π_old: the mean of (r − 1) − log r, never negative and unbiased (Schulman, 2020,
+    "Approximating KL divergence", k3).
+
+    :param log_ratio: log π(a|s) − log π_old(a|s), ``[B]``
+    :return: scalar
+    """
+    return (log_ratio.exp() - 1 - log_ratio).mean()

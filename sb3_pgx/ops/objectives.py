@@ -1,5 +1,6 @@
 """Losses as pure functions of what the policy returned and a batch."""
 
+import torch as th
 from torch import Tensor
 
 
@@ -15,3 +16,18 @@ def score_function(log_prob: Tensor, signal: Tensor, weights: Tensor) -> Tensor:
     :return: scalar
     """
     return -(weights * signal.detach() * log_prob).sum()
+
+
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
+    """
+    min(r A, clip(r, 1 − ε, 1 + ε) A), to be maximised (Schulman et al., 2017, eq. 7).
+
+    Its gradient is that of r A where the clip is not active, and 0 where r has already moved beyond it in the direction
+    that A asks for.
+
+    :param ratio: r = π(a|s) / π_old(a|s), ``[B]``
+    :param advantages: A, a constant, ``[B]``
+    :param clip_range: ε
+    :return: ``[B]``
+    """
+    return th.min(ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range) * advantages)

@@ -123,3 +123,17 @@ def n_step(rewards: Tensor, next_values: Tensor, ends: Tensor, gamma: float, n: 
         following = th.where(cut, next_values, returns.roll(-1, dims=0))  # the last row is always cut
         returns = rewards + gamma * following
     return returns
+
+
+def standardize(values: Tensor, valid: Tensor) -> Tensor:
+    """
+    Mean 0 and standard deviation 1 over the rows that count. Equal values give 0: in float64, so that the rounding of
+    their mean is not blown up.
+
+    :param values: ``[T, N]``
+    :param valid: rows that count, ``[T, N]``
+    :return: ``[T, N]``, 0 where not valid
+    """
+    counted = values[valid].double()
+    result = (values.double() - counted.mean()) / (counted.std(correction=0) + 1e-8)
+    return masked(result.to(values.dtype), valid)

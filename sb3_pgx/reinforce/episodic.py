@@ -9,16 +9,16 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
 from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm
-from sb3_pgx.common.checks import check_at_least
+from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.collect import EpisodeQuota, Quota
 from sb3_pgx.common.evaluate import as_policy_input, chunks
-from sb3_pgx.common.rollout import Rollout, flatten, map_tensors
+from sb3_pgx.common.rollout import Rollout, flatten
 from sb3_pgx.common.rollout_buffer import is_users_own
 from sb3_pgx.ops.objectives import score_function
 from sb3_pgx.reinforce.episodes import Episodes
 
-# Rows to make room for before the length of the first rollout is known.
-_FIRST_GUESS = 512
+# Rows to make room for at first; a rollout that is longer makes its own.
+_CAPACITY = 512
 
 
 class EpisodicAlgorithm(PolicyGradientAlgorithm):
@@ -39,8 +39,8 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         max_episode_steps: int,
         **kwargs: Any,
     ):
-        # SB3's n_steps is the length of a rollout; here it is only the room made for the first one.
-        super().__init__(policy, env, n_steps=_FIRST_GUESS, gae_lambda=1.0, **kwargs)
+        # SB3's n_steps is the length of a rollout; here it is the room made for one.
+        super().__init__(policy, env, n_steps=_CAPACITY, gae_lambda=1.0, **kwargs)
         self.n_episodes = n_episodes
         self.discount_state_weighting = discount_state_weighting
         self.max_episode_steps = max_episode_steps
@@ -48,9 +48,7 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
 
     def check_arguments(self) -> None:
         super().check_arguments()
-        check_at_least(1, n_episodes=self.n_episodes, max_episode_steps=self.max_episode_steps)
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm={self.max_grad_norm} must be positive; None turns clipping off")
+        check_counts(n_episodes=self.n_episodes, max_episode_steps=self.max_episode_steps)
         self.coefficient("ent_coef")
         if is_users_own(self.rollout_buffer_class):
             raise ValueError(
@@ -83,25 +81,24 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         :return: the loss and its parts
         """
         episodes = Episodes.of(rollout)
-        rows = flatten(rollout.valid).nonzero().flatten()
-        batch = rollout.rows(rows)
+        rows = rollout.valid_rows()
         weights = episodes.discounts(self.gamma if self.discount_state_weighting else 1.0, rollout.rewards.dtype)
         weights = flatten(weights)[rows] / len(episodes)
         ent_coef = self.coefficient("ent_coef")
         totals = th.zeros(4, device=self.device)  # loss, policy's part, entropy, value error
 
-        for r in chunks(batch.observations):
-            observations = map_tensors(lambda x, r=r: x[r], batch.observations)
-            actions = as_policy_input(batch.actions[r], self.action_space)
-            values, log_prob, entropy = self.policy.evaluate_actions(observations, actions)
+        for r in chunks(rollout.observations, len(rows), leading=2):
+            batch = rollout.rows(rows[r])
+            actions = as_policy_input(batch.actions, self.action_space)
+            values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
             entropy = -log_prob if entropy is None else entropy  # no closed form: a sample's estimate, as SB3
-            policy_loss = score_function(log_prob, batch.advantages[r], weights[r])
+            policy_loss = score_function(log_prob, batch.advantages, weights[r])
             loss = policy_loss - ent_coef * (weights[r] * entropy).sum()
-            value_loss = F.mse_loss(values.flatten(), batch.returns[r], reduction="sum") / len(batch)
+            value_loss = F.mse_loss(values.flatten(), batch.returns, reduction="sum") / len(rows)
             if vf_coef is not None:
                 loss = loss + vf_coef * value_loss
             loss.backward()
-            totals += th.stack([loss, policy_loss, entropy.sum() / len(batch), value_loss]).detach()
+            totals += th.stack([loss, policy_loss, entropy.sum() / len(rows), value_loss]).detach()
 
         loss, policy_loss, entropy, value_loss = totals
         metrics: Metrics = {"loss": loss, "policy_loss": policy_loss, "entropy_loss": -entropy}

@@ -15,15 +15,15 @@ from sb3_pgx.common.policies import (
     ActorCnnPolicy,
     ActorMultiInputPolicy,
     ActorPolicy,
-    regroup_optimizer,
+    leave_out,
     split_parameters,
 )
 from sb3_pgx.common.rollout import Rollout, map_tensors
-from sb3_pgx.common.scores import scores, squared_norms
+from sb3_pgx.common.scores import map_scores
 from sb3_pgx.common.update import gradient_step
 from sb3_pgx.ops.baselines import leave_one_out, mean_baseline, mean_of_others
 from sb3_pgx.ops.per_sample import MAX_NUMBERS
-from sb3_pgx.ops.returns import masked, monte_carlo
+from sb3_pgx.ops.returns import monte_carlo, standardize
 from sb3_pgx.reinforce.episodes import Episodes
 from sb3_pgx.reinforce.episodic import EpisodicAlgorithm
 
@@ -38,7 +38,8 @@ class REINFORCE(EpisodicAlgorithm):
     G_t = Σ_k γ^k r_{t+k}. No critic is built; one that a custom policy brings along gets no gradient and is not in the
     optimizer. An episode that is truncated ends there: its return is that of a finite horizon (``REINFORCEBaseline``
     can bootstrap). Every update uses exactly ``n_episodes`` whole episodes **from each environment**, so that no episode
-    length is favoured. If an environment is in the middle of an episode when a rollout starts, all are reset.
+    length is favoured. If an environment is in the middle of an episode when a rollout starts, all are reset (a ``Monitor``
+    with ``allow_early_resets=False`` does not allow that).
 
     :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy`` (SB3's, without their critic) or a class
     :param env: environment, or its id
@@ -145,8 +146,8 @@ class REINFORCE(EpisodicAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        actor, _ = split_parameters(self.policy)
-        regroup_optimizer(self.policy.optimizer, actor)
+        actor, critic = split_parameters(self.policy)
+        leave_out(self.policy.optimizer, {name: p for name, p in critic.items() if name not in actor})
 
     def estimate(self, rollout: Rollout) -> None:
         no_bootstrap = th.zeros_like(rollout.rewards)
@@ -173,7 +174,6 @@ class REINFORCE(EpisodicAlgorithm):
         metrics = super().accumulate_gradient(entropy_alone, vf_coef)
         for p, g in zip(actor.values(), gradient.split([p.numel() for p in actor.values()]), strict=True):
             p.grad = g.view_as(p) if p.grad is None else p.grad + g.view_as(p)
-        metrics.pop("policy_loss")  # there is none: every parameter has a loss of its own
         return metrics
 
     def update(self, rollout: Rollout) -> Metrics:
@@ -183,20 +183,20 @@ class REINFORCE(EpisodicAlgorithm):
         assert isinstance(loss, Tensor)
         norm = gradient_step(self.policy.optimizer, actor, self.max_grad_norm, loss, self._n_updates)
         self._n_updates += 1
+        if self.baseline == "optimal_per_parameter":  # every parameter has a loss of its own
+            del metrics["loss"], metrics["policy_loss"]
         return {**metrics, **self.spread(), "grad_norm": norm}
 
     def _signal(self, rollout: Rollout) -> Tensor:
         """The returns, standardised over the batch if asked for, zero in rows that are not valid."""
-        if not self.normalize_returns:
-            return rollout.returns
-        counted = rollout.returns[rollout.valid]
-        return masked((rollout.returns - counted.mean()) / (counted.std(correction=0) + 1e-8), rollout.valid)
+        return standardize(rollout.returns, rollout.valid) if self.normalize_returns else rollout.returns
 
     def _squared_scores(self, rollout: Rollout) -> Tensor:
         """‖∇_θ log π‖² of every valid row, in the order of ``valid.nonzero()``."""
         actor, _ = split_parameters(self.policy)
         observations = map_tensors(lambda x: x[rollout.valid], rollout.observations)
-        return squared_norms(scores(self.policy, actor, observations, rollout.actions[rollout.valid], self.action_space))
+        actions = rollout.actions[rollout.valid]
+        return map_scores(lambda g: g.square().sum(dim=1), self.policy, actor, observations, actions, self.action_space)
 
     def _per_parameter_gradient(self, rollout: Rollout, actor: dict[str, th.nn.Parameter]) -> Tensor:
         """
@@ -222,8 +222,8 @@ class REINFORCE(EpisodicAlgorithm):
             b = slice(start, start + block)
             rows = row_of[b][alive[b]]
             picked = map_tensors(lambda x, rows=rows: x[rows], observations)
-            chunks = scores(self.policy, actor, picked, actions[rows], self.action_space)
-            score = masked_place(alive[b], th.cat([gradients for _, gradients in chunks]))  # [block, E, P]
+            scores = map_scores(lambda g: g, self.policy, actor, picked, actions[rows], self.action_space)
+            score = masked_place(alive[b], scores)  # [block, E, P]
             baseline = leave_one_out(signal[b], alive[b], score.square(), fallback)
             total += (discounts[b, :, None] * score * (signal[b, :, None] - baseline)).sum(dim=(0, 1))
         self.policy.set_training_mode(True)

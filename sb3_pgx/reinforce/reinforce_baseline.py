@@ -7,16 +7,17 @@ import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import update_learning_rate
 from torch import Tensor
 from torch.nn import functional as F
 
 from sb3_pgx.common.algorithm import Metrics
-from sb3_pgx.common.checks import check_at_least
-from sb3_pgx.common.policies import regroup_optimizer, split_parameters
-from sb3_pgx.common.rollout import Rollout, flatten
+from sb3_pgx.common.checks import check_counts
+from sb3_pgx.common.policies import split_parameters
+from sb3_pgx.common.rollout import Rollout
 from sb3_pgx.common.update import gradient_step
 from sb3_pgx.ops.metrics import explained_variance
-from sb3_pgx.ops.returns import masked, monte_carlo
+from sb3_pgx.ops.returns import masked, monte_carlo, standardize
 from sb3_pgx.reinforce.episodic import EpisodicAlgorithm
 
 
@@ -112,28 +113,28 @@ class REINFORCEBaseline(EpisodicAlgorithm):
 
     def check_arguments(self) -> None:
         super().check_arguments()
-        check_at_least(1, n_critic_updates=self.n_critic_updates, critic_batch_size=self.critic_batch_size)
+        check_counts(n_critic_updates=self.n_critic_updates, critic_batch_size=self.critic_batch_size)
         self.coefficient("critic_learning_rate")
         self.coefficient("vf_coef")
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        actor, critic = split_parameters(self.policy)
-        if not actor.keys() & critic.keys():
-            regroup_optimizer(self.policy.optimizer, actor, critic)
+        if not split_parameters(self.policy)[1]:
+            raise ValueError(
+                f"{self.policy_class.__name__} has no critic that can be trained, and REINFORCEBaseline fits one: use "
+                "REINFORCE, or a policy with a critic."
+            )
 
     def estimate(self, rollout: Rollout) -> None:
         completion = rollout.next_values if self.bootstrap_truncated else th.zeros_like(rollout.next_values)
         rollout.returns = monte_carlo(rollout.rewards, completion, rollout.ends, self.gamma, rollout.valid)
         advantages = masked(rollout.returns - rollout.values, rollout.valid)
-        if self.normalize_advantage:
-            counted = advantages[rollout.valid]
-            advantages = masked((advantages - counted.mean()) / (counted.std(correction=0) + 1e-8), rollout.valid)
-        rollout.advantages = advantages
+        rollout.advantages = standardize(advantages, rollout.valid) if self.normalize_advantage else advantages
 
     def update(self, rollout: Rollout) -> Metrics:
         actor, critic = split_parameters(self.policy)
         shared = bool(actor.keys() & critic.keys())
+        critic_learning_rate = self.coefficient("critic_learning_rate")  # before anything moves: it may be refused
         metrics = self.accumulate_gradient(rollout, self.coefficient("vf_coef") if shared else None)
         loss = metrics["loss"]
         assert isinstance(loss, Tensor)
@@ -141,24 +142,20 @@ class REINFORCEBaseline(EpisodicAlgorithm):
         metrics["grad_norm"] = gradient_step(self.policy.optimizer, stepped, self.max_grad_norm, loss, self._n_updates)
         metrics.update(self.spread())
         if not shared:
-            metrics.update(self._fit_critic(rollout, critic))
+            metrics.update(self._fit_critic(rollout, critic, critic_learning_rate))
         counted = rollout.valid
         metrics["explained_variance"] = explained_variance(rollout.values[counted], rollout.returns[counted])
         self._n_updates += 1
         return metrics
 
-    def _fit_critic(self, rollout: Rollout, critic: dict[str, th.nn.Parameter]) -> Metrics:
+    def _fit_critic(self, rollout: Rollout, critic: dict[str, th.nn.Parameter], learning_rate: float) -> Metrics:
         """Regress V on the returns. Only the critic has gradients now, so the optimizer leaves the actor as it is."""
-        learning_rate = self.coefficient("critic_learning_rate")
-        members = {id(p) for p in critic.values()}
-        for group in self.policy.optimizer.param_groups:
-            if any(id(p) in members for p in group["params"]):
-                group["lr"] = learning_rate
-        rows = flatten(rollout.valid).nonzero().flatten().cpu().numpy()
+        update_learning_rate(self.policy.optimizer, learning_rate)
+        rows = rollout.valid_rows()
         total = th.zeros(2, device=self.device)
         steps = 0
         for _ in range(self.n_critic_updates):
-            shuffled = rollout.rows(rows[np.random.permutation(len(rows))])
+            shuffled = rollout.rows(rows[th.as_tensor(np.random.permutation(len(rows)), device=rows.device)])
             for batch in shuffled.split(self.critic_batch_size):
                 loss = F.mse_loss(self.policy.predict_values(batch.observations).flatten(), batch.returns)
                 loss.backward()

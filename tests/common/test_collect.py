@@ -133,6 +133,48 @@ def test_an_episode_that_never_ends_is_an_error_that_names_the_environment():
         model.learn(1000)
 
 
+def test_an_episode_of_exactly_the_maximal_length_is_whole():
+    model = REINFORCE("MlpPolicy", vectorised(Scripted([50])), n_episodes=1, max_episode_steps=50, device=DEVICE).learn(50)
+    assert model._n_updates == 1
+    with pytest.raises(ValueError, match="has not ended its episode after 49 steps"):
+        REINFORCE("MlpPolicy", vectorised(Scripted([50])), n_episodes=1, max_episode_steps=49, device=DEVICE).learn(50)
+
+
+@pytest.mark.parametrize("number", [int, float])
+def test_ends_that_are_numbers_count_as_ends(number):
+    class Numbers(type(vectorised(Scripted([2])))):  # type: ignore[misc]
+        def step_wait(self):
+            obs, rewards, dones, infos = super().step_wait()
+            return obs, rewards, dones.astype(number), infos
+
+    envs = Numbers([lambda: Scripted([3]), lambda: Scripted([2])])
+    rollout = collected(REINFORCE("MlpPolicy", envs, n_episodes=2, device=DEVICE))
+    assert rollout.valid.sum(dim=0).tolist() == [6, 4]
+
+
+def test_a_reset_that_returns_infinity_leaves_the_statistics_as_they_were():
+    sick = Scripted([3])
+    env = VecNormalize(vectorised(Scripted([4]), sick))
+    model = REINFORCE("MlpPolicy", env, n_episodes=1, device=DEVICE).learn(4)
+    before = env.obs_rms.mean.copy()
+    sick.bad_observation_at = (sick.episode + 1, 0)
+    with pytest.raises(ValueError, match="environment 1 returned observation inf when it was reset"):
+        model.learn(100, reset_num_timesteps=False)
+    np.testing.assert_array_equal(env.obs_rms.mean, before)
+    model.learn(4, reset_num_timesteps=False)
+
+
+def test_success_is_counted_for_the_episodes_that_count():
+    class Succeeds(Scripted):
+        def step(self, action):
+            *result, info = super().step(action)
+            return *result, {**info, "is_success": self.episode == 0}
+
+    envs = vectorised(Succeeds([2, 2]), Succeeds([6]))  # the first waits, and plays on then
+    model = REINFORCE("MlpPolicy", envs, n_episodes=1, device=DEVICE).learn(12)
+    assert list(model.ep_success_buffer) == [True, True]
+
+
 def test_truncation_without_a_final_observation_names_the_environment():
     class Forgetful(type(vectorised(Scripted([2])))):  # type: ignore[misc]
         def step_wait(self):
@@ -166,7 +208,7 @@ def test_a_reset_that_returns_infinity_is_found_before_the_policy_acts_on_it():
     sick = Scripted([4])
     sick.bad_observation_at = (0, 0)
     model = A2C("MlpPolicy", vectorised(Scripted([4]), sick), device=DEVICE)
-    with pytest.raises(ValueError, match="environment 1 returned observation inf at step 0 of this rollout"):
+    with pytest.raises(ValueError, match="environment 1 returned observation inf when it was reset"):
         model.learn(100)
     model.learn(10, reset_num_timesteps=False)  # the next reset is fine
 
@@ -244,6 +286,13 @@ def test_episode_statistics_are_those_of_the_episodes_that_count():
     envs = vectorised(Monitor(Scripted([8])), Monitor(Scripted([4, 1])))
     model = REINFORCE("MlpPolicy", envs, n_episodes=1, device=DEVICE).learn(16)
     assert sorted(info["l"] for info in model.ep_info_buffer) == [4, 8]
+
+
+def test_a_forward_patched_onto_the_policy_is_acted_through():
+    model = A2C("MlpPolicy", vectorised(Scripted([4])), n_steps=8, device=DEVICE, seed=0)
+    original = model.policy.forward
+    model.policy.forward = lambda obs: (th.ones(len(obs), dtype=th.long, device=DEVICE), *original(obs)[1:])
+    assert collected(model).actions.unique().tolist() == [1]
 
 
 class OwnForward(ActorCriticPolicy):

@@ -10,6 +10,7 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_pgx import A2C, REINFORCE
+from sb3_pgx.common.rollout_buffer import RolloutView
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 NAMES = ("actions", "rewards", "advantages", "returns", "episode_starts", "log_probs", "values")
@@ -119,7 +120,7 @@ def test_a_users_own_buffer_class_is_fed_as_sb3_feeds_it():
 def test_sb3s_own_classes_mean_no_choice(buffer_class):
     model = A2C("MlpPolicy", vectorised(Scripted([3])), rollout_buffer_class=buffer_class, device=DEVICE)
     assert model.rollout_buffer_class is RolloutBuffer  # what SB3 writes into a saved file
-    assert hasattr(model.rollout_buffer, "valid") or hasattr(model.rollout_buffer, "show")
+    assert isinstance(model.rollout_buffer, RolloutView)
     dictionary = A2C("MultiInputPolicy", vectorised(ScriptedDict([3])), device=DEVICE)
     assert dictionary.rollout_buffer_class is DictRolloutBuffer
     assert isinstance(dictionary.rollout_buffer, DictRolloutBuffer)

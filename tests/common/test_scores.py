@@ -9,7 +9,7 @@ from problems import DEVICE, AnySpace, vectorised
 from sb3_pgx import REINFORCE
 from sb3_pgx.common.evaluate import as_policy_input
 from sb3_pgx.common.policies import split_parameters
-from sb3_pgx.common.scores import scores, squared_norms
+from sb3_pgx.common.scores import map_scores
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (1, 36, 36), np.uint8)
@@ -42,13 +42,13 @@ def test_scores_equal_one_backward_pass_a_sample(case):
     places_before = {n: id(p) for n, p in policy.named_parameters(remove_duplicate=False)}
     batch = rollout.rows()
     actor, _ = split_parameters(policy)
-    chunks = list(scores(policy, actor, batch.observations, batch.actions, action_space))
-    result = th.cat([g for _, g in chunks])
+    distribution_before = dict(vars(policy.action_dist))
+    result = map_scores(lambda g: g, policy, actor, batch.observations, batch.actions, action_space)
+    assert all(vars(policy.action_dist)[k] is v for k, v in distribution_before.items())
     _, log_prob, _ = policy.evaluate_actions(batch.observations, as_policy_input(batch.actions, action_space))
     for b in range(len(batch)):
         gradients = th.autograd.grad(log_prob[b], list(actor.values()), retain_graph=True)
         th.testing.assert_close(result[b], th.cat([g.flatten() for g in gradients]), rtol=1e-3, atol=1e-5)
-    th.testing.assert_close(squared_norms(iter(chunks)), result.square().sum(dim=1))
     assert policy.observation_space is space_before
     assert {n: id(p) for n, p in policy.named_parameters(remove_duplicate=False)} == places_before
 
@@ -63,3 +63,23 @@ def test_a_policy_that_cannot_be_differentiated_sample_by_sample_is_an_error_wit
     model = REINFORCE(Reads, vectorised(AnySpace(BOX, BOX)), baseline="optimal", device=DEVICE)
     with pytest.raises(ValueError, match=r'Reads cannot be differentiated .*baseline="loo"'):
         model.learn(50)
+
+
+def test_parameters_tied_within_and_across_modules_are_all_replaced():
+    class Tied(REINFORCE.policy_aliases["MlpPolicy"]):  # type: ignore[misc,name-defined]
+        def _build(self, lr_schedule):
+            super()._build(lr_schedule)
+            self.tied = th.nn.Module()
+            self.tied.first = self.tied.second = self.action_net.bias
+
+        def _get_action_dist_from_latent(self, latent_pi):
+            shifted = self.action_net(latent_pi) + self.tied.first * 2 + self.tied.second * 3
+            return self.action_dist.proba_distribution(shifted, self.log_std)
+
+    model = REINFORCE(Tied, vectorised(AnySpace(BOX, BOX)), n_episodes=1, seed=0, device=DEVICE).learn(5)
+    model.policy.set_training_mode(False)
+    batch, (actor, _) = model._rollout.rows(), split_parameters(model.policy)
+    result = map_scores(lambda g: g, model.policy, actor, batch.observations, batch.actions, model.action_space)
+    _, log_prob, _ = model.policy.evaluate_actions(batch.observations, batch.actions.float())
+    expected = th.cat([g.flatten() for g in th.autograd.grad(log_prob[0], list(actor.values()))])
+    th.testing.assert_close(result[0], expected, rtol=1e-3, atol=1e-5)

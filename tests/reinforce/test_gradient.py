@@ -193,16 +193,58 @@ def test_normalised_returns_are_standardised_over_all_steps_of_the_batch():
     np.testing.assert_allclose(rollout.advantages.T[rollout.valid.T].cpu().numpy(), expected, rtol=1e-5)
 
 
-def test_the_entropy_bonus_adds_its_own_gradient_summed_over_the_steps():
-    model = make_model(ent_coef=0.25)
+@pytest.mark.parametrize("baseline", ["loo", "optimal_per_parameter"])
+@pytest.mark.parametrize("discounted", [False, True])
+def test_the_entropy_bonus_adds_its_own_gradient_summed_over_the_steps(discounted, baseline):
+    model = make_model(ent_coef=0.25, discount_state_weighting=discounted, baseline=baseline)
     _, with_bonus = estimate(model, [TRAJECTORIES[1], TRAJECTORIES[0]])
     model.ent_coef = 0.0
     _, without = estimate(model, [TRAJECTORIES[1], TRAJECTORIES[0]])
     table = log_probs(model)
     entropy = -(table.exp() * table).sum(dim=1)
-    visited = 2 * entropy[0] + entropy[1]  # state 0 twice, state 1 once, over two episodes
+    weight = GAMMA if discounted else 1.0
+    visited = 2 * entropy[0] + weight * entropy[1]  # state 0 at the start of both, state 1 one step later
     gradient = th.autograd.grad(0.25 * visited / 2, list(model.policy.action_net.parameters()))
     assert_equal(with_bonus - without, th.cat([g.flatten() for g in gradient]))
+
+
+def defined_gradient(model, trajectories, per_parameter):
+    """
+    (1/E) Σ_i Σ_t w_t s_it (G_it − b_it) with b_it = Σ_j w_jt G_jt / Σ_j w_jt over the other episodes alive at t, w = ‖s‖² or
+    s∘s, and the mean return of all steps of the others where none is alive: loops, and one backward pass a score.
+    """
+    table = log_probs(model)
+    parameters = list(model.policy.action_net.parameters())
+
+    def score(s, a):
+        return th.cat([g.flatten() for g in th.autograd.grad(table[s, a], parameters, retain_graph=True)])
+
+    scores = [[score(s, a) for s, a in zip(states, actions, strict=True)] for states, actions, _, _ in trajectories]
+    returns = [[sum(GAMMA ** (k - t) * r[k] for k in range(t, len(r))) for t in range(len(r))] for _, _, r, _ in trajectories]
+    total = 0.0
+    for i, own in enumerate(returns):
+        rest = [j for j in range(len(returns)) if j != i]
+        mean_of_rest = sum(sum(returns[j]) for j in rest) / sum(len(returns[j]) for j in rest)
+        for t, G in enumerate(own):
+            alive = [j for j in rest if len(returns[j]) > t]
+            weights = [scores[j][t].square() if per_parameter else scores[j][t].square().sum() for j in alive]
+            total_weight = sum(weights) if alive else th.zeros(1)
+            weighted = sum(w * returns[j][t] for w, j in zip(weights, alive, strict=True)) if alive else th.zeros(1)
+            b = th.where(total_weight > 0, weighted / total_weight, mean_of_rest)
+            total = total + scores[i][t] * (G - b)
+    return total / len(trajectories)
+
+
+@pytest.mark.parametrize("max_numbers", [1, 40, 10**6])  # of a block of steps: one step, a few, all
+@pytest.mark.parametrize("baseline", ["optimal", "optimal_per_parameter"])
+def test_variance_optimal_baselines_equal_their_definition_for_ragged_episodes(baseline, max_numbers, monkeypatch):
+    monkeypatch.setattr("sb3_pgx.reinforce.reinforce.MAX_NUMBERS", max_numbers)
+    model = make_model(baseline=baseline)
+    batch = [TRAJECTORIES[3], TRAJECTORIES[1], TRAJECTORIES[0], TRAJECTORIES[1]]
+    _, gradient = estimate(model, batch)
+    assert_equal(gradient, defined_gradient(model, batch, per_parameter=baseline == "optimal_per_parameter"))
+    _, plain = estimate(make_model(baseline="loo"), batch)
+    assert (gradient - plain).norm() > 1e-3 * plain.norm()
 
 
 def test_chunks_of_rows_give_the_gradient_of_the_whole(monkeypatch):

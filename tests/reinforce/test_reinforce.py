@@ -137,6 +137,34 @@ def test_shared_layers_take_one_combined_step(vf_coef):
     assert all(th.equal(before[n], p) for n, p in own.items()) == (vf_coef == 0.0)
 
 
+def test_the_combined_step_weighs_the_mean_squared_error_of_the_values():
+    model = REINFORCEBaseline("CnnPolicy", envs(IMAGE), n_episodes=1, vf_coef=0.5, learning_rate=0.0, device=DEVICE, seed=0)
+    measured = []
+
+    class Keep(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def on_update_end(self, metrics):
+            measured.append(metrics)
+
+    model.learn(10, callback=Keep())
+    rollout = model._rollout
+    error = (rollout.values - rollout.returns)[rollout.valid].square().mean().item()
+    assert measured[0]["value_loss"] == pytest.approx(error, rel=1e-4)
+    assert measured[0]["loss"] == pytest.approx(measured[0]["policy_loss"] + 0.5 * error, rel=1e-4)
+
+
+def test_equal_returns_are_standardised_to_nothing_and_not_to_amplified_rounding():
+    class Constant(Scripted):
+        def step(self, action):
+            observation, _, *rest = super().step(action)
+            return observation, 3.3, *rest
+
+    model = REINFORCE("MlpPolicy", vectorised(Constant([1])), n_episodes=7, normalize_returns=True, device=DEVICE).learn(7)
+    assert np.abs(model.rollout_buffer.advantages).max() < 1e-6
+
+
 def test_the_advantage_is_standardised_over_the_rows_that_count():
     env = scripted(3, 7)
     model = REINFORCEBaseline("MlpPolicy", env, n_episodes=1, normalize_advantage=True, device=DEVICE).learn(7)
@@ -151,8 +179,9 @@ def test_the_advantage_is_standardised_over_the_rows_that_count():
 @pytest.mark.parametrize(
     "kwargs, message",
     [
-        (dict(n_episodes=0), "n_episodes=0 is below 1"),
-        (dict(max_episode_steps=0), "max_episode_steps=0 is below 1"),
+        (dict(n_episodes=1.5), "n_episodes=1.5 must be a whole number"),
+        (dict(n_episodes=0), "n_episodes=0 must be a whole number"),
+        (dict(max_episode_steps=0), "max_episode_steps=0 must be a whole number"),
         (dict(max_grad_norm=0.0), "max_grad_norm=0.0 must be positive"),
         (dict(ent_coef="much"), "ent_coef"),
     ],

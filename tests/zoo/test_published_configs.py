@@ -25,5 +25,5 @@ def test_every_entry_trains(algorithm, env_id):
     model = ALGORITHMS[algorithm](config.policy, env, seed=0, device=DEVICE, **config.hyperparameters)
     before = [p.detach().clone() for p in model.policy.parameters()]
     model.learn(config.n_timesteps, callback=lambda locals_, _: locals_["self"]._n_updates < 1)
-    assert model._n_updates == 1
+    assert model._n_updates >= 1
     assert any(not th.equal(p, q) for p, q in zip(before, model.policy.parameters(), strict=True))

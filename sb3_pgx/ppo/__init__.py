@@ -1,0 +1,5 @@
+"""Proximal policy optimisation."""
+
+from sb3_pgx.ppo.ppo import PPO
+
+__all__ = ["PPO"]

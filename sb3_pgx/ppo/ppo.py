@@ -1,0 +1,228 @@
+"""PPO: several passes over a rollout on the clipped surrogate."""
+
+import warnings
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from torch import Tensor
+from torch.nn import functional as F
+
+from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm
+from sb3_pgx.common.checks import check_counts
+from sb3_pgx.common.evaluate import as_policy_input
+from sb3_pgx.common.rollout import Batch, Rollout
+from sb3_pgx.common.schedules import as_schedule
+from sb3_pgx.common.update import gradient_step
+from sb3_pgx.ops.metrics import approximate_kl, explained_variance
+from sb3_pgx.ops.objectives import clipped_surrogate
+from sb3_pgx.ops.returns import gae
+
+# An epoch ends early when the policy has moved this many times target_kl; SB3's factor.
+KL_MARGIN = 1.5
+
+
+class PPO(PolicyGradientAlgorithm):
+    """
+    Proximal policy optimisation, clipped (Schulman et al., 2017).
+
+    Arguments, random numbers and updates are those of SB3's ``PPO``: the same seed gives the same training while
+    floating-point order allows. Saved files hold nothing of this package, unless ``policy_kwargs`` ask for one of our
+    policies; SB3 loads them (and takes no schedule for ``ent_coef`` and ``vf_coef``), and ours loads SB3's.
+
+    :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy`` or a class
+    :param env: environment, or its id
+    :param learning_rate: a number, a function of the remaining progress, or a string such as ``"lin_3e-4"``
+    :param n_steps: steps of each environment, a rollout
+    :param batch_size: rows of a minibatch
+    :param n_epochs: passes over the rollout; more: fewer samples needed, until the policy has moved too far from them
+    :param gamma: discount factor, in [0, 1]
+    :param gae_lambda: λ of the advantages, in [0, 1]; lower: less variance, more bias from the critic
+    :param clip_range: ε, how far the ratio may usefully move from 1, a number, a schedule or a string
+    :param clip_range_vf: how far a value may move from the one before the update, likewise; ``None``: as far as it likes.
+        It depends on the scale of the rewards
+    :param normalize_advantage: standardise the advantages over each minibatch
+    :param ent_coef: weight of the entropy, a number, a schedule or a string
+    :param vf_coef: weight of the mean squared value error, likewise
+    :param max_grad_norm: norm to which the gradient is clipped
+    :param use_sde: generalised state-dependent exploration
+    :param sde_sample_freq: new exploration noise every so many steps; −1: at the start of a rollout
+    :param rollout_buffer_class: a class of your own with the interface of SB3's; it is filled after collection
+    :param rollout_buffer_kwargs: for that class
+    :param target_kl: end the update before the step of a minibatch whose estimate of KL(π_old‖π) exceeds 1.5 times this;
+        ``None``: never
+    :param stats_window_size: episodes over which ``rollout/ep_rew_mean`` is averaged
+    :param tensorboard_log: folder for TensorBoard
+    :param policy_kwargs: for the policy
+    :param verbose: 0 nothing, 1 messages, 2 debug
+    :param seed: for everything random
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
+    :param _init_setup_model: build the networks now
+    :raises ValueError: an argument makes no sense
+    """
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | str | Schedule = 3e-4,
+        n_steps: int = 2048,
+        batch_size: int = 64,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | str | Schedule = 0.2,
+        clip_range_vf: float | str | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float | str | Schedule = 0.0,
+        vf_coef: float | str | Schedule = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+        )
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+        self.clip_range = clip_range
+        self.clip_range_vf = clip_range_vf
+        self.normalize_advantage = normalize_advantage
+        self.target_kl = target_kl
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        # As in SB3's PPO, these attributes are schedules from here on.
+        self.clip_range = as_schedule(self.clip_range, "clip_range")
+        if self.clip_range_vf is not None:
+            self.clip_range_vf = as_schedule(self.clip_range_vf, "clip_range_vf")
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        check_counts(n_steps=self.n_steps, batch_size=self.batch_size, n_epochs=self.n_epochs)
+        for name in ("ent_coef", "vf_coef", "clip_range"):
+            self.coefficient(name)
+        if self.clip_range_vf is not None:
+            # SB3's exception, which scripts may catch; so is the next one.
+            positive = callable(self.clip_range_vf) or isinstance(self.clip_range_vf, str) or self.clip_range_vf > 0
+            assert positive, f"clip_range_vf={self.clip_range_vf} must be positive; None lets the values move freely"
+            self.coefficient("clip_range_vf")
+        if self.target_kl is not None and not self.target_kl > 0:
+            raise ValueError(f"target_kl={self.target_kl} must be positive; None never ends an update early")
+        if self.env is not None:
+            self._check_batches(self.n_steps * self.n_envs)
+
+    def _check_batches(self, rows: int) -> None:
+        if self.normalize_advantage:
+            assert self.batch_size > 1 and rows > 1, (
+                f"normalize_advantage=True needs more than one row: batch_size={self.batch_size}, n_steps * n_envs={rows}"
+            )
+        if rows % self.batch_size:
+            warnings.warn(
+                f"batch_size={self.batch_size} does not divide the {rows} rows of a rollout (n_steps={self.n_steps}, "
+                f"n_envs={self.n_envs}): there will be a truncated mini-batch of size {rows % self.batch_size} in every epoch",
+                UserWarning,
+            )
+
+    def estimate(self, rollout: Rollout) -> None:
+        rollout.advantages = gae(
+            rollout.rewards, rollout.values, rollout.next_values, rollout.ends, self.gamma, self.gae_lambda, rollout.valid
+        )
+        rollout.returns = rollout.advantages + rollout.values
+
+    def objective(self, batch: Batch, clip_range: float, clip_range_vf: float | None) -> Metrics:
+        """The loss of a minibatch under ``"loss"``, and its parts."""
+        actions = as_policy_input(batch.actions, self.action_space)
+        values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
+        values = values.flatten()
+        advantages = batch.advantages
+        if self.normalize_advantage and len(batch) > 1:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        log_ratio = log_prob - batch.log_prob
+        ratio = log_ratio.exp()
+        policy_loss = -clipped_surrogate(ratio, advantages, clip_range).mean()
+        if clip_range_vf is not None:
+            values = batch.values + (values - batch.values).clamp(-clip_range_vf, clip_range_vf)
+        value_loss = F.mse_loss(batch.returns, values)
+        entropy_loss = -(-log_prob if entropy is None else entropy).mean()
+        loss = policy_loss + self.coefficient("ent_coef") * entropy_loss + self.coefficient("vf_coef") * value_loss
+        return {
+            "loss": loss,
+            "policy_gradient_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy_loss": entropy_loss,
+            "approx_kl": approximate_kl(log_ratio.detach()),
+            "clip_fraction": ((ratio.detach() - 1).abs() > clip_range).float().mean(),
+        }
+
+    def update(self, rollout: Rollout) -> Metrics:
+        clip_range = self.coefficient("clip_range")
+        clip_range_vf = None if self.clip_range_vf is None else self.coefficient("clip_range_vf")
+        parameters = dict(self.policy.named_parameters())
+        measured: list[dict[str, Tensor]] = []  # of every minibatch
+        first_of_epoch, stopped = 0, False
+        for epoch in range(self.n_epochs):
+            first_of_epoch = len(measured)
+            for batch in self.minibatches(rollout, self.batch_size):
+                parts: Any = self.objective(batch, clip_range, clip_range_vf)
+                loss = parts["loss"]
+                measured.append({name: value.detach() for name, value in parts.items()})
+                if self.target_kl is not None and parts["approx_kl"] > KL_MARGIN * self.target_kl:
+                    stopped = True
+                    if self.verbose >= 1:
+                        print(f"Early stopping at step {epoch} due to reaching max kl: {parts['approx_kl']:.2f}")
+                    break
+                loss.backward()
+                norm = gradient_step(self.policy.optimizer, parameters, self.max_grad_norm, loss, self._n_updates)
+                measured[-1]["grad_norm"] = norm
+            self._n_updates += 1
+            if stopped:
+                break
+        buffer = self.rollout_buffer  # a user's own class has returns of its own
+        return {
+            **averages(measured),
+            "loss": measured[-1]["loss"],  # SB3's two exceptions from the mean over all minibatches
+            "approx_kl": averages(measured[first_of_epoch:])["approx_kl"],
+            "explained_variance": explained_variance(*map(th.as_tensor, (buffer.values, buffer.returns))),
+            "clip_range": clip_range,
+            **({} if clip_range_vf is None else {"clip_range_vf": clip_range_vf}),
+            **self.spread(),
+        }
+
+
+def averages(measured: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of every metric over the minibatches that have it."""
+    names = {name for parts in measured for name in parts}
+    return {name: th.stack([parts[name] for parts in measured if name in parts]).mean() for name in sorted(names)}
