@@ -29,7 +29,7 @@ def gradient_step(
         raise ValueError(
             f"{culprit} in update {update + 1}; the step was not taken, and the parameters are those before it. "
             "Likely causes: learning_rate too high (lower it, set max_grad_norm), rewards or observations of huge size (wrap "
-            "the environment in VecNormalize), or a collapsed standard deviation (policy_kwargs=dict(log_std_bounds=(-20, 2)))."
+            "the environment in VecNormalize), a collapsed standard deviation (policy_kwargs=dict(log_std_bounds=(-20, 2)))."
         )
     if max_grad_norm is not None:
         th.nn.utils.clip_grads_with_norm_(parameters.values(), max_grad_norm, norm)
