@@ -1,7 +1,7 @@
 """PPO: several passes over a rollout on the clipped surrogate."""
 
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -22,6 +22,15 @@ from sb3_pgx.ops.returns import gae
 
 # An epoch ends early when the policy has moved this many times target_kl; SB3's factor.
 KL_MARGIN = 1.5
+
+
+class Coefficients(NamedTuple):
+    """Their values during one update."""
+
+    clip_range: float
+    clip_range_vf: float | None
+    ent_coef: float
+    vf_coef: float
 
 
 class PPO(PolicyGradientAlgorithm):
@@ -162,7 +171,7 @@ class PPO(PolicyGradientAlgorithm):
         )
         rollout.returns = rollout.advantages + rollout.values
 
-    def objective(self, batch: Batch, clip_range: float, clip_range_vf: float | None) -> Metrics:
+    def objective(self, batch: Batch, c: Coefficients) -> Metrics:
         """The loss of a minibatch under ``"loss"``, and its parts."""
         actions = as_policy_input(batch.actions, self.action_space)
         values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
@@ -172,31 +181,35 @@ class PPO(PolicyGradientAlgorithm):
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         log_ratio = log_prob - batch.log_prob
         ratio = log_ratio.exp()
-        policy_loss = -clipped_surrogate(ratio, advantages, clip_range).mean()
-        if clip_range_vf is not None:
-            values = batch.values + (values - batch.values).clamp(-clip_range_vf, clip_range_vf)
+        policy_loss = -clipped_surrogate(ratio, advantages, c.clip_range).mean()
+        if c.clip_range_vf is not None:
+            values = batch.values + (values - batch.values).clamp(-c.clip_range_vf, c.clip_range_vf)
         value_loss = F.mse_loss(batch.returns, values)
         entropy_loss = -(-log_prob if entropy is None else entropy).mean()
-        loss = policy_loss + self.coefficient("ent_coef") * entropy_loss + self.coefficient("vf_coef") * value_loss
+        loss = policy_loss + c.ent_coef * entropy_loss + c.vf_coef * value_loss
         return {
             "loss": loss,
             "policy_gradient_loss": policy_loss,
             "value_loss": value_loss,
             "entropy_loss": entropy_loss,
             "approx_kl": approximate_kl(log_ratio.detach()),
-            "clip_fraction": ((ratio.detach() - 1).abs() > clip_range).float().mean(),
+            "clip_fraction": ((ratio.detach() - 1).abs() > c.clip_range).float().mean(),
         }
 
     def update(self, rollout: Rollout) -> Metrics:
-        clip_range = self.coefficient("clip_range")
-        clip_range_vf = None if self.clip_range_vf is None else self.coefficient("clip_range_vf")
+        c = Coefficients(
+            clip_range=self.coefficient("clip_range"),
+            clip_range_vf=None if self.clip_range_vf is None else self.coefficient("clip_range_vf"),
+            ent_coef=self.coefficient("ent_coef"),
+            vf_coef=self.coefficient("vf_coef"),
+        )
         parameters = dict(self.policy.named_parameters())
         measured: list[dict[str, Tensor]] = []  # of every minibatch
         first_of_epoch, stopped = 0, False
         for epoch in range(self.n_epochs):
             first_of_epoch = len(measured)
             for batch in self.minibatches(rollout, self.batch_size):
-                parts: Any = self.objective(batch, clip_range, clip_range_vf)
+                parts: Any = self.objective(batch, c)
                 loss = parts["loss"]
                 measured.append({name: value.detach() for name, value in parts.items()})
                 if self.target_kl is not None and parts["approx_kl"] > KL_MARGIN * self.target_kl:
@@ -216,8 +229,8 @@ class PPO(PolicyGradientAlgorithm):
             "loss": measured[-1]["loss"],  # SB3's two exceptions from the mean over all minibatches
             "approx_kl": averages(measured[first_of_epoch:])["approx_kl"],
             "explained_variance": explained_variance(*map(th.as_tensor, (buffer.values, buffer.returns))),
-            "clip_range": clip_range,
-            **({} if clip_range_vf is None else {"clip_range_vf": clip_range_vf}),
+            "clip_range": c.clip_range,
+            **({} if c.clip_range_vf is None else {"clip_range_vf": c.clip_range_vf}),
             **self.spread(),
         }
 
