@@ -15,7 +15,6 @@ from sb3_pgx.common.evaluate import as_policy_input
 from sb3_pgx.common.rollout import Rollout
 from sb3_pgx.common.update import gradient_step
 from sb3_pgx.ops.metrics import explained_variance
-from sb3_pgx.ops.returns import gae
 
 
 class A2C(PolicyGradientAlgorithm):
@@ -125,12 +124,6 @@ class A2C(PolicyGradientAlgorithm):
             raise ValueError("normalize_advantage=True needs more than one row: raise n_steps, or use more environments")
         self.coefficient("ent_coef")
         self.coefficient("vf_coef")
-
-    def estimate(self, rollout: Rollout) -> None:
-        rollout.advantages = gae(
-            rollout.rewards, rollout.values, rollout.next_values, rollout.ends, self.gamma, self.gae_lambda, rollout.valid
-        )
-        rollout.returns = rollout.advantages + rollout.values
 
     def update(self, rollout: Rollout) -> Metrics:
         parameters = dict(self.policy.named_parameters())

@@ -29,6 +29,7 @@ from sb3_pgx.common.policies import policy_class_for
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import DictRolloutView, RolloutView, batches, feed, is_users_own
 from sb3_pgx.common.schedules import Coefficient, as_schedule, evaluate_coefficient
+from sb3_pgx.ops.returns import gae
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
 Metrics = dict[str, Tensor | float]
@@ -42,7 +43,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     1. *collect* steps the environments; acting computes the action alone.
     2. *evaluate* is one batched pass: values, log-probabilities, bootstraps.
-    3. *estimate* (the algorithm's): returns and advantages.
+    3. *estimate*: returns and advantages, by GAE unless the algorithm differs.
     4. *update* (the algorithm's): gradient steps; returns what it measured.
     5. *report* logs, and calls ``on_update_end(metrics)`` on callbacks that define it.
 
@@ -73,9 +74,12 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     # ------------------------------------------------------------------------------------------------ what differs
 
-    @abstractmethod
     def estimate(self, rollout: Rollout) -> None:
-        """Stage 3: fill in ``advantages`` and ``returns``."""
+        """Stage 3: fill in ``advantages`` and ``returns``; generalised advantage estimates unless an algorithm differs."""
+        rollout.advantages = gae(
+            rollout.rewards, rollout.values, rollout.next_values, rollout.ends, self.gamma, self.gae_lambda, rollout.valid
+        )
+        rollout.returns = rollout.advantages + rollout.values
 
     @abstractmethod
     def update(self, rollout: Rollout) -> Metrics:

@@ -18,7 +18,6 @@ from sb3_pgx.common.schedules import as_schedule
 from sb3_pgx.common.update import gradient_step
 from sb3_pgx.ops.metrics import approximate_kl, explained_variance
 from sb3_pgx.ops.objectives import clipped_surrogate
-from sb3_pgx.ops.returns import gae
 
 # An epoch ends early when the policy has moved this many times target_kl; SB3's factor.
 KL_MARGIN = 1.5
@@ -164,12 +163,6 @@ class PPO(PolicyGradientAlgorithm):
                 f"n_envs={self.n_envs}): there will be a truncated mini-batch of size {rows % self.batch_size} in every epoch",
                 UserWarning,
             )
-
-    def estimate(self, rollout: Rollout) -> None:
-        rollout.advantages = gae(
-            rollout.rewards, rollout.values, rollout.next_values, rollout.ends, self.gamma, self.gae_lambda, rollout.valid
-        )
-        rollout.returns = rollout.advantages + rollout.values
 
     def objective(self, batch: Batch, c: Coefficients) -> Metrics:
         """The loss of a minibatch under ``"loss"``, and its parts."""
