@@ -14,7 +14,6 @@ from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.evaluate import as_policy_input
 from sb3_pgx.common.rollout import Rollout
 from sb3_pgx.common.update import gradient_step
-from sb3_pgx.ops.metrics import explained_variance
 
 
 class A2C(PolicyGradientAlgorithm):
@@ -141,9 +140,8 @@ class A2C(PolicyGradientAlgorithm):
             loss.backward()
             norm = gradient_step(self.policy.optimizer, parameters, self.max_grad_norm, loss, self._n_updates)
         self._n_updates += 1
-        buffer = self.rollout_buffer  # a user's own class has returns of its own
         return {
-            "explained_variance": explained_variance(*map(th.as_tensor, (buffer.values, buffer.returns))),
+            "explained_variance": self.explained_variance(),
             "entropy_loss": entropy_loss,
             "policy_loss": policy_loss,
             "value_loss": value_loss,

@@ -29,6 +29,7 @@ from sb3_pgx.common.policies import policy_class_for
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import DictRolloutView, RolloutView, batches, feed, is_users_own
 from sb3_pgx.common.schedules import Coefficient, as_schedule, evaluate_coefficient
+from sb3_pgx.ops.metrics import explained_variance
 from sb3_pgx.ops.returns import gae
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
@@ -286,6 +287,11 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             return {"std": log_std.detach().exp().mean()}
         distribution = getattr(self.policy.action_dist, "distribution", None)
         return {"std": distribution.stddev.mean()} if isinstance(distribution, th.distributions.Normal) else {}
+
+    def explained_variance(self) -> float:
+        """Of the values before the update, from the buffer: a user's own class has returns of its own."""
+        values, returns = (th.as_tensor(x) for x in (self.rollout_buffer.values, self.rollout_buffer.returns))
+        return explained_variance(values.flatten(), returns.flatten()).item()
 
     def train(self) -> None:
         """Stages 4 and 5 for the rollout that was collected last."""

@@ -16,7 +16,7 @@ from sb3_pgx.common.evaluate import as_policy_input
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.schedules import as_schedule
 from sb3_pgx.common.update import gradient_step
-from sb3_pgx.ops.metrics import approximate_kl, explained_variance
+from sb3_pgx.ops.metrics import approximate_kl
 from sb3_pgx.ops.objectives import clipped_surrogate
 
 # An epoch ends early when the policy has moved this many times target_kl; SB3's factor.
@@ -216,12 +216,11 @@ class PPO(PolicyGradientAlgorithm):
             self._n_updates += 1
             if stopped:
                 break
-        buffer = self.rollout_buffer  # a user's own class has returns of its own
         return {
             **averages(measured),
             "loss": measured[-1]["loss"],  # SB3's two exceptions from the mean over all minibatches
             "approx_kl": averages(measured[first_of_epoch:])["approx_kl"],
-            "explained_variance": explained_variance(*map(th.as_tensor, (buffer.values, buffer.returns))),
+            "explained_variance": self.explained_variance(),
             "clip_range": c.clip_range,
             **({} if c.clip_range_vf is None else {"clip_range_vf": c.clip_range_vf}),
             **self.spread(),
