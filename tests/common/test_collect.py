@@ -1,9 +1,12 @@
 """What a rollout holds, when it is complete, and what happens when the environment or a callback misbehaves."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch as th
-from problems import DEVICE, Scripted, ScriptedDict, vectorised
+from gymnasium import spaces
+from problems import DEVICE, AnySpace, Scripted, ScriptedDict, vectorised
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -286,6 +289,25 @@ def test_episode_statistics_are_those_of_the_episodes_that_count():
     envs = vectorised(Monitor(Scripted([8])), Monitor(Scripted([4, 1])))
     model = REINFORCE("MlpPolicy", envs, n_episodes=1, device=DEVICE).learn(16)
     assert sorted(info["l"] for info in model.ep_info_buffer) == [4, 8]
+
+
+@pytest.mark.parametrize("squash", [True, False])
+def test_the_environment_gets_the_action_rescaled_if_squashed_and_clipped_otherwise(squash):
+    class Keeps(AnySpace):
+        received: ClassVar[list] = []
+
+        def step(self, action):
+            self.received.append(action.copy())
+            return super().step(action)
+
+    Keeps.received.clear()
+    env = Keeps(spaces.Box(-1, 1, (3,), np.float32), spaces.Box(2, 5, (2,), np.float32))
+    kwargs = dict(use_sde=True, policy_kwargs=dict(squash_output=True)) if squash else {}
+    rollout = collected(A2C("MlpPolicy", vectorised(env), n_steps=8, device=DEVICE, seed=0, **kwargs))
+    kept = rollout.actions[:, 0].cpu().numpy()  # as the policy gave them
+    expected = 3.5 + 1.5 * kept if squash else kept.clip(2, 5)
+    np.testing.assert_allclose(Keeps.received, expected, rtol=1e-6)
+    assert (np.abs(kept) < 1).all() if squash else (kept < 2).any()
 
 
 def test_a_forward_patched_onto_the_policy_is_acted_through():
