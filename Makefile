@@ -22,9 +22,14 @@ format: .venv/.dev
 table: .venv/.tests  ## rewrite the README's tables from what trains and from zoo_configs/results
 	$(BIN)/python tests/readme_tables.py
 
-.venv/.%: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv --clear .venv
+
+# The constraints reach the build of the package itself through the environment.
+.venv/.%: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip --version > /dev/null || $(PYTHON) -m venv --clear .venv
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable ".[$*]"
 	touch $@
 
 clean:

@@ -90,6 +90,7 @@ def _compare(args: argparse.Namespace) -> int:
             configs=args.configs,
             force=args.force,
         )
+        (plan.output / "runs").mkdir(parents=True, exist_ok=True)  # before hours of training, not after
     except USER_ERRORS as error:
         return _usage_error(error)
     print(f"{len(plan.specs)} runs into {plan.output}")

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
+# Below this number of seeds the report warns of too narrow an interval.
+FEW_SEEDS = 10
+
+
 @dataclass(frozen=True)
 class Setting:
     """What all runs of a comparison share, and what its report has to say about them."""
@@ -48,7 +52,7 @@ def markdown(summaries: Sequence[Summary], setting: Setting) -> str:
     ]
     failures = [f"- {s.label}, seed {seed}: {error}" for s in summaries for seed, error in s.errors.items()]
     if failures:
-        lines += ["", f"**{_count(len(failures), 'run')} failed** and count in no number above:", "", *failures]
+        lines += ["", f"**{_count(len(failures), 'run')} failed** and gave no return:", "", *failures]
     return "\n".join(lines) + "\n"
 
 
@@ -102,11 +106,13 @@ def _row(summary: Summary, setting: Setting) -> list[str]:
         return [summary.label, "every run failed", *(["–"] if setting.threshold is not None else []), "–", summary.source]
     low, high = summary.interval
     interval = f"[{low:.1f}, {high:.1f}]" if np.isfinite(low) else "no interval from one seed"
-    row = [summary.label, f"{summary.final_return:.1f} ({interval})"]
+    total = len(setting.seeds)
+    failed = f", of {summary.n_finished} of {_count(total, 'run')}: the others failed" if summary.errors else ""
+    row = [summary.label, f"{summary.final_return:.1f} ({interval}{failed})"]
     if setting.threshold is not None:
         steps = summary.steps_to_threshold
         median = f"not by {thousands(setting.timesteps)}" if steps is None else thousands(steps)
-        row.append(f"{median} ({summary.reached} of {_count(summary.n_finished, 'seed')} reached it)")
+        row.append(f"{median} ({summary.reached} of {_count(total, 'seed')} reached it)")
     return [*row, thousands(summary.frames_per_second), summary.source]
 
 
@@ -119,6 +125,11 @@ def _notes(setting: Setting) -> list[str]:
         f"- Frames per second: environment steps by seconds of training, without evaluations, on one thread each; up to "
         f"{_count(setting.workers, 'run')} at a time shared the machine.",
     ]
+    if 1 < len(setting.seeds) < FEW_SEEDS:
+        notes.append(
+            f"- {len(setting.seeds)} seeds are few: a bootstrap interval never leaves the range of their means (with 3 it is "
+            "that range, and covers the true mean in about 75 % of cases, not 95 %). It is a lower bound of the uncertainty."
+        )
     if setting.threshold is not None:
         notes.append(
             f"- Steps to the threshold: the first evaluation ({_count(setting.curve_episodes, 'deterministic episode')}) "

@@ -127,6 +127,7 @@ def _train_and_evaluate(spec: RunSpec, report: Report) -> RunResult:
     config = spec.config
     env = make_train_env(config, spec.env_id, spec.seed)
     model = spec.algorithm(config.policy, env, seed=spec.seed, verbose=0, **config.hyperparameters)
+    env.seed(SEED_STRIDE * spec.seed)  # the constructor has counted them up from the run's own: runs would share episodes
     watch = _Watch(spec.timesteps, report)
     curve = _LearningCurve(spec, env.num_envs) if spec.curve_points else None
     callbacks: list[BaseCallback] = [watch] if curve is None else [watch, curve]

@@ -24,7 +24,7 @@ class Summary:
     """
     One algorithm over its seeds. ``final_return`` is the mean over seeds of each seed's mean return, NaN if no run
     finished; ``interval`` is its 95 % bootstrap interval; ``steps_to_threshold`` is the median over seeds, None for never,
-    and ``reached`` counts the seeds that reached it; failed runs are in ``errors`` by seed and count nowhere else.
+    and ``reached`` counts the seeds that reached it, which a failed run never did; failed runs are in ``errors`` by seed.
     """
 
     label: str
@@ -53,7 +53,8 @@ def _summarize_one(results: Sequence[RunResult], threshold: float | None) -> Sum
     finished = [r for r in results if r.error is None]
     returns = [r.mean_return for r in finished]
     low, high = bootstrap_interval(returns) if finished else (np.nan, np.nan)
-    reached = [steps_to_threshold(r.curve_steps, r.curve_returns, threshold) for r in finished if threshold is not None]
+    # A run that failed has no evaluations, and has never reached it.
+    reached = [steps_to_threshold(r.curve_steps, r.curve_returns, threshold) for r in results if threshold is not None]
     return Summary(
         label=results[0].label,
         source=results[0].source,

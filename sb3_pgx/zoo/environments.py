@@ -1,5 +1,6 @@
 """Builds the vectorised environments that a hyperparameter file describes, as rl_zoo3 does."""
 
+import importlib
 from typing import Any
 
 import gymnasium as gym
@@ -24,8 +25,11 @@ def check_environment(env_id: str, config: RunConfig) -> EnvSpec:
     :raises ValueError: no environment of that name, or its arguments are wrong; names the nearest ones
     :raises ImportError: the environment needs a package that is not installed; says how to install it
     """
+    module, _, name = env_id.rpartition(":")
     try:
-        spec = gym.spec(env_id)
+        if module:  # Gymnasium's way to name what another package registers
+            importlib.import_module(module)
+        spec = gym.spec(name)
     except gym.error.NamespaceNotFound as error:
         atari = ' (Atari games: pip install "gymnasium[atari]")' if env_id.startswith("ALE/") else ""
         raise ValueError(f"environment {env_id!r} is unknown: {_sentence(error)}{atari}") from None
@@ -54,7 +58,7 @@ def make_train_env(config: RunConfig, env_id: str, seed: int) -> VecEnv:
 
 def make_eval_env(config: RunConfig, env_id: str, seed: int, n_envs: int = 1) -> VecEnv:
     """
-    Environments that show the policy what the training environments do, and return raw rewards: normalisation
+    Environments that show the policy what the training environments do, with rewards that are not normalised: normalisation
     statistics are frozen, and have to be copied from the training environments before each evaluation.
 
     :param config: the settings
@@ -67,12 +71,14 @@ def make_eval_env(config: RunConfig, env_id: str, seed: int, n_envs: int = 1) ->
 
 
 def _make_env(config: RunConfig, env_id: str, seed: int, n_envs: int, normalize: dict[str, Any] | None) -> VecEnv:
-    def wrap(env: gym.Env) -> gym.Env:
-        for name, kwargs in config.wrappers:
-            env = import_name(name)(env, **kwargs)
+    def make_one(**kwargs: Any) -> gym.Env:
+        env = gym.make(env_id, **kwargs)
+        for name, wrapper_kwargs in config.wrappers:
+            env = import_name(name)(env, **wrapper_kwargs)
         return env
 
-    env: VecEnv = make_vec_env(env_id, n_envs, seed=seed, env_kwargs=config.env_kwargs, wrapper_class=wrap)
+    # Monitor comes outermost: an evaluation counts the episodes that it saw end, and a wrapper may end them.
+    env: VecEnv = make_vec_env(make_one, n_envs, seed=seed, env_kwargs=config.env_kwargs)
     if normalize is not None:
         env = VecNormalize(env, **normalize)
     if config.frame_stack is not None:

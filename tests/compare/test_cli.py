@@ -2,12 +2,14 @@
 
 import sys
 
+import gymnasium
 import pytest
 
 from sb3_pgx.cli import main
 from sb3_pgx.compare import comparison
 from sb3_pgx.compare.peers import resolve_peer
 from sb3_pgx.zoo.configs import RunConfig
+from sb3_pgx.zoo.environments import check_environment, make_train_env
 
 COMPARE = ["compare", "--env", "CartPole-v1", "--algos", "sb3:a2c", "--timesteps", "300"]
 
@@ -121,3 +123,21 @@ def test_version_is_that_of_the_package(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"sb3_pgx {sb3_pgx.__version__}\n"
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_any_training(no_training, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    command = ["compare", "--env", "CartPole-v1", "--algos", "sb3:a2c", "--timesteps", "100"]
+    assert main([*command, "--output", str(tmp_path / "file" / "inside")]) == 2
+    assert "Not a directory" in capsys.readouterr().err
+
+
+def test_an_environment_of_ones_own_is_named_with_its_module(tmp_path, monkeypatch):
+    code = "import gymnasium; gymnasium.register('Mine-v0', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=9)"
+    (tmp_path / "my_registered_module.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = check_environment("my_registered_module:Mine-v0", RunConfig(source=""))
+    assert spec.max_episode_steps == 9
+    env = make_train_env(RunConfig(source="", n_envs=2), "my_registered_module:Mine-v0", seed=0)
+    assert env.reset().shape == (2, 4)
+    gymnasium.registry.pop("Mine-v0")

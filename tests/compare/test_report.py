@@ -37,8 +37,8 @@ def test_table_has_a_row_for_each_algorithm(results):
     assert good == ["good", "450.0 ([405.0, 495.0])", "25 000 (2 of 2 seeds reached it)", "375", "good.yml: default"]
     assert bad == [
         "sb3:bad",
-        "10.0 (no interval from one seed)",
-        "not by 60 000 (0 of 1 seed reached it)",
+        "10.0 (no interval from one seed, of 1 of 2 runs: the others failed)",
+        "not by 60 000 (0 of 2 seeds reached it)",
         "500",
         "sb3:bad.yml: default",
     ]
@@ -49,6 +49,12 @@ def test_failed_runs_are_told_with_their_sentence(results):
     assert "**1 run failed**" in report
     assert "- sb3:bad, seed 1: ValueError: Invalid learning rate: -1" in report
     assert "failed" not in markdown(summarize(results[:3], 475.0), SETTING)
+
+
+def test_the_report_warns_that_an_interval_over_few_seeds_is_too_narrow(results):
+    assert "2 seeds are few" in markdown(summarize(results[:2], 475.0), SETTING)
+    many = Setting("X-v0", tuple(range(10)), 60_000, None, 20, 5, 2)
+    assert "seeds are few" not in markdown(summarize(results[:2], None), many)
 
 
 def test_an_algorithm_whose_every_run_failed_keeps_its_row(results):

@@ -4,7 +4,7 @@ import json
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -192,3 +192,23 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="crash"):
         pool.write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"old": 1}
+
+
+def test_runs_with_neighbouring_seeds_share_no_episode():
+    class FirstStates(A2C):
+        seen: ClassVar[list] = []
+
+        def learn(self, *args, **kwargs):
+            FirstStates.seen.append(self.env.reset())
+            return super().learn(*args, **kwargs)
+
+    FirstStates.seen.clear()
+    for seed in (0, 1):
+        assert execute(spec(FirstStates, seed=seed, n_envs=8)).error is None
+    assert len(np.unique(np.concatenate(FirstStates.seen), axis=0)) == 16
+
+
+def test_a_wrapper_that_ends_episodes_does_not_hang_the_evaluation():
+    wrapped = RunConfig(source="", n_envs=2, wrappers=(("gymnasium.wrappers.TimeLimit", {"max_episode_steps": 7}),))
+    result = execute(RunSpec("a2c", A2C, "CartPole-v1", 0, 100, wrapped, curve_points=2))
+    assert result.error is None and set(result.returns) == {7.0}

@@ -80,7 +80,9 @@ CartPole-v1:
     - gymnasium.wrappers.TimeLimit: {max_episode_steps: 7}
 """)
     env = make_train_env(config, "CartPole-v1", seed=0)
-    outer = env.envs[0]  # type: ignore[attr-defined]
+    monitor = env.envs[0]  # type: ignore[attr-defined]
+    outer = monitor.env
+    assert type(monitor).__name__ == "Monitor"  # it sees the episodes that a wrapper ends
     assert type(outer).__name__ == "TimeLimit" and type(outer.env).__name__ == "TimeAwareObservation"
     assert outer._max_episode_steps == 7
     assert env.observation_space.shape == (5,)
