@@ -26,8 +26,10 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv --clear .venv
 
+.venv/pyvenv.cfg: $(BIN)/python ;
+
 # The constraints reach the build of the package itself through the environment.
-.venv/.%: $(BIN)/python pyproject.toml constraints.txt
+.venv/.%: .venv/pyvenv.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip --version > /dev/null || $(PYTHON) -m venv --clear .venv
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable ".[$*]"
 	touch $@
