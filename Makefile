@@ -26,7 +26,8 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv --clear .venv
 
-.venv/pyvenv.cfg: $(BIN)/python ;
+.venv/pyvenv.cfg: $(BIN)/python
+	touch $@
 
 # The constraints reach the build of the package itself through the environment.
 .venv/.%: .venv/pyvenv.cfg pyproject.toml constraints.txt
