@@ -8,7 +8,7 @@ import pytest
 import torch as th
 from readme_tables import GENERATED, results, section
 
-from sb3_pgx.cli import _parser
+from sb3_pgx.cli import _parser, main
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
@@ -50,3 +50,14 @@ def test_commands_parse_and_targets_exist():
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), command
         elif words[0] == "sb3-pgx":
             _parser().parse_args(words[1:])
+
+
+def test_the_comparison_of_the_readme_runs(tmp_path, capsys):
+    """On a small budget, with one seed."""
+    (command,) = [line for _, block in blocks("README.md", "sh") for line in block.splitlines() if "sb3-pgx compare" in line]
+    shortened = re.sub(r"--seeds \d+ --timesteps \d+", "--seeds 1 --timesteps 300", command)
+    assert shortened != command
+    assert main([*shlex.split(shortened)[1:], "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"| {name} |" in printed for name in ("reinforce", "reinforce_baseline", "sb3:ppo"))
+    assert "failed" not in printed and (tmp_path / "out" / "curves.png").exists()
