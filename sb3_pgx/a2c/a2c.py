@@ -1,19 +1,39 @@
 """A2C: one step on n-step or GAE advantages, actor, critic and entropy together."""
 
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from torch import Tensor
 from torch.nn import functional as F
 
 from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm, SelfAlgorithm
 from sb3_pgx.common.checks import check_counts
-from sb3_pgx.common.evaluate import as_policy_input
-from sb3_pgx.common.rollout import Rollout
-from sb3_pgx.common.update import gradient_step
+from sb3_pgx.common.rollout import Batch, Rollout
+from sb3_pgx.common.update import Evaluation, Objective
+
+
+class Coefficients(NamedTuple):
+    """Their values during one update."""
+
+    normalize_advantage: bool
+    ent_coef: float
+    vf_coef: float
+
+
+def actor_critic_objective(now: Evaluation, batch: Batch, c: Coefficients) -> dict[str, Tensor]:
+    """The loss of a batch under ``"loss"``, and its parts."""
+    advantages = batch.advantages
+    if c.normalize_advantage:
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    policy_loss = -(advantages * now.log_prob).mean()
+    value_loss = F.mse_loss(batch.returns, now.values)
+    entropy_loss = -now.entropy.mean()
+    loss = policy_loss + c.ent_coef * entropy_loss + c.vf_coef * value_loss
+    return {"loss": loss, "entropy_loss": entropy_loss, "policy_loss": policy_loss, "value_loss": value_loss}
 
 
 class A2C(PolicyGradientAlgorithm):
@@ -47,8 +67,12 @@ class A2C(PolicyGradientAlgorithm):
     :param seed: for everything random
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
     :param _init_setup_model: build the networks now
+    :param compile: compile acting and the gradient step: ``True``, ``False``, or where the training is long enough,
+        ``"auto"`` (:data:`sb3_pgx.common.compiling.COMPILE_AFTER`)
     :raises ValueError: an argument makes no sense
     """
+
+    objective: ClassVar[Objective | None] = Objective(actor_critic_objective)
 
     def __init__(
         self,
@@ -75,6 +99,8 @@ class A2C(PolicyGradientAlgorithm):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        *,
+        compile: bool | str = "auto",
     ):
         policy_kwargs = dict(policy_kwargs or {})
         if use_rms_prop and "optimizer_class" not in policy_kwargs:
@@ -100,6 +126,7 @@ class A2C(PolicyGradientAlgorithm):
             verbose=verbose,
             seed=seed,
             device=device,
+            compile=compile,
         )
         self.normalize_advantage = normalize_advantage
         if _init_setup_model:
@@ -124,30 +151,16 @@ class A2C(PolicyGradientAlgorithm):
         self.coefficient("ent_coef")
         self.coefficient("vf_coef")
 
-    def update(self, rollout: Rollout) -> Metrics:
-        parameters = dict(self.policy.named_parameters())
-        for batch in self.minibatches(rollout, batch_size=None):  # one, unless a user's own buffer gives more
-            actions = as_policy_input(batch.actions, self.action_space)
-            values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
-            advantages = batch.advantages
-            if self.normalize_advantage:
-                advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    def gradient_steps_a_rollout(self) -> int:
+        return 1
 
-            policy_loss = -(advantages * log_prob).mean()
-            value_loss = F.mse_loss(batch.returns, values.flatten())
-            entropy_loss = -(-log_prob if entropy is None else entropy).mean()
-            loss = policy_loss + self.coefficient("ent_coef") * entropy_loss + self.coefficient("vf_coef") * value_loss
-            loss.backward()
-            norm = gradient_step(self.policy.optimizer, parameters, self.max_grad_norm, loss, self._n_updates)
+    def update(self, rollout: Rollout) -> Metrics:
+        c = Coefficients(self.normalize_advantage, self.coefficient("ent_coef"), self.coefficient("vf_coef"))
+        with self.gradient_steps(c) as steps:
+            steps.epoch(self.minibatches(rollout, batch_size=None))  # one, unless a user's own buffer gives more
         self._n_updates += 1
-        return {
-            "explained_variance": self.explained_variance(),
-            "entropy_loss": entropy_loss,
-            "policy_loss": policy_loss,
-            "value_loss": value_loss,
-            "grad_norm": norm,
-            **self.spread(),
-        }
+        metrics = {name: value for name, value in steps.last.items() if name != "loss"}
+        return {"explained_variance": self.explained_variance(), **metrics, **self.spread()}
 
     def learn(
         self: SelfAlgorithm,

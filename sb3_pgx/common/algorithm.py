@@ -1,7 +1,9 @@
 """The pipeline: collect, evaluate, estimate, update, report. An algorithm fills in three of the stages."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -23,12 +25,14 @@ from torch import Tensor
 
 from sb3_pgx.common.checks import FiniteGuard, check_unit_interval
 from sb3_pgx.common.collect import Quota, Recorder, StepQuota, act, clip_to_space
+from sb3_pgx.common.compiling import COMPILE_AFTER, check_compile
 from sb3_pgx.common.distributions import release_graph
 from sb3_pgx.common.evaluate import evaluate_rollout
 from sb3_pgx.common.policies import policy_class_for
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import DictRolloutView, RolloutView, batches, feed, is_users_own
 from sb3_pgx.common.schedules import Coefficient, as_schedule, evaluate_coefficient
+from sb3_pgx.common.update import GradientSteps, Objective, Plan, Update
 from sb3_pgx.ops.metrics import explained_variance
 from sb3_pgx.ops.returns import gae
 
@@ -60,10 +64,17 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         "CnnPolicy": ActorCriticCnnPolicy,
         "MultiInputPolicy": MultiInputActorCriticPolicy,
     }
+    n_gradient_steps = 0  # taken so far
     learning_rate: Coefficient  # type: ignore[assignment]
     _rollout: Rollout
 
-    def __init__(self, policy: str | type[ActorCriticPolicy], env: GymEnv | str | None, **kwargs: Any):
+    objective: ClassVar[Objective | None] = None  # of an algorithm that steps through minibatches with `gradient_steps`
+
+    def __init__(
+        self, policy: str | type[ActorCriticPolicy], env: GymEnv | str | None, compile: bool | str = "auto", **kwargs: Any
+    ):
+        check_compile(compile)
+        self.compile = compile
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -101,6 +112,10 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             raise ValueError(f"max_grad_norm={self.max_grad_norm} must be positive; None turns clipping off")
         self.coefficient("learning_rate")
 
+    def gradient_steps_a_rollout(self) -> int | None:
+        """How many gradient steps a rollout leads to, for ``compile="auto"``; ``None`` where nobody knows: not compiled."""
+        return None
+
     # ------------------------------------------------------------------------------------------------ set up
 
     def _setup_lr_schedule(self) -> None:
@@ -117,6 +132,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         self.check_arguments()
         super()._setup_model()
         release_graph(self.policy)
+        self._compiled = False
+        if self.objective is not None:
+            self._steps = GradientSteps(self.objective, self._tell)
         if not is_users_own(self.rollout_buffer_class):
             view: Any = DictRolloutView if isinstance(self.observation_space, spaces.Dict) else RolloutView
             self.rollout_buffer = view(
@@ -129,7 +147,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         super()._maybe_recommend_cpu(name if name in ("ActorPolicy", "GaussianStdPolicy") else mlp_class_name)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_rollout", "_scheduled_learning_rate"]
+        return [*super()._excluded_save_params(), "_rollout", "_scheduled_learning_rate", "_steps", "_compiled"]
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """As SB3's. A learning rate given as a string is saved as the schedule that it stands for, which SB3 can load."""
@@ -222,7 +240,22 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         guard = FiniteGuard(self.env, self._vec_normalize_env, self._n_updates)
         result = super()._setup_learn(*args, **kwargs)
         self._check_start(guard)
+        self._decide_on_compiling(result[0])
         return result
+
+    def _decide_on_compiling(self, total_timesteps: int) -> None:
+        if self.compile == "auto" and not self._compiled:
+            a_rollout, n_steps = self.gradient_steps_a_rollout(), self.n_steps * self.n_envs
+            if a_rollout is not None:
+                planned = -(-(total_timesteps - self.num_timesteps) // n_steps) * a_rollout
+                self._compiled = self.n_gradient_steps + planned > COMPILE_AFTER
+        else:
+            self._compiled = bool(self.compile)
+
+    def _tell(self, sentence: str) -> None:
+        if self.compile is True and "uncompiled" in sentence:
+            warnings.warn(f"compile=True: {sentence}", UserWarning, stacklevel=2)
+        self.logger.info(sentence)
 
     def _start_whole_episodes(self, env: VecEnv, quota: Quota, guard: FiniteGuard) -> None:
         if quota.whole_episodes and not np.all(self._last_episode_starts):
@@ -264,6 +297,19 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             self._last_obs = None
             raise
         return new_obs, rewards, dones, infos
+
+    @contextmanager
+    def gradient_steps(self, coefficients: Any, max_distance: float | None = None) -> Iterator[Update]:
+        """
+        Steps on the algorithm's ``objective``; see :class:`~sb3_pgx.common.update.Update`.
+
+        :param coefficients: a named tuple, as :class:`~sb3_pgx.common.update.Plan` wants it
+        :param max_distance: of the policy from the one that acted; beyond it, no more steps are taken
+        """
+        plan = Plan(coefficients, self.max_grad_norm, max_distance)
+        with self._steps.update(self.policy, plan, self._compiled, self._n_updates) as update:
+            yield update
+        self.n_gradient_steps += update.taken
 
     def minibatches(self, rollout: Rollout, batch_size: int | None) -> Iterator[Batch]:
         """

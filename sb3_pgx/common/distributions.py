@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution, MultiCategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, preprocess_obs
+from torch.distributions import Bernoulli, Categorical, Normal
 from torch.distributions import Distribution as TorchDistribution
-
-from sb3_pgx.common.rollout import Observations, map_tensors
 
 
 def release_graph(policy: ActorCriticPolicy) -> None:
@@ -59,22 +59,59 @@ def distribution_kept(policy: ActorCriticPolicy) -> Iterator[None]:
         state.update(before)
 
 
+def has_one_hot(space: spaces.Space) -> bool:
+    """Whether SB3 encodes an observation, or a part of it, one-hot."""
+    if isinstance(space, spaces.Dict):
+        return any(has_one_hot(part) for part in space.spaces.values())
+    return isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
+
+
+def one_hot(observations: Any, space: spaces.Space) -> Any:
+    """
+    Observations with their discrete parts one-hot encoded as SB3 does it, and all else as it is.
+
+    The encoding reads values, which neither a trace nor a function transform can do: it comes first, and
+    :func:`takes_one_hot` makes the policy take its result.
+    """
+    if isinstance(space, spaces.Dict):
+        return {key: one_hot(observations[key], part) for key, part in space.spaces.items()}
+    return preprocess_obs(observations, space) if has_one_hot(space) else observations
+
+
 @contextmanager
-def encoded(policy: ActorCriticPolicy, observations: Observations) -> Iterator[Observations]:
-    """
-    Observations as the feature extractor gets them (one-hot, scaled images), with a policy that takes them so.
-
-    One-hot encoding reads values, which function transforms cannot do; within this context it has been done already.
-    """
+def takes_one_hot(policy: ActorCriticPolicy) -> Iterator[None]:
+    """Within this context the policy takes what :func:`one_hot` gives."""
     space = policy.observation_space
-    features: Any = preprocess_obs(observations, space, normalize_images=policy.normalize_images)
-
-    def box(x: th.Tensor) -> spaces.Box:
-        return spaces.Box(-np.inf, np.inf, tuple(x.shape[1:]), np.float32)
-
-    boxes = map_tensors(box, features)
-    policy.observation_space = spaces.Dict(boxes) if isinstance(boxes, dict) else boxes
+    policy.observation_space = _encoded_space(space)
     try:
-        yield features
+        yield
     finally:
         policy.observation_space = space
+
+
+def _encoded_space(space: spaces.Space) -> spaces.Space:
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: _encoded_space(part) for key, part in space.spaces.items()})
+    if not has_one_hot(space):
+        return space
+    size = int(get_flattened_obs_dim(space))
+    return spaces.Box(0.0, 1.0, (size,), np.float32)
+
+
+def packed(distribution: Distribution) -> th.Tensor:
+    """
+    The parameters of an action distribution in one tensor: logits, or means and standard deviations; of a squashed Gaussian
+    those of the Gaussian beneath.
+
+    :param distribution: SB3's, of B states
+    :return: ``[B, K]``
+    :raises ValueError: it is none that SB3's on-policy algorithms use
+    """
+    inner: Any = distribution.distribution
+    if isinstance(distribution, MultiCategoricalDistribution):
+        return th.cat([part.logits for part in inner], dim=1)
+    if isinstance(inner, Categorical | Bernoulli):
+        return inner.logits
+    if isinstance(inner, Normal):
+        return th.cat([inner.mean, inner.stddev], dim=1)
+    raise ValueError(f"{type(distribution).__name__} is no distribution that SB3's on-policy algorithms use")

@@ -3,8 +3,9 @@ The noun that travels through the pipeline: a rollout, ``[T, N, ...]`` tensors o
 environments), and a batch, some of its rows.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -38,6 +39,7 @@ class Rollout:
     next_values: Tensor = field(init=False)  # V(s_{t+1}); of the final observation where truncated, 0 where terminated
     last_values: Tensor = field(init=False)  # V of the last observations, [N]
     log_prob: Tensor = field(init=False)  # [T, N]
+    distribution: Tensor | None = field(init=False, default=None)  # packed, if it is read, [T, N, K]
     # estimate
     advantages: Tensor = field(init=False)  # [T, N]
     returns: Tensor = field(init=False)  # [T, N]
@@ -73,6 +75,7 @@ class Rollout:
             log_prob=pick(self.log_prob),
             advantages=pick(self.advantages),
             returns=pick(self.returns),
+            distribution=None if self.distribution is None else pick(self.distribution),
         )
 
     def valid_rows(self) -> Tensor:
@@ -82,7 +85,7 @@ class Rollout:
 
 @dataclass
 class Batch:
-    """Rows of a rollout: what an objective reads. ``values`` and ``log_prob`` are those of the behaviour policy."""
+    """Rows of a rollout: what an objective reads. All but the observations are those of the behaviour policy."""
 
     observations: Observations  # [B, *obs]
     actions: Tensor  # [B, action_dim]
@@ -90,15 +93,32 @@ class Batch:
     log_prob: Tensor  # [B]
     advantages: Tensor  # [B]
     returns: Tensor  # [B]
+    distribution: Tensor | None = None  # [B, K], packed parameters of the action distribution
 
     def __len__(self) -> int:
         return len(self.actions)
 
+    def tensors(self) -> list[Tensor]:
+        """All of them, in a fixed order."""
+        observations = self.observations
+        parts = list(observations.values()) if isinstance(observations, dict) else [observations]
+        parts += [self.actions, self.values, self.log_prob, self.advantages, self.returns]
+        return parts if self.distribution is None else [*parts, self.distribution]
+
+    def replaced(self, tensors: Sequence[Tensor]) -> "Batch":
+        """A batch of the same structure, of what :meth:`tensors` would give."""
+        left = iter(tensors)
+        observations = map_tensors(lambda _: next(left), self.observations)
+        return Batch(observations, *left)
+
+    def signature(self) -> tuple[Any, ...]:
+        """Equal for batches that one graph can take."""
+        return tuple((x.shape, x.stride(), x.dtype) for x in self.tensors())
+
     def split(self, size: int) -> Iterator["Batch"]:
         """Consecutive batches of ``size`` rows, the last one smaller if need be; views, not copies."""
-        for start in range(0, len(self), size):
-            rows = slice(start, start + size)
-            yield Batch(**{f.name: map_tensors(lambda x, rows=rows: x[rows], getattr(self, f.name)) for f in fields(self)})
+        for parts in zip(*(x.split(size) for x in self.tensors()), strict=True):
+            yield self.replaced(parts)
 
 
 def flatten(values: Tensor) -> Tensor:

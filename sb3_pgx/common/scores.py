@@ -8,7 +8,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sb3_pgx.common.distributions import distribution_kept, encoded, without_validation
+from sb3_pgx.common.distributions import distribution_kept, one_hot, takes_one_hot, without_validation
 from sb3_pgx.common.evaluate import as_policy_input
 from sb3_pgx.common.rollout import Observations
 from sb3_pgx.ops.per_sample import per_sample_gradients
@@ -42,8 +42,8 @@ def map_scores(
         replaced = {place: theta[name] for place, name in places.items()}
         return functional_call(module, replaced, (observation, action), tie_weights=False)
 
-    with without_validation(), distribution_kept(policy), encoded(policy, observations) as features:
-        inputs = (features, as_policy_input(actions, action_space))
+    inputs = (one_hot(observations, policy.observation_space), as_policy_input(actions, action_space))
+    with without_validation(), distribution_kept(policy), takes_one_hot(policy):
         try:
             return th.cat([function(gradients) for _, gradients in per_sample_gradients(log_prob, parameters, inputs)])
         except RuntimeError as error:

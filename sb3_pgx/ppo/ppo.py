@@ -1,7 +1,7 @@
 """PPO: several passes over a rollout on the clipped surrogate."""
 
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -12,10 +12,9 @@ from torch.nn import functional as F
 
 from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm
 from sb3_pgx.common.checks import check_counts
-from sb3_pgx.common.evaluate import as_policy_input
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.schedules import as_schedule
-from sb3_pgx.common.update import gradient_step
+from sb3_pgx.common.update import Evaluation, Objective
 from sb3_pgx.ops.metrics import approximate_kl
 from sb3_pgx.ops.objectives import clipped_surrogate
 
@@ -28,8 +27,33 @@ class Coefficients(NamedTuple):
 
     clip_range: float
     clip_range_vf: float | None
+    normalize_advantage: bool
     ent_coef: float
     vf_coef: float
+
+
+def clipped_objective(now: Evaluation, batch: Batch, c: Coefficients) -> dict[str, Tensor]:
+    """The loss of a minibatch under ``"loss"``, and its parts."""
+    advantages = batch.advantages
+    if c.normalize_advantage and len(batch) > 1:
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    log_ratio = now.log_prob - batch.log_prob
+    ratio = log_ratio.exp()
+    policy_loss = -clipped_surrogate(ratio, advantages, c.clip_range).mean()
+    values = now.values
+    if c.clip_range_vf is not None:
+        values = batch.values + (values - batch.values).clamp(-c.clip_range_vf, c.clip_range_vf)
+    value_loss = F.mse_loss(batch.returns, values)
+    entropy_loss = -now.entropy.mean()
+    loss = policy_loss + c.ent_coef * entropy_loss + c.vf_coef * value_loss
+    return {
+        "loss": loss,
+        "policy_gradient_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy_loss": entropy_loss,
+        "approx_kl": approximate_kl(log_ratio.detach()),
+        "clip_fraction": ((ratio.detach() - 1).abs() > c.clip_range).float().mean(),
+    }
 
 
 class PPO(PolicyGradientAlgorithm):
@@ -68,8 +92,12 @@ class PPO(PolicyGradientAlgorithm):
     :param seed: for everything random
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
     :param _init_setup_model: build the networks now
+    :param compile: compile acting and the gradient step: ``True``, ``False``, or where the training is long enough,
+        ``"auto"`` (:data:`sb3_pgx.common.compiling.COMPILE_AFTER`)
     :raises ValueError: an argument makes no sense
     """
+
+    objective: ClassVar[Objective | None] = Objective(clipped_objective, distance="approx_kl")
 
     def __init__(
         self,
@@ -99,6 +127,8 @@ class PPO(PolicyGradientAlgorithm):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        *,
+        compile: bool | str = "auto",
     ):
         super().__init__(
             policy,
@@ -120,6 +150,7 @@ class PPO(PolicyGradientAlgorithm):
             verbose=verbose,
             seed=seed,
             device=device,
+            compile=compile,
         )
         self.batch_size = batch_size
         self.n_epochs = n_epochs
@@ -164,70 +195,37 @@ class PPO(PolicyGradientAlgorithm):
                 UserWarning,
             )
 
-    def objective(self, batch: Batch, c: Coefficients) -> Metrics:
-        """The loss of a minibatch under ``"loss"``, and its parts."""
-        actions = as_policy_input(batch.actions, self.action_space)
-        values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
-        values = values.flatten()
-        advantages = batch.advantages
-        if self.normalize_advantage and len(batch) > 1:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        log_ratio = log_prob - batch.log_prob
-        ratio = log_ratio.exp()
-        policy_loss = -clipped_surrogate(ratio, advantages, c.clip_range).mean()
-        if c.clip_range_vf is not None:
-            values = batch.values + (values - batch.values).clamp(-c.clip_range_vf, c.clip_range_vf)
-        value_loss = F.mse_loss(batch.returns, values)
-        entropy_loss = -(-log_prob if entropy is None else entropy).mean()
-        loss = policy_loss + c.ent_coef * entropy_loss + c.vf_coef * value_loss
-        return {
-            "loss": loss,
-            "policy_gradient_loss": policy_loss,
-            "value_loss": value_loss,
-            "entropy_loss": entropy_loss,
-            "approx_kl": approximate_kl(log_ratio.detach()),
-            "clip_fraction": ((ratio.detach() - 1).abs() > c.clip_range).float().mean(),
-        }
-
-    def update(self, rollout: Rollout) -> Metrics:
-        c = Coefficients(
+    def coefficients(self) -> Coefficients:
+        """Their values for the update that follows."""
+        return Coefficients(
             clip_range=self.coefficient("clip_range"),
             clip_range_vf=None if self.clip_range_vf is None else self.coefficient("clip_range_vf"),
+            normalize_advantage=self.normalize_advantage,
             ent_coef=self.coefficient("ent_coef"),
             vf_coef=self.coefficient("vf_coef"),
         )
-        parameters = dict(self.policy.named_parameters())
-        measured: list[dict[str, Tensor]] = []  # of every minibatch
-        first_of_epoch, stopped = 0, False
-        for epoch in range(self.n_epochs):
-            first_of_epoch = len(measured)
-            for batch in self.minibatches(rollout, self.batch_size):
-                parts: Any = self.objective(batch, c)
-                loss = parts["loss"]
-                measured.append({name: value.detach() for name, value in parts.items()})
-                if self.target_kl is not None and parts["approx_kl"] > KL_MARGIN * self.target_kl:
-                    stopped = True
+
+    def gradient_steps_a_rollout(self) -> int:
+        return self.n_epochs * -(-self.n_steps * self.n_envs // self.batch_size)
+
+    def update(self, rollout: Rollout) -> Metrics:
+        c = self.coefficients()
+        max_distance = None if self.target_kl is None else KL_MARGIN * self.target_kl
+        with self.gradient_steps(c, max_distance) as steps:
+            for epoch in range(self.n_epochs):
+                steps.epoch(self.minibatches(rollout, self.batch_size))
+                self._n_updates += 1
+                if steps.stopped:
                     if self.verbose >= 1:
-                        print(f"Early stopping at step {epoch} due to reaching max kl: {parts['approx_kl']:.2f}")
+                        kl = steps.last["approx_kl"]
+                        print(f"Early stopping at step {epoch} due to reaching max kl: {kl:.2f}")
                     break
-                loss.backward()
-                norm = gradient_step(self.policy.optimizer, parameters, self.max_grad_norm, loss, self._n_updates)
-                measured[-1]["grad_norm"] = norm
-            self._n_updates += 1
-            if stopped:
-                break
         return {
-            **averages(measured),
-            "loss": measured[-1]["loss"],  # SB3's two exceptions from the mean over all minibatches
-            "approx_kl": averages(measured[first_of_epoch:])["approx_kl"],
+            **steps.means(),
+            "loss": steps.last["loss"],  # SB3's two exceptions from the mean over all minibatches
+            "approx_kl": steps.last_epoch["approx_kl"],
             "explained_variance": self.explained_variance(),
             "clip_range": c.clip_range,
             **({} if c.clip_range_vf is None else {"clip_range_vf": c.clip_range_vf}),
             **self.spread(),
         }
-
-
-def averages(measured: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean of every metric over the minibatches that have it."""
-    names = {name for parts in measured for name in parts}
-    return {name: th.stack([parts[name] for parts in measured if name in parts]).mean() for name in sorted(names)}

@@ -1,6 +1,6 @@
 """The gradient step that every algorithm takes: clipped, and refused when something in it is not finite."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch as th
 from torch import Tensor
@@ -24,13 +24,9 @@ def gradient_step(
     gradients = [p.grad for p in parameters.values() if p.grad is not None]
     norm = th.nn.utils.get_total_norm(gradients)
     if not th.isfinite(th.stack([norm, loss.detach().to(norm)])).all():
-        culprit = _first_bad(loss, parameters.items())
+        error = not_finite({"loss": loss, **gradients_of(parameters)}, update)
         optimizer.zero_grad(set_to_none=True)
-        raise ValueError(
-            f"{culprit} in update {update + 1}; the step was not taken, and the parameters are those before it. "
-            "Likely causes: learning_rate too high (lower it, set max_grad_norm), rewards or observations of huge size (wrap "
-            "the environment in VecNormalize), a collapsed standard deviation (policy_kwargs=dict(log_std_bounds=(-20, 2)))."
-        )
+        raise error
     if max_grad_norm is not None:
         th.nn.utils.clip_grads_with_norm_(parameters.values(), max_grad_norm, norm)
     optimizer.step()
@@ -38,10 +34,22 @@ def gradient_step(
     return norm
 
 
-def _first_bad(loss: Tensor, parameters: Iterable[tuple[str, Tensor]]) -> str:
-    if not th.isfinite(loss):
-        return f"the loss is {loss.item()}"
-    for name, parameter in parameters:
-        if parameter.grad is not None and not th.isfinite(parameter.grad).all():
-            return f"the gradient of {name} is not finite"
-    return "the norm of the gradient is not finite"
+def gradients_of(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients that have been accumulated, by what an error calls them."""
+    return {f"gradient of {name}": p.grad for name, p in parameters.items() if p.grad is not None}
+
+
+def not_finite(quantities: Mapping[str, Tensor], update: int) -> ValueError:
+    """
+    The error for a step that was refused.
+
+    :param quantities: by name, causes before effects; the first one that is not finite is named
+    :param update: updates done so far
+    """
+    bad = next((name for name, x in quantities.items() if not th.isfinite(x).all()), "norm of the gradient")
+    value = quantities[bad].item() if bad in quantities and quantities[bad].numel() == 1 else "not finite"
+    return ValueError(
+        f"the {bad} is {value} in update {update + 1}; the step was not taken, and the parameters are those before it. "
+        "Likely causes: learning_rate too high (lower it, set max_grad_norm), rewards or observations of huge size (wrap "
+        "the environment in VecNormalize), a collapsed standard deviation (policy_kwargs=dict(log_std_bounds=(-20, 2)))."
+    )

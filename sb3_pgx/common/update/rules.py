@@ -1,0 +1,212 @@
+"""What torch's optimizers do, as pure functions of one flat vector: the same numbers, and a graph can hold them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch as th
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from torch import Tensor
+from torch.optim import Optimizer
+
+Group = Mapping[str, Any]
+
+
+class Rule:
+    """One kind of optimizer. ``moments`` are the names of what it keeps for each parameter, besides the step count."""
+
+    moments: ClassVar[tuple[str, ...]]
+    initial = 0.0  # of every moment
+
+    @staticmethod
+    def new_count(steps: int) -> dict[str, Any]:
+        """How torch's optimizer keeps the number of steps, in the state of each parameter."""
+        return {"step": th.tensor(float(steps))}
+
+    @staticmethod
+    def scalars(group: Group, step: int) -> tuple[float, ...]:
+        """
+        The numbers that a step needs.
+
+        :param group: the optimizer's options
+        :param step: 1 for the first step
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def step(
+        theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], s: Sequence[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """
+        :param theta: parameters, ``[P]``
+        :param gradient: ``[P]``
+        :param moments: one for each name, ``[P]`` each
+        :param s: :meth:`scalars`, without dimensions
+        :return: parameters and moments after the step
+        """
+        raise NotImplementedError
+
+
+class Adam(Rule):
+    """Kingma & Ba (2015), algorithm 1; weight decay added to the gradient."""
+
+    moments = ("exp_avg", "exp_avg_sq")
+
+    @staticmethod
+    def scalars(group: Group, step: int) -> tuple[float, ...]:
+        beta1, beta2 = group["betas"]
+        size = group["lr"] / (1 - beta1**step)
+        return float(size), float((1 - beta2**step) ** -0.5), beta1, beta2, group["eps"], group["weight_decay"], group["lr"]
+
+    @staticmethod
+    def step(
+        theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], s: Sequence[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        size, correction, beta1, beta2, eps, weight_decay, _ = s
+        gradient = gradient + weight_decay * theta
+        mean = th.lerp(moments[0], gradient, 1 - beta1)
+        square = beta2 * moments[1] + (1 - beta2) * gradient * gradient
+        return theta - size * mean / (square.sqrt() * correction + eps), (mean, square)
+
+
+class AdamW(Adam):
+    """Loshchilov & Hutter (2019): the weights decay on their own."""
+
+    @staticmethod
+    def step(
+        theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], s: Sequence[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        *others, weight_decay, lr = s
+        theta = theta * (1 - lr * weight_decay)
+        return Adam.step(theta, gradient, moments, (*others, th.zeros_like(weight_decay), lr))
+
+
+class RMSprop(Rule):
+    """Tieleman & Hinton (2012), neither centred nor with momentum."""
+
+    moments = ("square_avg",)
+
+    @staticmethod
+    def scalars(group: Group, step: int) -> tuple[float, ...]:
+        return group["lr"], group["alpha"], group["eps"], group["weight_decay"]
+
+    @staticmethod
+    def step(
+        theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], s: Sequence[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        lr, alpha, eps, weight_decay = s
+        gradient = gradient + weight_decay * theta
+        square = alpha * moments[0] + (1 - alpha) * gradient * gradient
+        return theta - lr * gradient / (square.sqrt() + eps), (square,)
+
+
+class TensorFlowRMSprop(RMSprop):
+    """RMSprop as TensorFlow has it: ε under the root, and averages that start at 1."""
+
+    initial = 1.0
+
+    @staticmethod
+    def new_count(steps: int) -> dict[str, Any]:
+        return {"step": steps}
+
+    @staticmethod
+    def step(
+        theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], s: Sequence[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        lr, alpha, eps, weight_decay = s
+        gradient = gradient + weight_decay * theta
+        square = alpha * moments[0] + (1 - alpha) * gradient * gradient
+        return theta - lr * gradient / (square + eps).sqrt(), (square,)
+
+
+class SGD(Rule):
+    """Without momentum."""
+
+    moments = ()
+
+    @staticmethod
+    def new_count(steps: int) -> dict[str, Any]:
+        return {}
+
+    @staticmethod
+    def scalars(group: Group, step: int) -> tuple[float, ...]:
+        return group["lr"], group["weight_decay"]
+
+    @staticmethod
+    def step(
+        theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], s: Sequence[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        lr, weight_decay = s
+        return theta - lr * (gradient + weight_decay * theta), ()
+
+
+class MomentumSGD(Rule):
+    """Heavy ball: the first step fills the buffer with the gradient, as torch does."""
+
+    moments = ("momentum_buffer",)
+
+    @staticmethod
+    def new_count(steps: int) -> dict[str, Any]:
+        return {}
+
+    @staticmethod
+    def scalars(group: Group, step: int) -> tuple[float, ...]:
+        fresh = 1.0 if step == 1 else 1.0 - group["dampening"]
+        return group["lr"], group["momentum"], fresh, group["weight_decay"]
+
+    @staticmethod
+    def step(
+        theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], s: Sequence[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        lr, momentum, fresh, weight_decay = s
+        buffer = momentum * moments[0] + fresh * (gradient + weight_decay * theta)
+        return theta - lr * buffer, (buffer,)
+
+
+class Untouched(Rule):
+    """Moves nothing: the optimizer itself takes the step."""
+
+    moments = ()
+
+    @staticmethod
+    def scalars(group: Group, step: int) -> tuple[float, ...]:
+        return ()
+
+    @staticmethod
+    def step(
+        theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], s: Sequence[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return theta, ()
+
+
+_PLAIN: dict[type[Optimizer], type[Rule]] = {
+    th.optim.Adam: Adam,
+    th.optim.AdamW: AdamW,
+    th.optim.RMSprop: RMSprop,
+    RMSpropTFLike: TensorFlowRMSprop,
+    th.optim.SGD: SGD,
+}
+# Options that change what a rule does; with any of them switched on, torch's own step is taken.
+_OTHERWISE = ("amsgrad", "maximize", "centered", "nesterov", "differentiable")
+
+
+def rule_of(optimizer: Optimizer) -> type[Rule] | str:
+    """
+    :param optimizer: a policy's
+    :return: the rule that does what the optimizer does, or the reason why there is none, without a full stop
+    """
+    kind = type(optimizer)
+    if kind not in _PLAIN:
+        return f"there is no rule for the optimizer {kind.__name__}"
+    if len(optimizer.param_groups) != 1:
+        return f"the optimizer has {len(optimizer.param_groups)} groups of parameters"
+    if "step" in vars(optimizer) or optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return "the optimizer's step has been replaced or has hooks"
+    (group,) = optimizer.param_groups
+    for option in _OTHERWISE:
+        if group.get(option):
+            return f"there is no rule for {kind.__name__} with {option}"
+    if kind is th.optim.SGD:
+        return MomentumSGD if group["momentum"] else SGD
+    if group.get("momentum"):
+        return f"there is no rule for {kind.__name__} with momentum"
+    return AdamW if kind is th.optim.Adam and group.get("decoupled_weight_decay") else _PLAIN[kind]

@@ -1,0 +1,115 @@
+"""
+One gradient step as a pure function of tensors: loss, gradient, clipping and optimizer, behind a gate.
+
+The gate is a number on the device. It closes where the policy has moved too far or something is not finite, and from then on
+nothing changes any more: the host reads it once an epoch instead of once a step.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch as th
+from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors
+
+from sb3_pgx.common.rollout import Batch
+from sb3_pgx.common.update.rules import Rule
+
+
+class Evaluation(NamedTuple):
+    """What the policy says of a batch now."""
+
+    values: Tensor  # [B]
+    log_prob: Tensor  # [B]
+    entropy: Tensor  # [B]; −log π where there is no closed form, as SB3
+    distribution: Tensor | None  # [B, K], parameters of the action distribution
+
+
+@dataclass(frozen=True)
+class Objective:
+    """
+    What a gradient step descends on.
+
+    :param measure: pure function of the policy's outputs, the batch and the coefficients: the scalar ``"loss"`` and whatever
+        else is to be measured, scalars, too
+    :param distance: name of the metric that says how far the policy has moved from the one that acted
+    :param reads_distribution: whether ``measure`` needs the parameters of the action distribution, now and when it acted
+    """
+
+    measure: Callable[[Evaluation, Batch, Any], dict[str, Tensor]]
+    distance: str | None = None
+    reads_distribution: bool = False
+
+
+OPEN, DIVERGED, STOPPED = 1.0, 0.0, -1.0  # the gate: steps are taken; something was not finite; the policy moved too far
+GATE, SEEN, TAKEN, SCALE, N_FLAGS = 0, 1, 2, 3, 4  # places in a report
+MAX_GRAD_NORM, MAX_DISTANCE, N_LIMITS = 0, 1, 2  # places in the limits; a controller's numbers follow
+
+
+def gated_step(
+    rule: type[Rule],
+    report: Tensor,
+    theta: Tensor,
+    moments: Sequence[Tensor],
+    gradient: Tensor,
+    measured: Sequence[Tensor],
+    distance: Tensor | None,
+    limits: Sequence[Tensor | float],
+    scalars: Sequence[Tensor],
+    adapt: Callable[..., Tensor] | None = None,
+) -> None:
+    """
+    Clips the gradient and takes the optimizer's step, in place, if the gate is open and stays so.
+
+    :param rule: the optimizer's
+    :param report: gate, minibatches seen, steps taken, factor of the learning rate, then for each of the M metrics its sum
+        over the minibatches seen, then its last value, ``[4 + 2 M]``; the last metric is the norm of the gradient, which
+        counts where a step is taken
+    :param theta: ``[P]``
+    :param moments: ``[P]`` each
+    :param gradient: of the loss, ``[P]``
+    :param measured: the M − 1 other metrics, the loss first, without dimensions
+    :param distance: how far the policy has moved from the one that acted, or ``None``
+    :param limits: norm to clip to, distance beyond which no step is taken; infinite for none
+    :param scalars: the rule's
+    :param adapt: a controller of the learning rate's factor: from the factor, the distance and its own numbers, which end
+        ``limits``, to the factor of this step and the next
+    """
+    max_grad_norm, max_distance = limits[:N_LIMITS]
+    norm = th.linalg.vector_norm(gradient)
+    finite = th.isfinite(norm) & th.isfinite(measured[0])
+    gate = report[GATE]
+    seen = gate == OPEN
+    if distance is None:
+        verdict = th.where(finite, OPEN, DIVERGED)
+    else:
+        verdict = th.where(distance > max_distance, STOPPED, th.where(finite, OPEN, DIVERGED))
+    verdict = th.where(seen, verdict.to(report.dtype), gate)
+    go = verdict == OPEN
+
+    gradient = gradient * (max_grad_norm / (norm + 1e-6)).clamp(max=1.0).to(gradient.dtype)
+    new_theta, new_moments = rule.step(theta, gradient, moments, scalars)
+    scale = report[SCALE]
+    if adapt is not None:
+        scale = th.where(go, adapt(scale, distance, *limits[N_LIMITS:]), scale)
+        new_theta = theta + scale.to(theta.dtype) * (new_theta - theta)  # every rule's step is linear in its learning rate
+    for old, new in zip((theta, *moments), (new_theta, *new_moments), strict=True):
+        old.copy_(th.where(go, new, old))
+
+    values = th.stack([*measured, th.where(go, norm, th.zeros_like(norm))]).to(report.dtype)
+    n = len(values)
+    sums, last = report[N_FLAGS : N_FLAGS + n], report[N_FLAGS + n :]
+    flags = th.stack([verdict, report[SEEN] + seen, report[TAKEN] + go, scale])
+    report.copy_(th.cat([flags, sums + th.where(seen, values, 0.0), th.where(seen, values, last)]))
+
+
+def flat_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """∇loss over parameters that all enter it, ``[P]``."""
+    return _flatten_dense_tensors(th.autograd.grad(loss, parameters))
+
+
+def used(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """Those that enter the loss: an optimizer leaves the others alone, moments included."""
+    gradients = th.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
+    return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
