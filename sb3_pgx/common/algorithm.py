@@ -24,10 +24,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from sb3_pgx.common.checks import FiniteGuard, check_unit_interval
-from sb3_pgx.common.collect import Quota, Recorder, StepQuota, act, clip_to_space
+from sb3_pgx.common.collect import Quota, Recorder, StepQuota, act, acts_alone, clip_to_space
 from sb3_pgx.common.compiling import COMPILE_AFTER, check_compile
-from sb3_pgx.common.distributions import release_graph
+from sb3_pgx.common.distributions import release_graph, sample
 from sb3_pgx.common.evaluate import evaluate_rollout
+from sb3_pgx.common.passes import MAX_EVALUATED_ROWS, acting_pass, as_tensors, evaluation_pass
 from sb3_pgx.common.policies import policy_class_for
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import DictRolloutView, RolloutView, batches, feed, is_users_own
@@ -40,6 +41,9 @@ SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
 Metrics = dict[str, Tensor | float]
 
 ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
+
+_NOT_SAVED = ("_steps", "_acting", "_evaluation", "_compiled")
 
 
 class PolicyGradientAlgorithm(OnPolicyAlgorithm):
@@ -85,6 +89,14 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         self.policy_class = policy_class_for(self.policy_class, self.policy_kwargs)
 
     # ------------------------------------------------------------------------------------------------ what differs
+
+    def evaluate(self, rollout: Rollout) -> None:
+        """Stage 2: fill in values, log-probabilities and bootstraps."""
+        compiled = self._evaluation if self._compiled and len(rollout.actions) * self.n_envs <= MAX_EVALUATED_ROWS else None
+        if compiled is not None:
+            compiled.prepare(self.policy)
+        with_distribution = self.objective is not None and self.objective.reads_distribution
+        evaluate_rollout(self.policy, rollout, compiled, with_distribution)
 
     def estimate(self, rollout: Rollout) -> None:
         """Stage 3: fill in ``advantages`` and ``returns``; generalised advantage estimates unless an algorithm differs."""
@@ -133,6 +145,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         super()._setup_model()
         release_graph(self.policy)
         self._compiled = False
+        self._acting, self._evaluation = acting_pass(self._tell), evaluation_pass(self._tell)
         if self.objective is not None:
             self._steps = GradientSteps(self.objective, self._tell)
         if not is_users_own(self.rollout_buffer_class):
@@ -147,7 +160,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         super()._maybe_recommend_cpu(name if name in ("ActorPolicy", "GaussianStdPolicy") else mlp_class_name)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_rollout", "_scheduled_learning_rate", "_steps", "_compiled"]
+        return [*super()._excluded_save_params(), "_rollout", "_scheduled_learning_rate", *_NOT_SAVED]
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """As SB3's. A learning rate given as a string is saved as the schedule that it stands for, which SB3 can load."""
@@ -188,6 +201,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         n_steps, complete = 0, False
         if self.use_sde:
             self._reset_noise(env)
+        compiled = self._compiled and acts_alone(self.policy)
+        if compiled:
+            self._acting.prepare(self.policy)
         callback.on_rollout_start()
 
         while not complete:
@@ -195,7 +211,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
                 self._reset_noise(env)
             obs_tensor = obs_as_tensor(self._last_obs, self.device)
             # None, None until the end of the rollout, unless the policy acts through a forward of its own
-            action_tensor, values, log_probs = self._act(obs_tensor)
+            action_tensor, values, log_probs = self._act(obs_tensor, compiled)
             actions = action_tensor.cpu().numpy()
             clipped_actions = clip_to_space(actions, self.policy, self.action_space)
             new_obs, rewards, dones, infos = self._step(env, clipped_actions, guard, n_steps)
@@ -224,7 +240,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             n_steps += 1
 
         rollout = self._rollout = recorder.rollout(new_obs, self.device)
-        evaluate_rollout(self.policy, rollout, self.action_space)
+        self.evaluate(rollout)
         values, log_probs = rollout.last_values[:, None], rollout.log_prob[-1]
         if is_users_own(self.rollout_buffer_class):
             feed(rollout_buffer, rollout, self.gamma)
@@ -275,10 +291,15 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         with th.no_grad():
             self.policy.reset_noise(env.num_envs)
 
-    def _act(self, observations: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _act(self, observations: Any, compiled: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         try:
+            if compiled:
+                with th.no_grad():
+                    parameters = self._acting(self.policy, as_tensors(self.policy, observations))
+                    if parameters is not None:
+                        return self._sampled(parameters), None, None
             return act(self.policy, observations)
-        except ValueError as error:  # torch's distributions refuse NaN
+        except (ValueError, RuntimeError) as error:  # torch refuses to draw from distributions with NaN
             bad = [name for name, p in self.policy.named_parameters() if not th.isfinite(p).all()]
             if not bad:
                 raise
@@ -286,6 +307,12 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
                 f"the parameter {bad[0]} is not finite after update {self._n_updates}, so the policy cannot act: load the "
                 "last saved model and lower learning_rate."
             ) from error
+
+    def _sampled(self, parameters: tuple[Tensor, ...]) -> Tensor:
+        actions = sample(self.policy.action_dist, parameters).reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        if actions.is_floating_point() and not th.isfinite(actions).all():
+            raise ValueError(f"the policy's action is not finite: {actions}")
+        return actions
 
     def _step(self, env: VecEnv, actions: np.ndarray, guard: FiniteGuard, step: int) -> Any:
         """Step the environments; after an error, the next ``learn`` starts by resetting them."""

@@ -27,24 +27,34 @@ def check_compile(value: Any) -> None:
         raise ValueError(f'compile={value!r} is unknown; choose "auto", True or False')
 
 
-def compile_function(function: Function, examples: Sequence[Tensor]) -> Function:
+class Compiled:
+    """A compiled function, which is given only those of its arguments that it reads."""
+
+    def __init__(self, function: Function, read: Sequence[int]):
+        self._function, self._read = function, tuple(read)
+
+    def __call__(self, arguments: Sequence[Tensor]) -> Any:
+        return self._function(*[arguments[i] for i in self._read])
+
+
+def compile_function(function: Function, examples: Sequence[Tensor]) -> Compiled:
     """
     Traces a function and compiles the graph.
 
     The function must be pure, but for tensors among its arguments that it changes in place, and must not depend on values.
 
     :param function: of tensors, to a tuple of tensors
-    :param examples: arguments of the shapes, types and device of those to come; none is changed
-    :return: the same function, for such arguments alone
-    :raises NotCompilable: it cannot be traced or compiled; the message is one sentence without a full stop
+    :param examples: arguments of the shapes, strides, types and device of those to come; none is changed
+    :return: the same function, for such arguments alone; it takes them as one sequence
+    :raises NotCompilable: it cannot be traced or compiled; the message is a sentence without a full stop
     """
-    with without_validation(), warnings.catch_warnings():
+    with without_validation(), warnings.catch_warnings(), th.no_grad():
         warnings.simplefilter("ignore")
         try:
-            graph = trace(function, examples)
-            compiled = backend(graph, [x.clone() for x in examples])
-            with th.no_grad():
-                compiled(*(x.clone() for x in examples))  # compiles what is left to compile, and fails here if at all
+            graph, read = trace(function, examples)
+            kept = [examples[i] for i in read]
+            compiled = Compiled(backend(graph, [_like(x) for x in kept]), read)
+            compiled([_like(x) for x in examples])  # compiles what is left to compile, and fails here if at all
         except NotCompilable:
             raise
         except Exception as error:
@@ -52,22 +62,38 @@ def compile_function(function: Function, examples: Sequence[Tensor]) -> Function
     return compiled
 
 
-def trace(function: Function, examples: Sequence[Tensor]) -> th.fx.GraphModule:
+def trace(function: Function, examples: Sequence[Tensor]) -> tuple[th.fx.GraphModule, list[int]]:
     """
-    The operations of a function, gradients included.
+    The operations of a function, gradients included, and which of its arguments they read.
 
     :raises NotCompilable: they depend on something besides the arguments
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    graph = make_fx(function)(*(x.clone() for x in examples))
+    graph = make_fx(function)(*(_like(x) for x in examples))
     for node in graph.graph.nodes:
         if node.op == "get_attr" and not all(user.target is th.ops.aten.lift_fresh_copy.default for user in node.users):
             raise NotCompilable("it reads a tensor that is neither a parameter nor in the batch")
         if node.op == "call_function" and th.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise NotCompilable(f"it draws random numbers ({node.target})")
         node.meta.clear()  # describes tensors of this trace, which the compiler would take for its own
-    return graph
+    inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    read = [i for i, node in enumerate(inputs) if node.users]
+    for node in inputs:
+        if not node.users:
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return graph, read
+
+
+def signature(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+    """Equal for tensors that one graph can take."""
+    return tuple((x.shape, x.stride(), x.dtype, x.device) for x in tensors)
+
+
+def _like(x: Tensor) -> Tensor:
+    """A copy with the same strides."""
+    return th.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device).copy_(x)
 
 
 def inductor(graph: th.fx.GraphModule, examples: Sequence[Tensor]) -> Function:

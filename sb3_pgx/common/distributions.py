@@ -1,13 +1,19 @@
 """What SB3's distributions need before functions can be differentiated sample by sample, copied and pickled."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import Distribution, MultiCategoricalDistribution
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    DiagGaussianDistribution,
+    Distribution,
+    MultiCategoricalDistribution,
+    StateDependentNoiseDistribution,
+)
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, preprocess_obs
 from torch.distributions import Bernoulli, Categorical, Normal
@@ -115,3 +121,34 @@ def packed(distribution: Distribution) -> th.Tensor:
     if isinstance(inner, Normal):
         return th.cat([inner.mean, inner.stddev], dim=1)
     raise ValueError(f"{type(distribution).__name__} is no distribution that SB3's on-policy algorithms use")
+
+
+def sampling_parameters(distribution: Distribution) -> tuple[th.Tensor, ...]:
+    """What :func:`sample` needs of SB3's distribution of B states, ``[B, ...]`` each."""
+    inner: Any = distribution.distribution
+    if isinstance(distribution, StateDependentNoiseDistribution):
+        return inner.mean, distribution._latent_sde
+    if isinstance(distribution, MultiCategoricalDistribution):
+        return tuple(part.probs for part in inner)
+    return (inner.mean, inner.stddev) if isinstance(inner, Normal) else (inner.probs,)
+
+
+def sample(distribution: Distribution, parameters: Sequence[th.Tensor]) -> th.Tensor:
+    """
+    Actions, with the random numbers that the distribution's own ``sample`` draws.
+
+    :param distribution: SB3's, for its kind, and for gSDE's noise
+    :param parameters: those of :func:`sampling_parameters`
+    :return: ``[B, ...]``
+    """
+    if isinstance(distribution, StateDependentNoiseDistribution):
+        mean, latent_sde = parameters
+        actions = mean + distribution.get_noise(latent_sde)
+        return actions if distribution.bijector is None else distribution.bijector.forward(actions)
+    if isinstance(distribution, DiagGaussianDistribution):
+        mean, std = parameters
+        return mean + th.empty_like(mean).normal_() * std
+    if isinstance(distribution, BernoulliDistribution):
+        return th.bernoulli(parameters[0])
+    choices = [th.multinomial(probabilities, 1, replacement=True) for probabilities in parameters]
+    return th.cat(choices, dim=1) if isinstance(distribution, MultiCategoricalDistribution) else choices[0].flatten()

@@ -1,34 +1,44 @@
 """The one batched pass after collection: values, log-probabilities, and the values that complete cut episodes."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from sb3_pgx.common.rollout import Observations, Rollout, map_tensors
+from sb3_pgx.common.distributions import packed
+from sb3_pgx.common.passes import CompiledPass, as_tensors
+from sb3_pgx.common.rollout import Observations, Rollout, as_policy_input, map_tensors
 
 # Numbers of observation that one pass may hold: 64 MiB as float32; a network's activations are a small multiple of it.
 MAX_NUMBERS = 2**24
 MAX_ROWS = 8192
 
 
-def evaluate_rollout(policy: ActorCriticPolicy, rollout: Rollout, action_space: spaces.Space) -> None:
+def evaluate_rollout(
+    policy: ActorCriticPolicy, rollout: Rollout, compiled: CompiledPass | None = None, with_distribution: bool = False
+) -> None:
     """
-    Fill in ``values``, ``log_prob``, ``last_values`` and ``next_values``.
+    Fill in ``values``, ``log_prob``, ``last_values`` and ``next_values``, and ``distribution`` if it is wanted.
 
     :param policy: in evaluation mode, as it acted
     :param rollout: as collected; values and log-probabilities that acting has given are kept
-    :param action_space: of one environment
+    :param compiled: pass for a short rollout
+    :param with_distribution: keep the packed parameters of the action distributions
     :raises ValueError: the policy returned NaN or infinity
     """
     with th.no_grad():
-        if not hasattr(rollout, "values"):
-            rollout.values, rollout.log_prob = evaluate_rows(policy, rollout, action_space)
-        rollout.last_values, rollout.next_values = bootstrap_values(policy, rollout)
-    if not all(th.isfinite(x).all() for x in (rollout.values, rollout.next_values, rollout.log_prob)):
+        if compiled is None or hasattr(rollout, "values") or not _evaluate_compiled(policy, rollout, compiled):
+            _evaluate_eagerly(policy, rollout)
+        if with_distribution:
+            rollout.distribution = distribution_rows(policy, rollout)
+        rollout.next_values = bootstrap_values(policy, rollout)
+        parts = (rollout.values, rollout.next_values, rollout.log_prob)
+        # The sum is a quick test that only a finite overflow can fail wrongly.
+        finite = math.isfinite(sum(x.sum() for x in parts)) or all(th.isfinite(x).all() for x in parts)
+    if not finite:
         raise ValueError(
             "the policy gives values or log-probabilities that are not finite for the observations of this rollout: "
             "the step before was too large (lower learning_rate, set max_grad_norm) or the observations are huge "
@@ -36,41 +46,63 @@ def evaluate_rollout(policy: ActorCriticPolicy, rollout: Rollout, action_space: 
         )
 
 
-def evaluate_rows(policy: ActorCriticPolicy, rollout: Rollout, action_space: spaces.Space) -> tuple[Tensor, Tensor]:
-    """V(s_t) and log π(a_t|s_t), ``[T, N]`` each."""
+def _evaluate_compiled(policy: ActorCriticPolicy, rollout: Rollout, compiled: CompiledPass) -> bool:
+    """:return: false where there is no compiled pass for this rollout"""
+    inputs = [rollout.actions.flatten(end_dim=1)]
+    inputs += as_tensors(policy, map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations))
+    inputs += as_tensors(policy, rollout.last_observations)
+    result = compiled(policy, inputs)
+    if result is None:
+        return False
+    values, log_prob, rollout.last_values = result
+    rollout.values, rollout.log_prob = values.view(rollout.shape), log_prob.view(rollout.shape)
+    return True
+
+
+def _evaluate_eagerly(policy: ActorCriticPolicy, rollout: Rollout) -> None:
+    if not hasattr(rollout, "values"):
+        values, log_prob = [], []
+        for observations, actions in picked_rows(policy, rollout):
+            value, log_probability, _ = policy.evaluate_actions(observations, actions)
+            values.append(value.flatten())
+            log_prob.append(log_probability.flatten())
+        rollout.values, rollout.log_prob = th.cat(values).view(rollout.shape), th.cat(log_prob).view(rollout.shape)
+    rollout.last_values = values_of(policy, rollout.last_observations, rollout.shape[1])
+
+
+def distribution_rows(policy: ActorCriticPolicy, rollout: Rollout) -> Tensor:
+    """Packed parameters of π(·|s_t), ``[T, N, K]``."""
+    parts = []
+    for observations, actions in picked_rows(policy, rollout):
+        # By the same method that the objective uses: a policy may override it.
+        policy.evaluate_actions(observations, actions)
+        parts.append(packed(policy.action_dist))
+    return th.cat(parts).unflatten(0, rollout.shape)
+
+
+def picked_rows(policy: ActorCriticPolicy, rollout: Rollout) -> Iterator[tuple[Any, Tensor]]:
+    """Observations and actions of the rollout as the policy evaluates them, as many rows at a time as memory allows."""
     observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
     actions = rollout.actions.flatten(end_dim=1)
-    values, log_prob = [], []
     for rows in chunks(observations, len(actions)):
         picked = map_tensors(lambda x, rows=rows: x[rows], observations)
-        value, log_probability, _ = policy.evaluate_actions(picked, as_policy_input(actions[rows], action_space))
-        values.append(value.flatten())
-        log_prob.append(log_probability.flatten())
-    return th.cat(values).view(rollout.shape), th.cat(log_prob).view(rollout.shape)
+        yield picked, as_policy_input(actions[rows], policy.action_space)
 
 
-def bootstrap_values(policy: ActorCriticPolicy, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """
-    Values of the last observations ``[N]``, and V(s_{t+1}) ``[T, N]``: of the final observation where truncated, 0 where
-    terminated. Those that are not among ``rollout.values`` come from one batched pass.
-    """
-    unknown: Any = rollout.last_observations
+def bootstrap_values(policy: ActorCriticPolicy, rollout: Rollout) -> Tensor:
+    """V(s_{t+1}), ``[T, N]``: of the final observation where truncated, 0 where terminated."""
+    following = th.cat([rollout.values[1:], rollout.last_values[None]])
     if rollout.final_observations is not None:
-        final: Any = rollout.final_observations
-        unknown = {k: th.cat([unknown[k], final[k]]) for k in unknown} if isinstance(final, dict) else th.cat([unknown, final])
-    total = rollout.shape[1] + int(rollout.truncated.sum())
-    parts = [policy.predict_values(map_tensors(lambda x, r=r: x[r], unknown)).flatten() for r in chunks(unknown, total)]
-    known = th.cat(parts)
-    last, final_values = known.split([rollout.shape[1], len(known) - rollout.shape[1]])
-    following = th.cat([rollout.values[1:], last[None]])
-    following[rollout.truncated] = final_values
-    following[rollout.terminated] = 0.0
-    return last, following
+        following[rollout.truncated] = values_of(policy, rollout.final_observations, int(rollout.truncated.sum()))
+    return following.masked_fill_(rollout.terminated, 0.0)
 
 
-def as_policy_input(actions: Tensor, action_space: spaces.Space) -> Tensor:
-    """Stored actions ``[B, action_dim]`` in the type and shape that SB3's policies evaluate."""
-    return actions.long().flatten() if isinstance(action_space, spaces.Discrete) else actions.float()
+def values_of(policy: ActorCriticPolicy, observations: Observations, total: int) -> Tensor:
+    """V of ``total`` observations."""
+    parts = [
+        policy.predict_values(map_tensors(lambda x, r=r: x[r], observations)).flatten() for r in chunks(observations, total)
+    ]
+    return th.cat(parts)
 
 
 def chunks(observations: Observations, total: int, leading: int = 1) -> Iterator[slice]:

@@ -5,10 +5,8 @@ environments), and a batch, some of its rows.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-import torch as th
+from gymnasium import spaces
 from torch import Tensor
 
 Observations = Tensor | dict[str, Tensor]
@@ -54,19 +52,14 @@ class Rollout:
         """T and N."""
         return self.rewards.shape[0], self.rewards.shape[1]
 
-    def rows(self, index: np.ndarray | Tensor | None = None) -> "Batch":
+    def rows(self, index: Tensor | slice | None = None) -> "Batch":
         """
         :param index: rows of the flattened rollout, environment after environment as SB3 flattens; ``None``: all
         :return: these rows
         """
-        T, N = self.shape
-        flat = (
-            th.arange(T * N, device=self.rewards.device) if index is None else th.as_tensor(index, device=self.rewards.device)
-        )
-        t, n = flat % T, flat // T
 
         def pick(values: Tensor) -> Tensor:
-            return values[t, n]
+            return flatten(values) if index is None else flatten(values)[index]
 
         return Batch(
             observations=map_tensors(pick, self.observations),
@@ -111,10 +104,6 @@ class Batch:
         observations = map_tensors(lambda _: next(left), self.observations)
         return Batch(observations, *left)
 
-    def signature(self) -> tuple[Any, ...]:
-        """Equal for batches that one graph can take."""
-        return tuple((x.shape, x.stride(), x.dtype) for x in self.tensors())
-
     def split(self, size: int) -> Iterator["Batch"]:
         """Consecutive batches of ``size`` rows, the last one smaller if need be; views, not copies."""
         for parts in zip(*(x.split(size) for x in self.tensors()), strict=True):
@@ -129,3 +118,8 @@ def flatten(values: Tensor) -> Tensor:
 def map_tensors(function, values):  # type: ignore[no-untyped-def]  # one tensor, or a dictionary of them
     """``function`` of a tensor (or array), or of each one in a dictionary."""
     return {k: function(v) for k, v in values.items()} if isinstance(values, dict) else function(values)
+
+
+def as_policy_input(actions: Tensor, action_space: spaces.Space) -> Tensor:
+    """Stored actions ``[B, action_dim]`` in the type and shape that SB3's policies evaluate."""
+    return actions.long().flatten() if isinstance(action_space, spaces.Discrete) else actions.float()

@@ -5,12 +5,11 @@ from collections.abc import Callable, Mapping
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
-from sb3_pgx.common.distributions import distribution_kept, one_hot, takes_one_hot, without_validation
-from sb3_pgx.common.evaluate import as_policy_input
-from sb3_pgx.common.rollout import Observations
+from sb3_pgx.common.distributions import one_hot, without_validation
+from sb3_pgx.common.functional import PolicyFunction
+from sb3_pgx.common.rollout import Observations, as_policy_input, map_tensors
 from sb3_pgx.ops.per_sample import per_sample_gradients
 
 
@@ -35,15 +34,9 @@ def map_scores(
     :return: ``[B, ...]``
     :raises ValueError: the policy cannot be differentiated sample by sample
     """
-    module = _LogProbOfOne(policy)
-    places = parameter_places(module, parameters)
-
-    def log_prob(theta: Mapping[str, Tensor], observation: Observations, action: Tensor) -> Tensor:
-        replaced = {place: theta[name] for place, name in places.items()}
-        return functional_call(module, replaced, (observation, action), tie_weights=False)
-
+    log_prob = PolicyFunction(_log_prob_of_one, policy, parameters)
     inputs = (one_hot(observations, policy.observation_space), as_policy_input(actions, action_space))
-    with without_validation(), distribution_kept(policy), takes_one_hot(policy):
+    with without_validation():
         try:
             return th.cat([function(gradients) for _, gradients in per_sample_gradients(log_prob, parameters, inputs)])
         except RuntimeError as error:
@@ -53,32 +46,7 @@ def map_scores(
             ) from error
 
 
-class _LogProbOfOne(nn.Module):
-    """``functional_call`` calls ``forward``, and SB3's policies take batches."""
-
-    def __init__(self, policy: ActorCriticPolicy):
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, observation: Observations, action: Tensor) -> Tensor:
-        if isinstance(observation, dict):
-            batch: Observations = {k: v[None] for k, v in observation.items()}
-        else:
-            batch = observation[None]
-        return self.policy.evaluate_actions(batch, action[None])[1].squeeze(0)
-
-
-def parameter_places(module: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, str]:
-    """
-    Every place in ``module`` that holds one of ``parameters``: path to name.
-
-    SB3's policies register one feature extractor under three names. ``functional_call`` would then replace each of its
-    parameters three times over, and put back the replacement instead of the original.
-    """
-    names = {id(p): name for name, p in parameters.items()}
-    return {
-        f"{path}.{attribute}" if path else attribute: names[id(p)]
-        for path, child in module.named_modules()
-        for attribute, p in child.named_parameters(recurse=False, remove_duplicate=False)
-        if id(p) in names
-    }
+def _log_prob_of_one(policy: ActorCriticPolicy, observation: Observations, action: Tensor) -> Tensor:
+    """SB3's policies take batches."""
+    batch = map_tensors(lambda x: x[None], observation)
+    return policy.evaluate_actions(batch, action[None])[1].squeeze(0)

@@ -9,10 +9,9 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
-from sb3_pgx.common.compiling import Function, NotCompilable, compile_function
+from sb3_pgx.common.compiling import Compiled, NotCompilable, compile_function, signature
 from sb3_pgx.common.distributions import has_one_hot, one_hot, packed
-from sb3_pgx.common.evaluate import as_policy_input
-from sb3_pgx.common.rollout import Batch
+from sb3_pgx.common.rollout import Batch, as_policy_input
 from sb3_pgx.common.update.eager import not_finite
 from sb3_pgx.common.update.flat import ByOptimizer, Flat, steps_taken
 from sb3_pgx.common.update.plan import Plan
@@ -37,7 +36,7 @@ class GradientSteps:
         self.used: list[nn.Parameter] = []  # those that the optimizer moves
         self._structure: Any = None
         self._kept: list[Any] = []  # what the structure knows by its id must stay alive
-        self._graphs: dict[Any, Function | None] = {}
+        self._graphs: dict[Any, Compiled | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "used": [], "_structure": None, "_kept": [], "_graphs": {}}
@@ -94,20 +93,20 @@ class GradientSteps:
 
     def graph(
         self, policy: ActorCriticPolicy, plan: Plan, rule: type[Rule], batch: Batch, arguments: Sequence[Tensor]
-    ) -> Function | None:
+    ) -> Compiled | None:
         """The compiled step for batches like this one, or ``None`` where there is none."""
-        signature = batch.signature()
-        if signature in self._graphs:
-            return self._graphs[signature]
+        key = signature(batch.tensors())
+        if key in self._graphs:
+            return self._graphs[key]
         if self._graphs:  # the last, smaller minibatch of an epoch is not worth a graph of its own
             return None
         try:
-            self._graphs[signature] = compile_function(traceable_step(self, policy, plan, rule, batch), arguments)
+            self._graphs[key] = compile_function(traceable_step(self, policy, plan, rule, batch), arguments)
             self.tell("the gradient step is compiled")
         except NotCompilable as reason:
-            self._graphs[signature] = None
+            self._graphs[key] = None
             self.tell(f"the gradient step runs uncompiled: {reason}")
-        return self._graphs[signature]
+        return self._graphs[key]
 
     def refuse(self, reason: str) -> None:
         """Say once that nothing can be compiled."""
@@ -192,7 +191,7 @@ class Update:
             arguments += encoded.tensors()
             function = self.steps.graph(self.policy, self.plan, self._flat.rule, encoded, arguments)
             if function is not None:
-                function(*arguments)
+                function(arguments)
                 self._stale = True
                 return
         self._eager_step(batch, row)

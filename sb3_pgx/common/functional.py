@@ -1,0 +1,69 @@
+"""A policy as a pure function of its parameters, for traces and function transforms."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sb3_pgx.common.compiling import NotCompilable
+from sb3_pgx.common.distributions import distribution_kept, takes_one_hot
+
+
+class PolicyFunction:
+    """
+    A function of a policy and tensors, with other values in the place of the policy's parameters.
+
+    Observations among the tensors are those of :func:`~sb3_pgx.common.distributions.one_hot`. The policy is left as it is.
+
+    :param function: of the policy and whatever else it is called with
+    :param policy: its
+    :param parameters: those of the policy that will be given, by name
+    """
+
+    def __init__(self, function: Callable[..., Any], policy: ActorCriticPolicy, parameters: Mapping[str, Tensor]):
+        self.policy, self.module = policy, _Bound(function, policy)
+        self.places = parameter_places(self.module, parameters)
+
+    def __call__(self, values: Mapping[str, Tensor], *inputs: Any) -> Any:
+        """
+        :param values: of the parameters, by name
+        :param inputs: of the function, after the policy
+        """
+        replaced = {place: values[name] for place, name in self.places.items()}
+        with distribution_kept(self.policy), takes_one_hot(self.policy):
+            return functional_call(self.module, replaced, inputs, tie_weights=False)
+
+
+class _Bound(nn.Module):
+    """``functional_call`` calls ``forward``."""
+
+    def __init__(self, function: Callable[..., Any], policy: ActorCriticPolicy):
+        super().__init__()
+        self.policy, self._function = policy, function
+
+    def forward(self, *inputs: Any) -> Any:
+        return self._function(self.policy, *inputs)
+
+
+def parameter_places(module: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, str]:
+    """
+    Every place in ``module`` that holds one of ``parameters``: path to name.
+
+    SB3's policies register one feature extractor under three names. ``functional_call`` would then replace each of its
+    parameters three times over, and put back the replacement instead of the original.
+    """
+    names = {id(p): name for name, p in parameters.items()}
+    return {
+        f"{path}.{attribute}" if path else attribute: names[id(p)]
+        for path, child in module.named_modules()
+        for attribute, p in child.named_parameters(recurse=False, remove_duplicate=False)
+        if id(p) in names
+    }
+
+
+def check_traceable(policy: ActorCriticPolicy) -> None:
+    """:raises NotCompilable: a trace of the policy would not do what the policy does"""
+    if next(iter(policy.buffers()), None) is not None:
+        raise NotCompilable("the policy has buffers, which a layer such as BatchNorm changes while it is trained")
