@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format table clean
+.PHONY: demo test check format table benchmark clean
 
 demo: .venv/.plots  ## train REINFORCE, REINFORCEBaseline and SB3's PPO on CartPole-v1, side by side
 	$(BIN)/sb3-pgx compare --env CartPole-v1 --algos reinforce reinforce_baseline sb3:ppo --seeds 3 --timesteps 60000
@@ -21,6 +21,9 @@ format: .venv/.dev
 
 table: .venv/.tests  ## rewrite the README's tables from what trains and from zoo_configs/results
 	$(BIN)/python tests/readme_tables.py
+
+benchmark: .venv/.bench  ## the speed beside SB3 and SBX, into zoo_configs/results/bench.json; then make table
+	$(BIN)/sb3-pgx bench --write
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'

@@ -2,8 +2,9 @@
 
 from sb3_pgx.a2c import A2C
 from sb3_pgx.ppo import PPO
+from sb3_pgx.ppo_penalty import PPOPenalty
 from sb3_pgx.reinforce import REINFORCE, REINFORCEBaseline
 
 __version__ = "0.1.0"
 
-__all__ = ["A2C", "PPO", "REINFORCE", "REINFORCEBaseline"]
+__all__ = ["A2C", "PPO", "REINFORCE", "PPOPenalty", "REINFORCEBaseline"]

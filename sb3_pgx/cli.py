@@ -13,7 +13,7 @@ FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """
     :param argv: arguments; default those of the process
-    :return: exit status: 0, 1 where a claim or every run failed, 2 for a user error, 130 after Ctrl-C
+    :return: exit status: 0, 1 where a claim, a case of the benchmark or every run failed, 2 for a user error, 130 after Ctrl-C
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(arguments, argparse.Namespace(command_line=f"sb3-pgx {shlex.join(arguments)}"))
@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_compare(commands)
     _add_claims(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -62,11 +63,35 @@ def _add_claims(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "and exit with 1 if a claim fails.",
     )
     parser.add_argument("name", help="an algorithm, or all")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--write", action="store_true", help="write the verdicts into the repository's zoo_configs/results")
-    where.add_argument("--output", type=Path, metavar="DIR", help="write the verdicts and each run into this folder")
+    parser.add_argument("--only", metavar="ENV", help="measure only the claims on this environment")
+    parser.add_argument("--write", action="store_true", help="write the verdicts into the repository's zoo_configs/results")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="keep each run in this folder, and the verdicts without --write; finished runs with the same settings and "
+        "versions that it holds already are not trained again",
+    )
     _add_common(parser)
     parser.set_defaults(command=_claims)
+
+
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure the speed beside that of SB3 and of SBX",
+        description="Train with each algorithm and with its peers in turn, one at a time; print ratios of speed and memory "
+        "with their spread, and where the time goes; write all timings into a JSON file.",
+    )
+    parser.add_argument("--cases", nargs="+", metavar="NAME", help="such as ppo-cartpole (default: all)")
+    parser.add_argument("--rounds", type=int, help="timed trainings of each contender (default: 5)")
+    parser.add_argument("--timesteps", type=int, help="environment steps of a round, at least (default: as each case says)")
+    parser.add_argument("--quick", action="store_true", help="2 rounds of a single rollout: whether it works, not how fast")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--write", action="store_true", help="write the results into the repository's zoo_configs/results")
+    where.add_argument("--output", type=Path, metavar="FILE", help="default: runs/bench-<time>.json")
+    parser.add_argument("--force", action="store_true", help="replace --output if it exists")
+    parser.set_defaults(command=_bench)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -106,16 +131,39 @@ def _claims(args: argparse.Namespace) -> int:
     from sb3_pgx.zoo.configs import check_folder
 
     try:
-        algorithms = select_claims(args.name)
         check_positive(workers=1 if args.workers is None else args.workers)
         check_folder(args.configs)
-        if args.output is not None:
+        claims = select_claims(args.name, args.only, args.configs)
+        if args.output is not None and not (args.output / "runs").is_dir():  # of an earlier measurement, which goes on
             check_output(args.output)
         results = results_folder() if args.write else args.output
     except USER_ERRORS as error:
         return _usage_error(error)
     settings = Settings(args.command_line, args.workers, args.configs, args.output)
-    return 0 if check_claims(algorithms, settings, results) else FAILED
+    return 0 if check_claims(claims, settings, results) else FAILED
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from sb3_pgx.compare.bench.report import markdown
+    from sb3_pgx.compare.bench.run import plan_bench, run_bench
+
+    try:
+        plan = plan_bench(
+            cases=args.cases,
+            rounds=args.rounds,
+            timesteps=args.timesteps,
+            output=args.output,
+            force=args.force,
+            write=args.write,
+            quick=args.quick,
+        )
+        plan.output.parent.mkdir(parents=True, exist_ok=True)  # before minutes of measuring, not after
+    except USER_ERRORS as error:
+        return _usage_error(error)
+    results, failures = run_bench(plan, args.command_line)
+    if results:
+        print(f"\n{markdown(results)}\n\nwritten to {plan.output}")
+    return FAILED if failures else 0
 
 
 def _usage_error(error: BaseException) -> int:

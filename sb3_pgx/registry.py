@@ -6,11 +6,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_pgx.a2c import A2C
 from sb3_pgx.ppo import PPO
+from sb3_pgx.ppo_penalty import PPOPenalty
 from sb3_pgx.reinforce import REINFORCE, REINFORCEBaseline
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "a2c": A2C,
     "ppo": PPO,
+    "ppo_penalty": PPOPenalty,
     "reinforce": REINFORCE,
     "reinforce_baseline": REINFORCEBaseline,
 }

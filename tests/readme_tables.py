@@ -1,6 +1,6 @@
 """
 The README's tables, from what they are about: ``python tests/readme_tables.py`` rewrites them. What trains is tried anew; the
-claims' figures are those of ``zoo_configs/results/``.
+claims' and the benchmark's figures are those of ``zoo_configs/results/``.
 """
 
 import json
@@ -11,10 +11,13 @@ from typing import Any
 import torch as th
 from capabilities import table
 
+from sb3_pgx.compare.bench.report import markdown
+from sb3_pgx.compare.bench.results import read_results
 from sb3_pgx.registry import ALGORITHMS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+BENCH = ROOT / "zoo_configs" / "results" / "bench.json"
 
 
 def section(name: str) -> str:
@@ -32,19 +35,43 @@ def published_capabilities() -> dict[tuple[str, str], bool]:
 
 def results() -> list[dict[str, Any]]:
     """Every measured claim."""
-    files = sorted((ROOT / "zoo_configs" / "results").glob("*.json"))
+    files = sorted(set((ROOT / "zoo_configs" / "results").glob("*.json")) - {BENCH})
     return [record for file in files for record in json.loads(file.read_text(encoding="utf-8")).values()]
 
 
 def claims_table() -> str:
-    """The learning claims with what was measured."""
-    lines = ["| claim | measured | 95 % interval | every seed |", "|---|---|---|---|"]
-    for record in results():
-        if "interquartile_mean" in record:
-            low, high = record["interval_95"]
-            seeds = ", ".join(f"{x:.1f}" for x in record["mean_return_per_seed"].values())
-            lines.append(f"| {record['claim']} | {record['interquartile_mean']:.1f} | {low:.1f} to {high:.1f} | {seeds} |")
-    return "\n".join(lines)
+    """The claims on returns with what was measured."""
+    rows = [row for record in results() for row in claim_rows(record)]
+    return "\n".join(["| claim | measured | 95 % interval | every seed |", "|---|---|---|---|", *rows])
+
+
+def claim_rows(record: dict[str, Any]) -> list[str]:
+    """One row, or one for each number by which two algorithms are compared; none for a claim that is not about returns."""
+    claim = record["claim"]
+    if "interquartile_mean" in record:
+        low, high = record["interval_95"]
+        seeds = per_seed(record["mean_return_per_seed"])
+        return [f"| {claim} | {record['interquartile_mean']:.1f} | {low:.1f} to {high:.1f} | {seeds} |"]
+    if "ratio" in record:
+        low, high = record["interval_95"]
+        seeds = "; ".join(
+            f"{label} on {env_id}: {per_seed(runs['mean_return_per_seed'])}"
+            for env_id, by_label in record["runs"].items()
+            for label, runs in by_label.items()
+        )
+        return [f"| {claim} | {record['ratio']:.3f} | {low:.3f} to {high:.3f} | {seeds} |"]
+    rows = []
+    for name, d in record.get("differences", {}).items():
+        low, high = d["interval_95"]
+        seeds = "; ".join(f"{label}: {per_seed(values)}" for label, values in d["per_seed"].items())
+        interval = f"{low:+.1f} to {high:+.1f} ({d['width']:.1f} wide)"
+        rows.append(f"| {claim}: difference in {name} | {d['difference']:+.1f} | {interval} | {seeds} |")
+    return rows
+
+
+def per_seed(values: dict[str, float]) -> str:
+    """The value of each seed."""
+    return ", ".join(f"{value:.1f}" for value in values.values())
 
 
 def variance_sentence() -> str:
@@ -62,7 +89,12 @@ def variance_sentence() -> str:
     )
 
 
-GENERATED = {"capabilities": table, "claims": claims_table, "variance": variance_sentence}
+def speed_tables() -> str:
+    """What ``sb3-pgx bench --write`` measured last; as it stands if it has not."""
+    return markdown(read_results(BENCH)) if BENCH.is_file() else section("speed")
+
+
+GENERATED = {"capabilities": table, "claims": claims_table, "variance": variance_sentence, "speed": speed_tables}
 
 if __name__ == "__main__":
     th.set_num_threads(1)

@@ -25,6 +25,13 @@ def check_counts(**arguments: int) -> None:
             raise ValueError(f"{name}={value} must be a whole number, at least 1")
 
 
+def check_positive(**arguments: float) -> None:
+    """:raises ValueError: an argument is not above 0"""
+    for name, value in arguments.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value} must be positive")
+
+
 def check_choice(choices: tuple[Any, ...], **arguments: Any) -> None:
     """:raises ValueError: an argument is none of ``choices``"""
     for name, value in arguments.items():

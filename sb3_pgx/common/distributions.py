@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import (
     BernoulliDistribution,
+    CategoricalDistribution,
     DiagGaussianDistribution,
     Distribution,
     MultiCategoricalDistribution,
@@ -16,8 +18,10 @@ from stable_baselines3.common.distributions import (
 )
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, preprocess_obs
-from torch.distributions import Bernoulli, Categorical, Normal
 from torch.distributions import Distribution as TorchDistribution
+from torch.distributions import Normal
+
+from sb3_pgx.ops.divergences import kl_bernoulli, kl_categorical, kl_gaussian
 
 
 def release_graph(policy: ActorCriticPolicy) -> None:
@@ -104,23 +108,52 @@ def _encoded_space(space: spaces.Space) -> spaces.Space:
     return spaces.Box(0.0, 1.0, (size,), np.float32)
 
 
+@dataclass(frozen=True)
+class Family:
+    """
+    A kind of action distribution, for divergences between members given by their packed parameters ``[B, K]``.
+
+    :param kind: ``"categorical"``, ``"bernoulli"`` or ``"gaussian"``; a squashed Gaussian counts as the one beneath
+    :param sizes: how many logits belong to each of several choices
+    """
+
+    kind: str
+    sizes: tuple[int, ...] | None = None
+
+    def kl(self, old: th.Tensor, new: th.Tensor) -> th.Tensor:
+        """KL(old‖new), summed over the dimensions of the action, ``[B]``."""
+        if self.kind == "categorical":
+            return kl_categorical(old, new, self.sizes)
+        return kl_bernoulli(old, new) if self.kind == "bernoulli" else kl_gaussian(old, new)
+
+
+def family_of(distribution: Distribution) -> Family:
+    """
+    :param distribution: SB3's
+    :raises ValueError: it is none that SB3's on-policy algorithms use
+    """
+    if isinstance(distribution, MultiCategoricalDistribution):
+        return Family("categorical", tuple(int(n) for n in distribution.action_dims))
+    if isinstance(distribution, CategoricalDistribution):
+        return Family("categorical")
+    if isinstance(distribution, BernoulliDistribution):
+        return Family("bernoulli")
+    if isinstance(distribution, DiagGaussianDistribution | StateDependentNoiseDistribution):
+        return Family("gaussian")
+    raise ValueError(f"{type(distribution).__name__} is no distribution that SB3's on-policy algorithms use")
+
+
 def packed(distribution: Distribution) -> th.Tensor:
     """
-    The parameters of an action distribution in one tensor: logits, or means and standard deviations; of a squashed Gaussian
-    those of the Gaussian beneath.
+    The parameters of an action distribution in one tensor: logits, or means followed by standard deviations.
 
     :param distribution: SB3's, of B states
     :return: ``[B, K]``
-    :raises ValueError: it is none that SB3's on-policy algorithms use
     """
     inner: Any = distribution.distribution
     if isinstance(distribution, MultiCategoricalDistribution):
         return th.cat([part.logits for part in inner], dim=1)
-    if isinstance(inner, Categorical | Bernoulli):
-        return inner.logits
-    if isinstance(inner, Normal):
-        return th.cat([inner.mean, inner.stddev], dim=1)
-    raise ValueError(f"{type(distribution).__name__} is no distribution that SB3's on-policy algorithms use")
+    return th.cat([inner.mean, inner.stddev], dim=1) if isinstance(inner, Normal) else inner.logits
 
 
 def sampling_parameters(distribution: Distribution) -> tuple[th.Tensor, ...]:

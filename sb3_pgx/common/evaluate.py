@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -30,10 +29,10 @@ def evaluate_rollout(
     :raises ValueError: the policy returned NaN or infinity
     """
     with th.no_grad():
-        if compiled is None or hasattr(rollout, "values") or not _evaluate_compiled(policy, rollout, compiled):
+        if with_distribution or compiled is None or hasattr(rollout, "values"):
+            _evaluate_eagerly(policy, rollout, with_distribution)
+        elif not _evaluate_compiled(policy, rollout, compiled):
             _evaluate_eagerly(policy, rollout)
-        if with_distribution:
-            rollout.distribution = distribution_rows(policy, rollout)
         rollout.next_values = bootstrap_values(policy, rollout)
         parts = (rollout.values, rollout.next_values, rollout.log_prob)
         # The sum is a quick test that only a finite overflow can fail wrongly.
@@ -59,34 +58,34 @@ def _evaluate_compiled(policy: ActorCriticPolicy, rollout: Rollout, compiled: Co
     return True
 
 
-def _evaluate_eagerly(policy: ActorCriticPolicy, rollout: Rollout) -> None:
-    if not hasattr(rollout, "values"):
-        values, log_prob = [], []
-        for observations, actions in picked_rows(policy, rollout):
-            value, log_probability, _ = policy.evaluate_actions(observations, actions)
-            values.append(value.flatten())
-            log_prob.append(log_probability.flatten())
-        rollout.values, rollout.log_prob = th.cat(values).view(rollout.shape), th.cat(log_prob).view(rollout.shape)
+def _evaluate_eagerly(policy: ActorCriticPolicy, rollout: Rollout, with_distribution: bool = False) -> None:
+    if with_distribution or not hasattr(rollout, "values"):
+        values, log_prob, distribution = evaluate_rows(policy, rollout, with_distribution)
+        rollout.distribution = distribution
+        if not hasattr(rollout, "values"):
+            rollout.values, rollout.log_prob = values, log_prob
     rollout.last_values = values_of(policy, rollout.last_observations, rollout.shape[1])
 
 
-def distribution_rows(policy: ActorCriticPolicy, rollout: Rollout) -> Tensor:
-    """Packed parameters of π(·|s_t), ``[T, N, K]``."""
-    parts = []
-    for observations, actions in picked_rows(policy, rollout):
-        # By the same method that the objective uses: a policy may override it.
-        policy.evaluate_actions(observations, actions)
-        parts.append(packed(policy.action_dist))
-    return th.cat(parts).unflatten(0, rollout.shape)
-
-
-def picked_rows(policy: ActorCriticPolicy, rollout: Rollout) -> Iterator[tuple[Any, Tensor]]:
-    """Observations and actions of the rollout as the policy evaluates them, as many rows at a time as memory allows."""
+def evaluate_rows(
+    policy: ActorCriticPolicy, rollout: Rollout, with_distribution: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """V(s_t) and log π(a_t|s_t), ``[T, N]`` each, and the packed parameters of π(·|s_t), ``[T, N, K]``, of the policy now."""
     observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
     actions = rollout.actions.flatten(end_dim=1)
+    values, log_prob, distribution = [], [], []
     for rows in chunks(observations, len(actions)):
         picked = map_tensors(lambda x, rows=rows: x[rows], observations)
-        yield picked, as_policy_input(actions[rows], policy.action_space)
+        value, log_probability, _ = policy.evaluate_actions(picked, as_policy_input(actions[rows], policy.action_space))
+        values.append(value.flatten())
+        log_prob.append(log_probability.flatten())
+        if with_distribution:
+            distribution.append(packed(policy.action_dist))
+    return (
+        th.cat(values).view(rollout.shape),
+        th.cat(log_prob).view(rollout.shape),
+        th.cat(distribution).unflatten(0, rollout.shape) if with_distribution else None,
+    )
 
 
 def bootstrap_values(policy: ActorCriticPolicy, rollout: Rollout) -> Tensor:

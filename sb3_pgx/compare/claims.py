@@ -1,18 +1,35 @@
 """What this package claims of its algorithms, each claim as a function that measures it anew."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from sb3_pgx.compare.agreement import AgreementClaim
 from sb3_pgx.compare.extras import require_extra
 from sb3_pgx.compare.gradient_variance import GradientVarianceClaim
 from sb3_pgx.compare.learning import LearningClaim
+from sb3_pgx.compare.measure import SEEDS
+from sb3_pgx.compare.peers import prepare
 from sb3_pgx.compare.pool import write_json
-from sb3_pgx.compare.verdict import Check, Settings, Verdict
+from sb3_pgx.compare.relative import RelativeClaim
+from sb3_pgx.compare.verdict import Claim, Settings, Verdict
 from sb3_pgx.zoo.configs import config_folder
 
-CLAIMS: dict[str, tuple[Check, ...]] = {
+CLAIMS: dict[str, tuple[Claim, ...]] = {
+    "ppo": (
+        AgreementClaim("ppo", "sb3:ppo", "CartPole-v1", timesteps=100_000),
+        AgreementClaim("ppo", "sb3:ppo", "Pendulum-v1", timesteps=100_000),
+        AgreementClaim("ppo", "sb3:ppo", "LunarLander-v3", timesteps=1_000_000),
+        AgreementClaim("ppo", "sb3:ppo", "HalfCheetah-v5", timesteps=1_000_000, seeds=SEEDS),
+        LearningClaim("ppo", "LunarLander-v3", timesteps=1_000_000, threshold=200.0),
+    ),
+    "ppo_penalty": (
+        LearningClaim("ppo_penalty", "CartPole-v1", timesteps=100_000, threshold=475.0),
+        RelativeClaim("ppo_penalty", "ppo", ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"), timesteps=1_000_000, share=0.9),
+    ),
     "reinforce": (
         LearningClaim("reinforce", "CartPole-v1", timesteps=200_000, threshold=475.0),
         GradientVarianceClaim(),
@@ -24,20 +41,31 @@ CLAIMS: dict[str, tuple[Check, ...]] = {
 }
 
 
-def select_claims(name: str) -> list[str]:
+def select_claims(name: str, only: str | None = None, configs: Path | None = None) -> dict[str, list[Claim]]:
     """
     :param name: an algorithm, or ``"all"``
-    :return: algorithms whose claims to check
-    :raises ValueError: nothing is claimed under that name; gives the nearest ones
+    :param only: keeps the claims that train in this environment; default all of them
+    :param configs: folder of hyperparameter files; default this package's
+    :return: claims by algorithm, each ready to be measured: what it trains exists and is installed
+    :raises ValueError: nothing is claimed under these names; gives the nearest ones
     :raises ImportError: a package that checking needs is not installed
     """
     require_extra()
-    if name == "all":
-        return list(CLAIMS)
-    if name in CLAIMS:
-        return [name]
-    near = get_close_matches(name, CLAIMS, n=3) or [*CLAIMS, "all"]
-    raise ValueError(f"nothing is claimed of {name!r}; choose {' or '.join(near)}")
+    if name != "all" and name not in CLAIMS:
+        raise ValueError(f"nothing is claimed of {name!r}; choose {_nearest(name, [*CLAIMS, 'all'])}")
+    chosen = {algorithm: [*CLAIMS[algorithm]] for algorithm in (CLAIMS if name == "all" else [name])}
+    if only is not None:
+        env_ids = list(dict.fromkeys(e for claims in chosen.values() for claim in claims for _, e in claim.trains))
+        chosen = {k: [c for c in claims if only in [env_id for _, env_id in c.trains]] for k, claims in chosen.items()}
+        if not any(chosen.values()):
+            raise ValueError(f"nothing is claimed of {name} on {only!r}; choose {_nearest(only, env_ids)}")
+    for algorithm, env_id in dict.fromkeys(pair for claims in chosen.values() for claim in claims for pair in claim.trains):
+        prepare(algorithm, env_id, configs)
+    return chosen
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    return " or ".join(get_close_matches(name, names, n=3) or names)
 
 
 def results_folder() -> Path:
@@ -53,26 +81,35 @@ def results_folder() -> Path:
 
 
 def check_claims(
-    algorithms: Sequence[str], settings: Settings, results: Path | None = None, tell: Callable[[str], None] = print
+    claims: Mapping[str, Sequence[Claim]],
+    settings: Settings,
+    results: Path | None = None,
+    tell: Callable[[str], None] = print,
 ) -> bool:
     """
-    Measures every claim of the algorithms and tells each verdict as soon as it is known.
+    Measures claims and tells each verdict as soon as it is known. Claims that need the same run share it; runs that
+    ``settings.output`` holds from an earlier, perhaps interrupted, measurement are not trained again.
 
-    :param algorithms: keys of :data:`CLAIMS`
+    :param claims: by algorithm, from :func:`select_claims`
     :param settings: how to measure
     :param results: folder in which ``<algorithm>.json`` gets the verdicts, one entry a claim; others stay as they are
     :param tell: takes the lines of the report
     :return: whether all claims hold
     """
     passed = True
-    for algorithm in algorithms:
-        for check in CLAIMS[algorithm]:
-            verdict = check(settings)
-            passed &= verdict.passed
-            headline = f"{'PASS' if verdict.passed else 'FAIL'}  {verdict.statement}"
-            tell("\n      ".join([headline, *verdict.lines]))
-            if results is not None:
-                record(verdict, results / f"{algorithm}.json")
+    with TemporaryDirectory() as temporary:
+        if settings.output is None:
+            settings = replace(settings, output=Path(temporary))
+        elif any((settings.output / "runs").rglob("*.json")):
+            tell(f"finished runs in {settings.output} are reused where settings and versions agree; empty it if code changed")
+        for algorithm, checks in claims.items():
+            for claim in checks:
+                verdict = claim(settings)
+                passed &= verdict.passed
+                headline = f"{'PASS' if verdict.passed else 'FAIL'}  {verdict.statement}"
+                tell("\n      ".join([headline, *verdict.lines]))
+                if results is not None:
+                    record(verdict, results / f"{algorithm}.json")
     return passed
 
 

@@ -3,7 +3,6 @@
 import copy
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from datetime import date
 from multiprocessing import get_context
 
 import numpy as np
@@ -12,9 +11,8 @@ from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_pgx.compare.runs import versions
 from sb3_pgx.compare.statistics import bootstrap_interval
-from sb3_pgx.compare.verdict import Settings, Verdict
+from sb3_pgx.compare.verdict import Settings, Verdict, provenance
 from sb3_pgx.reinforce import REINFORCE, REINFORCEBaseline
 from sb3_pgx.reinforce.reinforce import BASELINES
 
@@ -42,6 +40,11 @@ class GradientVarianceClaim:
         """The claim in words."""
         return f"every baseline of reinforce lowers the variance of the gradient on {self.env_id}"
 
+    @property
+    def trains(self) -> tuple[tuple[str, str], ...]:
+        """The algorithm that has the baselines, in the environment."""
+        return (("reinforce", self.env_id),)
+
     def __call__(self, settings: Settings) -> Verdict:
         """Measures every seed in a process of its own."""
         with ProcessPoolExecutor(settings.workers or 2, mp_context=get_context("spawn")) as pool:
@@ -62,9 +65,7 @@ class GradientVarianceClaim:
             "gradients": self.batches,
             "timesteps_before": self.timesteps,
             "seeds": list(self.seeds),
-            "versions": versions(),
-            "date": date.today().isoformat(),
-            "command": settings.command,
+            **provenance(settings.command),
         }
         return Verdict(f"gradient variance, {self.env_id}", self.statement, passed, tuple(lines), kept)
 

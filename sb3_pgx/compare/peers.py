@@ -30,9 +30,9 @@ class Peer:
 
     def adapt(self, config: RunConfig) -> RunConfig:
         """
-        The settings as this class understands them: classes of this package read ``lin_<x>``, Stable-Baselines3's do not.
+        The settings as this class understands them: classes of this package read schedules such as ``lin_<x>``, others do not.
 
-        :raises ValueError: a schedule is neither a number nor ``lin_<x>``
+        :raises ValueError: a string is not a schedule
         """
         if ":" not in self.label:
             return config

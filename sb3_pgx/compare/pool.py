@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -63,6 +63,12 @@ def write_result(result: RunResult, path: Path) -> None:
     """Writes a run with what follows from it, so that the file can be read without this package."""
     derived = {} if result.error else {"mean_return": result.mean_return, "frames_per_second": result.frames_per_second}
     write_json(path, {**asdict(result), **derived})
+
+
+def read_result(path: Path) -> RunResult:
+    """What :func:`write_result` wrote; what JSON has no word for stays text."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return RunResult(**{field.name: content[field.name] for field in fields(RunResult)})
 
 
 def _collect(

@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import sync_envs_normalization
 
+import sb3_pgx
 from sb3_pgx.zoo.configs import RunConfig
 from sb3_pgx.zoo.environments import make_eval_env, make_train_env
 
@@ -116,6 +117,7 @@ def failed(spec: RunSpec, error: BaseException) -> RunResult:
 def versions() -> dict[str, str]:
     """Versions of what decides a run's outcome."""
     return {
+        "sb3_pgx": sb3_pgx.__version__,
         "python": platform.python_version(),
         "torch": str(th.__version__),
         "stable_baselines3": sb3.__version__,

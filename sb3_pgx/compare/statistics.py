@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
+Sample = Floats | Sequence[float]
 
 
 class Statistic(Protocol):
@@ -15,12 +16,18 @@ class Statistic(Protocol):
     def __call__(self, values: Floats, /, *, axis: int) -> Floats: ...
 
 
+class StatisticOfGroups(Protocol):
+    """A number from several samples, along the same axis of each."""
+
+    def __call__(self, *groups: Sample, axis: int) -> Floats: ...
+
+
 def mean(values: Floats, /, *, axis: int = 0) -> Floats:
     """Arithmetic mean along an axis."""
     return np.mean(values, axis=axis)
 
 
-def interquartile_mean(values: Floats, /, *, axis: int = 0) -> Floats:
+def interquartile_mean(values: Sample, /, *, axis: int = 0) -> Floats:
     """
     Mean of the middle half: the lowest and the highest quarter of the sample, rounded down to whole values, are left out
     (Agarwal et al., 2021). Of five values, those are one at each end.
@@ -31,6 +38,12 @@ def interquartile_mean(values: Floats, /, *, axis: int = 0) -> Floats:
     from scipy.stats import trim_mean
 
     return trim_mean(values, 0.25, axis=axis)
+
+
+def interquartile_mean_difference(*groups: Sample, axis: int = 0) -> Floats:
+    """Interquartile mean of the first of two groups minus that of the second."""
+    first, second = groups
+    return interquartile_mean(first, axis=axis) - interquartile_mean(second, axis=axis)
 
 
 def bootstrap_interval(
@@ -46,17 +59,60 @@ def bootstrap_interval(
     :return: lower and upper end, each ``[...]``; NaN for one seed, which says nothing about the spread
     :raises ValueError: no value
     """
-    from scipy.stats import bootstrap
-
     values = np.asarray(values_per_seed, dtype=float)
     if len(values) == 0:
         raise ValueError("a bootstrap interval needs at least one value")
     if len(values) == 1:
         return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
+    return _bootstrap((values,), statistic, confidence, seed)
+
+
+def bootstrap_interval_of_groups(
+    groups: Sequence[Sample], statistic: StatisticOfGroups, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """
+    Percentile bootstrap interval of a number that several groups of seeds give together, such as a difference: each time,
+    the seeds of every group are drawn with replacement, independently of the other groups.
+
+    :param groups: one value for each seed, ``[S]``, where S may differ between groups
+    :param statistic: what the interval is for
+    :param confidence: probability that the interval is meant to cover, in (0, 1)
+    :param seed: of the resampling, so that a report can be reproduced
+    :return: lower and upper end; NaN where a group has one seed, which says nothing about its spread
+    :raises ValueError: a group has no value
+    """
+    if not all(len(group) for group in groups):
+        raise ValueError("a bootstrap interval needs at least one value in each group")
+    if any(len(group) == 1 for group in groups):
+        return np.nan, np.nan
+    low, high = _bootstrap([np.asarray(group, dtype=float) for group in groups], statistic, confidence, seed)
+    return float(low), float(high)
+
+
+def _bootstrap(
+    groups: Sequence[Floats], statistic: Statistic | StatisticOfGroups, confidence: float, seed: int
+) -> tuple[Floats, Floats]:
+    from scipy.stats import bootstrap
+
     interval = bootstrap(
-        (values,), statistic, axis=0, vectorized=True, confidence_level=confidence, method="percentile", random_state=seed
+        groups, statistic, axis=0, vectorized=True, confidence_level=confidence, method="percentile", random_state=seed
     ).confidence_interval
     return interval.low, interval.high
+
+
+def area_under_curve(steps: Sequence[int], returns: Sequence[float]) -> float:
+    """
+    Area under a learning curve by the trapezoidal rule, divided by the steps that it spans: its mean height.
+
+    :param steps: environment steps at each evaluation, ascending, ``[P]``
+    :param returns: mean return of each evaluation, ``[P]``
+    :return: in units of return
+    :raises ValueError: fewer than two evaluations
+    """
+    if len(steps) < 2:
+        raise ValueError(f"a learning curve needs at least 2 evaluations to have an area, got {len(steps)}")
+    heights = np.asarray(returns, dtype=float)
+    return float(np.average((heights[1:] + heights[:-1]) / 2, weights=np.diff(steps)))
 
 
 def steps_to_threshold(steps: Sequence[int], returns: Sequence[float], threshold: float) -> int | None:

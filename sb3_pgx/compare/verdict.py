@@ -1,14 +1,16 @@
 """What a claim is made of, so that each kind of claim can live in a module of its own."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from sb3_pgx.compare.runs import versions
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to check claims: ``workers`` runs at a time, results of single runs into ``output`` if that is given."""
+    """How to check claims: ``workers`` runs at a time; runs are kept in ``output``, and finished ones are taken from there."""
 
     command: str
     workers: int | None = None
@@ -33,4 +35,17 @@ class Verdict:
     record: dict[str, Any]
 
 
-Check = Callable[[Settings], Verdict]
+class Claim(Protocol):
+    """A claim that can be measured anew."""
+
+    @property
+    def trains(self) -> tuple[tuple[str, str], ...]:
+        """What it takes: algorithms, as a comparison names them, each with an environment."""
+
+    def __call__(self, settings: Settings) -> Verdict:
+        """Trains and judges."""
+
+
+def provenance(command: str) -> dict[str, Any]:
+    """What a record says about where it comes from."""
+    return {"versions": versions(), "date": date.today().isoformat(), "command": command}

@@ -25,3 +25,14 @@ def approximate_kl(log_ratio: Tensor) -> Tensor:
     :return: scalar
     """
     return (log_ratio.exp() - 1 - log_ratio).mean()
+
+
+def clip_fraction(ratio: Tensor, clip_range: float) -> Tensor:
+    """
+    Share of the ratios outside [1 − ε, 1 + ε].
+
+    :param ratio: r = π(a|s) / π_old(a|s), ``[B]``
+    :param clip_range: ε
+    :return: scalar
+    """
+    return ((ratio.detach() - 1).abs() > clip_range).float().mean()

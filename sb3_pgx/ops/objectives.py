@@ -31,3 +31,14 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: float) -> T
     :return: ``[B]``
     """
     return th.min(ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range) * advantages)
+
+
+def kl_hinge(kl: Tensor, target_kl: float) -> Tensor:
+    """
+    max(0, KL − 2 target)², which punishes a policy that has moved far too far (Heess et al., 2017).
+
+    :param kl: mean KL(π_old‖π) of a minibatch, scalar
+    :param target_kl: the target
+    :return: scalar
+    """
+    return (kl - 2 * target_kl).clamp(min=0).square()

@@ -15,7 +15,7 @@ from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.schedules import as_schedule
 from sb3_pgx.common.update import Evaluation, Objective
-from sb3_pgx.ops.metrics import approximate_kl
+from sb3_pgx.ops.metrics import approximate_kl, clip_fraction
 from sb3_pgx.ops.objectives import clipped_surrogate
 
 # An epoch ends early when the policy has moved this many times target_kl; SB3's factor.
@@ -34,26 +34,34 @@ class Coefficients(NamedTuple):
 
 def clipped_objective(now: Evaluation, batch: Batch, c: Coefficients) -> dict[str, Tensor]:
     """The loss of a minibatch under ``"loss"``, and its parts."""
-    advantages = batch.advantages
-    if c.normalize_advantage and len(batch) > 1:
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     log_ratio = now.log_prob - batch.log_prob
     ratio = log_ratio.exp()
-    policy_loss = -clipped_surrogate(ratio, advantages, c.clip_range).mean()
-    values = now.values
-    if c.clip_range_vf is not None:
-        values = batch.values + (values - batch.values).clamp(-c.clip_range_vf, c.clip_range_vf)
-    value_loss = F.mse_loss(batch.returns, values)
+    policy_loss = -clipped_surrogate(ratio, scaled_advantages(batch, c), c.clip_range).mean()
+    value_loss = value_error(now, batch, c)
     entropy_loss = -now.entropy.mean()
-    loss = policy_loss + c.ent_coef * entropy_loss + c.vf_coef * value_loss
     return {
-        "loss": loss,
+        "loss": policy_loss + c.ent_coef * entropy_loss + c.vf_coef * value_loss,
         "policy_gradient_loss": policy_loss,
         "value_loss": value_loss,
         "entropy_loss": entropy_loss,
         "approx_kl": approximate_kl(log_ratio.detach()),
-        "clip_fraction": ((ratio.detach() - 1).abs() > c.clip_range).float().mean(),
+        "clip_fraction": clip_fraction(ratio, c.clip_range),
     }
+
+
+def scaled_advantages(batch: Batch, c: Any) -> Tensor:
+    """The advantages, standardised over the minibatch if asked for; one row alone has no deviation."""
+    if not c.normalize_advantage or len(batch) == 1:
+        return batch.advantages
+    return (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
+
+
+def value_error(now: Evaluation, batch: Batch, c: Any) -> Tensor:
+    """Mean squared, of values that are kept within ``clip_range_vf`` of those before the update."""
+    values = now.values
+    if c.clip_range_vf is not None:
+        values = batch.values + (values - batch.values).clamp(-c.clip_range_vf, c.clip_range_vf)
+    return F.mse_loss(batch.returns, values)
 
 
 class PPO(PolicyGradientAlgorithm):
@@ -97,6 +105,7 @@ class PPO(PolicyGradientAlgorithm):
     :raises ValueError: an argument makes no sense
     """
 
+    clips: ClassVar[bool] = True  # whether there is always a clip
     objective: ClassVar[Objective | None] = Objective(clipped_objective, distance="approx_kl")
 
     def __init__(
@@ -164,15 +173,18 @@ class PPO(PolicyGradientAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         # As in SB3's PPO, these attributes are schedules from here on.
-        self.clip_range = as_schedule(self.clip_range, "clip_range")
+        if self.clip_range is not None:
+            self.clip_range = as_schedule(self.clip_range, "clip_range")
         if self.clip_range_vf is not None:
             self.clip_range_vf = as_schedule(self.clip_range_vf, "clip_range_vf")
 
     def check_arguments(self) -> None:
         super().check_arguments()
         check_counts(n_steps=self.n_steps, batch_size=self.batch_size, n_epochs=self.n_epochs)
-        for name in ("ent_coef", "vf_coef", "clip_range"):
+        for name in ("ent_coef", "vf_coef"):
             self.coefficient(name)
+        if self.clip_range is not None or self.clips:
+            self.coefficient("clip_range")
         if self.clip_range_vf is not None:
             # SB3's exception, which scripts may catch; so is the next one.
             positive = callable(self.clip_range_vf) or isinstance(self.clip_range_vf, str) or self.clip_range_vf > 0
@@ -187,6 +199,11 @@ class PPO(PolicyGradientAlgorithm):
         if self.normalize_advantage:
             assert self.batch_size > 1 and rows > 1, (
                 f"normalize_advantage=True needs more than one row: batch_size={self.batch_size}, n_steps * n_envs={rows}"
+            )
+        if self.batch_size > rows:
+            raise ValueError(
+                f"batch_size={self.batch_size} is larger than a rollout, which has n_steps * n_envs = {self.n_steps} * "
+                f"{self.n_envs} = {rows} rows: lower batch_size, or raise n_steps"
             )
         if rows % self.batch_size:
             warnings.warn(
@@ -208,24 +225,26 @@ class PPO(PolicyGradientAlgorithm):
     def gradient_steps_a_rollout(self) -> int:
         return self.n_epochs * -(-self.n_steps * self.n_envs // self.batch_size)
 
+    def max_distance(self) -> float | None:
+        """Of the policy from the one that acted, beyond which an update ends."""
+        return None if self.target_kl is None else KL_MARGIN * self.target_kl
+
     def update(self, rollout: Rollout) -> Metrics:
         c = self.coefficients()
-        max_distance = None if self.target_kl is None else KL_MARGIN * self.target_kl
-        with self.gradient_steps(c, max_distance) as steps:
+        with self.gradient_steps(c, self.max_distance()) as steps:
             for epoch in range(self.n_epochs):
                 steps.epoch(self.minibatches(rollout, self.batch_size))
                 self._n_updates += 1
                 if steps.stopped:
                     if self.verbose >= 1:
-                        kl = steps.last["approx_kl"]
-                        print(f"Early stopping at step {epoch} due to reaching max kl: {kl:.2f}")
+                        print(f"Early stopping at step {epoch} due to reaching max kl: {steps.distance:.2f}")
                     break
         return {
             **steps.means(),
             "loss": steps.last["loss"],  # SB3's two exceptions from the mean over all minibatches
             "approx_kl": steps.last_epoch["approx_kl"],
             "explained_variance": self.explained_variance(),
-            "clip_range": c.clip_range,
+            **({} if c.clip_range is None else {"clip_range": c.clip_range}),
             **({} if c.clip_range_vf is None else {"clip_range_vf": c.clip_range_vf}),
             **self.spread(),
         }

@@ -1,12 +1,18 @@
 """Coefficients: numbers, functions and strings."""
 
+import base64
+import json
+import pickle
+import zipfile
+
 import numpy as np
 import pytest
 from problems import DEVICE, Scripted, vectorised
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_pgx import A2C, REINFORCE
-from sb3_pgx.common.schedules import evaluate_coefficient
+from sb3_pgx import A2C, PPO, REINFORCE
+from sb3_pgx.common.schedules import Cosine, Exponential, Piecewise, as_schedule, evaluate_coefficient
 
 
 @pytest.mark.parametrize(
@@ -18,10 +24,111 @@ def test_a_coefficient_is_a_number_a_function_or_a_string(value, expected):
     assert type(result) is float and result == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("value", ["cos_1", "lin_", "lin_x", True, None, [1.0], -0.1, float("nan"), lambda p: -p])
+@pytest.mark.parametrize("value", ["tan_1", "0.01", "", True, None, [1.0], -0.1, float("nan"), lambda p: -p])
 def test_anything_else_is_an_error_that_names_it(value):
     with pytest.raises(ValueError, match="ent_coef"):
         evaluate_coefficient(value, 0.5, "ent_coef")
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),  # after 0, 1/4, 1/3, 1/2 and all of training
+    [
+        ("lin_0.12", [0.12, 0.09, 0.08, 0.06, 0.0]),
+        ("lin_0.12_0.24", [0.12, 0.15, 0.16, 0.18, 0.24]),
+        ("cos_0.4", [0.4, 0.2 + 0.2 * 0.5**0.5, 0.3, 0.2, 0.0]),  # cos π/4 = √½, cos π/3 = ½
+        ("cos_0.5_0.1", [0.5, 0.3 + 0.2 * 0.5**0.5, 0.4, 0.3, 0.1]),
+        ("exp_1e-2_1e-4", [0.01, 0.01 / 10**0.5, 0.01 / 100 ** (1 / 3), 0.001, 0.0001]),
+        ("piecewise_0:0.8_0.5:0.4_1:0", [0.8, 0.6, 1.6 / 3, 0.4, 0.0]),
+        ("piecewise_0:0.1_0.25:0.5_1:0.2", [0.1, 0.5, 0.5 - 0.3 / 9, 0.4, 0.2]),
+    ],
+)
+def test_a_string_stands_for_its_closed_form_and_stays_at_its_ends(text, values):
+    schedule = as_schedule(text, "ent_coef")
+    done = [0.0, 0.25, 1 / 3, 0.5, 1.0]
+    np.testing.assert_allclose([schedule(1 - p) for p in done], values, rtol=1e-12, atol=1e-15)
+    assert schedule(-0.1) == pytest.approx(values[-1], abs=1e-15)  # SB3's last rollout overshoots
+    assert evaluate_coefficient(text, 0.0, "ent_coef") == pytest.approx(values[-1], abs=1e-15)  # not below 0 by rounding
+
+
+@pytest.mark.parametrize(
+    ("text", "schedule"),
+    [
+        ("cos_0.4_0.1", Cosine(0.4, 0.1)),
+        ("cos_0.4", Cosine(0.4)),
+        ("exp_0.4_0.1", Exponential(0.4, 0.1)),
+        ("piecewise_0:0.4_0.3:0.1_1:0.2", Piecewise([(0, 0.4), (0.3, 0.1), (1, 0.2)])),
+    ],
+)
+def test_a_class_can_stand_for_its_string_and_can_be_pickled(text, schedule):
+    assert as_schedule(text, "ent_coef").value_schedule == schedule == pickle.loads(pickle.dumps(schedule))
+    assert evaluate_coefficient(schedule, 0.25, "ent_coef") == evaluate_coefficient(text, 0.25, "ent_coef") > 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("lin_", "could not convert"),
+        ("lin_x", "could not convert string to float: 'x'"),
+        ("lin", "lin takes a start, or a start and an end"),
+        ("lin_1_2_3", "lin takes a start, or a start and an end"),
+        ("lin_-1", "start is -1.0; it must be finite and >= 0"),
+        ("lin_0.1_inf", "end is inf; it must be finite"),
+        ("tan_1", "'tan' is no kind of schedule"),
+        ("cos_nan", "start is nan"),
+        ("exp_0.1", "exp takes a start and an end"),
+        ("exp_0.1_0", "an exponential never reaches 0"),
+        ("exp_0_0.1", "an exponential never reaches 0"),
+        ("exp_-0.1_0.1", "start is -0.1"),
+        ("piecewise", "must start at 0 and end at 1"),
+        ("piecewise_0:0.1", "must start at 0 and end at 1"),
+        ("piecewise_0.1:0.1_1:0", "must start at 0 and end at 1"),
+        ("piecewise_0:0.1_0.9:0", "must start at 0 and end at 1"),
+        ("piecewise_0:0.1_0.5:0.2_0.4:0.2_1:0", "must rise from each point"),
+        ("piecewise_0:0.1_0.5:0.2_0.5:0.1_1:0", "must rise from each point"),
+        ("piecewise_0:0.1_nan:0.2_1:0", "must rise from each point"),
+        ("piecewise_0:0.1_0.5:-0.2_1:0", "value 1 is -0.2"),
+        ("piecewise_0.1_0", "could not convert"),
+    ],
+)
+def test_a_broken_string_is_told_with_its_name_the_problem_and_what_is_possible(text, problem):
+    with pytest.raises(ValueError, match=f'^clip_range="{text}" is not a schedule: .*{problem}.*; give a number, a function'):
+        as_schedule(text, "clip_range")
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: Cosine(-1.0), "Cosine: start is -1.0"),
+        (lambda: Exponential(1.0, 0.0), r"Exponential\(start=1.0, end=0.0\): an exponential never reaches 0"),
+        (lambda: Piecewise({0.0: 1.0, 1.0: 0.0}), "each point must be a pair"),
+        (lambda: Piecewise([(0.0, 1.0, 2.0)]), "each point must be a pair"),
+        (lambda: Piecewise([]), "must start at 0"),
+    ],
+)
+def test_a_broken_schedule_is_an_error_where_it_is_made(make, problem):
+    with pytest.raises(ValueError, match=problem):
+        make()
+
+
+def saved_data(path):
+    """What a zip holds beside the tensors, with what it pickles."""
+    data = json.loads(zipfile.ZipFile(path).read("data"))
+    pickles = [base64.b64decode(v[":serialized:"]) for v in data.values() if isinstance(v, dict) and ":serialized:" in v]
+    return json.dumps(data).encode() + b"".join(pickles)
+
+
+@pytest.mark.parametrize(("text", "own"), [("lin_0.1", False), ("lin_0.1_0.02", False), ("cos_0.1_0.02", True)])
+def test_only_what_is_no_line_puts_an_object_of_this_package_into_the_zip(text, own, tmp_path):
+    model = PPO(
+        "MlpPolicy", vectorised(Scripted([4])), n_steps=8, batch_size=8, device=DEVICE, learning_rate=text, clip_range=text
+    )
+    model.save(tmp_path / "model.zip")
+    assert (b"sb3_pgx" in saved_data(tmp_path / "model.zip")) == own
+    assert model.learning_rate == text
+    loaded = PPO.load(tmp_path / "model.zip", device=DEVICE)
+    for schedule in (loaded.learning_rate, loaded.clip_range):
+        assert isinstance(schedule.value_schedule, Cosine if own else LinearSchedule)
+        assert schedule(0.5) == as_schedule(text, "")(0.5) > 0
 
 
 class SetAt(BaseCallback):

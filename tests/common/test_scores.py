@@ -7,8 +7,8 @@ from gymnasium import spaces
 from problems import DEVICE, AnySpace, vectorised
 
 from sb3_pgx import REINFORCE
-from sb3_pgx.common.evaluate import as_policy_input
 from sb3_pgx.common.policies import split_parameters
+from sb3_pgx.common.rollout import as_policy_input
 from sb3_pgx.common.scores import map_scores
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)

@@ -163,7 +163,7 @@ def test_runs_in_processes_leave_a_file_each_and_survive_a_failing_one(tmp_path)
     assert set(written) == {"sb3-a2c-seed1.json", "sb3-a2c-seed2.json"}
     assert written["sb3-a2c-seed1.json"]["returns"] == good.returns == execute(specs[0]).returns
     assert written["sb3-a2c-seed1.json"]["mean_return"] == pytest.approx(np.mean(good.returns))
-    assert set(good.versions) == {"python", "torch", "stable_baselines3", "gymnasium"}
+    assert set(good.versions) == {"sb3_pgx", "python", "torch", "stable_baselines3", "gymnasium"}
     assert written["sb3-a2c-seed2.json"]["error"] == bad.error and "Invalid learning rate" in str(bad.error)
 
 

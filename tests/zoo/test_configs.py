@@ -1,6 +1,7 @@
 """Hyperparameter files: what each key becomes, and the sentence for each mistake."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,9 +182,27 @@ def test_every_environment_starts_from_a_seed_of_its_own():
     assert len(np.unique(np.concatenate([first, other]), axis=0)) == 16
 
 
-def test_settings_of_the_zoo_for_ppo_are_arguments_of_ppo():
-    entries = yaml.safe_load((config_folder() / "ppo.yml").read_text())
-    assert set(entries) == {"CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1"}
+CLASSIC = {"CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1"}
+MUJOCO = {"HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"}
+
+
+@pytest.mark.parametrize(("key", "algorithm"), [("ppo", PPO), ("a2c", A2C)])
+def test_published_settings_of_sb3s_algorithms_are_arguments_of_theirs(key, algorithm):
+    entries = yaml.safe_load((config_folder() / f"{key}.yml").read_text())
+    assert set(entries) == CLASSIC | MUJOCO
     for env_id in entries:
-        check_hyperparameters(PPO, load_config("ppo", env_id))
+        check_hyperparameters(algorithm, load_config(key, env_id))
+
+
+def test_published_settings_are_read_with_normalisation_and_policy_kwargs():
     assert load_config("ppo", "Acrobot-v1").normalize == {"gamma": 0.99}
+    assert load_config("ppo", "Walker2d-v5").normalize == {"gamma": 0.99}
+    assert load_config("a2c", "Pendulum-v1").hyperparameters["policy_kwargs"] == {"log_std_init": -2, "ortho_init": False}
+
+
+@pytest.mark.parametrize("env_id", sorted(CLASSIC | MUJOCO))
+def test_the_penalised_variant_is_trained_as_the_clipped_one_is(env_id):
+    clipped, penalised = (load_config(key, env_id) for key in ("ppo", "ppo_penalty"))
+    ours = {"kl_coef": 1.0, "target_kl": 0.01}
+    expected = {k: v for k, v in clipped.hyperparameters.items() if k != "clip_range"} | ours
+    assert replace(penalised, source="") == replace(clipped, source="", hyperparameters=expected)

@@ -137,6 +137,12 @@ class Update:
         """Of every metric over the minibatches seen, and of ``grad_norm`` over the steps taken."""
         return self._named(self._totals, self.seen, self.taken)
 
+    @property
+    def distance(self) -> float:
+        """Of the policy from the one that acted, at the last minibatch seen."""
+        assert self.steps.objective.distance is not None
+        return self.last[self.steps.objective.distance]
+
     def epoch(self, batches: Iterable[Batch]) -> None:
         """
         A step for each minibatch; reads once, at the end, what became of them.

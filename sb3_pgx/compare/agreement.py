@@ -1,0 +1,96 @@
+"""Agreement claims: an algorithm of this package learns as its peer does with the same settings, neither worse nor better."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sb3_pgx.compare.measure import describe, measure, tell
+from sb3_pgx.compare.report import thousands
+from sb3_pgx.compare.runs import RunResult
+from sb3_pgx.compare.statistics import (
+    area_under_curve,
+    bootstrap_interval_of_groups,
+    interquartile_mean,
+    interquartile_mean_difference,
+)
+from sb3_pgx.compare.verdict import Settings, Verdict, provenance
+
+
+@dataclass(frozen=True)
+class AgreementClaim:
+    """
+    The 95 % interval of the difference of interquartile means over seeds contains 0, both for the final return and for the
+    area under the learning curve. An interval that is wide contains 0 easily: its width is part of the verdict.
+
+    ``algorithm`` and ``peer`` read the same hyperparameter file.
+    """
+
+    algorithm: str
+    peer: str
+    env_id: str
+    timesteps: int
+    seeds: tuple[int, ...] = tuple(range(10))
+
+    @property
+    def statement(self) -> str:
+        """The claim in words."""
+        return f"{self.algorithm} learns as {self.peer} does on {self.env_id} in {thousands(self.timesteps)} steps"
+
+    @property
+    def trains(self) -> tuple[tuple[str, str], ...]:
+        """Both algorithms in the environment."""
+        return ((self.algorithm, self.env_id), (self.peer, self.env_id))
+
+    def __call__(self, settings: Settings) -> Verdict:
+        """Trains every seed of both and judges; raises what :func:`~sb3_pgx.compare.compare` raises for bad arguments."""
+        ours, theirs = (
+            measure(name, self.env_id, self.timesteps, self.seeds, settings) for name in (self.algorithm, self.peer)
+        )
+        return judge(self, ours, theirs, settings.command)
+
+
+def judge(claim: AgreementClaim, ours: Sequence[RunResult], theirs: Sequence[RunResult], command: str) -> Verdict:
+    """
+    :param claim: the claim
+    :param ours: one run of the algorithm for each seed
+    :param theirs: one run of the peer for each seed
+    :param command: what reproduces the verdict, for the record
+    :return: the verdict; a run that failed makes the claim fail
+    """
+    runs = {claim.algorithm: ours, claim.peer: theirs}
+    lines = [f"{label}, {line}" for label, results in runs.items() for line in tell(results)]
+    differences: dict[str, Any] = {}
+    if not any(r.error for results in runs.values() for r in results):
+        differences["final return"] = _difference({k: {r.seed: r.mean_return for r in v} for k, v in runs.items()})
+        differences["area under the learning curve"] = _difference(
+            {k: {r.seed: area_under_curve(r.curve_steps, r.curve_returns) for r in v} for k, v in runs.items()}
+        )
+    for name, d in differences.items():
+        means = ", ".join(f"{label} {mean:.1f}" for label, mean in d["interquartile_mean"].items())
+        low, high = d["interval_95"]
+        lines.append(
+            f"{name}: {means}; difference {d['difference']:.1f}, 95 % interval [{low:.1f}, {high:.1f}], {d['width']:.1f} wide"
+        )
+    passed = bool(differences) and all(d["interval_95"][0] <= 0 <= d["interval_95"][1] for d in differences.values())
+    record = {
+        "claim": claim.statement,
+        "passed": passed,
+        "timesteps": claim.timesteps,
+        "differences": differences,
+        "runs": {label: describe(results) for label, results in runs.items()},
+        **provenance(command),
+    }
+    return Verdict(f"as {claim.peer}, {claim.env_id}", claim.statement, passed, tuple(lines), record)
+
+
+def _difference(per_seed: dict[str, dict[int, float]]) -> dict[str, Any]:
+    """Of the first algorithm's interquartile mean minus the second's, in units of return."""
+    ours, theirs = (list(values.values()) for values in per_seed.values())
+    low, high = bootstrap_interval_of_groups([ours, theirs], interquartile_mean_difference)
+    return {
+        "interquartile_mean": {label: float(interquartile_mean([*values.values()])) for label, values in per_seed.items()},
+        "difference": float(interquartile_mean_difference(ours, theirs)),
+        "interval_95": [low, high],
+        "width": high - low,
+        "per_seed": {label: {str(seed): value for seed, value in values.items()} for label, values in per_seed.items()},
+    }

@@ -1,0 +1,166 @@
+"""What the benchmark measures: a short record for each case, with the ratios that it is meant to reach."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_pgx.registry import algorithm_class
+from sb3_pgx.zoo.configs import suggestion
+
+# What a name such as sbx:ppo stands for: the module, and the name under which it is installed.
+PACKAGES = {
+    "sb3": ("stable_baselines3", "stable_baselines3"),
+    "contrib": ("sb3_contrib", "sb3_contrib"),
+    "sbx": ("sbx", "sbx-rl"),
+}
+PPO_ROLLOUT = {"n_steps": 256, "batch_size": 64, "n_epochs": 10}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """
+    A ratio to reach, by its median over the rounds.
+
+    :param metric: a key of :data:`~sb3_pgx.compare.bench.results.METRICS`
+    :param peer: against which peer
+    :param ratio: at least this, or at most where less is meant, as the metric says
+    """
+
+    metric: str
+    peer: str
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    One comparison on speed.
+
+    :param name: of the case, on the command line and in the report
+    :param algorithm: of this package
+    :param env_id: Gymnasium's name of the environment
+    :param peers: what it is measured against: ``sb3:ppo``, ``contrib:trpo``, ``sbx:ppo``, or an algorithm of this package
+    :param goals: ratios to reach
+    :param acting_goal: microseconds of a collection step beyond those of the environments, to stay below
+    :param timesteps: environment steps of a round, at least: the last rollout is completed
+    :param hyperparameters: of all contenders
+    :param ours: arguments that only algorithms of this package have
+    :param policy: of all contenders
+    :param n_envs: environments, stepped one after the other in one process
+    """
+
+    name: str
+    algorithm: str
+    env_id: str
+    peers: tuple[str, ...] = ("sb3:ppo",)
+    goals: tuple[Goal, ...] = ()
+    acting_goal: float | None = None
+    timesteps: int = 20_480
+    hyperparameters: Mapping[str, Any] = field(default_factory=lambda: PPO_ROLLOUT)
+    ours: Mapping[str, Any] = field(default_factory=lambda: {"compile": True})
+    policy: str = "MlpPolicy"
+    n_envs: int = 8
+
+    def arguments(self, contender: str) -> dict[str, Any]:
+        """Keyword arguments of a contender's constructor."""
+        return {**self.hyperparameters, **({} if ":" in contender else self.ours)}
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the algorithm of this package compiles its update."""
+        return bool(self.ours.get("compile"))
+
+
+CASES = (
+    Case(
+        "ppo-cartpole",
+        "ppo",
+        "CartPole-v1",
+        ("sb3:ppo", "sbx:ppo"),
+        (
+            Goal("frames", "sb3:ppo", 4.5),
+            Goal("frames", "sbx:ppo", 1.8),
+            Goal("step", "sb3:ppo", 6.0),
+            Goal("step", "sbx:ppo", 1.8),
+        ),
+        acting_goal=60.0,
+    ),
+    Case(
+        "ppo-pendulum",
+        "ppo",
+        "Pendulum-v1",
+        ("sb3:ppo", "sbx:ppo"),
+        (Goal("frames", "sb3:ppo", 4.5), Goal("frames", "sbx:ppo", 1.8)),
+    ),
+    Case(
+        "ppo-halfcheetah",
+        "ppo",
+        "HalfCheetah-v5",
+        ("sb3:ppo", "sbx:ppo"),
+        (Goal("frames", "sb3:ppo", 3.0), Goal("frames", "sbx:ppo", 1.5)),
+        timesteps=10_240,
+    ),
+    Case(
+        "ppo-cartpole-eager",
+        "ppo",
+        "CartPole-v1",
+        goals=(Goal("frames", "sb3:ppo", 1.6), Goal("memory", "sb3:ppo", 1.15)),
+        timesteps=10_240,
+        ours={"compile": False},
+    ),
+    Case("ppo_penalty-cartpole", "ppo_penalty", "CartPole-v1", ("ppo",), (Goal("frames", "ppo", 0.85),)),
+    Case(
+        "ppo_penalty-halfcheetah", "ppo_penalty", "HalfCheetah-v5", ("ppo",), (Goal("frames", "ppo", 0.85),), timesteps=10_240
+    ),
+    Case("a2c-cartpole", "a2c", "CartPole-v1", ("sb3:a2c",), (Goal("frames", "sb3:a2c", 2.5),), hyperparameters={}),
+    Case(
+        "ppo-halfcheetah-256x256",
+        "ppo",
+        "HalfCheetah-v5",
+        goals=(Goal("frames", "sb3:ppo", 1.3),),
+        timesteps=8_192,
+        hyperparameters={**PPO_ROLLOUT, "batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}},
+    ),
+    Case(
+        "ppo-images",
+        "ppo",
+        "sb3_pgx.compare.bench.frames:RandomFrames-v0",
+        goals=(Goal("frames", "sb3:ppo", 1.3),),
+        timesteps=256,
+        hyperparameters={**PPO_ROLLOUT, "n_steps": 32},
+        policy="CnnPolicy",
+    ),
+)
+
+
+def select_cases(names: Sequence[str] | None) -> tuple[Case, ...]:
+    """
+    :param names: of cases; ``None`` for all
+    :return: the cases, in the order of :data:`CASES`
+    :raises ValueError: no case of a name; gives the nearest ones
+    """
+    known = [case.name for case in CASES]
+    for name in names or ():
+        if name not in known:
+            hint = suggestion(name, known) or f"; choose from {', '.join(known)}"
+            raise ValueError(f"benchmark case {name!r} is unknown{hint}")
+    return tuple(case for case in CASES if names is None or case.name in names)
+
+
+def missing_package(contender: str) -> str | None:
+    """Why a contender cannot run here, and the remedy; ``None`` if its package is installed."""
+    origin, colon, _ = contender.partition(":")
+    if not colon or find_spec(PACKAGES[origin][0]):
+        return None
+    module, distribution = PACKAGES[origin]
+    return f"{contender} needs {module}, which is not installed: pip install {distribution}"
+
+
+def contender_class(contender: str) -> type[BaseAlgorithm]:
+    """The class that a contender's name stands for; its package must be installed."""
+    origin, colon, key = contender.partition(":")
+    return getattr(import_module(PACKAGES[origin][0]), key.upper()) if colon else algorithm_class(contender)

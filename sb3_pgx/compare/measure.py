@@ -1,0 +1,86 @@
+"""The runs behind a claim: published settings, and no run that is finished already is trained again."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from sb3_pgx.compare.peers import prepare
+from sb3_pgx.compare.pool import read_result, run_all
+from sb3_pgx.compare.report import thousands
+from sb3_pgx.compare.runs import RunResult, RunSpec, versions
+from sb3_pgx.compare.statistics import bootstrap_interval, interquartile_mean
+from sb3_pgx.compare.verdict import Settings
+
+# Hyperparameters are tuned on seeds 100 and up: none of these had a say in them.
+SEEDS = (0, 1, 2, 3, 4)
+EVAL_EPISODES = 20
+
+
+def measure(
+    algorithm: str, env_id: str, timesteps: int, seeds: Sequence[int], settings: Settings, eval_episodes: int = EVAL_EPISODES
+) -> list[RunResult]:
+    """
+    Runs of one algorithm with its published settings. Those that ``settings.output`` holds with the same settings, budget,
+    evaluation and versions are taken from there; a failed one is tried again.
+
+    :param algorithm: as a comparison names it
+    :param env_id: Gymnasium's name of the environment
+    :param timesteps: environment steps for each run, over all its environments
+    :param seeds: of the runs
+    :param settings: how to measure
+    :param eval_episodes: episodes that each final policy plays
+    :return: one result for each seed
+    :raises ValueError: an unknown name, or a broken hyperparameter file
+    :raises ImportError: a package that the algorithm or the environment needs is not installed
+    """
+    peer, config, _ = prepare(algorithm, env_id, settings.configs)
+    specs = [
+        RunSpec(peer.label, peer.algorithm, env_id, seed, timesteps, config, eval_episodes=eval_episodes) for seed in seeds
+    ]
+    folder = None if settings.output is None else run_folder(specs[0], settings.output)
+    results = {} if folder is None else _finished(specs, folder)
+    missing = [spec for spec in specs if spec.seed not in results]
+    if missing:
+        results |= {r.seed: r for r in run_all(missing, folder, settings.workers, settings.progress)}
+    return [results[seed] for seed in seeds]
+
+
+def run_folder(spec: RunSpec, output: Path) -> Path:
+    """Where the runs of all seeds are kept: whatever else is part of a run, and may change its outcome, is in the name."""
+    content = {**asdict(spec), "seed": None, "versions": versions()}
+    digest = sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return output / "runs" / spec.env_id.replace("/", "-") / f"{spec.label.replace(':', '-')}-{digest}"
+
+
+def describe(results: Sequence[RunResult]) -> dict[str, Any]:
+    """What a record says about the runs of one algorithm in one environment: a summary, every seed, and the settings."""
+    finished = [r for r in results if r.error is None]
+    means = [r.mean_return for r in finished]
+    return {
+        "interquartile_mean": float(interquartile_mean(means)) if means else None,
+        "interval_95": [float(end) for end in bootstrap_interval(means, interquartile_mean)] if len(means) > 1 else None,
+        "mean_return_per_seed": {str(r.seed): r.mean_return for r in finished},
+        "returns_per_seed": {str(r.seed): r.returns for r in finished},
+        "steps_per_seed": {str(r.seed): r.steps for r in finished},
+        "errors": {str(r.seed): r.error for r in results if r.error is not None},
+        "hyperparameters": results[0].config,
+    }
+
+
+def tell(results: Sequence[RunResult]) -> list[str]:
+    """A line for each run."""
+    return [
+        f"seed {r.seed}: {r.mean_return:.1f} after {thousands(r.steps)} steps"
+        if r.error is None
+        else f"seed {r.seed}: failed, {r.error}"
+        for r in results
+    ]
+
+
+def _finished(specs: Sequence[RunSpec], folder: Path) -> dict[int, RunResult]:
+    paths = [folder / f"{spec.name}.json" for spec in specs]
+    results = [read_result(path) for path in paths if path.is_file()]
+    return {result.seed: result for result in results if result.error is None}
