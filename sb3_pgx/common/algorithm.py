@@ -1,5 +1,6 @@
 """The pipeline: collect, evaluate, estimate, update, report. An algorithm fills in three of the stages."""
 
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +27,7 @@ from torch import Tensor
 from sb3_pgx.common.checks import FiniteGuard, check_unit_interval
 from sb3_pgx.common.collect import Quota, Recorder, StepQuota, act, acts_alone, clip_to_space
 from sb3_pgx.common.compiling import COMPILE_AFTER, check_compile
-from sb3_pgx.common.distributions import release_graph, sample
+from sb3_pgx.common.distributions import noise, release_graph
 from sb3_pgx.common.evaluate import evaluate_rollout
 from sb3_pgx.common.passes import MAX_EVALUATED_ROWS, acting_pass, as_tensors, evaluation_pass
 from sb3_pgx.common.policies import policy_class_for
@@ -93,8 +94,6 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     def evaluate(self, rollout: Rollout) -> None:
         """Stage 2: fill in values, log-probabilities and bootstraps."""
         compiled = self._evaluation if self._compiled and len(rollout.actions) * self.n_envs <= MAX_EVALUATED_ROWS else None
-        if compiled is not None:
-            compiled.prepare(self.policy)
         with_distribution = self.objective is not None and self.objective.reads_distribution
         evaluate_rollout(self.policy, rollout, compiled, with_distribution)
 
@@ -201,9 +200,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         n_steps, complete = 0, False
         if self.use_sde:
             self._reset_noise(env)
-        compiled = self._compiled and acts_alone(self.policy)
-        if compiled:
-            self._acting.prepare(self.policy)
+        compiled = self._prepare_acting(obs_as_tensor(self._last_obs, self.device))
         callback.on_rollout_start()
 
         while not complete:
@@ -230,9 +227,11 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)
             valid = quota.contributing()
-            # A waiting environment starts episodes that it may not finish: those that it does finish are short ones.
-            counted = infos if valid.all() else [info for info, counts in zip(infos, valid, strict=True) if counts]
-            self._update_info_buffer(counted, dones[valid])
+            if quota.whole_episodes and not valid.all():
+                # A waiting environment starts episodes that it may not finish: those that it does finish are short ones.
+                self._update_info_buffer([info for info, counts in zip(infos, valid, strict=True) if counts], dones[valid])
+            else:
+                self._update_info_buffer(infos, dones)
             recorder.add(observations, actions, rewards, dones, infos, valid, episode_starts, env)
             if values is not None and log_probs is not None:
                 recorder.evaluated.append((values, log_probs))
@@ -291,14 +290,17 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         with th.no_grad():
             self.policy.reset_noise(env.num_envs)
 
+    def _prepare_acting(self, observations: Any) -> bool:
+        """Whether acting is compiled in the rollout that starts with these observations."""
+        if not (self._compiled and acts_alone(self.policy)):
+            return False
+        with th.random.fork_rng(devices=[]):
+            numbers = noise(self.policy.action_dist, self.n_envs)
+        return self._acting.prepare(self.policy, [numbers, *as_tensors(self.policy, observations)])
+
     def _act(self, observations: Any, compiled: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         try:
-            if compiled:
-                with th.no_grad():
-                    parameters = self._acting(self.policy, as_tensors(self.policy, observations))
-                    if parameters is not None:
-                        return self._sampled(parameters), None, None
-            return act(self.policy, observations)
+            return (self._act_compiled(observations), None, None) if compiled else act(self.policy, observations)
         except (ValueError, RuntimeError) as error:  # torch refuses to draw from distributions with NaN
             bad = [name for name, p in self.policy.named_parameters() if not th.isfinite(p).all()]
             if not bad:
@@ -308,9 +310,12 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
                 "last saved model and lower learning_rate."
             ) from error
 
-    def _sampled(self, parameters: tuple[Tensor, ...]) -> Tensor:
-        actions = sample(self.policy.action_dist, parameters).reshape((-1, *self.action_space.shape))  # type: ignore[misc]
-        if actions.is_floating_point() and not th.isfinite(actions).all():
+    def _act_compiled(self, observations: Any) -> Tensor:
+        with th.no_grad():
+            numbers = noise(self.policy.action_dist, self.n_envs)
+            (actions,) = self._acting([numbers, *as_tensors(self.policy, observations)])
+        # Of choices, NaN probabilities give one, too: the evaluation of the rollout will see them.
+        if actions.is_floating_point() and not math.isfinite(actions.sum()):
             raise ValueError(f"the policy's action is not finite: {actions}")
         return actions
 

@@ -140,7 +140,7 @@ class Recorder:
             self.observations = np.empty((capacity, *self.row_shapes), observation_space.dtype)
         self.actions = np.empty((capacity, n_envs, get_action_dim(action_space)), action_space.dtype)
         self.rewards = np.empty((capacity, n_envs), np.float32)
-        self.flags = np.empty((4, capacity, n_envs), bool)  # terminated, truncated, valid, episode start
+        self.flags = np.zeros((4, capacity, n_envs), bool)  # terminated, truncated, valid, episode start
         self.final_observations: list[Any] = []  # arrays, or dictionaries of them
         self.evaluated: list[tuple[th.Tensor, th.Tensor]] = []  # values and log-probabilities, if acting gave them
 
@@ -165,17 +165,16 @@ class Recorder:
             self._grow()
         if isinstance(observations, dict):
             for key, array in self.observations.items():
-                array[t] = np.reshape(observations[key], self.row_shapes[key])
+                array[t] = observations[key].reshape(self.row_shapes[key])
         else:
-            self.observations[t] = np.reshape(observations, self.row_shapes)
+            self.observations[t] = observations.reshape(self.row_shapes)
         self.actions[t] = actions.reshape(self.actions.shape[1:])
         self.rewards[t] = rewards
-        terminated, truncated, self.flags[2, t], self.flags[3, t] = self.flags[0, t], self.flags[1, t], valid, episode_starts
-        terminated[:] = dones
-        truncated[:] = False
-        for index in np.flatnonzero(dones):
-            if infos[index].get("TimeLimit.truncated", False):
-                terminated[index], truncated[index] = False, True
+        self.flags[2, t], self.flags[3, t] = valid, episode_starts
+        for index in dones.nonzero()[0]:
+            truncated = infos[index].get("TimeLimit.truncated", False)
+            self.flags[1 if truncated else 0, t, index] = True
+            if truncated:
                 self.final_observations.append(self._final_observation(infos[index], env, int(index)))
         self.size += 1
 
@@ -250,4 +249,4 @@ class Recorder:
 
         self.observations = map_tensors(double, self.observations)
         self.actions, self.rewards = double(self.actions), double(self.rewards)
-        self.flags = np.concatenate([self.flags, np.empty_like(self.flags)], axis=1)
+        self.flags = np.concatenate([self.flags, np.zeros_like(self.flags)], axis=1)

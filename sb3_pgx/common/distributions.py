@@ -1,6 +1,6 @@
 """What SB3's distributions need before functions can be differentiated sample by sample, copied and pickled."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -156,32 +156,44 @@ def packed(distribution: Distribution) -> th.Tensor:
     return th.cat([inner.mean, inner.stddev], dim=1) if isinstance(inner, Normal) else inner.logits
 
 
-def sampling_parameters(distribution: Distribution) -> tuple[th.Tensor, ...]:
-    """What :func:`sample` needs of SB3's distribution of B states, ``[B, ...]`` each."""
+def noise(distribution: Distribution, n: int) -> th.Tensor:
+    """
+    The random numbers, on the CPU, with which the distribution's own ``sample`` would draw actions of n states, taken from
+    the generator as it takes them; for gSDE the noise that is in force.
+    """
+    if isinstance(distribution, StateDependentNoiseDistribution):
+        each = distribution.exploration_matrices
+        return distribution.exploration_mat if n == 1 or n != len(each) else each
+    if isinstance(distribution, DiagGaussianDistribution):
+        return th.empty(n, distribution.action_dim).normal_()
+    if isinstance(distribution, BernoulliDistribution):
+        return th.rand(n, distribution.action_dims)
+    choices = len(distribution.action_dims) if isinstance(distribution, MultiCategoricalDistribution) else 1
+    return th.rand(choices, n, dtype=th.float64)
+
+
+def sample_with(distribution: Distribution, noise: th.Tensor) -> th.Tensor:
+    """
+    Actions as a pure function of the distribution and of :func:`noise`, ``[B, ...]``: those of its own ``sample``.
+
+    A categorical one is inverted: the first choice whose cumulative probability reaches the random number, as in
+    ``torch.multinomial``.
+    """
     inner: Any = distribution.distribution
     if isinstance(distribution, StateDependentNoiseDistribution):
-        return inner.mean, distribution._latent_sde
-    if isinstance(distribution, MultiCategoricalDistribution):
-        return tuple(part.probs for part in inner)
-    return (inner.mean, inner.stddev) if isinstance(inner, Normal) else (inner.probs,)
-
-
-def sample(distribution: Distribution, parameters: Sequence[th.Tensor]) -> th.Tensor:
-    """
-    Actions, with the random numbers that the distribution's own ``sample`` draws.
-
-    :param distribution: SB3's, for its kind, and for gSDE's noise
-    :param parameters: those of :func:`sampling_parameters`
-    :return: ``[B, ...]``
-    """
-    if isinstance(distribution, StateDependentNoiseDistribution):
-        mean, latent_sde = parameters
-        actions = mean + distribution.get_noise(latent_sde)
+        latent = distribution._latent_sde
+        shift = latent @ noise if noise.dim() == 2 else (latent.unsqueeze(1) @ noise).squeeze(1)
+        actions = inner.mean + shift
         return actions if distribution.bijector is None else distribution.bijector.forward(actions)
     if isinstance(distribution, DiagGaussianDistribution):
-        mean, std = parameters
-        return mean + th.empty_like(mean).normal_() * std
+        return inner.mean + noise * inner.stddev
     if isinstance(distribution, BernoulliDistribution):
-        return th.bernoulli(parameters[0])
-    choices = [th.multinomial(probabilities, 1, replacement=True) for probabilities in parameters]
-    return th.cat(choices, dim=1) if isinstance(distribution, MultiCategoricalDistribution) else choices[0].flatten()
+        return (noise < inner.probs).to(inner.probs.dtype)
+    parts = inner if isinstance(distribution, MultiCategoricalDistribution) else [inner]
+    chosen = [_inverted(part.probs, numbers) for part, numbers in zip(parts, noise, strict=True)]
+    return th.stack(chosen, dim=1) if isinstance(distribution, MultiCategoricalDistribution) else chosen[0]
+
+
+def _inverted(probabilities: th.Tensor, numbers: th.Tensor) -> th.Tensor:
+    cumulative = probabilities.cumsum(dim=1)
+    return (cumulative / cumulative[:, -1:] < numbers[:, None]).sum(dim=1)

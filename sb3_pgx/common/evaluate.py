@@ -50,10 +50,9 @@ def _evaluate_compiled(policy: ActorCriticPolicy, rollout: Rollout, compiled: Co
     inputs = [rollout.actions.flatten(end_dim=1)]
     inputs += as_tensors(policy, map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations))
     inputs += as_tensors(policy, rollout.last_observations)
-    result = compiled(policy, inputs)
-    if result is None:
+    if not compiled.prepare(policy, inputs):
         return False
-    values, log_prob, rollout.last_values = result
+    values, log_prob, rollout.last_values = compiled(inputs)
     rollout.values, rollout.log_prob = values.view(rollout.shape), log_prob.view(rollout.shape)
     return True
 

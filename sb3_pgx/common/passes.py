@@ -8,7 +8,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.common.compiling import Compiled, Function, NotCompilable, compile_function, signature
-from sb3_pgx.common.distributions import has_one_hot, one_hot, sampling_parameters
+from sb3_pgx.common.distributions import has_one_hot, one_hot, sample_with
 from sb3_pgx.common.functional import PolicyFunction, check_traceable
 from sb3_pgx.common.rollout import Observations, as_policy_input
 
@@ -17,10 +17,11 @@ MAX_EVALUATED_ROWS = 512
 
 
 def acting_pass(tell: Callable[[str], None]) -> "CompiledPass":
-    """From observations ``[N, *obs]`` to what :func:`~sb3_pgx.common.distributions.sample` needs."""
+    """From :func:`~sb3_pgx.common.distributions.noise` and observations ``[N, *obs]`` to actions ``[N, *action]``."""
 
-    def function(policy: ActorCriticPolicy, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return sampling_parameters(policy.get_distribution(as_observations(policy, tensors)))
+    def function(policy: ActorCriticPolicy, noise: Tensor, *tensors: Tensor) -> tuple[Tensor]:
+        actions = sample_with(policy.get_distribution(as_observations(policy, tensors)), noise)
+        return (actions.reshape((-1, *policy.action_space.shape)),)  # type: ignore[misc]
 
     return CompiledPass(function, tell, "acting")
 
@@ -62,31 +63,32 @@ class CompiledPass:
     def __init__(self, function: Callable[..., Any], tell: Callable[[str], None], what: str):
         self.function, self.tell, self.what = function, tell, what
         self._structure: Any = None
+        self._kept: Any = None  # what the structure knows by its id must stay alive
         self._parameters: list[Tensor] = []
         self._graph: Compiled | None = None
-        self._key: Any = None
 
-    def prepare(self, policy: ActorCriticPolicy) -> None:
-        """Before a rollout: forget the graph if the policy has changed in more than the values of its parameters."""
+    def prepare(self, policy: ActorCriticPolicy, inputs: Sequence[Tensor]) -> bool:
+        """
+        Before a rollout: look whether anything has changed but the values of the parameters.
+
+        :param inputs: such as those to come; their values do not matter
+        :return: whether the pass is compiled
+        """
         parameters = [p for group in policy.optimizer.param_groups for p in group["params"]]
-        structure = (id(policy), tuple((id(p), p.dtype, p.device) for p in parameters))
-        if structure != self._structure:
-            self._structure, self._kept, self._key = structure, (policy, parameters), None
+        structure = (id(policy), tuple((id(p), p.dtype, p.device) for p in parameters), signature(inputs))
         self._parameters = [p.detach() for p in parameters]
-
-    def __call__(self, policy: ActorCriticPolicy, inputs: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
-        """:return: the pass's result; ``None`` where it is not compiled for such inputs"""
-        key = signature(inputs)
-        if self._key is None:
-            self._key = key
+        if structure != self._structure:
+            self._structure, self._kept, self._graph = structure, (policy, parameters), None
             try:
                 self._graph = compile_function(self._traceable(policy), [*self._parameters, *inputs])
                 self.tell(f"{self.what} is compiled")
             except NotCompilable as reason:
-                self._graph = None
                 self.tell(f"{self.what} runs uncompiled: {reason}")
-        if self._graph is None or key != self._key:
-            return None
+        return self._graph is not None
+
+    def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The pass's result for inputs such as those that it was prepared for."""
+        assert self._graph is not None
         return self._graph([*self._parameters, *inputs])
 
     def _traceable(self, policy: ActorCriticPolicy) -> Function:

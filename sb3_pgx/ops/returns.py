@@ -65,12 +65,12 @@ def gae(
     """
     deltas = masked(rewards + gamma * next_values - values, valid)
     decay = gamma * gae_lambda * (~cuts(ends, valid)).to(deltas.dtype)
-    advantages = th.empty_like(deltas)
     running = th.zeros_like(deltas[0])
-    for t in reversed(range(len(deltas))):
-        running = deltas[t] + decay[t] * running
-        advantages[t] = running
-    return advantages
+    advantages = []
+    for delta, factor in zip(reversed(deltas.unbind()), reversed(decay.unbind()), strict=True):
+        running = th.addcmul(delta, factor, running)
+        advantages.append(running)
+    return th.stack(advantages[::-1])
 
 
 def monte_carlo(rewards: Tensor, next_values: Tensor, ends: Tensor, gamma: float, valid: Tensor | None = None) -> Tensor:

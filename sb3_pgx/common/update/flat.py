@@ -9,7 +9,6 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.optim import Optimizer
 
 from sb3_pgx.common.update.rules import Rule, Untouched
-from sb3_pgx.common.update.step import GATE, MAX_GRAD_NORM, OPEN, SCALE
 
 
 class Flat:
@@ -29,7 +28,7 @@ class Flat:
         self.theta = _flatten_dense_tensors(self._data)
         states = [optimizer.state[p] if p in optimizer.state else {} for p in self.parameters]
         self.step = steps_taken(states[0], rule)
-        self.moments = [self._gather(states, name) for name in rule.moments]
+        self.moments: Sequence[Tensor] = [self._gather(states, name) for name in rule.moments]
 
     def _gather(self, states: Sequence[Any], name: str) -> Tensor:
         if self.step == 0:
@@ -46,8 +45,17 @@ class Flat:
         first = self.step + taken + 1
         return self.theta.new_tensor([self.rule.scalars(group, t) for t in range(first, first + n)]).unbind()
 
-    def settle(self, gradient: Tensor, report: Tensor, limits: Sequence[float]) -> None:
-        """After an eager step: the policy gets its result."""
+    def take(self, gradient: Tensor, number: int, scale: float) -> None:
+        """
+        A step, and the policy gets its result.
+
+        :param gradient: clipped, ``[P]``
+        :param number: of the step since this was made, from 1
+        :param scale: factor of the learning rate
+        """
+        (group,) = self.optimizer.param_groups
+        theta, self.moments = self.rule.step(self.theta, gradient, self.moments, self.rule.scalars(group, self.step + number))
+        self.theta = theta if scale == 1.0 else th.lerp(self.theta, theta, scale)
         self.store_parameters()
 
     def store_parameters(self) -> None:
@@ -89,18 +97,12 @@ class ByOptimizer(Flat):
     def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer):
         super().__init__(parameters, optimizer, Untouched)
 
-    def rows(self, taken: int, n: int) -> Sequence[Tensor]:
-        return [self.theta.new_zeros(0)] * n
-
-    def settle(self, gradient: Tensor, report: Tensor, limits: Sequence[float]) -> None:
-        if report[GATE] != OPEN:
-            return
+    def take(self, gradient: Tensor, number: int, scale: float) -> None:
         for p, piece in zip(self.parameters, _unflatten_dense_tensors(gradient, self._data), strict=True):
             p.grad = piece
-        th.nn.utils.clip_grad_norm_(self.parameters, limits[MAX_GRAD_NORM])
         rates = [group["lr"] for group in self.optimizer.param_groups]
         for group in self.optimizer.param_groups:
-            group["lr"] *= report[SCALE].item()
+            group["lr"] *= scale
         self.optimizer.step()
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate

@@ -33,14 +33,12 @@ class Rule:
         raise NotImplementedError
 
     @staticmethod
-    def step(
-        theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], s: Sequence[Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """
         :param theta: parameters, ``[P]``
         :param gradient: ``[P]``
         :param moments: one for each name, ``[P]`` each
-        :param s: :meth:`scalars`, without dimensions
+        :param s: :meth:`scalars`, as numbers or as tensors without dimensions
         :return: parameters and moments after the step
         """
         raise NotImplementedError
@@ -58,9 +56,7 @@ class Adam(Rule):
         return float(size), float((1 - beta2**step) ** -0.5), beta1, beta2, group["eps"], group["weight_decay"], group["lr"]
 
     @staticmethod
-    def step(
-        theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], s: Sequence[Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         size, correction, beta1, beta2, eps, weight_decay, _ = s
         gradient = gradient + weight_decay * theta
         mean = th.lerp(moments[0], gradient, 1 - beta1)
@@ -72,12 +68,9 @@ class AdamW(Adam):
     """Loshchilov & Hutter (2019): the weights decay on their own."""
 
     @staticmethod
-    def step(
-        theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], s: Sequence[Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         *others, weight_decay, lr = s
-        theta = theta * (1 - lr * weight_decay)
-        return Adam.step(theta, gradient, moments, (*others, th.zeros_like(weight_decay), lr))
+        return Adam.step(theta * (1 - lr * weight_decay), gradient, moments, (*others, 0.0, lr))
 
 
 class RMSprop(Rule):
@@ -90,9 +83,7 @@ class RMSprop(Rule):
         return group["lr"], group["alpha"], group["eps"], group["weight_decay"]
 
     @staticmethod
-    def step(
-        theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], s: Sequence[Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         lr, alpha, eps, weight_decay = s
         gradient = gradient + weight_decay * theta
         square = alpha * moments[0] + (1 - alpha) * gradient * gradient
@@ -109,9 +100,7 @@ class TensorFlowRMSprop(RMSprop):
         return {"step": steps}
 
     @staticmethod
-    def step(
-        theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], s: Sequence[Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         lr, alpha, eps, weight_decay = s
         gradient = gradient + weight_decay * theta
         square = alpha * moments[0] + (1 - alpha) * gradient * gradient
@@ -132,9 +121,7 @@ class SGD(Rule):
         return group["lr"], group["weight_decay"]
 
     @staticmethod
-    def step(
-        theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], s: Sequence[Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         lr, weight_decay = s
         return theta - lr * (gradient + weight_decay * theta), ()
 
@@ -154,9 +141,7 @@ class MomentumSGD(Rule):
         return group["lr"], group["momentum"], fresh, group["weight_decay"]
 
     @staticmethod
-    def step(
-        theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], s: Sequence[Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         lr, momentum, fresh, weight_decay = s
         buffer = momentum * moments[0] + fresh * (gradient + weight_decay * theta)
         return theta - lr * buffer, (buffer,)
@@ -172,9 +157,7 @@ class Untouched(Rule):
         return ()
 
     @staticmethod
-    def step(
-        theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], s: Sequence[Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         return theta, ()
 
 

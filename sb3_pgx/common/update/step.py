@@ -5,6 +5,7 @@ The gate is a number on the device. It closes where the policy has moved too far
 nothing changes any more: the host reads it once an epoch instead of once a step.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -102,6 +103,19 @@ def gated_step(
     sums, last = report[N_FLAGS : N_FLAGS + n], report[N_FLAGS + n :]
     flags = th.stack([verdict, report[SEEN] + seen, report[TAKEN] + go, scale])
     report.copy_(th.cat([flags, sums + th.where(seen, values, 0.0), th.where(seen, values, last)]))
+
+
+def verdict(values: Sequence[float], distance: float | None, limits: Sequence[float]) -> float:
+    """
+    The gate after a step that it let through, from numbers on the host.
+
+    :param values: metrics, the loss first, the norm of the gradient last
+    :param distance: how far the policy has moved, or ``None``
+    :param limits: as in :func:`gated_step`
+    """
+    if distance is not None and distance > limits[MAX_DISTANCE]:
+        return STOPPED
+    return OPEN if math.isfinite(values[0]) and math.isfinite(values[-1]) else DIVERGED
 
 
 def flat_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:

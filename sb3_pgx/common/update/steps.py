@@ -16,7 +16,18 @@ from sb3_pgx.common.update.eager import not_finite
 from sb3_pgx.common.update.flat import ByOptimizer, Flat, steps_taken
 from sb3_pgx.common.update.plan import Plan
 from sb3_pgx.common.update.rules import Rule, rule_of
-from sb3_pgx.common.update.step import DIVERGED, OPEN, STOPPED, Evaluation, Objective, flat_gradient, gated_step, used
+from sb3_pgx.common.update.step import (
+    DIVERGED,
+    MAX_GRAD_NORM,
+    OPEN,
+    STOPPED,
+    Evaluation,
+    Objective,
+    flat_gradient,
+    gated_step,
+    used,
+    verdict,
+)
 from sb3_pgx.common.update.tracing import traceable_step
 
 Metrics = dict[str, float]
@@ -126,12 +137,17 @@ class Update:
     def __init__(self, steps: GradientSteps, policy: ActorCriticPolicy, plan: Plan, compiled: bool, number: int):
         self.steps, self.policy, self.plan, self.compiled, self.number = steps, policy, plan, compiled, number
         self.seen = self.taken = 0
-        self.scale, self.stopped = 1.0, False
+        self.scale, self.gate = 1.0, OPEN
         self.last: Metrics = {}
         self.last_epoch: Metrics = {}
         self._totals: list[float] = []
-        self._report: Tensor | None = None  # of an epoch that has not been read yet
+        self._report: Tensor | None = None  # of steps that the host has not heard of yet
         self._flat: Flat
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the policy has moved too far."""
+        return self.gate == STOPPED
 
     def means(self) -> Metrics:
         """Of every metric over the minibatches seen, and of ``grad_norm`` over the steps taken."""
@@ -145,33 +161,29 @@ class Update:
 
     def epoch(self, batches: Iterable[Batch]) -> None:
         """
-        A step for each minibatch; reads once, at the end, what became of them.
+        A step for each minibatch. What became of them is read once, at the end, where the steps are compiled or on CUDA.
 
         :raises ValueError: a loss or a gradient is not finite; the parameters are those before that step
         """
         batches = list(batches)
         if not hasattr(self, "_flat"):
             self._begin(batches[0])
-        flat, seen = self._flat, self.seen
-        n_metrics = len(self.steps.names) + 1  # and the norm of the gradient
-        start = [OPEN, 0.0, 0.0, self.scale, *[0.0] * (2 * n_metrics)]
-        self._report = th.tensor(start, dtype=th.float64, device=flat.theta.device)
-        for batch, row in zip(batches, flat.rows(self.taken, len(batches)), strict=True):
+        seen, taken, totals = self.seen, self.taken, self._totals
+        rows = self._flat.rows(self.taken, len(batches)) if self._on_device else [None] * len(batches)
+        for batch, row in zip(batches, rows, strict=True):
             self._step(batch, row)
-        gate = self._read()
-        self.stopped = gate == STOPPED
-        if gate == DIVERGED:
+        self._read()
+        sums = [after - before for after, before in zip(self._totals, totals, strict=True)]
+        self.last_epoch = self._named(sums, self.seen - seen, self.taken - taken)
+        if self.gate == DIVERGED:
             self.store()
             raise self._not_finite(batches[self.seen - seen - 1])
 
     def store(self) -> None:
         """Write what has been reached into policy and optimizer."""
-        if not hasattr(self, "_flat"):
-            return
-        if self._report is not None:
+        if hasattr(self, "_flat"):
             self._read()
-        self._flat.store(self.taken)
-        self._stale = False
+            self._flat.store(self.taken)
 
     # ------------------------------------------------------------------------------------------------ one step
 
@@ -183,53 +195,90 @@ class Update:
             self.compiled, self._flat = False, ByOptimizer(self.steps.used, self.policy.optimizer)
         else:
             self._flat = Flat(self.steps.used, self.policy.optimizer, rule)
-        self._stale = False  # whether the policy lags behind the flat vector
+        # Where the host does not wait, gate and metrics live on the device.
+        self._on_device = self.compiled or (self._flat.theta.is_cuda and not isinstance(rule, str))
+        self._totals = [0.0] * (len(self.steps.names) + 1)  # and the norm of the gradient
+        self._lagging = False  # whether the policy lags behind the flat vector
         if self.compiled:
             self._numbers = self._flat.theta.new_tensor(self.plan.numbers, dtype=th.float64)
             moved = {id(p) for p in self.steps.used}
             self._fixed = [p.detach() for p in self.policy.parameters() if id(p) not in moved]
 
-    def _step(self, batch: Batch, row: Tensor) -> None:
+    def _step(self, batch: Batch, row: Tensor | None) -> None:
+        flat = self._flat
         if self.compiled:
+            assert row is not None
             encoded = encode(batch, self.policy)
-            assert self._report is not None
-            arguments = [self._flat.theta, self._report, row, self._numbers, *self._flat.moments, *self._fixed]
-            arguments += encoded.tensors()
-            function = self.steps.graph(self.policy, self.plan, self._flat.rule, encoded, arguments)
+            arguments = [flat.theta, self._open_report(), row, self._numbers, *flat.moments, *self._fixed, *encoded.tensors()]
+            function = self.steps.graph(self.policy, self.plan, flat.rule, encoded, arguments)
             if function is not None:
                 function(arguments)
-                self._stale = True
+                self._lagging = True
                 return
-        self._eager_step(batch, row)
-
-    def _eager_step(self, batch: Batch, row: Tensor) -> None:
-        flat, report, limits = self._flat, self._report, self.plan.limits
-        assert report is not None
-        if self._stale:
+        if self._lagging:
             flat.store_parameters()
-            self._stale = False
-        measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
-        gradient = flat_gradient(measured["loss"], flat.parameters)
+            self._lagging = False
+        if flat.theta.is_cuda and row is not None:
+            self._device_step(batch, row)
+        else:
+            self._read()
+            if self.gate == OPEN:
+                self._host_step(batch)
+
+    def _device_step(self, batch: Batch, row: Tensor) -> None:
+        flat, plan = self._flat, self.plan
+        measured, gradient = self._measured_gradient(batch)
         with th.no_grad():
-            distance = self.steps.distance(measured)
-            parts = [measured[name] for name in self.steps.names]
+            distance, parts = self.steps.distance(measured), [measured[name] for name in self.steps.names]
+            report, scalars = self._open_report(), row.unbind()
             gated_step(
-                flat.rule, report, flat.theta, flat.moments, gradient, parts, distance, limits, row.unbind(), self.plan.adapt
+                flat.rule, report, flat.theta, flat.moments, gradient, parts, distance, plan.limits, scalars, plan.adapt
             )
-            flat.settle(gradient, report, limits)
+            flat.store_parameters()
+
+    def _host_step(self, batch: Batch) -> None:
+        """The same, with the gate on the host: on the CPU a number is read faster than it is masked."""
+        measured, gradient = self._measured_gradient(batch)
+        with th.no_grad():
+            norm = th.linalg.vector_norm(gradient)
+            values = th.stack([*(measured[name] for name in self.steps.names), norm]).tolist()
+            self.last = dict(zip(self.steps.names, values, strict=False))
+            self.seen += 1
+            self.gate = verdict(values, None if self.steps.objective.distance is None else self.distance, self.plan.limits)
+            if self.gate != OPEN:
+                values[-1] = 0.0
+            self._totals = [a + b for a, b in zip(self._totals, values, strict=True)]
+            if self.gate == OPEN:
+                if self.plan.adapt is not None:
+                    scale, distance = th.tensor([self.scale, self.distance], dtype=th.float64)
+                    self.scale = self.plan.adapt(scale, distance, *self.plan.adapt_numbers).item()
+                self.taken += 1
+                gradient.mul_(min(1.0, self.plan.limits[MAX_GRAD_NORM] / (values[-1] + 1e-6)))
+                self._flat.take(gradient, self.taken, self.scale)
+
+    def _measured_gradient(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
+        return measured, flat_gradient(measured["loss"], self._flat.parameters)
 
     # ------------------------------------------------------------------------------------------------ what became of it
 
-    def _read(self) -> float:
-        """The gate at the end of the epoch; the one transfer from the device."""
-        assert self._report is not None
-        gate, seen, taken, self.scale, *values = self._report.tolist()
+    def _open_report(self) -> Tensor:
+        if self._report is None:
+            start = [self.gate, 0.0, 0.0, self.scale, *[0.0] * (2 * len(self._totals))]
+            self._report = th.tensor(start, dtype=th.float64, device=self._flat.theta.device)
+        return self._report
+
+    def _read(self) -> None:
+        """Take the report's news over; the one transfer from the device."""
+        if self._report is None:
+            return
+        self.gate, seen, taken, self.scale, *values = self._report.tolist()
         self._report = None
         sums, last = values[: len(values) // 2], values[len(values) // 2 :]
         self.seen, self.taken = self.seen + int(seen), self.taken + int(taken)
-        self._totals = [a + b for a, b in zip(self._totals, sums, strict=True)] if self._totals else sums
-        self.last, self.last_epoch = self._named(last, 1, 1), self._named(sums, seen, taken)
-        return gate
+        self._totals = [a + b for a, b in zip(self._totals, sums, strict=True)]
+        if seen:
+            self.last = dict(zip(self.steps.names, last, strict=False))
 
     def _not_finite(self, batch: Batch) -> ValueError:
         """Does the step once more, at the parameters before it, to see what went wrong."""
