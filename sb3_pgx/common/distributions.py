@@ -168,16 +168,15 @@ def noise(distribution: Distribution, n: int) -> th.Tensor:
         return th.empty(n, distribution.action_dim).normal_()
     if isinstance(distribution, BernoulliDistribution):
         return th.rand(n, distribution.action_dims)
-    choices = len(distribution.action_dims) if isinstance(distribution, MultiCategoricalDistribution) else 1
-    return th.rand(choices, n, dtype=th.float64)
+    sizes = family_of(distribution).sizes or (distribution.action_dim,)  # type: ignore[attr-defined]
+    return th.cat([th.empty(n, size).exponential_() for size in sizes], dim=1)
 
 
 def sample_with(distribution: Distribution, noise: th.Tensor) -> th.Tensor:
     """
     Actions as a pure function of the distribution and of :func:`noise`, ``[B, ...]``: those of its own ``sample``.
 
-    A categorical one is inverted: the first choice whose cumulative probability reaches the random number, as in
-    ``torch.multinomial``.
+    Of several choices the one with the largest p / E is taken, E exponentially distributed, as in ``torch.multinomial``.
     """
     inner: Any = distribution.distribution
     if isinstance(distribution, StateDependentNoiseDistribution):
@@ -189,11 +188,7 @@ def sample_with(distribution: Distribution, noise: th.Tensor) -> th.Tensor:
         return inner.mean + noise * inner.stddev
     if isinstance(distribution, BernoulliDistribution):
         return (noise < inner.probs).to(inner.probs.dtype)
-    parts = inner if isinstance(distribution, MultiCategoricalDistribution) else [inner]
-    chosen = [_inverted(part.probs, numbers) for part, numbers in zip(parts, noise, strict=True)]
-    return th.stack(chosen, dim=1) if isinstance(distribution, MultiCategoricalDistribution) else chosen[0]
-
-
-def _inverted(probabilities: th.Tensor, numbers: th.Tensor) -> th.Tensor:
-    cumulative = probabilities.cumsum(dim=1)
-    return (cumulative / cumulative[:, -1:] < numbers[:, None]).sum(dim=1)
+    if not isinstance(distribution, MultiCategoricalDistribution):
+        return (inner.probs / noise).argmax(dim=1)
+    parts = zip(inner, noise.split([part.probs.shape[1] for part in inner], dim=1), strict=True)
+    return th.stack([(part.probs / numbers).argmax(dim=1) for part, numbers in parts], dim=1)
