@@ -25,6 +25,7 @@ DICT = spaces.Dict({"vector": BOX, "number": spaces.Discrete(3), "picture": IMAG
 QUICK: dict[str, dict[str, Any]] = {
     "a2c": dict(n_steps=6),
     "ppo": dict(n_steps=6, batch_size=4, n_epochs=2),
+    "ppo_penalty": dict(n_steps=6, batch_size=4, n_epochs=2),
     "reinforce": dict(n_episodes=1),
     "reinforce_baseline": dict(n_episodes=1, n_critic_updates=1),
 }

@@ -10,10 +10,12 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from torch import Tensor
 from torch.nn import functional as F
 
-from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm, SelfAlgorithm
+from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm, SelfAlgorithm, ceil_div
 from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.rollout import Batch, Rollout
+from sb3_pgx.common.rollout_buffer import is_users_own
 from sb3_pgx.common.update import Evaluation, Objective
+from sb3_pgx.ops.returns import episode_ages
 
 
 class Coefficients(NamedTuple):
@@ -69,9 +71,12 @@ class A2C(PolicyGradientAlgorithm):
     :param _init_setup_model: build the networks now
     :param compile: compile acting and the gradient step: ``True``, ``False``, or where the training is long enough,
         ``"auto"`` (:data:`sb3_pgx.common.compiling.COMPILE_AFTER`)
+    :param discount_state_weighting: weight the policy's gradient with γ^t, t the steps since the start of the episode. With
+        ``n_steps=1``, ``gae_lambda=0`` and one environment that is the one-step actor-critic of Sutton & Barto (§13.5)
     :raises ValueError: an argument makes no sense
     """
 
+    _ages: list[int] | None = None  # of the episodes under way, at the last row of the last rollout
     objective: ClassVar[Objective | None] = Objective(actor_critic_objective)
 
     def __init__(
@@ -101,6 +106,7 @@ class A2C(PolicyGradientAlgorithm):
         _init_setup_model: bool = True,
         *,
         compile: bool | str = "auto",
+        discount_state_weighting: bool = False,
     ):
         policy_kwargs = dict(policy_kwargs or {})
         if use_rms_prop and "optimizer_class" not in policy_kwargs:
@@ -129,6 +135,7 @@ class A2C(PolicyGradientAlgorithm):
             compile=compile,
         )
         self.normalize_advantage = normalize_advantage
+        self.discount_state_weighting = discount_state_weighting
         if _init_setup_model:
             self._setup_model()
 
@@ -146,17 +153,27 @@ class A2C(PolicyGradientAlgorithm):
     def check_arguments(self) -> None:
         super().check_arguments()
         check_counts(n_steps=self.n_steps)
+        if self.discount_state_weighting and (self.normalize_advantage or is_users_own(self.rollout_buffer_class)):
+            other = "normalize_advantage=True" if self.normalize_advantage else "a rollout_buffer_class of your own"
+            raise ValueError(f"discount_state_weighting=True cannot be combined with {other}: the weights would be lost")
         if self.normalize_advantage and self.env is not None and self.n_steps * self.n_envs < 2:
             raise ValueError("normalize_advantage=True needs more than one row: raise n_steps, or use more environments")
         self.coefficient("ent_coef")
         self.coefficient("vf_coef")
 
-    def gradient_steps_a_rollout(self) -> int:
-        return 1
+    def planned_gradient_steps(self, timesteps: int) -> int:
+        return ceil_div(timesteps, self.n_steps * self.n_envs)
+
+    def estimate(self, rollout: Rollout) -> None:
+        super().estimate(rollout)
+        if self.discount_state_weighting:
+            ages = episode_ages(rollout.episode_starts, self._ages)
+            self._ages = ages[-1].tolist()
+            rollout.advantages = rollout.advantages * self.gamma**ages
 
     def update(self, rollout: Rollout) -> Metrics:
         c = Coefficients(self.normalize_advantage, self.coefficient("ent_coef"), self.coefficient("vf_coef"))
-        with self.gradient_steps(c) as steps:
+        with self.gradient_steps(c, self.n_steps * self.n_envs) as steps:
             steps.epoch(self.minibatches(rollout, batch_size=None))  # one, unless a user's own buffer gives more
         self._n_updates += 1
         metrics = {name: value for name, value in steps.last.items() if name != "loss"}

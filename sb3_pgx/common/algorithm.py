@@ -1,5 +1,6 @@
 """The pipeline: collect, evaluate, estimate, update, report. An algorithm fills in three of the stages."""
 
+import copy
 import math
 import warnings
 from abc import abstractmethod
@@ -27,6 +28,7 @@ from torch import Tensor
 from sb3_pgx.common.checks import FiniteGuard, check_unit_interval
 from sb3_pgx.common.collect import Quota, Recorder, StepQuota, act, acts_alone, clip_to_space
 from sb3_pgx.common.compiling import COMPILE_AFTER, check_compile
+from sb3_pgx.common.controllers import KLAdaptiveLearningRate, adapted_scale
 from sb3_pgx.common.distributions import noise, release_graph
 from sb3_pgx.common.evaluate import evaluate_rollout
 from sb3_pgx.common.passes import MAX_EVALUATED_ROWS, acting_pass, as_tensors, evaluation_pass
@@ -87,13 +89,17 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             supported_action_spaces=ACTION_SPACES,
             _init_setup_model=False,
         )
+        if isinstance(self.learning_rate, KLAdaptiveLearningRate):
+            self.learning_rate = copy.copy(self.learning_rate)  # two models must not share one
         self.policy_class = policy_class_for(self.policy_class, self.policy_kwargs)
 
     # ------------------------------------------------------------------------------------------------ what differs
 
     def evaluate(self, rollout: Rollout) -> None:
         """Stage 2: fill in values, log-probabilities and bootstraps."""
-        compiled = self._evaluation if self._compiled and len(rollout.actions) * self.n_envs <= MAX_EVALUATED_ROWS else None
+        # Rollouts of whole episodes differ in length: each would need a graph of its own.
+        short = len(rollout.actions) == self.n_steps and self.n_steps * self.n_envs <= MAX_EVALUATED_ROWS
+        compiled = self._evaluation if self._compiled and short else None
         with_distribution = self.objective is not None and self.objective.reads_distribution
         evaluate_rollout(self.policy, rollout, compiled, with_distribution)
 
@@ -122,10 +128,15 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm={self.max_grad_norm} must be positive; None turns clipping off")
         self.coefficient("learning_rate")
+        if isinstance(self.learning_rate, KLAdaptiveLearningRate) and (self.objective is None or not self.objective.distance):
+            raise ValueError(
+                f"{type(self).__name__} takes one step a rollout, at no distance from the policy that acted: its "
+                "learning_rate cannot adapt to the KL divergence. Use PPO or PPOPenalty, or a schedule."
+            )
 
-    def gradient_steps_a_rollout(self) -> int | None:
-        """How many gradient steps a rollout leads to, for ``compile="auto"``; ``None`` where nobody knows: not compiled."""
-        return None
+    def planned_gradient_steps(self, timesteps: int) -> int:
+        """How many steps of the algorithm's ``objective`` so many environment steps lead to, for ``compile="auto"``."""
+        return 0
 
     # ------------------------------------------------------------------------------------------------ set up
 
@@ -259,11 +270,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         return result
 
     def _decide_on_compiling(self, total_timesteps: int) -> None:
-        if self.compile == "auto" and not self._compiled:
-            a_rollout, n_steps = self.gradient_steps_a_rollout(), self.n_steps * self.n_envs
-            if a_rollout is not None:
-                planned = -(-(total_timesteps - self.num_timesteps) // n_steps) * a_rollout
-                self._compiled = self.n_gradient_steps + planned > COMPILE_AFTER
+        if self.compile == "auto":
+            planned = self.planned_gradient_steps(total_timesteps - self.num_timesteps)
+            self._compiled = self._compiled or self.n_gradient_steps + planned > COMPILE_AFTER
         else:
             self._compiled = bool(self.compile)
 
@@ -331,17 +340,22 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         return new_obs, rewards, dones, infos
 
     @contextmanager
-    def gradient_steps(self, coefficients: Any, max_distance: float | None = None) -> Iterator[Update]:
+    def gradient_steps(self, coefficients: Any, rows: int, max_distance: float | None = None) -> Iterator[Update]:
         """
         Steps on the algorithm's ``objective``; see :class:`~sb3_pgx.common.update.Update`.
 
         :param coefficients: a named tuple, as :class:`~sb3_pgx.common.update.Plan` wants it
+        :param rows: of a minibatch; smaller ones are never compiled
         :param max_distance: of the policy from the one that acted; beyond it, no more steps are taken
         """
-        plan = Plan(coefficients, self.max_grad_norm, max_distance)
+        controller = self.learning_rate if isinstance(self.learning_rate, KLAdaptiveLearningRate) else None
+        adapt = () if controller is None else (adapted_scale, controller.numbers)
+        plan = Plan(coefficients, self.max_grad_norm, rows, max_distance, *adapt)
         with self._steps.update(self.policy, plan, self._compiled, self._n_updates) as update:
             yield update
         self.n_gradient_steps += update.taken
+        if controller is not None:
+            controller.scaled(update.scale)
 
     def minibatches(self, rollout: Rollout, batch_size: int | None) -> Iterator[Batch]:
         """
@@ -458,3 +472,8 @@ def notify_update_end(callback: BaseCallback | None, metrics: dict[str, float]) 
     elif isinstance(callback, EventCallback):
         notify_update_end(callback.callback, metrics)
         notify_update_end(getattr(callback, "callback_on_new_best", None), metrics)
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)

@@ -13,6 +13,8 @@ A sequence is cut after an end, after the last row and before an invalid row; a 
 ``next_values``.
 """
 
+from collections.abc import Sequence
+
 import torch as th
 from torch import Tensor
 
@@ -137,3 +139,23 @@ def standardize(values: Tensor, valid: Tensor) -> Tensor:
     counted = values[valid].double()
     result = (values.double() - counted.mean()) / (counted.std(correction=0) + 1e-8)
     return masked(result.to(values.dtype), valid)
+
+
+def episode_ages(episode_starts: Tensor, before: Sequence[int] | None = None) -> Tensor:
+    """
+    Steps since the start of the episode.
+
+    :param episode_starts: true in the first row of an episode, ``[T, N]``
+    :param before: ages in the row before the first one, ``[N]``; ``None``: there was none
+    :return: 0 in the first row of an episode, ``[T, N]``
+    """
+    age = (
+        th.full_like(episode_starts[0], -1, dtype=th.long)
+        if before is None
+        else th.as_tensor(before).to(episode_starts.device)
+    )
+    ages = []
+    for starts in episode_starts.bool().unbind():
+        age = (age + 1).masked_fill(starts, 0)
+        ages.append(age)
+    return th.stack(ages)

@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 from torch.nn import functional as F
 
-from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm
+from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm, ceil_div
 from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.schedules import as_schedule
@@ -222,8 +222,9 @@ class PPO(PolicyGradientAlgorithm):
             vf_coef=self.coefficient("vf_coef"),
         )
 
-    def gradient_steps_a_rollout(self) -> int:
-        return self.n_epochs * -(-self.n_steps * self.n_envs // self.batch_size)
+    def planned_gradient_steps(self, timesteps: int) -> int:
+        rows = self.n_steps * self.n_envs
+        return ceil_div(timesteps, rows) * self.n_epochs * ceil_div(rows, self.batch_size)
 
     def max_distance(self) -> float | None:
         """Of the policy from the one that acted, beyond which an update ends."""
@@ -231,7 +232,7 @@ class PPO(PolicyGradientAlgorithm):
 
     def update(self, rollout: Rollout) -> Metrics:
         c = self.coefficients()
-        with self.gradient_steps(c, self.max_distance()) as steps:
+        with self.gradient_steps(c, self.batch_size, self.max_distance()) as steps:
             for epoch in range(self.n_epochs):
                 steps.epoch(self.minibatches(rollout, self.batch_size))
                 self._n_updates += 1

@@ -73,6 +73,7 @@ class REINFORCE(EpisodicAlgorithm):
     :param seed: for everything random
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
     :param _init_setup_model: build the networks now
+    :param compile: ``True``: compile acting; the gradient step runs as it is, because the rollouts differ in length
     :raises ValueError: an argument makes no sense; leave-one-out with a single episode an update
     """
 
@@ -106,6 +107,8 @@ class REINFORCE(EpisodicAlgorithm):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        *,
+        compile: bool | str = "auto",
     ):
         super().__init__(
             policy,
@@ -128,6 +131,7 @@ class REINFORCE(EpisodicAlgorithm):
             verbose=verbose,
             seed=seed,
             device=device,
+            compile=compile,
         )
         self.baseline = baseline
         self.normalize_returns = normalize_returns

@@ -1,6 +1,6 @@
 """REINFORCE with a learned value function as its baseline."""
 
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch as th
@@ -11,14 +11,23 @@ from stable_baselines3.common.utils import update_learning_rate
 from torch import Tensor
 from torch.nn import functional as F
 
-from sb3_pgx.common.algorithm import Metrics
+from sb3_pgx.common.algorithm import Metrics, ceil_div
 from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.policies import split_parameters
-from sb3_pgx.common.rollout import Rollout
-from sb3_pgx.common.update import gradient_step
+from sb3_pgx.common.rollout import Batch, Rollout
+from sb3_pgx.common.update import Objective, gradient_step
 from sb3_pgx.ops.metrics import explained_variance
 from sb3_pgx.ops.returns import masked, monte_carlo, standardize
 from sb3_pgx.reinforce.episodic import EpisodicAlgorithm
+
+
+class Coefficients(NamedTuple):
+    """The critic's loss has none."""
+
+
+def critic_objective(values: Tensor, batch: Batch, c: Coefficients) -> dict[str, Tensor]:
+    """Mean squared error of V under ``"loss"``."""
+    return {"loss": F.mse_loss(values, batch.returns)}
 
 
 class REINFORCEBaseline(EpisodicAlgorithm):
@@ -52,6 +61,8 @@ class REINFORCEBaseline(EpisodicAlgorithm):
     :raises ValueError: an argument makes no sense
     """
 
+    objective: ClassVar[Objective | None] = Objective(critic_objective, critic_only=True)
+
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
@@ -80,6 +91,8 @@ class REINFORCEBaseline(EpisodicAlgorithm):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        *,
+        compile: bool | str = "auto",
     ):
         super().__init__(
             policy,
@@ -102,6 +115,7 @@ class REINFORCEBaseline(EpisodicAlgorithm):
             verbose=verbose,
             seed=seed,
             device=device,
+            compile=compile,
         )
         self.bootstrap_truncated = bootstrap_truncated
         self.normalize_advantage = normalize_advantage
@@ -125,6 +139,9 @@ class REINFORCEBaseline(EpisodicAlgorithm):
                 "REINFORCE, or a policy with a critic."
             )
 
+    def planned_gradient_steps(self, timesteps: int) -> int:
+        return self.n_critic_updates * ceil_div(timesteps, self.critic_batch_size)
+
     def estimate(self, rollout: Rollout) -> None:
         completion = rollout.next_values if self.bootstrap_truncated else th.zeros_like(rollout.next_values)
         rollout.returns = monte_carlo(rollout.rewards, completion, rollout.ends, self.gamma, rollout.valid)
@@ -142,25 +159,23 @@ class REINFORCEBaseline(EpisodicAlgorithm):
         metrics["grad_norm"] = gradient_step(self.policy.optimizer, stepped, self.max_grad_norm, loss, self._n_updates)
         metrics.update(self.spread())
         if not shared:
-            metrics.update(self._fit_critic(rollout, critic, critic_learning_rate))
+            metrics.update(self._fit_critic(rollout, critic_learning_rate))
         counted = rollout.valid
         metrics["explained_variance"] = explained_variance(rollout.values[counted], rollout.returns[counted])
         self._n_updates += 1
         return metrics
 
-    def _fit_critic(self, rollout: Rollout, critic: dict[str, th.nn.Parameter], learning_rate: float) -> Metrics:
-        """Regress V on the returns. Only the critic has gradients now, so the optimizer leaves the actor as it is."""
+    def _fit_critic(self, rollout: Rollout, learning_rate: float) -> Metrics:
+        """Regress V on the returns; the optimizer leaves the actor as it is."""
         update_learning_rate(self.policy.optimizer, learning_rate)
         rows = rollout.valid_rows()
-        total = th.zeros(2, device=self.device)
-        steps = 0
-        for _ in range(self.n_critic_updates):
-            shuffled = rollout.rows(rows[th.as_tensor(np.random.permutation(len(rows)), device=rows.device)])
-            for batch in shuffled.split(self.critic_batch_size):
-                loss = F.mse_loss(self.policy.predict_values(batch.observations).flatten(), batch.returns)
-                loss.backward()
-                norm = gradient_step(self.policy.optimizer, critic, self.max_grad_norm, loss, self._n_updates)
-                total += th.stack([loss.detach(), norm])
-                steps += 1
-        value_loss, norm = total / steps
-        return {"value_loss": value_loss, "critic_grad_norm": norm, "critic_learning_rate": learning_rate}
+        with self.gradient_steps(Coefficients(), self.critic_batch_size) as steps:
+            for _ in range(self.n_critic_updates):
+                shuffled = rollout.rows(rows[th.as_tensor(np.random.permutation(len(rows)), device=rows.device)])
+                steps.epoch(shuffled.split(self.critic_batch_size))
+        measured = steps.means()
+        return {
+            "value_loss": measured["loss"],
+            "critic_grad_norm": measured["grad_norm"],
+            "critic_learning_rate": learning_rate,
+        }

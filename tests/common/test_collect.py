@@ -76,12 +76,12 @@ def test_final_observations_are_normalised_as_the_environment_did_at_that_step()
     np.testing.assert_allclose(rollout.next_values[rollout.truncated].tolist(), values_of(model, seen), rtol=1e-5)
 
 
-def test_bootstrapping_is_one_forward_pass_a_rollout(monkeypatch):
+def test_bootstrapping_is_one_pass_over_last_and_one_over_final_observations(monkeypatch):
     calls = []
     original = ActorCriticPolicy.predict_values
     monkeypatch.setattr(ActorCriticPolicy, "predict_values", lambda self, obs: calls.append(len(obs)) or original(self, obs))
     collected(A2C("MlpPolicy", vectorised(*(Scripted([2], [True]) for _ in range(3))), n_steps=10, device=DEVICE))
-    assert calls == [3 * 5 + 3]  # five truncations and one last observation from each of three environments
+    assert calls == [3, 3 * 5]  # one last observation and five truncations from each of three environments
 
 
 def test_batched_evaluation_equals_evaluation_step_by_step():

@@ -88,7 +88,7 @@ def gradient_of(model):
 def estimate(model, trajectories):
     """Probability of a batch, and the algorithm's estimate of ∇J from it."""
     rollout = rollout_of(trajectories)
-    evaluate_rollout(model.policy, rollout, model.action_space)
+    evaluate_rollout(model.policy, rollout)
     probability = rollout.log_prob[rollout.valid].sum().exp()
     model.policy.optimizer.zero_grad()
     model.estimate(rollout)
@@ -185,7 +185,7 @@ def test_the_loss_is_a_mean_over_episodes_and_not_over_steps():
 def test_normalised_returns_are_standardised_over_all_steps_of_the_batch():
     model = make_model(normalize_returns=True)
     rollout = rollout_of([TRAJECTORIES[1], TRAJECTORIES[2]])
-    evaluate_rollout(model.policy, rollout, model.action_space)
+    evaluate_rollout(model.policy, rollout)
     model.estimate(rollout)
     raw = np.array([5.0, 8.0, 1.0, 0.0, 4.0])  # environment by environment
     expected = (raw - raw.mean()) / raw.std()

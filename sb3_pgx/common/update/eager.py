@@ -47,7 +47,7 @@ def not_finite(quantities: Mapping[str, Tensor], update: int) -> ValueError:
     :param update: updates done so far
     """
     bad = next((name for name, x in quantities.items() if not th.isfinite(x).all()), "norm of the gradient")
-    value = quantities[bad].item() if bad in quantities and quantities[bad].numel() == 1 else "not finite"
+    value = quantities[bad].item() if bad in quantities and quantities[bad].dim() == 0 else "not finite"
     return ValueError(
         f"the {bad} is {value} in update {update + 1}; the step was not taken, and the parameters are those before it. "
         "Likely causes: learning_rate too high (lower it, set max_grad_norm), rewards or observations of huge size (wrap "

@@ -14,12 +14,14 @@ Adapt = Callable[..., Tensor]
 class Plan:
     """
     ``coefficients`` is a named tuple for the objective: its numbers reach a compiled step as tensors, and all else in it
-    (``None``, booleans) is part of the graph. ``adapt`` and ``adapt_numbers`` are those of a controller of the learning rate,
-    see :func:`~sb3_pgx.common.update.step.gated_step`.
+    (``None``, booleans) is part of the graph. Minibatches of ``rows`` rows are worth a graph, others run eagerly. ``adapt``
+    and ``adapt_numbers`` are those of a controller of the learning rate, see
+    :func:`~sb3_pgx.common.update.step.gated_step`.
     """
 
     coefficients: Any
     max_grad_norm: float | None
+    rows: int
     max_distance: float | None = None
     adapt: Adapt | None = None
     adapt_numbers: tuple[float, ...] = ()

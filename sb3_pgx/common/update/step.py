@@ -36,11 +36,13 @@ class Objective:
         else is to be measured, scalars, too
     :param distance: name of the metric that says how far the policy has moved from the one that acted
     :param reads_distribution: whether ``measure`` needs the parameters of the action distribution, now and when it acted
+    :param critic_only: ``measure`` gets the values alone, ``[B]``, instead of an :class:`Evaluation`
     """
 
-    measure: Callable[[Evaluation, Batch, Any], dict[str, Tensor]]
+    measure: Callable[[Any, Batch, Any], dict[str, Tensor]]
     distance: str | None = None
     reads_distribution: bool = False
+    critic_only: bool = False
 
 
 OPEN, DIVERGED, STOPPED = 1.0, 0.0, -1.0  # the gate: steps are taken; something was not finite; the policy moved too far

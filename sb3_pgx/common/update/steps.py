@@ -70,6 +70,8 @@ class GradientSteps:
 
     def measure(self, policy: ActorCriticPolicy, batch: Batch, coefficients: Any) -> dict[str, Tensor]:
         """The objective at the policy's parameters."""
+        if self.objective.critic_only:
+            return self.objective.measure(policy.predict_values(batch.observations).flatten(), batch, coefficients)
         actions = as_policy_input(batch.actions, policy.action_space)
         values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
         distribution = packed(policy.action_dist) if self.objective.reads_distribution else None
@@ -109,8 +111,6 @@ class GradientSteps:
         key = signature(batch.tensors())
         if key in self._graphs:
             return self._graphs[key]
-        if self._graphs:  # the last, smaller minibatch of an epoch is not worth a graph of its own
-            return None
         try:
             self._graphs[key] = compile_function(traceable_step(self, policy, plan, rule, batch), arguments)
             self.tell("the gradient step is compiled")
@@ -206,7 +206,7 @@ class Update:
 
     def _step(self, batch: Batch, row: Tensor | None) -> None:
         flat = self._flat
-        if self.compiled:
+        if self.compiled and len(batch) == self.plan.rows:
             assert row is not None
             encoded = encode(batch, self.policy)
             arguments = [flat.theta, self._open_report(), row, self._numbers, *flat.moments, *self._fixed, *encoded.tensors()]
