@@ -13,6 +13,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
+from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
@@ -21,7 +22,7 @@ from stable_baselines3.common.policies import (
     MultiInputActorCriticPolicy,
 )
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -31,13 +32,13 @@ from sb3_pgx.common.compiling import COMPILE_AFTER, check_compile
 from sb3_pgx.common.controllers import KLAdaptiveLearningRate, adapted_scale
 from sb3_pgx.common.distributions import noise, release_graph
 from sb3_pgx.common.evaluate import evaluate_rollout
+from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import MAX_EVALUATED_ROWS, acting_pass, as_tensors, evaluation_pass
 from sb3_pgx.common.policies import policy_class_for
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import DictRolloutView, RolloutView, batches, feed, is_users_own
 from sb3_pgx.common.schedules import Coefficient, as_schedule, evaluate_coefficient
 from sb3_pgx.common.update import GradientSteps, Objective, Plan, Update
-from sb3_pgx.ops.metrics import explained_variance
 from sb3_pgx.ops.returns import gae
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
@@ -46,7 +47,7 @@ Metrics = dict[str, Tensor | float]
 ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
-_NOT_SAVED = ("_steps", "_acting", "_evaluation", "_compiled")
+_NOT_SAVED = ("_steps", "_modules", "_acting", "_evaluation", "_compiled")
 
 
 class PolicyGradientAlgorithm(OnPolicyAlgorithm):
@@ -106,7 +107,13 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     def estimate(self, rollout: Rollout) -> None:
         """Stage 3: fill in ``advantages`` and ``returns``; generalised advantage estimates unless an algorithm differs."""
         rollout.advantages = gae(
-            rollout.rewards, rollout.values, rollout.next_values, rollout.ends, self.gamma, self.gae_lambda, rollout.valid
+            rollout.rewards,
+            rollout.values,
+            rollout.next_values,
+            rollout.ends,
+            self.gamma,
+            self.gae_lambda,
+            None if rollout.complete else rollout.valid,
         )
         rollout.returns = rollout.advantages + rollout.values
 
@@ -155,6 +162,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         super()._setup_model()
         release_graph(self.policy)
         self._compiled = False
+        self._modules = Modules()
         self._acting, self._evaluation = acting_pass(self._tell), evaluation_pass(self._tell)
         if self.objective is not None:
             self._steps = GradientSteps(self.objective, self._tell)
@@ -202,7 +210,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         :raises ValueError: a reward or an observation is not finite, or an episode is malformed
         """
         assert self._last_obs is not None and self._last_episode_starts is not None, "learn() has not reset the environments"
-        self.policy.set_training_mode(False)
+        self._modules.train(self.policy, False)
         quota = self.quota(env, n_rollout_steps)
         guard = FiniteGuard(env, self._vec_normalize_env, self._n_updates)
         self._start_whole_episodes(env, quota, guard)
@@ -266,6 +274,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         guard = FiniteGuard(self.env, self._vec_normalize_env, self._n_updates)
         result = super()._setup_learn(*args, **kwargs)
         self._check_start(guard)
+        self._modules = Modules()  # whoever has changed the policy's layers did so between two calls
         self._decide_on_compiling(result[0])
         return result
 
@@ -368,30 +377,34 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             yield from batches(self.rollout_buffer, batch_size)
             return
         rows = rollout.valid_rows()
-        shuffled = rollout.rows(rows[th.as_tensor(np.random.permutation(len(rows)), device=rows.device)])
-        yield from shuffled.split(batch_size or len(shuffled))
+        order = np.random.permutation(len(rows))  # drawn as SB3 does, even where all rows are one batch
+        if batch_size is None:
+            yield rollout.rows(None if rollout.complete else rows)
+        else:
+            yield from rollout.rows(rows[th.as_tensor(order, device=rows.device)]).split(batch_size)
 
     def spread(self) -> Metrics:
-        """``std`` as SB3 logs it, where the policy has one; with our own options, the mean over the last pass."""
+        """``std`` as SB3 logs it, where the policy has one; with our own options, the mean over the last observations."""
         log_std = getattr(self.policy, "log_std", None)
         bounded = getattr(self.policy, "log_std_bounds", None) is not None
         if log_std is not None and not bounded:
             return {"std": log_std.detach().exp().mean()}
-        distribution = getattr(self.policy.action_dist, "distribution", None)
-        return {"std": distribution.stddev.mean()} if isinstance(distribution, th.distributions.Normal) else {}
+        if not isinstance(self.policy.action_dist, DiagGaussianDistribution):
+            return {}
+        with th.no_grad():
+            distribution: Any = self.policy.get_distribution(self._rollout.last_observations).distribution
+        return {"std": distribution.stddev.mean()}
 
     def explained_variance(self) -> float:
         """Of the values before the update, from the buffer: a user's own class has returns of its own."""
-        values, returns = (th.as_tensor(x) for x in (self.rollout_buffer.values, self.rollout_buffer.returns))
-        return explained_variance(values.flatten(), returns.flatten()).item()
+        return float(explained_variance(self.rollout_buffer.values.ravel(), self.rollout_buffer.returns.ravel()))
 
     def train(self) -> None:
         """Stages 4 and 5 for the rollout that was collected last."""
         self._report(self._measured_update())
 
     def _measured_update(self) -> dict[str, float]:
-        self.policy.set_training_mode(True)
-        self.policy.zero_grad(set_to_none=True)  # a callback may have left gradients behind
+        self._modules.train(self.policy, True)
         self._update_learning_rate(self.policy.optimizer)
         try:
             metrics = self.update(self._rollout)

@@ -5,7 +5,9 @@ environments), and a batch, some of its rows.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import torch as th
 from gymnasium import spaces
 from torch import Tensor
 
@@ -71,8 +73,15 @@ class Rollout:
             distribution=None if self.distribution is None else pick(self.distribution),
         )
 
+    @cached_property
+    def complete(self) -> bool:
+        """Whether all rows count."""
+        return bool(self.valid.all())
+
     def valid_rows(self) -> Tensor:
         """Which rows of the flattened rollout count, ``[R]``."""
+        if self.complete:
+            return th.arange(self.valid.numel(), device=self.valid.device)
         return flatten(self.valid).nonzero().flatten()
 
 

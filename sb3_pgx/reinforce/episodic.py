@@ -70,7 +70,7 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
 
     def accumulate_gradient(self, rollout: Rollout, vf_coef: float | None = None) -> Metrics:
         """
-        Add to ``.grad`` the gradient of the mean over episodes of
+        Leave in ``.grad`` the gradient of the mean over episodes of
 
             −Σ_t w_t (log π(a_t|s_t) Ψ_t + ent_coef · H(π(·|s_t))),   w_t = γ^t or 1,
 
@@ -80,6 +80,7 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         :param vf_coef: weight of the mean squared value error; ``None``: no such term, the critic gets no gradient
         :return: the loss and its parts
         """
+        self.policy.zero_grad(set_to_none=True)  # a callback may have left gradients behind
         episodes = Episodes.of(rollout)
         rows = rollout.valid_rows()
         weights = episodes.discounts(self.gamma if self.discount_state_weighting else 1.0, rollout.rewards.dtype)

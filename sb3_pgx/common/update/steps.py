@@ -45,12 +45,13 @@ class GradientSteps:
         self.objective, self.tell = objective, tell
         self.names: list[str] = []  # of what the objective measures
         self.used: list[nn.Parameter] = []  # those that the optimizer moves
+        self.fixed: list[nn.Parameter] = []  # the policy's others
         self._structure: Any = None
         self._kept: list[Any] = []  # what the structure knows by its id must stay alive
         self._graphs: dict[Any, Compiled | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "used": [], "_structure": None, "_kept": [], "_graphs": {}}
+        return {**vars(self), "used": [], "fixed": [], "_structure": None, "_kept": [], "_graphs": {}}
 
     @contextmanager
     def update(self, policy: ActorCriticPolicy, plan: Plan, compiled: bool, number: int) -> Iterator["Update"]:
@@ -95,6 +96,8 @@ class GradientSteps:
         if structure != self._structure:
             measured = self.measure(policy, batch, plan.coefficients)
             self.names, self.used = list(measured), used(measured["loss"], [p for p in parameters if p.requires_grad])
+            moved = {id(p) for p in self.used}
+            self.fixed = [p for p in policy.parameters() if id(p) not in moved]
             self._structure, self._kept, self._graphs = structure, [policy, *parameters], {}
         if isinstance(rule, str):
             return rule
@@ -201,8 +204,7 @@ class Update:
         self._lagging = False  # whether the policy lags behind the flat vector
         if self.compiled:
             self._numbers = self._flat.theta.new_tensor(self.plan.numbers, dtype=th.float64)
-            moved = {id(p) for p in self.steps.used}
-            self._fixed = [p.detach() for p in self.policy.parameters() if id(p) not in moved]
+            self._fixed = [p.detach() for p in self.steps.fixed]
 
     def _step(self, batch: Batch, row: Tensor | None) -> None:
         flat = self._flat
