@@ -15,6 +15,7 @@ from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import is_users_own
 from sb3_pgx.common.update import Evaluation, Objective
+from sb3_pgx.ops.metrics import explained_variance
 from sb3_pgx.ops.returns import episode_ages
 
 
@@ -35,7 +36,13 @@ def actor_critic_objective(now: Evaluation, batch: Batch, c: Coefficients) -> di
     value_loss = F.mse_loss(batch.returns, now.values)
     entropy_loss = -now.entropy.mean()
     loss = policy_loss + c.ent_coef * entropy_loss + c.vf_coef * value_loss
-    return {"loss": loss, "entropy_loss": entropy_loss, "policy_loss": policy_loss, "value_loss": value_loss}
+    return {
+        "loss": loss,
+        "explained_variance": explained_variance(batch.values, batch.returns),
+        "entropy_loss": entropy_loss,
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+    }
 
 
 class A2C(PolicyGradientAlgorithm):
@@ -177,7 +184,7 @@ class A2C(PolicyGradientAlgorithm):
             steps.epoch(self.minibatches(rollout, batch_size=None))  # one, unless a user's own buffer gives more
         self._n_updates += 1
         metrics = {name: value for name, value in steps.last.items() if name != "loss"}
-        return {"explained_variance": self.explained_variance(), **metrics, **self.spread()}
+        return {**metrics, **self.spread()}
 
     def learn(
         self: SelfAlgorithm,

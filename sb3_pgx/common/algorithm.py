@@ -312,9 +312,12 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         """Whether acting is compiled in the rollout that starts with these observations."""
         if not (self._compiled and acts_alone(self.policy)):
             return False
-        with th.random.fork_rng(devices=[]):
-            numbers = noise(self.policy.action_dist, self.n_envs)
-        return self._acting.prepare(self.policy, [numbers, *as_tensors(self.policy, observations)])
+
+        def numbers() -> list[Tensor]:
+            with th.random.fork_rng(devices=[]):
+                return [noise(self.policy.action_dist, self.n_envs)]
+
+        return self._acting.prepare(self.policy, as_tensors(self.policy, observations), numbers)
 
     def _act(self, observations: Any, compiled: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         try:

@@ -67,20 +67,23 @@ class CompiledPass:
         self._parameters: list[Tensor] = []
         self._graph: Compiled | None = None
 
-    def prepare(self, policy: ActorCriticPolicy, inputs: Sequence[Tensor]) -> bool:
+    def prepare(
+        self, policy: ActorCriticPolicy, inputs: Sequence[Tensor], others: Callable[[], Sequence[Tensor]] = tuple
+    ) -> bool:
         """
         Before a rollout: look whether anything has changed but the values of the parameters.
 
         :param inputs: such as those to come; their values do not matter
+        :param others: gives what comes before them and is always the same but for its values
         :return: whether the pass is compiled
         """
         parameters = [p for group in policy.optimizer.param_groups for p in group["params"]]
-        structure = (id(policy), tuple((id(p), p.dtype, p.device) for p in parameters), signature(inputs))
+        structure = (id(policy), [(id(p), p.dtype, p.device) for p in parameters], signature(inputs))
         self._parameters = [p.detach() for p in parameters]
         if structure != self._structure:
             self._structure, self._kept, self._graph = structure, (policy, parameters), None
             try:
-                self._graph = compile_function(self._traceable(policy), [*self._parameters, *inputs])
+                self._graph = compile_function(self._traceable(policy), [*self._parameters, *others(), *inputs])
                 self.tell(f"{self.what} is compiled")
             except NotCompilable as reason:
                 self.tell(f"{self.what} runs uncompiled: {reason}")

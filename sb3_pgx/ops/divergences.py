@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch as th
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def kl_categorical(old: Tensor, new: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
@@ -24,9 +25,13 @@ def kl_categorical(old: Tensor, new: Tensor, sizes: Sequence[int] | None = None)
         old.split(list(sizes or [old.shape[1]]), dim=1), new.split(list(sizes or [new.shape[1]]), dim=1), strict=True
     ):
         log_p, log_q = p.log_softmax(dim=1), q.log_softmax(dim=1)
-        # A choice that the old policy excludes (a logit of −∞) contributes nothing.
-        total = total + th.where(log_p > -th.inf, log_p.exp() * (log_p - log_q), 0.0).sum(dim=1)
+        total = total + _weighted(log_p, log_q).sum(dim=1)
     return total
+
+
+def _weighted(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """p (log p − log q); what p excludes (log p = −∞) contributes nothing."""
+    return th.where(log_p > -th.inf, log_p.exp() * (log_p - log_q), 0.0)
 
 
 def kl_bernoulli(old: Tensor, new: Tensor) -> Tensor:
@@ -37,9 +42,11 @@ def kl_bernoulli(old: Tensor, new: Tensor) -> Tensor:
     :param new: of q, ``[B, K]``
     :return: ``[B]``
     """
-    p = old.sigmoid()
-    log = th.nn.functional.logsigmoid
-    return (p * (log(old) - log(new)) + (1 - p) * (log(-old) - log(-new))).sum(dim=1)
+    total = old.new_zeros(len(old))
+    for p, q in ((old, new), (-old, -new)):  # yes, no
+        log_p, log_q = F.logsigmoid(p), F.logsigmoid(q)
+        total = total + _weighted(log_p, log_q).sum(dim=1)
+    return total
 
 
 def kl_gaussian(old: Tensor, new: Tensor) -> Tensor:

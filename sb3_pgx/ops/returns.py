@@ -65,7 +65,7 @@ def gae(
     :param valid: rows that count, ``[T, N]``; ``None``: all
     :return: Â_t, ``[T, N]``
     """
-    deltas = masked(rewards + gamma * next_values - values, valid)
+    deltas = masked(th.add(rewards, next_values, alpha=gamma) - values, valid)
     decay = gamma * gae_lambda * (~cuts(ends, valid)).to(deltas.dtype)
     running = th.zeros_like(deltas[0])
     advantages = []

@@ -83,12 +83,12 @@ class Flat:
             return
         for name, values in pieces.items():
             th._foreach_copy_([self.optimizer.state[p][name] for p in self.parameters], values)
-        for p in self.parameters:
-            state = self.optimizer.state[p]
-            if isinstance(state.get("step"), Tensor):
-                state["step"].fill_(total)
-            elif "step" in state:
-                state["step"] = total
+        counts = [self.optimizer.state[p].get("step") for p in self.parameters]
+        if isinstance(counts[0], Tensor):
+            th._foreach_add_(counts, steps)
+        elif counts[0] is not None:
+            for p in self.parameters:
+                self.optimizer.state[p]["step"] = total
 
 
 class ByOptimizer(Flat):

@@ -46,12 +46,11 @@ class GradientSteps:
         self.names: list[str] = []  # of what the objective measures
         self.used: list[nn.Parameter] = []  # those that the optimizer moves
         self.fixed: list[nn.Parameter] = []  # the policy's others
-        self._structure: Any = None
-        self._kept: list[Any] = []  # what the structure knows by its id must stay alive
+        self._structure: tuple[Any, ...] | None = None
         self._graphs: dict[Any, Compiled | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "used": [], "fixed": [], "_structure": None, "_kept": [], "_graphs": {}}
+        return {**vars(self), "used": [], "fixed": [], "_structure": None, "_graphs": {}}
 
     @contextmanager
     def update(self, policy: ActorCriticPolicy, plan: Plan, compiled: bool, number: int) -> Iterator["Update"]:
@@ -89,23 +88,31 @@ class GradientSteps:
 
         :return: the optimizer's rule, or the reason why it has none
         """
-        parameters = [p for group in policy.optimizer.param_groups for p in group["params"]]
-        rule = rule_of(policy.optimizer)
-        described = tuple((id(p), p.requires_grad, p.dtype, p.device) for p in parameters)
-        structure = (id(policy), described, rule, plan.structure)
-        if structure != self._structure:
+        optimizer = policy.optimizer
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        rule = rule_of(optimizer)
+        described = [(p.requires_grad, p.dtype, p.device) for p in parameters]
+        structure = (policy, optimizer, parameters, described, rule, plan.structure)
+        if not self._is_known(structure):
             measured = self.measure(policy, batch, plan.coefficients)
             self.names, self.used = list(measured), used(measured["loss"], [p for p in parameters if p.requires_grad])
             moved = {id(p) for p in self.used}
             self.fixed = [p for p in policy.parameters() if id(p) not in moved]
-            self._structure, self._kept, self._graphs = structure, [policy, *parameters], {}
+            self._structure, self._graphs = structure, {}
         if isinstance(rule, str):
             return rule
         if len({(p.dtype, p.device) for p in self.used}) > 1:
             return "the policy's parameters differ in type or device"
-        if len({steps_taken(policy.optimizer.state.get(p, {}), rule) for p in self.used}) > 1:
+        if len({steps_taken(optimizer.state.get(p, {}), rule) for p in self.used}) > 1:
             return "the optimizer has taken more steps for some parameters than for others"
         return rule
+
+    def _is_known(self, structure: tuple[Any, ...]) -> bool:
+        """Whether everything is as it was; objects are compared by identity, for which they are kept."""
+        if self._structure is None:
+            return False
+        (policy, optimizer, parameters, *values), (p, o, ps, *vs) = structure, self._structure
+        return policy is p and optimizer is o and values == vs and list(map(id, parameters)) == list(map(id, ps))
 
     def graph(
         self, policy: ActorCriticPolicy, plan: Plan, rule: type[Rule], batch: Batch, arguments: Sequence[Tensor]
@@ -146,6 +153,7 @@ class Update:
         self._totals: list[float] = []
         self._report: Tensor | None = None  # of steps that the host has not heard of yet
         self._flat: Flat
+        self._graph: Compiled | None = None
 
     @property
     def stopped(self) -> bool:
@@ -172,6 +180,7 @@ class Update:
         if not hasattr(self, "_flat"):
             self._begin(batches[0])
         seen, taken, totals = self.seen, self.taken, self._totals
+        self._graph = None  # the minibatches of an epoch are views of the same tensors: one look-up does for all
         rows = self._flat.rows(self.taken, len(batches)) if self._on_device else [None] * len(batches)
         for batch, row in zip(batches, rows, strict=True):
             self._step(batch, row)
@@ -212,9 +221,10 @@ class Update:
             assert row is not None
             encoded = encode(batch, self.policy)
             arguments = [flat.theta, self._open_report(), row, self._numbers, *flat.moments, *self._fixed, *encoded.tensors()]
-            function = self.steps.graph(self.policy, self.plan, flat.rule, encoded, arguments)
-            if function is not None:
-                function(arguments)
+            if self._graph is None:
+                self._graph = self.steps.graph(self.policy, self.plan, flat.rule, encoded, arguments)
+            if self._graph is not None:
+                self._graph(arguments)
                 self._lagging = True
                 return
         if self._lagging:
