@@ -1,5 +1,8 @@
 """A2C and PPO against SB3's on the same seed: actions, parameters, random numbers and log."""
 
+import copy
+import random
+
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
@@ -95,3 +98,108 @@ def test_the_log_is_sb3s_one_dump_later_for_the_last_update(algorithm):
         assert expected.keys() <= mine.keys()
         for key in expected.keys() - {"time/fps", "time/time_elapsed"}:
             np.testing.assert_allclose(mine[key], expected[key], rtol=1e-3, atol=1e-4, err_msg=key)
+
+
+# ------------------------------------------------------------------------------------------------------- ten rollouts
+
+SMALL_DICT = spaces.Dict({"vector": BOX, "number": spaces.Discrete(3)})
+LONG = {
+    "CartPole-v1": lambda: ("MlpPolicy", make_vec_env("CartPole-v1", 4, seed=0)),
+    "Pendulum-v1": lambda: ("MlpPolicy", make_vec_env("Pendulum-v1", 4, seed=0)),
+    "MultiDiscrete": lambda: ("MlpPolicy", envs(action_space=spaces.MultiDiscrete([2, 3]), n=4)),
+    "Dict": lambda: ("MultiInputPolicy", envs(SMALL_DICT, spaces.Discrete(3), n=4)),
+}
+N_ROLLOUTS, ROWS = 10, 4 * 128
+TOTAL = N_ROLLOUTS * ROWS
+SETTINGS = dict(n_steps=128, batch_size=64, n_epochs=4, seed=3, device=DEVICE)
+
+
+class States(Actions):
+    """All that decides how a training goes on, at the start of each rollout."""
+
+    def __init__(self):
+        super().__init__()
+        self.states = []
+
+    def _on_rollout_start(self):
+        m = self.model
+        self.states.append(
+            dict(
+                env=copy.deepcopy(m.env),
+                policy=copy.deepcopy(m.policy.state_dict()),
+                optimizer=copy.deepcopy(m.policy.optimizer.state_dict()),
+                random=(random.getstate(), np.random.get_state(), th.random.get_rng_state()),
+                attributes={k: copy.deepcopy(getattr(m, k)) for k in ("_last_obs", "_last_episode_starts", "num_timesteps")},
+                counts=dict(_n_updates=m._n_updates, _current_progress_remaining=m._current_progress_remaining),
+            )
+        )
+
+
+def trained(model_class, case, callback, **kwargs):
+    policy, env = LONG[case]()
+    return model_class(policy, env, **SETTINGS, **kwargs).learn(TOTAL, callback=callback)
+
+
+def vector(parameters):
+    return th.nn.utils.parameters_to_vector(parameters).detach().clone()
+
+
+@pytest.fixture(scope="module", params=LONG)
+def theirs(request):
+    """SB3's training: its name, its states, its actions and the parameters after each of its rollouts."""
+    callback = States()
+    model = trained(sb3.PPO, request.param, callback)
+    actor = [torch_vector(state["policy"], model) for state in callback.states[1:]]
+    return request.param, callback.states, np.stack(callback.actions), [*actor, vector(model.policy.parameters())]
+
+
+def torch_vector(state_dict, model):
+    return th.cat([state_dict[name].flatten() for name, _ in model.policy.named_parameters()])
+
+
+def fraction_of_equal_rows(ours, theirs):
+    """Rows of an environment whose action is the same, to 1e-4 where it is continuous."""
+    close = np.isclose(ours, theirs, rtol=0, atol=1e-4) if ours.dtype.kind == "f" else ours == theirs
+    return close.reshape(*ours.shape[:2], -1).all(axis=2).mean()
+
+
+def test_one_iteration_from_each_of_sb3s_states_gives_sb3s_actions_and_parameters(theirs):
+    case, states, actions, reached = theirs
+    assert len(states) == len(reached) == N_ROLLOUTS
+    policy, env = LONG[case]()
+    model = sb3_pgx.PPO(policy, env, **SETTINGS, compile=False)
+    for i, state in enumerate(states):
+        callback = Actions()
+        _, stage = model._setup_learn(TOTAL, callback, reset_num_timesteps=False)
+        model.env = copy.deepcopy(state["env"])
+        model.policy.load_state_dict(state["policy"])
+        model.policy.optimizer.load_state_dict(state["optimizer"])
+        vars(model).update(copy.deepcopy(state["attributes"]), **state["counts"])
+        random.setstate(state["random"][0])
+        np.random.set_state(state["random"][1])
+        th.random.set_rng_state(state["random"][2])
+
+        assert model.collect_rollouts(model.env, stage, model.rollout_buffer, model.n_steps)
+        model._update_current_progress_remaining(model.num_timesteps, TOTAL)
+        model.train()
+
+        expected = actions[i * 128 : (i + 1) * 128]
+        np.testing.assert_allclose(np.stack(callback.actions), expected, rtol=0, atol=1e-6)
+        before = torch_vector(state["policy"], model)
+        moved = (reached[i] - before).abs().max()
+        th.testing.assert_close(vector(model.policy.parameters()), reached[i], rtol=0, atol=1e-5)
+        assert moved > 1e-3 and model._n_updates == 4 * (i + 1)
+        drawn = np.random.get_state()[1:3], th.random.get_rng_state()
+        if i + 1 < N_ROLLOUTS:
+            after = states[i + 1]["random"]
+            assert np.array_equal(drawn[0][0], after[1][1]) and drawn[0][1] == after[1][2] and th.equal(drawn[1], after[2])
+
+
+def test_ten_rollouts_on_its_own_give_sb3s_actions_and_parameters(theirs):
+    case, _, actions, reached = theirs
+    callback = Actions()
+    model = trained(sb3_pgx.PPO, case, callback, compile=False)
+    ours = np.stack(callback.actions)
+    assert ours.shape == actions.shape
+    assert fraction_of_equal_rows(ours, actions) >= 0.999
+    th.testing.assert_close(vector(model.policy.parameters()), reached[-1], rtol=0, atol=1e-3)

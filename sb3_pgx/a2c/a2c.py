@@ -14,7 +14,7 @@ from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm, SelfAlgor
 from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import is_users_own
-from sb3_pgx.common.update import Evaluation, Objective
+from sb3_pgx.common.update import Evaluation, Objective, weighted
 from sb3_pgx.ops.metrics import explained_variance
 from sb3_pgx.ops.returns import episode_ages
 
@@ -35,7 +35,7 @@ def actor_critic_objective(now: Evaluation, batch: Batch, c: Coefficients) -> di
     policy_loss = -(advantages * now.log_prob).mean()
     value_loss = F.mse_loss(batch.returns, now.values)
     entropy_loss = -now.entropy.mean()
-    loss = policy_loss + c.ent_coef * entropy_loss + c.vf_coef * value_loss
+    loss = policy_loss + weighted(c.ent_coef, entropy_loss) + weighted(c.vf_coef, value_loss)
     return {
         "loss": loss,
         "explained_variance": explained_variance(batch.values, batch.returns),

@@ -314,8 +314,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             return False
 
         def numbers() -> list[Tensor]:
-            with th.random.fork_rng(devices=[]):
-                return [noise(self.policy.action_dist, self.n_envs)]
+            with th.random.fork_rng():
+                return [noise(self.policy.action_dist, self.n_envs, self.device)]
 
         return self._acting.prepare(self.policy, as_tensors(self.policy, observations), numbers)
 
@@ -333,7 +333,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def _act_compiled(self, observations: Any) -> Tensor:
         with th.no_grad():
-            numbers = noise(self.policy.action_dist, self.n_envs)
+            numbers = noise(self.policy.action_dist, self.n_envs, self.device)
             (actions,) = self._acting([numbers, *as_tensors(self.policy, observations)])
         # Of choices, NaN probabilities give one, too: the evaluation of the rollout will see them.
         if actions.is_floating_point() and not math.isfinite(actions.sum()):

@@ -111,8 +111,45 @@ def inductor(graph: th.fx.GraphModule, examples: Sequence[Tensor]) -> Function:
     outer: Any = compile_fx(graph, list(examples), inner_compile=keep_inner, config_patches=options)
     # What is around the inner function prepares for gradients and aliases, of which there are none; it costs as much as a
     # small network's layer.
-    direct = lambda *args: inner[0](list(args))  # noqa: E731
-    return direct if len(inner) == 1 and _same(outer, direct, examples) else outer
+    candidates: list[Callable[[], Function]] = [lambda: lambda *args: inner[0](list(args))]
+    if examples[0].is_cuda:
+        candidates.insert(0, lambda: CudaGraph(outer, examples))
+    for make in candidates:
+        try:
+            candidate = make()
+            if len(inner) == 1 and _same(outer, candidate, examples):
+                return candidate
+        except RuntimeError:  # not every operation can be captured
+            continue
+    return outer
+
+
+class CudaGraph:
+    """
+    A function captured once and replayed: one launch instead of one for each kernel.
+
+    :param function: of CUDA tensors; it may change them in place
+    :param examples: arguments of the shapes and types of those to come
+    :raises RuntimeError: it cannot be captured
+    """
+
+    def __init__(self, function: Function, examples: Sequence[Tensor]):
+        self._static = [_like(x) for x in examples]
+        stream = th.cuda.Stream()
+        stream.wait_stream(th.cuda.current_stream())
+        with th.cuda.stream(stream):
+            for _ in range(3):  # whatever is set up at the first calls must not be captured
+                function(*self._static)
+        th.cuda.current_stream().wait_stream(stream)
+        self._graph = th.cuda.CUDAGraph()
+        with th.cuda.graph(self._graph):
+            self._results = function(*self._static)
+
+    def __call__(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        th._foreach_copy_(self._static, list(arguments))
+        self._graph.replay()
+        th._foreach_copy_(list(arguments), self._static)
+        return tuple(result.clone() for result in self._results)  # the next replay overwrites them
 
 
 def _same(one: Function, other: Function, examples: Sequence[Tensor]) -> bool:

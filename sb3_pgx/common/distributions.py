@@ -156,20 +156,20 @@ def packed(distribution: Distribution) -> th.Tensor:
     return th.cat([inner.mean, inner.stddev], dim=1) if isinstance(inner, Normal) else inner.logits
 
 
-def noise(distribution: Distribution, n: int) -> th.Tensor:
+def noise(distribution: Distribution, n: int, device: th.device) -> th.Tensor:
     """
-    The random numbers, on the CPU, with which the distribution's own ``sample`` would draw actions of n states, taken from
+    The random numbers with which the distribution's own ``sample`` would draw actions of n states, taken from
     the generator as it takes them; for gSDE the noise that is in force.
     """
     if isinstance(distribution, StateDependentNoiseDistribution):
         each = distribution.exploration_matrices
         return distribution.exploration_mat if n == 1 or n != len(each) else each
     if isinstance(distribution, DiagGaussianDistribution):
-        return th.empty(n, distribution.action_dim).normal_()
+        return th.empty(n, distribution.action_dim, device=device).normal_()
     if isinstance(distribution, BernoulliDistribution):
-        return th.rand(n, distribution.action_dims)
+        return th.rand(n, distribution.action_dims, device=device)
     sizes = family_of(distribution).sizes or (distribution.action_dim,)  # type: ignore[attr-defined]
-    return th.cat([th.empty(n, size).exponential_() for size in sizes], dim=1)
+    return th.cat([th.empty(n, size, device=device).exponential_() for size in sizes], dim=1)
 
 
 def sample_with(distribution: Distribution, noise: th.Tensor) -> th.Tensor:

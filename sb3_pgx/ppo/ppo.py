@@ -14,7 +14,7 @@ from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm, ceil_div
 from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.schedules import as_schedule
-from sb3_pgx.common.update import Evaluation, Objective
+from sb3_pgx.common.update import Evaluation, Objective, weighted
 from sb3_pgx.ops.metrics import approximate_kl, clip_fraction
 from sb3_pgx.ops.objectives import clipped_surrogate
 
@@ -40,7 +40,7 @@ def clipped_objective(now: Evaluation, batch: Batch, c: Coefficients) -> dict[st
     value_loss = value_error(now, batch, c)
     entropy_loss = -now.entropy.mean()
     return {
-        "loss": policy_loss + c.ent_coef * entropy_loss + c.vf_coef * value_loss,
+        "loss": policy_loss + weighted(c.ent_coef, entropy_loss) + weighted(c.vf_coef, value_loss),
         "policy_gradient_loss": policy_loss,
         "value_loss": value_loss,
         "entropy_loss": entropy_loss,

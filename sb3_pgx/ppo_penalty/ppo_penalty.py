@@ -15,7 +15,7 @@ from sb3_pgx.common.distributions import Family, family_of
 from sb3_pgx.common.evaluate import evaluate_rows
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import is_users_own
-from sb3_pgx.common.update import Evaluation, Objective
+from sb3_pgx.common.update import Evaluation, Objective, weighted
 from sb3_pgx.ops.metrics import approximate_kl, clip_fraction
 from sb3_pgx.ops.objectives import clipped_surrogate, kl_hinge
 from sb3_pgx.ppo.ppo import PPO, scaled_advantages, value_error
@@ -44,11 +44,11 @@ def penalized_objective(now: Evaluation, batch: Batch, c: Coefficients) -> dict[
     surrogate = ratio * advantages if c.clip_range is None else clipped_surrogate(ratio, advantages, c.clip_range)
     policy_loss = -surrogate.mean()
     kl = c.family.kl(batch.distribution, now.distribution).mean()
-    penalty = c.kl_coef * kl + c.hinge_coef * kl_hinge(kl, c.target_kl)
+    penalty = c.kl_coef * kl + weighted(c.hinge_coef, kl_hinge(kl, c.target_kl))
     value_loss = value_error(now, batch, c)
     entropy_loss = -now.entropy.mean()
     measured = {
-        "loss": policy_loss + penalty + c.ent_coef * entropy_loss + c.vf_coef * value_loss,
+        "loss": policy_loss + penalty + weighted(c.ent_coef, entropy_loss) + weighted(c.vf_coef, value_loss),
         "policy_gradient_loss": policy_loss,
         "kl_penalty": penalty,
         "value_loss": value_loss,
