@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format table benchmark clean
+.PHONY: demo test test-all check format table benchmark clean
 
 demo: .venv/.plots  ## train REINFORCE, REINFORCEBaseline and SB3's PPO on CartPole-v1, side by side
 	$(BIN)/sb3-pgx compare --env CartPole-v1 --algos reinforce reinforce_baseline sb3:ppo --seeds 3 --timesteps 60000
 
 test: .venv/.tests  ## the test suite, on two processes
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+test-all: .venv/.tests  ## with the tests that compile every policy and space
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "slow or not slow"
 
 check: .venv/.dev  ## style and types
 	$(BIN)/ruff format --check .

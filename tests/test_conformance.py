@@ -2,14 +2,17 @@
 What SB3 expects of an algorithm, over every algorithm of the registry. A new one adds a line to ``capabilities.QUICK``.
 """
 
+import base64
 import copy
 import inspect
 import io
+import json
 import pickle
 import random
 import subprocess
 import sys
 import warnings
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -25,8 +28,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_pgx.common import compiling
+from sb3_pgx.common.controllers import KLAdaptiveLearningRate
 from sb3_pgx.registry import ALGORITHMS
 
+# Arguments that SB3 does not have come after its own, by keyword only.
+KEYWORDS = {"a2c": ["compile", "discount_state_weighting"]}
 TAIL = ["stats_window_size", "tensorboard_log", "policy_kwargs", "verbose", "seed", "device", "_init_setup_model"]
 
 
@@ -54,7 +61,9 @@ def assert_same(left, right):
 
 def test_the_signature_ends_as_sb3s_and_everything_but_policy_and_env_has_a_default(name):
     arguments = inspect.signature(ALGORITHMS[name].__init__).parameters
-    assert list(arguments)[:4] == ["self", "policy", "env", "learning_rate"] and list(arguments)[-7:] == TAIL
+    positional, keywords = split_by_kind(arguments)
+    assert positional[:4] == ["self", "policy", "env", "learning_rate"] and positional[-7:] == TAIL
+    assert keywords == KEYWORDS.get(name, ["compile"]) and arguments["compile"].default == "auto"
     assert all(p.default is not inspect.Parameter.empty for p in list(arguments.values())[3:])
     reference = inspect.signature(sb3.PPO.__init__).parameters
     assert all(arguments[n].default == reference[n].default for n in TAIL)
@@ -63,7 +72,25 @@ def test_the_signature_ends_as_sb3s_and_everything_but_policy_and_env_has_a_defa
 @pytest.mark.parametrize("name, reference", [("a2c", sb3.A2C), ("ppo", sb3.PPO)])
 def test_a_drop_in_takes_sb3s_arguments_in_sb3s_order(name, reference):
     ours, theirs = (inspect.signature(c.__init__).parameters for c in (ALGORITHMS[name], reference))
-    assert [(n, p.default) for n, p in ours.items()] == [(n, p.default) for n, p in theirs.items()]
+    positional, _ = split_by_kind(ours)
+    assert [(n, ours[n].default) for n in positional] == [(n, p.default) for n, p in theirs.items()]
+    assert all(ours[n].kind is p.kind for n, p in theirs.items())
+
+
+def split_by_kind(arguments):
+    """Names that may be given by position, and those that may only be given by keyword, in order."""
+    keywords = [n for n, p in arguments.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    return [n for n in arguments if n not in keywords], keywords
+
+
+def test_a_drop_in_takes_all_of_sb3s_arguments_by_position():
+    values = [1e-3, 4, 8, 2, 0.9, 0.8, 0.1, 0.3, False, 0.01, 0.4, 0.2]
+    names = ["learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range", "clip_range_vf"]
+    names += ["normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm"]
+    ours, theirs = (c("MlpPolicy", envs(), *values, device=DEVICE) for c in (ALGORITHMS["ppo"], sb3.PPO))
+    for argument in names:
+        left, right = (getattr(m, argument) for m in (ours, theirs))
+        assert (left(0.5), "schedule") == (right(0.5), "schedule") if callable(right) else left == right, argument
 
 
 def test_the_callers_arguments_are_not_changed(name):
@@ -83,6 +110,88 @@ def test_gamma_outside_the_unit_interval_is_refused(name, gamma):
 def test_a_learning_rate_that_makes_no_sense_is_refused(name, learning_rate):
     with pytest.raises(ValueError, match="learning_rate"):
         make(name, learning_rate=learning_rate)
+
+
+PPOS = ("ppo", "ppo_penalty")
+
+
+@pytest.mark.parametrize("compile", ["maybe", "", None, 1])
+def test_anything_but_true_false_and_auto_is_refused_for_compile(name, compile):
+    with pytest.raises(ValueError, match=r'compile=.* is unknown; choose "auto", True or False'):
+        make(name, compile=compile)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            dict(batch_size=13),
+            r"batch_size=13 is larger than a rollout, which has n_steps \* n_envs = 6 \* 2 = 12 rows: lower",
+        ),
+        (dict(batch_size=0, normalize_advantage=False), "batch_size=0 must be a whole number, at least 1"),
+        (dict(batch_size=4.0), "batch_size=4.0 must be a whole number"),
+        (dict(n_epochs=0), "n_epochs=0 must be a whole number, at least 1"),
+        (dict(n_epochs=1.5), "n_epochs=1.5 must be a whole number"),
+        (dict(n_steps=0), "n_steps=0 must be a whole number, at least 1"),
+        (dict(target_kl=-0.01), "target_kl=-0.01 must be positive"),
+        (dict(target_kl=float("nan")), "target_kl=nan must be positive"),
+        (dict(clip_range=-0.1), "clip_range is -0.1"),
+        (dict(vf_coef=-0.5), "vf_coef is -0.5"),
+        (dict(ent_coef=float("inf")), "ent_coef is inf"),
+    ],
+)
+@pytest.mark.parametrize("ppo", PPOS)
+def test_an_argument_of_ppo_that_makes_no_sense_is_refused_by_name(ppo, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(ppo, **arguments)
+
+
+def test_the_same_check_runs_where_a_model_is_loaded(tmp_path):
+    make("ppo", n_steps=6, batch_size=12).save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match="batch_size=12 is larger than a rollout"):
+        ALGORITHMS["ppo"].load(tmp_path / "model.zip", env=envs(n=1), device=DEVICE)
+
+
+COEFFICIENTS = [(n, c) for n in ALGORITHMS for c in ("learning_rate", "ent_coef")]
+COEFFICIENTS += [(n, "vf_coef") for n in ("a2c", *PPOS)] + [(n, c) for n in PPOS for c in ("clip_range", "clip_range_vf")]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.1])
+@pytest.mark.parametrize("name, coefficient", COEFFICIENTS)
+def test_a_schedule_that_goes_wrong_during_training_leaves_the_last_update_and_training_can_go_on(name, coefficient, bad):
+    class Keep(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def on_update_end(self, metrics):
+            self.reached = parameters(self.model), copy.deepcopy(self.model.policy.optimizer.state_dict())
+
+    keep = Keep()
+    model = make(name, **{coefficient: lambda progress: 0.01 if progress > 0.5 else bad})
+    with pytest.raises(ValueError, match=rf"{coefficient} is {bad} at remaining progress 0\.\d+; it must be finite and >= 0"):
+        model.learn(72, callback=keep)
+    assert_same(parameters(model), keep.reached[0])
+    state = model.policy.optimizer.state_dict()
+    assert state["param_groups"] == keep.reached[1]["param_groups"]
+    for key, moments in state["state"].items():
+        assert all(th.equal(th.as_tensor(v), th.as_tensor(keep.reached[1]["state"][key][k])) for k, v in moments.items())
+    setattr(model, coefficient, (lambda progress: 0.01) if "clip" in coefficient else 0.01)
+    model.learn(24, reset_num_timesteps=False)
+    assert any(not th.equal(p, keep.reached[0][n]) for n, p in parameters(model).items())
+
+
+@pytest.mark.parametrize("name, coefficient", [c for c in COEFFICIENTS if c[1] != "clip_range_vf"])
+def test_a_schedule_may_end_at_zero(name, coefficient):
+    model = make(name, **{coefficient: "lin_0.1"}).learn(60)
+    assert model.coefficient(coefficient) == 0 and all(th.isfinite(p).all() for p in model.policy.parameters())
+
+
+def test_a_learning_rate_that_follows_the_kl_is_refused_by_algorithms_without_a_distance(name):
+    if name in PPOS:
+        make(name, learning_rate=KLAdaptiveLearningRate()).learn(24)
+        return
+    with pytest.raises(ValueError, match=f"{ALGORITHMS[name].__name__} takes one step a rollout.*Use PPO or PPOPenalty"):
+        make(name, learning_rate=KLAdaptiveLearningRate())
 
 
 def test_spaces_that_are_not_supported_are_refused(name):
@@ -240,25 +349,73 @@ def test_a_saved_file_does_not_hold_the_rollout(name):
     assert large.tell() - small.tell() < moments + pixels
 
 
+# SB3 in a process where this package is not installed: loads, trains on, saves.
+CONTINUE = """
+import sys
+sys.modules["sb3_pgx"] = None
+import stable_baselines3 as sb3
+from stable_baselines3.common.env_util import make_vec_env
+name, ours, theirs, device = sys.argv[1:]
+model = getattr(sb3, name).load(ours, env=make_vec_env("CartPole-v1", 2), device=device)
+model.set_random_seed(7)
+model.learn(72, reset_num_timesteps=False)
+model.save(theirs)
+try:
+    import sb3_pgx
+except ImportError:
+    print("not installed")
+"""
+
+
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name, reference", [("a2c", sb3.A2C), ("ppo", sb3.PPO)])
-def test_a_saved_drop_in_holds_nothing_of_this_package_and_sb3_loads_it(name, reference, tmp_path):
-    model = make(name, policy_kwargs=dict(net_arch=[8]), learning_rate="lin_0.001").learn(60)
+def test_a_saved_drop_in_holds_nothing_of_this_package_and_sb3_trains_on_as_ours_does(
+    name, reference, compiled, tmp_path, monkeypatch
+):
+    graphs = []
+    monkeypatch.setattr(compiling, "backend", lambda graph, examples: graphs.append(graph) or graph)
+    kwargs = dict(learning_rate="lin_0.001", compile=compiled, verbose=1)
+    kwargs |= dict(clip_range="lin_0.2", n_epochs=3) if name == "ppo" else dict(discount_state_weighting=True)
+    model = make(name, make_vec_env("CartPole-v1", 2, seed=0), **kwargs).learn(96)
+    assert bool(graphs) == compiled, "nothing was compiled"
+    model.discount_state_weighting = False  # SB3 has no such thing
     model.save(tmp_path / "ours.zip")
     assert model.learning_rate == "lin_0.001"
-    # Where this package is not installed:
-    code = (
-        f"import sys; sys.modules['sb3_pgx'] = None; from stable_baselines3 import {reference.__name__} as cls;"
-        "cls.load(sys.argv[1], device='cpu')"
-    )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "ours.zip"], capture_output=True, text=True)
-    assert done.returncode == 0 and "Could not deserialize" not in done.stderr, done.stderr
-    theirs = reference.load(tmp_path / "ours.zip", env=envs(), device=DEVICE)
-    assert_same(parameters(model), parameters(theirs))
-    theirs.learn(12)
-    theirs.save(tmp_path / "theirs.zip")
-    back = ALGORITHMS[name].load(tmp_path / "theirs.zip", env=envs(), device=DEVICE)
-    assert_same(parameters(theirs), parameters(back))
-    back.learn(12)
+    assert_holds_nothing_of_this_package(tmp_path / "ours.zip")
+    if not compiled:
+        return  # the files differ in one word
+
+    arguments = [reference.__name__, tmp_path / "ours.zip", tmp_path / "theirs.zip", DEVICE]
+    done = subprocess.run([sys.executable, "-c", CONTINUE, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0 and "not installed" in done.stdout, done.stderr
+    assert "Could not deserialize" not in done.stderr + done.stdout
+
+    continued = ALGORITHMS[name].load(tmp_path / "ours.zip", env=make_vec_env("CartPole-v1", 2), device=DEVICE)
+    assert_same(parameters(continued), parameters(model))
+    continued.set_random_seed(7)
+    continued.learn(72, reset_num_timesteps=False)
+    theirs = ALGORITHMS[name].load(tmp_path / "theirs.zip", env=make_vec_env("CartPole-v1", 2), device=DEVICE)
+    assert theirs.num_timesteps == continued.num_timesteps and theirs._n_updates == continued._n_updates
+    for (n, p), q in zip(continued.policy.named_parameters(), theirs.policy.parameters(), strict=True):
+        th.testing.assert_close(p, q, rtol=0, atol=1e-5, msg=lambda text, n=n: f"{n}: {text}")
+    moved = [not th.equal(p, parameters(model)[n]) for n, p in parameters(theirs).items()]
+    assert any(moved)
+    before = parameters(theirs)
+    theirs.learn(24)
+    assert any(not th.equal(p, before[n]) for n, p in parameters(theirs).items())
+
+
+def assert_holds_nothing_of_this_package(path):
+    """Neither in plain text nor in what is pickled within the JSON."""
+    with zipfile.ZipFile(path) as archive:
+        files = {file: archive.read(file) for file in archive.namelist()}
+    assert {"data", "policy.pth", "policy.optimizer.pth"} <= files.keys()
+    for key, value in json.loads(files["data"]).items():
+        text = json.dumps(value)
+        if isinstance(value, dict) and ":serialized:" in value:
+            text += base64.b64decode(value[":serialized:"]).decode("latin-1")
+        assert "sb3_pgx" not in text, key
+    assert all(b"sb3_pgx" not in content for file, content in files.items() if file != "data")
 
 
 @pytest.mark.parametrize("use_sde", [False, True])
@@ -402,9 +559,9 @@ def test_log_keys_are_sb3s_finite_and_the_last_update_is_among_them(name):
     assert len(dumps) == len(updates) + 1  # SB3 logs before it updates: the last update would be lost
     last = dumps[-1]
     assert {"time/fps", "time/total_timesteps", "rollout/ep_rew_mean", "rollout/ep_len_mean"} <= last.keys()
-    policy_loss = "policy_gradient_loss" if name == "ppo" else "policy_loss"  # SB3's names
+    policy_loss = "policy_gradient_loss" if name in PPOS else "policy_loss"  # SB3's names
     assert {"train/learning_rate", "train/n_updates", f"train/{policy_loss}", "train/entropy_loss"} <= last.keys()
-    assert last[f"train/{policy_loss}"] == pytest.approx(updates[-1][policy_loss].item())
+    assert last[f"train/{policy_loss}"] == pytest.approx(float(updates[-1][policy_loss]))
     assert model.logger.name_to_value[f"train/{policy_loss}"] == last[f"train/{policy_loss}"]  # as after SB3's learn
     assert last["train/n_updates"] == model._n_updates
     assert all(np.isfinite(v) for v in last.values())

@@ -14,8 +14,9 @@ from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm, SelfAlgor
 from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import is_users_own
-from sb3_pgx.common.update import Evaluation, Objective, weighted
+from sb3_pgx.common.update import Evaluation, Objective
 from sb3_pgx.ops.metrics import explained_variance
+from sb3_pgx.ops.objectives import weighted
 from sb3_pgx.ops.returns import episode_ages
 
 

@@ -42,3 +42,14 @@ def kl_hinge(kl: Tensor, target_kl: float) -> Tensor:
     :return: scalar
     """
     return (kl - 2 * target_kl).clamp(min=0).square()
+
+
+def weighted(coefficient: Tensor | float, term: Tensor) -> Tensor | float:
+    """
+    A term of a sum; one whose coefficient is the number 0 is left out, so that no gradient is computed for nothing.
+
+    :param coefficient: a number, or a scalar tensor
+    :param term: what it weighs
+    :return: their product, or 0
+    """
+    return 0.0 if not isinstance(coefficient, Tensor) and coefficient == 0 else coefficient * term

@@ -14,9 +14,9 @@ from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm, ceil_div
 from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.schedules import as_schedule
-from sb3_pgx.common.update import Evaluation, Objective, weighted
+from sb3_pgx.common.update import Evaluation, Objective
 from sb3_pgx.ops.metrics import approximate_kl, clip_fraction
-from sb3_pgx.ops.objectives import clipped_surrogate
+from sb3_pgx.ops.objectives import clipped_surrogate, weighted
 
 # An epoch ends early when the policy has moved this many times target_kl; SB3's factor.
 KL_MARGIN = 1.5

@@ -15,9 +15,9 @@ from sb3_pgx.common.distributions import Family, family_of
 from sb3_pgx.common.evaluate import evaluate_rows
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import is_users_own
-from sb3_pgx.common.update import Evaluation, Objective, weighted
+from sb3_pgx.common.update import Evaluation, Objective
 from sb3_pgx.ops.metrics import approximate_kl, clip_fraction
-from sb3_pgx.ops.objectives import clipped_surrogate, kl_hinge
+from sb3_pgx.ops.objectives import clipped_surrogate, kl_hinge, weighted
 from sb3_pgx.ppo.ppo import PPO, scaled_advantages, value_error
 
 

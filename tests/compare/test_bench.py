@@ -161,7 +161,7 @@ CASE = Case("a-case", "ppo", "CartPole-v1", ("sb3:ppo",), ours={"compile": False
 def timing(seconds, update=1.0, memory=100.0):
     """So many seconds for 1000 frames, a round each; phases of 10 steps of the environments and 4 minibatches."""
     phases = {"collect": 1.0, "evaluate": 0.0, "update": update, "environment": 1.0, "other": 0.0}
-    return Timing([Round(1000, s) for s in seconds], [PhaseRound(phases, 10, 4)], 0.5, memory)
+    return Timing([Round(1000, s) for s in seconds], [PhaseRound(phases, 10, 4)], 0.5, memory, data_bytes=int(memory))
 
 
 def case_result(case=CASE, **timings):
@@ -180,24 +180,31 @@ def case_result(case=CASE, **timings):
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios_and_not_the_ratio_of_medians():
-    frames, step, memory = compare(case_result())
+    frames, step, memory, data = compare(case_result())
     assert (frames.ours, frames.theirs) == (pytest.approx(500.0), pytest.approx(1000 / 3))  # their ratio would be 1.5
     assert frames.ratio == pytest.approx((3.0, 1.0, 5.0))  # 3/1, 2/2, 20/4
     assert (step.ours, step.theirs) == (pytest.approx(125_000.0), pytest.approx(750_000.0))
     assert step.ratio == pytest.approx((6.0, 6.0, 6.0))
-    assert memory.ratio.median == pytest.approx(1.15)
+    assert memory.ratio.median == data.ratio.median == pytest.approx(1.15)
 
 
 @pytest.mark.parametrize(
     ("metric", "goal", "reached"),
-    [("frames", 2.9, True), ("frames", 3.1, False), ("memory", 1.2, True), ("memory", 1.1, False), ("step", 6.5, False)],
+    [
+        ("frames", 2.9, True),
+        ("frames", 3.1, False),
+        ("memory", 1.2, True),
+        ("memory", 1.1, False),
+        ("data", 1.1, False),
+        ("step", 6.5, False),
+    ],
 )
 def test_a_goal_is_reached_by_the_median_and_memory_by_staying_below(metric, goal, reached):
     result = case_result(replace(CASE, goals=(Goal(metric, "sb3:ppo", goal), Goal(metric, "sbx:ppo", 1.0))))
     judged = {c.metric: c for c in compare(result)}
     assert (judged[metric].goal, judged[metric].reached) == (goal, reached)
     assert all(c.goal is None and c.reached is None for name, c in judged.items() if name != metric)
-    assert f"{'✓' if reached else '✗'} {'≤' if metric == 'memory' else '≥'} {goal:g}" in report.markdown([result])
+    assert f"{'✓' if reached else '✗'} {'≤' if metric in ('memory', 'data') else '≥'} {goal:g}" in report.markdown([result])
 
 
 def test_contenders_take_turns():
@@ -209,7 +216,7 @@ def test_contenders_take_turns():
 
 def test_the_report_tells_ratios_phases_machine_and_versions():
     text = report.markdown([case_result(replace(CASE, acting_goal=60.0))])
-    assert "| a-case | sb3:ppo | 500 / 333 / 100 000 | 3.00 (1.00–5.00) | 6.00 | 1.15 |" in text
+    assert "| a-case | sb3:ppo | 500 / 333 / 100 000 | 3.00 (1.00–5.00) | 6.00 | 1.15 | 1.15 |" in text
     assert "| a-case | ppo | 40 % | 0 % | 20 % | 40 % | 0 % | 100000, ✗ ≤ 60 | 125000 | – | 115 |" in text
     assert "2026-01-02 on a processor, 3 cores, an os; torch 9.9" in text and "over the rounds, 3 a case" in text
     compiled = replace(timing([1.0]), warm_cache_seconds=0.25)
@@ -252,6 +259,17 @@ def test_random_frames_are_images_and_end():
     ends = [env.step(0) for _ in range(100)]
     assert (ends[0][0] != first).any()
     assert [truncated for *_, truncated, _ in ends] == [False] * 99 + [True]
+
+
+def test_the_data_of_a_model_are_its_parameters_moments_and_rollout():
+    case = replace(CASE, hyperparameters={"n_steps": 8, "batch_size": 16, "n_epochs": 1})
+    code = (
+        "from sb3_pgx.compare.bench.measure import Measurement; from sb3_pgx.compare.bench.cases import Case;"
+        f"m = Measurement({case!r}, 'ppo'); m.warm_up(); print(m.data_bytes())"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    network = 4 * (2 * (4 * 64 + 64 + 64 * 64 + 64) + 3 * 64 + 3)  # actor and critic of CartPole-v1, 4 bytes a number
+    assert 3 * network < int(out) < 3 * network + 8192  # two moments each; a rollout of 16 rows and small change
 
 
 def test_memory_is_in_mebibytes():

@@ -8,6 +8,8 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sb3_pgx.ops.objectives import weighted
+
 Group = Mapping[str, Any]
 
 
@@ -58,7 +60,7 @@ class Adam(Rule):
     @staticmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         size, correction, beta1, beta2, eps, weight_decay, _ = s
-        gradient = gradient + weight_decay * theta
+        gradient = gradient + weighted(weight_decay, theta)
         mean = th.lerp(moments[0], gradient, 1 - beta1)
         square = beta2 * moments[1] + (1 - beta2) * gradient * gradient
         return theta - size * mean / (square.sqrt() * correction + eps), (mean, square)
@@ -85,7 +87,7 @@ class RMSprop(Rule):
     @staticmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         lr, alpha, eps, weight_decay = s
-        gradient = gradient + weight_decay * theta
+        gradient = gradient + weighted(weight_decay, theta)
         square = alpha * moments[0] + (1 - alpha) * gradient * gradient
         return theta - lr * gradient / (square.sqrt() + eps), (square,)
 
@@ -102,7 +104,7 @@ class TensorFlowRMSprop(RMSprop):
     @staticmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         lr, alpha, eps, weight_decay = s
-        gradient = gradient + weight_decay * theta
+        gradient = gradient + weighted(weight_decay, theta)
         square = alpha * moments[0] + (1 - alpha) * gradient * gradient
         return theta - lr * gradient / (square + eps).sqrt(), (square,)
 
@@ -123,7 +125,7 @@ class SGD(Rule):
     @staticmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         lr, weight_decay = s
-        return theta - lr * (gradient + weight_decay * theta), ()
+        return theta - lr * (gradient + weighted(weight_decay, theta)), ()
 
 
 class MomentumSGD(Rule):
@@ -143,7 +145,7 @@ class MomentumSGD(Rule):
     @staticmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         lr, momentum, fresh, weight_decay = s
-        buffer = momentum * moments[0] + fresh * (gradient + weight_decay * theta)
+        buffer = momentum * moments[0] + fresh * (gradient + weighted(weight_decay, theta))
         return theta - lr * buffer, (buffer,)
 
 

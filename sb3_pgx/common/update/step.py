@@ -120,11 +120,6 @@ def verdict(values: Sequence[float], distance: float | None, limits: Sequence[fl
     return OPEN if math.isfinite(values[0]) and math.isfinite(values[-1]) else DIVERGED
 
 
-def weighted(coefficient: Tensor | float, term: Tensor) -> Tensor | float:
-    """A term of a loss; one whose coefficient is the number 0 is left out, and its gradient is not computed."""
-    return 0.0 if isinstance(coefficient, float) and coefficient == 0 else coefficient * term
-
-
 def flat_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     """∇loss over parameters that all enter it, ``[P]``."""
     return _flatten_dense_tensors(th.autograd.grad(loss, parameters))

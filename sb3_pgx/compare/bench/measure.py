@@ -1,5 +1,6 @@
 """One contender in a process of its own: built, warmed up, then timed through the interface that users have."""
 
+import gc
 import os
 import signal
 import time
@@ -67,6 +68,15 @@ class Measurement:
     def peak_memory(self) -> float:
         """Peak resident memory of this process in MiB."""
         return peak_memory()
+
+    def data_bytes(self) -> int:
+        """Bytes of all tensors of this process, and of the rollout buffer's arrays, between two updates."""
+        gc.collect()
+        storages = [x.untyped_storage() for x in gc.get_objects() if isinstance(x, th.Tensor)]
+        held = {storage.data_ptr(): storage.nbytes() for storage in storages}
+        buffer = getattr(self.model, "rollout_buffer", None)
+        arrays = [x for x in vars(buffer).values() if isinstance(x, np.ndarray)] if buffer is not None else []
+        return sum({**{x.ctypes.data: x.nbytes for x in arrays}, **held}.values())
 
     def ceiling(self, timesteps: int) -> Round:
         """The environments alone, with random actions, for as many steps: what no algorithm can exceed."""

@@ -23,8 +23,8 @@ def markdown(results: Sequence[CaseResult]) -> str:
 def _ratios(results: Sequence[CaseResult]) -> list[str]:
     lines = [
         "| case | peer | frames a second: ours, peer, environments alone | times as fast | minibatch step, times as fast "
-        "| peak memory, ratio |",
-        "|---|---|--:|--:|--:|--:|",
+        "| peak memory, ratio | data, ratio |",
+        "|---|---|--:|--:|--:|--:|--:|",
     ]
     for result in results:
         comparisons = compare(result)
@@ -68,7 +68,7 @@ def _measured(results: Sequence[CaseResult]) -> str:
     return (
         f"Measured {dates} on {machines}; {versions}. Ratios are medians (lowest–highest) over the rounds, {rounds} a case, "
         "in which the contenders took turns, one torch thread each, after a warm-up; memory is the peak of a process of its "
-        "own. Shares, acting (a step of all environments, without these) and minibatch steps are from rounds with a stopwatch."
+        "own, the compiler's included; data are all tensors and the rollout buffer between two updates. Shares, acting (a step of all environments, without these) and minibatch steps are from rounds with a stopwatch."
     )
 
 

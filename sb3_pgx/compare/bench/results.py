@@ -63,6 +63,7 @@ class Timing:
     :param phase_rounds: trainings with a stopwatch, apart from those
     :param warm_up_seconds: compiling, from an empty cache
     :param peak_memory_mib: of its process after ``rounds``
+    :param data_bytes: of its tensors and the rollout buffer's arrays, between two updates
     :param warm_cache_seconds: the same as ``warm_up_seconds`` in a process that found the cache filled; None: not measured
     """
 
@@ -70,6 +71,7 @@ class Timing:
     phase_rounds: list[PhaseRound]
     warm_up_seconds: float
     peak_memory_mib: float
+    data_bytes: int
     warm_cache_seconds: float | None = None
 
 
@@ -122,6 +124,7 @@ METRICS = {
     "frames": Metric(lambda timing: [r.frames_per_second for r in timing.rounds]),
     "step": Metric(lambda timing: [r.step_us for r in timing.phase_rounds], inverse=True),
     "memory": Metric(lambda timing: [timing.peak_memory_mib], at_most=True),
+    "data": Metric(lambda timing: [timing.data_bytes], at_most=True),
 }
 
 

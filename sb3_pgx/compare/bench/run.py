@@ -139,12 +139,13 @@ def measure(case: Case, rounds: int, timesteps: int, command: str) -> CaseResult
         warm_up = {name: process.call(Measurement.warm_up) for name, process in processes.items()}
         trainings = take_turns({n: partial(p.call, Measurement.round, timesteps) for n, p in processes.items()}, rounds)
         memory = {name: process.call(Measurement.peak_memory) for name, process in processes.items()}
+        data = {name: process.call(Measurement.data_bytes) for name, process in processes.items()}
         turns: dict[str, Callable[[], Any]] = {
             **{n: partial(p.call, Measurement.phase_round, timesteps) for n, p in processes.items()},
             CEILING: partial(processes[case.algorithm].call, Measurement.ceiling, timesteps),
         }
         phases = take_turns(turns, (rounds + 1) // 2)
-        timings = {n: Timing(trainings[n], phases[n], warm_up[n], memory[n]) for n in contenders}
+        timings = {n: Timing(trainings[n], phases[n], warm_up[n], memory[n], data[n]) for n in contenders}
         if case.compiles:
             fresh = stack.enter_context(Process(case, case.algorithm, cache))
             warm = fresh.call(Measurement.warm_up)
