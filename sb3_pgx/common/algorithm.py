@@ -321,7 +321,11 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def _act(self, observations: Any, compiled: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         try:
-            return (self._act_compiled(observations), None, None) if compiled else act(self.policy, observations)
+            if compiled:
+                tensors = as_tensors(self.policy, observations)
+                if self._acting.takes(tensors):
+                    return self._act_compiled(tensors), None, None
+            return act(self.policy, observations)
         except (ValueError, RuntimeError) as error:  # torch refuses to draw from distributions with NaN
             bad = [name for name, p in self.policy.named_parameters() if not th.isfinite(p).all()]
             if not bad:
@@ -331,10 +335,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
                 "last saved model and lower learning_rate."
             ) from error
 
-    def _act_compiled(self, observations: Any) -> Tensor:
+    def _act_compiled(self, observations: list[Tensor]) -> Tensor:
         with th.no_grad():
-            numbers = noise(self.policy.action_dist, self.n_envs, self.device)
-            (actions,) = self._acting([numbers, *as_tensors(self.policy, observations)])
+            (actions,) = self._acting([noise(self.policy.action_dist, self.n_envs, self.device), *observations])
         # Of choices, NaN probabilities give one, too: the evaluation of the rollout will see them.
         if actions.is_floating_point() and not math.isfinite(actions.sum()):
             raise ValueError(f"the policy's action is not finite: {actions}")

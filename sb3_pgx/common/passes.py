@@ -89,6 +89,10 @@ class CompiledPass:
                 self.tell(f"{self.what} runs uncompiled: {reason}")
         return self._graph is not None
 
+    def takes(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether these are such inputs."""
+        return self._structure is not None and self._structure[-1] == signature(inputs)
+
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The pass's result for inputs such as those that it was prepared for."""
         assert self._graph is not None

@@ -4,22 +4,21 @@ A2C as one-step actor-critic against the exact gradient of an enumerated problem
 
 import itertools
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch as th
 from gymnasium import spaces
-from problems import DEVICE, AnySpace, Scripted, vectorised
+from problems import DEVICE, Scripted, vectorised
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_pgx import A2C
-from sb3_pgx.common.rollout import Rollout
 from sb3_pgx.ops.returns import episode_ages
 
-BOX = spaces.Box(-1, 1, (3,), np.float32)
 GAMMA = 0.9
 TERMINAL = None
 
@@ -31,6 +30,10 @@ MDP = {
     3: [[(1.0, 5.0, TERMINAL)], [(0.9, 1.0, TERMINAL), (0.1, 7.0, 4)]],
     4: [[(1.0, -3.0, TERMINAL)], [(1.0, 2.0, TERMINAL)]],
 }
+
+
+WEIGHT = th.tensor([[0.2, -0.4, 0.9, 0.3, -0.8], [0.7, 0.1, -0.2, 0.6, 0.5]], dtype=th.float64, device=DEVICE)
+BIAS = th.tensor([0.1, -0.1], dtype=th.float64, device=DEVICE)
 
 
 class DoubleFeatures(FlattenExtractor):
@@ -46,13 +49,32 @@ def on_the_tests_device():
         yield
 
 
-def tabular_model(env=None, **kwargs):
+class Plays(gym.Env):
+    """Given episodes, one after the other, whatever the action: lists of (state, action, reward, next state)."""
+
+    observation_space = spaces.Discrete(5)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, script):
+        self.script, self.episode, self.t = script, -1, 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episode, self.t = self.episode + 1, 0
+        return 0, {}
+
+    def step(self, action):
+        *_, reward, following = self.script[self.episode % len(self.script)][self.t]
+        self.t += 1
+        return (0, reward, True, False, {}) if following is TERMINAL else (following, reward, False, False, {})
+
+
+def tabular_model(script, **kwargs):
     """One-hot states, no hidden layer, plain gradient descent with a rate of 1 and no clipping, in float64."""
     policy_kwargs = dict(net_arch=[], ortho_init=False, features_extractor_class=DoubleFeatures)
     settings = dict(n_steps=1, gae_lambda=0.0, gamma=GAMMA, max_grad_norm=None, learning_rate=1.0, vf_coef=0.5)
     model = A2C(
         "MlpPolicy",
-        env or vectorised(AnySpace(spaces.Discrete(5), spaces.Discrete(2))),
+        vectorised(Plays(script)),
         policy_kwargs={**policy_kwargs, "optimizer_class": th.optim.SGD, "optimizer_kwargs": {}},
         seed=0,
         device=DEVICE,
@@ -61,17 +83,15 @@ def tabular_model(env=None, **kwargs):
     )
     model.policy.double()
     with th.no_grad():
-        weight = th.tensor([[0.2, -0.4, 0.9, 0.3, -0.8], [0.7, 0.1, -0.2, 0.6, 0.5]], dtype=th.float64)
-        model.policy.action_net.weight.copy_(weight)
-        model.policy.action_net.bias.copy_(th.tensor([0.1, -0.1]))
+        model.policy.action_net.weight.copy_(WEIGHT)
+        model.policy.action_net.bias.copy_(BIAS)
         model.policy.value_net.bias.zero_()
     return model
 
 
-def log_probs(model):
-    """log π(a|s), ``[states, actions]``, from the parameters alone, with a graph to them."""
-    net = model.policy.action_net
-    return (net.weight.T + net.bias).log_softmax(dim=1)
+def table_of(weight, bias):
+    """log π(a|s), ``[states, actions]``, from the parameters alone."""
+    return (weight.T + bias).log_softmax(dim=1)
 
 
 def state_values(table):
@@ -80,11 +100,6 @@ def state_values(table):
     for s in reversed(range(5)):
         V[s] = sum(table[s, a].exp() * sum(p * (r + GAMMA * V[following]) for p, r, following in MDP[s][a]) for a in range(2))
     return V
-
-
-def set_critic(model, values):
-    with th.no_grad():
-        model.policy.value_net.weight.copy_(th.stack([values[s] for s in range(5)])[None])
 
 
 def episodes(table):
@@ -102,56 +117,50 @@ def episodes(table):
     return list(continuations(0))
 
 
-def one_row(step, starts):
-    state, action, reward, following = step
-    flag = lambda value: th.tensor([[value]])  # noqa: E731
-    observation = lambda s: th.tensor([[0 if s is TERMINAL else s]])  # noqa: E731
-    return Rollout(
-        observations=observation(state)[None],
-        actions=th.tensor([[[action]]]),
-        rewards=th.tensor([[reward]], dtype=th.float64),
-        terminated=flag(following is TERMINAL),
-        truncated=flag(False),
-        valid=flag(True),
-        episode_starts=flag(starts),
-        final_observations=None,
-        last_observations=observation(following),
-    )
-
-
 def flat(module):
     return th.cat([p.detach().flatten() for p in module.parameters()])
 
 
-def change(model, step, starts):
-    """What one update on one transition adds to the actor's and to the critic's parameters; both are put back."""
+def expected_changes(values, **kwargs):
+    """
+    What all updates during one episode add to the actor's and to the critic's parameters, in expectation: every episode is
+    played, with its actions in place of those drawn, and after each update the parameters are put back.
+    """
+    probabilities, script = zip(*episodes(table_of(WEIGHT, BIAS)), strict=True)
+    assert sum(probabilities) == pytest.approx(1.0, abs=1e-12)
+    model = tabular_model(script, **kwargs)
+    with th.no_grad():
+        model.policy.value_net.weight.copy_(th.stack([values[s] for s in range(5)])[None])
     before = {name: p.clone() for name, p in model.policy.state_dict().items()}
     actor, critic = flat(model.policy.action_net), flat(model.policy.value_net)
-    rollout = one_row(step, starts)
-    model.evaluate(rollout)
-    model.estimate(rollout)
-    model.rollout_buffer.show(rollout)
-    model.update(rollout)
-    changes = flat(model.policy.action_net) - actor, flat(model.policy.value_net) - critic
-    model.policy.load_state_dict(before)
+    changes = [th.zeros_like(actor), th.zeros_like(critic)]
+    plan = ((p, step) for p, steps in zip(probabilities, script, strict=True) for step in steps)
+    original = model.update
+
+    def update(rollout):
+        probability, (state, action, reward, _) = next(plan)
+        assert rollout.observations.item() == state and rollout.rewards.item() == reward
+        rollout.actions.fill_(action)
+        metrics = original(rollout)
+        changes[0] += probability * (flat(model.policy.action_net) - actor)
+        changes[1] += probability * (flat(model.policy.value_net) - critic)
+        model.policy.load_state_dict(before)
+        return metrics
+
+    model.update = update
+    model.learn(sum(map(len, script)))
+    assert next(plan, None) is None
     return changes
 
 
-def expected_changes(model):
-    """Of all updates during one episode, over all episodes."""
-    actor = critic = mass = 0.0
-    for probability, steps in episodes(log_probs(model).detach()):
-        for t, step in enumerate(steps):
-            for_actor, for_critic = change(model, step, starts=t == 0)
-            actor, critic = actor + probability * for_actor, critic + probability * for_critic
-        mass += probability
-    assert mass == pytest.approx(1.0, abs=1e-12)
-    return actor, critic
+def own_values():
+    return state_values(table_of(WEIGHT, BIAS))
 
 
-def exact_gradient(model):
-    J = state_values(log_probs(model))[0]
-    return th.cat([g.flatten() for g in th.autograd.grad(J, list(model.policy.action_net.parameters()))])
+def exact_gradient():
+    parameters = WEIGHT.clone().requires_grad_(True), BIAS.clone().requires_grad_(True)
+    J = state_values(table_of(*parameters))[0]
+    return th.cat([g.flatten() for g in th.autograd.grad(J, parameters)])
 
 
 def assert_equal(result, expected, rel=1e-10):
@@ -163,29 +172,22 @@ def assert_equal(result, expected, rel=1e-10):
 
 def test_at_the_policys_own_values_the_expected_updates_are_the_exact_gradient_and_nothing():
     """Sutton & Barto, §13.5: E Σ_t γ^t δ_t ∇log π = ∇J for the actor, and E[δ | s] = 0 for the critic."""
-    model = tabular_model()
-    set_critic(model, state_values(log_probs(model).detach()))
-    actor, critic = expected_changes(model)
-    exact = exact_gradient(model)
-    assert exact.norm() > 0.1
-    assert_equal(actor, exact)
+    actor, critic = expected_changes(own_values())
+    assert exact_gradient().norm() > 0.1
+    assert_equal(actor, exact_gradient())
     assert critic.norm() < 1e-12
 
 
 def test_without_state_weighting_the_expected_update_of_the_actor_is_not_the_gradient():
-    model = tabular_model(discount_state_weighting=False)
-    set_critic(model, state_values(log_probs(model).detach()))
-    actor, critic = expected_changes(model)
-    assert (actor - exact_gradient(model)).norm() > 0.02 * actor.norm()
+    actor, critic = expected_changes(own_values(), discount_state_weighting=False)
+    assert (actor - exact_gradient()).norm() > 0.02 * actor.norm()
     assert critic.norm() < 1e-12
 
 
 def test_at_other_values_the_critic_is_drawn_to_the_bellman_target():
     """E[r + γ V(s') − V(s)] at each state, times how often it is visited: the semi-gradient, not weighted with γ^t."""
-    model = tabular_model()
     V = {**{s: th.tensor(float(s - 2), dtype=th.float64) for s in range(5)}, TERMINAL: th.zeros((), dtype=th.float64)}
-    set_critic(model, V)
-    table = log_probs(model).detach()
+    table = table_of(WEIGHT, BIAS)
     visits = th.zeros(5, dtype=th.float64)
     for probability, steps in episodes(table):
         for state, *_ in steps:
@@ -196,7 +198,7 @@ def test_at_other_values_the_critic_is_drawn_to_the_bellman_target():
             for s in range(5)
         ]
     )
-    _, critic = expected_changes(model)
+    _, critic = expected_changes(V)
     th.testing.assert_close(critic[:5], visits * error, rtol=1e-10, atol=1e-12)
 
 

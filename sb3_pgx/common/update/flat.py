@@ -76,6 +76,8 @@ class Flat:
             name: _unflatten_dense_tensors(moment, self._data)
             for name, moment in zip(self.rule.moments, self.moments, strict=True)
         }
+        if not pieces:
+            return
         if self.step == 0:
             for i, p in enumerate(self.parameters):
                 state = {name: values[i].clone() for name, values in pieces.items()}

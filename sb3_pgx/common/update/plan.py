@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch as th
 from torch import Tensor
 
 Adapt = Callable[..., Tensor]
@@ -40,6 +41,10 @@ class Plan:
     def structure(self) -> tuple[Any, ...]:
         """All that a compiled step has built in."""
         return (len(self.limits), self.adapt, *("number" if is_number(c) else c for c in self.coefficients))
+
+    def as_tensors(self) -> Any:
+        """The coefficients as an objective gets them in a compiled step."""
+        return self.unpack(th.tensor(self.numbers, dtype=th.float64).unbind())[1]
 
     def unpack(self, numbers: Sequence[Tensor]) -> tuple[Sequence[Tensor], Any]:
         """Limits and coefficients from the tensors of :attr:`numbers`."""

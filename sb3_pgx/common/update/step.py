@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch as th
 from torch import Tensor, nn
-from torch._utils import _flatten_dense_tensors
 
 from sb3_pgx.common.rollout import Batch
 from sb3_pgx.common.update.rules import Rule
@@ -120,9 +119,10 @@ def verdict(values: Sequence[float], distance: float | None, limits: Sequence[fl
     return OPEN if math.isfinite(values[0]) and math.isfinite(values[-1]) else DIVERGED
 
 
-def flat_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """∇loss over parameters that all enter it, ``[P]``."""
-    return _flatten_dense_tensors(th.autograd.grad(loss, parameters))
+def gradients_of_loss(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """∇loss for each parameter; zeros where it does not enter, because its term has no weight now."""
+    gradients = th.autograd.grad(loss, parameters, allow_unused=True)
+    return [th.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
 
 
 def used(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:

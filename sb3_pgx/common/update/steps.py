@@ -8,6 +8,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors
 
 from sb3_pgx.common.compiling import Compiled, NotCompilable, compile_function, signature
 from sb3_pgx.common.distributions import has_one_hot, one_hot, packed
@@ -23,8 +24,8 @@ from sb3_pgx.common.update.step import (
     STOPPED,
     Evaluation,
     Objective,
-    flat_gradient,
     gated_step,
+    gradients_of_loss,
     used,
     verdict,
 )
@@ -48,6 +49,7 @@ class GradientSteps:
         self.fixed: list[nn.Parameter] = []  # the policy's others
         self._structure: tuple[Any, ...] | None = None
         self._graphs: dict[Any, Compiled | None] = {}
+        self._refused: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "used": [], "fixed": [], "_structure": None, "_graphs": {}}
@@ -94,8 +96,9 @@ class GradientSteps:
         described = [(p.requires_grad, p.dtype, p.device) for p in parameters]
         structure = (policy, optimizer, parameters, described, rule, plan.structure)
         if not self._is_known(structure):
-            measured = self.measure(policy, batch, plan.coefficients)
-            self.names, self.used = list(measured), used(measured["loss"], [p for p in parameters if p.requires_grad])
+            measured = self.measure(policy, batch, plan.as_tensors())
+            self.names = ["loss", *(name for name in measured if name != "loss")]
+            self.used = used(measured["loss"], [p for p in parameters if p.requires_grad])
             moved = {id(p) for p in self.used}
             self.fixed = [p for p in policy.parameters() if id(p) not in moved]
             self._structure, self._graphs = structure, {}
@@ -130,9 +133,9 @@ class GradientSteps:
         return self._graphs[key]
 
     def refuse(self, reason: str) -> None:
-        """Say once that nothing can be compiled."""
-        if not self._graphs:
-            self._graphs[()] = None
+        """Say once that nothing can be compiled as things are."""
+        if reason != self._refused:
+            self._refused = reason
             self.tell(f"the gradient step runs uncompiled: {reason}")
 
 
@@ -270,7 +273,7 @@ class Update:
 
     def _measured_gradient(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
-        return measured, flat_gradient(measured["loss"], self._flat.parameters)
+        return measured, _flatten_dense_tensors(gradients_of_loss(measured["loss"], self._flat.parameters))
 
     # ------------------------------------------------------------------------------------------------ what became of it
 
@@ -295,7 +298,7 @@ class Update:
     def _not_finite(self, batch: Batch) -> ValueError:
         """Does the step once more, at the parameters before it, to see what went wrong."""
         measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
-        pieces = th.autograd.grad(measured["loss"], self.steps.used)
+        pieces = gradients_of_loss(measured["loss"], self.steps.used)
         names = {id(p): name for name, p in self.policy.named_parameters()}
         gradients = {f"gradient of {names[id(p)]}": g for p, g in zip(self.steps.used, pieces, strict=True)}
         inputs = {"advantages": batch.advantages, "returns": batch.returns}

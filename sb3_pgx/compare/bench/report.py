@@ -68,7 +68,8 @@ def _measured(results: Sequence[CaseResult]) -> str:
     return (
         f"Measured {dates} on {machines}; {versions}. Ratios are medians (lowest–highest) over the rounds, {rounds} a case, "
         "in which the contenders took turns, one torch thread each, after a warm-up; memory is the peak of a process of its "
-        "own, the compiler's included; data are all tensors and the rollout buffer between two updates. Shares, acting (a step of all environments, without these) and minibatch steps are from rounds with a stopwatch."
+        "own, the compiler's included; data are all tensors and the rollout buffer between two updates. Shares, acting (a "
+        "step of all environments, without these) and minibatch steps are from rounds with a stopwatch."
     )
 
 
