@@ -12,8 +12,8 @@ from sb3_pgx.common.distributions import without_validation
 Function = Callable[..., Any]
 
 # A training is compiled (compile="auto") when its gradient steps, those of earlier calls of `learn` included, exceed this
-# number. Compiling takes 8 to 15 s with an empty cache and about half of that with a warm one, and saves some 0.8 ms a step
-# of PPO's default network: `sb3-pgx bench` measures both.
+# number. Compiling PPO's default network takes about 15 s with an empty cache and 5 s with a warm one, and saves some 0.9 ms a
+# step: it pays after 17,000 and 6,000 steps. `sb3-pgx bench` measures all three.
 COMPILE_AFTER = 15_000
 
 

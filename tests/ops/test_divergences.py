@@ -231,16 +231,16 @@ def test_packed_parameters_carry_the_gradient(case):
     """PPOPenalty differentiates through them: parameters that were detached would penalise nothing."""
     make, family = CASES[case]
     old, new = make(0), make(1)
-    scale = th.ones((), dtype=th.float64, requires_grad=True)
+    scales = th.ones(2, dtype=th.float64, requires_grad=True)
     inner = new.distribution
     if isinstance(inner, Normal):
-        new.distribution = Normal(inner.mean * scale, inner.stddev * scale)
+        new.distribution = Normal(inner.mean * scales[0], inner.stddev * scales[1])
     elif isinstance(inner, list):
-        new.distribution = [Categorical(logits=part.logits * scale) for part in inner]
+        new.distribution = [Categorical(logits=part.logits * scale) for part, scale in zip(inner, scales, strict=True)]
     else:
-        new.distribution = type(inner)(logits=inner.logits * scale)
-    (gradient,) = th.autograd.grad(family.kl(packed(old), packed(new)).sum(), scale)
-    assert gradient.abs() > 1e-3
+        new.distribution = type(inner)(logits=inner.logits * scales.prod())
+    (gradient,) = th.autograd.grad(family.kl(packed(old), packed(new)).sum(), scales)
+    assert (gradient.abs() > 1e-3).all()
 
 
 def test_a_squashed_gaussian_is_as_far_from_another_as_the_one_beneath():

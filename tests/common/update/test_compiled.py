@@ -447,6 +447,7 @@ def test_layers_that_keep_statistics_or_draw_random_numbers_do_so_once_a_step_as
     expected = theirs("MlpPolicy", env, seed=0, device=DEVICE, policy_kwargs=policy_kwargs, **QUICK[name])
     numbers = []
     for m in (model, expected):
+        drawn()
         m.learn(24)
         numbers.append(drawn())
     assert numbers[0] == numbers[1], "random numbers were drawn differently"
