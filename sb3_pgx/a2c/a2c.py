@@ -84,7 +84,8 @@ class A2C(PolicyGradientAlgorithm):
     :raises ValueError: an argument makes no sense
     """
 
-    _ages: list[int] | None = None  # of the episodes under way, at the last row of the last rollout
+    _ages: list[int] | None = None  # of the episodes under way, at the observations to act on
+    _first_ages: list[int] | None = None  # in the first row of the rollout
     objective: ClassVar[Objective | None] = Objective(actor_critic_objective)
 
     def __init__(
@@ -172,11 +173,25 @@ class A2C(PolicyGradientAlgorithm):
     def planned_gradient_steps(self, timesteps: int) -> int:
         return ceil_div(timesteps, self.n_steps * self.n_envs)
 
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
+        if self.discount_state_weighting:
+            known = self._ages if self._ages is not None and len(self._ages) == self.n_envs else [0] * self.n_envs
+            starts = self._last_episode_starts
+            assert starts is not None
+            self._ages = self._first_ages = [0 if start else age for start, age in zip(starts, known, strict=True)]
+        return super().collect_rollouts(*args, **kwargs)
+
+    def _step(self, *args: Any) -> Any:
+        result = super()._step(*args)
+        if self.discount_state_weighting and self._ages is not None:
+            self._ages = [0 if done else age + 1 for done, age in zip(result[2], self._ages, strict=True)]
+        return result
+
     def estimate(self, rollout: Rollout) -> None:
         super().estimate(rollout)
         if self.discount_state_weighting:
-            ages = episode_ages(rollout.episode_starts, self._ages)
-            self._ages = ages[-1].tolist()
+            before = None if self._first_ages is None else [age - 1 for age in self._first_ages]
+            ages = episode_ages(rollout.episode_starts, before).to(rollout.advantages.dtype)
             rollout.advantages = rollout.advantages * self.gamma**ages
 
     def update(self, rollout: Rollout) -> Metrics:

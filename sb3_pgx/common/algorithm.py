@@ -90,8 +90,6 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             supported_action_spaces=ACTION_SPACES,
             _init_setup_model=False,
         )
-        if isinstance(self.learning_rate, KLAdaptiveLearningRate):
-            self.learning_rate = copy.copy(self.learning_rate)  # two models must not share one
         self.policy_class = policy_class_for(self.policy_class, self.policy_kwargs)
 
     # ------------------------------------------------------------------------------------------------ what differs
@@ -135,11 +133,6 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm={self.max_grad_norm} must be positive; None turns clipping off")
         self.coefficient("learning_rate")
-        if isinstance(self.learning_rate, KLAdaptiveLearningRate) and (self.objective is None or not self.objective.distance):
-            raise ValueError(
-                f"{type(self).__name__} takes one step a rollout, at no distance from the policy that acted: its "
-                "learning_rate cannot adapt to the KL divergence. Use PPO or PPOPenalty, or a schedule."
-            )
 
     def planned_gradient_steps(self, timesteps: int) -> int:
         """How many steps of the algorithm's ``objective`` so many environment steps lead to, for ``compile="auto"``."""
@@ -148,6 +141,13 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     # ------------------------------------------------------------------------------------------------ set up
 
     def _setup_lr_schedule(self) -> None:
+        if isinstance(self.learning_rate, KLAdaptiveLearningRate):
+            if self.objective is None or self.objective.distance is None:
+                raise ValueError(
+                    f"{type(self).__name__} takes one step a rollout, at no distance from the policy that acted: its "
+                    "learning_rate cannot adapt to the KL divergence. Use PPO or PPOPenalty, or a schedule."
+                )
+            self.learning_rate = copy.copy(self.learning_rate)  # two models must not share one
         self.lr_schedule = as_schedule(self.learning_rate, "learning_rate")
         self._scheduled_learning_rate = self.learning_rate
 

@@ -1,7 +1,8 @@
 """Checks of arguments and of what an environment returned: each failure is one sentence with its remedy."""
 
 import copy
-from numbers import Integral
+import math
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,10 @@ def check_counts(**arguments: int) -> None:
 
 
 def check_positive(**arguments: float) -> None:
-    """:raises ValueError: an argument is not above 0"""
+    """:raises ValueError: an argument is no number above 0, or infinite"""
     for name, value in arguments.items():
-        if not value > 0:
-            raise ValueError(f"{name}={value} must be positive")
+        if not isinstance(value, Real) or not 0 < value < math.inf:
+            raise ValueError(f"{name}={value!r} must be positive and finite")
 
 
 def check_choice(choices: tuple[Any, ...], **arguments: Any) -> None:

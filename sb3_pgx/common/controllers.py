@@ -56,7 +56,7 @@ class KLAdaptiveLearningRate:
     def __init__(
         self, value: float = 3e-4, target_kl: float = 0.01, factor: float = 1.5, low: float = 1e-5, high: float = 1e-2
     ):
-        check_positive(value=value, target_kl=target_kl, low=low)
+        check_positive(value=value, target_kl=target_kl, factor=factor, low=low, high=high)
         if not factor > 1:
             raise ValueError(f"factor={factor} must be greater than 1")
         if not low <= value <= high:

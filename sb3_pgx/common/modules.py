@@ -19,7 +19,7 @@ class Modules:
         """Make ``mode`` the mode of the policy and of all its layers."""
         if policy is not self._policy:
             modules = list(policy.modules())
-            plain = type(policy).set_training_mode is BaseModel.set_training_mode and all(
+            plain = getattr(type(policy), "set_training_mode", None) is BaseModel.set_training_mode and all(
                 type(m).train is nn.Module.train and "train" not in vars(m) for m in modules
             )
             self._policy, self._modules = policy, modules if plain else None

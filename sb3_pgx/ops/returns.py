@@ -149,11 +149,7 @@ def episode_ages(episode_starts: Tensor, before: Sequence[int] | None = None) ->
     :param before: ages in the row before the first one, ``[N]``; ``None``: there was none
     :return: 0 in the first row of an episode, ``[T, N]``
     """
-    age = (
-        th.full_like(episode_starts[0], -1, dtype=th.long)
-        if before is None
-        else th.as_tensor(before).to(episode_starts.device)
-    )
+    age = th.as_tensor([-1] * episode_starts.shape[1] if before is None else before, device=episode_starts.device)
     ages = []
     for starts in episode_starts.bool().unbind():
         age = (age + 1).masked_fill(starts, 0)

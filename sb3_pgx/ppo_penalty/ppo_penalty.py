@@ -1,5 +1,6 @@
 """PPO with a penalty on the KL divergence, whose weight adapts, in place of the clip."""
 
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import torch as th
@@ -161,12 +162,14 @@ class PPOPenalty(PPO):
         super().check_arguments()
         if self.target_kl is None:
             raise ValueError("target_kl=None: PPOPenalty adapts its penalty to a target; PPO is the algorithm without one")
-        check_positive(kl_coef=self.kl_coef, target_kl=self.target_kl)
+        check_positive(
+            kl_coef=self.kl_coef, target_kl=self.target_kl, kl_tolerance=self.kl_tolerance, kl_factor=self.kl_factor
+        )
         for name in ("kl_tolerance", "kl_factor"):
             if not getattr(self, name) > 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be greater than 1")
-        if not self.hinge_coef >= 0:
-            raise ValueError(f"hinge_coef={self.hinge_coef} must not be negative; 0 turns the hinge off")
+        if not 0 <= self.hinge_coef < math.inf:
+            raise ValueError(f"hinge_coef={self.hinge_coef} must be finite and not negative; 0 turns the hinge off")
         if self.early_stop_kl is not None and not self.early_stop_kl > 0:
             raise ValueError(f"early_stop_kl={self.early_stop_kl} must be positive; None never ends an update early")
         if is_users_own(self.rollout_buffer_class):

@@ -1,0 +1,239 @@
+"""A policy's passes without gradients: the actions that its own forward would draw, compiled or not."""
+
+import copy
+
+import numpy as np
+import pytest
+import stable_baselines3 as sb3
+import torch as th
+from capabilities import BOX, DICT, FAR, IMAGE
+from gymnasium import spaces
+from problems import DEVICE, AnySpace, vectorised
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecNormalize, is_vecenv_wrapped
+from stable_baselines3.common.vec_env.vec_transpose import VecTransposeImage
+
+from sb3_pgx import A2C, PPO
+from sb3_pgx.common import compiling
+from sb3_pgx.common.distributions import noise, sample_with
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that are made from here on; they run as they were traced."""
+    made = []
+    monkeypatch.setattr(compiling, "backend", lambda graph, examples: made.append(graph) or graph)
+    return made
+
+
+def envs(observation_space=BOX, action_space=BOX, n=2):
+    """Environments whose random numbers are theirs alone: a space holds a generator."""
+    return vectorised(*(AnySpace(copy.deepcopy(observation_space), copy.deepcopy(action_space)) for _ in range(n)))
+
+
+# ------------------------------------------------------------------------------------------------------- random numbers
+
+POLICIES = {
+    "Discrete": dict(action_space=spaces.Discrete(5)),
+    "Discrete, one choice": dict(action_space=spaces.Discrete(1)),
+    "Box": {},
+    "MultiDiscrete": dict(action_space=spaces.MultiDiscrete([2, 4, 3])),
+    "MultiBinary": dict(action_space=spaces.MultiBinary(3)),
+    "gSDE": dict(use_sde=True),
+    "gSDE, learned features": dict(use_sde=True, policy_kwargs=dict(full_std=False, use_expln=True)),
+    "gSDE, squashed": dict(use_sde=True, action_space=FAR, policy_kwargs=dict(squash_output=True)),
+    "bounded std": dict(policy_kwargs=dict(log_std_bounds=(-5, 2))),
+    "state-dependent std": dict(policy_kwargs=dict(state_dependent_std=True)),
+}
+
+
+@pytest.mark.parametrize("n", [1, 3, 64])
+@pytest.mark.parametrize("case", POLICIES)
+def test_noise_gives_the_actions_of_the_policys_own_forward_and_leaves_the_generator_as_it_does(case, n):
+    kwargs = {"action_space": BOX, **POLICIES[case]}
+    env = envs(action_space=kwargs.pop("action_space"), n=n)
+    policy_kwargs = dict(net_arch=[8], **kwargs.pop("policy_kwargs", {}))
+    policy = A2C("MlpPolicy", env, seed=0, device=DEVICE, policy_kwargs=policy_kwargs, **kwargs).policy
+    for p in policy.parameters():  # away from the start, where all choices are alike
+        p.data += 0.3 * th.randn_like(p)
+    for attempt in range(5):
+        observations = th.randn(n, 3, device=DEVICE)
+        th.manual_seed(attempt)
+        if "gSDE" in case:
+            policy.reset_noise(n)
+        with th.no_grad(), th.random.fork_rng():
+            numbers = noise(policy.action_dist, n, policy.device)
+            actions = sample_with(policy.get_distribution(observations), numbers)
+            drawn = th.rand(3)
+        with th.no_grad():
+            expected, _, _ = policy(observations)
+        assert th.equal(th.rand(3), drawn), "the generator is not where sampling leaves it"
+        assert actions.dtype == expected.dtype and th.equal(actions.reshape(expected.shape), expected)
+
+
+def test_noise_of_another_number_of_states_is_the_first_environments_as_in_sb3():
+    policy = A2C("MlpPolicy", envs(n=3), use_sde=True, seed=0, device=DEVICE).policy
+    policy.reset_noise(3)
+    observations = th.randn(2, 3, device=DEVICE)
+    with th.no_grad():
+        expected, _, _ = policy(observations)
+        actions = sample_with(policy.get_distribution(observations), noise(policy.action_dist, 2, policy.device))
+    assert th.equal(actions, expected)
+
+
+@pytest.mark.parametrize("p", [[0.5, 0.3, 0.2, 0.0], [0.0, 0.0, 1.0, 0.0], [1e-6, 0.9, 0.1 - 1e-6, 0.0]])
+def test_choices_are_drawn_with_their_probabilities(p):
+    n = 100_000
+    policy = A2C("MlpPolicy", envs(action_space=spaces.Discrete(4), n=1), seed=0, device=DEVICE).policy
+    th.manual_seed(0)
+    distribution = policy.action_dist.proba_distribution(th.tensor(p, device=DEVICE).log().clamp(min=-1e30).expand(n, 4))
+    chosen = sample_with(distribution, noise(distribution, n, policy.device))
+    frequencies = chosen.bincount(minlength=4).double().cpu() / n
+    expected = th.tensor(p, dtype=th.float64)
+    assert ((frequencies - expected).abs() <= 5 * (expected * (1 - expected) / n).sqrt()).all()
+    assert (frequencies[expected == 0] == 0).all()
+
+
+# ------------------------------------------------------------------------------------------------------- whole rollouts
+
+
+class Watch(BaseCallback):
+    """Keeps what is done and what is said of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.actions, self.evaluations = [], []
+
+    def _on_step(self):
+        self.actions.append(self.locals["actions"].copy())
+        return True
+
+    def _on_rollout_end(self):
+        rollout = self.model._rollout
+        self.evaluations.append([rollout.values, rollout.log_prob, rollout.last_values, rollout.next_values])
+
+
+ENVIRONMENTS = {
+    "Box": lambda: ("MlpPolicy", envs(), {}),
+    "Box, unbounded": lambda: ("MlpPolicy", envs(spaces.Box(-np.inf, np.inf, (3,), np.float64)), {}),
+    "Discrete observations": lambda: ("MlpPolicy", envs(spaces.Discrete(4), spaces.Discrete(3)), {}),
+    "MultiDiscrete observations": lambda: ("MlpPolicy", envs(spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)), {}),
+    "MultiBinary observations": lambda: ("MlpPolicy", envs(spaces.MultiBinary(3), spaces.MultiDiscrete([2, 3])), {}),
+    "Dict observations": lambda: ("MultiInputPolicy", envs(DICT, spaces.Discrete(3)), {}),
+    "images": lambda: ("CnnPolicy", envs(IMAGE, spaces.Discrete(3)), {}),
+    "VecNormalize": lambda: ("MlpPolicy", VecNormalize(envs()), {}),
+    "gSDE": lambda: ("MlpPolicy", envs(), dict(use_sde=True, sde_sample_freq=3)),
+    "gSDE, one environment": lambda: ("MlpPolicy", envs(n=1), dict(use_sde=True, sde_sample_freq=3)),
+    "gSDE, squashed": lambda: (
+        "MlpPolicy",
+        envs(action_space=FAR),
+        dict(use_sde=True, policy_kwargs=dict(net_arch=[8], squash_output=True)),
+    ),
+    "separate extractors": lambda: (
+        "MultiInputPolicy",
+        envs(DICT),
+        dict(policy_kwargs=dict(net_arch=[8], share_features_extractor=False)),
+    ),
+}
+
+
+def watched(model, timesteps=48):
+    """What a training did, and where it left the generators."""
+    watch = Watch()
+    model.learn(timesteps, callback=watch)
+    return watch, (np.random.rand(), th.rand(1).item())
+
+
+@pytest.mark.parametrize("case", ENVIRONMENTS)
+def test_compiled_acting_and_evaluation_are_the_eager_ones(case, graphs):
+    results = []
+    for compile in (False, True):
+        policy, env, kwargs = ENVIRONMENTS[case]()
+        model = PPO(policy, env, n_steps=12, batch_size=12, n_epochs=1, seed=0, device=DEVICE, compile=compile, **kwargs)
+        assert case != "images" or is_vecenv_wrapped(model.env, VecTransposeImage)
+        results.append(watched(model))
+    (eager, eager_numbers), (compiled, numbers) = results
+    np.testing.assert_allclose(np.stack(compiled.actions), np.stack(eager.actions), rtol=1e-4, atol=1e-5)
+    assert [a.dtype for a in compiled.actions] == [a.dtype for a in eager.actions]
+    for ours, theirs in zip(compiled.evaluations, eager.evaluations, strict=True):
+        th.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert numbers == eager_numbers, "random numbers were drawn differently"
+    assert len(graphs) == 3
+
+
+def test_compiled_acting_does_what_sb3_does(graphs):
+    """Not only what we do without compiling."""
+    kwargs = dict(n_steps=12, batch_size=12, n_epochs=1, seed=0, device=DEVICE)
+    for case in ("Box", "Dict observations", "gSDE"):
+        actions = []
+        for cls, own in ((sb3.PPO, {}), (PPO, dict(compile=True))):
+            policy, env, others = ENVIRONMENTS[case]()
+            watch = Watch()
+            watch._on_rollout_end = lambda: None
+            cls(policy, env, **kwargs, **others, **own).learn(48, callback=watch)
+            actions.append(np.stack(watch.actions))
+        np.testing.assert_allclose(*actions, rtol=1e-4, atol=1e-5)
+    assert len(graphs) == 9
+
+
+class OwnForward(ActorCriticPolicy):
+    """Always plays the last choice."""
+
+    calls = 0
+
+    def forward(self, obs, deterministic=False):
+        type(self).calls += 1
+        actions, values, log_prob = super().forward(obs, deterministic)
+        return th.full_like(actions, 2), values, th.full_like(log_prob, -0.5)
+
+
+def test_a_policy_with_its_own_forward_acts_through_it(graphs):
+    env, watch = envs(action_space=spaces.Discrete(3)), Watch()
+    model = PPO(OwnForward, env, n_steps=12, batch_size=12, n_epochs=1, seed=0, device=DEVICE, compile=True)
+    before = OwnForward.calls
+    model.learn(48, callback=watch)
+    assert OwnForward.calls - before == 24
+    assert (np.stack(watch.actions) == 2).all()
+    assert all((log_prob == -0.5).all() for _, log_prob, *_ in watch.evaluations), "they are those that acting gave"
+    assert len(graphs) == 1, "the step alone"
+
+
+def test_long_rollouts_are_evaluated_eagerly(graphs, monkeypatch):
+    for limit, expected in ((24, 3), (23, 2)):
+        monkeypatch.setattr("sb3_pgx.common.algorithm.MAX_EVALUATED_ROWS", limit)
+        graphs.clear()
+        PPO("MlpPolicy", envs(), n_steps=12, batch_size=12, seed=0, device=DEVICE, compile=True).learn(24)
+        assert len(graphs) == expected
+
+
+def test_parameters_that_a_callback_changes_in_the_middle_of_a_rollout_are_those_that_act(graphs):
+    class Changes(Watch):
+        def _on_step(self):
+            if self.n_calls == 3:
+                state = {key: value + 1.0 for key, value in self.model.policy.state_dict().items()}
+                self.model.policy.load_state_dict(state)
+            return super()._on_step()
+
+    results = []
+    for compile in (False, True):
+        model = PPO("MlpPolicy", envs(), n_steps=12, batch_size=12, n_epochs=1, seed=0, device=DEVICE, compile=compile)
+        model.learn(24, callback=(watch := Changes()))
+        results.append(np.stack(watch.actions))
+    np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-5)
+    assert abs(results[0][:3]).max() + 1 < abs(results[0][3:]).max(), "the change is large"
+
+
+@pytest.mark.parametrize(
+    "action_space", [BOX, spaces.Discrete(3), spaces.MultiBinary(2)], ids=["Box", "Discrete", "MultiBinary"]
+)
+def test_a_policy_whose_parameters_are_not_finite_does_not_act_unnoticed(action_space, graphs):
+    model = PPO("MlpPolicy", envs(action_space=action_space), n_steps=12, batch_size=12, seed=0, device=DEVICE, compile=True)
+    model.learn(24)
+    with th.no_grad():
+        model.policy.action_net.bias[0] = th.nan
+    before = {key: value.clone() for key, value in model.policy.state_dict().items()}
+    with pytest.raises(ValueError, match="not finite"):
+        model.learn(24)
+    for key, value in model.policy.state_dict().items():
+        th.testing.assert_close(value, before[key], rtol=0, atol=0, equal_nan=True)
