@@ -122,10 +122,12 @@ def test_the_rate_stays_between_its_bounds():
         (dict(target_kl=math.nan), "target_kl=nan must be positive"),
         (dict(factor=1.0), "factor=1.0 must be greater than 1"),
         (dict(factor=0.5), "factor=0.5 must be greater than 1"),
-        (dict(factor=math.nan), "factor=nan must be greater than 1"),
+        (dict(factor=math.nan), "factor=nan must be positive and finite"),
+        (dict(factor=math.inf), "factor=inf must be positive and finite"),
+        (dict(target_kl=math.inf), "target_kl=inf must be positive and finite"),
         (dict(low=0.0), "low=0.0 must be positive"),
         (dict(low=1e-2, high=1e-3), "must lie between"),
-        (dict(high=math.nan), "must lie between"),
+        (dict(high=math.nan), "high=nan must be positive and finite"),
     ],
 )
 def test_a_number_that_makes_no_sense_is_refused_by_name(arguments, message):

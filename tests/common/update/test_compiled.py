@@ -546,6 +546,7 @@ def test_auto_counts_the_steps_of_earlier_trainings_and_stays_compiled(graphs, m
     loaded.learn(12)
     assert len(graphs) == 2 * count, "a saved model has its steps behind it, too"
     monkeypatch.setattr("sb3_pgx.common.algorithm.COMPILE_AFTER", 10**9)
+    monkeypatch.setattr(model.policy, "evaluate_actions", None)  # which a compiled training no longer calls
     model.learn(12)
     assert len(graphs) == 2 * count
     compiled = [s for s in model.log.sentences if "is compiled" in s]
@@ -745,3 +746,17 @@ def test_eager_and_compiled_trainings_fail_alike_and_can_go_on(name, graphs):
         models.append(model)
     assert messages[0] == messages[1]
     assert_same_training(*models)
+
+
+@ON_POLICY
+def test_a_step_that_was_too_large_is_blamed_on_what_overflowed_after_it(name, graphs):
+    """The bad minibatch is measured once more at the parameters before its step, not at those of the epoch's start."""
+    messages = []
+    for compile in (False, True):
+        kwargs = optimizer(th.optim.SGD)()
+        model = make(name, learning_rate=1e20, max_grad_norm=None, compile=compile, **kwargs)
+        with pytest.raises(ValueError, match=r"not finite|the step was not taken") as error:
+            trained(model, 100)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
+    assert name == "a2c" or messages[0].startswith(("the policy_gradient_loss is", "the kl_penalty", "the value_loss is"))
