@@ -39,10 +39,10 @@ def actor_critic_objective(now: Evaluation, batch: Batch, c: Coefficients) -> di
     loss = policy_loss + weighted(c.ent_coef, entropy_loss) + weighted(c.vf_coef, value_loss)
     return {
         "loss": loss,
-        "explained_variance": explained_variance(batch.values, batch.returns),
         "entropy_loss": entropy_loss,
         "policy_loss": policy_loss,
         "value_loss": value_loss,
+        "explained_variance": explained_variance(batch.values, batch.returns),
     }
 
 

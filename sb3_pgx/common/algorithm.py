@@ -328,11 +328,10 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             return act(self.policy, observations)
         except (ValueError, RuntimeError) as error:  # torch refuses to draw from distributions with NaN
             bad = [name for name, p in self.policy.named_parameters() if not th.isfinite(p).all()]
-            if not bad:
-                raise
+            what = f"the parameter {bad[0]} is not finite" if bad else str(error).strip().splitlines()[0]
             raise ValueError(
-                f"the parameter {bad[0]} is not finite after update {self._n_updates}, so the policy cannot act: load the "
-                "last saved model and lower learning_rate."
+                f"the policy cannot act after update {self._n_updates}: {what}. Load the last saved model and lower "
+                "learning_rate."
             ) from error
 
     def _act_compiled(self, observations: list[Tensor]) -> Tensor:
@@ -367,10 +366,12 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         adapt = () if controller is None else (adapted_scale, controller.numbers)
         plan = Plan(coefficients, self.max_grad_norm, rows, max_distance, *adapt)
         with self._steps.update(self.policy, plan, self._compiled, self._n_updates) as update:
-            yield update
-        self.n_gradient_steps += update.taken
-        if controller is not None:
-            controller.scaled(update.scale)
+            try:
+                yield update
+            finally:
+                self.n_gradient_steps += update.taken
+                if controller is not None:
+                    controller.scaled(update.scale)
 
     def minibatches(self, rollout: Rollout, batch_size: int | None) -> Iterator[Batch]:
         """

@@ -48,7 +48,7 @@ def compile_function(function: Function, examples: Sequence[Tensor]) -> Compiled
     :return: the same function, for such arguments alone; it takes them as one sequence
     :raises NotCompilable: it cannot be traced or compiled; the message is a sentence without a full stop
     """
-    with without_validation(), warnings.catch_warnings(), th.no_grad():
+    with without_validation(), warnings.catch_warnings(), th.no_grad(), th.random.fork_rng():
         warnings.simplefilter("ignore")
         try:
             graph, read = trace(function, examples)

@@ -29,20 +29,26 @@ def evaluate_rollout(
     :raises ValueError: the policy returned NaN or infinity
     """
     with th.no_grad():
-        if with_distribution or compiled is None or hasattr(rollout, "values"):
-            _evaluate_eagerly(policy, rollout, with_distribution)
-        elif not _evaluate_compiled(policy, rollout, compiled):
-            _evaluate_eagerly(policy, rollout)
+        try:
+            if with_distribution or compiled is None or hasattr(rollout, "values"):
+                _evaluate_eagerly(policy, rollout, with_distribution)
+            elif not _evaluate_compiled(policy, rollout, compiled):
+                _evaluate_eagerly(policy, rollout)
+        except ValueError as error:  # torch's distributions refuse a standard deviation of 0 or infinity, and NaN
+            raise _not_finite() from error
         rollout.next_values = bootstrap_values(policy, rollout)
         parts = (rollout.values, rollout.next_values, rollout.log_prob)
         # The sum is a quick test that only a finite overflow can fail wrongly.
-        finite = math.isfinite(sum(x.sum() for x in parts)) or all(th.isfinite(x).all() for x in parts)
-    if not finite:
-        raise ValueError(
-            "the policy gives values or log-probabilities that are not finite for the observations of this rollout: "
-            "the step before was too large (lower learning_rate, set max_grad_norm) or the observations are huge "
-            "(wrap the environment in VecNormalize)."
-        )
+        if not math.isfinite(sum(x.sum() for x in parts)) and not all(th.isfinite(x).all() for x in parts):
+            raise _not_finite()
+
+
+def _not_finite() -> ValueError:
+    return ValueError(
+        "the policy gives values or log-probabilities that are not finite for the observations of this rollout: "
+        "the step before was too large (lower learning_rate, set max_grad_norm) or the observations are huge "
+        "(wrap the environment in VecNormalize)."
+    )
 
 
 def _evaluate_compiled(policy: ActorCriticPolicy, rollout: Rollout, compiled: CompiledPass) -> bool:

@@ -1,8 +1,10 @@
 """A policy as a pure function of its parameters, for traces and function transforms."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -61,6 +63,19 @@ def parameter_places(module: nn.Module, parameters: Mapping[str, Tensor]) -> dic
         for attribute, p in child.named_parameters(recurse=False, remove_duplicate=False)
         if id(p) in names
     }
+
+
+@contextmanager
+def left_as_it_is(policy: nn.Module) -> Iterator[None]:
+    """A pass within this context that is only to look takes no random numbers and changes no buffer, such as BatchNorm's."""
+    buffers = [(buffer, buffer.clone()) for buffer in policy.buffers()]
+    try:
+        with th.random.fork_rng():
+            yield
+    finally:
+        with th.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
 
 def check_traceable(policy: ActorCriticPolicy) -> None:

@@ -48,8 +48,13 @@ def not_finite(quantities: Mapping[str, Tensor], update: int) -> ValueError:
     """
     bad = next((name for name, x in quantities.items() if not th.isfinite(x).all()), "norm of the gradient")
     value = quantities[bad].item() if bad in quantities and quantities[bad].dim() == 0 else "not finite"
+    return refused(f"the {bad} is {value}", update)
+
+
+def refused(what: str, update: int) -> ValueError:
+    """The error for a step that was not taken."""
     return ValueError(
-        f"the {bad} is {value} in update {update + 1}; the step was not taken, and the parameters are those before it. "
+        f"{what} in update {update + 1}; the step was not taken, and the parameters are those before it. "
         "Likely causes: learning_rate too high (lower it, set max_grad_norm), rewards or observations of huge size (wrap "
         "the environment in VecNormalize), a collapsed standard deviation (policy_kwargs=dict(log_std_bounds=(-20, 2)))."
     )

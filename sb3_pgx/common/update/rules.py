@@ -7,6 +7,7 @@ import torch as th
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from sb3_pgx.ops.objectives import weighted
 
@@ -170,6 +171,8 @@ _PLAIN: dict[type[Optimizer], type[Rule]] = {
     RMSpropTFLike: TensorFlowRMSprop,
     th.optim.SGD: SGD,
 }
+# Hooks on the steps of all optimizers; the dictionaries are filled in place.
+_GLOBAL_HOOKS = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 # Options that change what a rule does; with any of them switched on, torch's own step is taken.
 _OTHERWISE = ("amsgrad", "maximize", "centered", "nesterov", "differentiable")
 
@@ -184,7 +187,8 @@ def rule_of(optimizer: Optimizer) -> type[Rule] | str:
         return f"there is no rule for the optimizer {kind.__name__}"
     if len(optimizer.param_groups) != 1:
         return f"the optimizer has {len(optimizer.param_groups)} groups of parameters"
-    if "step" in vars(optimizer) or optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks, *_GLOBAL_HOOKS)
+    if "step" in vars(optimizer) or any(hooks):
         return "the optimizer's step has been replaced or has hooks"
     (group,) = optimizer.param_groups
     for option in _OTHERWISE:

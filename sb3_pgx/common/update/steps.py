@@ -12,8 +12,9 @@ from torch._utils import _flatten_dense_tensors
 
 from sb3_pgx.common.compiling import Compiled, NotCompilable, compile_function, signature
 from sb3_pgx.common.distributions import has_one_hot, one_hot, packed
+from sb3_pgx.common.functional import left_as_it_is
 from sb3_pgx.common.rollout import Batch, as_policy_input
-from sb3_pgx.common.update.eager import not_finite
+from sb3_pgx.common.update.eager import not_finite, refused
 from sb3_pgx.common.update.flat import ByOptimizer, Flat, steps_taken
 from sb3_pgx.common.update.plan import Plan
 from sb3_pgx.common.update.rules import Rule, rule_of
@@ -96,9 +97,10 @@ class GradientSteps:
         described = [(p.requires_grad, p.dtype, p.device) for p in parameters]
         structure = (policy, optimizer, parameters, described, rule, plan.structure)
         if not self._is_known(structure):
-            measured = self.measure(policy, batch, plan.as_tensors())
+            with left_as_it_is(policy):
+                measured = self.measure(policy, batch, plan.as_tensors())
+                self.used = used(measured["loss"], [p for p in parameters if p.requires_grad])
             self.names = ["loss", *(name for name in measured if name != "loss")]
-            self.used = used(measured["loss"], [p for p in parameters if p.requires_grad])
             moved = {id(p) for p in self.used}
             self.fixed = [p for p in policy.parameters() if id(p) not in moved]
             self._structure, self._graphs = structure, {}
@@ -191,7 +193,8 @@ class Update:
         sums = [after - before for after, before in zip(self._totals, totals, strict=True)]
         self.last_epoch = self._named(sums, self.seen - seen, self.taken - taken)
         if self.gate == DIVERGED:
-            self.store()
+            if self._lagging:
+                self._flat.store_parameters()
             raise self._not_finite(batches[self.seen - seen - 1])
 
     def store(self) -> None:
@@ -272,7 +275,10 @@ class Update:
                 self._flat.take(gradient, self.taken, self.scale)
 
     def _measured_gradient(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
+        try:
+            measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
+        except ValueError as error:  # torch's distributions refuse a standard deviation of 0 or infinity, and NaN
+            raise refused(f"the policy failed ({str(error).strip().splitlines()[0]})", self.number) from error
         return measured, _flatten_dense_tensors(gradients_of_loss(measured["loss"], self._flat.parameters))
 
     # ------------------------------------------------------------------------------------------------ what became of it

@@ -748,15 +748,13 @@ def test_eager_and_compiled_trainings_fail_alike_and_can_go_on(name, graphs):
     assert_same_training(*models)
 
 
-@ON_POLICY
+@pytest.mark.parametrize("name", SEVERAL_EPOCHS)
 def test_a_step_that_was_too_large_is_blamed_on_what_overflowed_after_it(name, graphs):
     """The bad minibatch is measured once more at the parameters before its step, not at those of the epoch's start."""
-    messages = []
     for compile in (False, True):
-        kwargs = optimizer(th.optim.SGD)()
-        model = make(name, learning_rate=1e20, max_grad_norm=None, compile=compile, **kwargs)
-        with pytest.raises(ValueError, match=r"not finite|the step was not taken") as error:
+        model = make(name, learning_rate=1e6, vf_coef=1e15, max_grad_norm=None, compile=compile, **optimizer(th.optim.SGD)())
+        for key, p in model.policy.named_parameters():
+            p.requires_grad_("value" in key)  # the actor stays as it is
+        with pytest.raises(ValueError, match=r"^the value_loss is inf in update \d; the step was not taken"):
             trained(model, 100)
-        messages.append(str(error.value))
-    assert messages[0] == messages[1]
-    assert name == "a2c" or messages[0].startswith(("the policy_gradient_loss is", "the kl_penalty", "the value_loss is"))
+        assert model.policy.value_net.bias.abs() > 1e18, "a step was taken before"
