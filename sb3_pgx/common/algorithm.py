@@ -28,9 +28,9 @@ from torch import Tensor
 
 from sb3_pgx.common.checks import FiniteGuard, check_unit_interval
 from sb3_pgx.common.collect import Quota, Recorder, StepQuota, act, acts_alone, clip_to_space
-from sb3_pgx.common.compiling import COMPILE_AFTER, check_compile
+from sb3_pgx.common.compiling import COMPILE_AFTER, NotCompilable, check_compile
 from sb3_pgx.common.controllers import KLAdaptiveLearningRate, adapted_scale
-from sb3_pgx.common.distributions import noise, release_graph
+from sb3_pgx.common.distributions import SAMPLED, noise, release_graph
 from sb3_pgx.common.evaluate import evaluate_rollout
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import MAX_EVALUATED_ROWS, acting_pass, as_tensors, evaluation_pass
@@ -47,7 +47,7 @@ Metrics = dict[str, Tensor | float]
 ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
-_NOT_SAVED = ("_steps", "_modules", "_acting", "_evaluation", "_compiled")
+_NOT_SAVED = ("_steps", "_modules", "_metrics", "_acting", "_evaluation", "_compiled")
 
 
 class PolicyGradientAlgorithm(OnPolicyAlgorithm):
@@ -75,6 +75,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     n_gradient_steps = 0  # taken so far
     learning_rate: Coefficient  # type: ignore[assignment]
     _rollout: Rollout
+    _metrics: dict[str, float]  # of the last update
 
     objective: ClassVar[Objective | None] = None  # of an algorithm that steps through minibatches with `gradient_steps`
 
@@ -100,7 +101,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         short = len(rollout.actions) == self.n_steps and self.n_steps * self.n_envs <= MAX_EVALUATED_ROWS
         compiled = self._evaluation if self._compiled and short else None
         with_distribution = self.objective is not None and self.objective.reads_distribution
-        evaluate_rollout(self.policy, rollout, compiled, with_distribution)
+        evaluate_rollout(self.policy, rollout, compiled, self._modules.version, with_distribution)
 
     def estimate(self, rollout: Rollout) -> None:
         """Stage 3: fill in ``advantages`` and ``returns``; generalised advantage estimates unless an algorithm differs."""
@@ -161,7 +162,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         self.check_arguments()
         super()._setup_model()
         release_graph(self.policy)
-        self._compiled = False
+        self._compiled, self._metrics = False, {}
         self._modules = Modules()
         self._acting, self._evaluation = acting_pass(self._tell), evaluation_pass(self._tell)
         if self.objective is not None:
@@ -210,6 +211,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         :raises ValueError: a reward or an observation is not finite, or an episode is malformed
         """
         assert self._last_obs is not None and self._last_episode_starts is not None, "learn() has not reset the environments"
+        self._modules.look(self.policy)
         self._modules.train(self.policy, False)
         quota = self.quota(env, n_rollout_steps)
         guard = FiniteGuard(env, self._vec_normalize_env, self._n_updates)
@@ -274,7 +276,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         guard = FiniteGuard(self.env, self._vec_normalize_env, self._n_updates)
         result = super()._setup_learn(*args, **kwargs)
         self._check_start(guard)
-        self._modules = Modules()  # whoever has changed the policy's layers did so between two calls
+        self._modules.look(self.policy, start=True)
         self._decide_on_compiling(result[0])
         return result
 
@@ -314,10 +316,12 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             return False
 
         def numbers() -> list[Tensor]:
+            if type(self.policy.action_dist) not in SAMPLED:
+                raise NotCompilable(f"{type(self.policy.action_dist).__name__} draws the actions in a way of its own")
             with th.random.fork_rng():
                 return [noise(self.policy.action_dist, self.n_envs, self.device)]
 
-        return self._acting.prepare(self.policy, as_tensors(self.policy, observations), numbers)
+        return self._acting.prepare(self.policy, self._modules.version, as_tensors(self.policy, observations), numbers)
 
     def _act(self, observations: Any, compiled: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         try:
@@ -365,7 +369,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         controller = self.learning_rate if isinstance(self.learning_rate, KLAdaptiveLearningRate) else None
         adapt = () if controller is None else (adapted_scale, controller.numbers)
         plan = Plan(coefficients, self.max_grad_norm, rows, max_distance, *adapt)
-        with self._steps.update(self.policy, plan, self._compiled, self._n_updates) as update:
+        with self._steps.update(self.policy, plan, self._compiled, self._n_updates, self._modules.version) as update:
             try:
                 yield update
             finally:
@@ -408,9 +412,11 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def train(self) -> None:
         """Stages 4 and 5 for the rollout that was collected last."""
-        self._report(self._measured_update())
+        self._metrics = self._measured_update()
+        self._report(self._metrics)
 
     def _measured_update(self) -> dict[str, float]:
+        self._modules.look(self.policy)  # a callback may have changed it
         self._modules.train(self.policy, True)
         self._update_learning_rate(self.policy.optimizer)
         try:
@@ -446,7 +452,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         :param progress_bar: show one (needs tqdm and rich)
         :return: itself
         """
-        iteration, metrics = 0, None
+        iteration = 0
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
         )
@@ -459,13 +465,14 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             if log_interval is not None and iteration % log_interval == 0:
                 self.dump_logs(iteration)
-            metrics = self._measured_update()
-            self._report(metrics)
-            notify_update_end(callback, metrics)
+            self._metrics = {}
+            self.train()  # a subclass may have its own
+            notify_update_end(callback, self._metrics)
         # SB3's order, log then update, would lose the last update. As after SB3's learn, its metrics stay in the logger.
-        if log_interval is not None and metrics is not None:
+        if log_interval is not None and iteration > 0:
             self.dump_logs(iteration)
-            self._report(metrics)
+            self._report(self._metrics)
+            self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
         callback.on_training_end()
         return self
 

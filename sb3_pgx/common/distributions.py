@@ -101,7 +101,7 @@ def takes_one_hot(policy: ActorCriticPolicy) -> Iterator[None]:
 
 def _encoded_space(space: spaces.Space) -> spaces.Space:
     if isinstance(space, spaces.Dict):
-        return spaces.Dict({key: _encoded_space(part) for key, part in space.spaces.items()})
+        return spaces.Dict([(key, _encoded_space(part)) for key, part in space.spaces.items()])  # a dict would be sorted
     if not has_one_hot(space):
         return space
     size = int(get_flattened_obs_dim(space))
@@ -170,6 +170,16 @@ def noise(distribution: Distribution, n: int, device: th.device) -> th.Tensor:
         return th.rand(n, distribution.action_dims, device=device)
     sizes = family_of(distribution).sizes or (distribution.action_dim,)  # type: ignore[attr-defined]
     return th.cat([th.empty(n, size, device=device).exponential_() for size in sizes], dim=1)
+
+
+# Those whose sampling `sample_with` knows; a subclass may have its own.
+SAMPLED = (
+    BernoulliDistribution,
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    MultiCategoricalDistribution,
+    StateDependentNoiseDistribution,
+)
 
 
 def sample_with(distribution: Distribution, noise: th.Tensor) -> th.Tensor:

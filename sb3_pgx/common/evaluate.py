@@ -17,7 +17,11 @@ MAX_ROWS = 8192
 
 
 def evaluate_rollout(
-    policy: ActorCriticPolicy, rollout: Rollout, compiled: CompiledPass | None = None, with_distribution: bool = False
+    policy: ActorCriticPolicy,
+    rollout: Rollout,
+    compiled: CompiledPass | None = None,
+    version: int = 0,
+    with_distribution: bool = False,
 ) -> None:
     """
     Fill in ``values``, ``log_prob``, ``last_values`` and ``next_values``, and ``distribution`` if it is wanted.
@@ -25,6 +29,7 @@ def evaluate_rollout(
     :param policy: in evaluation mode, as it acted
     :param rollout: as collected; values and log-probabilities that acting has given are kept
     :param compiled: pass for a short rollout
+    :param version: of the policy's layers, for that pass
     :param with_distribution: keep the packed parameters of the action distributions
     :raises ValueError: the policy returned NaN or infinity
     """
@@ -32,7 +37,7 @@ def evaluate_rollout(
         try:
             if with_distribution or compiled is None or hasattr(rollout, "values"):
                 _evaluate_eagerly(policy, rollout, with_distribution)
-            elif not _evaluate_compiled(policy, rollout, compiled):
+            elif not _evaluate_compiled(policy, rollout, compiled, version):
                 _evaluate_eagerly(policy, rollout)
         except ValueError as error:  # torch's distributions refuse a standard deviation of 0 or infinity, and NaN
             raise _not_finite() from error
@@ -51,12 +56,12 @@ def _not_finite() -> ValueError:
     )
 
 
-def _evaluate_compiled(policy: ActorCriticPolicy, rollout: Rollout, compiled: CompiledPass) -> bool:
+def _evaluate_compiled(policy: ActorCriticPolicy, rollout: Rollout, compiled: CompiledPass, version: int) -> bool:
     """:return: false where there is no compiled pass for this rollout"""
     inputs = [rollout.actions.flatten(end_dim=1)]
     inputs += as_tensors(policy, map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations))
     inputs += as_tensors(policy, rollout.last_observations)
-    if not compiled.prepare(policy, inputs):
+    if not compiled.prepare(policy, version, inputs):
         return False
     values, log_prob, rollout.last_values = compiled(inputs)
     rollout.values, rollout.log_prob = values.view(rollout.shape), log_prob.view(rollout.shape)

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from sb3_pgx.common.compiling import NotCompilable
 from sb3_pgx.common.distributions import distribution_kept, takes_one_hot
+from sb3_pgx.common.modules import has_hooks
 
 
 class PolicyFunction:
@@ -82,3 +83,5 @@ def check_traceable(policy: ActorCriticPolicy) -> None:
     """:raises NotCompilable: a trace of the policy would not do what the policy does"""
     if next(iter(policy.buffers()), None) is not None:
         raise NotCompilable("the policy has buffers, which a layer such as BatchNorm changes while it is trained")
+    if any(has_hooks(module) for module in policy.modules()):
+        raise NotCompilable("a layer or a parameter of the policy has hooks, which a graph would not call")

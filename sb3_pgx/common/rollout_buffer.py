@@ -11,6 +11,7 @@ import torch as th
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 
 from sb3_pgx.common.rollout import Batch, Rollout, map_tensors
+from sb3_pgx.ops.returns import gae
 
 
 class RolloutView(RolloutBuffer):
@@ -22,9 +23,11 @@ class RolloutView(RolloutBuffer):
     """
 
     valid: np.ndarray
+    _rollout: Rollout
 
     def show(self, rollout: Rollout) -> None:
         """Present ``rollout`` as a full buffer."""
+        self._rollout = rollout
         self.buffer_size, self.n_envs = rollout.shape
         self.observations = map_tensors(to_numpy, rollout.observations)
         self.actions = to_numpy(rollout.actions)
@@ -36,6 +39,19 @@ class RolloutView(RolloutBuffer):
         self.returns = to_numpy(rollout.returns)
         self.valid = to_numpy(rollout.valid)
         self.pos, self.full, self.generator_ready = self.buffer_size, True, False
+
+    def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
+        """
+        Generalised advantage estimates of ``rewards`` as they are now, for a callback that has changed them. Truncated
+        episodes keep their bootstrap, which is not in the rewards; what SB3 needs the arguments for is known.
+        """
+        rollout = self._rollout
+        rewards = th.as_tensor(self.rewards, device=rollout.values.device)
+        rollout.advantages.copy_(
+            gae(rewards, rollout.values, rollout.next_values, rollout.ends, self.gamma, self.gae_lambda, rollout.valid)
+        )
+        rollout.returns.copy_(rollout.advantages + rollout.values)
+        self.advantages, self.returns = to_numpy(rollout.advantages), to_numpy(rollout.returns)
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
         """As SB3's, over the valid rows in one random order."""

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
@@ -169,6 +170,7 @@ class PPO(PolicyGradientAlgorithm):
         self.target_kl = target_kl
         if _init_setup_model:
             self._setup_model()
+            self._check_batch_fits()
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -195,15 +197,22 @@ class PPO(PolicyGradientAlgorithm):
         if self.env is not None:
             self._check_batches(self.n_steps * self.n_envs)
 
-    def _check_batches(self, rows: int) -> None:
-        if self.normalize_advantage:
-            assert self.batch_size > 1 and rows > 1, (
-                f"normalize_advantage=True needs more than one row: batch_size={self.batch_size}, n_steps * n_envs={rows}"
-            )
+    def _check_batch_fits(self) -> None:
+        rows = self.n_steps * self.n_envs
         if self.batch_size > rows:
             raise ValueError(
                 f"batch_size={self.batch_size} is larger than a rollout, which has n_steps * n_envs = {self.n_steps} * "
                 f"{self.n_envs} = {rows} rows: lower batch_size, or raise n_steps"
+            )
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        self._check_batch_fits()  # not when a model is loaded: one environment may be enough to evaluate it
+        return super()._setup_learn(*args, **kwargs)
+
+    def _check_batches(self, rows: int) -> None:
+        if self.normalize_advantage:
+            assert self.batch_size > 1 and rows > 1, (
+                f"normalize_advantage=True needs more than one row: batch_size={self.batch_size}, n_steps * n_envs={rows}"
             )
         if rows % self.batch_size:
             warnings.warn(

@@ -157,6 +157,7 @@ class PPOPenalty(PPO):
         self.early_stop_kl = early_stop_kl
         if _init_setup_model:
             self._setup_model()
+            self._check_batch_fits()
 
     def check_arguments(self) -> None:
         super().check_arguments()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch as th
@@ -55,4 +56,4 @@ class Plan:
 
 def is_number(value: Any) -> bool:
     """Whether a coefficient may change from update to update."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -56,14 +56,17 @@ class Adam(Rule):
     def scalars(group: Group, step: int) -> tuple[float, ...]:
         beta1, beta2 = group["betas"]
         size = group["lr"] / (1 - beta1**step)
-        return float(size), float((1 - beta2**step) ** -0.5), beta1, beta2, group["eps"], group["weight_decay"], group["lr"]
+        correction = (1 - beta2**step) ** -0.5
+        # 1 − β in double precision: of a β in single precision it would be wrong in the fifth digit.
+        averages = (1 - beta1, beta2, 1 - beta2)
+        return float(size), float(correction), *averages, group["eps"], group["weight_decay"], group["lr"]
 
     @staticmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        size, correction, beta1, beta2, eps, weight_decay, _ = s
+        size, correction, weight, beta2, square_weight, eps, weight_decay, _ = s
         gradient = gradient + weighted(weight_decay, theta)
-        mean = th.lerp(moments[0], gradient, 1 - beta1)
-        square = beta2 * moments[1] + (1 - beta2) * gradient * gradient
+        mean = th.lerp(moments[0], gradient, weight)
+        square = beta2 * moments[1] + square_weight * gradient * gradient
         return theta - size * mean / (square.sqrt() * correction + eps), (mean, square)
 
 
@@ -83,13 +86,13 @@ class RMSprop(Rule):
 
     @staticmethod
     def scalars(group: Group, step: int) -> tuple[float, ...]:
-        return group["lr"], group["alpha"], group["eps"], group["weight_decay"]
+        return group["lr"], group["alpha"], 1 - group["alpha"], group["eps"], group["weight_decay"]
 
     @staticmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        lr, alpha, eps, weight_decay = s
+        lr, alpha, weight, eps, weight_decay = s
         gradient = gradient + weighted(weight_decay, theta)
-        square = alpha * moments[0] + (1 - alpha) * gradient * gradient
+        square = alpha * moments[0] + weight * gradient * gradient
         return theta - lr * gradient / (square.sqrt() + eps), (square,)
 
 
@@ -104,9 +107,9 @@ class TensorFlowRMSprop(RMSprop):
 
     @staticmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        lr, alpha, eps, weight_decay = s
+        lr, alpha, weight, eps, weight_decay = s
         gradient = gradient + weighted(weight_decay, theta)
-        square = alpha * moments[0] + (1 - alpha) * gradient * gradient
+        square = alpha * moments[0] + weight * gradient * gradient
         return theta - lr * gradient / (square + eps).sqrt(), (square,)
 
 

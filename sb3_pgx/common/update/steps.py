@@ -51,12 +51,15 @@ class GradientSteps:
         self._structure: tuple[Any, ...] | None = None
         self._graphs: dict[Any, Compiled | None] = {}
         self._refused: str | None = None
+        self._version = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "used": [], "fixed": [], "_structure": None, "_graphs": {}}
 
     @contextmanager
-    def update(self, policy: ActorCriticPolicy, plan: Plan, compiled: bool, number: int) -> Iterator["Update"]:
+    def update(
+        self, policy: ActorCriticPolicy, plan: Plan, compiled: bool, number: int, version: int = 0
+    ) -> Iterator["Update"]:
         """
         One update. Policy and optimizer hold its result when the context ends, by an exception, too.
 
@@ -64,7 +67,9 @@ class GradientSteps:
         :param plan: what to do
         :param compiled: run compiled if it is possible
         :param number: of updates done before, for an error
+        :param version: of the policy's layers, from :class:`~sb3_pgx.common.modules.Modules`
         """
+        self._version = version
         update = Update(self, policy, plan, compiled, number)
         try:
             yield update
@@ -95,7 +100,7 @@ class GradientSteps:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         rule = rule_of(optimizer)
         described = [(p.requires_grad, p.dtype, p.device) for p in parameters]
-        structure = (policy, optimizer, parameters, described, rule, plan.structure)
+        structure = (policy, optimizer, parameters, described, rule, plan.structure, self._version)
         if not self._is_known(structure):
             with left_as_it_is(policy):
                 measured = self.measure(policy, batch, plan.as_tensors())
