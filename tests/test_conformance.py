@@ -146,10 +146,47 @@ def test_an_argument_of_ppo_that_makes_no_sense_is_refused_by_name(ppo, argument
         make(ppo, **arguments)
 
 
-def test_the_same_check_runs_where_a_model_is_loaded(tmp_path):
+@pytest.mark.filterwarnings("ignore:.*truncated mini-batch:UserWarning")
+def test_a_model_loads_with_fewer_environments_than_its_batches_need_and_refuses_to_train_there(tmp_path):
     make("ppo", n_steps=6, batch_size=12).save(tmp_path / "model.zip")
+    model = ALGORITHMS["ppo"].load(tmp_path / "model.zip", env=envs(n=1), device=DEVICE)
+    model.predict(model.observation_space.sample())
     with pytest.raises(ValueError, match="batch_size=12 is larger than a rollout"):
-        ALGORITHMS["ppo"].load(tmp_path / "model.zip", env=envs(n=1), device=DEVICE)
+        model.learn(12)
+
+
+def test_a_subclass_that_has_its_own_train_is_asked(name):
+    class Counts(ALGORITHMS[name]):
+        calls = 0
+
+        def train(self):
+            self.calls += 1
+            super().train()
+
+    model = Counts("MlpPolicy", envs(), seed=0, device=DEVICE, **QUICK[name]).learn(24)
+    assert model.calls > 0 and model._n_updates > 0
+
+
+def test_a_callback_that_changes_rewards_and_estimates_anew_changes_the_update(name):
+    class Doubles(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            buffer = self.model.rollout_buffer
+            values = th.as_tensor(buffer.returns - buffer.advantages)
+            buffer.rewards *= 2
+            buffer.compute_returns_and_advantage(values[-1], np.zeros(2, bool))
+            self.returns = buffer.returns.copy()
+
+    if name not in ("a2c", "ppo", "ppo_penalty"):
+        pytest.skip("whole episodes have estimates of their own")
+    callback = Doubles()
+    model = make(name).learn(12, callback=callback)
+    rollout = model._rollout
+    assert np.array_equal(rollout.returns.cpu().numpy(), callback.returns)
+    deltas = (rollout.rewards + model.gamma * rollout.next_values - rollout.values).cpu().numpy()
+    np.testing.assert_allclose(callback.returns[-1], (deltas + rollout.values.cpu().numpy())[-1], rtol=1e-5)
 
 
 COEFFICIENTS = [(n, c) for n in ALGORITHMS for c in ("learning_rate", "ent_coef")]

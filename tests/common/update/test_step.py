@@ -22,7 +22,7 @@ INF, NAN = math.inf, math.nan
 
 def step(report, theta, moments, gradient, loss=1.0, kl=0.0, limits=(INF, INF), rule=SGD, lr=1.0):
     """One gated step with the loss and the distance as its metrics."""
-    row = {SGD: (lr, 0.0), Adam: (lr, 1.0, 0.9, 0.99, 1e-8, 0.0, lr)}[rule]
+    row = {SGD: (lr, 0.0), Adam: (lr, 1.0, 0.1, 0.99, 0.01, 1e-8, 0.0, lr)}[rule]
     measured = [theta.new_tensor(loss), theta.new_tensor(kl)]
     gated_step(rule, report, theta, moments, gradient, measured, measured[1], limits, theta.new_tensor(row).unbind())
 
