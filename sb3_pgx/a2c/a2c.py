@@ -187,8 +187,8 @@ class A2C(PolicyGradientAlgorithm):
             self._ages = [0 if done else age + 1 for done, age in zip(result[2], self._ages, strict=True)]
         return result
 
-    def estimate(self, rollout: Rollout) -> None:
-        super().estimate(rollout)
+    def evaluate_and_estimate(self, rollout: Rollout) -> None:
+        super().evaluate_and_estimate(rollout)
         if self.discount_state_weighting:
             before = None if self._first_ages is None else [age - 1 for age in self._first_ages]
             ages = episode_ages(rollout.episode_starts, before).to(rollout.advantages.dtype)

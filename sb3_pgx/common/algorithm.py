@@ -1,7 +1,6 @@
 """The pipeline: collect, evaluate, estimate, update, report. An algorithm fills in three of the stages."""
 
 import copy
-import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,14 +25,15 @@ from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from sb3_pgx.common.acting import Acting
 from sb3_pgx.common.checks import FiniteGuard, check_unit_interval
-from sb3_pgx.common.collect import Quota, Recorder, StepQuota, act, acts_alone, clip_to_space
-from sb3_pgx.common.compiling import COMPILE_AFTER, NotCompilable, check_compile
+from sb3_pgx.common.collect import Quota, Recorder, StepQuota, clip_to_space
+from sb3_pgx.common.compiling import COMPILE_AFTER, check_compile
 from sb3_pgx.common.controllers import KLAdaptiveLearningRate, adapted_scale
-from sb3_pgx.common.distributions import SAMPLED, noise, release_graph
-from sb3_pgx.common.evaluate import evaluate_rollout
+from sb3_pgx.common.distributions import release_graph
+from sb3_pgx.common.evaluate import evaluate_by_graph, evaluate_rollout
 from sb3_pgx.common.modules import Modules
-from sb3_pgx.common.passes import MAX_EVALUATED_ROWS, acting_pass, as_tensors, evaluation_pass
+from sb3_pgx.common.passes import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, acting_pass, evaluation_pass
 from sb3_pgx.common.policies import policy_class_for
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import DictRolloutView, RolloutView, batches, feed, is_users_own
@@ -97,11 +97,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def evaluate(self, rollout: Rollout) -> None:
         """Stage 2: fill in values, log-probabilities and bootstraps."""
-        # Rollouts of whole episodes differ in length: each would need a graph of its own.
-        short = len(rollout.actions) == self.n_steps and self.n_steps * self.n_envs <= MAX_EVALUATED_ROWS
-        compiled = self._evaluation if self._compiled and short else None
-        with_distribution = self.objective is not None and self.objective.reads_distribution
-        evaluate_rollout(self.policy, rollout, compiled, self._modules.version, with_distribution)
+        evaluate_rollout(self.policy, rollout, self._reads_distribution)
 
     def estimate(self, rollout: Rollout) -> None:
         """Stage 3: fill in ``advantages`` and ``returns``; generalised advantage estimates unless an algorithm differs."""
@@ -115,6 +111,25 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             None if rollout.complete else rollout.valid,
         )
         rollout.returns = rollout.advantages + rollout.values
+
+    def evaluate_and_estimate(self, rollout: Rollout) -> None:
+        """Both stages, for a short rollout by one graph, unless a class has one of them of its own."""
+        graph = self._evaluation if self._compiled and self._has_graph(rollout) else None
+        if graph is None or not evaluate_by_graph(self.policy, rollout, graph, self._modules, self.gamma, self.gae_lambda):
+            self.evaluate(rollout)
+            self.estimate(rollout)
+
+    def _has_graph(self, rollout: Rollout) -> bool:
+        base, (n_steps, n_envs) = PolicyGradientAlgorithm, rollout.shape
+        # Rollouts of whole episodes differ in length: each would need a graph of its own.
+        short = n_steps == self.n_steps and n_steps <= MAX_EVALUATED_STEPS and n_steps * n_envs <= MAX_EVALUATED_ROWS
+        own = type(self).evaluate is not base.evaluate or type(self).estimate is not base.estimate
+        own |= not {"evaluate", "estimate"}.isdisjoint(vars(self))
+        return short and not own and not self._reads_distribution and not hasattr(rollout, "values")
+
+    @property
+    def _reads_distribution(self) -> bool:
+        return self.objective is not None and self.objective.reads_distribution
 
     @abstractmethod
     def update(self, rollout: Rollout) -> Metrics:
@@ -164,7 +179,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         release_graph(self.policy)
         self._compiled, self._metrics = False, {}
         self._modules = Modules()
-        self._acting, self._evaluation = acting_pass(self._tell), evaluation_pass(self._tell)
+        self._acting = acting_pass(self.observation_space, self._tell)
+        self._evaluation = evaluation_pass(self.observation_space, self._tell)
         if self.objective is not None:
             self._steps = GradientSteps(self.objective, self._tell)
         if not is_users_own(self.rollout_buffer_class):
@@ -221,7 +237,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         n_steps, complete = 0, False
         if self.use_sde:
             self._reset_noise(env)
-        compiled = self._prepare_acting(obs_as_tensor(self._last_obs, self.device))
+        act = Acting(self.policy, env.num_envs, self._n_updates)
+        if self._compiled:
+            act.compile(self._acting, self._modules, obs_as_tensor(self._last_obs, self.device))
         callback.on_rollout_start()
 
         while not complete:
@@ -229,7 +247,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
                 self._reset_noise(env)
             obs_tensor = obs_as_tensor(self._last_obs, self.device)
             # None, None until the end of the rollout, unless the policy acts through a forward of its own
-            action_tensor, values, log_probs = self._act(obs_tensor, compiled)
+            action_tensor, values, log_probs = act(obs_tensor)
             actions = action_tensor.cpu().numpy()
             clipped_actions = clip_to_space(actions, self.policy, self.action_space)
             new_obs, rewards, dones, infos = self._step(env, clipped_actions, guard, n_steps)
@@ -260,13 +278,13 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             n_steps += 1
 
         rollout = self._rollout = recorder.rollout(new_obs, self.device)
-        self.evaluate(rollout)
-        values, log_probs = rollout.last_values[:, None], rollout.log_prob[-1]
         if is_users_own(self.rollout_buffer_class):
+            self.evaluate(rollout)
             feed(rollout_buffer, rollout, self.gamma)
         else:
-            self.estimate(rollout)
+            self.evaluate_and_estimate(rollout)
             rollout_buffer.show(rollout)  # type: ignore[attr-defined]
+        values, log_probs = rollout.last_values[:, None], rollout.log_prob[-1]
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
@@ -310,42 +328,6 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         with th.no_grad():
             self.policy.reset_noise(env.num_envs)
 
-    def _prepare_acting(self, observations: Any) -> bool:
-        """Whether acting is compiled in the rollout that starts with these observations."""
-        if not (self._compiled and acts_alone(self.policy)):
-            return False
-
-        def numbers() -> list[Tensor]:
-            if type(self.policy.action_dist) not in SAMPLED:
-                raise NotCompilable(f"{type(self.policy.action_dist).__name__} draws the actions in a way of its own")
-            with th.random.fork_rng():
-                return [noise(self.policy.action_dist, self.n_envs, self.device)]
-
-        return self._acting.prepare(self.policy, self._modules.version, as_tensors(self.policy, observations), numbers)
-
-    def _act(self, observations: Any, compiled: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        try:
-            if compiled:
-                tensors = as_tensors(self.policy, observations)
-                if self._acting.takes(tensors):
-                    return self._act_compiled(tensors), None, None
-            return act(self.policy, observations)
-        except (ValueError, RuntimeError) as error:  # torch refuses to draw from distributions with NaN
-            bad = [name for name, p in self.policy.named_parameters() if not th.isfinite(p).all()]
-            what = f"the parameter {bad[0]} is not finite" if bad else str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"the policy cannot act after update {self._n_updates}: {what}. Load the last saved model and lower "
-                "learning_rate."
-            ) from error
-
-    def _act_compiled(self, observations: list[Tensor]) -> Tensor:
-        with th.no_grad():
-            (actions,) = self._acting([noise(self.policy.action_dist, self.n_envs, self.device), *observations])
-        # Of choices, NaN probabilities give one, too: the evaluation of the rollout will see them.
-        if actions.is_floating_point() and not math.isfinite(actions.sum()):
-            raise ValueError(f"the policy's action is not finite: {actions}")
-        return actions
-
     def _step(self, env: VecEnv, actions: np.ndarray, guard: FiniteGuard, step: int) -> Any:
         """Step the environments; after an error, the next ``learn`` starts by resetting them."""
         try:
@@ -387,12 +369,13 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         if is_users_own(self.rollout_buffer_class):
             yield from batches(self.rollout_buffer, batch_size)
             return
-        rows = rollout.valid_rows()
-        order = np.random.permutation(len(rows))  # drawn as SB3 does, even where all rows are one batch
         if batch_size is None:
-            yield rollout.rows(None if rollout.complete else rows)
+            np.random.permutation(rollout.n_valid)  # as SB3 does, even where all rows are one batch
+            yield rollout.rows(None if rollout.complete else rollout.valid_rows())
         else:
-            yield from rollout.rows(rows[th.as_tensor(order, device=rows.device)]).split(batch_size)
+            rows = rollout.valid_rows()
+            order = th.as_tensor(np.random.permutation(len(rows)), device=rows.device)
+            yield from rollout.rows(rows[order]).split(batch_size)
 
     def spread(self) -> Metrics:
         """``std`` as SB3 logs it, where the policy has one; with our own options, the mean over the last observations."""

@@ -112,4 +112,4 @@ def all_finite(values: Array) -> bool:
     """Whether no number is NaN or infinite."""
     if isinstance(values, dict):
         return all(all_finite(v) for v in values.values())
-    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+    return values.dtype.kind != "f" or np.count_nonzero(np.isfinite(values)) == values.size  # faster than all() when small

@@ -1,4 +1,4 @@
-"""Stepping the environment: which action is played, when a rollout is complete, and where its rows are kept."""
+"""Stepping the environment: what it sees of an action, when a rollout is complete, and where its rows are kept."""
 
 from typing import Any, Protocol
 
@@ -7,40 +7,10 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
-from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.common.checks import Array, all_finite, environment_name
 from sb3_pgx.common.rollout import Rollout, map_tensors
-
-# What SB3's acting is made of: with all of it untouched, the action alone is the same action.
-_ACTING = ("forward", "_predict", "get_distribution", "extract_features")
-
-
-def act(policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[th.Tensor, th.Tensor | None, th.Tensor | None]:
-    """
-    Actions of the current policy; the same random numbers as SB3's, without values and log-probabilities.
-
-    A policy whose class overrides ``forward`` (or one of the methods that ``forward`` is made of) acts through it, and
-    the values and log-probabilities that it returns are kept.
-
-    :param policy: in evaluation mode
-    :param observations: ``[N, *obs]``
-    :return: actions ``[N, *action]``, not clipped; values ``[N]`` and log-probabilities ``[N]``, or twice ``None``
-    """
-    with th.no_grad():
-        if acts_alone(policy):
-            actions = policy._predict(observations)
-            return actions.reshape((-1, *policy.action_space.shape)), None, None  # type: ignore[misc]
-        actions, values, log_prob = policy(observations)
-        return actions, values.flatten(), log_prob.flatten()
-
-
-def acts_alone(policy: ActorCriticPolicy) -> bool:
-    """Whether ``_predict`` samples exactly as ``forward`` would: neither the class nor the object has its own."""
-    return all(
-        getattr(type(policy), name, None) is getattr(ActorCriticPolicy, name) and name not in vars(policy) for name in _ACTING
-    )
 
 
 def clip_to_space(actions: np.ndarray, policy: ActorCriticPolicy, action_space: spaces.Space) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch as th
@@ -31,10 +32,14 @@ class Compiled:
     """A compiled function, which is given only those of its arguments that it reads."""
 
     def __init__(self, function: Function, read: Sequence[int]):
-        self._function, self._read = function, tuple(read)
+        self._function, self._pick = function, _picker(read)
 
     def __call__(self, arguments: Sequence[Tensor]) -> Any:
-        return self._function(*[arguments[i] for i in self._read])
+        return self._function(*self._pick(arguments))
+
+
+def _picker(indices: Sequence[int]) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+    return itemgetter(*indices) if len(indices) > 1 else lambda items: [items[i] for i in indices]
 
 
 def compile_function(function: Function, examples: Sequence[Tensor]) -> Compiled:
@@ -113,7 +118,8 @@ def inductor(graph: th.fx.GraphModule, examples: Sequence[Tensor]) -> Function:
     outer: Any = compile_fx(graph, list(examples), inner_compile=keep_inner, config_patches=options)
     # What is around the inner function prepares for gradients and aliases, of which there are none; it costs as much as a
     # small network's layer.
-    candidates: list[Callable[[], Function]] = [lambda: lambda *args: inner[0](list(args))]
+    innermost = getattr(inner[0], "current_callable", None) or inner[0]  # without the bookkeeping of a compiler's caches
+    candidates: list[Callable[[], Function]] = [lambda: lambda *args: innermost(list(args))]
     if examples[0].is_cuda:
         candidates.insert(0, lambda: CudaGraph(outer, examples))
     for make in candidates:

@@ -1,6 +1,6 @@
 """What SB3's distributions need before functions can be differentiated sample by sample, copied and pickled."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -156,20 +156,22 @@ def packed(distribution: Distribution) -> th.Tensor:
     return th.cat([inner.mean, inner.stddev], dim=1) if isinstance(inner, Normal) else inner.logits
 
 
-def noise(distribution: Distribution, n: int, device: th.device) -> th.Tensor:
+def noise_source(distribution: Distribution, n: int, device: th.device) -> Callable[[], th.Tensor]:
     """
-    The random numbers with which the distribution's own ``sample`` would draw actions of n states, taken from
-    the generator as it takes them; for gSDE the noise that is in force.
+    A function that gives the random numbers with which the distribution's own ``sample`` would draw actions of n states,
+    taken from the generator as it takes them; for gSDE the noise that is in force.
     """
     if isinstance(distribution, StateDependentNoiseDistribution):
-        each = distribution.exploration_matrices
-        return distribution.exploration_mat if n == 1 or n != len(each) else each
+        one = n == 1 or n != len(distribution.exploration_matrices)
+        return lambda: distribution.exploration_mat if one else distribution.exploration_matrices
     if isinstance(distribution, DiagGaussianDistribution):
-        return th.empty(n, distribution.action_dim, device=device).normal_()
+        return lambda: th.empty(n, distribution.action_dim, device=device).normal_()
     if isinstance(distribution, BernoulliDistribution):
-        return th.rand(n, distribution.action_dims, device=device)
-    sizes = family_of(distribution).sizes or (distribution.action_dim,)  # type: ignore[attr-defined]
-    return th.cat([th.empty(n, size, device=device).exponential_() for size in sizes], dim=1)
+        return lambda: th.rand(n, distribution.action_dims, device=device)
+    if isinstance(distribution, MultiCategoricalDistribution):
+        sizes = [int(size) for size in distribution.action_dims]
+        return lambda: th.cat([th.empty(n, size, device=device).exponential_() for size in sizes], dim=1)
+    return lambda: th.empty(n, distribution.action_dim, device=device).exponential_()  # type: ignore[attr-defined]
 
 
 # Those whose sampling `sample_with` knows; a subclass may have its own.
@@ -184,7 +186,8 @@ SAMPLED = (
 
 def sample_with(distribution: Distribution, noise: th.Tensor) -> th.Tensor:
     """
-    Actions as a pure function of the distribution and of :func:`noise`, ``[B, ...]``: those of its own ``sample``.
+    Actions ``[B, ...]`` as a pure function of the distribution and of the numbers of :func:`noise_source`: those of its own
+    ``sample``.
 
     Of several choices the one with the largest p / E is taken, E exponentially distributed, as in ``torch.multinomial``.
     """

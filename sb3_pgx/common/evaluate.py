@@ -2,50 +2,93 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.common.distributions import packed
-from sb3_pgx.common.passes import CompiledPass, as_tensors
+from sb3_pgx.common.modules import Modules
+from sb3_pgx.common.passes import CompiledPass
 from sb3_pgx.common.rollout import Observations, Rollout, as_policy_input, map_tensors
+from sb3_pgx.ops.returns import next_values
 
 # Numbers of observation that one pass may hold: 64 MiB as float32; a network's activations are a small multiple of it.
 MAX_NUMBERS = 2**24
 MAX_ROWS = 8192
 
 
-def evaluate_rollout(
-    policy: ActorCriticPolicy,
-    rollout: Rollout,
-    compiled: CompiledPass | None = None,
-    version: int = 0,
-    with_distribution: bool = False,
-) -> None:
+def evaluate_rollout(policy: ActorCriticPolicy, rollout: Rollout, with_distribution: bool = False) -> None:
     """
     Fill in ``values``, ``log_prob``, ``last_values`` and ``next_values``, and ``distribution`` if it is wanted.
 
     :param policy: in evaluation mode, as it acted
     :param rollout: as collected; values and log-probabilities that acting has given are kept
-    :param compiled: pass for a short rollout
-    :param version: of the policy's layers, for that pass
     :param with_distribution: keep the packed parameters of the action distributions
     :raises ValueError: the policy returned NaN or infinity
     """
-    with th.no_grad():
-        try:
-            if with_distribution or compiled is None or hasattr(rollout, "values"):
-                _evaluate_eagerly(policy, rollout, with_distribution)
-            elif not _evaluate_compiled(policy, rollout, compiled, version):
-                _evaluate_eagerly(policy, rollout)
-        except ValueError as error:  # torch's distributions refuse a standard deviation of 0 or infinity, and NaN
-            raise _not_finite() from error
-        rollout.next_values = bootstrap_values(policy, rollout)
+    with th.no_grad(), _refusals():
+        if with_distribution or not hasattr(rollout, "values"):
+            values, log_prob, rollout.distribution = evaluate_rows(policy, rollout, with_distribution)
+            if not hasattr(rollout, "values"):
+                rollout.values, rollout.log_prob = values, log_prob
+        rollout.last_values = values_of(policy, rollout.last_observations, rollout.shape[1])
+        final = _final_values(policy, rollout)
+        rollout.next_values = next_values(rollout.values, rollout.last_values, rollout.terminated, rollout.truncated, final)
         parts = (rollout.values, rollout.next_values, rollout.log_prob)
-        # The sum is a quick test that only a finite overflow can fail wrongly.
-        if not math.isfinite(sum(x.sum() for x in parts)) and not all(th.isfinite(x).all() for x in parts):
-            raise _not_finite()
+        _check(sum(x.sum() for x in parts), rollout)
+
+
+def evaluate_by_graph(
+    policy: ActorCriticPolicy, rollout: Rollout, graph: CompiledPass, modules: Modules, gamma: float, gae_lambda: float
+) -> bool:
+    """
+    The same without the distribution, and the estimate, by GAE: fill in ``advantages`` and ``returns``, too.
+
+    :param policy: in evaluation mode, as it acted
+    :param rollout: as collected
+    :param graph: an :func:`~sb3_pgx.common.passes.evaluation_pass`
+    :param modules: the policy's layers, as they were looked at last
+    :param gamma: discount factor
+    :param gae_lambda: λ
+    :return: false where there is no graph; nothing was done
+    :raises ValueError: the policy returned NaN or infinity
+    """
+    with th.no_grad(), _refusals():
+        final = _final_values(policy, rollout)
+        inputs = [
+            th.tensor((gamma, gae_lambda), dtype=th.float64, device=rollout.rewards.device),
+            rollout.actions,
+            rollout.rewards,
+            rollout.terminated,
+            rollout.truncated,
+            modules.detached[0].new_zeros(rollout.shape) if final is None else final,
+            *graph.inputs(map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)),
+            *graph.inputs(rollout.last_observations),
+        ]
+        if not graph.prepare(policy, modules, inputs):
+            return False
+        rollout.values, rollout.log_prob, rollout.next_values, *others, check = graph(inputs)
+        rollout.advantages, rollout.returns, rollout.last_values = others
+        _check(check, rollout)
+    return True
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:  # torch's distributions refuse a standard deviation of 0 or infinity, and NaN
+        raise _not_finite() from error
+
+
+def _check(total: Any, rollout: Rollout) -> None:
+    """:param total: of the numbers to check; the quick test, which a finite overflow fails, too"""
+    parts = (rollout.values, rollout.next_values, rollout.log_prob)
+    if not math.isfinite(total) and not all(th.isfinite(x).all() for x in parts):
+        raise _not_finite()
 
 
 def _not_finite() -> ValueError:
@@ -54,27 +97,6 @@ def _not_finite() -> ValueError:
         "the step before was too large (lower learning_rate, set max_grad_norm) or the observations are huge "
         "(wrap the environment in VecNormalize)."
     )
-
-
-def _evaluate_compiled(policy: ActorCriticPolicy, rollout: Rollout, compiled: CompiledPass, version: int) -> bool:
-    """:return: false where there is no compiled pass for this rollout"""
-    inputs = [rollout.actions.flatten(end_dim=1)]
-    inputs += as_tensors(policy, map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations))
-    inputs += as_tensors(policy, rollout.last_observations)
-    if not compiled.prepare(policy, version, inputs):
-        return False
-    values, log_prob, rollout.last_values = compiled(inputs)
-    rollout.values, rollout.log_prob = values.view(rollout.shape), log_prob.view(rollout.shape)
-    return True
-
-
-def _evaluate_eagerly(policy: ActorCriticPolicy, rollout: Rollout, with_distribution: bool = False) -> None:
-    if with_distribution or not hasattr(rollout, "values"):
-        values, log_prob, distribution = evaluate_rows(policy, rollout, with_distribution)
-        rollout.distribution = distribution
-        if not hasattr(rollout, "values"):
-            rollout.values, rollout.log_prob = values, log_prob
-    rollout.last_values = values_of(policy, rollout.last_observations, rollout.shape[1])
 
 
 def evaluate_rows(
@@ -98,12 +120,14 @@ def evaluate_rows(
     )
 
 
-def bootstrap_values(policy: ActorCriticPolicy, rollout: Rollout) -> Tensor:
-    """V(s_{t+1}), ``[T, N]``: of the final observation where truncated, 0 where terminated."""
-    following = th.cat([rollout.values[1:], rollout.last_values[None]])
-    if rollout.final_observations is not None:
-        following[rollout.truncated] = values_of(policy, rollout.final_observations, int(rollout.truncated.sum()))
-    return following.masked_fill_(rollout.terminated, 0.0)
+def _final_values(policy: ActorCriticPolicy, rollout: Rollout) -> Tensor | None:
+    """V of the final observations where episodes were truncated, ``[T, N]``; ``None`` where none was."""
+    if rollout.final_observations is None:
+        return None
+    values = values_of(policy, rollout.final_observations, int(rollout.truncated.sum()))
+    final = values.new_zeros(rollout.shape)
+    final[rollout.truncated] = values
+    return final
 
 
 def values_of(policy: ActorCriticPolicy, observations: Observations, total: int) -> Tensor:

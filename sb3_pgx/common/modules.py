@@ -1,9 +1,10 @@
 """The layers of a policy, remembered: to switch all of them between acting and training, and to see when they have changed."""
 
+from operator import is_
 from typing import Any
 
 from stable_baselines3.common.policies import BaseModel
-from torch import nn
+from torch import Tensor, nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -12,16 +13,26 @@ class Modules:
     """
     The layers and parameters of one policy.
 
-    ``version`` grows whenever :meth:`look` finds other layers, parameters or hooks than before: what was built from them must
-    be built anew. Plain attributes that a layer reads are compared at the start of a training alone, for some count in them.
+    ``version`` grows whenever :meth:`look` finds other layers, parameters, types, devices or hooks than before: what was built
+    from them must be built anew. Plain attributes that a layer reads are compared at the start of a training alone, for some
+    count in them. ``parameters`` and ``detached`` are the policy's, by name and in the same order.
     """
 
     def __init__(self) -> None:
         self.version = 0
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.detached: list[Tensor] = []
         self._modules: list[nn.Module] = []
-        self._parts: list[Any] = []
-        self._plain_train = False
+        self._holders: list[dict[str, Any]] = []  # of children and parameters
+        self._hooks: list[dict[int, Any]] = []
+        self._held: list[Any] = []
+        self._kinds: list[Any] = []
+        self._addresses: list[int] = []
+        self._hooked = self._plain_train = False
         self._attributes: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(Modules()) | {"version": self.version}  # whatever is looked at next is new
 
     def look(self, policy: BaseModel, start: bool = False) -> int:
         """
@@ -31,20 +42,39 @@ class Modules:
         :param start: of a training: compare attributes, too
         :return: the version
         """
-        known = self._modules and self._modules[0] is policy
-        if not known or not _identical(parts := _parts(self._modules), self._parts):
-            self._modules = list(policy.modules())
-            parts = _parts(self._modules)
+        if not (self._modules and self._modules[0] is policy and self._is_known()):
+            self._remember(policy)
             self.version += 1
-            self._plain_train = getattr(type(policy), "set_training_mode", None) is BaseModel.set_training_mode and all(
-                type(m).train is nn.Module.train and "train" not in vars(m) for m in self._modules
-            )
-        self._parts = parts
+        parameters = self.parameters.values()
+        addresses, kinds = [p.data_ptr() for p in parameters], [(p.dtype, p.device) for p in parameters]
+        if addresses != self._addresses or kinds != self._kinds:
+            self.version += kinds != self._kinds
+            self._addresses, self._kinds, self.detached = addresses, kinds, [p.detach() for p in parameters]
         if start:
             attributes = [_attributes(m) for m in (*self._modules, getattr(policy, "action_dist", None))]
             self.version += self._attributes not in (None, attributes)
             self._attributes = attributes
         return self.version
+
+    def _is_known(self) -> bool:
+        held = [part for holder in self._holders for part in holder.values()]
+        if len(held) != len(self._held) or not all(map(is_, held, self._held)):
+            return False
+        return self._hooked == self._has_hooks()
+
+    def _remember(self, policy: BaseModel) -> None:
+        self._modules = list(policy.modules())
+        self._holders = [holder for m in self._modules for holder in (m._modules, m._parameters)]
+        self._hooks = [hooks for m in self._modules for name in _HOOKS if (hooks := vars(m).get(name)) is not None]
+        self._held = [part for holder in self._holders for part in holder.values()]
+        self.parameters, self._addresses = dict(policy.named_parameters()), []
+        self._hooked = self._has_hooks()
+        self._plain_train = getattr(type(policy), "set_training_mode", None) is BaseModel.set_training_mode and all(
+            type(m).train is nn.Module.train and "train" not in vars(m) for m in self._modules
+        )
+
+    def _has_hooks(self) -> bool:
+        return any(self._hooks) or any(map(_is_hooked, self.parameters.values()))
 
     def train(self, policy: BaseModel, mode: bool) -> None:
         """Make ``mode`` the mode of the policy and of all its layers, as ``set_training_mode`` does; look first."""
@@ -55,25 +85,15 @@ class Modules:
             vars(module)["training"] = mode
 
 
-def _parts(modules: list[nn.Module]) -> list[Any]:
-    """Objects whose identity matters: children and parameters; and whether anything has hooks."""
-    parts: list[Any] = []
-    for module in modules:
-        parts += module._modules.values()
-        parts += module._parameters.values()
-        parts.append(has_hooks(module))
-    return parts
-
-
 def has_hooks(module: nn.Module) -> bool:
     """Whether a layer or one of its own parameters has hooks, which a graph would not call."""
-    return any(map(bool, (vars(module).get(name) for name in _HOOKS))) or any(
-        p is not None and (p._backward_hooks or p._post_accumulate_grad_hooks) for p in module._parameters.values()
+    return any(vars(module).get(name) for name in _HOOKS) or any(
+        p is not None and _is_hooked(p) for p in module._parameters.values()
     )
 
 
-def _identical(left: list[Any], right: list[Any]) -> bool:
-    return len(left) == len(right) and all(map(lambda a, b: a is b, left, right))
+def _is_hooked(parameter: nn.Parameter) -> bool:
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
 def _attributes(owner: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """A policy's passes without gradients, for acting and for the evaluation of a rollout, compiled where that is wanted."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,20 +12,27 @@ from torch import Tensor
 from sb3_pgx.common.compiling import Compiled, NotCompilable, compile_function, signature
 from sb3_pgx.common.distributions import has_one_hot, one_hot, sample_with
 from sb3_pgx.common.functional import PolicyFunction, check_traceable
+from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.rollout import Observations, as_policy_input
+from sb3_pgx.ops.returns import gae, next_values
 
-# A longer rollout is bound by arithmetic, and not worth a graph.
-MAX_EVALUATED_ROWS = 512
-
-
-def acting_pass(tell: Callable[[str], None]) -> "CompiledPass":
-    """From :func:`~sb3_pgx.common.distributions.noise` and observations ``[N, *obs]`` to actions ``[N, *action]``."""
-    return CompiledPass(_actions, tell, "acting")
+# Of rollouts that are evaluated by a graph: longer ones are bound by arithmetic, and the recursion of GAE is unrolled.
+MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS = 512, 16
 
 
-def evaluation_pass(tell: Callable[[str], None]) -> "CompiledPass":
-    """From actions ``[B, action_dim]``, observations ``[B, *obs]`` and last observations to values, log π and last values."""
-    return CompiledPass(_evaluation, tell, "the evaluation of a rollout")
+def acting_pass(space: spaces.Space, tell: Callable[[str], None]) -> "CompiledPass":
+    """From :func:`~sb3_pgx.common.distributions.noise_source`'s numbers and observations ``[N, *obs]`` to actions."""
+    return CompiledPass(_actions, space, tell, "acting")
+
+
+def evaluation_pass(space: spaces.Space, tell: Callable[[str], None]) -> "CompiledPass":
+    """
+    Evaluation and estimate of a rollout. From γ and λ ``[2]``, actions ``[T, N, action_dim]``, rewards, ``terminated``,
+    ``truncated`` and values of the final observations ``[T, N]``, observations ``[T * N, *obs]`` and last observations to
+    values, log π, the next values, advantages and returns ``[T, N]``, the last values ``[N]``, and a number that is finite
+    if values and log π are.
+    """
+    return CompiledPass(_evaluation, space, tell, "the evaluation of a rollout")
 
 
 def _actions(policy: ActorCriticPolicy, noise: Tensor, *tensors: Tensor) -> tuple[Tensor]:
@@ -34,31 +40,55 @@ def _actions(policy: ActorCriticPolicy, noise: Tensor, *tensors: Tensor) -> tupl
     return (actions.reshape((-1, *policy.action_space.shape)),)  # type: ignore[misc]
 
 
-def _evaluation(policy: ActorCriticPolicy, actions: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+def _evaluation(
+    policy: ActorCriticPolicy,
+    discounts: Tensor,
+    actions: Tensor,
+    rewards: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    final_values: Tensor,
+    *tensors: Tensor,
+) -> tuple[Tensor, ...]:
     middle = len(tensors) // 2
     observations, last = (as_observations(policy, part) for part in (tensors[:middle], tensors[middle:]))
-    values, log_prob, _ = policy.evaluate_actions(observations, as_policy_input(actions, policy.action_space))
-    return values.flatten(), log_prob.flatten(), policy.predict_values(last).flatten()
+    taken = as_policy_input(actions.flatten(end_dim=1), policy.action_space)
+    values, log_prob, _ = policy.evaluate_actions(observations, taken)
+    values, log_prob = values.view_as(rewards), log_prob.view_as(rewards)
+    last_values = policy.predict_values(last).flatten()
+    following = next_values(values, last_values, terminated, truncated, final_values)
+    advantages = gae(rewards, values, following, terminated | truncated, *discounts.unbind())
+    check = values.sum() + following.sum() + log_prob.sum()
+    return values, log_prob, following, advantages, advantages + values, last_values, check
 
 
-def as_tensors(policy: ActorCriticPolicy, observations: Observations) -> list[Tensor]:
-    """Observations as a pass takes them: in the order and of the types of the space, one-hot encoded."""
-    space = policy.observation_space
-    if has_one_hot(space):
-        observations = one_hot(observations, space)
-    if isinstance(space, spaces.Dict):
-        return [_typed(observations[key], part) for key, part in space.spaces.items()]  # type: ignore[index]
-    return [_typed(observations, space)]  # type: ignore[arg-type]
+class Inputs:
+    """
+    Observations as a pass takes them: in the order and of the types of the space, one-hot encoded.
+
+    :param space: theirs
+    """
+
+    def __init__(self, space: spaces.Space):
+        self._space = space
+        self._has_one_hot = has_one_hot(space)
+        parts: Any = space.spaces if isinstance(space, spaces.Dict) else {None: space}
+        self._types = {key: _torch_type(part) for key, part in parts.items()}
+
+    def __call__(self, observations: Observations) -> list[Tensor]:
+        """
+        :param observations: of the space, but for their types: an environment may not keep its word
+        :return: one tensor, or as many as the space has parts
+        """
+        if self._has_one_hot:
+            observations = one_hot(observations, self._space)
+        if isinstance(observations, dict):
+            return [observations[key].to(dtype) for key, dtype in self._types.items()]
+        return [observations.to(self._types[None])]
 
 
-def _typed(observation: Tensor, space: spaces.Space) -> Tensor:
-    """What the environment returned may be of another type than its space says: a graph takes one type."""
-    return observation if has_one_hot(space) else observation.to(_torch_type(space.dtype))
-
-
-@cache
-def _torch_type(dtype: Any) -> th.dtype:
-    return th.from_numpy(np.empty(0, dtype)).dtype
+def _torch_type(space: spaces.Space) -> th.dtype:
+    return th.float32 if has_one_hot(space) else th.from_numpy(np.empty(0, space.dtype)).dtype
 
 
 def as_observations(policy: ActorCriticPolicy, tensors: Sequence[Tensor]) -> Observations:
@@ -72,24 +102,25 @@ class CompiledPass:
     One pass of a policy, with the policy's parameters as they are at each call.
 
     :param function: of the policy and tensors, to a tuple of tensors; pure
+    :param space: of the observations, which ``inputs`` turns into tensors
     :param tell: takes one sentence about compiling
     :param what: the pass, in that sentence
     """
 
-    def __init__(self, function: Callable[..., Any], tell: Callable[[str], None], what: str):
+    def __init__(self, function: Callable[..., Any], space: spaces.Space, tell: Callable[[str], None], what: str):
         self.function, self.tell, self.what = function, tell, what
+        self.inputs = Inputs(space)
         self._structure: Any = None
-        self._named: dict[str, Tensor] = {}
         self._parameters: list[Tensor] = []
         self._graph: Compiled | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_structure": None, "_named": {}, "_parameters": [], "_graph": None}
+        return {**vars(self), "_structure": None, "_parameters": [], "_graph": None}
 
     def prepare(
         self,
         policy: ActorCriticPolicy,
-        version: int,
+        modules: Modules,
         inputs: Sequence[Tensor],
         others: Callable[[], Sequence[Tensor]] = tuple,
     ) -> bool:
@@ -97,21 +128,19 @@ class CompiledPass:
         Before a rollout: look whether anything has changed but the values of the parameters.
 
         :param policy: in evaluation mode
-        :param version: of its layers, from :class:`~sb3_pgx.common.modules.Modules`
+        :param modules: its layers, as they were looked at last
         :param inputs: such as those to come; their values do not matter
         :param others: gives what comes before them and is always the same but for its values
         :return: whether the pass is compiled
         """
-        if self._structure is None or self._structure[0] != version:
-            self._named = dict(policy.named_parameters())
-        structure = (version, [(p.dtype, p.device) for p in self._named.values()], signature(inputs))
-        self._parameters = [p.detach() for p in self._named.values()]
+        structure = (modules.version, signature(inputs))
+        self._parameters = modules.detached
         if structure != self._structure:
             self._structure, self._graph = structure, None
             try:
                 check_traceable(policy)
-                function = PolicyFunction(self.function, policy, self._named)
-                n, names = len(self._named), list(self._named)
+                function = PolicyFunction(self.function, policy, modules.parameters)
+                n, names = len(modules.parameters), list(modules.parameters)
                 self._graph = compile_function(
                     lambda *tensors: function(dict(zip(names, tensors, strict=False)), *tensors[n:]),
                     [*self._parameters, *others(), *inputs],

@@ -56,12 +56,13 @@ class Rollout:
 
     def rows(self, index: Tensor | slice | None = None) -> "Batch":
         """
-        :param index: rows of the flattened rollout, environment after environment as SB3 flattens; ``None``: all
+        :param index: rows of the flattened rollout, environment after environment as SB3 flattens; ``None``: all of them,
+            step after step, without a copy
         :return: these rows
         """
 
         def pick(values: Tensor) -> Tensor:
-            return flatten(values) if index is None else flatten(values)[index]
+            return values.flatten(end_dim=1) if index is None else flatten(values)[index]
 
         return Batch(
             observations=map_tensors(pick, self.observations),
@@ -77,6 +78,11 @@ class Rollout:
     def complete(self) -> bool:
         """Whether all rows count."""
         return bool(self.valid.all())
+
+    @property
+    def n_valid(self) -> int:
+        """How many rows count."""
+        return self.valid.numel() if self.complete else int(self.valid.sum())
 
     def valid_rows(self) -> Tensor:
         """Which rows of the flattened rollout count, ``[R]``."""

@@ -27,8 +27,7 @@ def cuts(ends: Tensor, valid: Tensor | None = None) -> Tensor:
     :param valid: rows that count, ``[T, N]``; ``None``: all
     :return: ``[T, N]``, boolean
     """
-    cut = ends.bool().clone()
-    cut[-1] = True
+    cut = th.cat([ends[:-1].bool(), th.ones_like(ends[-1:], dtype=th.bool)])
     if valid is not None:
         cut[:-1] |= ~valid.bool()[1:]
     return cut
@@ -39,13 +38,32 @@ def masked(values: Tensor, valid: Tensor | None) -> Tensor:
     return values if valid is None else th.where(valid.bool(), values, th.zeros_like(values))
 
 
+def next_values(
+    values: Tensor, last_values: Tensor, terminated: Tensor, truncated: Tensor, final_values: Tensor | None = None
+) -> Tensor:
+    """
+    V(s_{t+1}) of every row, as the head of this module wants it.
+
+    :param values: V(s_t), ``[T, N]``
+    :param last_values: V of the observations after the last row, ``[N]``
+    :param terminated: true where an episode ended by itself at t, ``[T, N]``
+    :param truncated: true where it was cut off, ``[T, N]``
+    :param final_values: V of the final observation where truncated, ``[T, N]``; ``None``: nothing was
+    :return: ``[T, N]``
+    """
+    following = th.cat([values[1:], last_values[None]])
+    if final_values is not None:
+        following = th.where(truncated, final_values, following)
+    return following.masked_fill(terminated, 0.0)
+
+
 def gae(
     rewards: Tensor,
     values: Tensor,
     next_values: Tensor,
     ends: Tensor,
-    gamma: float,
-    gae_lambda: float,
+    gamma: float | Tensor,
+    gae_lambda: float | Tensor,
     valid: Tensor | None = None,
 ) -> Tensor:
     """
@@ -65,7 +83,7 @@ def gae(
     :param valid: rows that count, ``[T, N]``; ``None``: all
     :return: Â_t, ``[T, N]``
     """
-    deltas = masked(th.add(rewards, next_values, alpha=gamma) - values, valid)
+    deltas = masked(rewards + gamma * next_values - values, valid)
     decay = gamma * gae_lambda * (~cuts(ends, valid)).to(deltas.dtype)
     running = th.zeros_like(deltas[0])
     advantages = []

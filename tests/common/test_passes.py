@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env.vec_transpose import VecTransposeImage
 
 from sb3_pgx import A2C, PPO
 from sb3_pgx.common import compiling
-from sb3_pgx.common.distributions import noise, sample_with
+from sb3_pgx.common.distributions import noise_source, sample_with
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_noise_gives_the_actions_of_the_policys_own_forward_and_leaves_the_gener
         if "gSDE" in case:
             policy.reset_noise(n)
         with th.no_grad(), th.random.fork_rng():
-            numbers = noise(policy.action_dist, n, policy.device)
+            numbers = noise_source(policy.action_dist, n, policy.device)()
             actions = sample_with(policy.get_distribution(observations), numbers)
             drawn = th.rand(3)
         with th.no_grad():
@@ -78,7 +78,7 @@ def test_noise_of_another_number_of_states_is_the_first_environments_as_in_sb3()
     observations = th.randn(2, 3, device=DEVICE)
     with th.no_grad():
         expected, _, _ = policy(observations)
-        actions = sample_with(policy.get_distribution(observations), noise(policy.action_dist, 2, policy.device))
+        actions = sample_with(policy.get_distribution(observations), noise_source(policy.action_dist, 2, policy.device)())
     assert th.equal(actions, expected)
 
 
@@ -88,7 +88,7 @@ def test_choices_are_drawn_with_their_probabilities(p):
     policy = A2C("MlpPolicy", envs(action_space=spaces.Discrete(4), n=1), seed=0, device=DEVICE).policy
     th.manual_seed(0)
     distribution = policy.action_dist.proba_distribution(th.tensor(p, device=DEVICE).log().clamp(min=-1e30).expand(n, 4))
-    chosen = sample_with(distribution, noise(distribution, n, policy.device))
+    chosen = sample_with(distribution, noise_source(distribution, n, policy.device)())
     frequencies = chosen.bincount(minlength=4).double().cpu() / n
     expected = th.tensor(p, dtype=th.float64)
     assert ((frequencies - expected).abs() <= 5 * (expected * (1 - expected) / n).sqrt()).all()
@@ -111,7 +111,8 @@ class Watch(BaseCallback):
 
     def _on_rollout_end(self):
         rollout = self.model._rollout
-        self.evaluations.append([rollout.values, rollout.log_prob, rollout.last_values, rollout.next_values])
+        parts = (rollout.values, rollout.log_prob, rollout.last_values, rollout.next_values)
+        self.evaluations.append([*parts, rollout.advantages, rollout.returns])
 
 
 ENVIRONMENTS = {
@@ -199,12 +200,46 @@ def test_a_policy_with_its_own_forward_acts_through_it(graphs):
     assert len(graphs) == 1, "the step alone"
 
 
-def test_long_rollouts_are_evaluated_eagerly(graphs, monkeypatch):
-    for limit, expected in ((24, 3), (23, 2)):
-        monkeypatch.setattr("sb3_pgx.common.algorithm.MAX_EVALUATED_ROWS", limit)
+@pytest.mark.parametrize("limit, just_enough", [("ROWS", 24), ("STEPS", 12)])
+def test_long_rollouts_are_evaluated_eagerly(limit, just_enough, graphs, monkeypatch):
+    for number, expected in ((just_enough, 3), (just_enough - 1, 2)):
+        monkeypatch.setattr(f"sb3_pgx.common.algorithm.MAX_EVALUATED_{limit}", number)
         graphs.clear()
         PPO("MlpPolicy", envs(), n_steps=12, batch_size=12, seed=0, device=DEVICE, compile=True).learn(24)
         assert len(graphs) == expected
+
+
+def test_discounts_that_change_need_no_new_graph(graphs):
+    results = []
+    for compile in (False, True):
+        model = A2C("MlpPolicy", envs(), n_steps=12, gae_lambda=0.9, seed=0, device=DEVICE, compile=compile)
+        model.learn(24, callback=(watch := Watch()))
+        before = len(graphs)
+        model.gamma, model.gae_lambda = 0.5, 0.1
+        model.learn(24, callback=watch)
+        assert len(graphs) == before == 3 * compile
+        results.append(watch.evaluations)
+    th.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "estimate"])
+@pytest.mark.parametrize("where", ["class", "object"])
+def test_a_stage_of_ones_own_is_asked(stage, where, graphs):
+    def own(self, rollout):
+        if stage == "estimate":
+            rollout.rewards = rollout.rewards + 1.0
+        getattr(A2C, stage)(self, rollout)
+        if stage == "evaluate":
+            rollout.next_values = rollout.next_values + 2.0
+
+    kind = type("Own", (A2C,), {stage: own}) if where == "class" else A2C
+    model = kind("MlpPolicy", envs(), n_steps=12, gae_lambda=0.0, gamma=0.5, seed=0, device=DEVICE, compile=True)
+    if where == "object":
+        setattr(model, stage, own.__get__(model))
+    model.learn(24, callback=(watch := Watch()))
+    plain = A2C("MlpPolicy", envs(), n_steps=12, gae_lambda=0.0, gamma=0.5, seed=0, device=DEVICE, compile=False)
+    plain.learn(24, callback=(expected := Watch()))
+    th.testing.assert_close(watch.evaluations[0][4], expected.evaluations[0][4] + 1.0, rtol=1e-4, atol=1e-4)
 
 
 def test_parameters_that_a_callback_changes_in_the_middle_of_a_rollout_are_those_that_act(graphs):

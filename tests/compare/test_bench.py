@@ -87,14 +87,10 @@ class Ours(PolicyGradientAlgorithm):
 
     def collect_rollouts(self):
         Theirs.collect_rollouts(self)
-        self.evaluate(None)
-        self.estimate(None)
+        self.evaluate_and_estimate(None)
 
-    def evaluate(self, rollout):
-        self.clock.now += 4000
-
-    def estimate(self, rollout):
-        self.clock.now += 50_000
+    def evaluate_and_estimate(self, rollout):
+        self.clock.now += 54_000
 
     def update(self, rollout):
         self.clock.now += 300

@@ -83,14 +83,14 @@ class Flat:
                 state = {name: values[i].clone() for name, values in pieces.items()}
                 self.optimizer.state[p] = {**self.rule.new_count(total), **state}
             return
+        states = [self.optimizer.state[p] for p in self.parameters]
         for name, values in pieces.items():
-            th._foreach_copy_([self.optimizer.state[p][name] for p in self.parameters], values)
-        counts = [self.optimizer.state[p].get("step") for p in self.parameters]
-        if isinstance(counts[0], Tensor):
-            th._foreach_add_(counts, steps)
-        elif counts[0] is not None:
-            for p in self.parameters:
-                self.optimizer.state[p]["step"] = total
+            th._foreach_copy_([state[name] for state in states], values)
+        for state in states:
+            if isinstance(state.get("step"), Tensor):
+                state["step"].fill_(total)
+            elif "step" in state:
+                state["step"] = total
 
 
 class ByOptimizer(Flat):
@@ -117,6 +117,7 @@ class ByOptimizer(Flat):
 
 def steps_taken(state: Any, rule: type[Rule]) -> int:
     """How many steps an optimizer's state of one parameter stands for; one where it keeps no count but moments."""
-    if any(state.get(name) is None for name in rule.moments):
-        return 0
+    for name in rule.moments:
+        if state.get(name) is None:
+            return 0
     return int(state.get("step", bool(rule.moments)))

@@ -1,5 +1,6 @@
 """What torch's optimizers do, as pure functions of one flat vector: the same numbers, and a graph can hold them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,8 +15,11 @@ from sb3_pgx.ops.objectives import weighted
 Group = Mapping[str, Any]
 
 
-class Rule:
-    """One kind of optimizer. ``moments`` are the names of what it keeps for each parameter, besides the step count."""
+class Rule(ABC):
+    """
+    One kind of optimizer; a class, never an object. ``moments`` are the names of what it keeps for each parameter, besides the
+    step count.
+    """
 
     moments: ClassVar[tuple[str, ...]]
     initial = 0.0  # of every moment
@@ -26,6 +30,7 @@ class Rule:
         return {"step": th.tensor(float(steps))}
 
     @staticmethod
+    @abstractmethod
     def scalars(group: Group, step: int) -> tuple[float, ...]:
         """
         The numbers that a step needs.
@@ -33,9 +38,9 @@ class Rule:
         :param group: the optimizer's options
         :param step: 1 for the first step
         """
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """
         :param theta: parameters, ``[P]``
@@ -44,7 +49,6 @@ class Rule:
         :param s: :meth:`scalars`, as numbers or as tensors without dimensions
         :return: parameters and moments after the step
         """
-        raise NotImplementedError
 
 
 class Adam(Rule):

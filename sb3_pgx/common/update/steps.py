@@ -51,7 +51,7 @@ class GradientSteps:
         self._structure: tuple[Any, ...] | None = None
         self._graphs: dict[Any, Compiled | None] = {}
         self._refused: str | None = None
-        self._version = 0
+        self._version, self._mixed = 0, False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "used": [], "fixed": [], "_structure": None, "_graphs": {}}
@@ -108,10 +108,11 @@ class GradientSteps:
             self.names = ["loss", *(name for name in measured if name != "loss")]
             moved = {id(p) for p in self.used}
             self.fixed = [p for p in policy.parameters() if id(p) not in moved]
+            self._mixed = len({(p.dtype, p.device) for p in self.used}) > 1
             self._structure, self._graphs = structure, {}
         if isinstance(rule, str):
             return rule
-        if len({(p.dtype, p.device) for p in self.used}) > 1:
+        if self._mixed:
             return "the policy's parameters differ in type or device"
         if len({steps_taken(optimizer.state.get(p, {}), rule) for p in self.used}) > 1:
             return "the optimizer has taken more steps for some parameters than for others"

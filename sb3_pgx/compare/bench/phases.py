@@ -12,7 +12,7 @@ from sb3_pgx.common.algorithm import PolicyGradientAlgorithm
 
 PHASES = ("collect", "evaluate", "update", "environment", "other")
 # SB3 evaluates while it acts, so that it has no phase of that name.
-OURS = {"collect_rollouts": "collect", "evaluate": "evaluate", "estimate": "evaluate", "update": "update"}
+OURS = {"collect_rollouts": "collect", "evaluate_and_estimate": "evaluate", "update": "update"}
 THEIRS = {"collect_rollouts": "collect", "train": "update"}
 
 

@@ -1,0 +1,104 @@
+"""The actions of a rollout: drawn by the policy's own methods, or by a graph of them."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor
+
+from sb3_pgx.common.compiling import NotCompilable
+from sb3_pgx.common.distributions import SAMPLED, noise_source
+from sb3_pgx.common.modules import Modules
+from sb3_pgx.common.passes import CompiledPass
+
+# What SB3's acting is made of: with all of it untouched, the action alone is the same action.
+_ACTING = ("forward", "_predict", "get_distribution", "extract_features")
+
+
+class Acting:
+    """
+    Gives the actions of one rollout.
+
+    :param policy: in evaluation mode
+    :param n_envs: N
+    :param n_updates: updates done so far, for an error
+    """
+
+    def __init__(self, policy: ActorCriticPolicy, n_envs: int, n_updates: int):
+        self.policy, self.n_envs, self.n_updates = policy, n_envs, n_updates
+        self._graph: CompiledPass | None = None
+        self._noise: Callable[[], Tensor]
+
+    def compile(self, graph: CompiledPass, modules: Modules, observations: PyTorchObs) -> None:
+        """
+        Act by a graph, where there can be one.
+
+        :param graph: an :func:`~sb3_pgx.common.passes.acting_pass`
+        :param modules: the policy's layers, as they were looked at last
+        :param observations: such as those to come, ``[N, *obs]``
+        """
+        if not acts_alone(self.policy):
+            return
+
+        def numbers() -> list[Tensor]:
+            if type(self.policy.action_dist) not in SAMPLED:
+                raise NotCompilable(f"{type(self.policy.action_dist).__name__} draws the actions in a way of its own")
+            with th.random.fork_rng():
+                return [noise_source(self.policy.action_dist, self.n_envs, self.policy.device)()]
+
+        if graph.prepare(self.policy, modules, graph.inputs(observations), numbers):
+            self._noise = noise_source(self.policy.action_dist, self.n_envs, self.policy.device)
+            self._graph = graph
+
+    def __call__(self, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """
+        :param observations: ``[N, *obs]``
+        :return: as :func:`act`
+        :raises ValueError: the policy is not finite
+        """
+        try:
+            if self._graph is not None:
+                tensors = self._graph.inputs(observations)
+                if self._graph.takes(tensors):
+                    (actions,) = self._graph([self._noise(), *tensors])
+                    # Of choices, NaN probabilities give one, too: the evaluation of the rollout will see them.
+                    if actions.is_floating_point() and not math.isfinite(actions.sum()):
+                        raise ValueError(f"the policy's action is not finite: {actions}")
+                    return actions, None, None
+            return act(self.policy, observations)
+        except (ValueError, RuntimeError) as error:  # torch refuses to draw from distributions with NaN
+            bad = [name for name, p in self.policy.named_parameters() if not th.isfinite(p).all()]
+            what = f"the parameter {bad[0]} is not finite" if bad else str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"the policy cannot act after update {self.n_updates}: {what}. Load the last saved model and lower "
+                "learning_rate."
+            ) from error
+
+
+def act(policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """
+    Actions of the current policy; the same random numbers as SB3's, without values and log-probabilities.
+
+    A policy whose class overrides ``forward`` (or one of the methods that ``forward`` is made of) acts through it, and
+    the values and log-probabilities that it returns are kept.
+
+    :param policy: in evaluation mode
+    :param observations: ``[N, *obs]``
+    :return: actions ``[N, *action]``, not clipped; values ``[N]`` and log-probabilities ``[N]``, or twice ``None``
+    """
+    with th.no_grad():
+        if acts_alone(policy):
+            actions = policy._predict(observations)
+            return actions.reshape((-1, *policy.action_space.shape)), None, None  # type: ignore[misc]
+        actions, values, log_prob = policy(observations)
+        return actions, values.flatten(), log_prob.flatten()
+
+
+def acts_alone(policy: Any) -> bool:
+    """Whether ``_predict`` samples exactly as ``forward`` would: neither the class nor the object has its own."""
+    return all(
+        getattr(type(policy), name, None) is getattr(ActorCriticPolicy, name) and name not in vars(policy) for name in _ACTING
+    )
