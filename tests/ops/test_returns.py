@@ -3,7 +3,7 @@
 import pytest
 import torch as th
 
-from sb3_pgx.ops.returns import gae, monte_carlo, n_step
+from sb3_pgx.ops.returns import gae, monte_carlo, n_step, next_values
 
 GAMMA = 0.9
 
@@ -107,3 +107,14 @@ def test_n_step_returns_refuse_zero_steps(random_rollout):
     r = random_rollout
     with pytest.raises(ValueError, match="n >= 1"):
         n_step(r["rewards"], r["next_values"], r["ends"], GAMMA, 0)
+
+
+def test_next_values_are_those_of_the_row_after_the_final_observation_or_nothing():
+    values = th.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    last = th.tensor([7.0, 8.0, 9.0])
+    terminated = th.tensor([[False, True, False], [False, False, True]])
+    truncated = th.tensor([[False, False, True], [True, False, False]])
+    final = th.tensor([[0.0, 0.0, 30.0], [70.0, 0.0, 0.0]])
+    assert next_values(values, last, terminated, truncated, final).tolist() == [[4.0, 0.0, 30.0], [70.0, 8.0, 0.0]]
+    nothing = th.zeros_like(truncated)
+    assert next_values(values, last, terminated, nothing).tolist() == [[4.0, 0.0, 6.0], [7.0, 8.0, 0.0]]
