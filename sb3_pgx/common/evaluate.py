@@ -64,7 +64,7 @@ def evaluate_by_graph(
             rollout.rewards,
             rollout.terminated,
             rollout.truncated,
-            modules.detached[0].new_zeros(rollout.shape) if final is None else final,
+            modules.detached()[0].new_zeros(rollout.shape) if final is None else final,
             *graph.inputs(map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)),
             *graph.inputs(rollout.last_observations),
         ]
@@ -85,7 +85,7 @@ def _refusals() -> Iterator[None]:
 
 
 def _check(total: Any, rollout: Rollout) -> None:
-    """:param total: of the numbers to check; the quick test, which a finite overflow fails, too"""
+    """``total`` is the sum of what is checked: a quick test, which only an overflow fails without a number that is bad."""
     parts = (rollout.values, rollout.next_values, rollout.log_prob)
     if not math.isfinite(total) and not all(th.isfinite(x).all() for x in parts):
         raise _not_finite()

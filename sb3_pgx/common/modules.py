@@ -15,13 +15,13 @@ class Modules:
 
     ``version`` grows whenever :meth:`look` finds other layers, parameters, types, devices or hooks than before: what was built
     from them must be built anew. Plain attributes that a layer reads are compared at the start of a training alone, for some
-    count in them. ``parameters`` and ``detached`` are the policy's, by name and in the same order.
+    count in them. ``parameters`` are the policy's, by name.
     """
 
     def __init__(self) -> None:
         self.version = 0
         self.parameters: dict[str, nn.Parameter] = {}
-        self.detached: list[Tensor] = []
+        self._detached: list[Tensor] = []
         self._modules: list[nn.Module] = []
         self._holders: list[dict[str, Any]] = []  # of children and parameters
         self._hooks: list[dict[int, Any]] = []
@@ -45,16 +45,22 @@ class Modules:
         if not (self._modules and self._modules[0] is policy and self._is_known()):
             self._remember(policy)
             self.version += 1
-        parameters = self.parameters.values()
-        addresses, kinds = [p.data_ptr() for p in parameters], [(p.dtype, p.device) for p in parameters]
-        if addresses != self._addresses or kinds != self._kinds:
-            self.version += kinds != self._kinds
-            self._addresses, self._kinds, self.detached = addresses, kinds, [p.detach() for p in parameters]
+        kinds = [(p.dtype, p.device) for p in self.parameters.values()]
+        if kinds != self._kinds:
+            self._kinds = kinds
+            self.version += 1
         if start:
             attributes = [_attributes(m) for m in (*self._modules, getattr(policy, "action_dist", None))]
             self.version += self._attributes not in (None, attributes)
             self._attributes = attributes
         return self.version
+
+    def detached(self) -> list[Tensor]:
+        """The parameters without their gradients, wherever their numbers lie now."""
+        addresses = [p.data_ptr() for p in self.parameters.values()]
+        if addresses != self._addresses:
+            self._addresses, self._detached = addresses, [p.detach() for p in self.parameters.values()]
+        return self._detached
 
     def _is_known(self) -> bool:
         held = [part for holder in self._holders for part in holder.values()]

@@ -134,7 +134,7 @@ class CompiledPass:
         :return: whether the pass is compiled
         """
         structure = (modules.version, signature(inputs))
-        self._parameters = modules.detached
+        self._parameters = modules.detached()
         if structure != self._structure:
             self._structure, self._graph = structure, None
             try:

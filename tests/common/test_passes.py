@@ -259,6 +259,22 @@ def test_parameters_that_a_callback_changes_in_the_middle_of_a_rollout_are_those
     assert abs(results[0][:3]).max() + 1 < abs(results[0][3:]).max(), "the change is large"
 
 
+def test_parameters_put_elsewhere_at_the_end_of_a_rollout_are_those_that_are_evaluated(graphs):
+    class Moves(Watch):
+        def _on_step(self):
+            if self.n_calls == 12:
+                for p in self.model.policy.parameters():
+                    p.data = p.data + 0.1
+            return super()._on_step()
+
+    results = []
+    for compile in (False, True):
+        model = A2C("MlpPolicy", envs(), n_steps=12, seed=0, device=DEVICE, compile=compile)
+        model.learn(24, callback=(watch := Moves()))
+        results.append(watch.evaluations)
+    th.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "action_space", [BOX, spaces.Discrete(3), spaces.MultiBinary(2)], ids=["Box", "Discrete", "MultiBinary"]
 )
