@@ -1,7 +1,11 @@
-"""One torch thread a process: the suite runs on as many processes as there are cores."""
+"""One torch thread a process: the suite runs on as many processes as there are cores. And the fixtures of several files."""
 
 import pytest
 import torch as th
+from problems import DEVICE
+
+from sb3_pgx.common import compiling
+from sb3_pgx.registry import ALGORITHMS
 
 th.set_num_threads(1)
 
@@ -13,3 +17,30 @@ def process_wide_state_stays_as_it_is():
     yield
     after = (th.distributions.Distribution._validate_args, th.get_default_dtype(), th.get_num_threads(), th.is_grad_enabled())
     assert after == before
+
+
+@pytest.fixture(params=list(ALGORITHMS))
+def name(request):
+    """Every algorithm of the registry, in a test that does not say itself which."""
+    return request.param
+
+
+@pytest.fixture
+def on_the_tests_device():
+    """Tensors that a test makes are made there."""
+    with th.device(DEVICE):
+        yield
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that are made from here on; they run as they were traced."""
+    made = []
+    monkeypatch.setattr(compiling, "backend", lambda graph, examples: made.append(graph) or graph)
+    return made
+
+
+@pytest.fixture
+def validation_stays_on(monkeypatch):
+    """The compiler, once imported, turns the validation of distributions off for good."""
+    monkeypatch.setattr(th.distributions.Distribution, "_validate_args", th.distributions.Distribution._validate_args)

@@ -1,11 +1,13 @@
-"""Small environments whose every number is known, for tests."""
+"""Small environments whose every number is known, and float64 for policies on them, for tests."""
 
 import os
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 DEVICE = os.environ.get("SB3_PGX_TEST_DEVICE", "cpu")
@@ -79,3 +81,10 @@ class AnySpace(gym.Env):
 
 def vectorised(*envs: gym.Env) -> DummyVecEnv:
     return DummyVecEnv([lambda env=env: env for env in envs])  # type: ignore[misc]
+
+
+class DoubleFeatures(FlattenExtractor):
+    """Float64 from the first layer on."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return super().forward(observations).double()

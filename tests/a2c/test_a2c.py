@@ -10,14 +10,15 @@ import pytest
 import stable_baselines3 as sb3
 import torch as th
 from gymnasium import spaces
-from problems import DEVICE, Scripted, vectorised
+from problems import DEVICE, DoubleFeatures, Scripted, vectorised
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
-from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_pgx import A2C
 from sb3_pgx.ops.returns import episode_ages
+
+pytestmark = pytest.mark.usefixtures("on_the_tests_device")
 
 GAMMA = 0.9
 TERMINAL = None
@@ -34,19 +35,6 @@ MDP = {
 
 WEIGHT = th.tensor([[0.2, -0.4, 0.9, 0.3, -0.8], [0.7, 0.1, -0.2, 0.6, 0.5]], dtype=th.float64, device=DEVICE)
 BIAS = th.tensor([0.1, -0.1], dtype=th.float64, device=DEVICE)
-
-
-class DoubleFeatures(FlattenExtractor):
-    """Float64 from the first layer on."""
-
-    def forward(self, observations):
-        return super().forward(observations).double()
-
-
-@pytest.fixture(autouse=True)
-def on_the_tests_device():
-    with th.device(DEVICE):
-        yield
 
 
 class Plays(gym.Env):

@@ -8,12 +8,12 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from problems import DEVICE, AnySpace, Scripted, vectorised
+from spies import Spy
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_pgx import PPO, PPOPenalty
 from sb3_pgx.common import compiling
 from sb3_pgx.common.controllers import KLAdaptiveLearningRate, adapted_scale
-from sb3_pgx.common.update import Objective
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 DISTANCE = {PPO: "approx_kl", PPOPenalty: "minibatch_kl"}
@@ -24,29 +24,6 @@ def make(model_class, controller, **kwargs):
     env = vectorised(*(AnySpace(BOX, BOX) for _ in range(2)))
     settings = dict(n_steps=16, batch_size=8, n_epochs=3, seed=0, device=DEVICE, compile=False)
     return model_class("MlpPolicy", env, learning_rate=controller, **{**settings, **kwargs})
-
-
-class Spy:
-    """Keeps parameters, gradient and divergence at each minibatch; ``script`` may put other divergences in place."""
-
-    def __init__(self, model, script=None):
-        self.model, self.original, self.script = model, model._steps.objective, script
-        self.distances, self.thetas, self.gradients, self.preparing = [], [], [], True
-        model._steps.objective = Objective(self, self.original.distance, self.original.reads_distribution)
-
-    def __call__(self, now, batch, c):
-        measured = self.original.measure(now, batch, c)
-        if self.preparing:  # before its first step the update asks once what is measured
-            self.preparing = False
-            return measured
-        if self.script is not None:
-            measured = {**measured, self.original.distance: th.tensor(self.script[len(self.distances)])}
-        parameters = list(self.model.policy.parameters())
-        gradient = th.autograd.grad(measured["loss"], parameters, retain_graph=True)
-        self.distances.append(measured[self.original.distance].item())
-        self.thetas.append(th.nn.utils.parameters_to_vector(parameters).detach().clone())
-        self.gradients.append(th.cat([g.flatten() for g in gradient]))
-        return measured
 
 
 class OwnSGD(th.optim.SGD):
@@ -170,9 +147,10 @@ def test_each_step_is_taken_with_the_rate_that_its_own_minibatch_has_led_to(mode
     model.learn(32)
     expected = replay(1e-2, spy.distances, target, high=0.02, low=6e-3)
     assert max(expected) == 0.02 and min(expected) == 6e-3
-    reached = [*spy.thetas[1:], th.nn.utils.parameters_to_vector(model.policy.parameters()).detach()]
-    for before, after, gradient, rate in zip(spy.thetas, reached, spy.gradients, expected, strict=True):
-        th.testing.assert_close((before - after).double(), rate * gradient.double(), rtol=1e-3, atol=1e-6)
+    thetas = [minibatch.theta for minibatch in spy.minibatches]
+    thetas.append(th.nn.utils.parameters_to_vector(model.policy.parameters()).detach())
+    for before, after, minibatch, rate in zip(thetas[:-1], thetas[1:], spy.minibatches, expected, strict=True):
+        th.testing.assert_close((before - after).double(), rate * minibatch.gradient.double(), rtol=1e-3, atol=1e-6)
     assert model.learning_rate.value == pytest.approx(expected[-1], rel=1e-9)
 
 

@@ -1,36 +1,20 @@
 """A policy's passes without gradients: the actions that its own forward would draw, compiled or not."""
 
-import copy
-
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch as th
 from capabilities import BOX, DICT, FAR, IMAGE
 from gymnasium import spaces
-from problems import DEVICE, AnySpace, vectorised
+from pairs import envs
+from problems import DEVICE
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize, is_vecenv_wrapped
 from stable_baselines3.common.vec_env.vec_transpose import VecTransposeImage
 
 from sb3_pgx import A2C, PPO
-from sb3_pgx.common import compiling
 from sb3_pgx.common.distributions import noise_source, sample_with
-
-
-@pytest.fixture
-def graphs(monkeypatch):
-    """The graphs that are made from here on; they run as they were traced."""
-    made = []
-    monkeypatch.setattr(compiling, "backend", lambda graph, examples: made.append(graph) or graph)
-    return made
-
-
-def envs(observation_space=BOX, action_space=BOX, n=2):
-    """Environments whose random numbers are theirs alone: a space holds a generator."""
-    return vectorised(*(AnySpace(copy.deepcopy(observation_space), copy.deepcopy(action_space)) for _ in range(n)))
-
 
 # ------------------------------------------------------------------------------------------------------- random numbers
 

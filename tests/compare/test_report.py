@@ -88,7 +88,6 @@ def test_axes_and_legend_are_labelled(results):
     figure = draw_curves(summarize(results, 475.0), SETTING)
     (axes,) = figure.axes
     legend = axes.get_legend()
-    assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["good", "sb3:bad", "threshold 475"]
     assert "steps" in axes.get_xlabel() and "return" in axes.get_ylabel() and "CartPole-v1" in axes.get_title(loc="left")
     assert axes.get_xlim() == (0, 60_000)

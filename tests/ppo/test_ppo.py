@@ -8,31 +8,18 @@ import pytest
 import stable_baselines3 as sb3
 import torch as th
 from gymnasium import spaces
-from problems import DEVICE, AnySpace, Scripted, vectorised
-from stable_baselines3.common.callbacks import BaseCallback
+from problems import DEVICE, AnySpace, DoubleFeatures, Scripted, vectorised
+from spies import Metrics, Spy
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_pgx import PPO
 from sb3_pgx.common.rollout import Batch, Rollout
-from sb3_pgx.common.update import Objective
+
+pytestmark = pytest.mark.usefixtures("on_the_tests_device")
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 EXACT = dict(rtol=1e-10, atol=1e-12)
 RATIOS = [0.5, 0.79, 0.81, 1.0, 1.19, 1.21, 2.0]
-
-
-class DoubleFeatures(FlattenExtractor):
-    """Float64 from the first layer on."""
-
-    def forward(self, observations):
-        return super().forward(observations).double()
-
-
-@pytest.fixture(autouse=True)
-def on_the_tests_device():
-    with th.device(DEVICE):
-        yield
 
 
 def linear_model(**kwargs):
@@ -106,34 +93,6 @@ def step(model, batch):
     with model.gradient_steps(model.coefficients(), len(batch)) as steps:
         steps.epoch([batch])
     return actor(model) - before[0], critic(model) - before[1]
-
-
-class Spy:
-    """Stands in for a model's objective; keeps what each minibatch gave, and may put other numbers in place of some."""
-
-    def __init__(self, model, script=None):
-        self.model, self.original, self.script = model, model._steps.objective, script
-        self.calls, self.preparing = [], True
-        model._steps.objective = Objective(self, self.original.distance, self.original.reads_distribution)
-
-    def __call__(self, now, batch, c):
-        measured = self.original.measure(now, batch, c)
-        if self.preparing:  # before its first step the update asks once what is measured
-            self.preparing = False
-            return measured
-        if self.script is not None:
-            measured = {**measured, self.original.distance: th.tensor(self.script[len(self.calls)])}
-        self.calls.append(
-            dict(
-                measured={k: v.item() for k, v in measured.items()},
-                ratio=(now.log_prob - batch.log_prob).exp().detach(),
-                advantages=batch.advantages,
-                log_prob=batch.log_prob,
-                theta=th.nn.utils.parameters_to_vector(self.model.policy.parameters()).detach().clone(),
-                coefficients=c,
-            )
-        )
-        return measured
 
 
 # ------------------------------------------------------------------------------------------------------- the gradient
@@ -241,7 +200,7 @@ def test_values_beyond_their_clip_have_no_gradient_and_the_error_of_the_clipped_
     moved, of_critic = step(model, batch)
     th.testing.assert_close(of_critic, expected, **EXACT)
     assert (moved == 0).all()
-    assert spy.calls[0]["measured"]["value_loss"] == pytest.approx((1 - reached).square().mean().item(), rel=1e-9)
+    assert spy.minibatches[0].measured["value_loss"] == pytest.approx((1 - reached).square().mean().item(), rel=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------------- in training
@@ -264,11 +223,11 @@ def test_the_ratio_is_one_in_the_first_minibatch_of_an_update_and_in_no_other(ca
     model = PPO("MlpPolicy", env, seed=0, device=DEVICE, compile=False, **kwargs)
     spy = Spy(model)
     model.learn(128)
-    assert len(spy.calls) == 2 * 3 * 4
-    for i, call in enumerate(spy.calls):
-        off = (call["ratio"] - 1).abs().max().item()
+    assert len(spy.minibatches) == 2 * 3 * 4
+    for i, call in enumerate(spy.minibatches):
+        off = (call.ratio - 1).abs().max().item()
         if i % 12 == 0:
-            assert off < 1e-5 and call["measured"]["clip_fraction"] == 0 and call["measured"]["approx_kl"] < 1e-6
+            assert off < 1e-5 and call.measured["clip_fraction"] == 0 and call.measured["approx_kl"] < 1e-6
         else:
             assert off > 1e-3
 
@@ -278,11 +237,11 @@ def test_every_row_is_used_once_an_epoch_and_the_last_minibatch_may_be_smaller()
         model = PPO("MlpPolicy", vectorised(Scripted([3]), Scripted([4])), n_steps=10, batch_size=8, n_epochs=2, device=DEVICE)
     spy = Spy(model)
     model.learn(20)
-    assert [len(call["ratio"]) for call in spy.calls] == [8, 8, 4] * 2
+    assert [len(call.ratio) for call in spy.minibatches] == [8, 8, 4] * 2
     rows = th.stack([model._rollout.advantages, model._rollout.log_prob], dim=-1).flatten(end_dim=1).tolist()
     orders = []
-    for epoch in (spy.calls[:3], spy.calls[3:]):
-        seen = [row for call in epoch for row in th.stack([call["advantages"], call["log_prob"]], dim=1).tolist()]
+    for epoch in (spy.minibatches[:3], spy.minibatches[3:]):
+        seen = [row for call in epoch for row in th.stack([call.advantages, call.log_prob], dim=1).tolist()]
         assert sorted(seen) == sorted(rows)
         orders.append(seen)
     assert orders[0] != orders[1]
@@ -292,18 +251,9 @@ def test_metrics_are_means_over_all_minibatches_but_for_sb3s_two_exceptions():
     model = PPO(
         "MlpPolicy", make_vec_env("CartPole-v1", 2, seed=0), n_steps=32, batch_size=16, n_epochs=3, device=DEVICE, seed=0
     )
-    spy = Spy(model)
-    updates = []
-
-    class Keep(BaseCallback):
-        def _on_step(self):
-            return True
-
-        def on_update_end(self, metrics):
-            updates.append(metrics)
-
-    model.learn(64, callback=Keep())
-    (metrics,), calls = updates, [call["measured"] for call in spy.calls]
+    spy, callback = Spy(model), Metrics()
+    model.learn(64, callback=callback)
+    (metrics,), calls = callback.updates, [call.measured for call in spy.minibatches]
     assert len(calls) == 12
     for name in ("policy_gradient_loss", "value_loss", "entropy_loss", "clip_fraction"):
         assert metrics[name] == pytest.approx(np.mean([call[name] for call in calls]), rel=1e-5)
@@ -323,19 +273,12 @@ def test_clip_ranges_follow_their_schedules_and_are_logged():
         clip_range="lin_0.2_0.1",
         clip_range_vf=lambda progress: 1.0 + progress,
     )
-    spy, logged = Spy(model), []
-
-    class Keep(BaseCallback):
-        def _on_step(self):
-            return True
-
-        def on_update_end(self, metrics):
-            logged.append((metrics["clip_range"], metrics["clip_range_vf"]))
-
-    model.learn(32, callback=Keep())
+    spy, callback = Spy(model), Metrics()
+    model.learn(32, callback=callback)
+    logged = [(metrics["clip_range"], metrics["clip_range_vf"]) for metrics in callback.updates]
     expected = [(0.175, 1.75), (0.15, 1.5), (0.125, 1.25), (0.1, 1.0)]
     np.testing.assert_allclose(logged, expected, rtol=1e-12)
-    np.testing.assert_allclose([(c.clip_range, c.clip_range_vf) for c in (k["coefficients"] for k in spy.calls)], expected)
+    np.testing.assert_allclose([(c.clip_range, c.clip_range_vf) for c in (k.coefficients for k in spy.minibatches)], expected)
 
 
 def test_a_critic_whose_weight_is_set_to_zero_goes_on_as_sb3s_by_its_momentum_alone():
@@ -380,8 +323,8 @@ def scripted_update(kls, target_kl, **kwargs):
 def test_the_update_ends_before_the_step_of_the_minibatch_that_has_moved_too_far(capsys):
     model, spy, metrics = scripted_update([0.0, 0.0149, 0.001, 0.0151], target_kl=0.01, verbose=1)
     reached = th.nn.utils.parameters_to_vector(model.policy.parameters())
-    assert len(spy.calls) == 4 and th.equal(reached, spy.calls[3]["theta"])
-    assert not th.equal(reached, spy.calls[2]["theta"])
+    assert len(spy.minibatches) == 4 and th.equal(reached, spy.minibatches[3].theta)
+    assert not th.equal(reached, spy.minibatches[2].theta)
     assert model.n_gradient_steps == 3 and model._n_updates == 2  # SB3 counts the epoch that it ends in
     assert {int(state["step"]) for state in model.policy.optimizer.state.values()} == {3}
     assert metrics["approx_kl"] == pytest.approx((0.001 + 0.0151) / 2)
@@ -390,15 +333,15 @@ def test_the_update_ends_before_the_step_of_the_minibatch_that_has_moved_too_far
 
 def test_an_update_whose_first_minibatch_has_moved_too_far_changes_nothing():
     model, spy, _ = scripted_update([1.0], target_kl=0.01)
-    assert th.equal(th.nn.utils.parameters_to_vector(model.policy.parameters()), spy.calls[0]["theta"])
+    assert th.equal(th.nn.utils.parameters_to_vector(model.policy.parameters()), spy.minibatches[0].theta)
     assert not model.policy.optimizer.state and model._n_updates == 1
 
 
 def test_one_and_a_half_times_the_target_itself_is_not_too_far():
     model, spy, _ = scripted_update([0.75] * 6, target_kl=0.5)  # both exact in binary
-    assert len(spy.calls) == model.n_gradient_steps == 6 and model._n_updates == 3
+    assert len(spy.minibatches) == model.n_gradient_steps == 6 and model._n_updates == 3
 
 
 def test_without_a_target_no_distance_is_too_far():
     model, spy, _ = scripted_update([1e9] * 6, target_kl=None)
-    assert len(spy.calls) == model.n_gradient_steps == 6
+    assert len(spy.minibatches) == model.n_gradient_steps == 6

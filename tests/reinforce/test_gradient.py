@@ -17,6 +17,8 @@ from sb3_pgx.common.evaluate import evaluate_rollout
 from sb3_pgx.common.policies import ActorPolicy
 from sb3_pgx.common.rollout import Rollout
 
+pytestmark = pytest.mark.usefixtures("on_the_tests_device")
+
 GAMMA = 0.5
 
 
@@ -48,12 +50,6 @@ class DoublePolicy(ActorPolicy):
 
     def _get_action_dist_from_latent(self, latent_pi):
         return super()._get_action_dist_from_latent(latent_pi.double())
-
-
-@pytest.fixture(autouse=True)
-def on_the_tests_device():
-    with th.device(DEVICE):
-        yield
 
 
 def make_model(**kwargs):

@@ -5,6 +5,7 @@ import pytest
 import torch as th
 from capabilities import IMAGE, envs
 from problems import DEVICE, Scripted, vectorised
+from spies import Metrics
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_pgx import REINFORCE, REINFORCEBaseline
@@ -139,20 +140,13 @@ def test_shared_layers_take_one_combined_step(vf_coef):
 
 def test_the_combined_step_weighs_the_mean_squared_error_of_the_values():
     model = REINFORCEBaseline("CnnPolicy", envs(IMAGE), n_episodes=1, vf_coef=0.5, learning_rate=0.0, device=DEVICE, seed=0)
-    measured = []
-
-    class Keep(BaseCallback):
-        def _on_step(self):
-            return True
-
-        def on_update_end(self, metrics):
-            measured.append(metrics)
-
-    model.learn(10, callback=Keep())
+    callback = Metrics()
+    model.learn(10, callback=callback)
+    (metrics,) = callback.updates
     rollout = model._rollout
     error = (rollout.values - rollout.returns)[rollout.valid].square().mean().item()
-    assert measured[0]["value_loss"] == pytest.approx(error, rel=1e-4)
-    assert measured[0]["loss"] == pytest.approx(measured[0]["policy_loss"] + 0.5 * error, rel=1e-4)
+    assert metrics["value_loss"] == pytest.approx(error, rel=1e-4)
+    assert metrics["loss"] == pytest.approx(metrics["policy_loss"] + 0.5 * error, rel=1e-4)
 
 
 def test_equal_returns_are_standardised_to_nothing_and_not_to_amplified_rounding():

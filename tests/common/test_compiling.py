@@ -1,0 +1,68 @@
+"""One function to one graph: what a graph may read, and what compiling leaves behind in the process."""
+
+import subprocess
+import sys
+
+import pytest
+import torch as th
+
+from sb3_pgx.common.compiling import NotCompilable, compile_function
+
+
+def test_a_function_that_closes_over_a_tensor_or_fails_is_not_compiled(graphs):
+    outside = th.ones(2)
+    with pytest.raises(NotCompilable, match="reads a tensor that is neither a parameter nor in the batch"):
+        compile_function(lambda x: (x + outside,), [th.ones(2)])
+    with pytest.raises(NotCompilable, match=r"it draws random numbers \(aten"):
+        compile_function(lambda x: (x + th.rand(2),), [th.ones(2)])
+    with pytest.raises(NotCompilable, match=r"^KeyError: 'no'$"):
+        compile_function(lambda x: {}["no"], [th.ones(2)])
+    assert compile_function(lambda x: (x + th.tensor(2.0),), [th.ones(2)])([outside])[0].tolist() == [3.0, 3.0]
+
+
+def test_examples_are_not_changed_and_arguments_that_are_not_read_are_not_passed(graphs):
+    def function(a, b, c):
+        a.add_(c)
+        return (a * 2,)
+
+    examples = [th.ones(2), th.ones(3), th.ones(2)]
+    compiled = compile_function(function, examples)
+    assert all(th.equal(x, th.ones_like(x)) for x in examples)
+    assert len([node for node in graphs[0].graph.nodes if node.op == "placeholder"]) == 2
+    given = [th.ones(2), th.ones(3), th.ones(2)]
+    (result,) = compiled(given)
+    assert result.tolist() == [4.0, 4.0] and given[0].tolist() == [2.0, 2.0]
+
+
+STATE = """
+import logging, os, signal, sys, warnings
+import numpy as np, torch as th
+import sb3_pgx
+from sb3_pgx.common.compiling import compile_function
+
+assert not [m for m in sys.modules if m.startswith(("torch._dynamo", "torch._inductor"))], "imported with the package"
+
+def state():
+    return dict(
+        validation=th.distributions.Distribution._validate_args, threads=th.get_num_threads(), dtype=th.get_default_dtype(),
+        between=th.get_num_interop_threads(), grad=th.is_grad_enabled(), filters=list(warnings.filters),
+        deterministic=th.are_deterministic_algorithms_enabled(), precision=th.get_float32_matmul_precision(),
+        folder=os.getcwd(), root=(logging.root.level, list(logging.root.handlers)), numbers=np.geterr(),
+        interrupt=signal.getsignal(signal.SIGINT), excepthook=sys.excepthook,
+        random=th.get_rng_state().tolist(), numpy=np.random.get_state()[1].tolist(),
+        environment={k: v for k, v in os.environ.items() if "TORCHINDUCTOR" not in k},
+    )
+
+before = state()
+compiled = compile_function(lambda x: (x + 1,), [th.zeros(3)])
+assert compiled([th.ones(3)])[0].tolist() == [2.0, 2.0, 2.0]
+assert "torch._inductor" in sys.modules
+changed = {key: (before[key], value) for key, value in state().items() if value != before[key]}
+assert not changed, changed
+"""
+
+
+def test_compiling_changes_no_process_wide_state():
+    """In a process of its own, since the compiler changes what it changes when it is imported."""
+    done = subprocess.run([sys.executable, "-c", STATE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,93 @@
+"""A loss or a gradient that is not finite ends eager and compiled trainings alike, before the step."""
+
+import pytest
+import stable_baselines3 as sb3
+import torch as th
+from pairs import ON_POLICY, SEVERAL_EPOCHS, assert_same_training, make, optimizer, trained
+from problems import DEVICE, Scripted, vectorised
+
+from sb3_pgx import PPO
+
+
+class Refuses(th.optim.Adam):
+    """Stops before the first step on a gradient that is not finite, or that an infinite norm has clipped to nothing."""
+
+    def step(self, closure=None):
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not all(th.isfinite(g).all() for g in gradients) or not any(g.any() for g in gradients):
+            raise FloatingPointError
+        return super().step(closure)
+
+
+class Absurd(Scripted):
+    """One reward of absurd size, after some time."""
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, 1e30 if self.episode == 3 and self.step_number == 4 else reward / 10, *rest
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_before_its_step_in_the_middle_of_an_epoch(graphs):
+    """Where it ends is what SB3's own training says, stopped by its optimizer."""
+    kwargs = dict(
+        n_steps=8, batch_size=4, n_epochs=2, normalize_advantage=False, seed=0, device=DEVICE, gae_lambda=0.0, gamma=0.5
+    )
+
+    def arguments(kind):
+        policy_kwargs = dict(net_arch=[8], optimizer_class=kind, optimizer_kwargs=dict(eps=1e-5))
+        return dict(policy="MlpPolicy", env=vectorised(Absurd([4])), policy_kwargs=policy_kwargs, **kwargs)
+
+    expected = sb3.PPO(**arguments(Refuses))
+    with pytest.raises(FloatingPointError):
+        expected.learn(100)
+    taken = {int(state["step"]) for state in expected.policy.optimizer.state.values()}
+    assert len(taken) == 1 and taken.pop() % 2, "it was to end in the middle of an epoch of two minibatches"
+    for compile in (False, True):
+        model = PPO(**arguments(th.optim.Adam), compile=compile)
+        match = rf"the value_loss is inf in update {expected._n_updates + 1}; the step was not taken"
+        with pytest.raises(ValueError, match=match):
+            model.learn(100)
+        for key, value in expected.policy.state_dict().items():
+            th.testing.assert_close(model.policy.state_dict()[key], value, rtol=1e-5, atol=1e-5)
+        for p, q in zip(model.policy.parameters(), expected.policy.parameters(), strict=True):
+            ours, theirs = model.policy.optimizer.state[p], expected.policy.optimizer.state[q]
+            assert ours["step"] == theirs["step"]
+            th.testing.assert_close(ours["exp_avg"], theirs["exp_avg"], rtol=1e-4, atol=1e-5)
+        assert model.num_timesteps == expected.num_timesteps
+        model.predict(model.observation_space.sample())
+    assert len(graphs) == 3
+
+
+@ON_POLICY
+def test_eager_and_compiled_trainings_fail_alike_and_can_go_on(name, graphs):
+    class Never(Absurd):
+        def step(self, action):
+            observation, reward, *rest = super().step(action)
+            return observation, 1e30 if reward > 1e20 and not calm else min(reward, 1.0), *rest
+
+    messages, models = [], []
+    for compile in (False, True):
+        calm = False
+        model = make(name, vectorised(Never([4]), Never([4])), compile=compile)
+        with pytest.raises(ValueError, match=r"the step was not taken") as error:
+            trained(model, 100)
+        messages.append(str(error.value))
+        assert all(th.isfinite(p).all() for p in model.policy.parameters())
+        calm = True
+        trained(model, 24)
+        assert all(th.isfinite(p).all() for p in model.policy.parameters())
+        models.append(model)
+    assert messages[0] == messages[1]
+    assert_same_training(*models)
+
+
+@pytest.mark.parametrize("name", SEVERAL_EPOCHS)
+def test_a_step_that_was_too_large_is_blamed_on_what_overflowed_after_it(name, graphs):
+    """The bad minibatch is measured once more at the parameters before its step, not at those of the epoch's start."""
+    for compile in (False, True):
+        model = make(name, learning_rate=1e6, vf_coef=1e15, max_grad_norm=None, compile=compile, **optimizer(th.optim.SGD)())
+        for key, p in model.policy.named_parameters():
+            p.requires_grad_("value" in key)  # the actor stays as it is
+        with pytest.raises(ValueError, match=r"^the value_loss is inf in update \d; the step was not taken"):
+            trained(model, 100)
+        assert model.policy.value_net.bias.abs() > 1e18, "a step was taken before"
