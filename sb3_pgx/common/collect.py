@@ -156,7 +156,7 @@ class Recorder:
         """
 
         def to_device(array: np.ndarray) -> th.Tensor:
-            return th.as_tensor(array[: self.size], device=device)
+            return th.from_numpy(array[: self.size]).to(device)
 
         terminated, truncated, valid, episode_starts = (to_device(f) for f in self.flags)
         rollout = Rollout(

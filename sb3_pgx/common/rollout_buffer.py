@@ -112,4 +112,4 @@ def batches(buffer: RolloutBuffer, batch_size: int | None) -> Generator[Batch, N
 
 def to_numpy(values: th.Tensor) -> np.ndarray:
     """A view on the CPU, a copy on CUDA."""
-    return values.detach().cpu().numpy()
+    return values.numpy(force=True)

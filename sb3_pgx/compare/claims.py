@@ -11,7 +11,6 @@ from sb3_pgx.compare.agreement import AgreementClaim
 from sb3_pgx.compare.extras import require_extra
 from sb3_pgx.compare.gradient_variance import GradientVarianceClaim
 from sb3_pgx.compare.learning import LearningClaim
-from sb3_pgx.compare.measure import SEEDS
 from sb3_pgx.compare.peers import prepare
 from sb3_pgx.compare.pool import write_json
 from sb3_pgx.compare.relative import RelativeClaim
@@ -23,7 +22,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         AgreementClaim("ppo", "sb3:ppo", "CartPole-v1", timesteps=100_000),
         AgreementClaim("ppo", "sb3:ppo", "Pendulum-v1", timesteps=100_000),
         AgreementClaim("ppo", "sb3:ppo", "LunarLander-v3", timesteps=1_000_000),
-        AgreementClaim("ppo", "sb3:ppo", "HalfCheetah-v5", timesteps=1_000_000, seeds=SEEDS),
+        AgreementClaim("ppo", "sb3:ppo", "HalfCheetah-v5", timesteps=1_000_000),
         LearningClaim("ppo", "LunarLander-v3", timesteps=1_000_000, threshold=200.0),
     ),
     "ppo_penalty": (
