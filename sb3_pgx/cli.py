@@ -139,7 +139,10 @@ def _claims(args: argparse.Namespace) -> int:
         results = results_folder() if args.write else args.output
     except USER_ERRORS as error:
         return _usage_error(error)
-    settings = Settings(args.command_line, args.workers, args.configs, args.output)
+    chosen = [*(["--only", args.only] if args.only else []), *(["--configs", str(args.configs)] if args.configs else [])]
+    # What reproduces the verdict anywhere: where runs were kept, and how many at a time, does not change it.
+    command = shlex.join(["sb3-pgx", "claims", args.name, *chosen, "--write"])
+    settings = Settings(command, args.workers, args.configs, args.output)
     return 0 if check_claims(claims, settings, results) else FAILED
 
 

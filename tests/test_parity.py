@@ -166,17 +166,19 @@ def fraction_of_equal_rows(ours, theirs):
     return close.reshape(*ours.shape[:2], -1).all(axis=2).mean()
 
 
-def test_one_iteration_from_each_of_sb3s_states_gives_sb3s_actions_and_parameters(theirs):
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("validation_stays_on")
+def test_one_iteration_from_each_of_sb3s_states_gives_sb3s_actions_and_parameters(compile, theirs):
     case, states, actions, reached = theirs
     assert len(states) == len(reached) == N_ROLLOUTS
     policy, env = LONG[case]()
-    model = sb3_pgx.PPO(policy, env, **SETTINGS, compile=False)
+    model = sb3_pgx.PPO(policy, env, **SETTINGS, compile=compile)
     for i, state in enumerate(states):
         callback = Actions()
         _, stage = model._setup_learn(TOTAL, callback, reset_num_timesteps=False)
         model.env = copy.deepcopy(state["env"])
         model.policy.load_state_dict(state["policy"])
-        model.policy.optimizer.load_state_dict(state["optimizer"])
+        model.policy.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # it keeps the tensors that it is given
         vars(model).update(copy.deepcopy(state["attributes"]), **state["counts"])
         random.setstate(state["random"][0])
         np.random.set_state(state["random"][1])

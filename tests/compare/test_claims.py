@@ -317,6 +317,16 @@ def test_verdicts_are_written_only_on_request(fake_claims, tmp_path, monkeypatch
     assert written == {"B-v0": {"passed": False}, "C-v0": {"passed": True}}
 
 
+def test_a_record_names_the_command_that_reproduces_it_without_what_is_of_this_machine_alone(
+    fake_claims, tmp_path, monkeypatch
+):
+    commands = []
+    monkeypatch.setattr(claims, "check_claims", lambda chosen, settings, results: commands.append(settings.command) or True)
+    main(["claims", "all", "--only", "CartPole-v1", "--output", str(tmp_path), "--workers", "2"])
+    main(["claims", "true"])
+    assert commands == ["sb3-pgx claims all --only CartPole-v1 --write", "sb3-pgx claims true --write"]
+
+
 def test_a_new_verdict_replaces_the_old_one_and_leaves_the_others(tmp_path):
     path = tmp_path / "x.json"
     for key, value in (("A-v0", 1), ("B-v0", 2), ("A-v0", 3)):
