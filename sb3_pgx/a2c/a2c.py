@@ -188,6 +188,7 @@ class A2C(PolicyGradientAlgorithm):
         return result
 
     def evaluate_and_estimate(self, rollout: Rollout) -> None:
+        """With the weights of the states, which come last, whatever estimate a subclass has."""
         super().evaluate_and_estimate(rollout)
         if self.discount_state_weighting:
             before = None if self._first_ages is None else [age - 1 for age in self._first_ages]

@@ -22,55 +22,58 @@ class Acting:
     """
     Gives the actions of one rollout.
 
-    :param policy: in evaluation mode
     :param n_envs: N
     :param n_updates: updates done so far, for an error
     """
 
-    def __init__(self, policy: ActorCriticPolicy, n_envs: int, n_updates: int):
-        self.policy, self.n_envs, self.n_updates = policy, n_envs, n_updates
-        self._graph: CompiledPass | None = None
+    def __init__(self, n_envs: int, n_updates: int):
+        self.n_envs, self.n_updates = n_envs, n_updates
+        self._policy: ActorCriticPolicy | None = None  # that of the graph
+        self._graph: CompiledPass
         self._noise: Callable[[], Tensor]
 
-    def compile(self, graph: CompiledPass, modules: Modules, observations: PyTorchObs) -> None:
+    def compile(self, policy: ActorCriticPolicy, graph: CompiledPass, modules: Modules, observations: PyTorchObs) -> None:
         """
         Act by a graph, where there can be one.
 
+        :param policy: in evaluation mode
         :param graph: an :func:`~sb3_pgx.common.passes.acting_pass`
         :param modules: the policy's layers, as they were looked at last
         :param observations: such as those to come, ``[N, *obs]``
         """
-        if not acts_alone(self.policy):
+        if not acts_alone(policy):
             return
 
         def numbers() -> list[Tensor]:
-            if type(self.policy.action_dist) not in SAMPLED:
-                raise NotCompilable(f"{type(self.policy.action_dist).__name__} draws the actions in a way of its own")
+            if type(policy.action_dist) not in SAMPLED:
+                raise NotCompilable(f"{type(policy.action_dist).__name__} draws the actions in a way of its own")
             with th.random.fork_rng():
-                return [noise_source(self.policy.action_dist, self.n_envs, self.policy.device)()]
+                return [noise_source(policy.action_dist, self.n_envs, policy.device)()]
 
-        if graph.prepare(self.policy, modules, graph.inputs(observations), numbers):
-            self._noise = noise_source(self.policy.action_dist, self.n_envs, self.policy.device)
-            self._graph = graph
+        if graph.prepare(policy, modules, graph.inputs(observations), numbers):
+            self._noise = noise_source(policy.action_dist, self.n_envs, policy.device)
+            self._policy, self._graph = policy, graph
 
-    def __call__(self, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def __call__(self, policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """
+        :param policy: in evaluation mode; the graph is that of one policy, and another one acts by its own methods
         :param observations: ``[N, *obs]``
         :return: as :func:`act`
         :raises ValueError: the policy is not finite
         """
         try:
-            if self._graph is not None:
+            if policy is self._policy:
                 tensors = self._graph.inputs(observations)
                 if self._graph.takes(tensors):
-                    (actions,) = self._graph([self._noise(), *tensors])
+                    with th.no_grad():
+                        (actions,) = self._graph([self._noise(), *tensors])
                     # Of choices, NaN probabilities give one, too: the evaluation of the rollout will see them.
                     if actions.is_floating_point() and not math.isfinite(actions.sum()):
                         raise ValueError(f"the policy's action is not finite: {actions}")
                     return actions, None, None
-            return act(self.policy, observations)
+            return act(policy, observations)
         except (ValueError, RuntimeError) as error:  # torch refuses to draw from distributions with NaN
-            bad = [name for name, p in self.policy.named_parameters() if not th.isfinite(p).all()]
+            bad = [name for name, p in policy.named_parameters() if not th.isfinite(p).all()]
             what = f"the parameter {bad[0]} is not finite" if bad else str(error).strip().splitlines()[0]
             raise ValueError(
                 f"the policy cannot act after update {self.n_updates}: {what}. Load the last saved model and lower "

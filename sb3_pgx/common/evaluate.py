@@ -29,9 +29,10 @@ def evaluate_rollout(policy: ActorCriticPolicy, rollout: Rollout, with_distribut
     :param with_distribution: keep the packed parameters of the action distributions
     :raises ValueError: the policy returned NaN or infinity
     """
-    with th.no_grad(), _refusals():
+    with th.no_grad():
         if with_distribution or not hasattr(rollout, "values"):
-            values, log_prob, rollout.distribution = evaluate_rows(policy, rollout, with_distribution)
+            with _refusals():
+                values, log_prob, rollout.distribution = evaluate_rows(policy, rollout, with_distribution)
             if not hasattr(rollout, "values"):
                 rollout.values, rollout.log_prob = values, log_prob
         rollout.last_values = values_of(policy, rollout.last_observations, rollout.shape[1])
@@ -56,21 +57,21 @@ def evaluate_by_graph(
     :return: false where there is no graph; nothing was done
     :raises ValueError: the policy returned NaN or infinity
     """
-    with th.no_grad(), _refusals():
-        final = _final_values(policy, rollout)
-        inputs = [
-            th.tensor((gamma, gae_lambda), dtype=th.float64, device=rollout.rewards.device),
-            rollout.actions,
-            rollout.rewards,
-            rollout.terminated,
-            rollout.truncated,
-            modules.detached()[0].new_zeros(rollout.shape) if final is None else final,
+    with th.no_grad():
+        # Zeros stand for the final values until it is known that there is a graph.
+        no_finals = next(iter(modules.parameters.values())).new_zeros(rollout.shape)
+        discounts = th.tensor((gamma, gae_lambda), dtype=th.float64, device=rollout.rewards.device)
+        before = [discounts, rollout.actions, rollout.rewards, rollout.terminated, rollout.truncated]
+        after = [
             *graph.inputs(map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)),
             *graph.inputs(rollout.last_observations),
         ]
-        if not graph.prepare(policy, modules, inputs):
+        if not graph.prepare(policy, modules, [*before, no_finals, *after]):
             return False
-        rollout.values, rollout.log_prob, rollout.next_values, *others, check = graph(inputs)
+        final = _final_values(policy, rollout)
+        rollout.values, rollout.log_prob, rollout.next_values, *others, check = graph(
+            [*before, no_finals if final is None else final, *after]
+        )
         rollout.advantages, rollout.returns, rollout.last_values = others
         _check(check, rollout)
     return True
@@ -80,8 +81,11 @@ def evaluate_by_graph(
 def _refusals() -> Iterator[None]:
     try:
         yield
-    except ValueError as error:  # torch's distributions refuse a standard deviation of 0 or infinity, and NaN
-        raise _not_finite() from error
+    except ValueError as error:
+        # How torch's distributions refuse a standard deviation of 0 or infinity, and NaN.
+        if "to satisfy the constraint" in str(error):
+            raise _not_finite() from error
+        raise
 
 
 def _check(total: Any, rollout: Rollout) -> None:

@@ -39,6 +39,17 @@ class PolicyFunction:
             return functional_call(self.module, replaced, inputs, tie_weights=False)
 
 
+def laid_out(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """
+    Parameters in the layout in which a graph is fastest: on the CPU, convolutions take a quarter less time with the channels
+    last, and one weight in this layout brings all that follows into it.
+    """
+    return {
+        name: x.contiguous(memory_format=th.channels_last) if x.dim() == 4 and not x.is_cuda else x
+        for name, x in values.items()
+    }
+
+
 class _Bound(nn.Module):
     """``functional_call`` calls ``forward``."""
 

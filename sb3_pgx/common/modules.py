@@ -1,10 +1,11 @@
 """The layers of a policy, remembered: to switch all of them between acting and training, and to see when they have changed."""
 
+from itertools import chain
 from operator import is_
 from typing import Any
 
 from stable_baselines3.common.policies import BaseModel
-from torch import Tensor, nn
+from torch import nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -13,21 +14,19 @@ class Modules:
     """
     The layers and parameters of one policy.
 
-    ``version`` grows whenever :meth:`look` finds other layers, parameters, types, devices or hooks than before: what was built
-    from them must be built anew. Plain attributes that a layer reads are compared at the start of a training alone, for some
-    count in them. ``parameters`` are the policy's, by name.
+    ``version`` grows whenever :meth:`look` finds other layers, parameters, hooks, types, devices or layouts than before:
+    what was built from them must be built anew. Plain attributes that a layer reads are compared at the start of a training
+    alone, for some count in them. ``parameters`` are the policy's, by name.
     """
 
     def __init__(self) -> None:
         self.version = 0
         self.parameters: dict[str, nn.Parameter] = {}
-        self._detached: list[Tensor] = []
         self._modules: list[nn.Module] = []
         self._holders: list[dict[str, Any]] = []  # of children and parameters
         self._hooks: list[dict[int, Any]] = []
         self._held: list[Any] = []
         self._kinds: list[Any] = []
-        self._addresses: list[int] = []
         self._hooked = self._plain_train = False
         self._attributes: Any = None
 
@@ -45,7 +44,7 @@ class Modules:
         if not (self._modules and self._modules[0] is policy and self._is_known()):
             self._remember(policy)
             self.version += 1
-        kinds = [(p.dtype, p.device) for p in self.parameters.values()]
+        kinds = [(p.dtype, p.device, p.shape, p.stride()) for p in self.parameters.values()]
         if kinds != self._kinds:
             self._kinds = kinds
             self.version += 1
@@ -55,15 +54,8 @@ class Modules:
             self._attributes = attributes
         return self.version
 
-    def detached(self) -> list[Tensor]:
-        """The parameters without their gradients, wherever their numbers lie now."""
-        addresses = [p.data_ptr() for p in self.parameters.values()]
-        if addresses != self._addresses:
-            self._addresses, self._detached = addresses, [p.detach() for p in self.parameters.values()]
-        return self._detached
-
     def _is_known(self) -> bool:
-        held = [part for holder in self._holders for part in holder.values()]
+        held = list(chain.from_iterable(map(dict.values, self._holders)))
         if len(held) != len(self._held) or not all(map(is_, held, self._held)):
             return False
         return self._hooked == self._has_hooks()
@@ -72,19 +64,19 @@ class Modules:
         self._modules = list(policy.modules())
         self._holders = [holder for m in self._modules for holder in (m._modules, m._parameters)]
         self._hooks = [hooks for m in self._modules for name in _HOOKS if (hooks := vars(m).get(name)) is not None]
-        self._held = [part for holder in self._holders for part in holder.values()]
-        self.parameters, self._addresses = dict(policy.named_parameters()), []
+        self._held = list(chain.from_iterable(map(dict.values, self._holders)))
+        self.parameters = dict(policy.named_parameters())
         self._hooked = self._has_hooks()
         self._plain_train = getattr(type(policy), "set_training_mode", None) is BaseModel.set_training_mode and all(
             type(m).train is nn.Module.train and "train" not in vars(m) for m in self._modules
         )
 
     def _has_hooks(self) -> bool:
-        return any(self._hooks) or any(map(_is_hooked, self.parameters.values()))
+        return any(self._hooks) or any([_hooks_of(p) for p in self.parameters.values()])
 
     def train(self, policy: BaseModel, mode: bool) -> None:
-        """Make ``mode`` the mode of the policy and of all its layers, as ``set_training_mode`` does; look first."""
-        if not self._plain_train:
+        """Make ``mode`` the mode of the policy and of all its layers, as ``set_training_mode`` does."""
+        if not (self._plain_train and self._modules[0] is policy):
             policy.set_training_mode(mode)
             return
         for module in self._modules:
@@ -94,12 +86,12 @@ class Modules:
 def has_hooks(module: nn.Module) -> bool:
     """Whether a layer or one of its own parameters has hooks, which a graph would not call."""
     return any(vars(module).get(name) for name in _HOOKS) or any(
-        p is not None and _is_hooked(p) for p in module._parameters.values()
+        p is not None and _hooks_of(p) for p in module._parameters.values()
     )
 
 
-def _is_hooked(parameter: nn.Parameter) -> bool:
-    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+def _hooks_of(parameter: nn.Parameter) -> Any:
+    return parameter._backward_hooks or parameter._post_accumulate_grad_hooks
 
 
 def _attributes(owner: Any) -> dict[str, Any]:

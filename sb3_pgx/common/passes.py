@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sb3_pgx.common.compiling import Compiled, NotCompilable, compile_function, signature
 from sb3_pgx.common.distributions import has_one_hot, one_hot, sample_with
-from sb3_pgx.common.functional import PolicyFunction, check_traceable
+from sb3_pgx.common.functional import PolicyFunction, check_traceable, laid_out
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.rollout import Observations, as_policy_input
 from sb3_pgx.ops.returns import gae, next_values
@@ -83,8 +83,12 @@ class Inputs:
         if self._has_one_hot:
             observations = one_hot(observations, self._space)
         if isinstance(observations, dict):
-            return [observations[key].to(dtype) for key, dtype in self._types.items()]
-        return [observations.to(self._types[None])]
+            return [_typed(observations[key], dtype) for key, dtype in self._types.items()]
+        return [_typed(observations, self._types[None])]
+
+
+def _typed(x: Tensor, dtype: th.dtype) -> Tensor:
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def _torch_type(space: spaces.Space) -> th.dtype:
@@ -134,7 +138,7 @@ class CompiledPass:
         :return: whether the pass is compiled
         """
         structure = (modules.version, signature(inputs))
-        self._parameters = modules.detached()
+        self._parameters = [p.detach() for p in modules.parameters.values()]
         if structure != self._structure:
             self._structure, self._graph = structure, None
             try:
@@ -142,7 +146,7 @@ class CompiledPass:
                 function = PolicyFunction(self.function, policy, modules.parameters)
                 n, names = len(modules.parameters), list(modules.parameters)
                 self._graph = compile_function(
-                    lambda *tensors: function(dict(zip(names, tensors, strict=False)), *tensors[n:]),
+                    lambda *tensors: function(laid_out(dict(zip(names, tensors, strict=False))), *tensors[n:]),
                     [*self._parameters, *others(), *inputs],
                 )
                 self.tell(f"{self.what} is compiled")

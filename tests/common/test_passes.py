@@ -1,5 +1,8 @@
 """A policy's passes without gradients: the actions that its own forward would draw, compiled or not."""
 
+import copy
+import warnings
+
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
@@ -243,20 +246,111 @@ def test_parameters_that_a_callback_changes_in_the_middle_of_a_rollout_are_those
     assert abs(results[0][:3]).max() + 1 < abs(results[0][3:]).max(), "the change is large"
 
 
-def test_parameters_put_elsewhere_at_the_end_of_a_rollout_are_those_that_are_evaluated(graphs):
-    class Moves(Watch):
+def _put_elsewhere(model):
+    for p in model.policy.parameters():
+        p.data = p.data + 0.1
+
+
+def _transpose(model):
+    layer = model.policy.mlp_extractor.policy_net[2]
+    layer.weight.data = layer.weight.data.t()
+
+
+def _replace_layer(model):
+    th.manual_seed(7)
+    model.policy.action_net = th.nn.Linear(8, 3).to(DEVICE)
+
+
+def _replace_policy(model):
+    th.manual_seed(8)
+    with th.no_grad():
+        model.policy = copy.deepcopy(model.policy)
+        model.policy.action_net.bias += 2.0
+
+
+def _hook(model):
+    model.policy.action_net.register_forward_hook(lambda module, inputs, output: output + 1.0)
+
+
+class Changing(Watch):
+    """Changes the policy once, when the second rollout starts, or with its last step."""
+
+    def __init__(self, change, when):
+        super().__init__()
+        self.change, self.when, self.rollouts = change, when, 0
+
+    def _on_rollout_start(self):
+        self.rollouts += 1
+        if self.when == "start" and self.rollouts == 2:
+            self.change(self.model)
+
+    def _on_step(self):
+        if self.when == "last step" and self.n_calls == 24:
+            self.change(self.model)
+        return super()._on_step()
+
+
+@pytest.mark.parametrize("change", [_put_elsewhere, _transpose, _replace_layer, _replace_policy, _hook])
+@pytest.mark.parametrize("when", ["start", "last step"])
+def test_a_policy_that_a_callback_changes_acts_and_is_evaluated_as_it_is_then(when, change, graphs):
+    results = []
+    for compile in (False, True):
+        policy_kwargs = dict(net_arch=[8, 8])
+        model = A2C("MlpPolicy", envs(), n_steps=12, seed=0, device=DEVICE, compile=compile, policy_kwargs=policy_kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a hook: it runs uncompiled
+            model.learn(72, callback=(watch := Changing(change, when)))
+        results.append(watch)
+    eager, compiled = results
+    # A new policy has an optimizer of its own, which moves the old one's parameters: both go on alike all the same.
+    np.testing.assert_allclose(np.stack(compiled.actions), np.stack(eager.actions), rtol=1e-4, atol=1e-4)
+    th.testing.assert_close(compiled.evaluations, eager.evaluations, rtol=1e-3, atol=1e-3)
+
+
+def test_noise_that_a_callback_draws_anew_has_no_history(graphs):
+    class Draws(Watch):
         def _on_step(self):
-            if self.n_calls == 12:
-                for p in self.model.policy.parameters():
-                    p.data = p.data + 0.1
+            self.model.policy.reset_noise(2)  # without no_grad
             return super()._on_step()
 
     results = []
     for compile in (False, True):
-        model = A2C("MlpPolicy", envs(), n_steps=12, seed=0, device=DEVICE, compile=compile)
-        model.learn(24, callback=(watch := Moves()))
-        results.append(watch.evaluations)
-    th.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+        model = A2C("MlpPolicy", envs(), n_steps=12, use_sde=True, seed=0, device=DEVICE, compile=compile)
+        model.learn(48, callback=(watch := Draws()))
+        results.append(np.stack(watch.actions))
+    np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-5)
+
+
+class NoisyCritic(ActorCriticPolicy):
+    """Its critic draws random numbers, which no graph can."""
+
+    def predict_values(self, obs):
+        return super().predict_values(obs) + th.rand(1, device=obs.device)
+
+    def evaluate_actions(self, obs, actions):
+        values, *others = super().evaluate_actions(obs, actions)
+        return values + 0.0 * th.rand(1, device=values.device), *others
+
+
+@pytest.mark.filterwarnings("ignore:compile=True")
+def test_where_nothing_can_be_compiled_the_critic_draws_no_more_than_without(graphs):
+    results = []
+    for compile in (False, True):
+        model = A2C(NoisyCritic, envs(), n_steps=12, seed=0, device=DEVICE, compile=compile)
+        results.append(watched(model, 72))
+    (eager, numbers), (compiled, others) = results
+    assert numbers == others
+    th.testing.assert_close(compiled.evaluations, eager.evaluations, rtol=1e-4, atol=1e-4)
+
+
+class Proud(ActorCriticPolicy):
+    def evaluate_actions(self, obs, actions):
+        raise ValueError("seven sensors are needed")
+
+
+def test_an_error_of_a_policys_own_is_not_taken_for_one_of_numbers():
+    with pytest.raises(ValueError, match="seven sensors"):
+        A2C(Proud, envs(), seed=0, device=DEVICE, compile=False).learn(24)
 
 
 @pytest.mark.parametrize(

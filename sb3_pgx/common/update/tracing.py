@@ -7,7 +7,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.common.compiling import Function
-from sb3_pgx.common.functional import PolicyFunction, check_traceable
+from sb3_pgx.common.functional import PolicyFunction, check_traceable, laid_out
 from sb3_pgx.common.rollout import Batch
 from sb3_pgx.common.update.plan import Plan
 from sb3_pgx.common.update.rules import Rule
@@ -44,7 +44,7 @@ def traceable_step(steps: "GradientSteps", policy: ActorCriticPolicy, plan: Plan
         with th.enable_grad():
             pieces = {name: x.view_as(p) for (name, p), x in zip(moved.items(), leaf.split(sizes), strict=True)}
             values = {**pieces, **dict(zip(fixed, others, strict=True))}
-            measured = measure(values, batch.replaced(tensors), coefficients)
+            measured = measure(laid_out(values), batch.replaced(tensors), coefficients)
             (gradient,) = th.autograd.grad(measured["loss"], leaf)
         with th.no_grad():
             parts = [measured[name] for name in steps.names]

@@ -72,7 +72,8 @@ class Measurement:
     def data_bytes(self) -> int:
         """Bytes of all tensors of this process, and of the rollout buffer's arrays, between two updates."""
         gc.collect()
-        storages = [x.untyped_storage() for x in gc.get_objects() if isinstance(x, th.Tensor)]
+        # By type: a compiler leaves tensors without data behind, and lazy modules warn when they are asked what they are.
+        storages = [x.untyped_storage() for x in gc.get_objects() if type(x) in (th.Tensor, th.nn.Parameter)]
         held = {storage.data_ptr(): storage.nbytes() for storage in storages}
         buffer = getattr(self.model, "rollout_buffer", None)
         arrays = [x for x in vars(buffer).values() if isinstance(x, np.ndarray)] if buffer is not None else []
