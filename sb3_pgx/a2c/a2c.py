@@ -10,8 +10,9 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from torch import Tensor
 from torch.nn import functional as F
 
-from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm, SelfAlgorithm, ceil_div
+from sb3_pgx.common.algorithm import PolicyGradientAlgorithm, SelfAlgorithm, ceil_div
 from sb3_pgx.common.checks import check_counts
+from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import is_users_own
 from sb3_pgx.common.update import Evaluation, Objective

@@ -11,7 +11,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import (
@@ -23,7 +23,6 @@ from stable_baselines3.common.policies import (
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
 
 from sb3_pgx.common.acting import Acting
 from sb3_pgx.common.checks import FiniteGuard, check_unit_interval
@@ -35,6 +34,7 @@ from sb3_pgx.common.evaluate import evaluate_by_graph, evaluate_rollout
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, acting_pass, evaluation_pass
 from sb3_pgx.common.policies import policy_class_for
+from sb3_pgx.common.report import Metrics, notify_update_end, read
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import DictRolloutView, RolloutView, batches, feed, is_users_own
 from sb3_pgx.common.schedules import Coefficient, as_schedule, evaluate_coefficient
@@ -42,7 +42,6 @@ from sb3_pgx.common.update import GradientSteps, Objective, Plan, Update
 from sb3_pgx.ops.returns import gae
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
-Metrics = dict[str, Tensor | float]
 
 ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -478,26 +477,6 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         # The last rollout may overshoot: without the floor, schedules would be extrapolated below their end.
         self._current_progress_remaining = max(0.0, 1.0 - num_timesteps / total_timesteps)
-
-
-def read(metrics: Metrics) -> dict[str, float]:
-    """All metrics as numbers, with one transfer from the device."""
-    tensors = {name: value for name, value in metrics.items() if isinstance(value, Tensor)}
-    numbers = th.stack([value.detach().float() for value in tensors.values()]).tolist() if tensors else []
-    return {**metrics, **dict(zip(tensors, numbers, strict=True))}
-
-
-def notify_update_end(callback: BaseCallback | None, metrics: dict[str, float]) -> None:
-    """Call ``on_update_end(metrics)`` on every callback of a tree that defines it."""
-    hook = getattr(callback, "on_update_end", None)
-    if hook is not None:
-        hook(metrics)
-    if isinstance(callback, CallbackList):
-        for child in callback.callbacks:
-            notify_update_end(child, metrics)
-    elif isinstance(callback, EventCallback):
-        notify_update_end(callback.callback, metrics)
-        notify_update_end(getattr(callback, "callback_on_new_best", None), metrics)
 
 
 def ceil_div(a: int, b: int) -> int:

@@ -11,8 +11,9 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 from torch.nn import functional as F
 
-from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm, ceil_div
+from sb3_pgx.common.algorithm import PolicyGradientAlgorithm, ceil_div
 from sb3_pgx.common.checks import check_counts
+from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.schedules import as_schedule
 from sb3_pgx.common.update import Evaluation, Objective

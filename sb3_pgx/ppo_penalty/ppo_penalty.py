@@ -9,11 +9,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from sb3_pgx.common.algorithm import Metrics
 from sb3_pgx.common.checks import check_positive
 from sb3_pgx.common.controllers import adapted_kl_coef
 from sb3_pgx.common.distributions import Family, family_of
 from sb3_pgx.common.evaluate import evaluate_rows
+from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import is_users_own
 from sb3_pgx.common.update import Evaluation, Objective

@@ -8,10 +8,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
-from sb3_pgx.common.algorithm import Metrics, PolicyGradientAlgorithm
+from sb3_pgx.common.algorithm import PolicyGradientAlgorithm
 from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.collect import EpisodeQuota, Quota
 from sb3_pgx.common.evaluate import chunks
+from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Rollout, as_policy_input, flatten
 from sb3_pgx.common.rollout_buffer import is_users_own
 from sb3_pgx.ops.objectives import score_function

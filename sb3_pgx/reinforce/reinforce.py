@@ -9,7 +9,6 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from sb3_pgx.common.algorithm import Metrics
 from sb3_pgx.common.checks import check_choice
 from sb3_pgx.common.policies import (
     ActorCnnPolicy,
@@ -18,6 +17,7 @@ from sb3_pgx.common.policies import (
     leave_out,
     split_parameters,
 )
+from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Rollout, map_tensors
 from sb3_pgx.common.scores import map_scores
 from sb3_pgx.common.update import gradient_step

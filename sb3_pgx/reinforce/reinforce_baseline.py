@@ -11,9 +11,10 @@ from stable_baselines3.common.utils import update_learning_rate
 from torch import Tensor
 from torch.nn import functional as F
 
-from sb3_pgx.common.algorithm import Metrics, ceil_div
+from sb3_pgx.common.algorithm import ceil_div
 from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.policies import split_parameters
+from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.update import Objective, gradient_step
 from sb3_pgx.ops.metrics import explained_variance
