@@ -159,19 +159,18 @@ def packed(distribution: Distribution) -> th.Tensor:
 def noise_source(distribution: Distribution, n: int, device: th.device) -> Callable[[], th.Tensor]:
     """
     A function that gives the random numbers with which the distribution's own ``sample`` would draw actions of n states,
-    taken from the generator as it takes them; for gSDE the noise that is in force.
+    taken from the generator as it takes them, until it is called again; for gSDE the noise that is in force.
     """
     if isinstance(distribution, StateDependentNoiseDistribution):
         one = n == 1 or n != len(distribution.exploration_matrices)
         return lambda: distribution.exploration_mat if one else distribution.exploration_matrices
-    if isinstance(distribution, DiagGaussianDistribution):
-        return lambda: th.empty(n, distribution.action_dim, device=device).normal_()
-    if isinstance(distribution, BernoulliDistribution):
-        return lambda: th.rand(n, distribution.action_dims, device=device)
     if isinstance(distribution, MultiCategoricalDistribution):
-        sizes = [int(size) for size in distribution.action_dims]
-        return lambda: th.cat([th.empty(n, size, device=device).exponential_() for size in sizes], dim=1)
-    return lambda: th.empty(n, distribution.action_dim, device=device).exponential_()  # type: ignore[attr-defined]
+        parts = [th.empty(n, int(size), device=device) for size in distribution.action_dims]
+        return lambda: th.cat([part.exponential_() for part in parts], dim=1)
+    if isinstance(distribution, BernoulliDistribution):
+        return th.empty(n, distribution.action_dims, device=device).uniform_
+    numbers = th.empty(n, distribution.action_dim, device=device)  # type: ignore[attr-defined]
+    return numbers.normal_ if isinstance(distribution, DiagGaussianDistribution) else numbers.exponential_
 
 
 # Those whose sampling `sample_with` knows; a subclass may have its own.

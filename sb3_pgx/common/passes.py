@@ -138,7 +138,7 @@ class CompiledPass:
         :return: whether the pass is compiled
         """
         structure = (modules.version, signature(inputs))
-        self._parameters = [p.detach() for p in modules.parameters.values()]
+        self._parameters = list(modules.parameters.values())
         if structure != self._structure:
             self._structure, self._graph = structure, None
             try:
@@ -159,6 +159,6 @@ class CompiledPass:
         return self._structure is not None and self._structure[-1] == signature(inputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The pass's result for inputs such as those that it was prepared for."""
+        """The pass's result for inputs such as those that it was prepared for; to be called without gradients."""
         assert self._graph is not None
         return self._graph([*self._parameters, *inputs])

@@ -1,6 +1,7 @@
-"""A policy's parameters and its optimizer's moments as flat vectors, for the time of one update."""
+"""A policy's parameters and its optimizer's moments for the time of one update: as flat vectors, or where they are."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch as th
@@ -11,11 +12,11 @@ from torch.optim import Optimizer
 from sb3_pgx.common.update.rules import Rule, Untouched
 
 
-class Flat:
+class Held(ABC):
     """
-    Copies of the parameters that an update moves, ``[P]``, and of their moments, ``[P]`` each.
+    The parameters that an update moves, and what their optimizer keeps for them.
 
-    Copies, not views: whatever replaces, moves, freezes or loads parameters between two updates need not know of them.
+    ``step`` counts the steps that were taken before.
 
     :param parameters: all of one dtype and device
     :param optimizer: theirs
@@ -24,16 +25,13 @@ class Flat:
 
     def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, rule: type[Rule]):
         self.parameters, self.optimizer, self.rule = list(parameters), optimizer, rule
-        self._data = [p.detach() for p in parameters]
-        self.theta = _flatten_dense_tensors(self._data)
-        states = [optimizer.state[p] if p in optimizer.state else {} for p in self.parameters]
-        self.step = steps_taken(states[0], rule)
-        self.moments: Sequence[Tensor] = [self._gather(states, name) for name in rule.moments]
+        self._states = states_of(optimizer, parameters)
+        (self.step,) = steps_taken(self._states[:1], rule)
 
-    def _gather(self, states: Sequence[Any], name: str) -> Tensor:
-        if self.step == 0:
-            return th.full_like(self.theta, self.rule.initial)
-        return _flatten_dense_tensors([state[name] for state in states])
+    @property
+    @abstractmethod
+    def tensors(self) -> list[Tensor]:
+        """What a compiled step changes in place: parameters, then the first of the rule's moments, and so on."""
 
     def rows(self, taken: int, n: int) -> Sequence[Tensor]:
         """
@@ -43,7 +41,69 @@ class Flat:
         """
         (group,) = self.optimizer.param_groups
         first = self.step + taken + 1
-        return self.theta.new_tensor([self.rule.scalars(group, t) for t in range(first, first + n)]).unbind()
+        return self.parameters[0].new_tensor([self.rule.scalars(group, t) for t in range(first, first + n)]).unbind()
+
+    @abstractmethod
+    def flat(self, taken: int) -> "Flat":
+        """
+        The same as flat vectors.
+
+        :param taken: steps since this was made
+        """
+
+    @abstractmethod
+    def store_parameters(self) -> None:
+        """Leave the parameters to the policy."""
+
+    @abstractmethod
+    def store(self, steps: int) -> None:
+        """
+        Leave parameters and moments to the policy, in the format of torch's optimizer.
+
+        :param steps: how many were taken since this was made
+        """
+
+    def _create(self, moments: Mapping[str, Sequence[Tensor]], steps: int) -> None:
+        """The optimizer's state of each parameter, of which there was none."""
+        for i, p in enumerate(self.parameters):
+            self.optimizer.state[p] = {**self.rule.new_count(steps), **{name: values[i] for name, values in moments.items()}}
+        self._states = states_of(self.optimizer, self.parameters)
+
+    def _count(self, steps: int) -> None:
+        """The number of steps, ``steps`` more than before, in the optimizer's state of each parameter."""
+        total = self.step + steps
+        counts = [state["step"] for state in self._states if "step" in state]
+        if counts and isinstance(counts[0], Tensor):
+            th._foreach_copy_(counts, [th.full_like(counts[0], total)] * len(counts))
+        elif counts:
+            for state in self._states:
+                state["step"] = total
+
+
+class Flat(Held):
+    """
+    Copies of the parameters, ``[P]``, and of their moments, ``[P]`` each.
+
+    Copies, not views: whatever replaces, moves, freezes or loads parameters between two updates need not know of them.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, rule: type[Rule]):
+        super().__init__(parameters, optimizer, rule)
+        self._data = [p.detach() for p in parameters]
+        self.theta = _flatten_dense_tensors(self._data)
+        self.moments: Sequence[Tensor] = [self._gather(name) for name in rule.moments]
+
+    def _gather(self, name: str) -> Tensor:
+        if self.step == 0:
+            return th.full_like(self.theta, self.rule.initial)
+        return _flatten_dense_tensors([state[name] for state in self._states])
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [self.theta, *self.moments]
+
+    def flat(self, taken: int) -> "Flat":
+        return self
 
     def take(self, gradient: Tensor, number: int, scale: float) -> None:
         """
@@ -59,38 +119,56 @@ class Flat:
         self.store_parameters()
 
     def store_parameters(self) -> None:
-        """Write the parameters back."""
         th._foreach_copy_(self._data, _unflatten_dense_tensors(self.theta, self._data))
 
     def store(self, steps: int) -> None:
-        """
-        Write parameters and moments back, in the format of torch's optimizer.
-
-        :param steps: how many were taken since this was made
-        """
         self.store_parameters()
-        if steps == 0:
+        if steps == 0 or not self.rule.moments:
             return
-        total = self.step + steps
         pieces = {
             name: _unflatten_dense_tensors(moment, self._data)
             for name, moment in zip(self.rule.moments, self.moments, strict=True)
         }
-        if not pieces:
-            return
         if self.step == 0:
-            for i, p in enumerate(self.parameters):
-                state = {name: values[i].clone() for name, values in pieces.items()}
-                self.optimizer.state[p] = {**self.rule.new_count(total), **state}
+            self._create({name: [x.clone() for x in values] for name, values in pieces.items()}, steps)
             return
-        states = [self.optimizer.state[p] for p in self.parameters]
         for name, values in pieces.items():
-            th._foreach_copy_([state[name] for state in states], values)
-        for state in states:
-            if isinstance(state.get("step"), Tensor):
-                state["step"].fill_(total)
-            elif "step" in state:
-                state["step"] = total
+            th._foreach_copy_([state[name] for state in self._states], values)
+        self._count(steps)
+
+
+class InPlace(Held):
+    """
+    The parameters and moments themselves: where the update is a single step, copies would cost as much as the step.
+
+    Moments of which there are none yet are created, and taken back where no step follows.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, rule: type[Rule]):
+        super().__init__(parameters, optimizer, rule)
+        if self.step == 0 and rule.moments:
+            data = [p.detach() for p in parameters]
+            self._create({name: [th.full_like(x, rule.initial) for x in data] for name in rule.moments}, 0)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [*self.parameters, *(state[name] for name in self.rule.moments for state in self._states)]
+
+    def flat(self, taken: int) -> Flat:
+        self.store(taken)
+        flat = Flat(self.parameters, self.optimizer, self.rule)
+        flat.step = self.step  # from which its steps are counted
+        return flat
+
+    def store_parameters(self) -> None:
+        """They are there."""
+
+    def store(self, steps: int) -> None:
+        if steps > 0:
+            self._count(steps)
+        elif self.step == 0:
+            for p in self.parameters:
+                self.optimizer.state.pop(p, None)
 
 
 class ByOptimizer(Flat):
@@ -115,9 +193,13 @@ class ByOptimizer(Flat):
         """The optimizer has."""
 
 
-def steps_taken(state: Any, rule: type[Rule]) -> int:
-    """How many steps an optimizer's state of one parameter stands for; one where it keeps no count but moments."""
-    for name in rule.moments:
-        if state.get(name) is None:
-            return 0
-    return int(state.get("step", bool(rule.moments)))
+def states_of(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+    """What the optimizer keeps for each parameter; empty where it has not taken a step."""
+    return [optimizer.state.get(p, {}) for p in parameters]
+
+
+def steps_taken(states: Sequence[Mapping[str, Any]], rule: type[Rule]) -> list[int]:
+    """How many steps the states of parameters stand for; one where the optimizer keeps no count but moments."""
+    first = next(iter(rule.moments), None)
+    begun = [first is None or state.get(first) is not None for state in states]
+    return [int(state.get("step", first is not None)) if known else 0 for state, known in zip(states, begun, strict=True)]

@@ -52,9 +52,9 @@ MAX_GRAD_NORM, MAX_DISTANCE, N_LIMITS = 0, 1, 2  # places in the limits; a contr
 def gated_step(
     rule: type[Rule],
     report: Tensor,
-    theta: Tensor,
-    moments: Sequence[Tensor],
-    gradient: Tensor,
+    theta: Sequence[Tensor],
+    moments: Sequence[Sequence[Tensor]],
+    gradient: Sequence[Tensor],
     measured: Sequence[Tensor],
     distance: Tensor | None,
     limits: Sequence[Tensor | float],
@@ -64,13 +64,15 @@ def gated_step(
     """
     Clips the gradient and takes the optimizer's step, in place, if the gate is open and stays so.
 
+    The parameters come in pieces, or as one flat vector, which is one piece.
+
     :param rule: the optimizer's
     :param report: gate, minibatches seen, steps taken, factor of the learning rate, then for each of the M metrics its sum
         over the minibatches seen, then its last value, ``[4 + 2 M]``; the last metric is the norm of the gradient, which
         counts where a step is taken
-    :param theta: ``[P]``
-    :param moments: ``[P]`` each
-    :param gradient: of the loss, ``[P]``
+    :param theta: pieces of any shape
+    :param moments: for each moment of the rule, a piece for every piece of ``theta``
+    :param gradient: of the loss, likewise
     :param measured: the M − 1 other metrics, the loss first, without dimensions
     :param distance: how far the policy has moved from the one that acted, or ``None``
     :param limits: norm to clip to, distance beyond which no step is taken; infinite for none
@@ -79,7 +81,7 @@ def gated_step(
         ``limits``, to the factor of this step and the next
     """
     max_grad_norm, max_distance = limits[:N_LIMITS]
-    norm = th.linalg.vector_norm(gradient)
+    norm = total_norm(gradient)
     finite = th.isfinite(norm) & th.isfinite(measured[0])
     gate = report[GATE]
     seen = gate == OPEN
@@ -90,20 +92,28 @@ def gated_step(
     verdict = th.where(seen, verdict.to(report.dtype), gate)
     go = verdict == OPEN
 
-    gradient = gradient * (max_grad_norm / (norm + 1e-6)).clamp(max=1.0).to(gradient.dtype)
-    new_theta, new_moments = rule.step(theta, gradient, moments, scalars)
+    clip = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
     scale = report[SCALE]
     if adapt is not None:
         scale = th.where(go, adapt(scale, distance, *limits[N_LIMITS:]), scale)
-        new_theta = theta + scale.to(theta.dtype) * (new_theta - theta)  # every rule's step is linear in its learning rate
-    for old, new in zip((theta, *moments), (new_theta, *new_moments), strict=True):
-        old.copy_(th.where(go, new, old))
+    for x, g, *kept in zip(theta, gradient, *moments, strict=True):
+        new, new_kept = rule.step(x, g * clip.to(g.dtype), kept, scalars)
+        if adapt is not None:
+            new = x + scale.to(x.dtype) * (new - x)  # every rule's step is linear in its learning rate
+        for old, y in zip((x, *kept), (new, *new_kept), strict=True):
+            old.copy_(th.where(go, y, old))
 
     values = th.stack([*measured, th.where(go, norm, th.zeros_like(norm))]).to(report.dtype)
     n = len(values)
     sums, last = report[N_FLAGS : N_FLAGS + n], report[N_FLAGS + n :]
     flags = th.stack([verdict, report[SEEN] + seen, report[TAKEN] + go, scale])
     report.copy_(th.cat([flags, sums + th.where(seen, values, 0.0), th.where(seen, values, last)]))
+
+
+def total_norm(pieces: Sequence[Tensor]) -> Tensor:
+    """‖·‖₂ of all of them together."""
+    norms = [th.linalg.vector_norm(x) for x in pieces]
+    return norms[0] if len(norms) == 1 else th.linalg.vector_norm(th.stack(norms))
 
 
 def verdict(values: Sequence[float], distance: float | None, limits: Sequence[float]) -> float:

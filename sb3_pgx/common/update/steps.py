@@ -15,7 +15,7 @@ from sb3_pgx.common.distributions import has_one_hot, one_hot, packed
 from sb3_pgx.common.functional import left_as_it_is
 from sb3_pgx.common.rollout import Batch, as_policy_input
 from sb3_pgx.common.update.eager import not_finite, refused
-from sb3_pgx.common.update.flat import ByOptimizer, Flat, steps_taken
+from sb3_pgx.common.update.flat import ByOptimizer, Flat, Held, InPlace, states_of, steps_taken
 from sb3_pgx.common.update.plan import Plan
 from sb3_pgx.common.update.rules import Rule, rule_of
 from sb3_pgx.common.update.step import (
@@ -114,7 +114,7 @@ class GradientSteps:
             return rule
         if self._mixed:
             return "the policy's parameters differ in type or device"
-        if len({steps_taken(optimizer.state.get(p, {}), rule) for p in self.used}) > 1:
+        if len(set(steps_taken(states_of(optimizer, self.used), rule))) > 1:
             return "the optimizer has taken more steps for some parameters than for others"
         return rule
 
@@ -126,14 +126,14 @@ class GradientSteps:
         return policy is p and optimizer is o and values == vs and list(map(id, parameters)) == list(map(id, ps))
 
     def graph(
-        self, policy: ActorCriticPolicy, plan: Plan, rule: type[Rule], batch: Batch, arguments: Sequence[Tensor]
+        self, policy: ActorCriticPolicy, plan: Plan, held: Held, batch: Batch, arguments: Sequence[Tensor]
     ) -> Compiled | None:
-        """The compiled step for batches like this one, or ``None`` where there is none."""
-        key = signature(batch.tensors())
+        """The compiled step for arguments like these, or ``None`` where there is none."""
+        key = signature(arguments)
         if key in self._graphs:
             return self._graphs[key]
         try:
-            self._graphs[key] = compile_function(traceable_step(self, policy, plan, rule, batch), arguments)
+            self._graphs[key] = compile_function(traceable_step(self, policy, plan, held, batch), arguments)
             self.tell("the gradient step is compiled")
         except NotCompilable as reason:
             self._graphs[key] = None
@@ -163,7 +163,7 @@ class Update:
         self.last_epoch: Metrics = {}
         self._totals: list[float] = []
         self._report: Tensor | None = None  # of steps that the host has not heard of yet
-        self._flat: Flat
+        self._held: Held
         self._graph: Compiled | None = None
 
     @property
@@ -188,11 +188,11 @@ class Update:
         :raises ValueError: a loss or a gradient is not finite; the parameters are those before that step
         """
         batches = list(batches)
-        if not hasattr(self, "_flat"):
-            self._begin(batches[0])
+        if not hasattr(self, "_held"):
+            self._begin(batches[0], single=len(batches) == 1)
         seen, taken, totals = self.seen, self.taken, self._totals
         self._graph = None  # the minibatches of an epoch are views of the same tensors: one look-up does for all
-        rows = self._flat.rows(self.taken, len(batches)) if self._on_device else [None] * len(batches)
+        rows = self._held.rows(self.taken, len(batches)) if self._on_device else [None] * len(batches)
         for batch, row in zip(batches, rows, strict=True):
             self._step(batch, row)
         self._read()
@@ -200,67 +200,70 @@ class Update:
         self.last_epoch = self._named(sums, self.seen - seen, self.taken - taken)
         if self.gate == DIVERGED:
             if self._lagging:
-                self._flat.store_parameters()
+                self._held.store_parameters()
             raise self._not_finite(batches[self.seen - seen - 1])
 
     def store(self) -> None:
         """Write what has been reached into policy and optimizer."""
-        if hasattr(self, "_flat"):
+        if hasattr(self, "_held"):
             self._read()
-            self._flat.store(self.taken)
+            self._held.store(self.taken)
 
     # ------------------------------------------------------------------------------------------------ one step
 
-    def _begin(self, batch: Batch) -> None:
+    def _begin(self, batch: Batch, single: bool) -> None:
         rule = self.steps.prepare(self.policy, self.plan, batch)
         if isinstance(rule, str):
             if self.compiled:
                 self.steps.refuse(rule)
-            self.compiled, self._flat = False, ByOptimizer(self.steps.used, self.policy.optimizer)
+            self.compiled, self._held = False, ByOptimizer(self.steps.used, self.policy.optimizer)
         else:
-            self._flat = Flat(self.steps.used, self.policy.optimizer, rule)
+            kind = InPlace if self.compiled and single else Flat
+            self._held = kind(self.steps.used, self.policy.optimizer, rule)
+        self._device = self.steps.used[0].device
         # Where the host does not wait, gate and metrics live on the device.
-        self._on_device = self.compiled or (self._flat.theta.is_cuda and not isinstance(rule, str))
+        self._on_device = self.compiled or (self._device.type == "cuda" and not isinstance(rule, str))
         self._totals = [0.0] * (len(self.steps.names) + 1)  # and the norm of the gradient
         self._lagging = False  # whether the policy lags behind the flat vector
         if self.compiled:
-            self._numbers = self._flat.theta.new_tensor(self.plan.numbers, dtype=th.float64)
-            self._fixed = [p.detach() for p in self.steps.fixed]
+            self._numbers = th.tensor(self.plan.numbers, dtype=th.float64, device=self._device)
 
     def _step(self, batch: Batch, row: Tensor | None) -> None:
-        flat = self._flat
+        held = self._held
         if self.compiled and len(batch) == self.plan.rows:
             assert row is not None
             encoded = encode(batch, self.policy)
-            arguments = [flat.theta, self._open_report(), row, self._numbers, *flat.moments, *self._fixed, *encoded.tensors()]
+            others = [self._open_report(), row, self._numbers, *self.steps.fixed, *encoded.tensors()]
+            arguments = [*held.tensors, *others]
             if self._graph is None:
-                self._graph = self.steps.graph(self.policy, self.plan, flat.rule, encoded, arguments)
+                self._graph = self.steps.graph(self.policy, self.plan, held, encoded, arguments)
             if self._graph is not None:
-                self._graph(arguments)
+                with th.no_grad():
+                    self._graph(arguments)
                 self._lagging = True
                 return
+        self._held = flat = held.flat(self.taken)
         if self._lagging:
             flat.store_parameters()
             self._lagging = False
-        if flat.theta.is_cuda and row is not None:
-            self._device_step(batch, row)
+        if self._device.type == "cuda" and row is not None:
+            self._device_step(flat, batch, row)
         else:
             self._read()
             if self.gate == OPEN:
-                self._host_step(batch)
+                self._host_step(flat, batch)
 
-    def _device_step(self, batch: Batch, row: Tensor) -> None:
-        flat, plan = self._flat, self.plan
+    def _device_step(self, flat: Flat, batch: Batch, row: Tensor) -> None:
+        plan = self.plan
         measured, gradient = self._measured_gradient(batch)
         with th.no_grad():
             distance, parts = self.steps.distance(measured), [measured[name] for name in self.steps.names]
-            report, scalars = self._open_report(), row.unbind()
-            gated_step(
-                flat.rule, report, flat.theta, flat.moments, gradient, parts, distance, plan.limits, scalars, plan.adapt
-            )
+            theta, moments, scalars = [flat.theta], [[moment] for moment in flat.moments], row.unbind()
+            report = self._open_report()
+            gated_step(flat.rule, report, theta, moments, [gradient], parts, distance, plan.limits, scalars, plan.adapt)
             flat.store_parameters()
 
-    def _host_step(self, batch: Batch) -> None:
+    def _host_step(self, flat: Flat, batch: Batch) -> None:
         """The same, with the gate on the host: on the CPU a number is read faster than it is masked."""
         measured, gradient = self._measured_gradient(batch)
         with th.no_grad():
@@ -278,21 +281,21 @@ class Update:
                     self.scale = self.plan.adapt(scale, distance, *self.plan.adapt_numbers).item()
                 self.taken += 1
                 gradient.mul_(min(1.0, self.plan.limits[MAX_GRAD_NORM] / (values[-1] + 1e-6)))
-                self._flat.take(gradient, self.taken, self.scale)
+                flat.take(gradient, self.taken, self.scale)
 
     def _measured_gradient(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         try:
             measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
         except ValueError as error:  # torch's distributions refuse a standard deviation of 0 or infinity, and NaN
             raise refused(f"the policy failed ({str(error).strip().splitlines()[0]})", self.number) from error
-        return measured, _flatten_dense_tensors(gradients_of_loss(measured["loss"], self._flat.parameters))
+        return measured, _flatten_dense_tensors(gradients_of_loss(measured["loss"], self.steps.used))
 
     # ------------------------------------------------------------------------------------------------ what became of it
 
     def _open_report(self) -> Tensor:
         if self._report is None:
             start = [self.gate, 0.0, 0.0, self.scale, *[0.0] * (2 * len(self._totals))]
-            self._report = th.tensor(start, dtype=th.float64, device=self._flat.theta.device)
+            self._report = th.tensor(start, dtype=th.float64, device=self._device)
         return self._report
 
     def _read(self) -> None:

@@ -54,6 +54,7 @@ ANY = {
     "SGD with momentum": optimizer(th.optim.SGD, momentum=0.9, dampening=0.1),
 }
 OF_SEVERAL_EPOCHS = {
+    "one minibatch an epoch": lambda: dict(batch_size=12),
     "a last minibatch that is smaller": lambda: dict(batch_size=5),
     "a last minibatch of one row": lambda: dict(batch_size=11),
     "clip_range_vf": lambda: dict(clip_range_vf=0.01, learning_rate=1e-2),

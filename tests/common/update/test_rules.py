@@ -1,12 +1,15 @@
 """What torch's optimizers do, from the rules: parameters and state are those that torch's own steps lead to."""
 
+import math
+
 import pytest
 import torch as th
 from problems import DEVICE
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
-from sb3_pgx.common.update.flat import ByOptimizer, Flat
+from sb3_pgx.common.update.flat import ByOptimizer, Flat, InPlace
 from sb3_pgx.common.update.rules import rule_of
+from sb3_pgx.common.update.step import OPEN, gated_step
 
 OPTIMIZERS = {
     "Adam": (th.optim.Adam, dict(eps=1e-5)),
@@ -60,6 +63,25 @@ class Training:
         flat.store(n)
         return self
 
+    def in_place(self, n):
+        """The next n steps, each an update of its own, where the parameters are."""
+        for _ in range(n):
+            held = InPlace(self.parameters, self.optimizer, rule_of(self.optimizer))
+            self.step_in_place(held)
+            held.store(1)
+        return self
+
+    def step_in_place(self, held):
+        (group,) = self.optimizer.param_groups
+        group["lr"] = RATES[self.taken]
+        (row,) = held.rows(0, 1)
+        theta, *moments = zip(*[iter(held.tensors)] * len(self.parameters), strict=True)
+        report = th.tensor([OPEN, 0, 0, 1, 0, 0, 0, 0], dtype=th.float64, device=DEVICE)
+        loss, unlimited = row.new_tensor(0.0), (math.inf, math.inf)
+        with th.no_grad():
+            gated_step(held.rule, report, theta, moments, self.gradients[self.taken], [loss], None, unlimited, row.unbind())
+        self.taken += 1
+
 
 def assert_same_state(ours, theirs, **tolerance):
     """Two optimizers' ``state_dict``: groups, keys, types and values."""
@@ -83,7 +105,16 @@ def optimizer(request):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
-    "turns", [("ours",), ("torchs", "ours"), ("ours", "torchs"), ("torchs", "ours", "torchs", "ours", "ours")]
+    "turns",
+    [
+        ("ours",),
+        ("torchs", "ours"),
+        ("ours", "torchs"),
+        ("torchs", "ours", "torchs", "ours", "ours"),
+        ("in_place",),
+        ("torchs", "in_place"),
+        ("in_place", "ours", "in_place", "torchs", "in_place"),
+    ],
 )
 def test_a_rule_and_torchs_optimizer_take_the_same_steps_and_each_goes_on_where_the_other_was(optimizer, turns, dtype):
     expected = Training(*optimizer, dtype).torchs(5)
@@ -163,10 +194,25 @@ def test_what_is_stored_shares_no_memory_with_anything(optimizer):
         assert all(x.untyped_storage().nbytes() == x.numel() * x.element_size() for x in tensors), "a view of something larger"
 
 
-def test_storing_without_a_step_leaves_the_optimizer_without_a_state(optimizer):
+@pytest.mark.parametrize("held", [Flat, InPlace])
+def test_storing_without_a_step_leaves_the_optimizer_without_a_state(optimizer, held):
     training = Training(*optimizer)
-    Flat(training.parameters, training.optimizer, rule_of(training.optimizer)).store(0)
+    held(training.parameters, training.optimizer, rule_of(training.optimizer)).store(0)
     assert training.optimizer.state_dict()["state"] == {}
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_an_update_that_has_begun_in_place_goes_on_with_flat_vectors(optimizer, before):
+    expected, training = Training(*optimizer).torchs(before + 2), Training(*optimizer).torchs(before)
+    held = InPlace(training.parameters, training.optimizer, rule_of(training.optimizer))
+    training.step_in_place(held)
+    flat = held.flat(1)
+    training.optimizer.param_groups[0]["lr"] = RATES[training.taken]
+    flat.take(th.cat([g.flatten() for g in training.gradients[training.taken]]), 2, 1.0)
+    flat.store(2)
+    for p, q in zip(training.parameters, expected.parameters, strict=True):
+        th.testing.assert_close(p, q, **TOLERANCE[th.float64])
+    assert_same_state(training.optimizer.state_dict(), expected.optimizer.state_dict(), **TOLERANCE[th.float64])
 
 
 # ------------------------------------------------------------------------------------------------------- no rule

@@ -24,7 +24,8 @@ def step(report, theta, moments, gradient, loss=1.0, kl=0.0, limits=(INF, INF), 
     """One gated step with the loss and the distance as its metrics."""
     row = {SGD: (lr, 0.0), Adam: (lr, 1.0, 0.1, 0.99, 0.01, 1e-8, 0.0, lr)}[rule]
     measured = [theta.new_tensor(loss), theta.new_tensor(kl)]
-    gated_step(rule, report, theta, moments, gradient, measured, measured[1], limits, theta.new_tensor(row).unbind())
+    scalars, pieces = theta.new_tensor(row).unbind(), [[moment] for moment in moments]
+    gated_step(rule, report, [theta], pieces, [gradient], measured, measured[1], limits, scalars)
 
 
 def beginning(rule=SGD):
@@ -119,12 +120,12 @@ def objective(now, batch, c):
 class OnDevice(Update):
     """Steps as on CUDA, where the host does not wait for them."""
 
-    def _begin(self, batch):
-        super()._begin(batch)
+    def _begin(self, batch, single):
+        super()._begin(batch, single)
         self._on_device = True
 
     def _step(self, batch, row):
-        self._device_step(batch, row)
+        self._device_step(self._held, batch, row)
 
 
 def problem():
