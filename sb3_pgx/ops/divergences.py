@@ -2,6 +2,8 @@
 Divergences from the packed parameters of action distributions, ``[B, K]``: logits, or means followed by standard deviations.
 
 All are KL(old‖new), summed over the dimensions of an action: the direction and the sum that trust regions are stated in.
+Each has its Fisher matrix M = E_a[∇log π ∇log πᵀ], one a row, as a product with tangents: the Hessian of KL(old‖new) in
+``new`` at ``new = old``, and that of KL(new‖old) just as well (Kakade, 2001).
 """
 
 from collections.abc import Sequence
@@ -21,12 +23,31 @@ def kl_categorical(old: Tensor, new: Tensor, sizes: Sequence[int] | None = None)
     :return: ``[B]``
     """
     total = old.new_zeros(len(old))
-    for p, q in zip(
-        old.split(list(sizes or [old.shape[1]]), dim=1), new.split(list(sizes or [new.shape[1]]), dim=1), strict=True
-    ):
+    for p, q in zip(_choices(old, sizes), _choices(new, sizes), strict=True):
         log_p, log_q = p.log_softmax(dim=1), q.log_softmax(dim=1)
         total = total + _weighted(log_p, log_q).sum(dim=1)
     return total
+
+
+def fisher_categorical(logits: Tensor, tangents: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+    """
+    M t for M = diag(p) − p pᵀ, one block a choice: the Hessian of :func:`kl_categorical` in ``new`` at ``new = old``.
+
+    :param logits: normalised or raw logits of p, ``[B, K]``
+    :param tangents: t; what p excludes (logit −∞) counts for nothing, whatever its tangent, ``[B, K]``
+    :param sizes: how many logits belong to each choice; ``None``: all to one
+    :return: ``[B, K]``, 0 where excluded
+    """
+    products = []
+    for logit, t in zip(_choices(logits, sizes), _choices(tangents, sizes), strict=True):
+        p = logit.softmax(dim=1)
+        t = th.where(p > 0, t, 0.0)
+        products.append(p * (t - (p * t).sum(dim=1, keepdim=True)))
+    return th.cat(products, dim=1)
+
+
+def _choices(parameters: Tensor, sizes: Sequence[int] | None) -> Sequence[Tensor]:
+    return parameters.split(list(sizes or [parameters.shape[1]]), dim=1)
 
 
 def _weighted(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -49,6 +70,18 @@ def kl_bernoulli(old: Tensor, new: Tensor) -> Tensor:
     return total
 
 
+def fisher_bernoulli(logits: Tensor, tangents: Tensor) -> Tensor:
+    """
+    M t for M = diag(p (1 − p)): the Hessian of :func:`kl_bernoulli` in ``new`` at ``new = old``.
+
+    :param logits: of p, ``[B, K]``
+    :param tangents: t; where p is 0 or 1 (logit ∓∞) they count for nothing, ``[B, K]``
+    :return: ``[B, K]``
+    """
+    variance = logits.sigmoid() * (-logits).sigmoid()  # 1 − p would round to 0 where p is nearly 1
+    return th.where(variance > 0, variance * tangents, 0.0)
+
+
 def kl_gaussian(old: Tensor, new: Tensor) -> Tensor:
     """
     Σ_i [log(σ'_i / σ_i) + (σ_i² + (μ_i − μ'_i)²) / (2 σ'_i²) − ½], primes for the new one.
@@ -62,3 +95,16 @@ def kl_gaussian(old: Tensor, new: Tensor) -> Tensor:
     (mean, std), (new_mean, new_std) = old.chunk(2, dim=1), new.chunk(2, dim=1)
     ratio = (std / new_std).square()
     return 0.5 * (ratio + ((mean - new_mean) / new_std).square() - 1 - ratio.log()).sum(dim=1)
+
+
+def fisher_gaussian(parameters: Tensor, tangents: Tensor) -> Tensor:
+    """
+    M t for M = diag(1/σ², 2/σ²): the Hessian of :func:`kl_gaussian` in ``new`` at ``new = old``.
+
+    :param parameters: means, then standard deviations, ``[B, 2 D]``
+    :param tangents: t, likewise, ``[B, 2 D]``
+    :return: ``[B, 2 D]``
+    """
+    _, std = parameters.chunk(2, dim=1)
+    mean_tangents, std_tangents = tangents.chunk(2, dim=1)
+    return th.cat([mean_tangents, 2 * std_tangents], dim=1) / std.square().repeat(1, 2)

@@ -1,4 +1,7 @@
-"""KL divergences against torch.distributions, numbers by hand and quadrature; and how they read SB3's distributions."""
+"""
+KL divergences against torch.distributions, numbers by hand and quadrature, Fisher matrices against the curvature of these
+divergences; and how they read SB3's distributions.
+"""
 
 import math
 
@@ -15,9 +18,17 @@ from stable_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
 )
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
+from torch.func import hessian
 
 from sb3_pgx.common.distributions import Family, family_of, packed
-from sb3_pgx.ops.divergences import kl_bernoulli, kl_categorical, kl_gaussian
+from sb3_pgx.ops.divergences import (
+    fisher_bernoulli,
+    fisher_categorical,
+    fisher_gaussian,
+    kl_bernoulli,
+    kl_categorical,
+    kl_gaussian,
+)
 
 EXACT = dict(rtol=1e-12, atol=1e-12)
 
@@ -168,6 +179,51 @@ def test_extreme_logits_keep_a_finite_divergence_and_gradient(size):
     for kl in (kl_categorical, kl_bernoulli):
         assert kl(sure, sure).item() == 0.0
         assert all(th.isfinite(g).all() for g in gradients(kl, sure, other))
+
+
+# ------------------------------------------------------------------------------------------------------- Fisher matrices
+
+
+def packed_gaussian():
+    mean, std, _, _ = two_gaussians(rows=3)
+    return th.cat([mean, std], dim=1)
+
+
+SIZES = [2, 3]
+METRICS = {
+    "categorical": (kl_categorical, fisher_categorical, random(0, 3, 4)),
+    "choices": (lambda p, q: kl_categorical(p, q, SIZES), lambda x, t: fisher_categorical(x, t, SIZES), random(0, 3, 5)),
+    "bernoulli": (kl_bernoulli, fisher_bernoulli, random(0, 3, 4)),
+    "gaussian": (kl_gaussian, fisher_gaussian, packed_gaussian()),
+}
+
+
+@pytest.mark.parametrize("direction", ["old to new", "new to old"])
+@pytest.mark.parametrize("case", METRICS)
+def test_the_fisher_matrix_of_every_row_is_the_hessian_of_the_kl_in_either_direction(case, direction):
+    kl, fisher, parameters = METRICS[case]
+
+    def divergence(new, old):
+        return (kl(old[None], new[None]) if direction == "old to new" else kl(new[None], old[None]))[0]
+
+    expected = th.stack([hessian(divergence)(row, row) for row in parameters])
+    columns = [fisher(parameters, unit.expand_as(parameters)) for unit in th.eye(parameters.shape[1]).double()]
+    th.testing.assert_close(th.stack(columns, dim=2), expected, **EXACT)
+
+
+@pytest.mark.parametrize("tangent", [0.0, 3.0, math.inf, math.nan])
+def test_an_excluded_choice_has_no_curvature_and_leaves_that_of_the_others_whatever_its_tangent(tangent):
+    logits, tangents = random(0, 3, 3), random(1, 3, 3)
+    others, nothing = fisher_categorical(logits, tangents), th.zeros(3, 1, dtype=th.float64)
+    result = fisher_categorical(th.cat([logits, nothing - math.inf], dim=1), th.cat([tangents, nothing + tangent], dim=1))
+    th.testing.assert_close(result, th.cat([others, nothing], dim=1), **EXACT)
+    for excluded in (-math.inf, math.inf):  # a certain no, a certain yes
+        assert fisher_bernoulli(nothing + excluded, nothing + tangent).tolist() == nothing.tolist()
+
+
+@pytest.mark.parametrize("logit", [-30.0, 30.0])
+def test_a_yes_that_is_nearly_sure_keeps_its_curvature_in_float32(logit):
+    assert fisher_bernoulli(th.tensor([[logit]]), th.ones(1, 1)).item() == pytest.approx(math.exp(-30), rel=1e-5, abs=0)
 
 
 # ------------------------------------------------------------------------------------------------------- SB3's distributions
