@@ -17,7 +17,7 @@ from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import is_users_own
 from sb3_pgx.common.update import Evaluation, Objective
 from sb3_pgx.ops.metrics import explained_variance
-from sb3_pgx.ops.objectives import weighted
+from sb3_pgx.ops.objectives import standardized, weighted
 from sb3_pgx.ops.returns import episode_ages
 
 
@@ -31,9 +31,7 @@ class Coefficients(NamedTuple):
 
 def actor_critic_objective(now: Evaluation, batch: Batch, c: Coefficients) -> dict[str, Tensor]:
     """The loss of a batch under ``"loss"``, and its parts."""
-    advantages = batch.advantages
-    if c.normalize_advantage:
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    advantages = standardized(batch.advantages) if c.normalize_advantage else batch.advantages
     policy_loss = -(advantages * now.log_prob).mean()
     value_loss = F.mse_loss(batch.returns, now.values)
     entropy_loss = -now.entropy.mean()

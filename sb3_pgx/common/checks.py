@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from numbers import Integral, Real
 from typing import Any
 
@@ -32,11 +33,29 @@ def check_positive(**arguments: float) -> None:
             raise ValueError(f"{name}={value!r} must be positive and finite")
 
 
+def check_finite_not_negative(**arguments: float) -> None:
+    """:raises ValueError: an argument is no number from 0 up, or infinite"""
+    for name, value in arguments.items():
+        if not isinstance(value, Real) or not 0 <= value < math.inf:
+            raise ValueError(f"{name}={value!r} must be finite and not negative")
+
+
 def check_choice(choices: tuple[Any, ...], **arguments: Any) -> None:
     """:raises ValueError: an argument is none of ``choices``"""
     for name, value in arguments.items():
         if value not in choices:
             raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}")
+
+
+def warn_of_truncated_batches(batch_size: int, n_steps: int, n_envs: int) -> None:
+    """As SB3 warns."""
+    rows = n_steps * n_envs
+    if rows % batch_size:
+        warnings.warn(
+            f"batch_size={batch_size} does not divide the {rows} rows of a rollout (n_steps={n_steps}, n_envs={n_envs}): "
+            f"there will be a truncated mini-batch of size {rows % batch_size} in every epoch",
+            UserWarning,
+        )
 
 
 def environment_name(env: VecEnv, index: int) -> str:

@@ -21,7 +21,14 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, prepro
 from torch.distributions import Distribution as TorchDistribution
 from torch.distributions import Normal
 
-from sb3_pgx.ops.divergences import kl_bernoulli, kl_categorical, kl_gaussian
+from sb3_pgx.ops.divergences import (
+    fisher_bernoulli,
+    fisher_categorical,
+    fisher_gaussian,
+    kl_bernoulli,
+    kl_categorical,
+    kl_gaussian,
+)
 
 
 def release_graph(policy: ActorCriticPolicy) -> None:
@@ -125,6 +132,12 @@ class Family:
         if self.kind == "categorical":
             return kl_categorical(old, new, self.sizes)
         return kl_bernoulli(old, new) if self.kind == "bernoulli" else kl_gaussian(old, new)
+
+    def fisher(self, parameters: th.Tensor, tangents: th.Tensor) -> th.Tensor:
+        """Each member's Fisher matrix in these parameters times a tangent, ``[B, K]``."""
+        if self.kind == "categorical":
+            return fisher_categorical(parameters, tangents, self.sizes)
+        return (fisher_bernoulli if self.kind == "bernoulli" else fisher_gaussian)(parameters, tangents)
 
 
 def family_of(distribution: Distribution) -> Family:

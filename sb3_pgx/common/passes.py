@@ -1,6 +1,6 @@
 """A policy's passes without gradients, for acting and for the evaluation of a rollout, compiled where that is wanted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,8 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from sb3_pgx.common.compiling import Compiled, NotCompilable, compile_function, signature
-from sb3_pgx.common.distributions import has_one_hot, one_hot, sample_with
+from sb3_pgx.common.compiling import Compiled, Function, NotCompilable, compile_function, signature
+from sb3_pgx.common.distributions import has_one_hot, one_hot, sample_with, without_validation
 from sb3_pgx.common.functional import PolicyFunction, check_traceable, laid_out
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.rollout import Observations, as_policy_input
@@ -114,6 +114,7 @@ class CompiledPass:
     def __init__(self, function: Callable[..., Any], space: spaces.Space, tell: Callable[[str], None], what: str):
         self.function, self.tell, self.what = function, tell, what
         self.inputs = Inputs(space)
+        self.moved: tuple[str, ...] = ()  # parameters in which a derivative is taken
         self._structure: Any = None
         self._parameters: list[Tensor] = []
         self._graph: Compiled | None = None
@@ -137,13 +138,13 @@ class CompiledPass:
         :param others: gives what comes before them and is always the same but for its values
         :return: whether the pass is compiled
         """
-        structure = (modules.version, signature(inputs))
+        structure = (modules.version, self.moved, signature(inputs))
         self._parameters = list(modules.parameters.values())
         if structure != self._structure:
             self._structure, self._graph = structure, None
             try:
                 check_traceable(policy)
-                function = PolicyFunction(self.function, policy, modules.parameters)
+                function = self.bound(policy, modules.parameters)
                 n, names = len(modules.parameters), list(modules.parameters)
                 self._graph = compile_function(
                     lambda *tensors: function(laid_out(dict(zip(names, tensors, strict=False))), *tensors[n:]),
@@ -157,6 +158,25 @@ class CompiledPass:
     def takes(self, inputs: Sequence[Tensor]) -> bool:
         """Whether these are such inputs."""
         return self._structure is not None and self._structure[-1] == signature(inputs)
+
+    def bound(self, policy: ActorCriticPolicy, parameters: Mapping[str, Tensor]) -> Function:
+        """The pass as a function of the values of the policy's parameters, by name, and of its inputs."""
+        return PolicyFunction(self.function, policy, parameters)
+
+    def run(self, policy: ActorCriticPolicy, modules: Modules, inputs: Sequence[Tensor], compiled: bool) -> tuple[Tensor, ...]:
+        """
+        The pass's result for any inputs.
+
+        :param policy: in evaluation mode
+        :param modules: its layers, as they were looked at last
+        :param inputs: one-hot encoded
+        :param compiled: run compiled if it is possible
+        """
+        with th.no_grad():
+            if compiled and self.prepare(policy, modules, inputs):
+                return self(inputs)
+            with without_validation():
+                return self.bound(policy, modules.parameters)(dict(modules.parameters), *inputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The pass's result for inputs such as those that it was prepared for; to be called without gradients."""

@@ -73,24 +73,24 @@ def conjugate_gradient(product: Product, b: Tensor, max_steps: int, tolerance: f
     return Solution(x, residual, scale.item() * (x @ (target - r)).item(), steps, stopped_by)
 
 
-def gauss_newton_product(
-    function: Callable[[Tensor], Tensor], theta: Tensor, metric: Callable[[Tensor], Tensor], v: Tensor
-) -> Tensor:
+def gauss_newton_product(function: Callable[[Tensor], Tensor], theta: Tensor, metric: Callable[[Tensor], Tensor]) -> Product:
     """
-    Jᵀ M J v / B, where J is the Jacobian of ``function`` at θ (Schulman et al., 2015, app. C).
+    v -> Jᵀ M J v / B, where J is the Jacobian of ``function`` at θ (Schulman et al., 2015, app. C).
 
-    With a Fisher metric of :mod:`~sb3_pgx.ops.divergences` it is the Fisher matrix of the policy times v, the Hessian of the
-    mean KL at the old policy; with the identity for a metric, and V for a function, (1/B) Σ ∇V ∇Vᵀ v.
+    With a Fisher metric of :mod:`~sb3_pgx.ops.divergences` the matrix is the Fisher matrix of the policy, the Hessian of the
+    mean KL at the old policy; with the identity for a metric, and V for a function, it is (1/B) Σ ∇V ∇Vᵀ.
 
     :param function: θ ``[P]`` -> outputs ``[B, K]``
     :param theta: θ, ``[P]``
     :param metric: tangents of the outputs ``[B, K]`` -> each row times its own M, ``[B, K]``
-    :param v: ``[P]``
-    :return: ``[P]``
     """
-    tangents = jvp(function, (theta,), (v,))[1]  # [B, K]
-    pullback = vjp(function, theta)[1]
-    return pullback(metric(tangents))[0] / len(tangents)
+    pullback = vjp(function, theta)[1]  # kept for all products
+
+    def product(v: Tensor) -> Tensor:
+        tangents = jvp(function, (theta,), (v,))[1]  # [B, K]
+        return pullback(metric(tangents))[0] / len(tangents)
+
+    return product
 
 
 def damped(product: Product, damping: float) -> Product:

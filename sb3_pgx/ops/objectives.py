@@ -44,6 +44,16 @@ def kl_hinge(kl: Tensor, target_kl: float) -> Tensor:
     return (kl - 2 * target_kl).clamp(min=0).square()
 
 
+def standardized(advantages: Tensor) -> Tensor:
+    """
+    (A − mean A) / (std A + 1e-8) over a batch, as SB3 standardises them, with the unbiased standard deviation.
+
+    :param advantages: A, ``[B]``, B > 1
+    :return: ``[B]``
+    """
+    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+
 def weighted(coefficient: Tensor | float, term: Tensor) -> Tensor | float:
     """
     A term of a sum; one whose coefficient is the number 0 is left out, so that no gradient is computed for nothing.

@@ -1,6 +1,5 @@
 """PPO: several passes over a rollout on the clipped surrogate."""
 
-import warnings
 from typing import Any, ClassVar, NamedTuple
 
 import torch as th
@@ -12,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sb3_pgx.common.algorithm import PolicyGradientAlgorithm, ceil_div
-from sb3_pgx.common.checks import check_counts
+from sb3_pgx.common.checks import check_counts, warn_of_truncated_batches
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.schedules import as_schedule
 from sb3_pgx.common.update import Evaluation, Objective
 from sb3_pgx.ops.metrics import approximate_kl, clip_fraction
-from sb3_pgx.ops.objectives import clipped_surrogate, weighted
+from sb3_pgx.ops.objectives import clipped_surrogate, standardized, weighted
 
 # An epoch ends early when the policy has moved this many times target_kl; SB3's factor.
 KL_MARGIN = 1.5
@@ -55,7 +54,7 @@ def scaled_advantages(batch: Batch, c: Any) -> Tensor:
     """The advantages, standardised over the minibatch if asked for; one row alone has no deviation."""
     if not c.normalize_advantage or len(batch) == 1:
         return batch.advantages
-    return (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
+    return standardized(batch.advantages)
 
 
 def value_error(now: Evaluation, batch: Batch, c: Any) -> Tensor:
@@ -215,12 +214,7 @@ class PPO(PolicyGradientAlgorithm):
             assert self.batch_size > 1 and rows > 1, (
                 f"normalize_advantage=True needs more than one row: batch_size={self.batch_size}, n_steps * n_envs={rows}"
             )
-        if rows % self.batch_size:
-            warnings.warn(
-                f"batch_size={self.batch_size} does not divide the {rows} rows of a rollout (n_steps={self.n_steps}, "
-                f"n_envs={self.n_envs}): there will be a truncated mini-batch of size {rows % self.batch_size} in every epoch",
-                UserWarning,
-            )
+        warn_of_truncated_batches(self.batch_size, self.n_steps, self.n_envs)
 
     def coefficients(self) -> Coefficients:
         """Their values for the update that follows."""

@@ -1,6 +1,5 @@
 """PPO with a penalty on the KL divergence, whose weight adapts, in place of the clip."""
 
-import math
 from typing import Any, ClassVar, NamedTuple
 
 import torch as th
@@ -9,7 +8,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from sb3_pgx.common.checks import check_positive
+from sb3_pgx.common.checks import check_finite_not_negative, check_positive
 from sb3_pgx.common.controllers import adapted_kl_coef
 from sb3_pgx.common.distributions import Family, family_of
 from sb3_pgx.common.evaluate import evaluate_rows
@@ -169,8 +168,7 @@ class PPOPenalty(PPO):
         for name in ("kl_tolerance", "kl_factor"):
             if not getattr(self, name) > 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be greater than 1")
-        if not 0 <= self.hinge_coef < math.inf:
-            raise ValueError(f"hinge_coef={self.hinge_coef} must be finite and not negative; 0 turns the hinge off")
+        check_finite_not_negative(hinge_coef=self.hinge_coef)
         if self.early_stop_kl is not None and not self.early_stop_kl > 0:
             raise ValueError(f"early_stop_kl={self.early_stop_kl} must be positive; None never ends an update early")
         if is_users_own(self.rollout_buffer_class):

@@ -1,34 +1,24 @@
 """REINFORCE with a learned value function as its baseline."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import update_learning_rate
 from torch import Tensor
-from torch.nn import functional as F
 
 from sb3_pgx.common.algorithm import ceil_div
 from sb3_pgx.common.checks import check_counts
+from sb3_pgx.common.critic import CRITIC, fit_critic
 from sb3_pgx.common.policies import split_parameters
 from sb3_pgx.common.report import Metrics
-from sb3_pgx.common.rollout import Batch, Rollout
+from sb3_pgx.common.rollout import Rollout
 from sb3_pgx.common.update import Objective, gradient_step
 from sb3_pgx.ops.metrics import explained_variance
 from sb3_pgx.ops.returns import masked, monte_carlo, standardize
 from sb3_pgx.reinforce.episodic import EpisodicAlgorithm
-
-
-class Coefficients(NamedTuple):
-    """The critic's loss has none."""
-
-
-def critic_objective(values: Tensor, batch: Batch, c: Coefficients) -> dict[str, Tensor]:
-    """Mean squared error of V under ``"loss"``."""
-    return {"loss": F.mse_loss(values, batch.returns)}
 
 
 class REINFORCEBaseline(EpisodicAlgorithm):
@@ -62,7 +52,7 @@ class REINFORCEBaseline(EpisodicAlgorithm):
     :raises ValueError: an argument makes no sense
     """
 
-    objective: ClassVar[Objective | None] = Objective(critic_objective, critic_only=True)
+    objective: ClassVar[Objective | None] = CRITIC
 
     def __init__(
         self,
@@ -169,14 +159,5 @@ class REINFORCEBaseline(EpisodicAlgorithm):
     def _fit_critic(self, rollout: Rollout, learning_rate: float) -> Metrics:
         """Regress V on the returns; the optimizer leaves the actor as it is."""
         update_learning_rate(self.policy.optimizer, learning_rate)
-        rows = rollout.valid_rows()
-        with self.gradient_steps(Coefficients(), self.critic_batch_size) as steps:
-            for _ in range(self.n_critic_updates):
-                shuffled = rollout.rows(rows[th.as_tensor(np.random.permutation(len(rows)), device=rows.device)])
-                steps.epoch(shuffled.split(self.critic_batch_size))
-        measured = steps.means()
-        return {
-            "value_loss": measured["loss"],
-            "critic_grad_norm": measured["grad_norm"],
-            "critic_learning_rate": learning_rate,
-        }
+        measured = fit_critic(self, rollout, self.critic_batch_size, self.n_critic_updates)
+        return {**measured, "critic_learning_rate": learning_rate}

@@ -64,7 +64,7 @@ METRICS = th.stack([m @ m.T for m in random(2, 6, OUTPUTS, OUTPUTS)])  # one a s
 
 
 def product_with(theta, v):
-    return gauss_newton_product(outputs, theta, lambda t: th.einsum("bij,bj->bi", METRICS, t), v)
+    return gauss_newton_product(outputs, theta, lambda t: th.einsum("bij,bj->bi", METRICS, t))(v)
 
 
 def gauss_newton_matrix(theta):
@@ -129,7 +129,7 @@ def actions_and_weights(kind, parameters):
 
 def fisher_product(function, metric, theta=THETA):
     parameters = function(theta)
-    return lambda v: gauss_newton_product(function, theta, lambda tangents: metric(parameters, tangents), v)
+    return gauss_newton_product(function, theta, lambda tangents: metric(parameters, tangents))
 
 
 @pytest.mark.parametrize("kind", POLICIES)
@@ -302,7 +302,7 @@ def step_of_the_critic(epsilon):
         return (FEATURES @ theta)[:, None]
 
     g = grad(lambda theta: (values(theta)[:, 0] - TARGETS).square().mean())(OLD)
-    solution = conjugate_gradient(lambda v: gauss_newton_product(values, OLD, lambda t: t, v), -g, 5, tolerance=0.0)
+    solution = conjugate_gradient(gauss_newton_product(values, OLD, lambda t: t), -g, 5, tolerance=0.0)
     return OLD + capped_step_length(solution.curvature, epsilon, VARIANCE) * solution.x
 
 

@@ -35,7 +35,8 @@ class Objective:
         else is to be measured, scalars, too
     :param distance: name of the metric that says how far the policy has moved from the one that acted
     :param reads_distribution: whether ``measure`` needs the parameters of the action distribution, now and when it acted
-    :param critic_only: ``measure`` gets the values alone, ``[B]``, instead of an :class:`Evaluation`
+    :param critic_only: ``measure`` gets the values alone, ``[B]``, instead of an :class:`Evaluation`, and parameters that the
+        action distribution depends on stay as they are
     """
 
     measure: Callable[[Any, Batch, Any], dict[str, Tensor]]

@@ -13,6 +13,7 @@ from torch._utils import _flatten_dense_tensors
 from sb3_pgx.common.compiling import Compiled, NotCompilable, compile_function, signature
 from sb3_pgx.common.distributions import has_one_hot, one_hot, packed
 from sb3_pgx.common.functional import left_as_it_is
+from sb3_pgx.common.policies import split_parameters
 from sb3_pgx.common.rollout import Batch, as_policy_input
 from sb3_pgx.common.update.eager import not_finite, refused
 from sb3_pgx.common.update.flat import ByOptimizer, Flat, Held, InPlace, states_of, steps_taken
@@ -104,7 +105,9 @@ class GradientSteps:
         if not self._is_known(structure):
             with left_as_it_is(policy):
                 measured = self.measure(policy, batch, plan.as_tensors())
-                self.used = used(measured["loss"], [p for p in parameters if p.requires_grad])
+                spared = {id(p) for p in split_parameters(policy)[0].values()} if self.objective.critic_only else set()
+                candidates = [p for p in parameters if p.requires_grad and id(p) not in spared]
+                self.used = used(measured["loss"], candidates)
             self.names = ["loss", *(name for name in measured if name != "loss")]
             moved = {id(p) for p in self.used}
             self.fixed = [p for p in policy.parameters() if id(p) not in moved]
