@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_pgx.common.schedules import as_schedule
 from sb3_pgx.registry import ALGORITHMS, algorithm_class
-from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters, load_config, suggestion
+from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters, config_folder, load_config, suggestion
 from sb3_pgx.zoo.environments import check_environment
 
 SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
@@ -56,9 +56,15 @@ def prepare(name: str, env_id: str, configs: Path | None = None) -> tuple[Peer, 
     :raises ImportError: a package that the algorithm or the environment needs is not installed
     """
     peer = resolve_peer(name)
-    config = peer.adapt(load_config(peer.config_key, env_id, configs))
+    config = peer.adapt(load_config(_config_key(peer, configs), env_id, configs))
     check_hyperparameters(peer.algorithm, config)
     return peer, config, check_environment(env_id, config)
+
+
+def _config_key(peer: Peer, configs: Path | None) -> str:
+    """That of a peer's own file, ``contrib_trpo.yml``, where there is one; else it reads ours, to be compared like with like."""
+    own = peer.label.replace(":", "_")
+    return own if ((configs or config_folder()) / f"{own}.yml").is_file() else peer.config_key
 
 
 def resolve_peer(name: str) -> Peer:
