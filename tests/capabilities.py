@@ -24,10 +24,12 @@ DICT = spaces.Dict({"vector": BOX, "number": spaces.Discrete(3), "picture": IMAG
 # What makes an algorithm train within a few steps. A new algorithm adds a line.
 QUICK: dict[str, dict[str, Any]] = {
     "a2c": dict(n_steps=6),
+    "npg": dict(n_steps=6, batch_size=4, n_critic_updates=2, cg_max_steps=3),
     "ppo": dict(n_steps=6, batch_size=4, n_epochs=2),
     "ppo_penalty": dict(n_steps=6, batch_size=4, n_epochs=2),
     "reinforce": dict(n_episodes=1),
     "reinforce_baseline": dict(n_episodes=1, n_critic_updates=1),
+    "trpo": dict(n_steps=6, batch_size=4, n_critic_updates=2, cg_max_steps=3),
 }
 
 

@@ -62,7 +62,7 @@ def prepare(name: str, env_id: str, configs: Path | None = None) -> tuple[Peer, 
 
 
 def _config_key(peer: Peer, configs: Path | None) -> str:
-    """That of a peer's own file, ``contrib_trpo.yml``, where there is one; else it reads ours, to be compared like with like."""
+    """That of a peer's own file, ``contrib_trpo.yml``, where there is one; else it reads ours: like is compared with like."""
     own = peer.label.replace(":", "_")
     return own if ((configs or config_folder()) / f"{own}.yml").is_file() else peer.config_key
 
