@@ -65,8 +65,7 @@ class Acting:
             if policy is self._policy:
                 tensors = self._graph.inputs(observations)
                 if self._graph.takes(tensors):
-                    with th.no_grad():
-                        (actions,) = self._graph([self._noise(), *tensors])
+                    (actions,) = self._graph([self._noise(), *tensors])
                     # Of choices, NaN probabilities give one, too: the evaluation of the rollout will see them.
                     if actions.is_floating_point() and not math.isfinite(actions.sum()):
                         raise ValueError(f"the policy's action is not finite: {actions}")

@@ -176,7 +176,7 @@ def noise_source(distribution: Distribution, n: int, device: th.device) -> Calla
     """
     if isinstance(distribution, StateDependentNoiseDistribution):
         one = n == 1 or n != len(distribution.exploration_matrices)
-        return lambda: distribution.exploration_mat if one else distribution.exploration_matrices
+        return lambda: (distribution.exploration_mat if one else distribution.exploration_matrices).detach()
     if isinstance(distribution, MultiCategoricalDistribution):
         parts = [th.empty(n, int(size), device=device) for size in distribution.action_dims]
         return lambda: th.cat([part.exponential_() for part in parts], dim=1)

@@ -116,11 +116,12 @@ class CompiledPass:
         self.inputs = Inputs(space)
         self.moved: tuple[str, ...] = ()  # parameters in which a derivative is taken
         self._structure: Any = None
+        self._layout: list[Any] = []  # of inputs, whose types and device are always the same
         self._parameters: list[Tensor] = []
         self._graph: Compiled | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_structure": None, "_parameters": [], "_graph": None}
+        return {**vars(self), "_structure": None, "_layout": [], "_parameters": [], "_graph": None}
 
     def prepare(
         self,
@@ -139,9 +140,10 @@ class CompiledPass:
         :return: whether the pass is compiled
         """
         structure = (modules.version, self.moved, signature(inputs))
-        self._parameters = list(modules.parameters.values())
+        self._parameters = [p.detach() for p in modules.parameters.values()]  # which asks for no context without gradients
         if structure != self._structure:
             self._structure, self._graph = structure, None
+            self._layout = [(x.shape, x.stride()) for x in inputs]
             try:
                 check_traceable(policy)
                 function = self.bound(policy, modules.parameters)
@@ -157,7 +159,7 @@ class CompiledPass:
 
     def takes(self, inputs: Sequence[Tensor]) -> bool:
         """Whether these are such inputs."""
-        return self._structure is not None and self._structure[-1] == signature(inputs)
+        return self._layout == [(x.shape, x.stride()) for x in inputs]
 
     def bound(self, policy: ActorCriticPolicy, parameters: Mapping[str, Tensor]) -> Function:
         """The pass as a function of the values of the policy's parameters, by name, and of its inputs."""
@@ -179,6 +181,6 @@ class CompiledPass:
                 return self.bound(policy, modules.parameters)(dict(modules.parameters), *inputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The pass's result for inputs such as those that it was prepared for; to be called without gradients."""
+        """The pass's result for inputs such as those that it was prepared for, none of which requires a gradient."""
         assert self._graph is not None
         return self._graph([*self._parameters, *inputs])

@@ -248,10 +248,10 @@ class NPG(PolicyGradientAlgorithm):
             "predicted_improvement": search.scale * length * (here.gradient @ solution.x),
             "kl_divergence_loss": here.now.divergence,
             "kl_max": here.now.max_divergence,
-            **({"is_line_search_success": search.accepted, "line_search_steps": search.tried} if self.searches else {}),
+            **(_searched(search) if self.searches else {}),
             "step_length": search.scale * length,
             "curvature": self._undamped(solution),
-            "cg_steps": solution.steps,
+            "cg_steps": float(solution.steps),
             "cg_residual": solution.residual,
         }
 
@@ -332,7 +332,8 @@ class NPG(PolicyGradientAlgorithm):
         if variance == 0:
             return metrics
         solution = self._solved(here)
-        step = capped_step_length(solution.curvature, self.critic_epsilon, variance) * solution.x
+        length = capped_step_length(solution.curvature, self.critic_epsilon, variance)
+        step = length * solution.x
 
         def measure(scale: float) -> tuple[float, float]:
             here.move(scale * step)
@@ -342,7 +343,7 @@ class NPG(PolicyGradientAlgorithm):
         search = backtracking(measure, self.critic_shrinking_factor, self.critic_max_tries, self.critic_epsilon)
         if not search.accepted:
             here.move(None)
-        return {**metrics, "critic_cg_residual": solution.residual, "critic_step_length": search.scale}
+        return {**metrics, "critic_cg_residual": solution.residual, "critic_step_length": search.scale * length}
 
     def _critic_change(self, batch: Batch) -> Metrics:
         """What the critic's step has changed."""
@@ -353,3 +354,7 @@ class NPG(PolicyGradientAlgorithm):
             "critic_constraint": (values - batch.values).square().mean() / (2 * variance),
             "explained_variance_after": explained_variance(values, batch.returns),
         }
+
+
+def _searched(search: LineSearch) -> Metrics:
+    return {"is_line_search_success": float(search.accepted), "line_search_steps": float(search.tried)}

@@ -18,6 +18,7 @@ PACKAGES = {
     "sbx": ("sbx", "sbx-rl"),
 }
 PPO_ROLLOUT = {"n_steps": 256, "batch_size": 64, "n_epochs": 10}
+TRPO_ROLLOUT = {"n_steps": 256, "batch_size": 128, "cg_max_steps": 15, "n_critic_updates": 10}
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,32 @@ CASES = (
         "ppo_penalty-halfcheetah", "ppo_penalty", "HalfCheetah-v5", ("ppo",), (Goal("frames", "ppo", 0.85),), timesteps=10_240
     ),
     Case("a2c-cartpole", "a2c", "CartPole-v1", ("sb3:a2c",), (Goal("frames", "sb3:a2c", 2.5),), hyperparameters={}),
+    Case(
+        "trpo-cartpole",
+        "trpo",
+        "CartPole-v1",
+        ("contrib:trpo",),
+        (Goal("frames", "contrib:trpo", 2.0),),
+        hyperparameters=TRPO_ROLLOUT,
+    ),
+    Case(
+        "trpo-halfcheetah",
+        "trpo",
+        "HalfCheetah-v5",
+        ("contrib:trpo",),
+        (Goal("frames", "contrib:trpo", 1.6),),
+        timesteps=10_240,
+        hyperparameters=TRPO_ROLLOUT,
+    ),
+    Case(
+        "trpo-halfcheetah-trust-region-critic",
+        "trpo",
+        "HalfCheetah-v5",
+        ("contrib:trpo",),
+        timesteps=10_240,
+        hyperparameters=TRPO_ROLLOUT,
+        ours={"compile": True, "critic": "trust_region"},
+    ),
     Case(
         "ppo-halfcheetah-256x256",
         "ppo",

@@ -130,9 +130,11 @@ class Process:
 
 
 def gradient_steps_an_update(model: BaseAlgorithm) -> int:
-    """Minibatches times epochs, from the hyperparameters; one where the algorithm has neither."""
+    """Minibatches times epochs, from the hyperparameters; one where the algorithm has no epochs."""
+    if not hasattr(model, "n_epochs"):
+        return 1
     rows = model.n_steps * model.n_envs  # type: ignore[attr-defined]
-    return getattr(model, "n_epochs", 1) * -(-rows // getattr(model, "batch_size", rows))
+    return model.n_epochs * -(-rows // model.batch_size)  # type: ignore[attr-defined]
 
 
 def peak_memory() -> float:
