@@ -1,5 +1,7 @@
 """Small models of every algorithm, and what tests compare of two: parameters and distributions."""
 
+import inspect
+
 import numpy as np
 import torch as th
 from capabilities import QUICK, envs
@@ -19,6 +21,11 @@ ACTION_SPACES = {
 
 def make(name, env=None, policy="MlpPolicy", **kwargs):
     return ALGORITHMS[name](policy, env or envs(), **{"seed": 0, "device": DEVICE, **QUICK[name], **kwargs})
+
+
+def takes(name, argument):
+    """Whether an algorithm's constructor has such an argument."""
+    return argument in inspect.signature(ALGORITHMS[name].__init__).parameters
 
 
 def parameters(model):

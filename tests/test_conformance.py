@@ -9,11 +9,12 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
+import sb3_contrib
 import stable_baselines3 as sb3
 import torch as th
 from capabilities import BOX, CELLS, DICT, QUICK, envs, supported
 from gymnasium import spaces
-from models import assert_same, assert_same_optimizer, make, parameters
+from models import assert_same, assert_same_optimizer, make, parameters, takes
 from problems import DEVICE, AnySpace, vectorised
 from readme_tables import published_capabilities
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback, EveryNTimesteps
@@ -24,7 +25,12 @@ from sb3_pgx.common.controllers import KLAdaptiveLearningRate
 from sb3_pgx.registry import ALGORITHMS
 
 # Arguments that SB3 does not have come after its own, by keyword only.
-KEYWORDS = {"a2c": ["compile", "discount_state_weighting"]}
+_NATURAL = ["cg_tolerance", "critic", "critic_epsilon"]
+KEYWORDS = {
+    "a2c": ["compile", "discount_state_weighting"],
+    "npg": ["compile", "step_rule", "step_size", *_NATURAL],
+    "trpo": ["compile", *_NATURAL],
+}
 TAIL = ["stats_window_size", "tensorboard_log", "policy_kwargs", "verbose", "seed", "device", "_init_setup_model"]
 
 
@@ -41,7 +47,7 @@ def test_the_signature_ends_as_sb3s_and_everything_but_policy_and_env_has_a_defa
     assert all(arguments[n].default == reference[n].default for n in TAIL)
 
 
-@pytest.mark.parametrize("name, reference", [("a2c", sb3.A2C), ("ppo", sb3.PPO)])
+@pytest.mark.parametrize("name, reference", [("a2c", sb3.A2C), ("ppo", sb3.PPO), ("trpo", sb3_contrib.TRPO)])
 def test_a_drop_in_takes_sb3s_arguments_in_sb3s_order(name, reference):
     ours, theirs = (inspect.signature(c.__init__).parameters for c in (ALGORITHMS[name], reference))
     positional, _ = split_by_kind(ours)
@@ -151,7 +157,7 @@ def test_a_callback_that_changes_rewards_and_estimates_anew_changes_the_update(n
     np.testing.assert_allclose(callback.returns[-1], (deltas + rollout.values.cpu().numpy())[-1], rtol=1e-5)
 
 
-COEFFICIENTS = [(n, c) for n in ALGORITHMS for c in ("learning_rate", "ent_coef")]
+COEFFICIENTS = [(n, "learning_rate") for n in ALGORITHMS] + [(n, "ent_coef") for n in ALGORITHMS if takes(n, "ent_coef")]
 COEFFICIENTS += [(n, "vf_coef") for n in ("a2c", *PPOS)] + [(n, c) for n in PPOS for c in ("clip_range", "clip_range_vf")]
 
 
@@ -354,8 +360,10 @@ def test_log_keys_are_sb3s_finite_and_the_last_update_is_among_them(name):
     assert len(dumps) == len(updates) + 1  # SB3 logs before it updates: the last update would be lost
     last = dumps[-1]
     assert {"time/fps", "time/total_timesteps", "rollout/ep_rew_mean", "rollout/ep_len_mean"} <= last.keys()
-    policy_loss = "policy_gradient_loss" if name in PPOS else "policy_loss"  # SB3's names
-    assert {"train/learning_rate", "train/n_updates", f"train/{policy_loss}", "train/entropy_loss"} <= last.keys()
+    objectives = {**dict.fromkeys(PPOS, "policy_gradient_loss"), **dict.fromkeys(["npg", "trpo"], "policy_objective")}
+    policy_loss = objectives.get(name, "policy_loss")  # SB3's and sb3-contrib's names
+    others = ("value_loss", "kl_divergence_loss") if name in ("npg", "trpo") else ("entropy_loss",)
+    assert {f"train/{key}" for key in ("learning_rate", "n_updates", policy_loss, *others)} <= last.keys()
     assert last[f"train/{policy_loss}"] == pytest.approx(float(updates[-1][policy_loss]))
     assert model.logger.name_to_value[f"train/{policy_loss}"] == last[f"train/{policy_loss}"]  # as after SB3's learn
     assert last["train/n_updates"] == model._n_updates

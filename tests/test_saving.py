@@ -15,7 +15,7 @@ import pytest
 import stable_baselines3 as sb3
 import torch as th
 from capabilities import BOX, DICT, IMAGE, envs
-from models import assert_same, assert_same_optimizer, make, parameters
+from models import assert_same, assert_same_optimizer, make, parameters, takes
 from problems import DEVICE
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -49,7 +49,7 @@ def test_save_load_continue_equals_uninterrupted_bit_for_bit(name, normalize, us
         env = envs()
         return VecNormalize(env) if normalize else env
 
-    kwargs = dict(learning_rate="lin_0.01", ent_coef="lin_0.1", use_sde=use_sde)
+    kwargs = dict(learning_rate="lin_0.01", use_sde=use_sde, **(dict(ent_coef="lin_0.1") if takes(name, "ent_coef") else {}))
     model = make(name, environment(), **kwargs).learn(48)
     snapshot = Snapshot(model.env)
     model.save(tmp_path / "model.zip")
