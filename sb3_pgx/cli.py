@@ -42,7 +42,13 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "write a table with intervals, learning curves, and a JSON file for each run.",
     )
     parser.add_argument("--env", required=True, metavar="ID", help="Gymnasium's name of the environment")
-    parser.add_argument("--algos", required=True, nargs="+", metavar="NAME", help="such as reinforce, sb3:ppo or contrib:trpo")
+    parser.add_argument(
+        "--algos",
+        required=True,
+        nargs="+",
+        metavar="NAME",
+        help="such as reinforce, sb3:ppo, contrib:trpo or 'ppo[gamma=0.98, n_epochs=4]', with settings of its own",
+    )
     parser.add_argument("--timesteps", required=True, type=int, help="environment steps for each run")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds: 0, 1, … (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/compare-<env>-<time>")

@@ -10,7 +10,7 @@ from typing import Any
 from sb3_pgx.compare.peers import prepare
 from sb3_pgx.compare.pool import read_result, run_all
 from sb3_pgx.compare.report import thousands
-from sb3_pgx.compare.runs import RunResult, RunSpec, versions
+from sb3_pgx.compare.runs import RunResult, RunSpec, file_name, versions
 from sb3_pgx.compare.statistics import bootstrap_interval, interquartile_mean
 from sb3_pgx.compare.verdict import Settings
 
@@ -52,7 +52,7 @@ def run_folder(spec: RunSpec, output: Path) -> Path:
     """Where the runs of all seeds are kept: whatever else is part of a run, and may change its outcome, is in the name."""
     content = {**asdict(spec), "seed": None, "versions": versions()}
     digest = sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    return output / "runs" / spec.env_id.replace("/", "-") / f"{spec.label.replace(':', '-')}-{digest}"
+    return output / "runs" / spec.env_id.replace("/", "-") / f"{file_name(spec.label)}-{digest}"
 
 
 def describe(results: Sequence[RunResult]) -> dict[str, Any]:

@@ -1,16 +1,22 @@
-"""Turns a name such as ``reinforce``, ``sb3:ppo`` or ``contrib:trpo`` into a class, so that peers run side by side."""
+"""
+Turns a name such as ``reinforce``, ``sb3:ppo`` or ``trpo[critic=trust_region]`` into a class and what differs from its
+settings, so that peers and variants run side by side.
+"""
 
 import dataclasses
 import importlib
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_pgx.common.schedules import as_schedule
 from sb3_pgx.registry import ALGORITHMS, algorithm_class
-from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters, config_folder, load_config, suggestion
+from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters, config_folder, is_number, load_config, suggestion
 from sb3_pgx.zoo.environments import check_environment
 
 SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
@@ -22,18 +28,27 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Peer:
-    """An algorithm in a comparison: its name there, its class, and the hyperparameter file that it reads."""
+    """
+    An algorithm in a comparison: its name there, its class, the hyperparameter file that it reads, and the hyperparameters
+    that it has instead of the file's.
+    """
 
     label: str
     algorithm: type[BaseAlgorithm]
     config_key: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     def adapt(self, config: RunConfig) -> RunConfig:
         """
-        The settings as this class understands them: classes of this package read schedules such as ``lin_<x>``, others do not.
+        The settings of this variant, as the class understands them: classes of this package read schedules such as
+        ``lin_<x>``, others do not.
 
         :raises ValueError: a string is not a schedule
         """
+        if self.changes:
+            source = f"{config.source}, {', '.join(f'{name}={value}' for name, value in self.changes.items())}"
+            hyperparameters = {**config.hyperparameters, **self.changes}
+            config = dataclasses.replace(config, source=source, hyperparameters=hyperparameters)
         if ":" not in self.label:
             return config
         schedules = {
@@ -63,27 +78,45 @@ def prepare(name: str, env_id: str, configs: Path | None = None) -> tuple[Peer, 
 
 def _config_key(peer: Peer, configs: Path | None) -> str:
     """That of a peer's own file, ``contrib_trpo.yml``, where there is one; else it reads ours: like is compared with like."""
-    own = peer.label.replace(":", "_")
+    own = peer.label.partition("[")[0].replace(":", "_")
     return own if ((configs or config_folder()) / f"{own}.yml").is_file() else peer.config_key
 
 
 def resolve_peer(name: str) -> Peer:
     """
-    :param name: an algorithm of this package, ``sb3:<name>`` or ``contrib:<name>``
+    :param name: an algorithm of this package, ``sb3:<name>`` or ``contrib:<name>``; with hyperparameters in brackets, which
+        are used instead of those in its file: ``trpo[critic=trust_region, target_kl=0.02]``
     :return: what the name stands for; the configuration key of ``sb3:ppo`` is ``ppo``
     :raises ValueError: no such algorithm; gives the nearest names
     :raises ImportError: the package that holds it is not installed; says how to install it
     """
-    origin, colon, key = name.partition(":")
+    base, bracket, rest = name.partition("[")
+    changes = _changes(name, rest) if bracket else {}
+    origin, colon, key = base.partition(":")
     if not colon:
-        return Peer(name, algorithm_class(name), name)
+        return Peer(name, algorithm_class(base), base, changes)
     known = [f"{prefix}:{c.lower()}" for prefix, (_, classes) in PEERS.items() for c in classes]
-    if name not in known:
-        hint = suggestion(name, [*known, *ALGORITHMS]) or f"; choose one of {', '.join([*ALGORITHMS, *known])}"
-        raise ValueError(f"algorithm {name!r} is unknown{hint}")
+    if base not in known:
+        hint = suggestion(base, [*known, *ALGORITHMS]) or f"; choose one of {', '.join([*ALGORITHMS, *known])}"
+        raise ValueError(f"algorithm {base!r} is unknown{hint}")
     package, classes = PEERS[origin]
     try:
         module = importlib.import_module(package)
     except ModuleNotFoundError:
-        raise ImportError(f"{name} needs {package}, which is not installed: pip install {package}") from None
-    return Peer(name, getattr(module, next(c for c in classes if c.lower() == key)), key)
+        raise ImportError(f"{base} needs {package}, which is not installed: pip install {package}") from None
+    return Peer(name, getattr(module, next(c for c in classes if c.lower() == key)), key, changes)
+
+
+def _changes(name: str, text: str) -> dict[str, Any]:
+    """What stands in brackets, as a hyperparameter file would have it; 1e-3, which YAML reads as text, is a number."""
+    import yaml
+
+    refusal = ValueError(f"algorithm {name!r}: write name[hyperparameter=value, hyperparameter=value]")
+    pairs, count = re.subn(r"(\w+)\s*=\s*(?=[^\s,\]])", r"\1: ", text)
+    try:
+        values = yaml.safe_load(f"{{{pairs.removesuffix(']')}}}")
+    except yaml.YAMLError:
+        raise refusal from None
+    if not text.endswith("]") or count == 0 or len(values) != count:
+        raise refusal
+    return {key: float(value) if isinstance(value, str) and is_number(value) else value for key, value in values.items()}

@@ -93,7 +93,8 @@ def judge(claim: RelativeClaim, pairs: Mapping[str, Pair], command: str) -> Verd
         "runs": runs,
         **provenance(command),
     }
-    return Verdict(f"{claim.share:g} of {claim.other}", claim.statement, passed, tuple(lines), record)
+    where = f", {claim.env_ids[0]}" if len(claim.env_ids) == 1 else ""  # of several single ones, each has an entry
+    return Verdict(f"{claim.share:g} of {claim.other}{where}", claim.statement, passed, tuple(lines), record)
 
 
 def mean_ratio(*groups: Sample, axis: int = 0) -> Floats:

@@ -1,6 +1,7 @@
 """One training run with its evaluation: the same budget, seeds and clock for every algorithm."""
 
 import platform
+import re
 import time
 import traceback
 from collections.abc import Callable
@@ -54,7 +55,12 @@ class RunSpec:
     @property
     def name(self) -> str:
         """A file name: ``sb3-ppo-seed0``."""
-        return f"{self.label.replace(':', '-')}-seed{self.seed}"
+        return f"{file_name(self.label)}-seed{self.seed}"
+
+
+def file_name(label: str) -> str:
+    """A label without what file systems or shells take for something else."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", label).strip("-")
 
 
 @dataclass(frozen=True)

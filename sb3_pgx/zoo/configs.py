@@ -224,7 +224,7 @@ class _Entry:
     def _hyperparameters(self) -> dict[str, Any]:
         for key, value in self.values.items():
             # YAML 1.1 reads 1e-3, without a point, as text, and the algorithm would fail far from here.
-            if isinstance(value, str) and _is_number(value):
+            if isinstance(value, str) and is_number(value):
                 raise self._error(key, f"YAML reads {value} as text; write {float(value)!r} or !!float {value}")
         if isinstance(self.values.get("policy_kwargs"), str):
             self.values["policy_kwargs"] = self._evaluate("policy_kwargs", self.values["policy_kwargs"])
@@ -237,7 +237,8 @@ class _Entry:
             raise self._error(key, f"cannot evaluate {text!r}: {error}") from None
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text is a number to Python."""
     try:
         float(text)
     except ValueError:

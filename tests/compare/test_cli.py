@@ -7,7 +7,8 @@ import pytest
 
 from sb3_pgx.cli import main
 from sb3_pgx.compare import comparison
-from sb3_pgx.compare.peers import resolve_peer
+from sb3_pgx.compare.peers import prepare, resolve_peer
+from sb3_pgx.compare.runs import RunSpec
 from sb3_pgx.zoo.configs import RunConfig
 from sb3_pgx.zoo.environments import check_environment, make_train_env
 
@@ -115,6 +116,34 @@ def test_names_of_peers_resolve_to_their_class_and_configuration():
     peer = resolve_peer("sb3:ppo")
     assert (peer.label, peer.algorithm, peer.config_key) == ("sb3:ppo", PPO, "ppo")
     assert resolve_peer("reinforce_baseline").algorithm is sb3_pgx.REINFORCEBaseline
+
+
+def test_a_name_may_carry_hyperparameters_that_replace_those_of_the_file():
+    peer = resolve_peer("ppo[gamma=0.5, learning_rate=1e-3,policy_kwargs={net_arch: [8, 4]}]")
+    config = peer.adapt(RunConfig(source="ppo.yml: A-v0", hyperparameters={"gamma": 0.9, "n_steps": 8}))
+    assert config.hyperparameters == {"gamma": 0.5, "n_steps": 8, "learning_rate": 1e-3, "policy_kwargs": {"net_arch": [8, 4]}}
+    assert config.source == "ppo.yml: A-v0, gamma=0.5, learning_rate=0.001, policy_kwargs={'net_arch': [8, 4]}"
+    assert resolve_peer("sb3:ppo[clip_range=lin_0.2]").adapt(RunConfig(source="x")).hyperparameters["clip_range"](0.5) == 0.1
+    for name in ("ppo[gamma=0.5", "ppo[]", "ppo[gamma]", "ppo[=1]", "ppo[gamma=]"):
+        with pytest.raises(ValueError, match=r"write name\[hyperparameter=value"):
+            resolve_peer(name)
+    with pytest.raises(ValueError, match="no argument 'gama'; did you mean 'gamma'"):
+        prepare("ppo[gama=0.5]", "CartPole-v1")
+
+
+def test_runs_of_variants_have_files_of_their_own():
+    names = ["ppo", "sb3:ppo", "ppo[gamma=0.5]", "ppo[gamma=0.9]"]
+    specs = [RunSpec(name, resolve_peer(name).algorithm, "CartPole-v1", 0, 10, RunConfig(source="x")) for name in names]
+    files = [spec.name for spec in specs]
+    assert files == ["ppo-seed0", "sb3-ppo-seed0", "ppo-gamma-0.5-seed0", "ppo-gamma-0.9-seed0"]
+
+
+def test_a_peer_reads_a_file_of_its_own_where_there_is_one(tmp_path):
+    (tmp_path / "trpo.yml").write_text("CartPole-v1:\n  gamma: 0.5\n")
+    assert prepare("contrib:trpo", "CartPole-v1", tmp_path)[1].source == "trpo.yml: CartPole-v1"
+    (tmp_path / "contrib_trpo.yml").write_text("CartPole-v1:\n  gamma: 0.7\n")
+    for name, gamma in (("contrib:trpo", 0.7), ("contrib:trpo[n_steps=8]", 0.7), ("trpo", 0.5)):
+        assert prepare(name, "CartPole-v1", tmp_path)[1].hyperparameters["gamma"] == gamma
 
 
 def test_version_is_that_of_the_package(capsys):
