@@ -34,6 +34,26 @@ def test_examples_are_not_changed_and_arguments_that_are_not_read_are_not_passed
     assert result.tolist() == [4.0, 4.0] and given[0].tolist() == [2.0, 2.0]
 
 
+def test_what_is_computed_twice_is_in_the_graph_once(graphs):
+    def function(x):
+        return (x.tanh() * x.detach().tanh(),)
+
+    compiled = compile_function(function, [th.ones(2)])
+    assert len([node for node in graphs[0].graph.nodes if node.target is th.ops.aten.tanh.default]) == 1
+    x = th.tensor([0.5, -2.0])
+    th.testing.assert_close(compiled([x])[0], x.tanh() ** 2)
+
+
+def test_the_same_operation_before_and_after_a_change_in_place_is_done_twice(graphs):
+    def function(x):
+        before = x.tanh()
+        x.add_(1.0)
+        return (before, x.tanh())
+
+    before, after = compile_function(function, [th.ones(2)])([th.zeros(2)])
+    assert before.tolist() == [0.0, 0.0] and after.tolist() == pytest.approx([0.76159416] * 2)
+
+
 STATE = """
 import logging, os, signal, sys, warnings
 import numpy as np, torch as th
