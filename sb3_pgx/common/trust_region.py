@@ -74,7 +74,9 @@ class TrustRegion:
         divergence = self.problem.divergence(policy, old.double(), outputs.double())
         return gain, divergence.mean(), divergence.max()
 
-    def _product(self, function: PolicyFunction, values: dict[str, Tensor], moved: Sequence[str], v: Tensor, *inputs: Tensor):  # type: ignore[no-untyped-def]
+    def _product(
+        self, function: PolicyFunction, values: dict[str, Tensor], moved: Sequence[str], v: Tensor, *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
         return (self.product_at(function, values, moved, inputs)(v),)
 
     def product_at(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from sb3_contrib import TRPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from torch import nn
@@ -186,7 +187,7 @@ CLASSIC = {"CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1"}
 MUJOCO = {"HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"}
 
 
-@pytest.mark.parametrize(("key", "algorithm"), [("ppo", PPO), ("a2c", A2C)])
+@pytest.mark.parametrize(("key", "algorithm"), [("ppo", PPO), ("a2c", A2C), ("contrib_trpo", TRPO)])
 def test_published_settings_of_sb3s_algorithms_are_arguments_of_theirs(key, algorithm):
     entries = yaml.safe_load((config_folder() / f"{key}.yml").read_text())
     assert set(entries) == CLASSIC | MUJOCO

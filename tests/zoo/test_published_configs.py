@@ -19,7 +19,7 @@ ENTRIES = [
 
 
 @pytest.mark.parametrize("algorithm, env_id", ENTRIES)
-def test_every_entry_trains(algorithm, env_id):
+def test_every_entry_trains(algorithm, env_id, graphs):
     config = load_config(algorithm, env_id)
     assert config.source == f"{algorithm}.yml: {env_id}" and config.n_timesteps
     if "mujoco" in str(gym.spec(env_id).entry_point):
