@@ -54,7 +54,8 @@ class NPG(PolicyGradientAlgorithm):
     action distribution averaged over the states, in exactly the parameters that the distribution depends on. F is never
     formed: products with it are exact, conjugate gradients solve the system. Then the critic is fitted to the returns; it
     leaves the action distribution as it is, so that layers shared with the actor are trained by the actor alone. Whatever
-    differs between training and acting (dropout, the statistics of BatchNorm) is as in acting.
+    differs between training and acting (dropout, the statistics of BatchNorm) is as in acting. With gSDE, SB3's policies let
+    no gradient of the standard deviations into the layers below, which F then leaves out: δ is met less closely.
 
     :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy`` or a class
     :param env: environment, or its id
@@ -95,8 +96,8 @@ class NPG(PolicyGradientAlgorithm):
 
     searches: ClassVar[bool] = False  # whether there is a line search
     objective: ClassVar[Objective | None] = CRITIC_OBJECTIVE
-    critic_shrinking_factor = 0.5  # where the critic's step breaks its constraint, V being no linear function
-    critic_max_tries = 10
+    # Where the critic's step breaks its constraint, V being no linear function. A step to the boundary may miss it by rounding.
+    critic_shrinking_factor, critic_max_tries, critic_tolerance = 0.8, 15, 1e-3
 
     def __init__(
         self,
@@ -228,7 +229,7 @@ class NPG(PolicyGradientAlgorithm):
         actor, critic = split_parameters(self.policy)
         own = [name for name in critic if name not in actor]
         batch = next(iter(self.minibatches(rollout, None)))
-        metrics = self._policy_step(batch, list(actor))
+        metrics = self._policy_step(batch, list(actor)) if actor else {}  # with all of it frozen, the critic learns alone
         if own:
             metrics |= self._sgd_critic(rollout) if self.critic == "sgd" else self._trust_region_critic(batch, own)
             metrics |= self._critic_change(batch)
@@ -286,6 +287,7 @@ class NPG(PolicyGradientAlgorithm):
         solution = conjugate_gradient(
             damped(here.product(), self.cg_damping), here.gradient, self.cg_max_steps, self.cg_tolerance
         )
+        self.n_gradient_steps += solution.steps
         if solution.stopped_by == "curvature":
             warnings.warn(
                 f"conjugate gradients found no positive curvature after {solution.steps} steps in update "
@@ -340,7 +342,8 @@ class NPG(PolicyGradientAlgorithm):
             now = here.measure()
             return now.gain - here.start.gain, now.divergence / (2 * variance)
 
-        search = backtracking(measure, self.critic_shrinking_factor, self.critic_max_tries, self.critic_epsilon)
+        limit = self.critic_epsilon * (1 + self.critic_tolerance)
+        search = backtracking(measure, self.critic_shrinking_factor, self.critic_max_tries, limit)
         if not search.accepted:
             here.move(None)
         return {**metrics, "critic_cg_residual": solution.residual, "critic_step_length": search.scale * length}
@@ -349,9 +352,9 @@ class NPG(PolicyGradientAlgorithm):
         """What the critic's step has changed."""
         with th.no_grad():
             values = values_of(self.policy, batch.observations, len(batch))
-        variance = (batch.values - batch.returns).square().mean()
+        variance, change = (batch.values - batch.returns).square().mean(), (values - batch.values).square().mean()
         return {
-            "critic_constraint": (values - batch.values).square().mean() / (2 * variance),
+            "critic_constraint": th.where(change > 0, change / (2 * variance), 0.0),
             "explained_variance_after": explained_variance(values, batch.returns),
         }
 

@@ -48,7 +48,7 @@ def not_finite(quantities: Mapping[str, Tensor], update: int) -> ValueError:
     """
     bad = next((name for name, x in quantities.items() if not th.isfinite(x).all()), "norm of the gradient")
     value = quantities[bad].item() if bad in quantities and quantities[bad].dim() == 0 else "not finite"
-    return refused(f"the {bad} is {value}", update)
+    return refused(f"the {bad} {'are' if bad in ('advantages', 'returns') else 'is'} {value}", update)
 
 
 def refused(what: str, update: int) -> ValueError:

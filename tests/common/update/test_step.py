@@ -206,7 +206,7 @@ def test_device_and_host_take_torchs_steps_and_measure_the_same(where, case):
     update.epoch(batches[:6])
     np.testing.assert_allclose(list(update.last_epoch.values())[:3], np.mean(losses[:6], axis=0), rtol=1e-4)
     if why == DIVERGED:
-        with pytest.raises(ValueError, match=r"the returns is not finite in update 1"):
+        with pytest.raises(ValueError, match=r"the returns are not finite in update 1"):
             update.epoch(batches[6:])
     else:
         update.epoch(batches[6:])
