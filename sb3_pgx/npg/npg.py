@@ -96,7 +96,7 @@ class NPG(PolicyGradientAlgorithm):
 
     searches: ClassVar[bool] = False  # whether there is a line search
     objective: ClassVar[Objective | None] = CRITIC_OBJECTIVE
-    # Where the critic's step breaks its constraint, V being no linear function. A step to the boundary may miss it by rounding.
+    # Where a step breaks the constraint, V being no linear function; one to the boundary may miss it by rounding.
     critic_shrinking_factor, critic_max_tries, critic_tolerance = 0.8, 15, 1e-3
 
     def __init__(

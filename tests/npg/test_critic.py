@@ -123,7 +123,7 @@ def test_where_no_length_will_do_the_critic_stays_bit_for_bit_and_the_policy_has
     changed = {key for key, p in update.old.state_dict().items() if not th.equal(p, new[key])}
     assert changed and all(map(is_actors, changed))
     assert len(tried) == 15 and update.metrics["critic_step_length"] == update.metrics["critic_constraint"] == 0.0
-    np.testing.assert_allclose(tried, tried[0] * 0.25 ** np.arange(10), rtol=1e-6)  # each length half of the one before
+    np.testing.assert_allclose(tried, tried[0] * 0.64 ** np.arange(15), rtol=1e-6)  # each length 0.8 of the one before
 
 
 class Nothing(AnySpace):
