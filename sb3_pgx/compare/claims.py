@@ -17,7 +17,9 @@ from sb3_pgx.compare.relative import RelativeClaim
 from sb3_pgx.compare.verdict import Claim, Settings, Verdict
 from sb3_pgx.zoo.configs import config_folder
 
+MUJOCO = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 CLAIMS: dict[str, tuple[Claim, ...]] = {
+    "npg": (LearningClaim("npg", "HalfCheetah-v5", timesteps=1_000_000, threshold=2000.0),),
     "ppo": (
         AgreementClaim("ppo", "sb3:ppo", "CartPole-v1", timesteps=100_000),
         AgreementClaim("ppo", "sb3:ppo", "Pendulum-v1", timesteps=100_000),
@@ -27,7 +29,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     ),
     "ppo_penalty": (
         LearningClaim("ppo_penalty", "CartPole-v1", timesteps=100_000, threshold=475.0),
-        RelativeClaim("ppo_penalty", "ppo", ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"), timesteps=1_000_000, share=0.9),
+        RelativeClaim("ppo_penalty", "ppo", MUJOCO, timesteps=1_000_000, share=0.9),
     ),
     "reinforce": (
         LearningClaim("reinforce", "CartPole-v1", timesteps=200_000, threshold=475.0),
@@ -36,6 +38,12 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     "reinforce_baseline": (
         LearningClaim("reinforce_baseline", "CartPole-v1", timesteps=150_000, threshold=475.0),
         LearningClaim("reinforce_baseline", "Acrobot-v1", timesteps=300_000, threshold=-100.0),
+    ),
+    "trpo": (
+        *(RelativeClaim("trpo", "contrib:trpo", (env_id,), timesteps=1_000_000, share=1.0) for env_id in MUJOCO),
+        LearningClaim("trpo", "HalfCheetah-v5", timesteps=1_000_000, threshold=2500.0),
+        LearningClaim("trpo", "Hopper-v5", timesteps=1_000_000, threshold=2000.0),
+        LearningClaim("trpo", "Walker2d-v5", timesteps=1_000_000, threshold=3000.0),
     ),
 }
 

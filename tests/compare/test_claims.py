@@ -11,11 +11,11 @@ from sb3_pgx.cli import main
 from sb3_pgx.compare import agreement, claims, measure, relative
 from sb3_pgx.compare.agreement import AgreementClaim
 from sb3_pgx.compare.learning import LearningClaim, judge
+from sb3_pgx.compare.peers import prepare
 from sb3_pgx.compare.pool import read_result, write_result
 from sb3_pgx.compare.relative import RelativeClaim
 from sb3_pgx.compare.statistics import area_under_curve, bootstrap_interval_of_groups, interquartile_mean_difference
 from sb3_pgx.compare.verdict import Settings, Verdict
-from sb3_pgx.zoo.configs import load_config
 
 CLAIM = LearningClaim("reinforce", "CartPole-v1", timesteps=200_000, threshold=475.0)
 
@@ -175,6 +175,15 @@ def test_a_failed_run_makes_the_share_fail(result):
     pair = ([*good[:4], result("ppo_penalty", 4, error="ValueError: no")], good)
     verdict = relative.judge(RELATIVE, {"A-v0": pair}, "command")
     assert not verdict.passed and "ppo_penalty on A-v0, seed 4: failed, ValueError: no" in verdict.lines
+
+
+def test_claims_on_single_environments_do_not_overwrite_each_other(result):
+    means = of_means(result, "a", [1.0] * 5)
+    keys = {
+        relative.judge(RelativeClaim("a", "b", env_ids, 10, 0.5), dict.fromkeys(env_ids, (means, means)), "command").key
+        for env_ids in (("A-v0",), ("B-v0",), ("A-v0", "B-v0"))
+    }
+    assert keys == {"0.5 of b, A-v0", "0.5 of b, B-v0", "0.5 of b"}
 
 
 @pytest.fixture
@@ -354,11 +363,11 @@ def test_every_kind_of_claim_is_in_the_table(result, monkeypatch):
     assert share.startswith(f"| {RELATIVE.statement} | 0.975 | 0.975 to 0.975 | ppo_penalty on A-v0: 95.0, ")
 
 
-@pytest.mark.parametrize("key", ["ppo", "ppo_penalty"])
+@pytest.mark.parametrize("key", ["npg", "ppo", "ppo_penalty", "trpo"])
 def test_a_claim_trains_on_the_budget_of_the_published_settings(key):
     for claim in claims.CLAIMS[key]:
         for algorithm, env_id in claim.trains:
-            assert load_config(algorithm.removeprefix("sb3:"), env_id).n_timesteps == claim.timesteps
+            assert prepare(algorithm, env_id)[1].n_timesteps == claim.timesteps
 
 
 def test_an_unknown_claim_is_told_with_the_nearest_name(capsys):
