@@ -52,6 +52,8 @@ class Acting:
 
         if graph.prepare(policy, modules, graph.inputs(observations), numbers):
             self._noise = noise_source(policy.action_dist, self.n_envs, policy.device)
+            with th.random.fork_rng():
+                self._noise_shape = self._noise().shape
             self._policy, self._graph = policy, graph
 
     def __call__(self, policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -64,8 +66,9 @@ class Acting:
         try:
             if policy is self._policy:
                 tensors = self._graph.inputs(observations)
-                if self._graph.takes(tensors):
-                    (actions,) = self._graph([self._noise(), *tensors])
+                # A callback may have drawn noise of another shape for gSDE, which takes no random numbers here.
+                if self._graph.takes(tensors) and (noise := self._noise()).shape == self._noise_shape:
+                    (actions,) = self._graph([noise, *tensors])
                     # Of choices, NaN probabilities give one, too: the evaluation of the rollout will see them.
                     if actions.is_floating_point() and not math.isfinite(actions.sum()):
                         raise ValueError(f"the policy's action is not finite: {actions}")

@@ -81,8 +81,9 @@ def trace(function: Function, examples: Sequence[Tensor]) -> tuple[th.fx.GraphMo
             raise NotCompilable("it reads a tensor that is neither a parameter nor in the batch")
         if node.op == "call_function" and th.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise NotCompilable(f"it draws random numbers ({node.target})")
-        node.meta.clear()  # describes tensors of this trace, which the compiler would take for its own
     simplify(graph)
+    for node in graph.graph.nodes:
+        node.meta.clear()  # describes tensors of this trace, which the compiler would take for its own
     inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
     read = [i for i, node in enumerate(inputs) if node.users]
     for node in inputs:
@@ -95,14 +96,11 @@ def trace(function: Function, examples: Sequence[Tensor]) -> tuple[th.fx.GraphMo
 def simplify(graph: th.fx.GraphModule) -> None:
     """
     Leaves out what is computed twice: nested function transforms each compute the function anew, a Gauss-Newton product three
-    times. Not where a tensor is changed in place, before and after which the same operation gives different results.
+    times.
     """
     from torch._functorch.compile_utils import fx_graph_cse
 
-    calls = [node for node in graph.graph.nodes if node.op == "call_function"]
-    if any(node.target._schema.is_mutable for node in calls if isinstance(node.target, th._ops.OpOverload)):
-        return
-    for node in calls:
+    for node in graph.graph.nodes:
         if node.target in (th.ops.aten.detach.default, th.ops.aten.alias.default):  # which hide that two inputs are the same
             node.replace_all_uses_with(node.args[0])
     graph.graph.eliminate_dead_code()

@@ -21,7 +21,7 @@ def critic_objective(values: Tensor, batch: Batch, c: CriticCoefficients) -> dic
     return {"loss": F.mse_loss(values, batch.returns)}
 
 
-CRITIC = Objective(critic_objective, critic_only=True)
+CRITIC_OBJECTIVE = Objective(critic_objective, critic_only=True)
 
 
 def fit_critic(algorithm: "PolicyGradientAlgorithm", rollout: Rollout, batch_size: int, n_epochs: int) -> dict[str, float]:
@@ -34,7 +34,7 @@ def fit_critic(algorithm: "PolicyGradientAlgorithm", rollout: Rollout, batch_siz
     :param n_epochs: passes over the rollout
     :return: means of ``value_loss`` and ``critic_grad_norm``
     """
-    with algorithm.gradient_steps(CriticCoefficients(), batch_size) as steps:
+    with algorithm.gradient_steps(CriticCoefficients(), min(batch_size, rollout.n_valid)) as steps:
         for _ in range(n_epochs):
             steps.epoch(algorithm.minibatches(rollout, batch_size))
     measured = steps.means()

@@ -175,8 +175,12 @@ def noise_source(distribution: Distribution, n: int, device: th.device) -> Calla
     taken from the generator as it takes them, until it is called again; for gSDE the noise that is in force.
     """
     if isinstance(distribution, StateDependentNoiseDistribution):
-        one = n == 1 or n != len(distribution.exploration_matrices)
-        return lambda: (distribution.exploration_mat if one else distribution.exploration_matrices).detach()
+
+        def matrices() -> th.Tensor:
+            one = n == 1 or n != len(distribution.exploration_matrices)
+            return (distribution.exploration_mat if one else distribution.exploration_matrices).detach()
+
+        return matrices
     if isinstance(distribution, MultiCategoricalDistribution):
         parts = [th.empty(n, int(size), device=device) for size in distribution.action_dims]
         return lambda: th.cat([part.exponential_() for part in parts], dim=1)

@@ -114,7 +114,6 @@ class CompiledPass:
     def __init__(self, function: Callable[..., Any], space: spaces.Space, tell: Callable[[str], None], what: str):
         self.function, self.tell, self.what = function, tell, what
         self.inputs = Inputs(space)
-        self.moved: tuple[str, ...] = ()  # parameters in which a derivative is taken
         self._structure: Any = None
         self._layout: list[Any] = []  # of inputs, whose types and device are always the same
         self._parameters: list[Tensor] = []
@@ -129,6 +128,7 @@ class CompiledPass:
         modules: Modules,
         inputs: Sequence[Tensor],
         others: Callable[[], Sequence[Tensor]] = tuple,
+        moved: Sequence[str] = (),
     ) -> bool:
         """
         Before a rollout: look whether anything has changed but the values of the parameters.
@@ -137,16 +137,17 @@ class CompiledPass:
         :param modules: its layers, as they were looked at last
         :param inputs: such as those to come; their values do not matter
         :param others: gives what comes before them and is always the same but for its values
+        :param moved: parameters in which the pass differentiates, by name
         :return: whether the pass is compiled
         """
-        structure = (modules.version, self.moved, signature(inputs))
+        structure = (modules.version, tuple(moved), signature(inputs))
         self._parameters = [p.detach() for p in modules.parameters.values()]  # which asks for no context without gradients
         if structure != self._structure:
             self._structure, self._graph = structure, None
             self._layout = [(x.shape, x.stride()) for x in inputs]
             try:
                 check_traceable(policy)
-                function = self.bound(policy, modules.parameters)
+                function = self.bound(policy, modules.parameters, moved)
                 n, names = len(modules.parameters), list(modules.parameters)
                 self._graph = compile_function(
                     lambda *tensors: function(laid_out(dict(zip(names, tensors, strict=False))), *tensors[n:]),
@@ -161,11 +162,18 @@ class CompiledPass:
         """Whether these are such inputs."""
         return self._layout == [(x.shape, x.stride()) for x in inputs]
 
-    def bound(self, policy: ActorCriticPolicy, parameters: Mapping[str, Tensor]) -> Function:
+    def bound(self, policy: ActorCriticPolicy, parameters: Mapping[str, Tensor], moved: Sequence[str]) -> Function:
         """The pass as a function of the values of the policy's parameters, by name, and of its inputs."""
         return PolicyFunction(self.function, policy, parameters)
 
-    def run(self, policy: ActorCriticPolicy, modules: Modules, inputs: Sequence[Tensor], compiled: bool) -> tuple[Tensor, ...]:
+    def run(
+        self,
+        policy: ActorCriticPolicy,
+        modules: Modules,
+        inputs: Sequence[Tensor],
+        compiled: bool,
+        moved: Sequence[str] = (),
+    ) -> tuple[Tensor, ...]:
         """
         The pass's result for any inputs.
 
@@ -173,12 +181,13 @@ class CompiledPass:
         :param modules: its layers, as they were looked at last
         :param inputs: one-hot encoded
         :param compiled: run compiled if it is possible
+        :param moved: parameters in which the pass differentiates, by name
         """
         with th.no_grad():
-            if compiled and self.prepare(policy, modules, inputs):
+            if compiled and self.prepare(policy, modules, inputs, moved=moved):
                 return self(inputs)
             with without_validation():
-                return self.bound(policy, modules.parameters)(dict(modules.parameters), *inputs)
+                return self.bound(policy, modules.parameters, moved)(dict(modules.parameters), *inputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The pass's result for inputs such as those that it was prepared for, none of which requires a gradient."""

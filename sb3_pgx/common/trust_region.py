@@ -15,7 +15,7 @@ from sb3_pgx.common.functional import PolicyFunction
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import CompiledPass, as_observations
 from sb3_pgx.common.rollout import Observations
-from sb3_pgx.ops.natural_gradient import Product, gauss_newton_product
+from sb3_pgx.ops.natural_gradient import LineSearch, Product, backtracking, gauss_newton_product
 
 
 class Problem(NamedTuple):
@@ -25,6 +25,7 @@ class Problem(NamedTuple):
     :param outputs: of the policy and observations: what the divergence compares, ``[B, K]``
     :param gain: of the policy, which has just computed the outputs, the outputs and the data: its mean is to be raised,
         ``[B]``
+    :param n_data: how many tensors of data the gain takes
     :param metric: of the policy, the outputs and tangents of them ``[B, K]``: each tangent times the Hessian that the
         divergence has in the new outputs where they are the old ones, ``[B, K]``
     :param divergence: of the policy, the old outputs and the new ones, ``[B]``
@@ -32,6 +33,7 @@ class Problem(NamedTuple):
 
     outputs: Callable[[ActorCriticPolicy, Observations], Tensor]
     gain: Callable[..., Tensor]
+    n_data: int
     metric: Callable[[ActorCriticPolicy, Tensor, Tensor], Tensor]
     divergence: Callable[[ActorCriticPolicy, Tensor, Tensor], Tensor]
 
@@ -49,14 +51,13 @@ class TrustRegion:
     The passes of one problem, compiled where that is wanted and possible.
 
     :param problem: its
-    :param n_data: how many tensors of data the gain takes
     :param space: of the observations
     :param tell: takes one sentence about compiling
     :param what: is moved, in that sentence
     """
 
-    def __init__(self, problem: Problem, n_data: int, space: spaces.Space, tell: Callable[[str], None], what: str):
-        self.problem, self.n_data = problem, n_data
+    def __init__(self, problem: Problem, space: spaces.Space, tell: Callable[[str], None], what: str):
+        self.problem = problem
         self.gradient = Derivative(self._gained, _gradient, space, tell, f"the gradient of {what}")
         self.product = Derivative(self._outputs, self._product, space, tell, f"the curvature of {what}")
         self.measure = CompiledPass(self._measured, space, tell, f"the measure of {what}")
@@ -65,8 +66,8 @@ class TrustRegion:
         return self.problem.outputs(policy, as_observations(policy, observations))
 
     def _gained(self, policy: ActorCriticPolicy, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self._outputs(policy, *tensors[self.n_data :])
-        return self.problem.gain(policy, outputs, *tensors[: self.n_data]).mean(), outputs
+        outputs = self._outputs(policy, *tensors[self.problem.n_data :])
+        return self.problem.gain(policy, outputs, *tensors[: self.problem.n_data]).mean(), outputs
 
     def _measured(self, policy: ActorCriticPolicy, old: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         gain, outputs = self._gained(policy, *tensors)
@@ -109,9 +110,9 @@ class Derivative(CompiledPass):
         super().__init__(function, space, tell, what)
         self.derive = derive
 
-    def bound(self, policy: ActorCriticPolicy, parameters: Mapping[str, Tensor]) -> Function:
+    def bound(self, policy: ActorCriticPolicy, parameters: Mapping[str, Tensor], moved: Sequence[str]) -> Function:
         function = PolicyFunction(self.function, policy, parameters)
-        return lambda values, *inputs: self.derive(function, values, self.moved, *inputs)
+        return lambda values, *inputs: self.derive(function, values, moved, *inputs)
 
 
 def _gradient(
@@ -164,20 +165,20 @@ class Surroundings:
         compiled: bool,
     ):
         self._region, self._policy, self._modules, self._compiled = region, policy, modules, compiled
-        self.moved = region.gradient.moved = region.product.moved = tuple(moved)
+        self.moved = tuple(moved)
         encoded = region.gradient.inputs(observations)
         self._inputs = [*data, *encoded]
         self._sample = encoded if sample is None else region.gradient.inputs(sample)
         self._data = [modules.parameters[name].detach() for name in moved]
         self._theta = _flatten_dense_tensors(self._data)
-        self.gradient, gain, self.old = region.gradient.run(policy, modules, self._inputs, compiled)
+        self.gradient, gain, self.old = region.gradient.run(policy, modules, self._inputs, compiled, self.moved)
         self.start = self.now = Measured(gain.item(), 0.0, 0.0)
 
     def product(self) -> Product:
         """v -> Jᵀ M J v / B over the sample, at the start."""
         region, policy, modules, inputs = self._region, self._policy, self._modules, self._sample
-        if self._compiled and region.product.prepare(policy, modules, [self.gradient, *inputs]):
-            return lambda v: region.product.run(policy, modules, [v, *inputs], True)[0]
+        if self._compiled and region.product.prepare(policy, modules, [self.gradient, *inputs], moved=self.moved):
+            return lambda v: region.product.run(policy, modules, [v, *inputs], True, self.moved)[0]
         function = PolicyFunction(region.product.function, policy, modules.parameters)
         with th.no_grad(), without_validation():
             product = region.product_at(function, dict(modules.parameters), self.moved, inputs)
@@ -203,3 +204,39 @@ class Surroundings:
         result = self._region.measure.run(self._policy, self._modules, [self.old, *self._inputs], self._compiled)
         self.now = Measured(*(x.item() for x in result))
         return self.now
+
+    def take(self, step: Tensor) -> Measured:
+        """
+        Take a step and measure; where an exception interrupts it, the policy stays exactly as it is.
+
+        :param step: ``[P]``
+        """
+        try:
+            self.move(step)
+            return self.measure()
+        except BaseException:
+            self.move(None)
+            raise
+
+    def search(self, step: Tensor, shrink: float, max_tries: int, limit: float, unit: float = 1.0) -> LineSearch:
+        """
+        Take the longest of the steps ``step``, shrink · ``step``, … that improves the gain within a limit; where none does,
+        the policy stays exactly as it is.
+
+        :param step: ``[P]``; 0: nothing is tried
+        :param shrink: in (0, 1)
+        :param max_tries: the most steps tried
+        :param limit: of the divergence
+        :param unit: what the divergence is measured in
+        """
+
+        def measured(scale: float) -> tuple[float, float]:
+            now = self.take(scale * step)
+            return now.gain - self.start.gain, now.divergence / unit
+
+        if not step.any():
+            return LineSearch(0.0, 0.0, 0.0, 0)
+        found = backtracking(measured, shrink, max_tries, limit)
+        if not found.accepted:
+            self.move(None)
+        return found

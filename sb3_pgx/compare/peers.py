@@ -111,12 +111,19 @@ def _changes(name: str, text: str) -> dict[str, Any]:
     """What stands in brackets, as a hyperparameter file would have it; 1e-3, which YAML reads as text, is a number."""
     import yaml
 
-    refusal = ValueError(f"algorithm {name!r}: write name[hyperparameter=value, hyperparameter=value]")
-    pairs, count = re.subn(r"(\w+)\s*=\s*(?=[^\s,\]])", r"\1: ", text)
+    refusal = ValueError(
+        f"algorithm {name!r}: write name[hyperparameter=value, hyperparameter=value], with {{key: value}} for a dictionary"
+    )
+    pairs, count = re.subn(r"(\w+)\s*=\s*(?=[^\s,=\]])", r"\1: ", text)
     try:
         values = yaml.safe_load(f"{{{pairs.removesuffix(']')}}}")
     except yaml.YAMLError:
         raise refusal from None
-    if not text.endswith("]") or count == 0 or len(values) != count:
+    if not text.endswith("]") or count == 0 or len(values) != count or "(" in text:
         raise refusal
-    return {key: float(value) if isinstance(value, str) and is_number(value) else value for key, value in values.items()}
+    return {key: _read(value) if isinstance(value, str) else value for key, value in values.items()}
+
+
+def _read(value: str) -> Any:
+    """What YAML takes for text and Python does not."""
+    return None if value == "None" else float(value) if is_number(value) else value

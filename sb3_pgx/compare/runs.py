@@ -1,11 +1,11 @@
 """One training run with its evaluation: the same budget, seeds and clock for every algorithm."""
 
 import platform
-import re
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from typing import Any
 
 import gymnasium as gym
@@ -59,8 +59,9 @@ class RunSpec:
 
 
 def file_name(label: str) -> str:
-    """A label without what file systems or shells take for something else."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", label).strip("-")
+    """A label without what file systems or shells take for something else; variants keep names of their own by a digest."""
+    name, bracket, _ = label.replace(":", "-").partition("[")
+    return f"{name}-{sha256(label.encode()).hexdigest()[:8]}" if bracket else name
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from sb3_pgx.common.checks import (
     check_positive,
     warn_of_truncated_batches,
 )
-from sb3_pgx.common.critic import CRITIC as CRITIC_OBJECTIVE
-from sb3_pgx.common.critic import fit_critic
+from sb3_pgx.common.critic import CRITIC_OBJECTIVE, fit_critic
 from sb3_pgx.common.distributions import family_of
 from sb3_pgx.common.evaluate import values_of
 from sb3_pgx.common.policies import split_parameters
@@ -29,12 +28,11 @@ from sb3_pgx.common.rollout import Batch, Observations, Rollout, map_tensors
 from sb3_pgx.common.trust_region import Surroundings, TrustRegion, named
 from sb3_pgx.common.update import Objective
 from sb3_pgx.common.update.eager import not_finite, refused
-from sb3_pgx.npg.problems import CRITIC, CRITIC_DATA, POLICY, POLICY_DATA
+from sb3_pgx.npg.problems import CRITIC, POLICY
 from sb3_pgx.ops.metrics import explained_variance
 from sb3_pgx.ops.natural_gradient import (
     LineSearch,
     Solution,
-    backtracking,
     capped_step_length,
     conjugate_gradient,
     damped,
@@ -44,6 +42,11 @@ from sb3_pgx.ops.objectives import standardized
 
 STEP_RULES = ("kl", "fixed")
 CRITICS = ("sgd", "trust_region")
+# Of a step that was refused.
+CAUSES = (
+    "target_kl or step_size too large, or cg_damping too small, rewards or observations of huge size (wrap the environment in "
+    "VecNormalize), a collapsed standard deviation (policy_kwargs=dict(log_std_bounds=(-20, 2)))"
+)
 
 
 class NPG(PolicyGradientAlgorithm):
@@ -90,11 +93,10 @@ class NPG(PolicyGradientAlgorithm):
     :param critic: ``"sgd"``: minibatches, with the policy's optimizer; ``"trust_region"``: one Gauss-Newton step by
         conjugate gradients with mean (V − V_old)² / (2σ²) ≤ ``critic_epsilon``, σ² = mean (V_old − returns)² (Schulman et
         al., 2016, eq. 29)
-    :param critic_epsilon: ε of ``critic="trust_region"``
+    :param critic_epsilon: ε of ``critic="trust_region"``, kept to a part in a thousand
     :raises ValueError: an argument makes no sense, or the action distribution has no KL divergence in closed form
     """
 
-    searches: ClassVar[bool] = False  # whether there is a line search
     objective: ClassVar[Objective | None] = CRITIC_OBJECTIVE
     # Where a step breaks the constraint, V being no linear function; one to the boundary may miss it by rounding.
     critic_shrinking_factor, critic_max_tries, critic_tolerance = 0.8, 15, 1e-3
@@ -173,18 +175,13 @@ class NPG(PolicyGradientAlgorithm):
     # ------------------------------------------------------------------------------------------------ set up
 
     def check_arguments(self) -> None:
+        if self.max_grad_norm == 0:  # what sb3-contrib's TRPO puts into its files
+            raise ValueError(
+                f"max_grad_norm=0.0: a model that sb3-contrib saved cannot be loaded as {type(self).__name__}, whose "
+                "target_kl bounds another divergence. Make a new one, and load its policy: model.policy.load_state_dict(…)."
+            )
         super().check_arguments()
-        check_counts(
-            n_steps=self.n_steps,
-            batch_size=self.batch_size,
-            cg_max_steps=self.cg_max_steps,
-            n_critic_updates=self.n_critic_updates,
-            sub_sampling_factor=self.sub_sampling_factor,
-        )
-        check_positive(target_kl=self.target_kl, step_size=self.step_size, critic_epsilon=self.critic_epsilon)
-        check_finite_not_negative(cg_damping=self.cg_damping, cg_tolerance=self.cg_tolerance)
-        check_choice(STEP_RULES, step_rule=self.step_rule)
-        check_choice(CRITICS, critic=self.critic)
+        self.check_numbers()
         if self.env is None:
             return
         rows = self.n_steps * self.n_envs
@@ -194,6 +191,22 @@ class NPG(PolicyGradientAlgorithm):
         )
         if self.critic == "sgd":
             warn_of_truncated_batches(self.batch_size, self.n_steps, self.n_envs)
+
+    def check_numbers(self) -> None:
+        """:raises ValueError: an argument makes no sense"""
+        check_counts(
+            n_steps=self.n_steps,
+            batch_size=self.batch_size,
+            cg_max_steps=self.cg_max_steps,
+            n_critic_updates=self.n_critic_updates,
+            sub_sampling_factor=self.sub_sampling_factor,
+        )
+        check_positive(target_kl=self.target_kl, step_size=self.step_size, critic_epsilon=self.critic_epsilon)
+        check_finite_not_negative(cg_damping=self.cg_damping, cg_tolerance=self.cg_tolerance)
+        if self.cg_tolerance >= 1:
+            raise ValueError(f"cg_tolerance={self.cg_tolerance} must be below 1: the policy would never move")
+        check_choice(STEP_RULES, step_rule=self.step_rule)
+        check_choice(CRITICS, critic=self.critic)
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -211,8 +224,8 @@ class NPG(PolicyGradientAlgorithm):
                 "policy with a critic."
             )
         space = self.observation_space
-        self._policy_region = TrustRegion(POLICY, POLICY_DATA, space, self._tell, "the policy")
-        self._critic_region = TrustRegion(CRITIC, CRITIC_DATA, space, self._tell, "the critic")
+        self._policy_region = TrustRegion(POLICY, space, self._tell, "the policy")
+        self._critic_region = TrustRegion(CRITIC, space, self._tell, "the critic")
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_policy_region", "_critic_region"]
@@ -225,6 +238,7 @@ class NPG(PolicyGradientAlgorithm):
     # ------------------------------------------------------------------------------------------------ the update
 
     def update(self, rollout: Rollout) -> Metrics:
+        self.check_numbers()  # a callback may have set them
         self._modules.train(self.policy, False)
         actor, critic = split_parameters(self.policy)
         own = [name for name in critic if name not in actor]
@@ -237,7 +251,8 @@ class NPG(PolicyGradientAlgorithm):
         return {**metrics, "explained_variance": self.explained_variance(), **self.spread()}
 
     def _policy_step(self, batch: Batch, moved: list[str]) -> Metrics:
-        advantages = standardized(batch.advantages) if self.normalize_advantage else batch.advantages
+        scaled = self.normalize_advantage and len(batch) > 1  # one row alone has no deviation
+        advantages = standardized(batch.advantages) if scaled else batch.advantages
         data = [advantages, batch.actions, batch.log_prob]
         here = self._around(self._policy_region, moved, data, batch.observations, self._sampled(batch))
         solution = self._solved(here)
@@ -249,7 +264,7 @@ class NPG(PolicyGradientAlgorithm):
             "predicted_improvement": search.scale * length * (here.gradient @ solution.x),
             "kl_divergence_loss": here.now.divergence,
             "kl_max": here.now.max_divergence,
-            **(_searched(search) if self.searches else {}),
+            **self.searched(search),
             "step_length": search.scale * length,
             "curvature": self._undamped(solution),
             "cg_steps": float(solution.steps),
@@ -272,7 +287,7 @@ class NPG(PolicyGradientAlgorithm):
             pieces = named(here.gradient, self._modules.parameters, moved)
             gradients = {f"gradient of {name}": piece for name, piece in pieces.items()}
             quantities = {"returns": data[0]} if region is self._critic_region else {"advantages": data[0]}
-            raise not_finite({**quantities, **gradients}, self._n_updates)
+            raise not_finite({**quantities, **gradients}, self._n_updates, CAUSES)
         return here
 
     def _sampled(self, batch: Batch) -> Observations | None:
@@ -284,9 +299,16 @@ class NPG(PolicyGradientAlgorithm):
         return map_tensors(lambda x: x[rows], batch.observations)
 
     def _solved(self, here: Surroundings) -> Solution:
-        solution = conjugate_gradient(
-            damped(here.product(), self.cg_damping), here.gradient, self.cg_max_steps, self.cg_tolerance
-        )
+        try:
+            product = damped(here.product(), self.cg_damping)
+            solution = conjugate_gradient(product, here.gradient, self.cg_max_steps, self.cg_tolerance)
+        except (NotImplementedError, RuntimeError) as error:
+            if "forward AD" not in str(error) and "functorch" not in str(error):
+                raise
+            raise ValueError(
+                f"{type(self).__name__} needs derivatives of the policy in both directions, and a layer of it lacks one "
+                f"({str(error).strip().splitlines()[0]}). Replace the layer, or use PPO, which needs gradients alone."
+            ) from error
         self.n_gradient_steps += solution.steps
         if solution.stopped_by == "curvature":
             warnings.warn(
@@ -315,12 +337,15 @@ class NPG(PolicyGradientAlgorithm):
         """
         if not step.any():
             return LineSearch(0.0, 0.0, 0.0, 0)
-        here.move(step)
-        now = here.measure()
+        now = here.take(step)
         if not (math.isfinite(now.gain) and math.isfinite(now.divergence)):
             here.move(None)
-            raise refused(f"a step of the whole length leads to a KL divergence of {now.divergence}", self._n_updates)
+            raise refused(f"a step of the whole length leads to a KL divergence of {now.divergence}", self._n_updates, CAUSES)
         return LineSearch(1.0, now.gain - here.start.gain, now.divergence, 1)
+
+    def searched(self, search: LineSearch) -> Metrics:
+        """What to log of the search."""
+        return {}
 
     # ------------------------------------------------------------------------------------------------ the critic
 
@@ -335,17 +360,9 @@ class NPG(PolicyGradientAlgorithm):
             return metrics
         solution = self._solved(here)
         length = capped_step_length(solution.curvature, self.critic_epsilon, variance)
-        step = length * solution.x
-
-        def measure(scale: float) -> tuple[float, float]:
-            here.move(scale * step)
-            now = here.measure()
-            return now.gain - here.start.gain, now.divergence / (2 * variance)
-
         limit = self.critic_epsilon * (1 + self.critic_tolerance)
-        search = backtracking(measure, self.critic_shrinking_factor, self.critic_max_tries, limit)
-        if not search.accepted:
-            here.move(None)
+        shrink, tries = self.critic_shrinking_factor, self.critic_max_tries
+        search = here.search(length * solution.x, shrink, tries, limit, unit=2 * variance)
         return {**metrics, "critic_cg_residual": solution.residual, "critic_step_length": search.scale * length}
 
     def _critic_change(self, batch: Batch) -> Metrics:
@@ -357,7 +374,3 @@ class NPG(PolicyGradientAlgorithm):
             "critic_constraint": th.where(change > 0, change / (2 * variance), 0.0),
             "explained_variance_after": explained_variance(values, batch.returns),
         }
-
-
-def _searched(search: LineSearch) -> Metrics:
-    return {"is_line_search_success": float(search.accepted), "line_search_steps": float(search.tried)}

@@ -43,7 +43,6 @@ def _squared_change(_: ActorCriticPolicy, old: Tensor, new: Tensor) -> Tensor:
 
 
 # Data: advantages, actions, and log π(a|s) when they were taken. The divergence is KL(π_old‖π), summed over the action.
-POLICY = Problem(_distribution, _surrogate, _fisher, _kl)
+POLICY = Problem(_distribution, _surrogate, 3, _fisher, _kl)
 # Data: returns. The divergence is (V − V_old)².
-CRITIC = Problem(_values, _negative_error, _identity, _squared_change)
-POLICY_DATA, CRITIC_DATA = 3, 1
+CRITIC = Problem(_values, _negative_error, 1, _identity, _squared_change)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sb3_pgx.common.algorithm import ceil_div
 from sb3_pgx.common.checks import check_counts
-from sb3_pgx.common.critic import CRITIC, fit_critic
+from sb3_pgx.common.critic import CRITIC_OBJECTIVE, fit_critic
 from sb3_pgx.common.policies import split_parameters
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Rollout
@@ -52,7 +52,7 @@ class REINFORCEBaseline(EpisodicAlgorithm):
     :raises ValueError: an argument makes no sense
     """
 
-    objective: ClassVar[Objective | None] = CRITIC
+    objective: ClassVar[Objective | None] = CRITIC_OBJECTIVE
 
     def __init__(
         self,

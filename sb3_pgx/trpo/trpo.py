@@ -1,6 +1,6 @@
 """TRPO: the natural gradient's step, shortened until it improves the surrogate within a bound on the KL divergence."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -9,9 +9,10 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from sb3_pgx.common.checks import check_counts
+from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.trust_region import Surroundings
 from sb3_pgx.npg.npg import NPG
-from sb3_pgx.ops.natural_gradient import LineSearch, Solution, backtracking, kl_step_length
+from sb3_pgx.ops.natural_gradient import LineSearch, Solution, kl_step_length
 
 
 class TRPO(NPG):
@@ -36,8 +37,6 @@ class TRPO(NPG):
     :param critic: ``"sgd"`` as in sb3-contrib, or ``"trust_region"`` as in the paper on generalised advantage estimation
     :raises ValueError: an argument makes no sense, or the action distribution has no KL divergence in closed form
     """
-
-    searches: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -76,27 +75,27 @@ class TRPO(NPG):
         super().__init__(
             policy,
             env,
-            learning_rate,
-            n_steps,
-            batch_size,
-            gamma,
-            cg_max_steps,
-            cg_damping,
-            n_critic_updates,
-            gae_lambda,
-            use_sde,
-            sde_sample_freq,
-            rollout_buffer_class,
-            rollout_buffer_kwargs,
-            normalize_advantage,
-            target_kl,
-            sub_sampling_factor,
-            stats_window_size,
-            tensorboard_log,
-            policy_kwargs,
-            verbose,
-            seed,
-            device,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            batch_size=batch_size,
+            gamma=gamma,
+            cg_max_steps=cg_max_steps,
+            cg_damping=cg_damping,
+            n_critic_updates=n_critic_updates,
+            gae_lambda=gae_lambda,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            normalize_advantage=normalize_advantage,
+            target_kl=target_kl,
+            sub_sampling_factor=sub_sampling_factor,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
             _init_setup_model=False,
             compile=compile,
             cg_tolerance=cg_tolerance,
@@ -108,8 +107,8 @@ class TRPO(NPG):
         if _init_setup_model:
             self._setup_model()
 
-    def check_arguments(self) -> None:
-        super().check_arguments()
+    def check_numbers(self) -> None:
+        super().check_numbers()
         check_counts(line_search_max_iter=self.line_search_max_iter)
         if not 0 < self.line_search_shrinking_factor < 1:
             raise ValueError(f"line_search_shrinking_factor={self.line_search_shrinking_factor} must be between 0 and 1")
@@ -118,14 +117,7 @@ class TRPO(NPG):
         return kl_step_length(solution.curvature, self.target_kl)
 
     def search(self, here: Surroundings, step: Tensor) -> LineSearch:
-        def measure(scale: float) -> tuple[float, float]:
-            here.move(scale * step)
-            now = here.measure()
-            return now.gain - here.start.gain, now.divergence
+        return here.search(step, self.line_search_shrinking_factor, self.line_search_max_iter, self.target_kl)
 
-        if not step.any():
-            return LineSearch(0.0, 0.0, 0.0, 0)
-        found = backtracking(measure, self.line_search_shrinking_factor, self.line_search_max_iter, self.target_kl)
-        if not found.accepted:
-            here.move(None)
-        return found
+    def searched(self, search: LineSearch) -> Metrics:
+        return {"is_line_search_success": float(search.accepted), "line_search_steps": float(search.tried)}

@@ -307,10 +307,12 @@ def test_a_policy_that_a_callback_changes_acts_and_is_evaluated_as_it_is_then(wh
     th.testing.assert_close(compiled.evaluations, eager.evaluations, rtol=1e-3, atol=1e-3)
 
 
-def test_noise_that_a_callback_draws_anew_has_no_history(graphs):
+@pytest.mark.parametrize("n", [2, 1])  # as many as environments; SB3's default, one for all
+def test_noise_that_a_callback_draws_anew_acts_at_once_and_has_no_history(n, graphs):
     class Draws(Watch):
         def _on_step(self):
-            self.model.policy.reset_noise(2)  # without no_grad
+            if self.n_calls % 5 == 3:
+                self.model.policy.reset_noise(n)  # without no_grad
             return super()._on_step()
 
     results = []

@@ -25,7 +25,7 @@ from problems import DEVICE
 
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.trust_region import Surroundings, TrustRegion
-from sb3_pgx.npg.problems import CRITIC, CRITIC_DATA, POLICY, POLICY_DATA
+from sb3_pgx.npg.problems import CRITIC, POLICY
 
 EXACT = dict(rtol=1e-9, atol=1e-11)
 COMPILED = pytest.mark.parametrize("compiled", [False, True])
@@ -43,8 +43,8 @@ class Around:
         self.policy, self.batch, self.modules = policy, batch, Modules()
         self.sentences = []
         space, tell = policy.observation_space, self.sentences.append
-        self.actors = TrustRegion(POLICY, POLICY_DATA, space, tell, "the policy")
-        self.critics = TrustRegion(CRITIC, CRITIC_DATA, space, tell, "the critic")
+        self.actors = TrustRegion(POLICY, space, tell, "the policy")
+        self.critics = TrustRegion(CRITIC, space, tell, "the critic")
         policy.set_training_mode(False)
 
     def actor(self, compiled, moved=None, sample=None):
@@ -147,7 +147,7 @@ def test_the_compilers_product_is_the_uncompiled_one():
     problem = around("Discrete")
     here, product = problem.actor(False), problem.actors.product
     inputs = [here.gradient, *product.inputs(problem.batch.observations)]
-    compiled = product.run(problem.policy, problem.modules, inputs, True)[0]
+    compiled = product.run(problem.policy, problem.modules, inputs, True, here.moved)[0]
     th.testing.assert_close(compiled, here.product()(here.gradient), **EXACT)
     assert problem.sentences == ["the curvature of the policy is compiled"]
 

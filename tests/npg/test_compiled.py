@@ -70,3 +70,12 @@ def test_values_that_change_need_no_new_graph(graphs):
     assert len(graphs) == made > 0
     for key, p in parameters(models[0]).items():
         th.testing.assert_close(parameters(models[1])[key], p, rtol=1e-3, atol=1e-4)
+
+
+def test_a_batch_larger_than_the_rollout_is_the_whole_rollout_and_compiled(graphs):
+    models = pair("trpo", n_steps=6, batch_size=128)
+    for model in models:
+        trained(model)
+    assert models[1].log.sentences[-1] == "the gradient step is compiled"
+    for key, p in parameters(models[0]).items():
+        th.testing.assert_close(parameters(models[1])[key], p, rtol=1e-4, atol=1e-5)

@@ -2,8 +2,10 @@
 
 import copy
 import math
+import warnings
 
 import pytest
+import sb3_contrib
 import torch as th
 from capabilities import BOX, OwnExtractor
 from models import assert_same, parameters
@@ -29,6 +31,7 @@ from sb3_pgx.common.trust_region import Surroundings
         *((dict(cg_max_steps=x), f"cg_max_steps={x} must be a whole number, at least 1") for x in (0, -1, 1.5)),
         *((dict(cg_damping=x), f"cg_damping={x} must be finite and not negative") for x in (-0.1, math.inf, math.nan)),
         *((dict(cg_tolerance=x), f"cg_tolerance={x} must be finite and not negative") for x in (-1e-9, math.nan)),
+        (dict(cg_tolerance=1.0), "cg_tolerance=1.0 must be below 1: the policy would never move"),
         *((dict(step_size=x), f"step_size={x} must be positive and finite") for x in (0.0, -1.0, math.inf)),
         *((dict(critic_epsilon=x), f"critic_epsilon={x} must be positive and finite") for x in (0.0, -1.0)),
         (dict(sub_sampling_factor=0), "sub_sampling_factor=0 must be a whole number, at least 1"),
@@ -42,6 +45,49 @@ from sb3_pgx.common.trust_region import Surroundings
 def test_an_argument_that_makes_no_sense_is_refused_by_name(arguments, message):
     with pytest.raises(ValueError, match=message):
         NPG("MlpPolicy", vectorised(Scripted([3])), device=DEVICE, **{"n_steps": 8, "batch_size": 8, **arguments})
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(target_kl=-0.01), "target_kl=-0.01"),
+        (dict(critic="foo"), "critic='foo'"),
+        (dict(cg_damping=-1.0), "cg_damping=-1"),
+    ],
+)
+def test_an_attribute_that_is_set_to_what_makes_no_sense_is_refused_before_the_next_update(change, message):
+    model = make("trpo").learn(12)
+    for name, value in change.items():
+        setattr(model, name, value)
+    before = parameters(model)
+    with pytest.raises(ValueError, match=message):
+        model.learn(12, reset_num_timesteps=False)
+    assert_same(parameters(model), before)
+
+
+def test_a_model_that_contrib_saved_is_refused_for_what_its_target_means(tmp_path):
+    sb3_contrib.TRPO("MlpPolicy", vectorised(Scripted([3])), n_steps=8, batch_size=8, device=DEVICE).save(tmp_path / "theirs")
+    with pytest.raises(ValueError, match=r"sb3-contrib saved cannot be loaded as TRPO, whose target_kl bounds another"):
+        TRPO.load(tmp_path / "theirs", device=DEVICE)
+
+
+class Attention(OwnExtractor):
+    def forward(self, observations):
+        x = super().forward(observations)[:, None, None]  # [B, heads, length, features]
+        return th.nn.functional.scaled_dot_product_attention(x, x, x)[:, 0, 0]
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_layer_without_a_forward_derivative_is_named_with_the_algorithm_that_needs_none(compile, graphs):
+    model = make("trpo", policy_kwargs=dict(features_extractor_class=Attention), compile=compile)
+    before = parameters(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(
+            ValueError, match=r"TRPO needs derivatives .*scaled_dot_product.*or use PPO, which needs gradients"
+        ):
+            model.learn(12)
+    assert_same(parameters(model), before)
 
 
 @pytest.mark.parametrize("model_class", [NPG, TRPO])

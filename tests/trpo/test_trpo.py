@@ -8,7 +8,7 @@ import pytest
 import torch as th
 from capabilities import BOX
 from gymnasium import spaces
-from models import kl_of
+from models import kl_of, make, parameters
 from natural import KINDS, Updated, Updates, double_model, in_double, is_actors
 from pairs import envs
 from problems import DEVICE, AnySpace, Scripted, vectorised
@@ -189,6 +189,26 @@ def test_without_a_gradient_the_actor_stays_bit_for_bit_and_the_critic_learns(cr
     model.learn(8, callback=callback)
     assert_only_the_critic_learned(callback, steps=0)
     assert callback.metrics[0]["cg_steps"] == 0
+
+
+@pytest.mark.parametrize("part", ["policy", "critic"])
+@pytest.mark.parametrize("name", ["npg", "trpo"])
+def test_what_interrupts_a_step_leaves_the_parameters_bit_for_bit(name, part, monkeypatch):
+    def interrupt(self):
+        if is_actors(self.moved[0]) == (part == "policy"):
+            raise KeyboardInterrupt
+        return original(self)
+
+    original = Surroundings.measure
+    monkeypatch.setattr(Surroundings, "measure", interrupt)
+    model = make(name, critic="trust_region")
+    before = parameters(model)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(12)
+    after = parameters(model)
+    moved = {key for key in before if not th.equal(before[key], after[key])}
+    assert not [key for key in moved if is_actors(key) == (part == "policy")]
+    assert bool(moved) == (part == "critic"), "the policy has moved before its critic"
 
 
 def test_after_a_failure_the_next_update_starts_where_the_policy_is():

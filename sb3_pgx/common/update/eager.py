@@ -39,22 +39,29 @@ def gradients_of(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"gradient of {name}": p.grad for name, p in parameters.items() if p.grad is not None}
 
 
-def not_finite(quantities: Mapping[str, Tensor], update: int) -> ValueError:
+# Of a step by an optimizer that was refused.
+CAUSES = (
+    "learning_rate too high (lower it, set max_grad_norm), rewards or observations of huge size (wrap the environment in "
+    "VecNormalize), a collapsed standard deviation (policy_kwargs=dict(log_std_bounds=(-20, 2)))"
+)
+
+
+def not_finite(quantities: Mapping[str, Tensor], update: int, causes: str = CAUSES) -> ValueError:
     """
     The error for a step that was refused.
 
     :param quantities: by name, causes before effects; the first one that is not finite is named
     :param update: updates done so far
+    :param causes: and their remedies
     """
     bad = next((name for name, x in quantities.items() if not th.isfinite(x).all()), "norm of the gradient")
     value = quantities[bad].item() if bad in quantities and quantities[bad].dim() == 0 else "not finite"
-    return refused(f"the {bad} {'are' if bad in ('advantages', 'returns') else 'is'} {value}", update)
+    return refused(f"the {bad} {'are' if bad in ('advantages', 'returns') else 'is'} {value}", update, causes)
 
 
-def refused(what: str, update: int) -> ValueError:
+def refused(what: str, update: int, causes: str = CAUSES) -> ValueError:
     """The error for a step that was not taken."""
     return ValueError(
         f"{what} in update {update + 1}; the step was not taken, and the parameters are those before it. "
-        "Likely causes: learning_rate too high (lower it, set max_grad_norm), rewards or observations of huge size (wrap "
-        "the environment in VecNormalize), a collapsed standard deviation (policy_kwargs=dict(log_std_bounds=(-20, 2)))."
+        f"Likely causes: {causes}."
     )
