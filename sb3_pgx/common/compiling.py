@@ -28,6 +28,23 @@ def check_compile(value: Any) -> None:
         raise ValueError(f'compile={value!r} is unknown; choose "auto", True or False')
 
 
+class Remembered:
+    """A value that is made anew when what it is made from has changed: small tensors cost more to make than to compare."""
+
+    def __init__(self) -> None:
+        self._key: Any = None
+        self._value: Any = None
+
+    def __call__(self, key: Any, make: Callable[[], Any]) -> Any:
+        """
+        :param key: all that the value depends on
+        :param make: makes it; nobody may change it
+        """
+        if key != self._key:
+            self._key, self._value = key, make()
+        return self._value
+
+
 class Compiled:
     """A compiled function, which is given only those of its arguments that it reads."""
 

@@ -58,9 +58,12 @@ def evaluate_by_graph(
     :raises ValueError: the policy returned NaN or infinity
     """
     with th.no_grad():
+        like, device = next(iter(modules.parameters.values())), rollout.rewards.device
         # Zeros stand for the final values until it is known that there is a graph.
-        no_finals = next(iter(modules.parameters.values())).new_zeros(rollout.shape)
-        discounts = th.tensor((gamma, gae_lambda), dtype=th.float64, device=rollout.rewards.device)
+        discounts, no_finals = graph.constants(
+            (gamma, gae_lambda, rollout.shape, like.dtype, device),
+            lambda: (th.tensor((gamma, gae_lambda), dtype=th.float64, device=device), like.new_zeros(rollout.shape)),
+        )
         before = [discounts, rollout.actions, rollout.rewards, rollout.terminated, rollout.truncated]
         after = [
             *graph.inputs(map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)),

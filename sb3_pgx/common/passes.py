@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from sb3_pgx.common.compiling import Compiled, Function, NotCompilable, compile_function, signature
+from sb3_pgx.common.compiling import Compiled, Function, NotCompilable, Remembered, compile_function, signature
 from sb3_pgx.common.distributions import has_one_hot, one_hot, sample_with, without_validation
 from sb3_pgx.common.functional import PolicyFunction, check_traceable, laid_out
 from sb3_pgx.common.modules import Modules
@@ -114,6 +114,7 @@ class CompiledPass:
     def __init__(self, function: Callable[..., Any], space: spaces.Space, tell: Callable[[str], None], what: str):
         self.function, self.tell, self.what = function, tell, what
         self.inputs = Inputs(space)
+        self.constants = Remembered()  # among the inputs
         self._structure: Any = None
         self._layout: list[Any] = []  # of inputs, whose types and device are always the same
         self._parameters: list[Tensor] = []

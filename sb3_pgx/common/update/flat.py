@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.optim import Optimizer
 
+from sb3_pgx.common.compiling import Remembered
 from sb3_pgx.common.update.rules import Rule, Untouched
 
 
@@ -33,15 +34,17 @@ class Held(ABC):
     def tensors(self) -> list[Tensor]:
         """What a compiled step changes in place: parameters, then the first of the rule's moments, and so on."""
 
-    def rows(self, taken: int, n: int) -> Sequence[Tensor]:
+    def rows(self, taken: int, n: int, remembered: Remembered) -> Sequence[Tensor]:
         """
         The rule's scalars for the next ``n`` steps, one vector a step.
 
         :param taken: steps since this was made
+        :param remembered: for the vectors
         """
         (group,) = self.optimizer.param_groups
-        first = self.step + taken + 1
-        return self.parameters[0].new_tensor([self.rule.scalars(group, t) for t in range(first, first + n)]).unbind()
+        first, like = self.step + taken + 1, self.parameters[0]
+        scalars = [[*map(float, self.rule.scalars(group, t))] for t in range(first, first + n)]
+        return remembered((scalars, like.dtype, like.device), lambda: like.new_tensor(scalars).unbind())
 
     @abstractmethod
     def flat(self, taken: int) -> "Flat":

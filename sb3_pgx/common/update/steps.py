@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 
-from sb3_pgx.common.compiling import Compiled, NotCompilable, compile_function, signature
+from sb3_pgx.common.compiling import Compiled, NotCompilable, Remembered, compile_function, signature
 from sb3_pgx.common.distributions import has_one_hot, one_hot, packed
 from sb3_pgx.common.functional import left_as_it_is
 from sb3_pgx.common.policies import split_parameters
@@ -53,6 +53,7 @@ class GradientSteps:
         self._graphs: dict[Any, Compiled | None] = {}
         self._refused: str | None = None
         self._version, self._mixed = 0, False
+        self.rows, self.numbers = Remembered(), Remembered()  # of the optimizer's rule, and of the plan
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "used": [], "fixed": [], "_structure": None, "_graphs": {}}
@@ -132,7 +133,10 @@ class GradientSteps:
         self, policy: ActorCriticPolicy, plan: Plan, held: Held, batch: Batch, arguments: Sequence[Tensor]
     ) -> Compiled | None:
         """The compiled step for arguments like these, or ``None`` where there is none."""
-        key = signature(arguments)
+        n_known = len(held.tensors) // (
+            1 + len(held.rule.moments)
+        )  # parameters, or their vector: a new version for new layouts
+        key = (type(held), signature(arguments[n_known:]))
         if key in self._graphs:
             return self._graphs[key]
         try:
@@ -195,7 +199,7 @@ class Update:
             self._begin(batches[0], single=len(batches) == 1)
         seen, taken, totals = self.seen, self.taken, self._totals
         self._graph = None  # the minibatches of an epoch are views of the same tensors: one look-up does for all
-        rows = self._held.rows(self.taken, len(batches)) if self._on_device else [None] * len(batches)
+        rows = self._held.rows(self.taken, len(batches), self.steps.rows) if self._on_device else [None] * len(batches)
         for batch, row in zip(batches, rows, strict=True):
             self._step(batch, row)
         self._read()
@@ -229,7 +233,10 @@ class Update:
         self._totals = [0.0] * (len(self.steps.names) + 1)  # and the norm of the gradient
         self._lagging = False  # whether the policy lags behind the flat vector
         if self.compiled:
-            self._numbers = th.tensor(self.plan.numbers, dtype=th.float64, device=self._device)
+            numbers = self.plan.numbers
+            self._numbers = self.steps.numbers(
+                (numbers, self._device), lambda: th.tensor(numbers, dtype=th.float64, device=self._device)
+            )
 
     def _step(self, batch: Batch, row: Tensor | None) -> None:
         held = self._held

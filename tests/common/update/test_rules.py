@@ -7,6 +7,7 @@ import torch as th
 from problems import DEVICE
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
+from sb3_pgx.common.compiling import Remembered
 from sb3_pgx.common.update.flat import ByOptimizer, Flat, InPlace
 from sb3_pgx.common.update.rules import rule_of
 from sb3_pgx.common.update.step import OPEN, gated_step
@@ -74,7 +75,7 @@ class Training:
     def step_in_place(self, held):
         (group,) = self.optimizer.param_groups
         group["lr"] = RATES[self.taken]
-        (row,) = held.rows(0, 1)
+        (row,) = held.rows(0, 1, Remembered())
         theta, *moments = zip(*[iter(held.tensors)] * len(self.parameters), strict=True)
         report = th.tensor([OPEN, 0, 0, 1, 0, 0, 0, 0], dtype=th.float64, device=DEVICE)
         loss, unlimited = row.new_tensor(0.0), (math.inf, math.inf)
@@ -134,7 +135,7 @@ def test_the_scalars_of_steps_to_come_are_those_of_the_steps_when_they_are_taken
     for t in (expected, training):
         t.optimizer.param_groups[0]["lr"] = 0.1
     flat = Flat(training.parameters, training.optimizer, rule_of(training.optimizer))
-    rows = [*flat.rows(0, 2), *flat.rows(2, 3)]
+    rows = [*flat.rows(0, 2, Remembered()), *flat.rows(2, 3, Remembered())]
     theta, moments = flat.theta, flat.moments
     for row, gradients in zip(rows, training.gradients, strict=True):
         gradient = th.cat([g.flatten() for g in gradients])
