@@ -52,8 +52,6 @@ class Acting:
 
         if graph.prepare(policy, modules, graph.inputs(observations), numbers):
             self._noise = noise_source(policy.action_dist, self.n_envs, policy.device)
-            with th.random.fork_rng():
-                self._noise_shape = self._noise().shape
             self._policy, self._graph = policy, graph
 
     def __call__(self, policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -67,7 +65,7 @@ class Acting:
             if policy is self._policy:
                 tensors = self._graph.inputs(observations)
                 # A callback may have drawn noise of another shape for gSDE, which takes no random numbers here.
-                if self._graph.takes(tensors) and (noise := self._noise()).shape == self._noise_shape:
+                if self._graph.takes(tensors) and [(noise := self._noise()).shape] == self._graph.shapes_before:
                     (actions,) = self._graph([noise, *tensors])
                     # Of choices, NaN probabilities give one, too: the evaluation of the rollout will see them.
                     if actions.is_floating_point() and not math.isfinite(actions.sum()):

@@ -116,6 +116,7 @@ class CompiledPass:
         self.inputs = Inputs(space)
         self.constants = Remembered()  # among the inputs
         self._structure: Any = None
+        self.shapes_before: list[th.Size] = []  # of what comes before the inputs
         self._layout: list[Any] = []  # of inputs, whose types and device are always the same
         self._parameters: list[Tensor] = []
         self._graph: Compiled | None = None
@@ -149,10 +150,11 @@ class CompiledPass:
             try:
                 check_traceable(policy)
                 function = self.bound(policy, modules.parameters, moved)
-                n, names = len(modules.parameters), list(modules.parameters)
+                n, names, before = len(modules.parameters), list(modules.parameters), others()
+                self.shapes_before = [x.shape for x in before]
                 self._graph = compile_function(
                     lambda *tensors: function(laid_out(dict(zip(names, tensors, strict=False))), *tensors[n:]),
-                    [*self._parameters, *others(), *inputs],
+                    [*self._parameters, *before, *inputs],
                 )
                 self.tell(f"{self.what} is compiled")
             except NotCompilable as reason:
