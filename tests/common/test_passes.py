@@ -315,11 +315,6 @@ def test_noise_that_a_callback_draws_anew_acts_at_once_and_has_no_history(n, gra
                 self.model.policy.reset_noise(n)  # without no_grad
             return super()._on_step()
 
-        def _on_rollout_start(self):
-            if self.n_calls == 24:
-                self.model.policy.reset_noise(n)
-            super()._on_rollout_start()
-
     results = []
     for compile in (False, True):
         model = A2C("MlpPolicy", envs(), n_steps=12, use_sde=True, seed=0, device=DEVICE, compile=compile)
