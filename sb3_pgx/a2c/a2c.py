@@ -5,14 +5,14 @@ from typing import Any, ClassVar, NamedTuple
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from torch import Tensor
 from torch.nn import functional as F
 
-from sb3_pgx.common.algorithm import PolicyGradientAlgorithm, SelfAlgorithm, ceil_div
+from sb3_pgx.common.algorithm import SelfAlgorithm, ceil_div
 from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.report import Metrics
+from sb3_pgx.common.rms_prop import RMSpropByDefault, with_rms_prop
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import is_users_own
 from sb3_pgx.common.update import Evaluation, Objective
@@ -45,7 +45,7 @@ def actor_critic_objective(now: Evaluation, batch: Batch, c: Coefficients) -> di
     }
 
 
-class A2C(PolicyGradientAlgorithm):
+class A2C(RMSpropByDefault):
     """
     Advantage actor-critic, the synchronous form of A3C (Mnih et al., 2016).
 
@@ -116,10 +116,6 @@ class A2C(PolicyGradientAlgorithm):
         compile: bool | str = "auto",
         discount_state_weighting: bool = False,
     ):
-        policy_kwargs = dict(policy_kwargs or {})
-        if use_rms_prop and "optimizer_class" not in policy_kwargs:
-            policy_kwargs["optimizer_class"] = th.optim.RMSprop
-            policy_kwargs["optimizer_kwargs"] = dict(alpha=0.99, eps=rms_prop_eps, weight_decay=0)
         super().__init__(
             policy,
             env,
@@ -136,7 +132,7 @@ class A2C(PolicyGradientAlgorithm):
             rollout_buffer_kwargs=rollout_buffer_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
+            policy_kwargs=with_rms_prop(policy_kwargs, use_rms_prop, rms_prop_eps),
             verbose=verbose,
             seed=seed,
             device=device,
@@ -146,17 +142,6 @@ class A2C(PolicyGradientAlgorithm):
         self.discount_state_weighting = discount_state_weighting
         if _init_setup_model:
             self._setup_model()
-
-    @classmethod
-    def load(cls: type[SelfAlgorithm], path: Any, *args: Any, **kwargs: Any) -> SelfAlgorithm:
-        """As SB3's. ``policy_kwargs`` may be those that the constructor was given, without the optimizer it added."""
-        given = kwargs.get("policy_kwargs")
-        if given is not None:
-            data, _, _ = load_from_zip_file(path, device="cpu")
-            stored = (data or {}).get("policy_kwargs", {})
-            added = {name: stored[name] for name in ("optimizer_class", "optimizer_kwargs") if name in stored}
-            kwargs["policy_kwargs"] = {**added, **given}
-        return super().load(path, *args, **kwargs)
 
     def check_arguments(self) -> None:
         super().check_arguments()

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sb3_pgx.common.rollout import Batch, Rollout
-from sb3_pgx.common.update import Objective
+from sb3_pgx.common.update import Objective, evaluated_values
 
 if TYPE_CHECKING:
     from sb3_pgx.common.algorithm import PolicyGradientAlgorithm
@@ -21,7 +21,7 @@ def critic_objective(values: Tensor, batch: Batch, c: CriticCoefficients) -> dic
     return {"loss": F.mse_loss(values, batch.returns)}
 
 
-CRITIC_OBJECTIVE = Objective(critic_objective, critic_only=True)
+CRITIC_OBJECTIVE = Objective(critic_objective, evaluated_values, critic_only=True)
 
 
 def fit_critic(algorithm: "PolicyGradientAlgorithm", rollout: Rollout, batch_size: int, n_epochs: int) -> dict[str, float]:

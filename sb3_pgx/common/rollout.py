@@ -3,15 +3,18 @@ The noun that travels through the pipeline: a rollout, ``[T, N, ...]`` tensors o
 environments), and a batch, some of its rows.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import torch as th
 from gymnasium import spaces
 from torch import Tensor
 
 Observations = Tensor | dict[str, Tensor]
+SelfRows = TypeVar("SelfRows", bound="Rows")
 
 
 @dataclass
@@ -92,7 +95,39 @@ class Rollout:
 
 
 @dataclass
-class Batch:
+class Rows(ABC):
+    """What a gradient step is made of: fields that are tensors, dictionaries of them, or ``None``."""
+
+    observations: Observations
+
+    def tensors(self) -> list[Tensor]:
+        """All of them, in a fixed order."""
+        parts: list[Tensor] = []
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if isinstance(value, dict):
+                parts += value.values()
+            elif value is not None:
+                parts.append(value)
+        return parts
+
+    def replaced(self: SelfRows, tensors: Sequence[Tensor]) -> SelfRows:
+        """The same structure, of what :meth:`tensors` would give."""
+        left = iter(tensors)
+        held = [getattr(self, name) for name in self.__dataclass_fields__]
+        return type(self)(*(None if value is None else map_tensors(lambda _: next(left), value) for value in held))
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    def suspects(self) -> dict[str, Tensor]:
+        """What may be to blame for a loss that is not finite, by name."""
+        return {}
+
+
+@dataclass
+class Batch(Rows):
     """Rows of a rollout: what an objective reads. All but the observations are those of the behaviour policy."""
 
     observations: Observations  # [B, *obs]
@@ -106,18 +141,8 @@ class Batch:
     def __len__(self) -> int:
         return len(self.actions)
 
-    def tensors(self) -> list[Tensor]:
-        """All of them, in a fixed order."""
-        observations = self.observations
-        parts = list(observations.values()) if isinstance(observations, dict) else [observations]
-        parts += [self.actions, self.values, self.log_prob, self.advantages, self.returns]
-        return parts if self.distribution is None else [*parts, self.distribution]
-
-    def replaced(self, tensors: Sequence[Tensor]) -> "Batch":
-        """A batch of the same structure, of what :meth:`tensors` would give."""
-        left = iter(tensors)
-        observations = map_tensors(lambda _: next(left), self.observations)
-        return Batch(observations, *left)
+    def suspects(self) -> dict[str, Tensor]:
+        return {"advantages": self.advantages, "returns": self.returns}
 
     def split(self, size: int) -> Iterator["Batch"]:
         """Consecutive batches of ``size`` rows, the last one smaller if need be; views, not copies."""

@@ -6,6 +6,7 @@ Each has its Fisher matrix M = E_a[∇log π ∇log πᵀ], one a row, as a prod
 ``new`` at ``new = old``, and that of KL(new‖old) just as well (Kakade, 2001).
 """
 
+import math
 from collections.abc import Sequence
 
 import torch as th
@@ -108,3 +109,15 @@ def fisher_gaussian(parameters: Tensor, tangents: Tensor) -> Tensor:
     _, std = parameters.chunk(2, dim=1)
     mean_tangents, std_tangents = tangents.chunk(2, dim=1)
     return th.cat([mean_tangents, 2 * std_tangents], dim=1) / std.square().repeat(1, 2)
+
+
+def log_density_gaussian(parameters: Tensor, actions: Tensor) -> Tensor:
+    """
+    log N(a; μ, σ) = −Σ_i [(a_i − μ_i)² / (2 σ_i²) + log σ_i + ½ log 2π].
+
+    :param parameters: means, then standard deviations, ``[B, 2 D]``
+    :param actions: ``[..., B, D]``
+    :return: ``[..., B]``
+    """
+    mean, std = parameters.chunk(2, dim=-1)
+    return -(0.5 * ((actions - mean) / std).square() + std.log() + 0.5 * math.log(2 * math.pi)).sum(dim=-1)

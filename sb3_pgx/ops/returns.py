@@ -93,6 +93,80 @@ def gae(
     return th.stack(advantages[::-1])
 
 
+def retrace(
+    rewards: Tensor,
+    action_values: Tensor,
+    next_values: Tensor,
+    traces: Tensor,
+    ends: Tensor,
+    gamma: float | Tensor,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """
+    Off-policy returns of state-action pairs (Munos et al., 2016; Wang et al., 2017, eq. 5).
+
+        Q^ret_t = r_t + γ [V(s_{t+1}) + c_{t+1} (1 − cut_t) (Q^ret_{t+1} − Q(s_{t+1}, a_{t+1}))]
+
+    c = min(1, ρ) is Retrace, λ min(1, ρ) Retrace(λ); c = 1 gives the Q^opc of Harutyunyan et al. (2016), and c = 0 one-step
+    targets.
+
+    :param rewards: r_t, ``[T, N]``
+    :param action_values: Q(s_t, a_t), ``[T, N]``
+    :param next_values: V(s_{t+1}) of the policy to evaluate, see the head of this module, ``[T, N]``
+    :param traces: c_t of the action taken at t, in [0, 1], ``[T, N]``
+    :param ends: true where an episode ended at t, ``[T, N]``
+    :param gamma: discount factor, in [0, 1]
+    :param valid: rows that count, ``[T, N]``; ``None``: all
+    :return: Q^ret_t, ``[T, N]``
+    """
+    targets = masked(rewards + gamma * next_values, valid)
+    continues = (~cuts(ends, valid)).to(targets.dtype)
+    surprise = th.zeros_like(targets[0])  # c_{t+1} (Q^ret_{t+1} − Q_{t+1})
+    returns = []
+    for t in reversed(range(len(targets))):
+        returns.append(targets[t] + gamma * continues[t] * surprise)
+        surprise = masked(traces[t] * (returns[-1] - action_values[t]), None if valid is None else valid[t])
+    return th.stack(returns[::-1])
+
+
+def v_trace(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    weights: Tensor,
+    traces: Tensor,
+    ends: Tensor,
+    gamma: float | Tensor,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """
+    Off-policy returns of states (Espeholt et al., 2018, eq. 1).
+
+        v_t = V(s_t) + ρ̄_t (r_t + γ V(s_{t+1}) − V(s_t)) + γ c_t (1 − cut_t) (v_{t+1} − V(s_{t+1}))
+
+    ρ̄ = c = 1 gives n-step returns. Unlike :func:`retrace`, whose fixed point is Q^π, ρ̄ < ρ moves the fixed point to V of a
+    policy between behaviour and target.
+
+    :param rewards: r_t, ``[T, N]``
+    :param values: V(s_t), ``[T, N]``
+    :param next_values: V(s_{t+1}), see the head of this module, ``[T, N]``
+    :param weights: ρ̄_t = min(ρ̄, ρ_t), ``[T, N]``
+    :param traces: c_t = λ min(c̄, ρ_t), ``[T, N]``
+    :param ends: true where an episode ended at t, ``[T, N]``
+    :param gamma: discount factor, in [0, 1]
+    :param valid: rows that count, ``[T, N]``; ``None``: all
+    :return: v_t, ``[T, N]``
+    """
+    deltas = masked(weights * (rewards + gamma * next_values - values), valid)
+    decay = gamma * traces * (~cuts(ends, valid)).to(deltas.dtype)
+    running = th.zeros_like(deltas[0])
+    surprises = []
+    for delta, factor in zip(reversed(deltas.unbind()), reversed(decay.unbind()), strict=True):
+        running = delta + factor * running
+        surprises.append(running)
+    return masked(values, valid) + th.stack(surprises[::-1])
+
+
 def monte_carlo(rewards: Tensor, next_values: Tensor, ends: Tensor, gamma: float, valid: Tensor | None = None) -> Tensor:
     """
     Discounted sum of rewards to the end of the sequence, completed there with ``next_values`` (Sutton & Barto, eq. 3.9).

@@ -2,7 +2,7 @@
 
 from sb3_pgx.common.update.eager import gradient_step
 from sb3_pgx.common.update.plan import Plan
-from sb3_pgx.common.update.step import Evaluation, Objective
+from sb3_pgx.common.update.step import Evaluation, Objective, evaluated_values
 from sb3_pgx.common.update.steps import GradientSteps, Update
 
-__all__ = ["Evaluation", "GradientSteps", "Objective", "Plan", "Update", "gradient_step"]
+__all__ = ["Evaluation", "GradientSteps", "Objective", "Plan", "Update", "evaluated_values", "gradient_step"]

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
-from sb3_pgx.common.rollout import Batch
+from sb3_pgx.common.distributions import packed
+from sb3_pgx.common.rollout import Batch, as_policy_input
 from sb3_pgx.common.update.rules import Rule
 
 
@@ -26,20 +28,33 @@ class Evaluation(NamedTuple):
     distribution: Tensor | None  # [B, K], parameters of the action distribution
 
 
+def evaluated(policy: ActorCriticPolicy, batch: Batch) -> Evaluation:
+    """The policy's own ``evaluate_actions``; the distribution where the batch has that of the behaviour policy."""
+    values, log_prob, entropy = policy.evaluate_actions(batch.observations, as_policy_input(batch.actions, policy.action_space))
+    distribution = None if batch.distribution is None else packed(policy.action_dist)
+    return Evaluation(values.flatten(), log_prob, -log_prob if entropy is None else entropy, distribution)
+
+
+def evaluated_values(policy: ActorCriticPolicy, batch: Batch) -> Tensor:
+    """V of the batch's observations alone, ``[B]``."""
+    return policy.predict_values(batch.observations).flatten()
+
+
 @dataclass(frozen=True)
 class Objective:
     """
     What a gradient step descends on.
 
-    :param measure: pure function of the policy's outputs, the batch and the coefficients: the scalar ``"loss"`` and whatever
+    :param measure: pure function of what ``evaluate`` gave, the batch and the coefficients: the scalar ``"loss"`` and whatever
         else is to be measured, scalars, too
+    :param evaluate: of the policy and the batch: what the policy says of it now
     :param distance: name of the metric that says how far the policy has moved from the one that acted
     :param reads_distribution: whether ``measure`` needs the parameters of the action distribution, now and when it acted
-    :param critic_only: ``measure`` gets the values alone, ``[B]``, instead of an :class:`Evaluation`, and parameters that the
-        action distribution depends on stay as they are
+    :param critic_only: parameters that the action distribution depends on stay as they are
     """
 
-    measure: Callable[[Any, Batch, Any], dict[str, Tensor]]
+    measure: Callable[[Any, Any, Any], dict[str, Tensor]]
+    evaluate: Callable[[Any, Any], Any] = evaluated
     distance: str | None = None
     reads_distribution: bool = False
     critic_only: bool = False

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 
 from sb3_pgx.common.compiling import Compiled, NotCompilable, Remembered, compile_function, signature
-from sb3_pgx.common.distributions import has_one_hot, one_hot, packed
+from sb3_pgx.common.distributions import has_one_hot, one_hot
 from sb3_pgx.common.functional import left_as_it_is
 from sb3_pgx.common.policies import split_parameters
-from sb3_pgx.common.rollout import Batch, as_policy_input
+from sb3_pgx.common.rollout import Rows
 from sb3_pgx.common.update.eager import not_finite, refused
 from sb3_pgx.common.update.flat import ByOptimizer, Flat, Held, InPlace, states_of, steps_taken
 from sb3_pgx.common.update.plan import Plan
@@ -24,7 +24,6 @@ from sb3_pgx.common.update.step import (
     MAX_GRAD_NORM,
     OPEN,
     STOPPED,
-    Evaluation,
     Objective,
     gated_step,
     gradients_of_loss,
@@ -78,21 +77,15 @@ class GradientSteps:
         finally:
             update.store()
 
-    def measure(self, policy: ActorCriticPolicy, batch: Batch, coefficients: Any) -> dict[str, Tensor]:
+    def measure(self, policy: ActorCriticPolicy, batch: Rows, coefficients: Any) -> dict[str, Tensor]:
         """The objective at the policy's parameters."""
-        if self.objective.critic_only:
-            return self.objective.measure(policy.predict_values(batch.observations).flatten(), batch, coefficients)
-        actions = as_policy_input(batch.actions, policy.action_space)
-        values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
-        distribution = packed(policy.action_dist) if self.objective.reads_distribution else None
-        now = Evaluation(values.flatten(), log_prob, -log_prob if entropy is None else entropy, distribution)
-        return self.objective.measure(now, batch, coefficients)
+        return self.objective.measure(self.objective.evaluate(policy, batch), batch, coefficients)
 
     def distance(self, measured: dict[str, Tensor]) -> Tensor | None:
         """How far the policy has moved, if the objective says so."""
         return None if self.objective.distance is None else measured[self.objective.distance]
 
-    def prepare(self, policy: ActorCriticPolicy, plan: Plan, batch: Batch) -> type[Rule] | str:
+    def prepare(self, policy: ActorCriticPolicy, plan: Plan, batch: Rows) -> type[Rule] | str:
         """
         Look at all that the graphs have built in, and forget them if any of it has changed.
 
@@ -130,7 +123,7 @@ class GradientSteps:
         return policy is p and optimizer is o and values == vs and list(map(id, parameters)) == list(map(id, ps))
 
     def graph(
-        self, policy: ActorCriticPolicy, plan: Plan, held: Held, batch: Batch, arguments: Sequence[Tensor]
+        self, policy: ActorCriticPolicy, plan: Plan, held: Held, batch: Rows, arguments: Sequence[Tensor]
     ) -> Compiled | None:
         """The compiled step for arguments like these, or ``None`` where there is none."""
         n_known = len(held.tensors) // (
@@ -188,7 +181,7 @@ class Update:
         assert self.steps.objective.distance is not None
         return self.last[self.steps.objective.distance]
 
-    def epoch(self, batches: Iterable[Batch]) -> None:
+    def epoch(self, batches: Iterable[Rows]) -> None:
         """
         A step for each minibatch. What became of them is read once, at the end, where the steps are compiled or on CUDA.
 
@@ -218,7 +211,7 @@ class Update:
 
     # ------------------------------------------------------------------------------------------------ one step
 
-    def _begin(self, batch: Batch, single: bool) -> None:
+    def _begin(self, batch: Rows, single: bool) -> None:
         rule = self.steps.prepare(self.policy, self.plan, batch)
         if isinstance(rule, str):
             if self.compiled:
@@ -238,7 +231,7 @@ class Update:
                 (numbers, self._device), lambda: th.tensor(numbers, dtype=th.float64, device=self._device)
             )
 
-    def _step(self, batch: Batch, row: Tensor | None) -> None:
+    def _step(self, batch: Rows, row: Tensor | None) -> None:
         held = self._held
         if self.compiled and len(batch) == self.plan.rows:
             assert row is not None
@@ -263,7 +256,7 @@ class Update:
             if self.gate == OPEN:
                 self._host_step(flat, batch)
 
-    def _device_step(self, flat: Flat, batch: Batch, row: Tensor) -> None:
+    def _device_step(self, flat: Flat, batch: Rows, row: Tensor) -> None:
         plan = self.plan
         measured, gradient = self._measured_gradient(batch)
         with th.no_grad():
@@ -273,7 +266,7 @@ class Update:
             gated_step(flat.rule, report, theta, moments, [gradient], parts, distance, plan.limits, scalars, plan.adapt)
             flat.store_parameters()
 
-    def _host_step(self, flat: Flat, batch: Batch) -> None:
+    def _host_step(self, flat: Flat, batch: Rows) -> None:
         """The same, with the gate on the host: on the CPU a number is read faster than it is masked."""
         measured, gradient = self._measured_gradient(batch)
         with th.no_grad():
@@ -293,7 +286,7 @@ class Update:
                 gradient.mul_(min(1.0, self.plan.limits[MAX_GRAD_NORM] / (values[-1] + 1e-6)))
                 flat.take(gradient, self.taken, self.scale)
 
-    def _measured_gradient(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    def _measured_gradient(self, batch: Rows) -> tuple[dict[str, Tensor], Tensor]:
         try:
             measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
         except ValueError as error:  # torch's distributions refuse a standard deviation of 0 or infinity, and NaN
@@ -320,22 +313,21 @@ class Update:
         if seen:
             self.last = dict(zip(self.steps.names, last, strict=False))
 
-    def _not_finite(self, batch: Batch) -> ValueError:
+    def _not_finite(self, batch: Rows) -> ValueError:
         """Does the step once more, at the parameters before it, to see what went wrong."""
         measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
         pieces = gradients_of_loss(measured["loss"], self.steps.used)
         names = {id(p): name for name, p in self.policy.named_parameters()}
         gradients = {f"gradient of {names[id(p)]}": g for p, g in zip(self.steps.used, pieces, strict=True)}
-        inputs = {"advantages": batch.advantages, "returns": batch.returns}
         parts = {name: value for name, value in measured.items() if name != "loss"}
-        return not_finite({**inputs, **parts, "loss": measured["loss"], **gradients}, self.number)
+        return not_finite({**batch.suspects(), **parts, "loss": measured["loss"], **gradients}, self.number)
 
     def _named(self, sums: Sequence[float], seen: float, taken: float) -> Metrics:
         named = {name: value / max(seen, 1) for name, value in zip(self.steps.names, sums, strict=False)}
         return {**named, "grad_norm": sums[-1] / taken} if taken else named
 
 
-def encode(batch: Batch, policy: ActorCriticPolicy) -> Batch:
+def encode(batch: Rows, policy: ActorCriticPolicy) -> Rows:
     """One-hot encoding reads values, which a trace cannot do: it comes first."""
     if not has_one_hot(policy.observation_space):
         return batch

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sb3_pgx.common.compiling import Function
 from sb3_pgx.common.functional import PolicyFunction, check_traceable, laid_out
-from sb3_pgx.common.rollout import Batch
+from sb3_pgx.common.rollout import Rows
 from sb3_pgx.common.update.flat import Held, InPlace
 from sb3_pgx.common.update.plan import Plan
 from sb3_pgx.common.update.step import gated_step
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sb3_pgx.common.update.steps import GradientSteps
 
 
-def traceable_step(steps: "GradientSteps", policy: ActorCriticPolicy, plan: Plan, held: Held, batch: Batch) -> Function:
+def traceable_step(steps: "GradientSteps", policy: ActorCriticPolicy, plan: Plan, held: Held, batch: Rows) -> Function:
     """
     :param steps: whose objective it is, and which parameters move
     :param policy: in training mode

@@ -1,0 +1,431 @@
+"""ACER: an update on every rollout, and several on segments that are replayed."""
+
+import copy
+import warnings
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from sb3_pgx.acer.objective import BOX_OBJECTIVE, DISCRETE_OBJECTIVE, Coefficients
+from sb3_pgx.acer.policies import ACERCnnPolicy, ACERMixin, ACERMultiInputPolicy, ACERPolicy
+from sb3_pgx.acer.raw import RawTransitions, normalizes_last, stacked
+from sb3_pgx.acer.replay import Record, SegmentReplay
+from sb3_pgx.acer.replay_files import load_replay, save_replay
+from sb3_pgx.acer.segments import Segments
+from sb3_pgx.common.algorithm import SelfAlgorithm, ceil_div
+from sb3_pgx.common.checks import check_choice, check_counts, check_finite_not_negative, check_unit_interval
+from sb3_pgx.common.distributions import packed, release_graph
+from sb3_pgx.common.evaluate import values_of
+from sb3_pgx.common.modules import Modules
+from sb3_pgx.common.passes import CompiledPass, as_observations
+from sb3_pgx.common.report import Metrics
+from sb3_pgx.common.rms_prop import RMSpropByDefault, with_rms_prop
+from sb3_pgx.common.rollout import Observations, Rollout, map_tensors
+from sb3_pgx.common.rollout_buffer import to_numpy
+from sb3_pgx.common.update import Objective
+
+
+class ACER(RMSpropByDefault):
+    """
+    Actor-critic with experience replay (Wang et al., 2017), for Discrete and Box actions.
+
+    Each rollout of ``n_steps`` is learned from once as it comes, and kept; then so many segments of the memory as a Poisson
+    distribution says are replayed, ``replay_batch`` at a time. Returns are Retrace's, importance weights are truncated and
+    their bias is corrected, and each row's gradient is held within a trust region around a slowly following average policy.
+
+    A Discrete policy's critic is Q(s, ·); a Box policy's is a stochastic dueling network, its standard deviation is fixed
+    (``policy_kwargs=dict(log_std_init=…, learn_std=…)``), and it learns from the memory alone, as in the paper.
+
+    :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy``, or a class derived from
+        :class:`~sb3_pgx.acer.policies.ACERMixin`
+    :param env: environment, or its id
+    :param learning_rate: a number, a function of the remaining progress, or a string such as ``"lin_7e-4"``
+    :param n_steps: steps of each environment, a rollout; also the length of a segment
+    :param buffer_size: transitions that the memory holds, over all environments
+    :param replay_start: transitions in the memory before it is replayed
+    :param replay_batch: segments of a replayed update; ``None``: as many as there are environments
+    :param replay_ratio: replayed updates a rollout, on average; 0 keeps no memory
+    :param gamma: discount factor, in [0, 1]
+    :param importance_clip: c, at which importance weights are truncated; smaller: less variance, more bias correction
+    :param trust_region: whether there is one
+    :param trust_region_delta: δ, the rate of divergence from the average policy that a row's gradient may bring
+    :param average_coef: α of the average policy, θ_a ← α θ_a + (1 − α) θ after every update
+    :param q_coef: weight of the critic's loss
+    :param ent_coef: weight of the entropy, whose gradient is outside of the trust region; both may be schedules or strings
+    :param max_grad_norm: norm to which the gradient is clipped
+    :param rms_prop_eps: ε of RMSprop
+    :param use_rms_prop: RMSprop, as in the paper, instead of Adam
+    :param stats_window_size: episodes over which ``rollout/ep_rew_mean`` is averaged
+    :param tensorboard_log: folder for TensorBoard
+    :param policy_kwargs: for the policy
+    :param verbose: 0 nothing, 1 messages, 2 debug
+    :param seed: for everything random
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
+    :param _init_setup_model: build the networks now
+    :param compile: compile acting and the gradient step: ``True``, ``False``, or where the training is long enough,
+        ``"auto"`` (:data:`sb3_pgx.common.compiling.COMPILE_AFTER`)
+    :param on_policy_update: learn from each rollout as it comes; ``None``: with Discrete actions
+    :param trust_region_statistics: Discrete: ``"probs"``, the space of the trust region in the paper, or ``"logits"``, in
+        which the same δ is reached far later
+    :param n_dueling_samples: Box: actions that a dueling network's value averages over
+    :raises ValueError: an argument makes no sense
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ACERPolicy,
+        "CnnPolicy": ACERCnnPolicy,
+        "MultiInputPolicy": ACERMultiInputPolicy,
+    }
+    policy: ACERMixin
+    average_policy: ACERMixin
+    replay_buffer: SegmentReplay
+    _raw: RawTransitions | None = None  # of the rollout under way
+
+    def __init__(
+        self,
+        policy: str | type[ACERMixin],
+        env: GymEnv | str,
+        learning_rate: float | str | Schedule = 7e-4,
+        n_steps: int = 20,
+        buffer_size: int = 50_000,
+        replay_start: int = 1_000,
+        replay_batch: int | None = None,
+        replay_ratio: float = 4.0,
+        gamma: float = 0.99,
+        importance_clip: float = 10.0,
+        trust_region: bool = True,
+        trust_region_delta: float = 1.0,
+        average_coef: float = 0.99,
+        q_coef: float | str | Schedule = 0.5,
+        ent_coef: float | str | Schedule = 0.01,
+        max_grad_norm: float = 10.0,
+        rms_prop_eps: float = 1e-5,
+        use_rms_prop: bool = True,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        compile: bool | str = "auto",
+        on_policy_update: bool | None = None,
+        trust_region_statistics: str = "probs",
+        n_dueling_samples: int = 5,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=1.0,
+            ent_coef=ent_coef,
+            vf_coef=0.0,
+            max_grad_norm=max_grad_norm,
+            use_sde=False,
+            sde_sample_freq=-1,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=with_rms_prop(policy_kwargs, use_rms_prop, rms_prop_eps),
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            compile=compile,
+        )
+        self.buffer_size, self.replay_start = buffer_size, replay_start
+        self.replay_batch, self.replay_ratio = replay_batch, replay_ratio
+        self.importance_clip = importance_clip
+        self.trust_region, self.trust_region_delta = trust_region, trust_region_delta
+        self.trust_region_statistics = trust_region_statistics
+        self.average_coef = average_coef
+        self.q_coef = q_coef
+        self.on_policy_update = on_policy_update
+        self.n_dueling_samples = n_dueling_samples
+        if _init_setup_model:
+            self._setup_model()
+
+    # ------------------------------------------------------------------------------------------------ set up
+
+    @property
+    def objective(self) -> Objective:  # type: ignore[override]
+        """What a step descends on."""
+        return DISCRETE_OBJECTIVE if isinstance(self.action_space, spaces.Discrete) else BOX_OBJECTIVE
+
+    @property
+    def learns_on_policy(self) -> bool:
+        """Whether a rollout is learned from as it comes."""
+        return isinstance(self.action_space, spaces.Discrete) if self.on_policy_update is None else self.on_policy_update
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        if not isinstance(self.action_space, spaces.Discrete | spaces.Box):
+            raise ValueError(
+                f"ACER cannot act in {self.action_space}: it needs Q of every action, or a density of actions, and several "
+                "choices at once have too many combinations for the one and none of the other. Use PPO, A2C or TRPO, or make "
+                "one Discrete choice of them."
+            )
+        if not issubclass(self.policy_class, ACERMixin):
+            raise ValueError(
+                f"ACER's critic knows actions, and that of {self.policy_class.__name__} does not: derive it from "
+                "sb3_pgx.acer.policies.ACERPolicy."
+            )
+        check_counts(n_steps=self.n_steps, buffer_size=self.buffer_size, n_dueling_samples=self.n_dueling_samples)
+        if self.replay_batch is not None:
+            check_counts(replay_batch=self.replay_batch)
+        check_finite_not_negative(replay_start=self.replay_start, replay_ratio=self.replay_ratio)
+        if not self.importance_clip > 0:
+            raise ValueError(f"importance_clip={self.importance_clip} must be positive; math.inf never truncates")
+        if not self.trust_region_delta >= 0:
+            raise ValueError(f"trust_region_delta={self.trust_region_delta} must not be negative")
+        check_choice(("probs", "logits"), trust_region_statistics=self.trust_region_statistics)
+        check_unit_interval(average_coef=self.average_coef)
+        for name in ("ent_coef", "q_coef"):
+            self.coefficient(name)
+        if self.replay_ratio == 0 and not self.learns_on_policy:
+            raise ValueError(
+                "replay_ratio=0 leaves nothing to learn from: with Box actions, ACER learns from the memory alone unless "
+                "on_policy_update=True"
+            )
+
+    def _setup_model(self) -> None:
+        generator = vars(self).get("_generator")  # of a model that is loaded
+        super()._setup_model()
+        if generator is not None:
+            self._generator = generator
+        self.average_policy = copy.deepcopy(self.policy).requires_grad_(False)
+        self.average_policy.set_training_mode(False)
+        self._average_modules = Modules()
+        self._average_pass = CompiledPass(_distribution, self.observation_space, self._tell, "the average policy")
+        self.replay_buffer = SegmentReplay(
+            self.buffer_size, self.n_steps, self.observation_space, self.action_space, self.n_envs
+        )
+        held = self.replay_buffer.max_steps * self.n_envs
+        if self.replay_start > held:
+            raise ValueError(
+                f"replay_start={self.replay_start} is never reached: the memory holds {held} transitions of {self.n_envs} "
+                "environments. Lower replay_start, or raise buffer_size"
+            )
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """As SB3's, and for what is replayed."""
+        super().set_random_seed(seed)
+        self._generator = np.random.default_rng(seed)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "replay_buffer", "_raw", "_average_modules", "_average_pass"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        return [*state_dicts, "average_policy"], tensors
+
+    def save_replay_buffer(self, path: Any) -> None:
+        """
+        Save the memory, which :meth:`save` leaves out.
+
+        :param path: file, or its path
+        """
+        save_replay(path, self.replay_buffer)
+
+    def load_replay_buffer(self, path: Any) -> None:
+        """
+        Replace the memory by one that was saved.
+
+        :param path: file, or its path
+        :raises ValueError: it is that of another environment, or of another number of them; the model keeps its own
+        """
+        replay = load_replay(path)
+        replay.check_fits(self.observation_space, self.action_space, self.n_envs, self.n_steps)
+        self.replay_buffer = replay
+
+    def planned_gradient_steps(self, timesteps: int) -> int:
+        return int(ceil_div(timesteps, self.n_steps * self.n_envs) * (self.learns_on_policy + self.replay_ratio))
+
+    # ------------------------------------------------------------------------------------------------ collect
+
+    def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> bool:
+        raw = self.replay_ratio > 0 and normalizes_last(self.env, self._vec_normalize_env)
+        self._raw = RawTransitions(self._vec_normalize_env) if raw and self._vec_normalize_env is not None else None
+        return super().collect_rollouts(env, *args, **kwargs)
+
+    def _step(self, *args: Any) -> Any:
+        new_obs, rewards, dones, infos = super()._step(*args)
+        if self._raw is not None:
+            self._raw.add(dones, infos)
+        return new_obs, rewards, dones, infos
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        if self._vec_normalize_env is not None and not normalizes_last(self.env, self._vec_normalize_env):
+            warnings.warn(
+                f"{type(self.env).__name__} is above VecNormalize: the memory keeps transitions as they were normalised when "
+                "they came. With VecNormalize as the outermost wrapper they are normalised when they are replayed.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return super()._setup_learn(*args, **kwargs)
+
+    # ------------------------------------------------------------------------------------------------ update
+
+    def update(self, rollout: Rollout) -> Metrics:
+        self._average_modules.look(self.average_policy)
+        c = Coefficients(
+            gamma=self.gamma,
+            importance_clip=self.importance_clip,
+            trust_region=self.trust_region,
+            trust_region_delta=self.trust_region_delta,
+            q_coef=self.coefficient("q_coef"),
+            ent_coef=self.coefficient("ent_coef"),
+            in_logits=self.trust_region_statistics == "logits",
+            with_std=self.policy.learns_std,
+        )
+        measured = [self._learn_from(self._on_policy(rollout), c)] if self.learns_on_policy else []
+        replayed = self._remember(rollout)
+        for _ in range(replayed):
+            measured.append(self._learn_from(self._replayed(), c))
+        of_all = {name: float(np.mean([m[name] for m in measured])) for name in (measured[0] if measured else ())}
+        if measured:
+            of_all["ratio_max"] = max(m["ratio_max"] for m in measured)
+        return {**of_all, "replay_updates": replayed, "explained_variance": self.explained_variance(), **self.spread()}
+
+    def _learn_from(self, segments: Segments, c: Coefficients) -> dict[str, float]:
+        with self.gradient_steps(c, len(segments)) as steps:
+            steps.epoch([segments])
+        self._n_updates += 1
+        self._follow()
+        return steps.means()
+
+    def _follow(self) -> None:
+        """The average policy follows: θ_a ← α θ_a + (1 − α) θ, buffers included; what does not count in fractions is copied."""
+        with th.no_grad():
+            for average, current in (
+                (self.average_policy.parameters(), self.policy.parameters()),
+                (self.average_policy.buffers(), self.policy.buffers()),
+            ):
+                pairs = list(zip(average, current, strict=True))
+                fractions = [(a, x) for a, x in pairs if a.is_floating_point()]
+                if fractions:
+                    th._foreach_lerp_([a for a, _ in fractions], [x for _, x in fractions], 1 - self.average_coef)
+                for a, x in pairs:
+                    if not a.is_floating_point():
+                        a.copy_(x)
+
+    def _remember(self, rollout: Rollout) -> int:
+        """Keep the rollout, and say how many updates are to be replayed now."""
+        if self.replay_ratio == 0:
+            return 0
+        raw = self._raw
+        if raw is None:
+            observations, rewards = map_tensors(to_numpy, rollout.observations), to_numpy(rollout.rewards)
+            following, final = map_tensors(to_numpy, rollout.last_observations), rollout.final_observations
+            final = None if final is None else map_tensors(to_numpy, final)
+        else:
+            observations, following = stacked(raw.observations[:-1]), raw.observations[-1]
+            rewards, final = np.stack(raw.rewards), stacked(raw.final_observations) if raw.final_observations else None
+        assert rollout.distribution is not None
+        self.replay_buffer.add(
+            Record(
+                observations=observations,
+                following=following,
+                actions=to_numpy(rollout.actions),
+                behaviour=to_numpy(rollout.distribution),
+                rewards=rewards,
+                terminated=to_numpy(rollout.terminated),
+                truncated=to_numpy(rollout.truncated),
+                final_observations=final,
+            ),
+            raw=raw is not None,
+        )
+        started = self.replay_buffer.size >= self.replay_start
+        return int(self._generator.poisson(self.replay_ratio)) if started else 0
+
+    def _on_policy(self, rollout: Rollout) -> Segments:
+        assert rollout.distribution is not None
+        observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
+        return self._segments(
+            _cat(observations, rollout.last_observations),
+            rollout.actions.flatten(end_dim=1),
+            rollout.distribution.flatten(end_dim=1),
+            rollout.rewards,
+            rollout.terminated,
+            rollout.truncated,
+            rollout.final_observations,
+        )
+
+    def _replayed(self) -> Segments:
+        sample = self.replay_buffer.sample(self.replay_batch or self.n_envs, self._generator)
+        observations, rewards, final = sample.observations, sample.rewards, sample.final_observations
+        if self.replay_buffer.raw:
+            normalize = self._vec_normalize_env
+            assert normalize is not None, "what was kept before VecNormalize cannot be replayed without it"
+            observations, rewards = normalize.normalize_obs(observations), normalize.normalize_reward(rewards)
+            final = None if final is None else normalize.normalize_obs(final)
+
+        def to_device(array: np.ndarray) -> Tensor:
+            return th.from_numpy(array).to(self.device)
+
+        return self._segments(
+            map_tensors(lambda x: to_device(x).flatten(end_dim=1), observations),
+            to_device(sample.actions).flatten(end_dim=1),
+            to_device(sample.behaviour).flatten(end_dim=1),
+            to_device(rewards),
+            to_device(sample.terminated),
+            to_device(sample.truncated),
+            None if final is None else map_tensors(to_device, final),
+        )
+
+    def _segments(
+        self,
+        observations: Observations,
+        actions: Tensor,
+        behaviour: Tensor,
+        rewards: Tensor,
+        terminated: Tensor,
+        truncated: Tensor,
+        final_observations: Observations | None,
+    ) -> Segments:
+        """With what the policies say of them now, and the random numbers that a step needs."""
+        rows = len(actions)
+        of_rows = map_tensors(lambda x: x[:rows], observations)
+        inputs = self._average_pass.inputs(of_rows)
+        (average,) = self._average_pass.run(self.average_policy, self._average_modules, inputs, self._compiled)
+        final_values = th.zeros_like(rewards)
+        if final_observations is not None:
+            with th.no_grad():
+                final_values[truncated] = values_of(self.policy, final_observations, int(truncated.sum()))
+            release_graph(self.policy)
+        noise = None
+        if isinstance(self.action_space, spaces.Box):
+            noise = th.randn((1 + 2 * self.n_dueling_samples, *actions.shape), device=self.device)
+        return Segments(observations, actions, behaviour, average, rewards, terminated, truncated, final_values, noise)
+
+    def learn(
+        self: SelfAlgorithm,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 100,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfAlgorithm:
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+def _distribution(policy: ACERMixin, *tensors: Tensor) -> tuple[Tensor]:
+    """The packed parameters of the policy's distribution, ``[B, K]``, for :class:`~sb3_pgx.common.passes.CompiledPass`."""
+    return (packed(policy.get_distribution(as_observations(policy, tensors))),)
+
+
+def _cat(rows: Observations, after: Observations) -> Observations:
+    """Observations one after the other."""
+    if isinstance(rows, dict):
+        assert isinstance(after, dict)
+        return {key: th.cat([x, after[key]]) for key, x in rows.items()}
+    assert isinstance(after, Tensor)
+    return th.cat([rows, after])

@@ -1,0 +1,181 @@
+"""What ACER descends on (Wang et al., 2017): section 3 for Discrete, section 5 for Box."""
+
+from typing import NamedTuple
+
+import torch as th
+from torch import Tensor
+
+from sb3_pgx.acer.policies import ACERMixin
+from sb3_pgx.acer.segments import Segments
+from sb3_pgx.common.distributions import packed
+from sb3_pgx.common.update import Objective
+from sb3_pgx.ops.divergences import kl_categorical, kl_gaussian, log_density_gaussian
+from sb3_pgx.ops.off_policy import (
+    categorical_divergence_gradient,
+    categorical_gradient,
+    dueling,
+    gaussian_divergence_gradient,
+    gaussian_gradient,
+    logits_gradient,
+    truncated_weights,
+    trust_region,
+)
+from sb3_pgx.ops.objectives import weighted
+from sb3_pgx.ops.returns import next_values, retrace
+
+# Of log ρ of continuous actions: beyond it, ρ would overflow, and is 0 or truncated anyway.
+MAX_LOG_RATIO = 20.0
+
+
+class Coefficients(NamedTuple):
+    """Their values during one update."""
+
+    gamma: float
+    importance_clip: float
+    trust_region: bool
+    trust_region_delta: float
+    q_coef: float
+    ent_coef: float
+    in_logits: bool
+    with_std: bool
+
+
+class DiscreteEvaluation(NamedTuple):
+    """What policy and critic say of segments, with Discrete actions."""
+
+    log_probs: Tensor  # log π(·|s), [B, A]
+    entropy: Tensor  # [B]
+    action_values: Tensor  # Q(s, ·), [B, A]
+    last_values: Tensor  # V of what followed the segments, [M]
+
+
+class BoxEvaluation(NamedTuple):
+    """The same with Box actions, several of them for each state: the one that was taken, and one that the policy drew now."""
+
+    parameters: Tensor  # [B, 2 D]
+    entropy: Tensor  # [B]
+    values: Tensor  # V(s), [B]
+    action_values: Tensor  # Q̃(s, a) of the two actions, [2, B]
+    actions: Tensor  # [2, B, D]
+    last_values: Tensor  # [M]
+
+
+def evaluate_discrete(policy: ACERMixin, batch: Segments) -> DiscreteEvaluation:
+    """One pass over the observations of the rows and those after them."""
+    rows = len(batch)
+    distribution, latent = policy.distribution_and_latent(batch.observations)
+    values, action_values = policy.values_of(distribution, latent), policy.value_net(latent)
+    log_probs, entropy = packed(distribution), distribution.entropy()
+    assert entropy is not None
+    return DiscreteEvaluation(log_probs[:rows], entropy[:rows], action_values[:rows], values[rows:].flatten())
+
+
+def evaluate_box(policy: ACERMixin, batch: Segments) -> BoxEvaluation:
+    """The same; every Q̃ has actions of its own to subtract the advantage of."""
+    assert batch.noise is not None
+    rows = len(batch)
+    distribution, latent = policy.distribution_and_latent(batch.observations)
+    parameters, values, entropy = packed(distribution)[:rows], policy.value_net(latent).flatten(), distribution.entropy()
+    assert entropy is not None
+    mean, std = parameters.detach().chunk(2, dim=1)
+    drawn, sampled = (mean + std * batch.noise).tensor_split([1])  # [1, B, D] and [2 n, B, D]
+    actions = th.cat([batch.actions[None].float(), drawn])
+    advantages, of_sampled = policy.advantage_net(latent[:rows], th.cat([actions, sampled])).tensor_split([2])
+    action_values = [dueling(values[:rows], *pair) for pair in zip(advantages, of_sampled.chunk(2), strict=True)]
+    return BoxEvaluation(parameters, entropy[:rows], values[:rows], th.stack(action_values), actions, values[rows:])
+
+
+def discrete_objective(now: DiscreteEvaluation, batch: Segments, c: Coefficients) -> dict[str, Tensor]:
+    """The loss of segments under ``"loss"``, and its parts."""
+    actions = batch.actions.flatten().long()
+    log_probs, all_values = now.log_probs.detach(), now.action_values.detach()
+    probs, behaviour, average = log_probs.exp(), batch.behaviour.softmax(dim=1), batch.average.softmax(dim=1)
+    values = (probs * all_values).sum(dim=1)
+    action_values = taken(now.action_values, actions)
+    ratio = taken(probs, actions) / taken(behaviour, actions)
+    returns = targets(batch, values, now.last_values, action_values, ratio.clamp(max=1.0), c.gamma)
+
+    gradient = categorical_gradient(probs, behaviour, actions, returns, all_values, values, c.importance_clip)
+    score = -(probs * gradient * log_probs).sum(dim=1).mean()
+    if c.in_logits:
+        gradient, away, statistics = logits_gradient(probs, gradient), probs - average, now.log_probs
+    else:
+        gradient, away, statistics = gradient, categorical_divergence_gradient(probs, average), now.log_probs.exp()
+    q_loss = 0.5 * (returns - action_values).square().mean()
+    policy = Actor(statistics, gradient, away, now.entropy, ratio, kl_categorical(batch.average, log_probs))
+    return descend(policy, q_loss, c) | {"policy_loss": score, "q_loss": q_loss, "value": values.mean()}
+
+
+def box_objective(now: BoxEvaluation, batch: Segments, c: Coefficients) -> dict[str, Tensor]:
+    """The same for Box."""
+    parameters, values = now.parameters.detach(), now.values.detach()
+    action_values, resampled_values = now.action_values[0], now.action_values[1].detach()
+    log_density = log_density_gaussian(parameters, now.actions)
+    log_ratio = log_density - log_density_gaussian(batch.behaviour, now.actions)
+    ratio, resampled_ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    of_dimension = ratio ** (1 / now.actions.shape[2])
+    returns = targets(batch, values, now.last_values, action_values, of_dimension.clamp(max=1.0), c.gamma)
+    corrected = targets(batch, values, now.last_values, action_values, th.ones_like(ratio), c.gamma)  # Q^opc
+
+    advantages = th.stack([corrected - values, resampled_values - values])
+    weights = truncated_weights(ratio, resampled_ratio, c.importance_clip) * advantages
+    score = -(weights * log_density).sum(dim=0).mean()
+    gradient = gaussian_gradient(parameters, now.actions, weights, c.with_std)
+    away = gaussian_divergence_gradient(parameters, batch.average, c.with_std)
+    mean, std = now.parameters.chunk(2, dim=1)
+    statistics = th.cat([mean, std.log()], dim=1) if c.with_std else mean
+    surprise = returns - action_values
+    q_loss = 0.5 * surprise.square().mean()
+    value_loss = 0.5 * (ratio.clamp(max=1.0) * surprise.detach() + values - now.values).square().mean()
+    policy = Actor(statistics, gradient, away, now.entropy, ratio, kl_gaussian(batch.average, parameters))
+    losses = {"policy_loss": score, "q_loss": q_loss, "value_loss": value_loss, "value": values.mean()}
+    return descend(policy, q_loss + value_loss, c) | losses
+
+
+class Actor(NamedTuple):
+    """What the gradient of the policy is made of."""
+
+    statistics: Tensor  # φ, [B, S]
+    gradient: Tensor  # of what is to be maximised, in φ, a constant, [B, S]
+    away: Tensor  # of the divergence from the average policy, likewise
+    entropy: Tensor  # [B]
+    ratio: Tensor  # ρ of the actions that were taken, a constant, [B]
+    average_kl: Tensor  # KL(average‖policy), a constant, [B]
+
+
+def descend(actor: Actor, critic_loss: Tensor, c: Coefficients) -> dict[str, Tensor]:
+    """
+    The loss, whose gradient in φ is that of the trust region, and metrics of the actor. The entropy's is added outside of the
+    trust region.
+    """
+    step = trust_region(actor.gradient, actor.away, c.trust_region_delta) if c.trust_region else actor.gradient
+    entropy = actor.entropy.mean()
+    loss = c.q_coef * critic_loss - (step * actor.statistics).sum(dim=1).mean() - weighted(c.ent_coef, entropy)
+    return {
+        "loss": loss,
+        "entropy_loss": -entropy,
+        "ratio": actor.ratio.mean(),
+        "ratio_max": actor.ratio.max(),
+        "truncated_fraction": (actor.ratio > c.importance_clip).float().mean(),
+        "trust_region_fraction": (step != actor.gradient).any(dim=1).float().mean(),
+        "average_kl": actor.average_kl.mean(),
+    }
+
+
+def targets(
+    batch: Segments, values: Tensor, last_values: Tensor, action_values: Tensor, traces: Tensor, gamma: float | Tensor
+) -> Tensor:
+    """Q^ret of the rows, a constant, ``[B]``; from V(s), V of what followed, Q(s, a) and the traces c of the rows."""
+    values, action_values, traces = (x.detach().view_as(batch.rewards) for x in (values, action_values, traces))
+    following = next_values(values, last_values.detach(), batch.terminated, batch.truncated, batch.final_values)
+    ends = batch.terminated | batch.truncated
+    return retrace(batch.rewards, action_values, following, traces, ends, gamma).flatten()
+
+
+def taken(values: Tensor, actions: Tensor) -> Tensor:
+    """Of values of every action, ``[B, A]``, those of the actions that were taken, ``[B]``."""
+    return values.gather(1, actions[:, None]).flatten()
+
+
+DISCRETE_OBJECTIVE = Objective(discrete_objective, evaluate_discrete, reads_distribution=True)
+BOX_OBJECTIVE = Objective(box_objective, evaluate_box, reads_distribution=True)

@@ -1,0 +1,37 @@
+"""RMSprop as the optimizer that a policy gets unless ``policy_kwargs`` say otherwise, as SB3's A2C has it."""
+
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.save_util import load_from_zip_file
+
+from sb3_pgx.common.algorithm import PolicyGradientAlgorithm, SelfAlgorithm
+
+
+def with_rms_prop(policy_kwargs: dict[str, Any] | None, use_rms_prop: bool, eps: float) -> dict[str, Any]:
+    """
+    :param policy_kwargs: as the user gave them
+    :param use_rms_prop: whether RMSprop is wanted at all
+    :param eps: its ε
+    :return: with the optimizer, unless they name one
+    """
+    policy_kwargs = dict(policy_kwargs or {})
+    if use_rms_prop and "optimizer_class" not in policy_kwargs:
+        policy_kwargs["optimizer_class"] = th.optim.RMSprop
+        policy_kwargs["optimizer_kwargs"] = dict(alpha=0.99, eps=eps, weight_decay=0)
+    return policy_kwargs
+
+
+class RMSpropByDefault(PolicyGradientAlgorithm):
+    """An algorithm that calls :func:`with_rms_prop`."""
+
+    @classmethod
+    def load(cls: type[SelfAlgorithm], path: Any, *args: Any, **kwargs: Any) -> SelfAlgorithm:
+        """As SB3's. ``policy_kwargs`` may be those that the constructor was given, without the optimizer it added."""
+        given = kwargs.get("policy_kwargs")
+        if given is not None:
+            data, _, _ = load_from_zip_file(path, device="cpu")
+            stored = (data or {}).get("policy_kwargs", {})
+            added = {name: stored[name] for name in ("optimizer_class", "optimizer_kwargs") if name in stored}
+            kwargs["policy_kwargs"] = {**added, **given}
+        return super().load(path, *args, **kwargs)  # type: ignore[misc]
