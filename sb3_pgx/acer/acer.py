@@ -243,6 +243,7 @@ class ACER(RMSpropByDefault):
         """
         replay = load_replay(path)
         replay.check_fits(self.observation_space, self.action_space, self.n_envs, self.n_steps)
+        replay.segment_length = self.n_steps
         self.replay_buffer = replay
 
     def planned_gradient_steps(self, timesteps: int) -> int:

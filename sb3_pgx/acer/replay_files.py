@@ -35,7 +35,7 @@ def save_replay(path: str | Path | BufferedIOBase, replay: SegmentReplay) -> Non
 
 def load_replay(path: str | Path | BufferedIOBase) -> SegmentReplay:
     """
-    :param path: of the file, with or without ``.pkl``, or an open file; only from who you trust, since it is a pickle
+    :param path: of the file, with or without ``.pkl``, or an open file; a pickle, so only from whom you trust
     :return: the memory that :func:`save_replay` wrote
     :raises ValueError: the file holds no such memory
     """
@@ -45,7 +45,7 @@ def load_replay(path: str | Path | BufferedIOBase) -> SegmentReplay:
     except OSError:  # no such file, or not readable: that says it
         raise
     except Exception as error:  # damaged or foreign bytes fail in any way
-        raise ValueError(f"{path} is no replay memory, or a damaged one ({error}): {remedy}") from error
+        raise ValueError(f"{path} is no replay memory, or a damaged one: {remedy}") from error
     if not isinstance(replay, SegmentReplay):
         raise ValueError(f"{path} holds a {type(replay).__name__}, no {SegmentReplay.__name__}: {remedy}")
     return replay

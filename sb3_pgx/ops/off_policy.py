@@ -13,7 +13,13 @@ SMALLEST = 1e-6
 
 
 def categorical_gradient(
-    probs: Tensor, behaviour: Tensor, actions: Tensor, returns: Tensor, action_values: Tensor, values: Tensor, clip: float | Tensor
+    probs: Tensor,
+    behaviour: Tensor,
+    actions: Tensor,
+    returns: Tensor,
+    action_values: Tensor,
+    values: Tensor,
+    clip: float | Tensor,
 ) -> Tensor:
     """
     The gradient in the probabilities p = π(·|s) (Wang et al., 2017, eq. 9, before the expectation over the behaviour μ).

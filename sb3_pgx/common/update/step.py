@@ -30,7 +30,9 @@ class Evaluation(NamedTuple):
 
 def evaluated(policy: ActorCriticPolicy, batch: Batch) -> Evaluation:
     """The policy's own ``evaluate_actions``; the distribution where the batch has that of the behaviour policy."""
-    values, log_prob, entropy = policy.evaluate_actions(batch.observations, as_policy_input(batch.actions, policy.action_space))
+    values, log_prob, entropy = policy.evaluate_actions(
+        batch.observations, as_policy_input(batch.actions, policy.action_space)
+    )
     distribution = None if batch.distribution is None else packed(policy.action_dist)
     return Evaluation(values.flatten(), log_prob, -log_prob if entropy is None else entropy, distribution)
 
