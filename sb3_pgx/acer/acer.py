@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sb3_pgx.acer.objective import BOX_OBJECTIVE, DISCRETE_OBJECTIVE, Coefficients
 from sb3_pgx.acer.policies import ACERCnnPolicy, ACERMixin, ACERMultiInputPolicy, ACERPolicy
-from sb3_pgx.acer.raw import RawTransitions, normalizes_last, stacked
+from sb3_pgx.acer.raw import RawTransitions, normalizes_last
 from sb3_pgx.acer.replay import Record, SegmentReplay
 from sb3_pgx.acer.replay_files import load_replay, save_replay
 from sb3_pgx.acer.segments import Segments
@@ -303,7 +303,7 @@ class ACER(RMSpropByDefault):
         return steps.means()
 
     def _follow(self) -> None:
-        """The average policy follows: θ_a ← α θ_a + (1 − α) θ, buffers included; what does not count in fractions is copied."""
+        """The average policy follows: θ_a ← α θ_a + (1 − α) θ, buffers included; whole numbers among them are copied."""
         with th.no_grad():
             for average, current in (
                 (self.average_policy.parameters(), self.policy.parameters()),
@@ -321,30 +321,31 @@ class ACER(RMSpropByDefault):
         """Keep the rollout, and say how many updates are to be replayed now."""
         if self.replay_ratio == 0:
             return 0
-        raw = self._raw
-        if raw is None:
-            observations, rewards = map_tensors(to_numpy, rollout.observations), to_numpy(rollout.rewards)
-            following, final = map_tensors(to_numpy, rollout.last_observations), rollout.final_observations
-            final = None if final is None else map_tensors(to_numpy, final)
-        else:
-            observations, following = stacked(raw.observations[:-1]), raw.observations[-1]
-            rewards, final = np.stack(raw.rewards), stacked(raw.final_observations) if raw.final_observations else None
-        assert rollout.distribution is not None
-        self.replay_buffer.add(
-            Record(
-                observations=observations,
-                following=following,
-                actions=to_numpy(rollout.actions),
-                behaviour=to_numpy(rollout.distribution),
-                rewards=rewards,
-                terminated=to_numpy(rollout.terminated),
-                truncated=to_numpy(rollout.truncated),
-                final_observations=final,
-            ),
-            raw=raw is not None,
-        )
+        self.replay_buffer.add(self._record(rollout), raw=self._raw is not None)
         started = self.replay_buffer.size >= self.replay_start
         return int(self._generator.poisson(self.replay_ratio)) if started else 0
+
+    def _record(self, rollout: Rollout) -> Record:
+        assert rollout.distribution is not None
+        columns = {
+            name: to_numpy(x)
+            for name, x in (
+                ("actions", rollout.actions),
+                ("behaviour", rollout.distribution),
+                ("terminated", rollout.terminated),
+                ("truncated", rollout.truncated),
+            )
+        }
+        if self._raw is not None:
+            return Record(**self._raw.arrays(), **columns)
+        final = rollout.final_observations
+        return Record(
+            observations=map_tensors(to_numpy, rollout.observations),
+            following=map_tensors(to_numpy, rollout.last_observations),
+            final_observations=None if final is None else map_tensors(to_numpy, final),
+            rewards=to_numpy(rollout.rewards),
+            **columns,
+        )
 
     def _on_policy(self, rollout: Rollout) -> Segments:
         assert rollout.distribution is not None

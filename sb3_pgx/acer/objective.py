@@ -10,6 +10,7 @@ from sb3_pgx.acer.segments import Segments
 from sb3_pgx.common.distributions import packed
 from sb3_pgx.common.update import Objective
 from sb3_pgx.ops.divergences import kl_categorical, kl_gaussian, log_density_gaussian
+from sb3_pgx.ops.objectives import weighted
 from sb3_pgx.ops.off_policy import (
     categorical_divergence_gradient,
     categorical_gradient,
@@ -20,7 +21,6 @@ from sb3_pgx.ops.off_policy import (
     truncated_weights,
     trust_region,
 )
-from sb3_pgx.ops.objectives import weighted
 from sb3_pgx.ops.returns import next_values, retrace
 
 # Of log ρ of continuous actions: beyond it, ρ would overflow, and is 0 or truncated anyway.

@@ -1,4 +1,4 @@
-"""Transitions as the environments gave them: ``VecNormalize`` changes its mind, and a memory must not keep what it thought once."""
+"""Transitions as the environments gave them: what ``VecNormalize`` makes of them changes while it learns."""
 
 from typing import Any
 
@@ -33,6 +33,15 @@ class RawTransitions:
         for index in dones.nonzero()[0]:
             if infos[index].get("TimeLimit.truncated", False):
                 self.final_observations.append(self.normalize.unnormalize_obs(infos[index]["terminal_observation"]))
+
+    def arrays(self) -> dict[str, Any]:
+        """What :class:`~sb3_pgx.acer.replay.Record` wants to know of the rollout."""
+        return {
+            "observations": stacked(self.observations[:-1]),
+            "following": self.observations[-1],
+            "final_observations": stacked(self.final_observations) if self.final_observations else None,
+            "rewards": np.stack(self.rewards),
+        }
 
 
 def stacked(observations: list[Array]) -> Array:

@@ -34,4 +34,4 @@ class RMSpropByDefault(PolicyGradientAlgorithm):
             stored = (data or {}).get("policy_kwargs", {})
             added = {name: stored[name] for name in ("optimizer_class", "optimizer_kwargs") if name in stored}
             kwargs["policy_kwargs"] = {**added, **given}
-        return super().load(path, *args, **kwargs)  # type: ignore[misc]
+        return super().load(path, *args, **kwargs)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch as th
 from gymnasium import spaces
@@ -114,8 +114,9 @@ class Rows(ABC):
     def replaced(self: SelfRows, tensors: Sequence[Tensor]) -> SelfRows:
         """The same structure, of what :meth:`tensors` would give."""
         left = iter(tensors)
-        held = [getattr(self, name) for name in self.__dataclass_fields__]
-        return type(self)(*(None if value is None else map_tensors(lambda _: next(left), value) for value in held))
+        held: list[Any] = [getattr(self, name) for name in self.__dataclass_fields__]
+        parts: list[Any] = [None if value is None else map_tensors(lambda _: next(left), value) for value in held]
+        return type(self)(*parts)
 
     @abstractmethod
     def __len__(self) -> int:

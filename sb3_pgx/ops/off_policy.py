@@ -137,7 +137,9 @@ def trust_region(gradient: Tensor, divergence_gradient: Tensor, delta: float | T
 
 def dueling(values: Tensor, advantages: Tensor, sampled_advantages: Tensor) -> Tensor:
     """
-    Q̃(s, a) = V(s) + A(s, a) − (1/n) Σ_i A(s, u_i), u_i ~ π(·|s): the stochastic dueling network (Wang et al., 2017, section 5), whose expectation over a ~ π and the u_i is V.
+    The stochastic dueling network (Wang et al., 2017, section 5), whose expectation over a ~ π and the u_i is V.
+
+        Q̃(s, a) = V(s) + A(s, a) − (1/n) Σ_i A(s, u_i),   u_i ~ π(·|s)
 
     :param values: V(s), ``[B]``
     :param advantages: A(s, a), ``[B]``
