@@ -1,6 +1,7 @@
 """The policy-gradient family for Stable-Baselines3."""
 
 from sb3_pgx.a2c import A2C
+from sb3_pgx.acer import ACER
 from sb3_pgx.npg import NPG
 from sb3_pgx.ppo import PPO
 from sb3_pgx.ppo_penalty import PPOPenalty
@@ -9,4 +10,4 @@ from sb3_pgx.trpo import TRPO
 
 __version__ = "0.1.0"
 
-__all__ = ["A2C", "NPG", "PPO", "REINFORCE", "TRPO", "PPOPenalty", "REINFORCEBaseline"]
+__all__ = ["A2C", "ACER", "NPG", "PPO", "REINFORCE", "TRPO", "PPOPenalty", "REINFORCEBaseline"]

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_pgx.a2c import A2C
+from sb3_pgx.acer import ACER
 from sb3_pgx.npg import NPG
 from sb3_pgx.ppo import PPO
 from sb3_pgx.ppo_penalty import PPOPenalty
@@ -13,6 +14,7 @@ from sb3_pgx.trpo import TRPO
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "a2c": A2C,
+    "acer": ACER,
     "npg": NPG,
     "ppo": PPO,
     "ppo_penalty": PPOPenalty,

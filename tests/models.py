@@ -28,6 +28,11 @@ def takes(name, argument):
     return argument in inspect.signature(ALGORITHMS[name].__init__).parameters
 
 
+def with_sde(name, use_sde):
+    """The argument, for algorithms that have it."""
+    return dict(use_sde=use_sde) if takes(name, "use_sde") else {}
+
+
 def parameters(model):
     return {n: p.detach().clone() for n, p in model.policy.state_dict().items()}
 

@@ -28,6 +28,7 @@ from sb3_pgx.registry import ALGORITHMS
 _NATURAL = ["cg_tolerance", "critic", "critic_epsilon"]
 KEYWORDS = {
     "a2c": ["compile", "discount_state_weighting"],
+    "acer": ["compile", "on_policy_update", "trust_region_statistics", "n_dueling_samples"],
     "npg": ["compile", "step_rule", "step_size", *_NATURAL],
     "trpo": ["compile", *_NATURAL],
 }
@@ -218,19 +219,21 @@ def test_a_dictionary_observation_trains_as_the_same_flat_one(name):
         def __init__(self):
             super().__init__(spaces.Dict({"only": BOX}), spaces.Discrete(2))
 
-    kwargs = dict(policy_kwargs=dict(net_arch=[8]), learning_rate=1e-2)
+    no_memory = dict(replay_ratio=0) if takes(name, "replay_ratio") else {}
+    kwargs = dict(policy_kwargs=dict(net_arch=[8]), learning_rate=1e-2, **no_memory)
     flat = make(name, vectorised(AnySpace(BOX, spaces.Discrete(2))), **kwargs).learn(60)
     dictionary = make(name, vectorised(InDict()), "MultiInputPolicy", **kwargs).learn(60)
     # The two spaces draw different observations from one seed: give both the same ones.
     observation = BOX.sample()
     for model in (flat, dictionary):
         model.policy.set_training_mode(False)
-    dictionary.policy.load_state_dict(
-        OrderedDict(zip(dictionary.policy.state_dict(), flat.policy.state_dict().values(), strict=True))
-    )
+    for network in {"policy", "average_policy"} & set(vars(flat)):
+        left, right = getattr(flat, network), getattr(dictionary, network)
+        right.load_state_dict(OrderedDict(zip(right.state_dict(), left.state_dict().values(), strict=True)))
     rollout = flat._rollout
     dictionary._rollout = copy.deepcopy(rollout)
-    dictionary._rollout.observations = {"only": rollout.observations}
+    for part in ("observations", "last_observations", "final_observations"):
+        setattr(dictionary._rollout, part, {"only": getattr(rollout, part)})
     dictionary.policy.optimizer.load_state_dict(copy.deepcopy(flat.policy.optimizer.state_dict()))
     for model in (flat, dictionary):
         np.random.seed(0)

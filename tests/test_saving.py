@@ -15,7 +15,7 @@ import pytest
 import stable_baselines3 as sb3
 import torch as th
 from capabilities import BOX, DICT, IMAGE, envs
-from models import assert_same, assert_same_optimizer, make, parameters, takes
+from models import assert_same, assert_same_optimizer, make, parameters, takes, with_sde
 from problems import DEVICE
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -49,14 +49,19 @@ def test_save_load_continue_equals_uninterrupted_bit_for_bit(name, normalize, us
         env = envs()
         return VecNormalize(env) if normalize else env
 
-    kwargs = dict(learning_rate="lin_0.01", use_sde=use_sde, **(dict(ent_coef="lin_0.1") if takes(name, "ent_coef") else {}))
+    coefficient = dict(ent_coef="lin_0.1") if takes(name, "ent_coef") else {}
+    kwargs = dict(learning_rate="lin_0.01", **with_sde(name, use_sde), **coefficient)
     model = make(name, environment(), **kwargs).learn(48)
     snapshot = Snapshot(model.env)
     model.save(tmp_path / "model.zip")
+    if hasattr(model, "replay_buffer"):
+        model.save_replay_buffer(tmp_path / "replay.pkl")
     model.learn(48, reset_num_timesteps=False)
 
     loaded = ALGORITHMS[name].load(tmp_path / "model.zip", device=DEVICE)
     loaded.set_env(snapshot.env, force_reset=False)
+    if hasattr(model, "replay_buffer"):
+        loaded.load_replay_buffer(tmp_path / "replay.pkl")
     snapshot.restore()
     loaded.learn(48, reset_num_timesteps=False)
 
@@ -101,7 +106,7 @@ def test_parameters_are_set_exactly_or_not_at_all(name, tmp_path):
     other.set_parameters(str(tmp_path / "model.zip"), device=DEVICE)
     assert_same(parameters(model), parameters(other))
     given = model.get_parameters()
-    assert set(given) == {"policy", "policy.optimizer"}
+    assert set(given) == {"policy", "policy.optimizer", *(["average_policy"] if name == "acer" else [])}
     with pytest.raises(ValueError):
         other.set_parameters({**given, "unknown": {}})
     with pytest.raises(ValueError):
@@ -199,7 +204,7 @@ def assert_holds_nothing_of_this_package(path):
 
 @pytest.mark.parametrize("use_sde", [False, True])
 def test_policies_are_copied_and_pickled_before_and_after_training(name, use_sde):
-    model = make(name, use_sde=use_sde)
+    model = make(name, **with_sde(name, use_sde))
     for steps in (0, 24):
         model.learn(steps) if steps else None
         for duplicate in (copy.deepcopy(model.policy), pickle.loads(pickle.dumps(model.policy))):

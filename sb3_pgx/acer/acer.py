@@ -293,7 +293,7 @@ class ACER(RMSpropByDefault):
         of_all = {name: float(np.mean([m[name] for m in measured])) for name in (measured[0] if measured else ())}
         if measured:
             of_all["ratio_max"] = max(m["ratio_max"] for m in measured)
-        return {**of_all, "replay_updates": replayed, "explained_variance": self.explained_variance(), **self.spread()}
+        return {**of_all, "replay_updates": float(replayed), "explained_variance": self.explained_variance(), **self.spread()}
 
     def _learn_from(self, segments: Segments, c: Coefficients) -> dict[str, float]:
         with self.gradient_steps(c, len(segments)) as steps:
