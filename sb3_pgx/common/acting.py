@@ -13,6 +13,7 @@ from sb3_pgx.common.compiling import NotCompilable
 from sb3_pgx.common.distributions import SAMPLED, noise_source
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import CompiledPass
+from sb3_pgx.common.policies import is_sb3s
 
 # What SB3's acting is made of: with all of it untouched, the action alone is the same action.
 _ACTING = ("forward", "_predict", "get_distribution", "extract_features")
@@ -101,7 +102,5 @@ def act(policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Te
 
 
 def acts_alone(policy: Any) -> bool:
-    """Whether ``_predict`` samples exactly as ``forward`` would: neither the class nor the object has its own."""
-    return all(
-        getattr(type(policy), name, None) is getattr(ActorCriticPolicy, name) and name not in vars(policy) for name in _ACTING
-    )
+    """Whether ``_predict`` samples exactly as ``forward`` would."""
+    return is_sb3s(policy, *_ACTING)

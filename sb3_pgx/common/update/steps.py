@@ -13,7 +13,7 @@ from torch._utils import _flatten_dense_tensors
 from sb3_pgx.common.compiling import Compiled, NotCompilable, Remembered, compile_function, signature
 from sb3_pgx.common.distributions import has_one_hot, one_hot, packed
 from sb3_pgx.common.functional import left_as_it_is
-from sb3_pgx.common.policies import split_parameters
+from sb3_pgx.common.policies import split_parameters, unchecked
 from sb3_pgx.common.rollout import Batch, as_policy_input
 from sb3_pgx.common.update.eager import not_finite, refused
 from sb3_pgx.common.update.flat import ByOptimizer, Flat, Held, InPlace, states_of, steps_taken
@@ -83,8 +83,9 @@ class GradientSteps:
         if self.objective.critic_only:
             return self.objective.measure(policy.predict_values(batch.observations).flatten(), batch, coefficients)
         actions = as_policy_input(batch.actions, policy.action_space)
-        values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
-        distribution = packed(policy.action_dist) if self.objective.reads_distribution else None
+        with unchecked(policy):
+            values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
+            distribution = packed(policy.action_dist) if self.objective.reads_distribution else None
         now = Evaluation(values.flatten(), log_prob, -log_prob if entropy is None else entropy, distribution)
         return self.objective.measure(now, batch, coefficients)
 
