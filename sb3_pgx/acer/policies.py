@@ -10,8 +10,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from sb3_pgx.common.acting import samples_as_sb3
-from sb3_pgx.common.policies import GaussianStdMixin, restart_optimizer
+from sb3_pgx.common.policies import GaussianStdMixin, restart_optimizer, samples_as_sb3
 
 
 class ACERMixin(GaussianStdMixin):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -13,8 +13,7 @@ from sb3_pgx.common.compiling import NotCompilable
 from sb3_pgx.common.distributions import SAMPLED, noise_source
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import CompiledPass
-
-Method = TypeVar("Method", bound=Callable[..., Any])
+from sb3_pgx.common.policies import is_sb3s
 
 # What SB3's acting is made of: with all of it untouched, the action alone is the same action.
 _ACTING = ("forward", "_predict", "get_distribution", "extract_features")
@@ -103,15 +102,5 @@ def act(policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Te
 
 
 def acts_alone(policy: Any) -> bool:
-    """Whether ``_predict`` samples exactly as ``forward`` would: neither the class nor the object has its own."""
-    return all(_is_sb3s(getattr(type(policy), name, None), name) and name not in vars(policy) for name in _ACTING)
-
-
-def _is_sb3s(method: Any, name: str) -> bool:
-    return method is getattr(ActorCriticPolicy, name) or getattr(method, "samples_as_sb3", False)
-
-
-def samples_as_sb3(method: Method) -> Method:
-    """Says of a policy's method that the actions that come of it are those that SB3's own method would give."""
-    method.samples_as_sb3 = True  # type: ignore[attr-defined]
-    return method
+    """Whether ``_predict`` samples exactly as ``forward`` would."""
+    return is_sb3s(policy, *_ACTING)

@@ -3,20 +3,24 @@ What SB3's policies lack: actors without a critic, bounded and state-dependent s
 which parameters the action distribution depends on.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from sb3_pgx.common.distributions import release_graph
+from sb3_pgx.common.distributions import Choice, release_graph
 from sb3_pgx.common.rollout import map_tensors
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 STD_OPTIONS = ("log_std_bounds", "state_dependent_std")
 
@@ -177,6 +181,36 @@ def leave_out(optimizer: th.optim.Optimizer, parameters: Mapping[str, nn.Paramet
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
     for p in parameters.values():
         optimizer.state.pop(p, None)
+
+
+def is_sb3s(policy: Any, *methods: str) -> bool:
+    """Whether neither class nor object has methods of its own in the place of these of SB3's ``ActorCriticPolicy``."""
+    return all(_stands_for(getattr(type(policy), name, None), name) and name not in vars(policy) for name in methods)
+
+
+def _stands_for(method: Any, name: str) -> bool:
+    return method is getattr(ActorCriticPolicy, name) or getattr(method, "samples_as_sb3", False)
+
+
+def samples_as_sb3(method: Method) -> Method:
+    """Says of a policy's method that the actions that come of it are those that SB3's own method would give."""
+    method.samples_as_sb3 = True  # type: ignore[attr-defined]
+    return method
+
+
+@contextmanager
+def unchecked(policy: ActorCriticPolicy) -> Iterator[None]:
+    """
+    Within this context ``evaluate_actions`` works on a :class:`~sb3_pgx.common.distributions.Choice`, where both it and the
+    distribution are SB3's. It is for callers that refuse results that are not finite.
+    """
+    before = policy.action_dist
+    if type(before) is CategoricalDistribution and is_sb3s(policy, "evaluate_actions", "_get_action_dist_from_latent"):
+        policy.action_dist = Choice(before.action_dim)
+    try:
+        yield
+    finally:
+        policy.action_dist = before
 
 
 def split_parameters(policy: ActorCriticPolicy) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:

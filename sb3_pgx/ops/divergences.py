@@ -1,9 +1,10 @@
 """
-Divergences from the packed parameters of action distributions, ``[B, K]``: logits, or means followed by standard deviations.
+Log-probability, entropy and divergences from the packed parameters of action distributions, ``[B, K]``: logits, or means
+followed by standard deviations.
 
-All are KL(old‖new), summed over the dimensions of an action: the direction and the sum that trust regions are stated in.
-Each has its Fisher matrix M = E_a[∇log π ∇log πᵀ], one a row, as a product with tangents: the Hessian of KL(old‖new) in
-``new`` at ``new = old``, and that of KL(new‖old) just as well (Kakade, 2001).
+All divergences are KL(old‖new), summed over the dimensions of an action: the direction and the sum that trust regions are
+stated in. Each has its Fisher matrix M = E_a[∇log π ∇log πᵀ], one a row, as a product with tangents: the Hessian of
+KL(old‖new) in ``new`` at ``new = old``, and that of KL(new‖old) just as well (Kakade, 2001).
 """
 
 import math
@@ -12,6 +13,27 @@ from collections.abc import Sequence
 import torch as th
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def log_prob_categorical(log_p: Tensor, actions: Tensor) -> Tensor:
+    """
+    log p(a).
+
+    :param log_p: normalised logits of p, ``[B, K]``
+    :param actions: a, ``[B]``
+    :return: ``[B]``
+    """
+    return -F.nll_loss(log_p, actions, reduction="none")
+
+
+def entropy_categorical(log_p: Tensor) -> Tensor:
+    """
+    −Σ_a p(a) log p(a).
+
+    :param log_p: normalised logits of p; what p excludes (logit −∞) contributes nothing, ``[B, K]``
+    :return: ``[B]``
+    """
+    return -(log_p.exp() * log_p.masked_fill(log_p == -th.inf, 0.0)).sum(dim=1)
 
 
 def kl_categorical(old: Tensor, new: Tensor, sizes: Sequence[int] | None = None) -> Tensor:

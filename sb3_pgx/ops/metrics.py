@@ -24,7 +24,7 @@ def approximate_kl(log_ratio: Tensor) -> Tensor:
     :param log_ratio: log π(a|s) − log π_old(a|s), ``[B]``
     :return: scalar
     """
-    return (log_ratio.exp() - 1 - log_ratio).mean()
+    return (log_ratio.expm1() - log_ratio).mean()
 
 
 def clip_fraction(ratio: Tensor, clip_range: float) -> Tensor:

@@ -20,7 +20,7 @@ def score_function(log_prob: Tensor, signal: Tensor, weights: Tensor) -> Tensor:
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
     """
-    min(r A, clip(r, 1 − ε, 1 + ε) A), to be maximised (Schulman et al., 2017, eq. 7).
+    min(r A, clip(r, 1 − ε, 1 + ε) A) = min(r A, A + ε |A|), to be maximised (Schulman et al., 2017, eq. 7).
 
     Its gradient is that of r A where the clip is not active, and 0 where r has already moved beyond it in the direction
     that A asks for.
@@ -30,7 +30,7 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: float) -> T
     :param clip_range: ε
     :return: ``[B]``
     """
-    return th.min(ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range) * advantages)
+    return (ratio * advantages).clamp(max=advantages + clip_range * advantages.abs())
 
 
 def kl_hinge(kl: Tensor, target_kl: float) -> Tensor:
@@ -51,7 +51,8 @@ def standardized(advantages: Tensor) -> Tensor:
     :param advantages: A, ``[B]``, B > 1
     :return: ``[B]``
     """
-    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    std, mean = th.std_mean(advantages)
+    return (advantages - mean) / (std + 1e-8)
 
 
 def weighted(coefficient: Tensor | float, term: Tensor) -> Tensor | float:

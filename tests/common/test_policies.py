@@ -1,14 +1,18 @@
 """Actors without a critic, standard deviations with options, and which parameters belong to whom."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from problems import DEVICE, AnySpace, ScriptedDict, vectorised
+from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_pgx import A2C, REINFORCE, REINFORCEBaseline
-from sb3_pgx.common.policies import ActorPolicy, GaussianStdPolicy, split_parameters
+from sb3_pgx.common.distributions import packed
+from sb3_pgx.common.policies import ActorPolicy, GaussianStdPolicy, split_parameters, unchecked
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
@@ -161,3 +165,70 @@ def test_a_policy_saved_without_sharing_loads_without_sharing(tmp_path):
     observation = th.randint(0, 255, (2, 1, 36, 36), device=DEVICE)
     th.testing.assert_close(loaded.get_distribution(observation).mode(), policy.get_distribution(observation).mode())
     assert not loaded.share_features_extractor and loaded.log_std_bounds == (-3, 1)
+
+
+# ------------------------------------------------------------------------------------------------------- unchecked
+
+
+class Tempered(ActorCriticPolicy):
+    """A user's policy with a distribution of its own making."""
+
+    def _get_action_dist_from_latent(self, latent_pi):
+        return self.action_dist.proba_distribution(self.action_net(latent_pi) / 0.1)
+
+
+class OwnDistribution(CategoricalDistribution):
+    """A user's distribution."""
+
+    def entropy(self):
+        return 2 * super().entropy()
+
+
+def with_own_distribution(*args, **kwargs):
+    policy = ActorCriticPolicy(*args, **kwargs)
+    policy.action_dist = OwnDistribution(policy.action_space.n)
+    return policy
+
+
+def with_own_method(*args, **kwargs):
+    policy = Tempered(*args, **kwargs)
+    tempered, policy.__class__ = policy._get_action_dist_from_latent, ActorCriticPolicy
+    policy._get_action_dist_from_latent = tempered
+    return policy
+
+
+@pytest.mark.parametrize(
+    "make, action_space",
+    [
+        *((make, spaces.Discrete(3)) for make in (ActorCriticPolicy, Tempered, with_own_distribution, with_own_method)),
+        (ActorCriticPolicy, BOX),
+    ],
+)
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_is_evaluated_unchecked_is_what_the_policy_evaluates(make, action_space, shared):
+    th.manual_seed(0)
+    policy = make(BOX, action_space, lambda _: 1e-3, share_features_extractor=shared, ortho_init=False).to(DEVICE)
+    observations = th.randn(7, 3, device=DEVICE)
+    with th.no_grad():
+        actions = policy.get_distribution(observations).sample()
+    before = policy.action_dist
+    results = []
+    for context in (nullcontext(), unchecked(policy)):
+        with context:
+            values, log_prob, entropy = policy.evaluate_actions(observations, actions)
+            parameters = packed(policy.action_dist)
+        loss = values.sum() + (log_prob * entropy).sum()
+        results.append((values, log_prob, entropy, parameters, *th.autograd.grad(loss, list(policy.parameters()))))
+        assert policy.action_dist is before
+    th.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+
+
+def test_sb3s_own_choice_is_evaluated_without_torchs_checks_and_only_within_the_context():
+    policy = ActorCriticPolicy(BOX, spaces.Discrete(3), lambda _: 1e-3).to(DEVICE)
+    observations = th.full((2, 3), th.nan, device=DEVICE)
+    actions = th.zeros(2, dtype=th.long, device=DEVICE)
+    with pytest.raises(KeyboardInterrupt), unchecked(policy):
+        assert all(x.isnan().all() for x in policy.evaluate_actions(observations, actions)), "not a number stays visible"
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="to satisfy the constraint"):
+        policy.evaluate_actions(observations, actions)

@@ -1,6 +1,6 @@
 """
-KL divergences against torch.distributions, numbers by hand and quadrature, Fisher matrices against the curvature of these
-divergences; and how they read SB3's distributions.
+Log-probabilities, entropies and KL divergences against torch.distributions, numbers by hand and quadrature, Fisher matrices
+against the curvature of these divergences; and how they read SB3's distributions.
 """
 
 import math
@@ -22,12 +22,14 @@ from torch.func import hessian
 
 from sb3_pgx.common.distributions import Family, family_of, packed
 from sb3_pgx.ops.divergences import (
+    entropy_categorical,
     fisher_bernoulli,
     fisher_categorical,
     fisher_gaussian,
     kl_bernoulli,
     kl_categorical,
     kl_gaussian,
+    log_prob_categorical,
 )
 
 EXACT = dict(rtol=1e-12, atol=1e-12)
@@ -46,6 +48,26 @@ def two_gaussians(rows=7, dimensions=3):
 def gradients(function, *points):
     leaves = [x.clone().requires_grad_(True) for x in points]
     return th.autograd.grad(function(*leaves).sum(), leaves)
+
+
+# ------------------------------------------------------------------------------------------------------- log-probability
+
+
+def test_log_probability_and_entropy_of_a_choice_are_torchs_and_so_are_their_gradients():
+    """With choices that are excluded; torch's gradient of an entropy is NaN there if its weight is larger than 1."""
+    logits, weights, actions = random(0, 6, 4), random(1, 2, 6).sigmoid(), th.tensor([0, 1, 2, 3, 1, 0])
+    logits[2, 0] = logits[4, 3] = -math.inf
+    ours, theirs = (logits.clone().requires_grad_(True) for _ in range(2))
+    log_p, expected = ours.log_softmax(dim=1), Categorical(logits=theirs)
+    results = []
+    for x, log_prob, entropy in (
+        (ours, log_prob_categorical(log_p, actions), entropy_categorical(log_p)),
+        (theirs, expected.log_prob(actions), expected.entropy()),
+    ):
+        (gradient,) = th.autograd.grad((weights * th.stack([log_prob, entropy])).sum(), x)
+        results.append((log_prob, entropy, gradient))
+    assert all(x.isfinite().all() for x in results[0])
+    th.testing.assert_close(*results, **EXACT)
 
 
 # ------------------------------------------------------------------------------------------------------- Gaussian

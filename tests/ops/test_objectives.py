@@ -1,5 +1,7 @@
 """The clipped surrogate and the KL estimate against their definitions."""
 
+import math
+
 import pytest
 import torch as th
 
@@ -20,6 +22,25 @@ def test_the_surrogates_gradient_is_the_advantage_or_nothing_where_clipped(ratio
     assert value.item() == pytest.approx((bound if clipped else ratio) * advantage)
 
 
+@pytest.mark.parametrize("advantage", [1.5, -0.5])
+def test_where_the_ratio_is_at_the_clip_the_gradient_is_the_advantage(advantage):
+    """As in the first step of an update whose clip_range has been scheduled to 0."""
+    r = th.ones(1, dtype=th.float64, requires_grad=True)
+    value = clipped_surrogate(r, th.tensor([advantage], dtype=th.float64), 0.0)
+    (gradient,) = th.autograd.grad(value.sum(), r)
+    assert gradient.item() == value.item() == advantage
+
+
+@pytest.mark.parametrize("advantage", [1.5, -0.5, 0.0])
+@pytest.mark.parametrize("clip_range", [0.2, 1.5])
+def test_the_surrogate_is_the_smaller_of_the_two_of_the_definition_and_nan_stays_nan(advantage, clip_range):
+    for ratio in (0.0, 0.5, 0.8, 1.0, 1.2, 3.0, math.inf if advantage else 7.0):
+        clipped = min(max(ratio, 1 - clip_range), 1 + clip_range)
+        value = clipped_surrogate(th.tensor([ratio]), th.tensor([advantage]), clip_range)
+        assert value.item() == pytest.approx(min(ratio * advantage, clipped * advantage))
+    assert clipped_surrogate(th.tensor([math.nan]), th.tensor([advantage]), clip_range).isnan()
+
+
 def test_the_score_function_loss_treats_the_signal_as_a_constant():
     log_prob = th.tensor([-0.1, -0.7], requires_grad=True)
     signal = th.tensor([2.0, -3.0], requires_grad=True)
@@ -34,6 +55,13 @@ def test_the_expected_kl_estimate_is_the_kl():
     exact = (old * (old / new).log()).sum()
     th.testing.assert_close(expected, exact, rtol=1e-12, atol=0)
     assert approximate_kl(th.tensor([0.3])) > 0 and approximate_kl(th.tensor([-0.3])) > 0
+
+
+def test_the_kl_estimate_keeps_its_digits_where_the_policy_has_hardly_moved():
+    """By its power series; 1 + log r has lost most of them in single precision."""
+    log_ratio = 1e-3
+    expected = log_ratio**2 / 2 + log_ratio**3 / 6
+    assert approximate_kl(th.tensor([log_ratio])).item() == pytest.approx(expected, rel=1e-3)
 
 
 def test_explained_variance_of_a_perfect_a_constant_and_a_reversed_prediction():

@@ -94,7 +94,8 @@ class Flat(Held):
         super().__init__(parameters, optimizer, rule)
         self._data = [p.detach() for p in parameters]
         self.theta = _flatten_dense_tensors(self._data)
-        self.moments: Sequence[Tensor] = [self._gather(name) for name in rule.moments]
+        self._pieces = _unflatten_dense_tensors(self.theta, self._data)
+        self.moments = [self._gather(name) for name in rule.moments]
 
     def _gather(self, name: str) -> Tensor:
         if self.step == 0:
@@ -117,12 +118,12 @@ class Flat(Held):
         :param scale: factor of the learning rate
         """
         (group,) = self.optimizer.param_groups
-        theta, self.moments = self.rule.step(self.theta, gradient, self.moments, self.rule.scalars(group, self.step + number))
-        self.theta = theta if scale == 1.0 else th.lerp(self.theta, theta, scale)
+        scaled = {**group, "lr": scale * group["lr"]}
+        self.rule.step_(self.theta, gradient, self.moments, scaled, self.step + number)
         self.store_parameters()
 
     def store_parameters(self) -> None:
-        th._foreach_copy_(self._data, _unflatten_dense_tensors(self.theta, self._data))
+        th._foreach_copy_(self._data, self._pieces)
 
     def store(self, steps: int) -> None:
         self.store_parameters()

@@ -15,6 +15,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from sb3_pgx.common.distributions import packed
+from sb3_pgx.common.policies import unchecked
 from sb3_pgx.common.rollout import Batch, as_policy_input
 from sb3_pgx.common.update.rules import Rule
 
@@ -30,10 +31,10 @@ class Evaluation(NamedTuple):
 
 def evaluated(policy: ActorCriticPolicy, batch: Batch) -> Evaluation:
     """The policy's own ``evaluate_actions``; the distribution where the batch has that of the behaviour policy."""
-    values, log_prob, entropy = policy.evaluate_actions(
-        batch.observations, as_policy_input(batch.actions, policy.action_space)
-    )
-    distribution = None if batch.distribution is None else packed(policy.action_dist)
+    actions = as_policy_input(batch.actions, policy.action_space)
+    with unchecked(policy):
+        values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
+        distribution = None if batch.distribution is None else packed(policy.action_dist)
     return Evaluation(values.flatten(), log_prob, -log_prob if entropy is None else entropy, distribution)
 
 

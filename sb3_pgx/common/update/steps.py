@@ -212,7 +212,8 @@ class Update:
     # ------------------------------------------------------------------------------------------------ one step
 
     def _begin(self, batch: Rows, single: bool) -> None:
-        rule = self.steps.prepare(self.policy, self.plan, batch)
+        with self._refusals():
+            rule = self.steps.prepare(self.policy, self.plan, batch)
         if isinstance(rule, str):
             if self.compiled:
                 self.steps.refuse(rule)
@@ -287,11 +288,17 @@ class Update:
                 flat.take(gradient, self.taken, self.scale)
 
     def _measured_gradient(self, batch: Rows) -> tuple[dict[str, Tensor], Tensor]:
-        try:
+        with self._refusals():
             measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
-        except ValueError as error:  # torch's distributions refuse a standard deviation of 0 or infinity, and NaN
-            raise refused(f"the policy failed ({str(error).strip().splitlines()[0]})", self.number) from error
         return measured, _flatten_dense_tensors(gradients_of_loss(measured["loss"], self.steps.used))
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """What torch's distributions refuse (NaN, a standard deviation of 0 or infinity) as the error of a step not taken."""
+        try:
+            yield
+        except ValueError as error:
+            raise refused(f"the policy failed ({str(error).strip().splitlines()[0]})", self.number) from error
 
     # ------------------------------------------------------------------------------------------------ what became of it
 
@@ -315,7 +322,8 @@ class Update:
 
     def _not_finite(self, batch: Rows) -> ValueError:
         """Does the step once more, at the parameters before it, to see what went wrong."""
-        measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
+        with self._refusals():
+            measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
         pieces = gradients_of_loss(measured["loss"], self.steps.used)
         names = {id(p): name for name, p in self.policy.named_parameters()}
         gradients = {f"gradient of {names[id(p)]}": g for p, g in zip(self.steps.used, pieces, strict=True)}

@@ -3,8 +3,10 @@
 import pytest
 import stable_baselines3 as sb3
 import torch as th
-from pairs import ON_POLICY, SEVERAL_EPOCHS, assert_same_training, make, optimizer, trained
+from gymnasium import spaces
+from pairs import ON_POLICY, SEVERAL_EPOCHS, assert_same_training, envs, make, optimizer, trained
 from problems import DEVICE, Scripted, vectorised
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_pgx import PPO
 
@@ -91,3 +93,22 @@ def test_a_step_that_was_too_large_is_blamed_on_what_overflowed_after_it(name, g
         with pytest.raises(ValueError, match=r"^the value_loss is inf in update \d; the step was not taken"):
             trained(model, 100)
         assert model.policy.value_net.bias.abs() > 1e18, "a step was taken before"
+
+
+@ON_POLICY
+def test_logits_that_are_not_finite_are_refused_before_the_step(name, graphs):
+    class Spoiled(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            with th.no_grad():
+                self.model.policy.action_net.bias[0] = th.inf
+
+    for compile in (False, True):
+        model = make(name, envs(action_space=spaces.Discrete(3)), compile=compile)
+        before = {key: value.clone() for key, value in model.policy.state_dict().items() if key != "action_net.bias"}
+        match = r"^the \w+ is nan in update 1; the step was not taken, .*learning_rate too high"
+        with pytest.raises(ValueError, match=match):
+            trained(model, callback=Spoiled())
+        assert all(th.equal(model.policy.state_dict()[key], value) for key, value in before.items())
