@@ -95,20 +95,27 @@ def test_a_step_that_was_too_large_is_blamed_on_what_overflowed_after_it(name, g
         assert model.policy.value_net.bias.abs() > 1e18, "a step was taken before"
 
 
+class Spoiled(BaseCallback):
+    """Makes one number of the actor infinite between rollout and update."""
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        with th.no_grad():
+            self.model.policy.action_net.bias[0] = th.inf
+
+
 @ON_POLICY
-def test_logits_that_are_not_finite_are_refused_before_the_step(name, graphs):
-    class Spoiled(BaseCallback):
-        def _on_step(self):
-            return True
-
-        def _on_rollout_end(self):
-            with th.no_grad():
-                self.model.policy.action_net.bias[0] = th.inf
-
+@pytest.mark.parametrize(
+    "action_space, what",
+    [(spaces.Discrete(3), r"the \w+ is nan"), (spaces.Box(-1, 1, (2,)), r"the policy failed \(Expected parameter loc .*\)")],
+)
+def test_an_actor_that_is_not_finite_is_refused_before_the_step(name, action_space, what, graphs):
     for compile in (False, True):
-        model = make(name, envs(action_space=spaces.Discrete(3)), compile=compile)
+        model = make(name, envs(action_space=action_space), compile=compile)
         before = {key: value.clone() for key, value in model.policy.state_dict().items() if key != "action_net.bias"}
-        match = r"^the \w+ is nan in update 1; the step was not taken, .*learning_rate too high"
+        match = rf"^{what} in update 1; the step was not taken, .*learning_rate too high"
         with pytest.raises(ValueError, match=match):
             trained(model, callback=Spoiled())
         assert all(th.equal(model.policy.state_dict()[key], value) for key, value in before.items())
