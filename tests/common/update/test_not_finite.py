@@ -96,14 +96,14 @@ def test_a_step_that_was_too_large_is_blamed_on_what_overflowed_after_it(name, g
 
 
 class Spoiled(BaseCallback):
-    """Makes one number of the actor infinite between rollout and update."""
+    """Spoils one number of the actor between rollout and update."""
 
     def _on_step(self):
         return True
 
     def _on_rollout_end(self):
         with th.no_grad():
-            self.model.policy.action_net.bias[0] = th.inf
+            self.model.policy.action_net.bias[0] = th.nan
 
 
 @ON_POLICY
