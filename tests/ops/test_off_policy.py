@@ -194,10 +194,11 @@ def test_weights_by_hand():
 
 def nearest(gradient, away, delta):
     """argmin ½‖g − z‖² subject to kᵀz ≤ δ, by a general solver."""
+    scale = np.sum(gradient**2)
     solved = minimize(
-        lambda z: 0.5 * np.sum((gradient - z) ** 2),
+        lambda z: 0.5 * np.sum((gradient - z) ** 2) / scale,
         np.zeros_like(gradient),
-        jac=lambda z: z - gradient,
+        jac=lambda z: (z - gradient) / scale,
         constraints={"type": "ineq", "fun": lambda z: delta - away @ z, "jac": lambda z: -away},
         method="SLSQP",
         options=dict(ftol=1e-13),
