@@ -113,8 +113,8 @@ def box_objective(now: BoxEvaluation, batch: Segments, c: Coefficients) -> dict[
     log_density = log_density_gaussian(parameters, now.actions)
     log_ratio = log_density - log_density_gaussian(batch.behaviour, now.actions)
     ratio, resampled_ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    of_dimension = ratio ** (1 / now.actions.shape[2])
-    returns = targets(batch, values, now.last_values, action_values, of_dimension.clamp(max=1.0), c.gamma)
+    traces = (log_ratio[0] / now.actions.shape[2]).clamp(max=0.0).exp()  # min(1, ρ^(1/D)), the root of ρ however small it is
+    returns = targets(batch, values, now.last_values, action_values, traces, c.gamma)
     corrected = targets(batch, values, now.last_values, action_values, th.ones_like(ratio), c.gamma)  # Q^opc
 
     advantages = th.stack([corrected - values, resampled_values - values])
