@@ -398,8 +398,10 @@ class ACER(RMSpropByDefault):
         (average,) = self._average_pass.run(self.average_policy, self._average_modules, inputs, self._compiled)
         final_values = th.zeros_like(rewards)
         if final_observations is not None:
+            self._modules.train(self.policy, False)  # they are no data, and may be a single one
             with th.no_grad():
                 final_values[truncated] = values_of(self.policy, final_observations, int(truncated.sum()))
+            self._modules.train(self.policy, True)
             release_graph(self.policy)
         noise = None
         if isinstance(self.action_space, spaces.Box):
