@@ -342,6 +342,21 @@ def test_what_is_kept_is_what_the_environments_gave_and_what_is_replayed_is_norm
     th.testing.assert_close(segments.final_values[segments.truncated], values, rtol=1e-4, atol=1e-5)
 
 
+def test_parts_of_a_dictionary_are_kept_and_normalised_each_as_the_wrapper_says():
+    space = spaces.Dict({"vector": BOX, "number": spaces.Discrete(3), "other": BOX})
+    inner = vectorised(*(AnySpace(copy.deepcopy(space), ACTIONS["Discrete"]) for _ in range(2)))
+    env = VecNormalize(inner, norm_obs_keys=["vector"])
+    model = ACER("MultiInputPolicy", env, n_steps=6, buffer_size=60, replay_start=12, replay_ratio=2.0, seed=0, device=DEVICE)
+    model.learn(60)
+    env.obs_rms["vector"].mean = np.array([0.5, -1.0, 2.0])
+    model._generator = np.random.default_rng(5)
+    segments, sample = model._replayed(), model.replay_buffer.sample(2, np.random.default_rng(5))
+    by_hand = (sample.observations["vector"] - env.obs_rms["vector"].mean) / np.sqrt(env.obs_rms["vector"].var + env.epsilon)
+    np.testing.assert_allclose(segments.observations["vector"].cpu(), by_hand.reshape(-1, 3), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(segments.observations["other"].cpu(), sample.observations["other"].reshape(-1, 3))
+    np.testing.assert_array_equal(segments.observations["number"].cpu(), sample.observations["number"].ravel())
+
+
 def test_under_another_wrapper_normalised_data_are_kept_and_one_warning_says_so():
     env = VecFrameStack(VecNormalize(envs()), 2)
     model = make(env=env)
@@ -376,6 +391,17 @@ def test_the_same_seed_trains_the_same_model(kind):
     assert_same(parameters(one), parameters(same))
     assert_same(one.average_policy.state_dict(), same.average_policy.state_dict())
     assert not th.equal(flat(one.policy), flat(other.policy))
+
+
+def test_replay_has_random_numbers_of_its_own():
+    """Whoever else draws from numpy's generator changes nothing."""
+    models = []
+    for seed in (1, 2):
+        model = make()
+        np.random.seed(seed)
+        models.append(model.learn(60))
+    assert models[0]._n_updates > 5 + 2
+    assert_same(*map(parameters, models))
 
 
 @BOTH
