@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch as th
+from capabilities import OwnExtractor
 from gymnasium import spaces
 from models import assert_same, assert_same_optimizer, parameters
 from pairs import Sentences, assert_same_training, trained
@@ -59,6 +60,10 @@ def make(kind="Discrete", env=None, **kwargs):
     small = dict(n_steps=6, buffer_size=60, replay_start=24, replay_ratio=2.0, learning_rate=5e-3, compile=False)
     arguments = {**small, "seed": 0, "device": DEVICE, **kwargs}
     return ACER("MlpPolicy", envs(kind) if env is None else env, policy_kwargs=policy_kwargs, **arguments)
+
+
+def some_observations():
+    return np.random.default_rng(0).uniform(-1, 1, (5, 3)).astype(np.float32)
 
 
 def watch(model, method, note):
@@ -479,7 +484,7 @@ def test_a_memory_is_loaded_by_a_model_with_shorter_segments(tmp_path):
 
 def test_a_model_without_its_memory_is_small_and_predicts_without_making_one(tmp_path):
     model = make(buffer_size=10**14)  # which no machine could allocate
-    observation = BOX.sample()
+    observation = some_observations()[0]
     expected = model.predict(observation, deterministic=True)[0]
     model.save(tmp_path / "model.zip")
     loaded = ACER.load(tmp_path / "model.zip", device=DEVICE)
@@ -490,6 +495,42 @@ def test_a_model_without_its_memory_is_small_and_predicts_without_making_one(tmp
     loaded = ACER.load(tmp_path / "small.zip", device=DEVICE)
     assert loaded.replay_buffer.size == 0 and "replay_buffer" not in small.get_parameters()
     assert_same(small.average_policy.state_dict(), loaded.average_policy.state_dict())
+
+
+# ------------------------------------------------------------------------------------------------- policies
+
+
+@pytest.mark.parametrize(
+    "options", [{}, dict(learn_std=True), dict(state_dependent_std=True)], ids=["", "learned", "of state"]
+)
+def test_the_standard_deviation_is_the_papers_until_it_is_to_be_learned(options):
+    model = make("Box", policy_kwargs=options)
+    observations = th.as_tensor(some_observations(), device=DEVICE)
+    before = distribution_of(model.policy, observations)[:, 2:]
+    if options != dict(state_dependent_std=True):
+        th.testing.assert_close(before, th.full_like(before, 0.3))
+    model.learn(60)
+    after = distribution_of(model.policy, observations)[:, 2:]
+    assert model.n_gradient_steps > 0 and th.equal(before, after) == (not options) == (not model.policy.learns_std)
+
+
+@BOTH
+@pytest.mark.parametrize("share", [True, False], ids=["shared", "separate"])
+def test_every_way_of_asking_a_policy_gives_the_same_answer(kind, share):
+    kwargs = dict(features_extractor_class=OwnExtractor, share_features_extractor=share)
+    policy = make(kind, policy_kwargs=kwargs).policy
+    observations = th.as_tensor(some_observations(), device=DEVICE)
+    with th.no_grad():
+        actions, values, log_prob = policy(observations)
+        expected = policy.evaluate_actions(observations, actions)
+        th.testing.assert_close((values, log_prob), expected[:2])
+        th.testing.assert_close(policy.predict_values(observations), values)
+        if kind == "Discrete":
+            features = policy.pi_features_extractor(observations), policy.vf_features_extractor(observations)
+            latents = policy.mlp_extractor.forward_actor(features[0]), policy.mlp_extractor.forward_critic(features[1])
+            pi, q = policy.action_net(latents[0]).softmax(dim=1), policy.value_net(latents[1])
+            th.testing.assert_close(values.flatten(), (pi * q).sum(dim=1))
+            assert (q.mean(dim=1) - values.flatten()).abs().max() > 1e-4
 
 
 # ------------------------------------------------------------------------------------------------- refusals
