@@ -461,8 +461,9 @@ def test_sb3s_checkpoints_hold_the_memory(tmp_path):
         (lambda: make(env=envs(n=3)), "number of environments"),
         (lambda: make(env=vectorised(Scripted([3]), Scripted([4])), buffer_size=60), "observation space"),
         (lambda: make(n_steps=2, buffer_size=8, replay_start=8), "shorten the segments"),
+        (lambda: make(buffer_size=12, replay_start=12), "replay_start=24 is never reached: the memory holds 12"),
     ],
-    ids=["actions", "environments", "observations", "segments"],
+    ids=["actions", "environments", "observations", "segments", "start"],
 )
 def test_a_memory_of_another_environment_is_refused_and_the_model_keeps_its_own(other, message, tmp_path):
     model = make().learn(36)
