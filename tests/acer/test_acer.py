@@ -18,6 +18,7 @@ from spies import Metrics
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
@@ -173,6 +174,28 @@ def test_discrete_actions_are_learned_from_as_they_come_and_box_actions_from_the
     model.learn(36)
     assert updates == [True] * (3 * learns)
     assert model.n_gradient_steps == model._n_updates == 3 * learns
+
+
+@pytest.mark.parametrize("replay_batch, segments", [(None, 2), (5, 5)])
+def test_as_many_segments_are_replayed_as_there_are_environments_unless_told_otherwise(replay_batch, segments):
+    model = make("Box", replay_batch=replay_batch)
+    shapes = watch(model, "_learn_from", lambda batch, c: tuple(batch.rewards.shape))
+    model.learn(60)
+    assert set(shapes) == {(6, segments)}
+
+
+def test_metrics_are_means_over_the_updates_of_a_rollout_and_the_largest_ratio_is_the_largest():
+    model, metrics = make(replay_ratio=4.0), Metrics()
+    measured, learn_from = [], model._learn_from
+    model._learn_from = lambda *arguments: measured.append(learn_from(*arguments)) or measured[-1]
+    model.learn(60, callback=metrics)
+    for logged in metrics.updates:
+        of_rollout, measured = measured[: 1 + int(logged["replay_updates"])], measured[1 + int(logged["replay_updates"]) :]
+        assert logged["ratio_max"] == max(m["ratio_max"] for m in of_rollout)
+        assert logged["q_loss"] == pytest.approx(np.mean([m["q_loss"] for m in of_rollout]))
+        assert of_rollout[0]["ratio_max"] == pytest.approx(1.0, abs=1e-5), "the first is the one on the rollout itself"
+        assert len(of_rollout) == 1 or logged["ratio_max"] > 1.01
+    assert not measured
 
 
 def test_without_on_policy_updates_every_update_is_a_replayed_one():
@@ -494,7 +517,8 @@ def test_a_model_without_its_memory_is_small_and_predicts_without_making_one(tmp
     small = make().learn(60)
     small.save(tmp_path / "small.zip")
     loaded = ACER.load(tmp_path / "small.zip", device=DEVICE)
-    assert loaded.replay_buffer.size == 0 and "replay_buffer" not in small.get_parameters()
+    data, tensors, _ = load_from_zip_file(tmp_path / "small.zip", device="cpu")
+    assert loaded.replay_buffer.size == 0 and not {"replay_buffer", "_raw"} & {*data, *tensors}
     assert_same(small.average_policy.state_dict(), loaded.average_policy.state_dict())
 
 
