@@ -300,6 +300,21 @@ def test_values_of_final_observations_are_those_of_a_policy_that_acts_even_a_sin
     assert not any(m.training for m in model.average_policy.modules())
 
 
+def test_every_update_compares_with_actions_of_its_own():
+    """Standard normal numbers: one for an action of the policy, and n for each of the two that it says Q of."""
+    model = make("Box", n_dueling_samples=3, replay_ratio=6.0)
+    noises = watch(model, "_learn_from", lambda segments, c: segments.noise)
+    model.learn(96)
+    assert {noise.shape for noise in noises} == {(7, 12, 2)}
+    numbers = th.stack(noises)
+    n = numbers.numel()
+    assert n > 5000 and len(numbers.unique()) > 0.99 * n
+    assert abs(numbers.mean().item()) < 5 / math.sqrt(n)
+    assert abs(numbers.var().item() - 1) < 5 * math.sqrt(2 / n)
+    discrete = make().learn(12)
+    assert discrete._on_policy(discrete._rollout).noise is None
+
+
 def test_a_terminated_episode_is_completed_with_nothing_and_a_truncated_one_with_its_final_observation():
     env = vectorised(Scripted([3, 4], truncates=[False, True]), Scripted([4], truncates=[True]))
     model = make(env=env, buffer_size=100, replay_ratio=3.0)
