@@ -207,10 +207,13 @@ class ACER(RMSpropByDefault):
         self.replay_buffer = SegmentReplay(
             self.buffer_size, self.n_steps, self.observation_space, self.action_space, self.n_envs
         )
-        held = self.replay_buffer.max_steps * self.n_envs
+        self._check_replay_starts(self.replay_buffer)
+
+    def _check_replay_starts(self, replay: SegmentReplay) -> None:
+        held = replay.max_steps * replay.n_envs
         if self.replay_start > held:
             raise ValueError(
-                f"replay_start={self.replay_start} is never reached: the memory holds {held} transitions of {self.n_envs} "
+                f"replay_start={self.replay_start} is never reached: the memory holds {held} transitions of {replay.n_envs} "
                 "environments. Lower replay_start, or raise buffer_size"
             )
 
@@ -239,10 +242,12 @@ class ACER(RMSpropByDefault):
         Replace the memory by one that was saved.
 
         :param path: file, or its path
-        :raises ValueError: it is that of another environment, or of another number of them; the model keeps its own
+        :raises ValueError: it is that of another environment, or of another number of them, or too small for ``n_steps`` or
+            ``replay_start``; the model keeps its own
         """
         replay = load_replay(path)
         replay.check_fits(self.observation_space, self.action_space, self.n_envs, self.n_steps)
+        self._check_replay_starts(replay)
         replay.segment_length = self.n_steps
         self.replay_buffer = replay
 
@@ -399,8 +404,10 @@ class ACER(RMSpropByDefault):
         (average,) = self._average_pass.run(self.average_policy, self._average_modules, inputs, self._compiled)
         final_values = th.zeros_like(rewards)
         if final_observations is not None:
+            self._modules.train(self.policy, False)  # they are no data, and may be a single one
             with th.no_grad():
                 final_values[truncated] = values_of(self.policy, final_observations, int(truncated.sum()))
+            self._modules.train(self.policy, True)
             release_graph(self.policy)
         noise = None
         if isinstance(self.action_space, spaces.Box):

@@ -9,7 +9,7 @@ from sb3_pgx.acer.policies import ACERMixin
 from sb3_pgx.acer.segments import Segments
 from sb3_pgx.common.distributions import packed
 from sb3_pgx.common.update import Objective
-from sb3_pgx.ops.divergences import kl_categorical, kl_gaussian, log_density_gaussian
+from sb3_pgx.ops.divergences import kl_categorical, kl_gaussian, log_prob_gaussian
 from sb3_pgx.ops.objectives import weighted
 from sb3_pgx.ops.off_policy import (
     categorical_divergence_gradient,
@@ -110,11 +110,11 @@ def box_objective(now: BoxEvaluation, batch: Segments, c: Coefficients) -> dict[
     """The same for Box."""
     parameters, values = now.parameters.detach(), now.values.detach()
     action_values, resampled_values = now.action_values[0], now.action_values[1].detach()
-    log_density = log_density_gaussian(parameters, now.actions)
-    log_ratio = log_density - log_density_gaussian(batch.behaviour, now.actions)
+    log_density = log_prob_gaussian(parameters, now.actions)
+    log_ratio = log_density - log_prob_gaussian(batch.behaviour, now.actions)
     ratio, resampled_ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    of_dimension = ratio ** (1 / now.actions.shape[2])
-    returns = targets(batch, values, now.last_values, action_values, of_dimension.clamp(max=1.0), c.gamma)
+    traces = (log_ratio[0] / now.actions.shape[2]).clamp(max=0.0).exp()  # min(1, ρ^(1/D)), the root of ρ however small it is
+    returns = targets(batch, values, now.last_values, action_values, traces, c.gamma)
     corrected = targets(batch, values, now.last_values, action_values, th.ones_like(ratio), c.gamma)  # Q^opc
 
     advantages = th.stack([corrected - values, resampled_values - values])

@@ -92,7 +92,8 @@ class ACERMixin(GaussianStdMixin):
 
 class AdvantageNet(nn.Module):
     """
-    A(s, a) by one hidden layer on what the critic's head reads of the state, and on the action.
+    A(s, a) by one hidden layer on what the critic's head reads of the state, and on the action. Without a constant: it would
+    cancel in Q̃, and be moved by rounding errors alone.
 
     :param latent_dim: of the state
     :param action_dim: D
@@ -104,7 +105,7 @@ class AdvantageNet(nn.Module):
         super().__init__()
         self.of_state = nn.Linear(latent_dim, hidden)
         self.of_action = nn.Linear(action_dim, hidden, bias=False)
-        self.rest = nn.Sequential(activation_fn(), nn.Linear(hidden, 1))
+        self.rest = nn.Sequential(activation_fn(), nn.Linear(hidden, 1, bias=False))
 
     def forward(self, latent: Tensor, actions: Tensor) -> Tensor:
         """

@@ -133,7 +133,7 @@ def fisher_gaussian(parameters: Tensor, tangents: Tensor) -> Tensor:
     return th.cat([mean_tangents, 2 * std_tangents], dim=1) / std.square().repeat(1, 2)
 
 
-def log_density_gaussian(parameters: Tensor, actions: Tensor) -> Tensor:
+def log_prob_gaussian(parameters: Tensor, actions: Tensor) -> Tensor:
     """
     log N(a; μ, σ) = −Σ_i [(a_i − μ_i)² / (2 σ_i²) + log σ_i + ½ log 2π].
 

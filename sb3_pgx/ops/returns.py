@@ -158,7 +158,7 @@ def v_trace(
     :return: v_t, ``[T, N]``
     """
     deltas = masked(weights * (rewards + gamma * next_values - values), valid)
-    decay = gamma * traces * (~cuts(ends, valid)).to(deltas.dtype)
+    decay = gamma * masked(traces, valid) * (~cuts(ends, valid)).to(deltas.dtype)
     running = th.zeros_like(deltas[0])
     surprises = []
     for delta, factor in zip(reversed(deltas.unbind()), reversed(decay.unbind()), strict=True):

@@ -30,6 +30,7 @@ from sb3_pgx.ops.divergences import (
     kl_categorical,
     kl_gaussian,
     log_prob_categorical,
+    log_prob_gaussian,
 )
 
 EXACT = dict(rtol=1e-12, atol=1e-12)
@@ -77,6 +78,14 @@ def test_gaussian_kl_is_torchs_summed_over_the_dimensions():
     mean, std, new_mean, new_std = two_gaussians()
     expected = kl_divergence(Normal(mean, std), Normal(new_mean, new_std)).sum(dim=1)
     th.testing.assert_close(kl_gaussian(th.cat([mean, std], 1), th.cat([new_mean, new_std], 1)), expected, **EXACT)
+
+
+def test_gaussian_log_density_is_torchs_summed_over_the_dimensions_for_any_number_of_actions():
+    mean, std, *_ = two_gaussians()
+    actions = random(4, 5, *mean.shape)
+    expected = Normal(mean, std).log_prob(actions).sum(dim=2)
+    th.testing.assert_close(log_prob_gaussian(th.cat([mean, std], 1), actions), expected, **EXACT)
+    th.testing.assert_close(log_prob_gaussian(th.cat([mean, std], 1), actions[0]), expected[0], **EXACT)
 
 
 def test_six_equal_dimensions_diverge_six_times_as_far_as_one():
