@@ -241,6 +241,8 @@ def test_every_case_gives_arguments_that_its_contenders_have(case):
 def test_only_algorithms_of_this_package_get_its_own_arguments():
     case = replace(CASE, hyperparameters={"n_steps": 8}, ours={"compile": True})
     assert case.arguments("ppo") == {"n_steps": 8, "compile": True} and case.arguments("sb3:ppo") == {"n_steps": 8}
+    alone = replace(case, alone={"sb3:ppo": {"n_steps": 4}})
+    assert alone.arguments("ppo") == case.arguments("ppo") and alone.arguments("sb3:ppo") == {"n_steps": 4}
 
 
 def test_every_goal_is_against_a_peer_of_its_case():

@@ -50,6 +50,7 @@ class Case:
     :param timesteps: environment steps of a round, at least: the last rollout is completed
     :param hyperparameters: of all contenders
     :param ours: arguments that only algorithms of this package have
+    :param alone: arguments of single contenders, by name
     :param policy: of all contenders
     :param n_envs: environments, stepped one after the other in one process
     """
@@ -63,12 +64,13 @@ class Case:
     timesteps: int = 20_480
     hyperparameters: Mapping[str, Any] = field(default_factory=lambda: PPO_ROLLOUT)
     ours: Mapping[str, Any] = field(default_factory=lambda: {"compile": True})
+    alone: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     policy: str = "MlpPolicy"
     n_envs: int = 8
 
     def arguments(self, contender: str) -> dict[str, Any]:
         """Keyword arguments of a contender's constructor."""
-        return {**self.hyperparameters, **({} if ":" in contender else self.ours)}
+        return {**self.hyperparameters, **({} if ":" in contender else self.ours), **self.alone.get(contender, {})}
 
     @property
     def compiles(self) -> bool:
@@ -119,6 +121,26 @@ CASES = (
         "ppo_penalty-halfcheetah", "ppo_penalty", "HalfCheetah-v5", ("ppo",), (Goal("frames", "ppo", 0.85),), timesteps=10_240
     ),
     Case("a2c-cartpole", "a2c", "CartPole-v1", ("sb3:a2c",), (Goal("frames", "sb3:a2c", 2.5),), hyperparameters={}),
+    Case(  # a replayed update of ACER, 16 segments of 20 steps, may cost as much as three steps of PPO on as many rows
+        "acer-cartpole",
+        "acer",
+        "CartPole-v1",
+        ("ppo",),
+        (Goal("step", "ppo", 1 / 3),),
+        hyperparameters={},
+        alone={"acer": {"n_steps": 20, "replay_start": 320}, "ppo": {"n_steps": 160, "batch_size": 320}},
+        n_envs=16,
+    ),
+    Case(
+        "acer-pendulum",
+        "acer",
+        "Pendulum-v1",
+        ("ppo",),
+        (Goal("step", "ppo", 1 / 3),),
+        hyperparameters={},
+        alone={"acer": {"n_steps": 20, "replay_start": 320}, "ppo": {"n_steps": 160, "batch_size": 320}},
+        n_envs=16,
+    ),
     Case(
         "trpo-cartpole",
         "trpo",

@@ -59,10 +59,13 @@ class Measurement:
 
     def phase_round(self, timesteps: int) -> PhaseRound:
         """The same, with a stopwatch on every phase."""
+        before = getattr(self.model, "n_gradient_steps", 0)
         with watch(self.model) as stopwatch:
             self.model.learn(timesteps, reset_num_timesteps=False)
             seconds = stopwatch.seconds()
         steps = stopwatch.calls["update"] * gradient_steps_an_update(self.model)
+        if hasattr(self.model, "replay_ratio"):  # how many there are is left to chance
+            steps = self.model.n_gradient_steps - before  # type: ignore[attr-defined]
         return PhaseRound(seconds, stopwatch.calls["environment"], steps)
 
     def peak_memory(self) -> float:
