@@ -12,10 +12,11 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from sb3_pgx.acer.average import follow
 from sb3_pgx.acer.objective import BOX_OBJECTIVE, DISCRETE_OBJECTIVE, Coefficients
 from sb3_pgx.acer.policies import ACERCnnPolicy, ACERMixin, ACERMultiInputPolicy, ACERPolicy
-from sb3_pgx.acer.raw import RawTransitions, normalizes_last
-from sb3_pgx.acer.replay import Record, SegmentReplay
+from sb3_pgx.acer.record import RawTransitions, normalizes_last, record_of
+from sb3_pgx.acer.replay import SegmentReplay
 from sb3_pgx.acer.replay_files import load_replay, save_replay
 from sb3_pgx.acer.segments import Segments
 from sb3_pgx.common.algorithm import SelfAlgorithm, ceil_div
@@ -27,7 +28,6 @@ from sb3_pgx.common.passes import CompiledPass, as_observations
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rms_prop import RMSpropByDefault, with_rms_prop
 from sb3_pgx.common.rollout import Observations, Rollout, map_tensors
-from sb3_pgx.common.rollout_buffer import to_numpy
 from sb3_pgx.common.update import Objective
 
 
@@ -268,6 +268,12 @@ class ACER(RMSpropByDefault):
         return new_obs, rewards, dones, infos
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        if self.replay_buffer.raw and not normalizes_last(self.env, self._vec_normalize_env):
+            raise ValueError(
+                f"the memory holds {self.replay_buffer.size} transitions as they were before VecNormalize, and there is none "
+                "to normalise them: wrap the environment in the VecNormalize of that training, or empty the memory with "
+                "model.replay_buffer.reset()"
+            )
         if self._vec_normalize_env is not None and not normalizes_last(self.env, self._vec_normalize_env):
             warnings.warn(
                 f"{type(self.env).__name__} is above VecNormalize: the memory keeps transitions as they were normalised when "
@@ -304,53 +310,16 @@ class ACER(RMSpropByDefault):
         with self.gradient_steps(c, len(segments)) as steps:
             steps.epoch([segments])
         self._n_updates += 1
-        self._follow()
+        follow(self.average_policy, self.policy, self.average_coef)
         return steps.means()
-
-    def _follow(self) -> None:
-        """The average policy follows: θ_a ← α θ_a + (1 − α) θ, buffers included; whole numbers among them are copied."""
-        with th.no_grad():
-            for average, current in (
-                (self.average_policy.parameters(), self.policy.parameters()),
-                (self.average_policy.buffers(), self.policy.buffers()),
-            ):
-                pairs = list(zip(average, current, strict=True))
-                fractions = [(a, x) for a, x in pairs if a.is_floating_point()]
-                if fractions:
-                    th._foreach_lerp_([a for a, _ in fractions], [x for _, x in fractions], 1 - self.average_coef)
-                for a, x in pairs:
-                    if not a.is_floating_point():
-                        a.copy_(x)
 
     def _remember(self, rollout: Rollout) -> int:
         """Keep the rollout, and say how many updates are to be replayed now."""
         if self.replay_ratio == 0:
             return 0
-        self.replay_buffer.add(self._record(rollout), raw=self._raw is not None)
+        self.replay_buffer.add(record_of(rollout, self._raw), raw=self._raw is not None)
         started = self.replay_buffer.size >= self.replay_start
         return int(self._generator.poisson(self.replay_ratio)) if started else 0
-
-    def _record(self, rollout: Rollout) -> Record:
-        assert rollout.distribution is not None
-        columns = {
-            name: to_numpy(x)
-            for name, x in (
-                ("actions", rollout.actions),
-                ("behaviour", rollout.distribution),
-                ("terminated", rollout.terminated),
-                ("truncated", rollout.truncated),
-            )
-        }
-        if self._raw is not None:
-            return Record(**self._raw.arrays(), **columns)
-        final = rollout.final_observations
-        return Record(
-            observations=map_tensors(to_numpy, rollout.observations),
-            following=map_tensors(to_numpy, rollout.last_observations),
-            final_observations=None if final is None else map_tensors(to_numpy, final),
-            rewards=to_numpy(rollout.rewards),
-            **columns,
-        )
 
     def _on_policy(self, rollout: Rollout) -> Segments:
         assert rollout.distribution is not None
@@ -370,7 +339,7 @@ class ACER(RMSpropByDefault):
         observations, rewards, final = sample.observations, sample.rewards, sample.final_observations
         if self.replay_buffer.raw:
             normalize = self._vec_normalize_env
-            assert normalize is not None, "what was kept before VecNormalize cannot be replayed without it"
+            assert normalize is not None, "learn has looked"
             observations, rewards = normalize.normalize_obs(observations), normalize.normalize_reward(rewards)
             final = None if final is None else normalize.normalize_obs(final)
 

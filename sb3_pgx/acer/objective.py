@@ -55,8 +55,9 @@ class BoxEvaluation(NamedTuple):
     parameters: Tensor  # [B, 2 D]
     entropy: Tensor  # [B]
     values: Tensor  # V(s), [B]
-    action_values: Tensor  # Q̃(s, a) of the two actions, [2, B]
-    actions: Tensor  # [2, B, D]
+    action_values: Tensor  # Q̃(s, a) of the one that was taken, [B]
+    resampled_values: Tensor  # Q̃(s, a') of the other one, a constant, [B]
+    actions: Tensor  # a and a', [2, B, D]
     last_values: Tensor  # [M]
 
 
@@ -78,11 +79,18 @@ def evaluate_box(policy: ACERMixin, batch: Segments) -> BoxEvaluation:
     parameters, values, entropy = packed(distribution)[:rows], policy.value_net(latent).flatten(), distribution.entropy()
     assert entropy is not None
     mean, std = parameters.detach().chunk(2, dim=1)
-    drawn, sampled = (mean + std * batch.noise).tensor_split([1])  # [1, B, D] and [2 n, B, D]
-    actions = th.cat([batch.actions[None].float(), drawn])
-    advantages, of_sampled = policy.advantage_net(latent[:rows], th.cat([actions, sampled])).tensor_split([2])
-    action_values = [dueling(values[:rows], *pair) for pair in zip(advantages, of_sampled.chunk(2), strict=True)]
-    return BoxEvaluation(parameters, entropy[:rows], values[:rows], th.stack(action_values), actions, values[rows:])
+    drawn, sampled = (mean + std * batch.noise).tensor_split([1])  # a', [1, B, D], and n actions for each Q̃, [2 n, B, D]
+    actions, (first, second) = th.cat([batch.actions[None].float(), drawn]), sampled.chunk(2)
+    action_values = dueling_values(policy, latent[:rows], values[:rows], th.cat([actions[:1], first]))
+    with th.no_grad():
+        resampled_values = dueling_values(policy, latent[:rows], values[:rows], th.cat([drawn, second]))
+    return BoxEvaluation(parameters, entropy[:rows], values[:rows], action_values, resampled_values, actions, values[rows:])
+
+
+def dueling_values(policy: ACERMixin, latent: Tensor, values: Tensor, actions: Tensor) -> Tensor:
+    """Q̃(s, a) of the first of the actions ``[1 + n, B, D]``, by means of the others, ``[B]``."""
+    advantages = policy.advantage_net(latent, actions)
+    return dueling(values, advantages[0], advantages[1:])
 
 
 def discrete_objective(now: DiscreteEvaluation, batch: Segments, c: Coefficients) -> dict[str, Tensor]:
@@ -109,22 +117,21 @@ def discrete_objective(now: DiscreteEvaluation, batch: Segments, c: Coefficients
 def box_objective(now: BoxEvaluation, batch: Segments, c: Coefficients) -> dict[str, Tensor]:
     """The same for Box."""
     parameters, values = now.parameters.detach(), now.values.detach()
-    action_values, resampled_values = now.action_values[0], now.action_values[1].detach()
     log_density = log_prob_gaussian(parameters, now.actions)
     log_ratio = log_density - log_prob_gaussian(batch.behaviour, now.actions)
     ratio, resampled_ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     traces = (log_ratio[0] / now.actions.shape[2]).clamp(max=0.0).exp()  # min(1, ρ^(1/D)), the root of ρ however small it is
-    returns = targets(batch, values, now.last_values, action_values, traces, c.gamma)
-    corrected = targets(batch, values, now.last_values, action_values, th.ones_like(ratio), c.gamma)  # Q^opc
+    returns = targets(batch, values, now.last_values, now.action_values, traces, c.gamma)
+    corrected = targets(batch, values, now.last_values, now.action_values, th.ones_like(ratio), c.gamma)  # Q^opc
 
-    advantages = th.stack([corrected - values, resampled_values - values])
+    advantages = th.stack([corrected - values, now.resampled_values.detach() - values])
     weights = truncated_weights(ratio, resampled_ratio, c.importance_clip) * advantages
     score = -(weights * log_density).sum(dim=0).mean()
     gradient = gaussian_gradient(parameters, now.actions, weights, c.with_std)
     away = gaussian_divergence_gradient(parameters, batch.average, c.with_std)
     mean, std = now.parameters.chunk(2, dim=1)
     statistics = th.cat([mean, std.log()], dim=1) if c.with_std else mean
-    surprise = returns - action_values
+    surprise = returns - now.action_values
     q_loss = 0.5 * surprise.square().mean()
     value_loss = 0.5 * (ratio.clamp(max=1.0) * surprise.detach() + values - now.values).square().mean()
     policy = Actor(statistics, gradient, away, now.entropy, ratio, kl_gaussian(batch.average, parameters))

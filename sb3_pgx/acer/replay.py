@@ -101,7 +101,7 @@ class SegmentReplay:
             held, new = ("as the environment gave them" if kind else "normalised" for kind in (self.raw, raw))
             raise ValueError(
                 f"the replay memory holds {self.size} transitions {held}, and the new ones are {new}: they cannot be mixed. "
-                "Go on as before, or empty the memory with replay.reset()."
+                "Go on as before, or empty the memory with model.replay_buffer.reset()."
             )
         if self.raw is None:
             self._allocate(record)

@@ -113,10 +113,10 @@ def test_the_average_policy_is_the_exponentially_weighted_sum_of_all_policies(ki
     start = flat(model.policy)
     assert th.equal(flat(model.average_policy), start)
     counters = [x for x in model.policy.buffers() if not x.is_floating_point()]
-    averages = watch(model, "_learn_from", lambda *_: flat(model.average_policy))
-    policies = watch(model, "_follow", lambda: flat(model.policy))  # each as an update has left it
+    both = watch(model, "_learn_from", lambda *_: (flat(model.average_policy), flat(model.policy)))
     model.learn(96)
-    averages.append(flat(model.average_policy))
+    averages, policies = zip(*both, (flat(model.average_policy), flat(model.policy)), strict=True)
+    policies = policies[1:]  # each as an update has left it
     assert len(policies) > 5
     for m, (before, after) in enumerate(pairwise(averages), start=1):
         assert not th.equal(before, after), "every update moves it"

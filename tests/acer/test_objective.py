@@ -320,12 +320,12 @@ def test_no_gradient_flows_through_returns_values_ratios_and_advantages_of_a_box
     rows = len(batch)
     current, behaviour = (Normal(*x.detach().chunk(2, dim=1)) for x in (now.parameters, batch.behaviour))
     ratio = (current.log_prob(now.actions[0]) - behaviour.log_prob(now.actions[0])).sum(dim=1).exp().detach()
-    q = now.action_values[0].detach()
+    q = now.action_values.detach()
     surprise = returns(batch, now.values, now.last_values, q, ratio.sqrt().clamp(max=1.0)) - q
     assert (ratio < 0.9).any() and (ratio > 1.1).any()
-    th.testing.assert_close(of["action_values"][0], -0.5 * surprise / rows, **EXACT)
+    th.testing.assert_close(of["action_values"], -0.5 * surprise / rows, **EXACT)
     th.testing.assert_close(of["values"], -0.5 * ratio.clamp(max=1.0) * surprise / rows, **EXACT)
-    assert not of["action_values"][1].any(), "Q of the action that was drawn is a number"
+    assert of["resampled_values"] is None, "Q of the action that was drawn is a number"
     assert of["last_values"] is None and of["entropy"] is None
     assert not model.objective.evaluate(model.policy, batch).actions.requires_grad, "and so is that action"
 
@@ -347,7 +347,8 @@ def by_hand(rho, d=2, **given):
         parameters=parameters,
         entropy=zero[:, 0],
         values=th.tensor([3.0, 4.0], dtype=th.float64),
-        action_values=th.tensor([[6.0, 8.0], [3.0, 4.0]], dtype=th.float64),  # of the drawn ones: no advantage
+        action_values=th.tensor([6.0, 8.0], dtype=th.float64),
+        resampled_values=th.tensor([3.0, 4.0], dtype=th.float64),  # no advantage
         actions=th.stack([actions, zero]),
         last_values=th.tensor([5.0], dtype=th.float64),
     )
@@ -370,7 +371,7 @@ def test_the_root_of_the_ratio_enters_the_returns_of_q_alone(rho):
     """
     of = by_hand(rho, q_coef=1.0)
     surprises = th.tensor([5 - min(1.0, rho**0.5) - 6, 7 - 8], dtype=th.float64)
-    th.testing.assert_close(of["action_values"][0], -surprises / 2, **EXACT)
+    th.testing.assert_close(of["action_values"], -surprises / 2, **EXACT)
     th.testing.assert_close(of["values"], -surprises * th.tensor([1.0, min(1.0, rho)]) / 2, **EXACT)
 
 
@@ -400,7 +401,7 @@ def test_the_trace_of_many_dimensions_is_the_root_of_a_ratio_far_below_what_a_fl
     """ρ = e^−160 over 32 dimensions: its root is e^−5."""
     of = by_hand(float(np.exp(-160.0)), d=32, q_coef=1.0)
     surprise = 5 - np.exp(-5.0) - 6
-    assert of["action_values"][0, 0].item() == pytest.approx(-surprise / 2, rel=1e-9)
+    assert of["action_values"][0].item() == pytest.approx(-surprise / 2, rel=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------- entropy, trust region
@@ -472,7 +473,7 @@ def test_nothing_after_the_end_of_an_episode_reaches_the_rows_before_it(kind, en
 
     def critic(batch):
         of = partial(model, batch, now, c)["action_values"]
-        return (of[0] if kind == "Box" else of.sum(dim=1)).view(T, M)[:, m]
+        return of.view(T * M, -1).sum(dim=1).view(T, M)[:, m]
 
     before = critic(batch)
     rewards = batch.rewards.clone()
@@ -497,7 +498,7 @@ def test_the_last_row_goes_on_with_the_value_of_what_followed_it(kind):
     higher = leaves(now._replace(last_values=now.last_values + 2.0))
     c, name = coefficients(q_coef=1.0), "action_values"
     before, after = (partial(model, batch, x, c)[name] for x in (leaves(now), higher))
-    moved = -len(batch) * (after - before)[0 if kind == "Box" else slice(None)].view(T * M, -1).sum(dim=1)
+    moved = -len(batch) * (after - before).view(T * M, -1).sum(dim=1)
     assert moved.view(T, M)[-1].tolist() == pytest.approx([GAMMA * 2.0] * M)
 
 

@@ -308,7 +308,7 @@ def test_raw_and_normalised_rollouts_are_not_mixed_and_nothing_is_lost(raw):
     before = copy.deepcopy(replay)
     kinds = ["as the environment gave them", "normalised"]
     held, new = kinds if raw else kinds[::-1]
-    with pytest.raises(ValueError, match=rf"30 transitions {held}, and the new ones are {new}.*replay.reset\(\)"):
+    with pytest.raises(ValueError, match=rf"30 transitions {held}, and the new ones are {new}.*replay_buffer.reset\(\)"):
         replay.add(World().rollout(5), raw=not raw)
     assert_same_sample(*(r.sample(30, np.random.default_rng(0)) for r in (replay, before)))
     assert replay.raw is raw and replay.size == before.size

@@ -22,6 +22,9 @@ ENTRIES = [
 def test_every_entry_trains(algorithm, env_id, graphs):
     config = load_config(algorithm, env_id)
     assert config.source == f"{algorithm}.yml: {env_id}" and config.n_timesteps
+    if env_id == "atari":  # the zoo's name for all of its games
+        gym.register_envs(pytest.importorskip("ale_py", reason="Atari is not installed"))
+        env_id = "PongNoFrameskip-v4"
     if "mujoco" in str(gym.spec(env_id).entry_point):
         pytest.importorskip("mujoco", reason="MuJoCo is not installed")
     env = make_train_env(config, env_id, seed=0)

@@ -1,11 +1,15 @@
-"""Transitions as the environments gave them: what ``VecNormalize`` makes of them changes while it learns."""
+"""What a rollout leaves to the memory: under ``VecNormalize``, which changes while it learns, as the environments gave it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_pgx.acer.replay import Record
 from sb3_pgx.common.checks import Array
+from sb3_pgx.common.rollout import Rollout, map_tensors
+from sb3_pgx.common.rollout_buffer import to_numpy
 
 
 def normalizes_last(env: VecEnv | None, normalize: VecNormalize | None) -> bool:
@@ -34,14 +38,33 @@ class RawTransitions:
             if infos[index].get("TimeLimit.truncated", False):
                 self.final_observations.append(self.normalize.unnormalize_obs(infos[index]["terminal_observation"]))
 
-    def arrays(self) -> dict[str, Any]:
-        """What :class:`~sb3_pgx.acer.replay.Record` wants to know of the rollout."""
-        return {
-            "observations": stacked(self.observations[:-1]),
-            "following": self.observations[-1],
-            "final_observations": stacked(self.final_observations) if self.final_observations else None,
-            "rewards": np.stack(self.rewards),
-        }
+
+def record_of(rollout: Rollout, raw: RawTransitions | None) -> Record:
+    """
+    :param rollout: evaluated, with the distribution that acted
+    :param raw: the same rollout before ``VecNormalize``; ``None``: there is none, or it is not to be had
+    """
+    assert rollout.distribution is not None
+    final = rollout.final_observations
+    record = Record(
+        observations=map_tensors(to_numpy, rollout.observations),
+        following=map_tensors(to_numpy, rollout.last_observations),
+        actions=to_numpy(rollout.actions),
+        behaviour=to_numpy(rollout.distribution),
+        rewards=to_numpy(rollout.rewards),
+        terminated=to_numpy(rollout.terminated),
+        truncated=to_numpy(rollout.truncated),
+        final_observations=None if final is None else map_tensors(to_numpy, final),
+    )
+    if raw is None:
+        return record
+    return replace(
+        record,
+        observations=stacked(raw.observations[:-1]),
+        following=raw.observations[-1],
+        rewards=np.stack(raw.rewards),
+        final_observations=stacked(raw.final_observations) if raw.final_observations else None,
+    )
 
 
 def stacked(observations: list[Array]) -> Array:
