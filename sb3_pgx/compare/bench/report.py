@@ -77,7 +77,7 @@ def _judged(comparison: Comparison) -> str:
     if comparison.goal is None:
         return _spread(comparison.ratio)
     sign = "≤" if METRICS[comparison.metric].at_most else "≥"
-    return f"{_spread(comparison.ratio)}, {_mark(bool(comparison.reached))} {sign} {comparison.goal:g}"
+    return f"{_spread(comparison.ratio)}, {_mark(bool(comparison.reached))} {sign} {comparison.goal:.3g}"
 
 
 def _spread(ratio: Spread) -> str:
