@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,9 +36,9 @@ class ACER(RMSpropByDefault):
     """
     Actor-critic with experience replay (Wang et al., 2017), for Discrete and Box actions.
 
-    Each rollout of ``n_steps`` is learned from once as it comes, and kept; then so many segments of the memory as a Poisson
-    distribution says are replayed, ``replay_batch`` at a time. Returns are Retrace's, importance weights are truncated and
-    their bias is corrected, and each row's gradient is held within a trust region around a slowly following average policy.
+    Each rollout of ``n_steps`` is learned from once as it comes, and kept; then follow as many updates as a Poisson
+    distribution says, each on ``replay_batch`` segments of the memory. Returns are Retrace's, importance weights are truncated
+    and their bias is corrected, and each row's gradient is held within a trust region around an average policy.
 
     A Discrete policy's critic is Q(s, ·); a Box policy's is a stochastic dueling network, its standard deviation is fixed
     (``policy_kwargs=dict(log_std_init=…, learn_std=…)``), and it learns from the memory alone, as in the paper.
@@ -181,14 +182,21 @@ class ACER(RMSpropByDefault):
         if self.replay_batch is not None:
             check_counts(replay_batch=self.replay_batch)
         check_finite_not_negative(replay_start=self.replay_start, replay_ratio=self.replay_ratio)
-        if not self.importance_clip > 0:
-            raise ValueError(f"importance_clip={self.importance_clip} must be positive; math.inf never truncates")
-        if not self.trust_region_delta >= 0:
-            raise ValueError(f"trust_region_delta={self.trust_region_delta} must not be negative")
+        if not isinstance(self.importance_clip, Real) or not self.importance_clip > 0:
+            raise ValueError(f"importance_clip={self.importance_clip!r} must be a positive number; math.inf never truncates")
+        if not isinstance(self.trust_region_delta, Real) or not self.trust_region_delta >= 0:
+            raise ValueError(
+                f"trust_region_delta={self.trust_region_delta!r} must not be negative; trust_region=False turns it off"
+            )
         check_choice(("probs", "logits"), trust_region_statistics=self.trust_region_statistics)
         check_unit_interval(average_coef=self.average_coef)
         for name in ("ent_coef", "q_coef"):
             self.coefficient(name)
+        if self.policy_kwargs.get("use_sde"):
+            raise ValueError("ACER needs the density of each action, which gSDE's noise does not have: leave use_sde out")
+        self._check_learns()
+
+    def _check_learns(self) -> None:
         if self.replay_ratio == 0 and not self.learns_on_policy:
             raise ValueError(
                 "replay_ratio=0 leaves nothing to learn from: with Box actions, ACER learns from the memory alone unless "
@@ -196,12 +204,11 @@ class ACER(RMSpropByDefault):
             )
 
     def _setup_model(self) -> None:
-        generator = vars(self).get("_generator")  # of a model that is loaded
+        known = [vars(self).get(name) for name in ("_generator", "_generator_seed")]  # of a model that is loaded
         super()._setup_model()
-        if generator is not None:
-            self._generator = generator
-        self.average_policy = copy.deepcopy(self.policy).requires_grad_(False)
-        self.average_policy.set_training_mode(False)
+        if known[0] is not None and known[1] == self.seed:
+            self._generator = known[0]
+        self._restart_average()
         self._average_modules = Modules()
         self._average_pass = CompiledPass(_distribution, self.observation_space, self._tell, "the average policy")
         self.replay_buffer = SegmentReplay(
@@ -217,10 +224,22 @@ class ACER(RMSpropByDefault):
                 "environments. Lower replay_start, or raise buffer_size"
             )
 
+    def _restart_average(self) -> None:
+        self.average_policy = copy.deepcopy(self.policy).requires_grad_(False)
+        self.average_policy.set_training_mode(False)
+
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
+        """As SB3's. A policy that comes without an average policy is its own."""
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        given = load_path_or_dict if isinstance(load_path_or_dict, dict) else ()
+        if "policy" in given and "average_policy" not in given:
+            self._restart_average()
+
     def set_random_seed(self, seed: int | None = None) -> None:
         """As SB3's, and for what is replayed."""
         super().set_random_seed(seed)
-        self._generator = np.random.default_rng(seed)
+        self._generator = np.random.default_rng(np.random.randint(2**31) if seed is None else seed)
+        self._generator_seed = seed
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "replay_buffer", "_raw", "_average_modules", "_average_pass"]
@@ -237,11 +256,12 @@ class ACER(RMSpropByDefault):
         """
         save_replay(path, self.replay_buffer)
 
-    def load_replay_buffer(self, path: Any) -> None:
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """
         Replace the memory by one that was saved.
 
         :param path: file, or its path
+        :param truncate_last_traj: as SB3's; here, episodes that do not go on from what the memory saw last are cut in any case
         :raises ValueError: it is that of another environment, or of another number of them, or too small for ``n_steps`` or
             ``replay_start``; the model keeps its own
         """
@@ -257,8 +277,9 @@ class ACER(RMSpropByDefault):
     # ------------------------------------------------------------------------------------------------ collect
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> bool:
-        raw = self.replay_ratio > 0 and normalizes_last(self.env, self._vec_normalize_env)
-        self._raw = RawTransitions(self._vec_normalize_env) if raw and self._vec_normalize_env is not None else None
+        normalize = self._vec_normalize_env
+        raw = normalize is not None and normalizes_last(self.env, normalize)
+        self._raw = RawTransitions(normalize) if raw and normalize is not None else None
         return super().collect_rollouts(env, *args, **kwargs)
 
     def _step(self, *args: Any) -> Any:
@@ -268,24 +289,28 @@ class ACER(RMSpropByDefault):
         return new_obs, rewards, dones, infos
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
-        if self.replay_buffer.raw and not normalizes_last(self.env, self._vec_normalize_env):
+        held, raw = self.replay_buffer.raw, normalizes_last(self.env, self._vec_normalize_env)
+        if held is not None and held != raw:
+            was, now = ("before VecNormalize" if before else "without VecNormalize, or after it" for before in (held, raw))
             raise ValueError(
-                f"the memory holds {self.replay_buffer.size} transitions as they were before VecNormalize, and there is none "
-                "to normalise them: wrap the environment in the VecNormalize of that training, or empty the memory with "
-                "model.replay_buffer.reset()"
+                f"the memory holds {self.replay_buffer.size} transitions as they were {was}, and those to come are as they "
+                f"are {now}: wrap the environment as it was wrapped then, or empty the memory with model.replay_buffer.reset()"
             )
-        if self._vec_normalize_env is not None and not normalizes_last(self.env, self._vec_normalize_env):
+        if [p.shape for p in self.policy.parameters()] != [p.shape for p in self.average_policy.parameters()]:
+            self._restart_average()  # somebody has given the model another policy
+        if self._vec_normalize_env is not None and not raw and self.replay_ratio > 0:
             warnings.warn(
                 f"{type(self.env).__name__} is above VecNormalize: the memory keeps transitions as they were normalised when "
                 "they came. With VecNormalize as the outermost wrapper they are normalised when they are replayed.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         return super()._setup_learn(*args, **kwargs)
 
     # ------------------------------------------------------------------------------------------------ update
 
     def update(self, rollout: Rollout) -> Metrics:
+        self._check_learns()
         self._average_modules.look(self.average_policy)
         c = Coefficients(
             gamma=self.gamma,

@@ -104,7 +104,7 @@ def discrete_objective(now: DiscreteEvaluation, batch: Segments, c: Coefficients
     returns = targets(batch, values, now.last_values, action_values, ratio.clamp(max=1.0), c.gamma)
 
     gradient = categorical_gradient(probs, behaviour, actions, returns, all_values, values, c.importance_clip)
-    score = -(probs * gradient * log_probs).sum(dim=1).mean()
+    score = -(probs * gradient * log_probs.masked_fill(probs == 0, 0.0)).sum(dim=1).mean()
     if c.in_logits:
         gradient, away, statistics = logits_gradient(probs, gradient), probs - average, now.log_probs
     else:

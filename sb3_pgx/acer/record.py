@@ -19,7 +19,8 @@ def normalizes_last(env: VecEnv | None, normalize: VecNormalize | None) -> bool:
 
 class RawTransitions:
     """
-    One rollout as it was before ``VecNormalize``.
+    One rollout as it was before ``VecNormalize``; final observations within its ``clip_obs``, since only what it made of them
+    is told.
 
     :param normalize: the environment, which has been reset or stepped
     """

@@ -23,6 +23,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 from sb3_pgx.acer import ACER
+from sb3_pgx.acer.policies import ACERPolicy
 from sb3_pgx.common.distributions import packed, release_graph
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
@@ -208,7 +209,7 @@ def test_without_on_policy_updates_every_update_is_a_replayed_one():
 def test_without_replay_there_is_one_update_a_rollout_and_no_memory(kind):
     model = make(kind, env=VecNormalize(envs(kind)), replay_ratio=0, on_policy_update=True).learn(48)
     assert model._n_updates == 4
-    assert model.replay_buffer.size == 0 and model._raw is None
+    assert model.replay_buffer.size == 0
 
 
 # ------------------------------------------------------------------------------------------------- what is replayed
@@ -642,3 +643,83 @@ def test_a_compiled_training_is_the_eager_one(kind, graphs):
     assert len(graphs) >= 4
     assert_same_training(eager, compiled)
     th.testing.assert_close(flat(compiled.average_policy), flat(eager.average_policy), rtol=1e-5, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------- what changes meanwhile
+
+
+class Change(BaseCallback):
+    """Sets an attribute of the model after so many steps."""
+
+    def __init__(self, after, **attributes):
+        super().__init__()
+        self.after, self.attributes = after, attributes
+
+    def _on_step(self):
+        if self.num_timesteps == self.after:
+            vars(self.model).update(self.attributes)
+        return True
+
+
+def test_replay_may_begin_in_the_middle_of_a_training_under_vec_normalize():
+    model = make("Discrete", VecNormalize(envs("Discrete")), replay_ratio=0.0)
+    model.learn(72, callback=Change(16, replay_ratio=2.0))
+    assert model.replay_buffer.raw is True and model.replay_buffer.size == 60
+
+
+def test_a_replay_ratio_of_0_is_refused_when_it_leaves_nothing_to_learn_from():
+    with pytest.raises(ValueError, match="replay_ratio=0 leaves nothing to learn from"):
+        make("Box").learn(72, callback=Change(16, replay_ratio=0.0))
+
+
+def test_a_memory_is_not_mixed_with_what_another_wrapping_gives(tmp_path):
+    plain, wrapped = make("Discrete"), make("Discrete", VecNormalize(envs("Discrete")))
+    for model, other, what in ((plain, wrapped, "after it"), (wrapped, plain, "before VecNormalize")):
+        model.learn(48)
+        model.save_replay_buffer(tmp_path / "memory.pkl")
+        other.load_replay_buffer(tmp_path / "memory.pkl")
+        updates = other._n_updates
+        with pytest.raises(ValueError, match=rf"48 transitions as they were .*{what}, and those to come .*reset\(\)"):
+            other.learn(12)
+        assert other._n_updates == updates
+        other.replay_buffer.reset()
+
+
+def test_a_policy_that_is_given_brings_its_own_average():
+    model, other = make("Discrete").learn(24), make("Discrete", seed=1)
+    other.set_parameters({"policy": model.policy.state_dict()}, exact_match=False)
+    assert th.equal(flat(other.average_policy), flat(model.policy))
+    other.set_parameters(model.get_parameters())
+    assert th.equal(flat(other.average_policy), flat(model.average_policy))
+    assert not th.equal(flat(model.average_policy), flat(model.policy))
+    other.policy = make("Discrete", policy_kwargs=dict(net_arch=[5])).policy
+    other.learn(24)
+
+
+def test_a_seed_given_at_loading_is_that_of_the_replay(tmp_path):
+    model = make("Discrete").learn(24)
+    model.save(tmp_path / "model.zip")
+
+    def first(**kwargs):
+        return ACER.load(tmp_path / "model.zip", device=DEVICE, **kwargs)._generator.random()
+
+    assert first(seed=1) == first(seed=1) != first(seed=2)
+    assert first() == model._generator.random()
+
+
+def test_without_a_seed_numpys_global_one_decides():
+    def first():
+        np.random.seed(5)
+        return make("Discrete", seed=None)._generator.random()
+
+    assert first() == first()
+
+
+def test_an_action_that_is_masked_out_leaves_every_metric_finite():
+    class Masked(ACERPolicy):
+        def _get_action_dist_from_latent(self, latent_pi):
+            mask = th.tensor([0.0, -th.inf, 0.0])
+            return self.action_dist.proba_distribution(self.action_net(latent_pi) + mask)
+
+    model = ACER(Masked, envs("Discrete"), n_steps=6, buffer_size=60, replay_start=12, seed=0, device=DEVICE).learn(48)
+    assert all(np.isfinite(value) for value in model._metrics.values()), model._metrics
