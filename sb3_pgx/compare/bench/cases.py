@@ -121,25 +121,18 @@ CASES = (
         "ppo_penalty-halfcheetah", "ppo_penalty", "HalfCheetah-v5", ("ppo",), (Goal("frames", "ppo", 0.85),), timesteps=10_240
     ),
     Case("a2c-cartpole", "a2c", "CartPole-v1", ("sb3:a2c",), (Goal("frames", "sb3:a2c", 2.5),), hyperparameters={}),
-    Case(  # a replayed update of ACER, 16 segments of 20 steps, may cost as much as three steps of PPO on as many rows
-        "acer-cartpole",
-        "acer",
-        "CartPole-v1",
-        ("ppo",),
-        (Goal("step", "ppo", 1 / 3),),
-        hyperparameters={},
-        alone={"acer": {"n_steps": 20, "replay_start": 320}, "ppo": {"n_steps": 160, "batch_size": 320}},
-        n_envs=16,
-    ),
-    Case(
-        "acer-pendulum",
-        "acer",
-        "Pendulum-v1",
-        ("ppo",),
-        (Goal("step", "ppo", 1 / 3),),
-        hyperparameters={},
-        alone={"acer": {"n_steps": 20, "replay_start": 320}, "ppo": {"n_steps": 160, "batch_size": 320}},
-        n_envs=16,
+    *(
+        Case(  # a replayed update of 16 segments of 20 steps may cost as much as three steps of PPO on as many rows
+            name,
+            "acer",
+            env_id,
+            ("ppo",),
+            (Goal("step", "ppo", 1 / 3),),
+            hyperparameters={},
+            alone={"acer": {"n_steps": 20, "replay_start": 320}, "ppo": {"n_steps": 160, "batch_size": 320}},
+            n_envs=16,
+        )
+        for name, env_id in (("acer-cartpole", "CartPole-v1"), ("acer-pendulum", "Pendulum-v1"))
     ),
     Case(
         "trpo-cartpole",
