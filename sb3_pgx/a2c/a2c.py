@@ -5,16 +5,16 @@ from typing import Any, ClassVar, NamedTuple
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 from torch.nn import functional as F
 
-from sb3_pgx.common.algorithm import SelfAlgorithm, ceil_div
+from sb3_pgx.common.algorithm import ceil_div
 from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.report import Metrics
-from sb3_pgx.common.rms_prop import RMSpropByDefault, with_rms_prop
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import is_users_own
+from sb3_pgx.common.short_rollouts import ShortRollouts, with_rms_prop
 from sb3_pgx.common.update import Evaluation, Objective
 from sb3_pgx.ops.metrics import explained_variance
 from sb3_pgx.ops.objectives import standardized, weighted
@@ -45,7 +45,7 @@ def actor_critic_objective(now: Evaluation, batch: Batch, c: Coefficients) -> di
     }
 
 
-class A2C(RMSpropByDefault):
+class A2C(ShortRollouts):
     """
     Advantage actor-critic, the synchronous form of A3C (Mnih et al., 2016).
 
@@ -186,14 +186,3 @@ class A2C(RMSpropByDefault):
         self._n_updates += 1
         metrics = {name: value for name, value in steps.last.items() if name != "loss"}
         return {**metrics, **self.spread()}
-
-    def learn(
-        self: SelfAlgorithm,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int | None = 100,
-        tb_log_name: str | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfAlgorithm:
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

@@ -9,7 +9,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -20,19 +20,19 @@ from sb3_pgx.acer.record import RawTransitions, normalizes_last, record_of
 from sb3_pgx.acer.replay import SegmentReplay
 from sb3_pgx.acer.replay_files import load_replay, save_replay
 from sb3_pgx.acer.segments import Segments
-from sb3_pgx.common.algorithm import SelfAlgorithm, ceil_div
+from sb3_pgx.common.algorithm import ceil_div
 from sb3_pgx.common.checks import check_choice, check_counts, check_finite_not_negative, check_unit_interval
 from sb3_pgx.common.distributions import packed, release_graph
 from sb3_pgx.common.evaluate import values_of
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import CompiledPass, as_observations
 from sb3_pgx.common.report import Metrics
-from sb3_pgx.common.rms_prop import RMSpropByDefault, with_rms_prop
 from sb3_pgx.common.rollout import Observations, Rollout, map_tensors
+from sb3_pgx.common.short_rollouts import ShortRollouts, with_rms_prop
 from sb3_pgx.common.update import Objective
 
 
-class ACER(RMSpropByDefault):
+class ACER(ShortRollouts):
     """
     Actor-critic with experience replay (Wang et al., 2017), for Discrete and Box actions.
 
@@ -407,17 +407,6 @@ class ACER(RMSpropByDefault):
         if isinstance(self.action_space, spaces.Box):
             noise = th.randn((1 + 2 * self.n_dueling_samples, *actions.shape), device=self.device)
         return Segments(observations, actions, behaviour, average, rewards, terminated, truncated, final_values, noise)
-
-    def learn(
-        self: SelfAlgorithm,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int | None = 100,
-        tb_log_name: str | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfAlgorithm:
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
 
 def _distribution(policy: ACERMixin, *tensors: Tensor) -> tuple[Tensor]:

@@ -65,7 +65,8 @@ def evaluate_discrete(policy: ACERMixin, batch: Segments) -> DiscreteEvaluation:
     """One pass over the observations of the rows and those after them."""
     rows = len(batch)
     distribution, latent = policy.distribution_and_latent(batch.observations)
-    values, action_values = policy.values_of(distribution, latent), policy.value_net(latent)
+    action_values = policy.value_net(latent)
+    values = policy.values_of(distribution, action_values)
     log_probs, entropy = packed(distribution), distribution.entropy()
     assert entropy is not None
     return DiscreteEvaluation(log_probs[:rows], entropy[:rows], action_values[:rows], values[rows:].flatten())
@@ -108,7 +109,7 @@ def discrete_objective(now: DiscreteEvaluation, batch: Segments, c: Coefficients
     if c.in_logits:
         gradient, away, statistics = logits_gradient(probs, gradient), probs - average, now.log_probs
     else:
-        gradient, away, statistics = gradient, categorical_divergence_gradient(probs, average), now.log_probs.exp()
+        away, statistics = categorical_divergence_gradient(probs, average), now.log_probs.exp()
     q_loss = 0.5 * (returns - action_values).square().mean()
     policy = Actor(statistics, gradient, away, now.entropy, ratio, kl_categorical(batch.average, log_probs))
     return descend(policy, q_loss, c) | {"policy_loss": score, "q_loss": q_loss, "value": values.mean()}

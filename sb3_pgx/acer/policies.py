@@ -65,9 +65,8 @@ class ACERMixin(GaussianStdMixin):
             latent_vf = self.mlp_extractor.forward_critic(features[1])
         return self._get_action_dist_from_latent(latent_pi), latent_vf
 
-    def values_of(self, distribution: Distribution, latent_vf: Tensor) -> Tensor:
-        """V(s), ``[B, 1]``."""
-        heads = self.value_net(latent_vf)
+    def values_of(self, distribution: Distribution, heads: Tensor) -> Tensor:
+        """V(s), ``[B, 1]``, from π(·|s) and what ``value_net`` gives."""
         if not self.is_discrete:
             return heads
         return (distribution.distribution.probs * heads).sum(dim=1, keepdim=True)  # type: ignore[union-attr]
@@ -76,15 +75,17 @@ class ACERMixin(GaussianStdMixin):
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         distribution, latent_vf = self.distribution_and_latent(obs)
         actions = distribution.get_actions(deterministic=deterministic)
-        values, log_prob = self.values_of(distribution, latent_vf), distribution.log_prob(actions)
+        values, log_prob = self.values_of(distribution, self.value_net(latent_vf)), distribution.log_prob(actions)
         return actions.reshape((-1, *self.action_space.shape)), values, log_prob  # type: ignore[misc]
 
     def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         distribution, latent_vf = self.distribution_and_latent(obs)
-        return self.values_of(distribution, latent_vf), distribution.log_prob(actions), distribution.entropy()
+        values = self.values_of(distribution, self.value_net(latent_vf))
+        return values, distribution.log_prob(actions), distribution.entropy()
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
-        return self.values_of(*self.distribution_and_latent(obs))
+        distribution, latent_vf = self.distribution_and_latent(obs)
+        return self.values_of(distribution, self.value_net(latent_vf))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "learn_std": self.learn_std}

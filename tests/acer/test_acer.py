@@ -363,7 +363,7 @@ def test_what_is_kept_is_what_the_environments_gave_and_what_is_replayed_is_norm
     observations, rewards = told(env)
     final = []
     for record, raw in records:
-        assert raw
+        assert raw is True
         assert {o.tobytes() for o in record.observations.reshape(-1, 3)} <= observations
         assert {o.tobytes() for o in record.following} <= observations
         assert set(record.rewards.astype(np.float32).ravel()) <= rewards

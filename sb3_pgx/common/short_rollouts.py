@@ -1,9 +1,10 @@
-"""RMSprop as the optimizer that a policy gets unless ``policy_kwargs`` say otherwise, as SB3's A2C has it."""
+"""What algorithms of a few steps a rollout share, as SB3's A2C has it: RMSprop by default, and a log now and then."""
 
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_pgx.common.algorithm import PolicyGradientAlgorithm, SelfAlgorithm
 
@@ -22,8 +23,8 @@ def with_rms_prop(policy_kwargs: dict[str, Any] | None, use_rms_prop: bool, eps:
     return policy_kwargs
 
 
-class RMSpropByDefault(PolicyGradientAlgorithm):
-    """An algorithm that calls :func:`with_rms_prop`."""
+class ShortRollouts(PolicyGradientAlgorithm):
+    """An algorithm that calls :func:`with_rms_prop`, and logs every hundred rollouts."""
 
     @classmethod
     def load(cls: type[SelfAlgorithm], path: Any, *args: Any, **kwargs: Any) -> SelfAlgorithm:
@@ -35,3 +36,14 @@ class RMSpropByDefault(PolicyGradientAlgorithm):
             added = {name: stored[name] for name in ("optimizer_class", "optimizer_kwargs") if name in stored}
             kwargs["policy_kwargs"] = {**added, **given}
         return super().load(path, *args, **kwargs)
+
+    def learn(
+        self: SelfAlgorithm,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 100,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfAlgorithm:
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
