@@ -36,3 +36,46 @@ def clip_fraction(ratio: Tensor, clip_range: float) -> Tensor:
     :return: scalar
     """
     return ((ratio.detach() - 1).abs() > clip_range).float().mean()
+
+
+def kl_estimates(log_ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    Three estimates of KL(π_old‖π) from samples of π_old (Schulman, 2020, "Approximating KL divergence").
+
+        k1 = mean of −log r               unbiased, noisy, may be negative
+        k2 = mean of ½ (log r)²           biased, less noisy
+        k3 = mean of (r − 1) − log r      unbiased, never negative
+
+    :param log_ratio: log r = log π(a|s) − log π_old(a|s), ``[B]``
+    :return: k1, k2 and k3, scalars
+    """
+    return -log_ratio.mean(), 0.5 * log_ratio.square().mean(), approximate_kl(log_ratio)
+
+
+def effective_sample_size(log_ratio: Tensor) -> Tensor:
+    """
+    (Σ r)² / (B Σ r²): the share of samples of π_old that is left where each counts r times (Kong, 1992).
+
+    :param log_ratio: log r = log π(a|s) − log π_old(a|s), ``[B]``
+    :return: scalar, in [1 / B, 1]
+    """
+    return (2 * log_ratio.logsumexp(0) - (2 * log_ratio).logsumexp(0)).exp() / len(log_ratio)
+
+
+def noise_scale(square_small: Tensor, square_big: Tensor, small: int, big: int) -> Tensor:
+    """
+    The simple gradient noise scale B = tr(Σ) / ‖G‖², a number of rows: gradients of much fewer are mostly noise, and those of
+    many more are hardly better (McCandlish et al., 2018, appendix A.1).
+
+        ‖G‖²  = (b_big ‖g_big‖² − b_small ‖g_small‖²) / (b_big − b_small)
+        tr(Σ) = (‖g_small‖² − ‖g_big‖²) / (1 / b_small − 1 / b_big)
+
+    :param square_small: ‖g‖² of gradients over ``small`` rows, averaged over several, a scalar
+    :param square_big: ‖g‖² of the gradient over ``big`` rows, a scalar
+    :param small: rows, fewer than ``big``
+    :param big: rows
+    :return: scalar, infinite where noise hides the gradient altogether
+    """
+    signal = (big * square_big - small * square_small) / (big - small)
+    noise = (square_small - square_big) / (1 / small - 1 / big)
+    return th.where(signal > 0, noise / signal, th.inf)

@@ -185,11 +185,11 @@ class REINFORCE(EpisodicAlgorithm):
         metrics = self.accumulate_gradient(rollout)
         loss = metrics["loss"]
         assert isinstance(loss, Tensor)
-        norm = gradient_step(self.policy.optimizer, actor, self.max_grad_norm, loss, self._n_updates)
+        stepped = gradient_step(self.policy.optimizer, actor, self.max_grad_norm, loss, self._n_updates)
         self._n_updates += 1
         if self.baseline == "optimal_per_parameter":  # every parameter has a loss of its own
             del metrics["loss"], metrics["policy_loss"]
-        return {**metrics, **self.spread(), "grad_norm": norm}
+        return {**metrics, **self.spread(), **stepped}
 
     def _signal(self, rollout: Rollout) -> Tensor:
         """The returns, standardised over the batch if asked for, zero in rows that are not valid."""

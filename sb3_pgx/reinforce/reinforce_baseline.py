@@ -147,7 +147,7 @@ class REINFORCEBaseline(EpisodicAlgorithm):
         loss = metrics["loss"]
         assert isinstance(loss, Tensor)
         stepped = {**actor, **critic} if shared else actor
-        metrics["grad_norm"] = gradient_step(self.policy.optimizer, stepped, self.max_grad_norm, loss, self._n_updates)
+        metrics |= gradient_step(self.policy.optimizer, stepped, self.max_grad_norm, loss, self._n_updates)
         metrics.update(self.spread())
         if not shared:
             metrics.update(self._fit_critic(rollout, critic_learning_rate))

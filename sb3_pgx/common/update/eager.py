@@ -1,5 +1,6 @@
 """The gradient step that every algorithm takes: clipped, and refused when something in it is not finite."""
 
+import math
 from collections.abc import Mapping
 
 import torch as th
@@ -9,7 +10,7 @@ from torch.optim import Optimizer
 
 def gradient_step(
     optimizer: Optimizer, parameters: Mapping[str, Tensor], max_grad_norm: float | None, loss: Tensor, update: int
-) -> Tensor:
+) -> dict[str, Tensor]:
     """
     Clip the gradients that have been accumulated, step, and clear them.
 
@@ -18,7 +19,7 @@ def gradient_step(
     :param max_grad_norm: norm to clip to; ``None``: no clipping
     :param loss: the loss behind the gradients, for the error
     :param update: updates done so far, for the error
-    :return: the norm before clipping
+    :return: ``grad_norm``, before clipping, and ``grad_clipped``, whether it was clipped
     :raises ValueError: loss or gradient is not finite; the parameters are unchanged
     """
     gradients = [p.grad for p in parameters.values() if p.grad is not None]
@@ -31,7 +32,7 @@ def gradient_step(
         th.nn.utils.clip_grads_with_norm_(parameters.values(), max_grad_norm, norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return norm
+    return {"grad_norm": norm, "grad_clipped": norm > (math.inf if max_grad_norm is None else max_grad_norm)}
 
 
 def gradients_of(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

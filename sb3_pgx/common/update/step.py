@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sb3_pgx.common.distributions import packed
 from sb3_pgx.common.policies import unchecked
-from sb3_pgx.common.rollout import Batch, as_policy_input
+from sb3_pgx.common.rollout import Batch, Observations, as_policy_input
 from sb3_pgx.common.update.rules import Rule
 
 
@@ -31,10 +31,23 @@ class Evaluation(NamedTuple):
 
 def evaluated(policy: ActorCriticPolicy, batch: Batch) -> Evaluation:
     """The policy's own ``evaluate_actions``; the distribution where the batch has that of the behaviour policy."""
-    actions = as_policy_input(batch.actions, policy.action_space)
+    return evaluated_actions(policy, batch.observations, batch.actions, batch.distribution is not None)
+
+
+def evaluated_actions(
+    policy: ActorCriticPolicy, observations: Observations, actions: Tensor, with_distribution: bool
+) -> Evaluation:
+    """
+    The policy's own ``evaluate_actions``.
+
+    :param policy: in the mode that it is to be evaluated in
+    :param observations: ``[B, *obs]``
+    :param actions: as a rollout stores them, ``[B, action_dim]``
+    :param with_distribution: whether the parameters of the action distribution are wanted, too
+    """
     with unchecked(policy):
-        values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
-        distribution = None if batch.distribution is None else packed(policy.action_dist)
+        values, log_prob, entropy = policy.evaluate_actions(observations, as_policy_input(actions, policy.action_space))
+        distribution = packed(policy.action_dist) if with_distribution else None
     return Evaluation(values.flatten(), log_prob, -log_prob if entropy is None else entropy, distribution)
 
 
@@ -87,12 +100,12 @@ def gated_step(
 
     :param rule: the optimizer's
     :param report: gate, minibatches seen, steps taken, factor of the learning rate, then for each of the M metrics its sum
-        over the minibatches seen, then its last value, ``[4 + 2 M]``; the last metric is the norm of the gradient, which
-        counts where a step is taken
+        over the minibatches seen, then its last value, ``[4 + 2 M]``; the last two metrics are the norm of the gradient and
+        whether it was clipped, which count where a step is taken
     :param theta: pieces of any shape
     :param moments: for each moment of the rule, a piece for every piece of ``theta``
     :param gradient: of the loss, likewise
-    :param measured: the M − 1 other metrics, the loss first, without dimensions
+    :param measured: the M − 2 other metrics, the loss first, without dimensions
     :param distance: how far the policy has moved from the one that acted, or ``None``
     :param limits: norm to clip to, distance beyond which no step is taken; infinite for none
     :param scalars: the rule's
@@ -122,7 +135,7 @@ def gated_step(
         for old, y in zip((x, *kept), (new, *new_kept), strict=True):
             old.copy_(th.where(go, y, old))
 
-    values = th.stack([*measured, th.where(go, norm, th.zeros_like(norm))]).to(report.dtype)
+    values = th.stack([*measured, th.where(go, norm, 0.0), (go & (norm > max_grad_norm)).to(norm.dtype)]).to(report.dtype)
     n = len(values)
     sums, last = report[N_FLAGS : N_FLAGS + n], report[N_FLAGS + n :]
     flags = th.stack([verdict, report[SEEN] + seen, report[TAKEN] + go, scale])

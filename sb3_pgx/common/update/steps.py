@@ -172,7 +172,7 @@ class Update:
         return self.gate == STOPPED
 
     def means(self) -> Metrics:
-        """Of every metric over the minibatches seen, and of ``grad_norm`` over the steps taken."""
+        """Of every metric over the minibatches seen, and of ``grad_norm`` and ``grad_clipped`` over the steps taken."""
         return self._named(self._totals, self.seen, self.taken)
 
     @property
@@ -224,7 +224,7 @@ class Update:
         self._device = self.steps.used[0].device
         # Where the host does not wait, gate and metrics live on the device.
         self._on_device = self.compiled or (self._device.type == "cuda" and not isinstance(rule, str))
-        self._totals = [0.0] * (len(self.steps.names) + 1)  # and the norm of the gradient
+        self._totals = [0.0] * (len(self.steps.names) + 2)  # and the norm of the gradient, and whether it was clipped
         self._lagging = False  # whether the policy lags behind the flat vector
         if self.compiled:
             numbers = self.plan.numbers
@@ -276,15 +276,15 @@ class Update:
             self.last = dict(zip(self.steps.names, values, strict=False))
             self.seen += 1
             self.gate = verdict(values, None if self.steps.objective.distance is None else self.distance, self.plan.limits)
-            if self.gate != OPEN:
-                values[-1] = 0.0
-            self._totals = [a + b for a, b in zip(self._totals, values, strict=True)]
+            *parts, length = values
+            counts = [length, float(length > self.plan.limits[MAX_GRAD_NORM])] if self.gate == OPEN else [0.0, 0.0]
+            self._totals = [a + b for a, b in zip(self._totals, [*parts, *counts], strict=True)]
             if self.gate == OPEN:
                 if self.plan.adapt is not None:
                     scale, distance = th.tensor([self.scale, self.distance], dtype=th.float64)
                     self.scale = self.plan.adapt(scale, distance, *self.plan.adapt_numbers).item()
                 self.taken += 1
-                gradient.mul_(min(1.0, self.plan.limits[MAX_GRAD_NORM] / (values[-1] + 1e-6)))
+                gradient.mul_(min(1.0, self.plan.limits[MAX_GRAD_NORM] / (length + 1e-6)))
                 flat.take(gradient, self.taken, self.scale)
 
     def _measured_gradient(self, batch: Rows) -> tuple[dict[str, Tensor], Tensor]:
@@ -332,7 +332,7 @@ class Update:
 
     def _named(self, sums: Sequence[float], seen: float, taken: float) -> Metrics:
         named = {name: value / max(seen, 1) for name, value in zip(self.steps.names, sums, strict=False)}
-        return {**named, "grad_norm": sums[-1] / taken} if taken else named
+        return {**named, "grad_norm": sums[-2] / taken, "grad_clipped": sums[-1] / taken} if taken else named
 
 
 def encode(batch: Rows, policy: ActorCriticPolicy) -> Rows:

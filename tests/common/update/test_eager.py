@@ -15,8 +15,8 @@ def test_the_step_is_clipped_and_reports_the_norm_before():
     optimizer = th.optim.SGD([p], lr=1.0)
     loss = 3 * p[0] + 4 * p[1]
     loss.backward()
-    norm = gradient_step(optimizer, {"p": p}, 1.0, loss, update=0)
-    assert norm.item() == pytest.approx(5.0)
+    measured = gradient_step(optimizer, {"p": p}, 1.0, loss, update=0)
+    assert measured["grad_norm"].item() == pytest.approx(5.0) and measured["grad_clipped"]
     th.testing.assert_close(p.detach(), th.tensor([-0.6, -0.8]), rtol=1e-5, atol=0)
     assert p.grad is None
 

@@ -77,7 +77,7 @@ class Training:
         group["lr"] = RATES[self.taken]
         (row,) = held.rows(0, 1, Remembered())
         theta, *moments = zip(*[iter(held.tensors)] * len(self.parameters), strict=True)
-        report = th.tensor([OPEN, 0, 0, 1, 0, 0, 0, 0], dtype=th.float64, device=DEVICE)
+        report = th.tensor([OPEN, 0, 0, 1, *[0] * 6], dtype=th.float64, device=DEVICE)
         loss, unlimited = row.new_tensor(0.0), (math.inf, math.inf)
         with th.no_grad():
             gated_step(held.rule, report, theta, moments, self.gradients[self.taken], [loss], None, unlimited, row.unbind())

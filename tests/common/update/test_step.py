@@ -29,8 +29,8 @@ def step(report, theta, moments, gradient, loss=1.0, kl=0.0, limits=(INF, INF), 
 
 
 def beginning(rule=SGD):
-    """An open report on three metrics (loss, distance and the gradient's norm), parameters, and moments."""
-    report = th.tensor([OPEN, 0, 0, 1.0, *[0.0] * 6], dtype=th.float64)
+    """An open report on four metrics (loss, distance, the gradient's norm and its clipping), parameters, and moments."""
+    report = th.tensor([OPEN, 0, 0, 1.0, *[0.0] * 8], dtype=th.float64)
     return report, th.tensor([1.0, -2.0]), [th.tensor([0.1, 0.2]) for _ in rule.moments]
 
 
@@ -83,10 +83,10 @@ def test_the_gate_stays_open_up_to_the_limit(kl, limit):
 def test_the_report_sums_the_metrics_of_minibatches_seen_and_the_norms_of_steps_taken():
     report, theta, moments = beginning()
     for loss, kl, size in ((1.0, 0.1, 1.0), (2.5, 0.2, 2.0), (4.0, 0.9, 7.0), (100.0, 0.0, 100.0)):  # the third one stops
-        step(report, theta, moments, size * th.tensor([0.6, 0.8]), loss=loss, kl=kl, limits=(INF, 0.5))
-    sums, last = report[4:7], report[7:]
-    th.testing.assert_close(sums, th.tensor([7.5, 1.2, 3.0], dtype=th.float64))
-    th.testing.assert_close(last, th.tensor([4.0, 0.9, 0.0], dtype=th.float64))
+        step(report, theta, moments, size * th.tensor([0.6, 0.8]), loss=loss, kl=kl, limits=(1.5, 0.5))
+    sums, last = report[4:8], report[8:]
+    th.testing.assert_close(sums, th.tensor([7.5, 1.2, 3.0, 1.0], dtype=th.float64))
+    th.testing.assert_close(last, th.tensor([4.0, 0.9, 0.0, 0.0], dtype=th.float64))
     assert report[SCALE] == 1.0
 
 
@@ -214,6 +214,7 @@ def test_device_and_host_take_torchs_steps_and_measure_the_same(where, case):
         np.testing.assert_allclose([update.means()[n] for n in ("loss", "value_loss", "kl")], means, rtol=1e-4)
         np.testing.assert_allclose(update.last_epoch["kl"], np.mean(losses[6:], axis=0)[2], rtol=1e-4)
         assert update.means()["grad_norm"] == pytest.approx(np.mean(norms), rel=1e-4)
+        assert update.means()["grad_clipped"] == np.mean(np.array(norms) > (plan.max_grad_norm or INF))
         assert update.last == pytest.approx(dict(zip(("loss", "value_loss", "kl"), losses[-1], strict=True)), rel=1e-4)
         assert update.distance == update.last["kl"]
     update.store()

@@ -1,0 +1,52 @@
+"""What the environments return while a rollout is collected: rewards as they are, and how episodes end."""
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_pgx.callbacks.measures import Measured, scales
+
+WINDOW = 100  # episodes
+ENOUGH = 10  # episodes, of which something can be said
+
+
+class EpisodeWatch:
+    """Sees each step of the training environments through the locals of SB3's ``collect_rollouts``."""
+
+    def __init__(self, n_envs: int):
+        self._rewards: list[np.ndarray] = []
+        self._lengths = np.zeros(n_envs, dtype=np.int64)
+        self._longest = 0
+        self._ended: deque[tuple[int, bool]] = deque(maxlen=WINDOW)  # length, and whether it was flagged as truncated
+
+    def start(self) -> None:
+        """A rollout begins."""
+        self._rewards.clear()
+
+    def step(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        """
+        :param rewards: ``[N]``
+        :param dones: ``[N]``
+        :param infos: N of them
+        """
+        self._rewards.append(np.array(rewards))
+        self._lengths += 1
+        if dones.any():
+            for i in np.flatnonzero(dones):
+                length = int(self._lengths[i])
+                self._longest = max(self._longest, length)
+                self._ended.append((length, bool(infos[i].get("TimeLimit.truncated", False))))
+                self._lengths[i] = 0
+
+    def read(self) -> Measured:
+        """
+        Scales of the rollout's rewards, and the share of the last 100 episodes that ended unflagged at exactly the length of
+        the longest so far, as they do at a time limit that the environment reports as a termination.
+        """
+        measured = scales(reward=th.from_numpy(np.concatenate(self._rewards).astype(np.float64)))
+        if len(self._ended) >= ENOUGH and self._longest > 1:
+            at_limit = [length == self._longest and not flagged for length, flagged in self._ended]
+            measured["unflagged_time_limits"] = sum(at_limit) / len(at_limit)
+        return measured
