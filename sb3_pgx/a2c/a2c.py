@@ -184,5 +184,5 @@ class A2C(ShortRollouts):
         with self.gradient_steps(c, self.n_steps * self.n_envs) as steps:
             steps.epoch(self.minibatches(rollout, batch_size=None))  # one, unless a user's own buffer gives more
         self._n_updates += 1
-        metrics = {name: value for name, value in steps.last.items() if name != "loss"}
-        return {**metrics, **self.spread()}
+        metrics = {**steps.means(), **steps.last}  # with the gradient's norm
+        return {**{name: value for name, value in metrics.items() if name != "loss"}, **self.spread()}

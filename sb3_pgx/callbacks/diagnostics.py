@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import safe_mean
 
 from sb3_pgx.callbacks.catalogue import METRICS, check_metrics
-from sb3_pgx.callbacks.episodes import EpisodeWatch
+from sb3_pgx.callbacks.environment import EpisodeWatch, ObservationRange
 from sb3_pgx.callbacks.gradients import GradientNorms, coefficient, gradient_noise
 from sb3_pgx.callbacks.measures import (
     Measured,
@@ -19,7 +19,6 @@ from sb3_pgx.callbacks.measures import (
     divergence,
     exploration,
     gradient_norms,
-    inputs,
     mismatch,
     movement,
     ratios,
@@ -28,10 +27,11 @@ from sb3_pgx.callbacks.measures import (
 from sb3_pgx.callbacks.snapshot import Snapshot, as_it_acts, evaluate_batch, of_first_step, take_snapshot
 from sb3_pgx.callbacks.stopwatch import Stopwatch
 from sb3_pgx.callbacks.units import activity
-from sb3_pgx.common.algorithm import PolicyGradientAlgorithm
+from sb3_pgx.common.algorithm import PolicyGradientAlgorithm, ceil_div
 from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.distributions import family_of
 from sb3_pgx.common.report import read
+from sb3_pgx.common.rollout import Batch
 
 MEASURED_GRADIENTS = 16  # minibatches of an update whose gradient is looked at, of SB3's algorithms
 DEFAULT_CLIP_RANGE = 0.2  # PPO's, for algorithms that have none
@@ -46,7 +46,7 @@ class DiagnosticsCallback(BaseCallback):
     and the last one, which it dumps at the end of the training. It changes nothing: the same seed gives the same training
     with and without it.
 
-    ``history`` holds what was measured, one dictionary an update, with ``timesteps`` and ``update``.
+    ``history`` holds all that was measured, logged or not, one dictionary an update, with ``timesteps`` and ``update``.
 
     :param metrics: names to log; ``None``: all that there are
     :param clip_range: ε of ``clip_fraction``; ``None``: the algorithm's own, or 0.2
@@ -70,6 +70,7 @@ class DiagnosticsCallback(BaseCallback):
         if clip_range is not None and not 0 < clip_range < math.inf:
             raise ValueError(f"clip_range={clip_range} must be positive and finite; None takes the algorithm's own")
         self.metrics = tuple(METRICS if metrics is None else metrics)
+        self._needed = set(self.metrics)
         self.clip_range, self.every, self.costly_every = clip_range, every, costly_every
         self.history: list[dict[str, float]] = []
         self._stopwatch = Stopwatch()
@@ -84,7 +85,7 @@ class DiagnosticsCallback(BaseCallback):
         check_measurable(self.model)
         self._forget()
         self._rollouts = self._logged = 0
-        self._episodes = EpisodeWatch(self.training_env.num_envs)
+        self._episodes, self._observations = EpisodeWatch(self.training_env.num_envs), ObservationRange()
         self._stopwatch.detach()
         self._stopwatch.attach(self.training_env)
         self._stopwatch.restart()
@@ -153,11 +154,10 @@ class DiagnosticsCallback(BaseCallback):
             **self._episodes.read(),
         }
         if self._is_costly and self._wants("gradient_noise_scale", "noise_to_batch"):
-            self._early |= gradient_noise(model, snapshot, self._batch_size)
+            self._early |= gradient_noise(model, snapshot, self._batch_size(snapshot.rows))
         if not isinstance(model, PolicyGradientAlgorithm) and self._wants("grad_norm", "grad_norm_max", "grad_clipped"):
-            steps = getattr(model, "n_epochs", getattr(model, "n_critic_updates", 1)) * -(
-                -len(snapshot.rows) // self._batch_size
-            )
+            epochs = getattr(model, "n_epochs", getattr(model, "n_critic_updates", 1))
+            steps = epochs * ceil_div(len(snapshot.rows), self._batch_size(snapshot.rows))
             self._norms = GradientNorms(list(model.policy.parameters()), steps // MEASURED_GRADIENTS)
 
     def _finish(self, metrics: dict[str, float]) -> None:
@@ -170,19 +170,20 @@ class DiagnosticsCallback(BaseCallback):
         measured |= self._stopwatch.read()
         if self.model.ep_info_buffer:
             measured["training_return"] = float(safe_mean([episode["r"] for episode in self.model.ep_info_buffer]))
-        numbers = {name: value for name, value in read(measured).items() if name in self.metrics}
-        for name, value in numbers.items():
-            self.logger.record(f"diagnostics/{name}", value)
+        numbers = read(measured | self.measure_more())
+        for name in self.metrics:
+            if name in numbers:
+                self.logger.record(f"diagnostics/{name}", numbers[name])
         self._measured += 1
         self.history.append({"timesteps": self.num_timesteps, "update": self._rollouts, **numbers})
-        self.on_measured(self.history[-1])
+        self.on_measured()
 
-    def on_measured(self, numbers: dict[str, float]) -> None:
-        """
-        For a subclass: called after each update that was measured.
+    def measure_more(self) -> Measured:
+        """For a subclass: what else there is to know of this update."""
+        return {}
 
-        :param numbers: the last entry of ``history``
-        """
+    def on_measured(self) -> None:
+        """For a subclass: called after each update that was measured, with the numbers at the end of ``history``."""
 
     def _after(self, snapshot: Snapshot) -> Measured:
         policy, space, rows = self._model.policy, self._model.action_space, snapshot.rows
@@ -191,7 +192,8 @@ class DiagnosticsCallback(BaseCallback):
             **movement(snapshot.parameters, parameters),
             **scales(advantage=rows.advantages, **{"return": rows.returns}),
             **clipped_actions(rows.actions, space),
-            **inputs(rows.observations),
+            **self._observations.see(rows.observations),
+            **self._normalisation(rows),
         }
         if not math.isfinite(measured["parameter_change"]):
             return measured  # the policy cannot be asked any more
@@ -210,6 +212,12 @@ class DiagnosticsCallback(BaseCallback):
             **critic(snapshot, after),
         }
 
+    def _normalisation(self, rows: Batch) -> Measured:
+        if not getattr(self.model, "normalize_advantage", False):
+            return {"advantage_scale": rows.advantages.std(correction=0)}
+        of_minibatches = hasattr(self.model, "n_epochs")  # as PPO; the others take all rows together
+        return {"advantage_scale": 1.0, "normalised_rows": float(self._batch_size(rows) if of_minibatches else len(rows))}
+
     def _gradients(self, norms: list[float] | None, metrics: dict[str, float]) -> Measured:
         """From hooks, or from what the update measured."""
         if norms is not None:
@@ -224,7 +232,7 @@ class DiagnosticsCallback(BaseCallback):
         self._pending, self._early, self._norms = None, {}, None
 
     def _wants(self, *names: str) -> bool:
-        return not set(names).isdisjoint(self.metrics)
+        return not self._needed.isdisjoint(names)
 
     @property
     def _model(self) -> OnPolicyAlgorithm:
@@ -235,11 +243,9 @@ class DiagnosticsCallback(BaseCallback):
     def _is_costly(self) -> bool:
         return self._measured % self.costly_every == 0
 
-    @property
-    def _batch_size(self) -> int:
+    def _batch_size(self, rows: Batch) -> int:
         """Rows of a minibatch; of algorithms that take one step a rollout, all of its rows."""
-        rows = self._model.n_steps * self._model.n_envs if self._pending is None else len(self._pending.rows)
-        return min(getattr(self.model, "batch_size", None) or rows, rows)
+        return min(getattr(self.model, "batch_size", None) or len(rows), len(rows))
 
     @property
     def _clip_range(self) -> float:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from sb3_pgx.callbacks.snapshot import Snapshot
 from sb3_pgx.common.distributions import Family
-from sb3_pgx.common.rollout import Observations
 from sb3_pgx.common.update.step import Evaluation
 from sb3_pgx.ops.metrics import clip_fraction, effective_sample_size, explained_variance, kl_estimates
 
@@ -132,23 +131,6 @@ def clipped_actions(actions: Tensor, action_space: spaces.Space) -> Measured:
         return {}
     low, high = (th.as_tensor(x, device=actions.device).flatten() for x in (action_space.low, action_space.high))
     return {"actions_clipped": ((actions < low) | (actions > high)).float().mean()}
-
-
-def inputs(observations: Observations) -> Measured:
-    """
-    The largest number among the observations, and the share of their entries that never vary; images count as they are.
-
-    :param observations: ``[B, *obs]``
-    """
-    parts = [x.flatten(start_dim=1) for x in (observations.values() if isinstance(observations, dict) else [observations])]
-    floating = [x for x in parts if x.is_floating_point()]
-    if not floating:
-        return {}
-    constant = th.cat([x.amax(dim=0) == x.amin(dim=0) for x in floating])
-    return {
-        "observation_max": th.stack([x.abs().max() for x in floating]).max(),
-        "constant_observations": constant.float().mean(),
-    }
 
 
 def gradient_norms(norms: list[float], limit: float | None) -> Measured:

@@ -34,7 +34,7 @@ from sb3_pgx.common.evaluate import evaluate_by_graph, evaluate_rollout
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, acting_pass, evaluation_pass
 from sb3_pgx.common.policies import policy_class_for
-from sb3_pgx.common.report import Metrics, notify_update_end, read
+from sb3_pgx.common.report import Metrics, notify, read
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import DictRolloutView, RolloutView, batches, feed, is_users_own
 from sb3_pgx.common.schedules import Coefficient, as_schedule, evaluate_coefficient
@@ -57,7 +57,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     2. *evaluate* is one batched pass: values, log-probabilities, bootstraps.
     3. *estimate*: returns and advantages, by GAE unless the algorithm differs.
     4. *update* (the algorithm's): gradient steps; returns what it measured.
-    5. *report* logs, and calls ``on_update_end(metrics)`` on callbacks that define it.
+    5. *report* logs, and calls ``on_update_end(metrics)`` on callbacks that define it (``on_training_error(error)`` likewise).
 
     Differences from SB3 that a callback can see: ``values`` and ``log_probs`` are among the locals at ``on_rollout_end``
     but not at ``on_step``, and the buffer is filled at the end of the rollout; its rewards never contain a bootstrapped
@@ -443,7 +443,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         Train.
 
         :param total_timesteps: environment steps; the last rollout is completed, so that more may be done
-        :param callback: called at every step; ``on_update_end(metrics)`` is called after each update where it is defined
+        :param callback: called at every step; where they are defined, ``on_update_end(metrics)`` is called after each update
+            and ``on_training_error(error)`` with an error that ends the training
         :param log_interval: iterations between two log dumps; ``None``: never
         :param tb_log_name: name of the TensorBoard run; the class's name by default
         :param reset_num_timesteps: count from 0, and reset the environments
@@ -455,7 +456,23 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
         )
         callback.on_training_start(locals(), globals())
+        try:
+            iteration = self._iterate(total_timesteps, callback, log_interval)
+        except Exception as error:
+            notify(callback, "on_training_error", error)
+            raise
+        # SB3's order, log then update, would lose the last update. As after SB3's learn, its metrics stay in the logger.
+        if log_interval is not None and iteration > 0:
+            self.dump_logs(iteration)
+            self._report(self._metrics)
+            self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
+        callback.on_training_end()
+        return self
+
+    def _iterate(self, total_timesteps: int, callback: BaseCallback, log_interval: int | None) -> int:
+        """Collect and update, until enough steps are done or a callback ends it; how many rollouts there were."""
         assert self.env is not None
+        iteration = 0
         while self.num_timesteps < total_timesteps:
             if not self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps):
                 break
@@ -465,14 +482,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
                 self.dump_logs(iteration)
             self._metrics = {}
             self.train()  # a subclass may have its own
-            notify_update_end(callback, self._metrics)
-        # SB3's order, log then update, would lose the last update. As after SB3's learn, its metrics stay in the logger.
-        if log_interval is not None and iteration > 0:
-            self.dump_logs(iteration)
-            self._report(self._metrics)
-            self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
-        callback.on_training_end()
-        return self
+            notify(callback, "on_update_end", self._metrics)
+        return iteration
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         # The last rollout may overshoot: without the floor, schedules would be extrapolated below their end.

@@ -1,5 +1,7 @@
 """Stage 5: what an update measured, as numbers, and to whom it is told."""
 
+from typing import Any
+
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
 from torch import Tensor
@@ -14,14 +16,14 @@ def read(metrics: Metrics) -> dict[str, float]:
     return {**metrics, **dict(zip(tensors, numbers, strict=True))}
 
 
-def notify_update_end(callback: BaseCallback | None, metrics: dict[str, float]) -> None:
-    """Call ``on_update_end(metrics)`` on every callback of a tree that defines it."""
-    hook = getattr(callback, "on_update_end", None)
-    if hook is not None:
-        hook(metrics)
+def notify(callback: BaseCallback | None, hook: str, what: Any) -> None:
+    """Call ``hook`` (``on_update_end``, ``on_training_error``) with ``what`` on every callback of a tree that defines it."""
+    method = getattr(callback, hook, None)
+    if method is not None:
+        method(what)
     if isinstance(callback, CallbackList):
         for child in callback.callbacks:
-            notify_update_end(child, metrics)
+            notify(child, hook, what)
     elif isinstance(callback, EventCallback):
-        notify_update_end(callback.callback, metrics)
-        notify_update_end(getattr(callback, "callback_on_new_best", None), metrics)
+        notify(callback.callback, hook, what)
+        notify(getattr(callback, "callback_on_new_best", None), hook, what)

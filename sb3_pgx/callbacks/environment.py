@@ -1,12 +1,14 @@
-"""What the environments return while a rollout is collected: rewards as they are, and how episodes end."""
+"""What the environments return: rewards as they are, how episodes end, and the range of the observations."""
 
 from collections import deque
 from typing import Any
 
 import numpy as np
 import torch as th
+from torch import Tensor
 
 from sb3_pgx.callbacks.measures import Measured, scales
+from sb3_pgx.common.rollout import Observations
 
 WINDOW = 100  # episodes
 ENOUGH = 10  # episodes, of which something can be said
@@ -50,3 +52,28 @@ class EpisodeWatch:
             at_limit = [length == self._longest and not flagged for length, flagged in self._ended]
             measured["unflagged_time_limits"] = sum(at_limit) / len(at_limit)
         return measured
+
+
+class ObservationRange:
+    """The smallest and the largest that each entry of the observations has been; images are left out."""
+
+    def __init__(self) -> None:
+        self._low: list[Tensor] = []
+        self._high: list[Tensor] = []
+
+    def see(self, observations: Observations) -> Measured:
+        """
+        :param observations: of a rollout, ``[B, *obs]``
+        :return: the largest number among them, and the share of the entries that have never changed so far
+        """
+        parts = observations.values() if isinstance(observations, dict) else [observations]
+        floating = [x.flatten(start_dim=1) for x in parts if x.is_floating_point()]
+        if not floating:
+            return {}
+        low, high = [x.amin(dim=0) for x in floating], [x.amax(dim=0) for x in floating]
+        self._low = [th.minimum(a, b) for a, b in zip(self._low or low, low, strict=True)]
+        self._high = [th.maximum(a, b) for a, b in zip(self._high or high, high, strict=True)]
+        return {
+            "observation_max": th.cat([*low, *high]).abs().max(),
+            "constant_observations": (th.cat(self._low) == th.cat(self._high)).float().mean(),
+        }

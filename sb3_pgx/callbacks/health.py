@@ -1,0 +1,158 @@
+"""A callback that judges what the diagnostics measure: warnings in plain English while training, a report at its end."""
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, sync_envs_normalization
+
+from sb3_pgx.callbacks.catalogue import check_metrics
+from sb3_pgx.callbacks.diagnostics import DiagnosticsCallback
+from sb3_pgx.callbacks.healthy import DEFAULT_RULES
+from sb3_pgx.callbacks.measures import Measured
+from sb3_pgx.callbacks.report import markdown, write_report
+from sb3_pgx.callbacks.rules import Rule, Watch
+from sb3_pgx.callbacks.snapshot import as_it_acts
+from sb3_pgx.common.checks import check_choice, check_counts
+
+
+class HealthWarning(UserWarning):
+    """A rule of health is in alarm."""
+
+
+class HealthError(RuntimeError):
+    """A rule of health is in alarm, and ``on_alarm="raise"``."""
+
+
+class HealthCallback(DiagnosticsCallback):
+    """
+    :class:`DiagnosticsCallback`, and rules that say when something is wrong, what it means, and one thing to change.
+
+    Logs ``health/score``, the share of the rules with something to judge that are not in alarm, and ``health/alarms``, how
+    many are. ``watches`` holds what became of each rule, :meth:`report` puts it in words.
+
+    :param rules: what to look for; :data:`~sb3_pgx.callbacks.DEFAULT_RULES` and what you add
+    :param on_alarm: ``"warn"``, ``"stop"`` the training (and warn), or ``"raise"`` a :class:`HealthError`
+    :param eval_env: environment with the true objective, not one that the training steps: the training's return must not rise
+        while that of this one falls
+    :param eval_every: of the measured updates, evaluate there after one in so many
+    :param n_eval_episodes: episodes of an evaluation
+    :param quiet: measured updates between two warnings of the same rule
+    :param report_folder: where the report goes at the end; ``None``: into the logger's folder, if it has one. An earlier one
+        there is kept, and the new one gets a number
+    :param metrics: as in :class:`DiagnosticsCallback`, of which are logged; rules see all
+    :param clip_range: likewise
+    :param every: likewise
+    :param costly_every: likewise
+    :param verbose: as SB3's
+    :raises ValueError: an argument makes no sense
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Rule] = DEFAULT_RULES,
+        on_alarm: str = "warn",
+        eval_env: gym.Env | VecEnv | None = None,
+        eval_every: int = 10,
+        n_eval_episodes: int = 5,
+        quiet: int = 20,
+        report_folder: str | Path | None = None,
+        metrics: Sequence[str] | None = None,
+        clip_range: float | None = None,
+        every: int = 1,
+        costly_every: int = 10,
+        verbose: int = 0,
+    ):
+        super().__init__(metrics, clip_range, every, costly_every, verbose)
+        check_choice(("warn", "stop", "raise"), on_alarm=on_alarm)
+        check_counts(eval_every=eval_every, n_eval_episodes=n_eval_episodes, quiet=quiet)
+        check_metrics([rule.metric for rule in rules])
+        names = [rule.name for rule in rules]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two rules are called {next(n for n in names if names.count(n) > 1)!r}; give each its own name")
+        self.rules, self.on_alarm, self.quiet = tuple(rules), on_alarm, quiet
+        self.eval_env: VecEnv | None = None
+        if eval_env is not None:
+            self.eval_env = eval_env if isinstance(eval_env, VecEnv) else DummyVecEnv([lambda: eval_env])
+        self.eval_every, self.n_eval_episodes = eval_every, n_eval_episodes
+        self.report_folder = None if report_folder is None else Path(report_folder)
+        self.watches = [Watch(rule) for rule in self.rules]
+        self.warnings: list[str] = []
+        self._needed |= {rule.metric for rule in self.rules}
+        self._series: defaultdict[str, list[float]] = defaultdict(list)
+        self._told: dict[str, int] = {}  # rule: measured update of its last warning
+        self._stopping = False
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self._stopping = False
+
+    def _on_step(self) -> bool:
+        return super()._on_step() and not self._stopping
+
+    def measure_more(self) -> Measured:
+        if self.eval_env is None or self._measured % self.eval_every:
+            return {}
+        sync_envs_normalization(self.training_env, self.eval_env)
+        with as_it_acts(self._model.policy), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Evaluation environment is not wrapped with a ``Monitor``")
+            returns, _ = evaluate_policy(self._model, self.eval_env, self.n_eval_episodes, return_episode_rewards=True)
+        return {"true_return": float(np.mean(returns))}
+
+    def on_measured(self) -> None:
+        self._extend_series()
+        progress = 1.0 - self._model._current_progress_remaining
+        alarmed = [watch.rule for watch in self.watches if watch.look(self._series, progress)]
+        judged = [watch for watch in self.watches if watch.looked]
+        if judged:
+            self.logger.record("health/score", sum(not watch.in_alarm for watch in judged) / len(judged))
+            self.logger.record("health/alarms", sum(watch.in_alarm for watch in judged))
+        for rule in alarmed:
+            self._alarm(rule)
+
+    def _extend_series(self) -> None:
+        numbers = self.history[-1]
+        for name in numbers.keys() | self._series.keys():
+            series = self._series[name]
+            series.extend([math.nan] * (len(self.history) - 1 - len(series)))
+            series.append(numbers.get(name, math.nan))
+
+    def _alarm(self, rule: Rule) -> None:
+        sentence = in_words(rule, self._series[rule.metric][-1])
+        if rule.name not in self._told or self._measured - self._told[rule.name] >= self.quiet:
+            self._told[rule.name] = self._measured
+            self.warnings.append(f"update {self._rollouts}: {sentence}")
+            if self.on_alarm != "raise":
+                warnings.warn(self.warnings[-1], HealthWarning, stacklevel=2)
+        if self.on_alarm == "stop":
+            self._stopping = True
+        if self.on_alarm == "raise":
+            self._stopwatch.detach()
+            raise HealthError(f"update {self._rollouts}: {sentence}")
+
+    def _on_training_end(self) -> None:
+        super()._on_training_end()
+        folder = self.report_folder or (Path(self.logger.dir) if self.logger.dir else None)
+        if folder is not None:
+            steps = self._series["timesteps"]
+            path = write_report(folder, self._title, self.watches, steps, self._series, self.warnings)
+            self.logger.info(f"the report on this training's health is in {path}")
+
+    def report(self) -> str:
+        """The verdict on every rule, as Markdown."""
+        return markdown(self._title, self.watches, self._series, self.warnings)
+
+    @property
+    def _title(self) -> str:
+        return f"Health of a training of {type(self.model).__name__}"
+
+
+def in_words(rule: Rule, value: float) -> str:
+    """What an alarm says: meaning, value, threshold, one thing to try, and a source."""
+    source = f" ({rule.sources[0].says}: {rule.sources[0].where})" if rule.sources else ""
+    return f"{rule.name}: {rule.sentence}. {rule.metric} is {value:.3g}, {rule.condition}{source}. Try this: {rule.remedy}."

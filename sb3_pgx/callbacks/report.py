@@ -1,0 +1,101 @@
+"""The verdict on a training, rule by rule, as Markdown with pictures."""
+
+import math
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from sb3_pgx.callbacks.plots import healthy_ranges, save_png
+from sb3_pgx.callbacks.rules import Rule, Series, Watch
+
+NAME = "health"
+
+
+def write_report(
+    folder: Path, title: str, watches: Sequence[Watch], steps: Sequence[float], series: Series, warnings: Sequence[str] = ()
+) -> Path:
+    """
+    Write ``health.md`` and, where matplotlib is installed, ``health.png``; where there are some, ``health-2.md`` and so on.
+
+    :param folder: made if need be
+    :param title: of the report
+    :param watches: the rules and what became of them
+    :param steps: environment steps of each measured update
+    :param series: what was measured
+    :param warnings: that were given
+    :return: the report's path
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while (folder / f"{name_of(number)}.md").exists():
+        number += 1
+    path = folder / f"{name_of(number)}.md"
+    picture = None
+    if find_spec("matplotlib") is not None:
+        picture = path.with_suffix(".png").name
+        save_png(path.with_suffix(".png"), steps, series, healthy_ranges([watch.rule for watch in watches]))
+    path.write_text(markdown(title, watches, series, warnings, picture), encoding="utf-8")
+    return path
+
+
+def name_of(number: int) -> str:
+    return NAME if number == 1 else f"{NAME}-{number}"
+
+
+def markdown(
+    title: str, watches: Sequence[Watch], series: Series, warnings: Sequence[str] = (), picture: str | None = None
+) -> str:
+    """
+    The report.
+
+    :param picture: file with the plots; ``None``: there is none, because matplotlib is not installed
+    """
+    alarmed = [watch for watch in watches if watch.alarms]
+    lines = [f"# {title}", "", headline(watches), ""]
+    for watch in sorted(alarmed, key=lambda watch: -watch.alarms):
+        rule = watch.rule
+        lines += [f"- **{rule.name}**: {rule.sentence}. Try this: {rule.remedy}."]
+    if alarmed:
+        lines.append("")
+    lines += ["| rule | verdict | metric | last | least | greatest | alarm | called healthy |", "|" + "---|" * 8]
+    lines += [f"| {' | '.join(row(watch, series))} |" for watch in watches]
+    lines += ["", "Where sources differ, their ranges stand side by side. Rules count measured updates.", ""]
+    if warnings:
+        lines += ["## Warnings", "", *(f"- {warning}" for warning in warnings), ""]
+    if picture is None:
+        lines += ['Pictures need matplotlib: `pip install "sb3_pgx[plots]"`.']
+    else:
+        lines += ["## Over the training", "", f"![what was measured, healthy ranges shaded]({picture})"]
+    return "\n".join(lines) + "\n"
+
+
+def headline(watches: Sequence[Watch]) -> str:
+    """One sentence on all rules together."""
+    judged, alarmed = [w for w in watches if w.looked], [w for w in watches if w.alarms]
+    if not judged:
+        return "No update was measured: there is nothing to judge."
+    if not alarmed:
+        return f"Healthy: none of {len(judged)} rules was in alarm."
+    return f"{len(alarmed)} of {len(judged)} rules were in alarm, {sum(w.in_alarm for w in alarmed)} of them at the end."
+
+
+def row(watch: Watch, series: Series) -> list[str]:
+    """A line of the table."""
+    rule = watch.rule
+    known = [x for x in series.get(rule.metric, ()) if not math.isnan(x)]
+    numbers = [f"{x:.3g}" for x in (known[-1], min(known), max(known))] if known else ["", "", ""]
+    patience = f" for {rule.patience} in a row" if rule.patience > 1 else ""
+    return [rule.name, verdict(watch), rule.metric, *numbers, f"{rule.condition}{patience}", sources(rule)]
+
+
+def verdict(watch: Watch) -> str:
+    """Of one rule."""
+    if not watch.looked:
+        return "not measured"
+    if not watch.alarms:
+        return "healthy"
+    return f"**alarm** at {watch.alarms} of {watch.looked} updates"
+
+
+def sources(rule: Rule) -> str:
+    return "; ".join(f"{source.says} ({source.where})" for source in rule.sources)

@@ -1,0 +1,216 @@
+"""A rule of health: a metric, a condition, how long it has to hold, and what to say then. Rules are records: add your own."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Series = Mapping[str, Sequence[float]]  # by metric, one number a measured update, the last one is now; NaN where unknown
+
+
+class Condition(Protocol):
+    """Whether something is wrong now."""
+
+    def holds(self, series: Series, metric: str) -> bool:
+        """Whether it is so at the last number of ``metric``, which is not NaN."""
+
+    def __str__(self) -> str:
+        """The threshold, in words that follow the value: ``above 0.1``."""
+
+
+@dataclass(frozen=True)
+class Above:
+    """The metric is greater than ``threshold``."""
+
+    threshold: float
+
+    def holds(self, series: Series, metric: str) -> bool:
+        return series[metric][-1] > self.threshold
+
+    def __str__(self) -> str:
+        return f"above {self.threshold:g}"
+
+
+@dataclass(frozen=True)
+class Below:
+    """The metric is less than ``threshold``."""
+
+    threshold: float
+
+    def holds(self, series: Series, metric: str) -> bool:
+        return series[metric][-1] < self.threshold
+
+    def __str__(self) -> str:
+        return f"below {self.threshold:g}"
+
+
+@dataclass(frozen=True)
+class Outside:
+    """The metric is not between ``low`` and ``high``."""
+
+    low: float
+    high: float
+
+    def holds(self, series: Series, metric: str) -> bool:
+        return not self.low <= series[metric][-1] <= self.high
+
+    def __str__(self) -> str:
+        return f"outside {self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Fell:
+    """The metric was at least ``high`` within the last ``within`` measured updates, and is below ``low`` now."""
+
+    high: float
+    low: float
+    within: int
+
+    def holds(self, series: Series, metric: str) -> bool:
+        *before, now = series[metric][-self.within - 1 :]
+        return now < self.low and any(x >= self.high for x in before)
+
+    def __str__(self) -> str:
+        return f"from above {self.high:g} to below {self.low:g} within {self.within} measured updates"
+
+
+@dataclass(frozen=True)
+class Grew:
+    """The metric is more than ``factor`` times what it was first, and greater than ``floor``."""
+
+    factor: float
+    floor: float = 0.0
+
+    def holds(self, series: Series, metric: str) -> bool:
+        first = next(x for x in series[metric] if not math.isnan(x))
+        return series[metric][-1] > max(self.factor * first, self.floor)
+
+    def __str__(self) -> str:
+        return f"above {self.factor:g} times what it was first"
+
+
+@dataclass(frozen=True)
+class Spiked:
+    """The metric is more than ``factor`` times its median over the ``window`` measured updates before."""
+
+    factor: float
+    window: int
+
+    def holds(self, series: Series, metric: str) -> bool:
+        *before, now = series[metric][-self.window - 1 :]
+        known = [x for x in before if not math.isnan(x)]
+        return len(known) == self.window and now > self.factor * statistics.median(known)
+
+    def __str__(self) -> str:
+        return f"above {self.factor:g} times its median over {self.window} measured updates"
+
+
+@dataclass(frozen=True)
+class Parted:
+    """
+    Over the last ``window`` measured updates, the metric has risen and ``other`` has fallen, each by more than ``share`` of
+    the range it has had so far.
+    """
+
+    other: str
+    window: int
+    share: float
+
+    def holds(self, series: Series, metric: str) -> bool:
+        return self._change(series[metric]) > self.share and self._change(series.get(self.other, ())) < -self.share
+
+    def _change(self, values: Sequence[float]) -> float:
+        """From the first to the second half of the window, as a share of the range."""
+        known = [x for x in values if not math.isnan(x)]
+        span = max(known, default=0.0) - min(known, default=0.0)
+        recent = known[-self.window :]
+        if len(recent) < self.window or span == 0:
+            return 0.0
+        half = self.window // 2
+        return (statistics.mean(recent[-half:]) - statistics.mean(recent[:half])) / span
+
+    def __str__(self) -> str:
+        return f"rising while {self.other} falls, each by {self.share:.0%} of its range in {self.window} measured updates"
+
+
+@dataclass(frozen=True)
+class Source:
+    """
+    Where a threshold comes from.
+
+    :param says: the range that it calls healthy, or the fact
+    :param where: author, year and title, or the project
+    """
+
+    says: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """
+    :param name: under which alarms are reported
+    :param metric: of :data:`~sb3_pgx.callbacks.METRICS`
+    :param condition: what is wrong
+    :param sentence: what it means, in plain English
+    :param remedy: one change to try
+    :param sources: of the threshold; ranges that differ stand side by side in the report
+    :param patience: measured updates in a row for which the condition has to hold
+    :param warm_up: measured updates at the beginning that do not count
+    :param until: share of the training after which the rule has nothing to say any more
+    :param healthy: the range that a plot shades
+    """
+
+    name: str
+    metric: str
+    condition: Condition
+    sentence: str
+    remedy: str
+    sources: tuple[Source, ...] = ()
+    patience: int = 1
+    warm_up: int = 0
+    until: float = 1.0
+    healthy: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.patience < 1 or self.warm_up < 0 or not 0 < self.until <= 1:
+            raise ValueError(
+                f"rule {self.name}: patience={self.patience} must be at least 1, warm_up={self.warm_up} at least 0, and "
+                f"until={self.until} in (0, 1]"
+            )
+
+
+@dataclass
+class Watch:
+    """A rule under way: how often in a row its condition has held."""
+
+    rule: Rule
+    held: int = 0
+    looked: int = 0  # measured updates in which the metric was known, without the warm-up
+    alarms: int = 0  # updates at which it was in alarm
+
+    @property
+    def in_alarm(self) -> bool:
+        """Whether the condition has held for long enough."""
+        return self.held >= self.rule.patience
+
+    def look(self, series: Series, progress: float = 0.0) -> bool:
+        """
+        After a measured update.
+
+        :param series: up to now
+        :param progress: share of the training that is done
+        :return: whether the rule is in alarm; as before where the metric has not been measured this time
+        """
+        rule, values = self.rule, series.get(self.rule.metric, ())
+        if not values or math.isnan(values[-1]):
+            return False
+        known = sum(not math.isnan(x) for x in values)
+        if known <= rule.warm_up or progress > rule.until:
+            self.held = 0
+            return False
+        self.looked += 1
+        self.held = self.held + 1 if rule.condition.holds(series, rule.metric) else 0
+        self.alarms += self.in_alarm
+        return self.in_alarm
