@@ -39,6 +39,7 @@ METRICS = {
     "reward_std": "their standard deviation",
     "reward_min": "the smallest",
     "reward_max": "the largest",
+    "reward_size": "the largest without its sign",
     "grad_norm": "norm of the gradient before clipping, mean over minibatches; of NPG and TRPO that of the critic's steps",
     "grad_norm_max": "the largest of those measured",
     "grad_clipped": "share of the minibatches whose gradient was clipped",

@@ -47,7 +47,8 @@ class EpisodeWatch:
         Scales of the rollout's rewards, and the share of the last 100 episodes that ended unflagged at exactly the length of
         the longest so far, as they do at a time limit that the environment reports as a termination.
         """
-        measured = scales(reward=th.from_numpy(np.concatenate(self._rewards).astype(np.float64)))
+        rewards = th.from_numpy(np.concatenate(self._rewards).astype(np.float64))
+        measured = {**scales(reward=rewards), "reward_size": rewards.abs().max()}
         if len(self._ended) >= ENOUGH and self._longest > 1:
             at_limit = [length == self._longest and not flagged for length, flagged in self._ended]
             measured["unflagged_time_limits"] = sum(at_limit) / len(at_limit)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gymnasium as gym
-import numpy as np
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import CSVOutputFormat, JSONOutputFormat, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, sync_envs_normalization
 
 from sb3_pgx.callbacks.catalogue import check_metrics
@@ -19,6 +19,8 @@ from sb3_pgx.callbacks.report import markdown, write_report
 from sb3_pgx.callbacks.rules import Rule, Watch
 from sb3_pgx.callbacks.snapshot import as_it_acts
 from sb3_pgx.common.checks import check_choice, check_counts
+
+LOGGED_TO_FILES = (CSVOutputFormat, JSONOutputFormat, TensorBoardOutputFormat)
 
 
 class HealthWarning(UserWarning):
@@ -43,8 +45,8 @@ class HealthCallback(DiagnosticsCallback):
     :param eval_every: of the measured updates, evaluate there after one in so many
     :param n_eval_episodes: episodes of an evaluation
     :param quiet: measured updates between two warnings of the same rule
-    :param report_folder: where the report goes at the end; ``None``: into the logger's folder, if it has one. An earlier one
-        there is kept, and the new one gets a number
+    :param report_folder: where the report goes at the end; ``None``: into the folder that is logged to, if there is one. An
+        earlier report there is kept, and the new one gets a number
     :param metrics: as in :class:`DiagnosticsCallback`, of which are logged; rules see all
     :param clip_range: likewise
     :param every: likewise
@@ -101,8 +103,9 @@ class HealthCallback(DiagnosticsCallback):
         sync_envs_normalization(self.training_env, self.eval_env)
         with as_it_acts(self._model.policy), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Evaluation environment is not wrapped with a ``Monitor``")
-            returns, _ = evaluate_policy(self._model, self.eval_env, self.n_eval_episodes, return_episode_rewards=True)
-        return {"true_return": float(np.mean(returns))}
+            # As it acts in training, whose return this one is compared with.
+            mean, _ = evaluate_policy(self._model, self.eval_env, self.n_eval_episodes, deterministic=False)
+        return {"true_return": float(mean)}
 
     def on_measured(self) -> None:
         self._extend_series()
@@ -137,7 +140,9 @@ class HealthCallback(DiagnosticsCallback):
 
     def _on_training_end(self) -> None:
         super()._on_training_end()
-        folder = self.report_folder or (Path(self.logger.dir) if self.logger.dir else None)
+        folder = self.report_folder
+        if folder is None and self.logger.dir and any(isinstance(x, LOGGED_TO_FILES) for x in self.logger.output_formats):
+            folder = Path(self.logger.dir)
         if folder is not None:
             steps = self._series["timesteps"]
             path = write_report(folder, self._title, self.watches, steps, self._series, self.warnings)

@@ -140,7 +140,7 @@ DEFAULT_RULES = (
     Rule(
         "critic worse than the mean",
         "explained_variance",
-        Below(-0.5),
+        Below(-0.2),
         "the values describe the returns worse than their mean would",
         "raise vf_coef, or give the critic its own network: policy_kwargs=dict(share_features_extractor=False)",
         (Source("above 0", SB3), Source("above 0.5", RULE_OF_THUMB), Source("above 0.8 once trained", RULE_OF_THUMB)),
@@ -180,12 +180,12 @@ DEFAULT_RULES = (
         healthy=(0.1, 10.0),
     ),
     Rule(
-        "returns of tiny size",
-        "return_std",
+        "rewards of tiny size",
+        "reward_size",
         Below(1e-4),
-        "all returns are the same: there is nothing to learn from, or the rewards are too small to be seen",
+        "there is no reward at all, or it is too small beside the noise of the values",
         "multiply the rewards, or look whether the task is ever solved by chance",
-        (Source("standard deviation of the advantages not near 0", JONES),),
+        (Source("returns within −10 to 10, and standard deviation of the advantages not near 0", JONES),),
         patience=5,
     ),
     Rule(
@@ -291,7 +291,7 @@ DEFAULT_RULES = (
     Rule(
         "reward hacked",
         "training_return",
-        Parted(other="true_return", window=6, share=0.2),
+        Parted(other="true_return", window=10, share=0.2),
         "the training's return rises while that of the true objective falls: the policy exploits the reward",
         "stop here, and change the reward before training on",
         (Source("a reward that is a proxy gets exploited", AMODEI),),

@@ -33,7 +33,9 @@ def write_report(
     picture = None
     if find_spec("matplotlib") is not None:
         picture = path.with_suffix(".png").name
-        save_png(path.with_suffix(".png"), steps, series, healthy_ranges([watch.rule for watch in watches]))
+        rules = [watch.rule for watch in watches]
+        judged = {rule.metric: series[rule.metric] for rule in rules if rule.metric in series}
+        save_png(path.with_suffix(".png"), steps, judged, healthy_ranges(rules))
     path.write_text(markdown(title, watches, series, warnings, picture), encoding="utf-8")
     return path
 

@@ -109,8 +109,8 @@ class Spiked:
 @dataclass(frozen=True)
 class Parted:
     """
-    Over the last ``window`` measured updates, the metric has risen and ``other`` has fallen, each by more than ``share`` of
-    the range it has had so far.
+    From the first to the second half of the last ``window`` measured updates, the mean of the metric has risen and that of
+    ``other`` has fallen, each by more than ``share`` of the range it has had so far and by more than three standard errors.
     """
 
     other: str
@@ -118,17 +118,18 @@ class Parted:
     share: float
 
     def holds(self, series: Series, metric: str) -> bool:
-        return self._change(series[metric]) > self.share and self._change(series.get(self.other, ())) < -self.share
+        return self._rise(series[metric]) > self.share and self._rise([-x for x in series.get(self.other, ())]) > self.share
 
-    def _change(self, values: Sequence[float]) -> float:
-        """From the first to the second half of the window, as a share of the range."""
+    def _rise(self, values: Sequence[float]) -> float:
+        """As a share of the range; 0 where it may be chance."""
         known = [x for x in values if not math.isnan(x)]
-        span = max(known, default=0.0) - min(known, default=0.0)
-        recent = known[-self.window :]
-        if len(recent) < self.window or span == 0:
-            return 0.0
         half = self.window // 2
-        return (statistics.mean(recent[-half:]) - statistics.mean(recent[:half])) / span
+        if len(known) < self.window:
+            return 0.0
+        first, second = known[-2 * half : -half], known[-half:]
+        rise = statistics.mean(second) - statistics.mean(first)
+        error = math.sqrt((statistics.variance(first) + statistics.variance(second)) / half)
+        return rise / (max(known) - min(known)) if rise > 3 * error else 0.0
 
     def __str__(self) -> str:
         return f"rising while {self.other} falls, each by {self.share:.0%} of its range in {self.window} measured updates"
