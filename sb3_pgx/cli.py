@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_claims(commands)
     _add_bench(commands)
+    _add_plot(commands)
     return parser
 
 
@@ -98,6 +99,18 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     where.add_argument("--output", type=Path, metavar="FILE", help="default: runs/bench-<time>.json")
     parser.add_argument("--force", action="store_true", help="replace --output if it exists")
     parser.set_defaults(command=_bench)
+
+
+def _add_plot(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "plot",
+        help="draw what a training logged, healthy ranges shaded",
+        description="Draw what DiagnosticsCallback or HealthCallback logged into a folder's progress.csv (or what SB3 logs "
+        "itself) over the training, as diagnostics.png and as diagnostics.html, which needs no server.",
+    )
+    parser.add_argument("folder", type=Path, help="that the training logged to; the pictures go there, too")
+    parser.add_argument("--force", action="store_true", help="replace earlier pictures")
+    parser.set_defaults(command=_plot)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -173,6 +186,17 @@ def _bench(args: argparse.Namespace) -> int:
     if results:
         print(f"\n{markdown(results)}\n\nwritten to {plan.output}")
     return FAILED if failures else 0
+
+
+def _plot(args: argparse.Namespace) -> int:
+    from sb3_pgx.callbacks.plots import plot_folder
+
+    try:
+        written = plot_folder(args.folder, args.force)
+    except USER_ERRORS as error:
+        return _usage_error(error)
+    print("\n".join(map(str, written)))
+    return 0
 
 
 def _usage_error(error: BaseException) -> int:

@@ -7,10 +7,34 @@ from typing import Any
 
 from sb3_pgx.callbacks.catalogue import METRICS
 from sb3_pgx.callbacks.healthy import DEFAULT_RULES
+from sb3_pgx.callbacks.progress import read_progress
 from sb3_pgx.callbacks.rules import Rule, Series
+from sb3_pgx.common.extras import PLOTS, require_extra
 
 COLUMNS = 4
 HEALTHY, LINE = "#2ca02c", "#1f77b4"
+
+
+def plot_folder(folder: Path, force: bool = False) -> list[Path]:
+    """
+    Draw a run's ``progress.csv`` beside it.
+
+    :param folder: that the run logged to
+    :param force: replace earlier pictures
+    :return: ``diagnostics.png`` and ``diagnostics.html``
+    :raises ValueError: there is nothing to draw, or there are pictures already
+    :raises ImportError: matplotlib or plotly is not installed
+    """
+    require_extra("pictures", PLOTS)
+    steps, series = read_progress(folder)
+    parent = folder if folder.is_dir() else folder.parent
+    png, html = (parent / f"diagnostics.{kind}" for kind in ("png", "html"))
+    there = [str(path) for path in (png, html) if path.exists()]
+    if there and not force:
+        raise ValueError(f"{there[0]} exists already; --force replaces it")
+    save_png(png, steps, series, healthy_ranges())
+    save_html(html, f"What {parent.resolve().name} logged", steps, series, healthy_ranges())
+    return [png, html]
 
 
 def healthy_ranges(rules: Sequence[Rule] = DEFAULT_RULES) -> dict[str, tuple[float, float]]:

@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from sb3_pgx.common.extras import require_extra
 from sb3_pgx.compare.agreement import AgreementClaim
-from sb3_pgx.compare.extras import require_extra
 from sb3_pgx.compare.gradient_variance import GradientVarianceClaim
 from sb3_pgx.compare.learning import LearningClaim
 from sb3_pgx.compare.peers import prepare

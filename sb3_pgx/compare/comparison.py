@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sb3_pgx.compare.extras import require_extra
+from sb3_pgx.common.extras import require_extra
 from sb3_pgx.compare.peers import prepare
 from sb3_pgx.compare.pool import run_all
 from sb3_pgx.compare.report import Setting, markdown, save_curves

@@ -62,7 +62,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(no_training, tmp_pa
 
 
 def test_a_missing_package_of_the_extra_is_told_with_the_command_that_installs_it(no_training, monkeypatch, capsys):
-    monkeypatch.setattr("sb3_pgx.compare.extras.find_spec", lambda name: None if name == "scipy" else object())
+    monkeypatch.setattr("sb3_pgx.common.extras.find_spec", lambda name: None if name == "scipy" else object())
     assert main(COMPARE) == 2
     assert capsys.readouterr().err == 'sb3-pgx: comparisons need scipy: pip install "sb3_pgx[plots]"\n'
 

@@ -1,0 +1,17 @@
+"""Packages that training does not need; asked for before any work starts."""
+
+from importlib.util import find_spec
+
+COMPARISON = ("matplotlib", "scipy", "tqdm", "yaml")
+PLOTS = ("matplotlib", "plotly")
+
+
+def require_extra(what: str = "comparisons", packages: tuple[str, ...] = COMPARISON) -> None:
+    """
+    :param what: needs them, for the error
+    :param packages: of the extra ``plots``, by the names under which they are imported
+    :raises ImportError: one of them is not installed; says how to install it
+    """
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ImportError(f'{what} need {", ".join(missing)}: pip install "sb3_pgx[plots]"')
