@@ -12,8 +12,8 @@ from gymnasium import spaces
 from sb3_pgx.doctor.findings import Finding, Severity
 from sb3_pgx.doctor.record import DryRun
 
-LARGE_OBSERVATION = 10.0  # field rule of thumb: networks want inputs near 1
-LARGE_RETURN = 100.0  # ten times the range in which values are learned well
+# Jones (2021) wants what networks read and learn within about ±10; returns of ten times that are worth a note.
+LARGE_OBSERVATION, LARGE_RETURN = 10.0, 100.0
 GAMMA = 0.99
 
 
@@ -122,19 +122,19 @@ def _time_limit_as_termination(record: DryRun) -> str | None:
 
 
 def _no_episode_ends(record: DryRun) -> str | None:
-    return None if record.ends.any() or not len(record.ends) else f"no episode ended in {len(record.ends)} steps"
+    if record.ends.any() or record.error is not None:
+        return None
+    return f"no episode ended in {len(record.ends)} steps"
 
 
 def _seed_ignored(record: DryRun) -> str | None:
     if record.resets is None:
         return None
     first, second = record.resets
-    differ = [key for key, x in first.items() if not np.array_equal(x, second[key], equal_nan=x.dtype.kind == "f")]
-    return (
-        f"two resets with the same seed give different observations{f' ({differ[0]})' if differ[0] else ''}"
-        if differ
-        else None
-    )
+    for key, x in first.items():
+        if not np.array_equal(x, second[key], equal_nan=x.dtype.kind == "f"):
+            return f"two resets with the same seed give different observations{f' in {key!r}' if key else ''}"
+    return None
 
 
 CHECKS: tuple[Check, ...] = (

@@ -109,11 +109,11 @@ class TimeLimit(ProbeEnv):
 class FinalObservation(ProbeEnv):
     """
     From 1, reward 1 and the end. From −1, no reward, and the episode is truncated at 1: V(−1) is γ V(1). Otherwise truncated
-    episodes are completed with 0, or with the value of the observation that the next episode starts from.
+    episodes are completed with 0, or with the value of the observation that the next episode starts from, which is mostly −1.
     """
 
     def first(self) -> float:
-        return self.coin()
+        return 1.0 if self.np_random.random() < 0.25 else -1.0
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         ends = self.seen > 0

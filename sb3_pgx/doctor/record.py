@@ -1,5 +1,6 @@
 """What an environment did, as arrays, and what can be said of them in a sentence."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,8 @@ class Part:
     @property
     def flat(self) -> np.ndarray:
         """The entries of all observations, ``[T * N, D]``; a number has one."""
-        return self.values.reshape(self.values.shape[0] * self.values.shape[1], -1 if self.values.size else 0)
+        n_steps, n_envs, *shape = self.values.shape
+        return self.values.reshape(n_steps * n_envs, math.prod(shape))
 
     def bounds(self) -> tuple[Any, Any] | None:
         """Least and largest value of each entry, ``[D]`` or a number, where the space has them."""

@@ -27,7 +27,7 @@ _NATURAL = dict(n_steps=8, batch_size=128, n_critic_updates=8, cg_max_steps=5)
 # By the class's name, so that SB3's classes and ours, and what is derived from them, share a line. Measured over ten seeds
 # with `sb3-pgx doctor algo <name> --seed <seed>`.
 SETTINGS: dict[str, Settings] = {
-    "A2C": Settings(4096, 0.02, dict(n_steps=4, use_rms_prop=False)),
+    "A2C": Settings(3072, 0.03, dict(n_steps=4, use_rms_prop=False)),
     "ACER": Settings(
         2560,
         0.02,
@@ -38,7 +38,7 @@ SETTINGS: dict[str, Settings] = {
     "PPO": Settings(2048, 0.02, dict(n_steps=8, batch_size=128, n_epochs=6), CLIP),
     "PPOPenalty": Settings(2048, 0.02, dict(n_steps=8, batch_size=128, n_epochs=5, target_kl=0.03)),
     "REINFORCE": Settings(3072, 0.05, dict(n_episodes=4, baseline="loo")),
-    "REINFORCEBaseline": Settings(4096, 0.1, dict(n_episodes=8, critic_learning_rate=0.02, n_critic_updates=5)),
+    "REINFORCEBaseline": Settings(3072, 0.05, dict(n_episodes=4, critic_learning_rate=0.02, n_critic_updates=3)),
     "TRPO": Settings(2048, 0.02, dict(**_NATURAL, target_kl=0.05), TRUST_REGION),
 }
 
