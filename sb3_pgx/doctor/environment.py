@@ -185,7 +185,7 @@ CHECKS: tuple[Check, ...] = (
         Severity.WARNING,
         _large_observation,
         "wrap the environment in SB3's VecNormalize (and save its statistics with the model), or scale the observation",
-        "SB3, Tips and Tricks: normalise the observations",
+        "SB3, Tips and Tricks",
     ),
     Check(
         "constant_reward",

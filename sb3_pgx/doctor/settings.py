@@ -22,7 +22,7 @@ class Settings:
     bound: Bound | None = None
 
 
-_NATURAL = dict(n_steps=8, batch_size=128, n_critic_updates=8, cg_max_steps=5)
+_NATURAL = dict(n_steps=8, batch_size=128, n_critic_updates=5, cg_max_steps=5)
 
 # By the class's name, so that SB3's classes and ours, and what is derived from them, share a line. Measured over ten seeds
 # with `sb3-pgx doctor algo <name> --seed <seed>`.
@@ -35,10 +35,10 @@ SETTINGS: dict[str, Settings] = {
     ),
     # A step of fixed KL divergence never gets shorter, and so leaves a problem again that it has solved.
     "NPG": Settings(2048, 0.02, dict(**_NATURAL, step_rule="fixed", step_size=0.3), TRUST_REGION_WITHOUT_SEARCH),
-    "PPO": Settings(2048, 0.02, dict(n_steps=8, batch_size=128, n_epochs=6), CLIP),
-    "PPOPenalty": Settings(2048, 0.02, dict(n_steps=8, batch_size=128, n_epochs=5, target_kl=0.03)),
+    "PPO": Settings(2048, 0.02, dict(n_steps=8, batch_size=128, n_epochs=4), CLIP),
+    "PPOPenalty": Settings(2048, 0.02, dict(n_steps=8, batch_size=128, n_epochs=4, target_kl=0.03)),
     "REINFORCE": Settings(3072, 0.05, dict(n_episodes=4, baseline="loo")),
-    "REINFORCEBaseline": Settings(3072, 0.05, dict(n_episodes=4, critic_learning_rate=0.02, n_critic_updates=3)),
+    "REINFORCEBaseline": Settings(2560, 0.05, dict(n_episodes=4, critic_learning_rate=0.02, n_critic_updates=3)),
     "TRPO": Settings(2048, 0.02, dict(**_NATURAL, target_kl=0.05), TRUST_REGION),
 }
 
