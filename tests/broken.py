@@ -6,7 +6,7 @@ from typing import Any
 import stable_baselines3 as sb3
 import torch as th
 
-from sb3_pgx import PPO, REINFORCE
+from sb3_pgx import NPG, PPO, REINFORCE, TRPO
 from sb3_pgx.common.rollout import as_policy_input
 from sb3_pgx.ops.returns import gae
 
@@ -95,6 +95,18 @@ class ComparesWithTheNewPolicy(PPO):
             with th.no_grad():
                 batch.log_prob = self.policy.evaluate_actions(batch.observations, actions)[1]
             yield batch
+
+
+class FourTrustRegions(TRPO):
+    """Each of four steps stays within a trust region around the policy as it is then."""
+
+    def _policy_step(self, *args: Any) -> Any:
+        return [super(FourTrustRegions, self)._policy_step(*args) for _ in range(4)][-1]
+
+
+class StepsThreeTimesAsFar(NPG):
+    def step_length(self, solution: Any) -> float:
+        return 3 * super().step_length(solution) if self.step_rule == "kl" else super().step_length(solution)
 
 
 def log_prob_of(policy: Any, rollout: Any, actions: th.Tensor) -> th.Tensor:

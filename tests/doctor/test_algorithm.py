@@ -7,12 +7,14 @@ from broken import (
     ComparesWithTheNewPolicy,
     CompletesWithTheNextEpisode,
     EpisodesRunOn,
+    FourTrustRegions,
     LogProbOfTheClippedAction,
     LogProbOfThePolicyBefore,
     ObservationsOfOtherRows,
     ReturnsOfTheWrongSign,
     RewardsAStepLate,
     SB3WithAdvantagesOfTheWrongSign,
+    StepsThreeTimesAsFar,
     TruncationIsTermination,
 )
 from gymnasium import spaces
@@ -57,6 +59,8 @@ def test_a_sound_algorithm_passes_every_probe_that_applies_to_it(name):
         (LogProbOfThePolicyBefore, {"stored log-probability"}),
         (LogProbOfTheClippedAction, {"stored log-probability"}),
         (ComparesWithTheNewPolicy, {"size of an update"}),
+        (FourTrustRegions, {"size of an update"}),
+        (StepsThreeTimesAsFar, {"size of an update"}),
     ],
 )
 def test_damage_fails_the_probes_that_are_made_for_it_and_no_other(cls, probes):

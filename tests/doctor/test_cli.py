@@ -43,13 +43,13 @@ def test_a_fault_or_a_warning_exits_with_1_and_tells_the_remedy(registered, caps
     assert line in printed and "\n         → " in printed and "no faults" not in printed
 
 
-def test_faults_come_before_notes(registered, capsys):
-    class Both(faulty.NeverEnds, faulty.RewardNaN):
+def test_warnings_come_before_notes(registered, capsys):
+    class Both(faulty.NeverEnds, faulty.IgnoresTheSeed):
         pass
 
     assert main(["doctor", "env", registered(Both), "--steps", "300"]) == 1
     printed = capsys.readouterr().out
-    assert printed.index("fault ") < printed.index("note ")
+    assert printed.index("warning  seed_ignored") < printed.index("note     no_episode_ends")
 
 
 def test_an_algorithm_that_passes_exits_with_0_and_its_answers_are_a_table(capsys):

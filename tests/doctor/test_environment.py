@@ -109,11 +109,17 @@ def test_returns_are_discounted_within_episodes():
     assert record.returns(0.5)[:, 1].tolist() == [2, 4, 8, 8]
 
 
-def test_the_environment_is_named_where_there_are_several():
+@pytest.mark.parametrize("outside", [7, -7])
+def test_a_number_beyond_either_bound_is_told_with_its_environment(outside):
     seen = np.zeros((3, 2, 1), np.float32)
-    seen[1, 1], seen[2, 0] = 7, 0.5
+    seen[1, 1], seen[2, 0] = outside, 0.5
     (finding,) = check_record(rollout([[1, 2], [3, 4], [5, 6]], np.eye(3, 2), observations={"": seen}))
-    assert finding.seen == "observation[0] is 7 at step 1 of environment 1, and its space goes from -1 to 1"
+    assert finding.seen == f"observation[0] is {outside} at step 1 of environment 1, and its space goes from -1 to 1"
+
+
+def test_what_changes_in_final_observations_alone_is_not_constant():
+    same = np.zeros((3, 1, 1), np.float32)
+    assert check_record(rollout([[1], [2], [3]], [[1], [1], [1]], observations={"": same})) == []
 
 
 def test_the_final_observation_of_an_episode_is_looked_at_too():
