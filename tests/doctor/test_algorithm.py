@@ -1,0 +1,132 @@
+"""The probes pass every sound algorithm, and each kind of damage is told by the probes that are made for it."""
+
+import pytest
+import stable_baselines3 as sb3
+from broken import (
+    AdvantagesOfTheWrongSign,
+    ComparesWithTheNewPolicy,
+    CompletesWithTheNextEpisode,
+    EpisodesRunOn,
+    FourTrustRegions,
+    LogProbOfTheClippedAction,
+    LogProbOfThePolicyBefore,
+    ObservationsOfOtherRows,
+    ReturnsOfTheWrongSign,
+    RewardsAStepLate,
+    SB3WithAdvantagesOfTheWrongSign,
+    StepsThreeTimesAsFar,
+    TruncationIsTermination,
+)
+from gymnasium import spaces
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from sb3_pgx import PPO, REINFORCE, REINFORCEBaseline
+from sb3_pgx.common.algorithm import PolicyGradientAlgorithm
+from sb3_pgx.compare.peers import resolve_peer
+from sb3_pgx.doctor import examine_algorithm
+from sb3_pgx.doctor.probes import PROBES
+from sb3_pgx.registry import ALGORITHMS
+
+VALUES = {"constant reward", "observation", "discounting", "time limit", "final observation"}
+ACTIONS = {"action", "action and observation", "delayed reward", "continuous action"}
+MECHANICS = {"stored log-probability", "size of an update"}
+
+
+def outcomes(results, outcome):
+    return {result.name for result in results if result.outcome == outcome}
+
+
+@pytest.mark.parametrize("name", [*ALGORITHMS, "sb3:ppo", "sb3:a2c", "contrib:trpo"])
+def test_a_sound_algorithm_passes_every_probe_that_applies_to_it(name):
+    results = examine_algorithm(resolve_peer(name).algorithm)
+    assert [result.name for result in results] == [*(probe.name for probe in PROBES), *sorted(MECHANICS, reverse=True)]
+    assert outcomes(results, "failed") == set(), [result for result in results if result.outcome == "failed"]
+    bounded = name.rpartition(":")[2] in ("npg", "ppo", "trpo")
+    expected = (VALUES if name == "reinforce" else set()) | (set() if bounded else {"size of an update"})
+    assert outcomes(results, "skipped") == expected
+
+
+@pytest.mark.parametrize(
+    "cls, probes",
+    [
+        (AdvantagesOfTheWrongSign, ACTIONS),
+        (ReturnsOfTheWrongSign, ACTIONS),
+        (SB3WithAdvantagesOfTheWrongSign, ACTIONS),
+        (TruncationIsTermination, {"time limit", "final observation"}),
+        (CompletesWithTheNextEpisode, {"final observation"}),
+        (RewardsAStepLate, {"observation", "discounting", "final observation", *ACTIONS}),
+        (EpisodesRunOn, {"constant reward", "observation", "discounting", "final observation"}),
+        (LogProbOfThePolicyBefore, {"stored log-probability"}),
+        (LogProbOfTheClippedAction, {"stored log-probability"}),
+        (ComparesWithTheNewPolicy, {"size of an update"}),
+        (FourTrustRegions, {"size of an update"}),
+        (StepsThreeTimesAsFar, {"size of an update"}),
+    ],
+)
+def test_damage_fails_the_probes_that_are_made_for_it_and_no_other(cls, probes):
+    results = examine_algorithm(cls)
+    assert outcomes(results, "failed") == probes
+    assert all(bool(result.sentence) == (result.outcome != "passed") for result in results)
+
+
+def test_observations_of_other_rows_are_told_where_the_observation_matters():
+    failed = outcomes(examine_algorithm(ObservationsOfOtherRows), "failed")
+    assert {"observation", "action and observation", "continuous action"} <= failed
+    assert not failed & {"constant reward", "action"}  # where every row looks the same
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Which probes are skipped does not depend on what was learned."""
+    monkeypatch.setattr(OnPolicyAlgorithm, "learn", lambda *args, **kwargs: None)
+    monkeypatch.setattr(PolicyGradientAlgorithm, "learn", lambda *args, **kwargs: None)
+
+
+def test_a_critic_that_does_not_bootstrap_is_not_asked_for_values_beyond_a_truncation(untrained):
+    results = examine_algorithm(REINFORCEBaseline, bootstrap_truncated=False)
+    assert outcomes(results, "skipped") == {"time limit", "final observation", "size of an update"}
+
+
+def test_an_algorithm_without_box_actions_is_not_asked_for_one(untrained):
+    class DiscreteOnly(PPO):
+        def __init__(self, policy, env, **kwargs):
+            assert isinstance(env.action_space, spaces.Discrete), "The algorithm only supports Discrete"
+            super().__init__(policy, env, **kwargs)
+
+    assert outcomes(examine_algorithm(DiscreteOnly), "skipped") == {"continuous action"}
+
+
+def test_nothing_passes_where_nothing_was_learned(untrained):
+    assert outcomes(examine_algorithm(PPO), "passed") == {"size of an update"}
+
+
+def test_a_training_that_raises_fails_with_the_exception_and_the_other_probes_go_on():
+    class Raises(PPO):
+        def estimate(self, rollout):
+            if rollout.truncated.any():
+                raise RuntimeError("no bootstrap")
+            super().estimate(rollout)
+
+    results = {result.name: result for result in examine_algorithm(Raises)}
+    assert results["time limit"].sentence == "training ended with RuntimeError: no bootstrap"
+    assert outcomes(results.values(), "failed") == {"time limit", "final observation"}
+
+
+def test_the_same_seed_measures_the_same():
+    assert examine_algorithm(REINFORCE, seed=3) == examine_algorithm(REINFORCE, seed=3)
+
+
+@pytest.mark.parametrize(
+    "cls, hyperparameters, sentence",
+    [
+        (sb3.DQN, {}, "DQN is no on-policy algorithm"),
+        (PPO, {"gamma": 0.9}, "gamma belongs to the probes"),
+        (PPO, {"gae_lambda": 2}, r"gae_lambda=2 is outside \[0, 1\]"),
+        (sb3.PPO, {"batch_size": 1}, "PPO cannot be made: `batch_size` must be greater than 1"),
+    ],
+)
+def test_what_cannot_be_examined_is_refused_before_any_training(cls, hyperparameters, sentence, monkeypatch):
+    for base in (OnPolicyAlgorithm, PolicyGradientAlgorithm):
+        monkeypatch.setattr(base, "learn", lambda *args, **kwargs: pytest.fail("training started"))
+    with pytest.raises(ValueError, match=sentence):
+        examine_algorithm(cls, **hyperparameters)

@@ -1,0 +1,92 @@
+"""``sb3-pgx doctor``: exit codes, one sentence for each user error, and what it prints."""
+
+import faulty
+import gymnasium as gym
+import pytest
+from broken import TruncationIsTermination
+
+from sb3_pgx.cli import main
+from sb3_pgx.registry import ALGORITHMS
+
+
+@pytest.fixture
+def registered():
+    """Names for environments, for the time of a test."""
+    names = []
+
+    def register(entry_point):
+        gym.register("Patient-v0", entry_point)
+        names.append("Patient-v0")
+        return names[-1]
+
+    yield register
+    for name in names:
+        gym.registry.pop(name)
+
+
+def test_a_sound_environment_exits_with_0(registered, capsys):
+    assert main(["doctor", "env", registered(faulty.Sound), "--steps", "300"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("Patient-v0: 300 random steps, ") and printed.endswith("\nno faults, no warnings\n")
+
+
+def test_notes_are_printed_and_exit_with_0(registered, capsys):
+    assert main(["doctor", "env", registered(faulty.NeverEnds), "--steps", "300"]) == 0
+    printed = capsys.readouterr().out
+    assert "note     no_episode_ends: no episode ended in 300 steps" in printed and "no faults, no warnings" in printed
+
+
+@pytest.mark.parametrize("env, line", [(faulty.RewardNaN, "fault    reward_not"), (faulty.Large, "warning  large_obs")])
+def test_a_fault_or_a_warning_exits_with_1_and_tells_the_remedy(registered, capsys, env, line):
+    assert main(["doctor", "env", registered(env), "--steps", "300"]) == 1
+    printed = capsys.readouterr().out
+    assert line in printed and "\n         → " in printed and "no faults" not in printed
+
+
+def test_warnings_come_before_notes(registered, capsys):
+    class Both(faulty.NeverEnds, faulty.IgnoresTheSeed):
+        pass
+
+    assert main(["doctor", "env", registered(Both), "--steps", "300"]) == 1
+    printed = capsys.readouterr().out
+    assert printed.index("warning  seed_ignored") < printed.index("note     no_episode_ends")
+
+
+def test_an_algorithm_that_passes_exits_with_0_and_its_answers_are_a_table(capsys):
+    assert main(["doctor", "algo", "reinforce", "--seed", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith(("action ", "constant", "stored"))] == [
+        "skipped",
+        "passed",
+        "passed",
+        "passed",
+    ]
+    assert not any("failed" in line for line in lines)
+
+
+def test_an_algorithm_that_fails_exits_with_1_and_the_broken_part_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(ALGORITHMS, "ppo", TruncationIsTermination)
+    assert main(["doctor", "algo", "ppo"]) == 1
+    printed = capsys.readouterr().out
+    assert "time limit              V(0)" in printed
+    assert printed.splitlines()[-2].startswith("time limit: episodes that a time limit truncates are treated as terminated")
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["env", "CartPol-v1"], "environment 'CartPol-v1' is unknown: did you mean 'CartPole-v1'"),
+        (["env", "CartPole-v1", "--steps", "1"], "steps is 1; a dry run needs at least 2"),
+        (["algo", "ppoo"], "algorithm 'ppoo' is unknown; choose ppo"),
+        (["algo", "sb3:pppo"], "did you mean 'sb3:ppo'"),
+        (["algo", "sb3:dqn"], "DQN is no on-policy algorithm"),
+        (["algo", "ppo[gama=1]"], "PPO has no argument 'gama'; did you mean 'gamma'"),
+        (["algo", "ppo[gamma=0.9]"], "gamma belongs to the probes"),
+        (["algo", "ppo[batch_size=1]"], "PPO cannot be made: normalize_advantage=True needs more than one row"),
+    ],
+)
+def test_a_user_error_is_one_sentence_and_exits_with_2(capsys, arguments, sentence):
+    assert main(["doctor", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("sb3-pgx: ") and printed.err.count("\n") == 1
+    assert sentence in printed.err

@@ -1,0 +1,38 @@
+"""Logs of sick and healthy trainings, examined from the command line."""
+
+import pytest
+from stable_baselines3 import PPO as SB3PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
+
+from sb3_pgx.callbacks import DiagnosticsCallback
+from sb3_pgx.cli import main
+
+
+def log(folder, callback, **settings):
+    model = SB3PPO(
+        "MlpPolicy", make_vec_env("CartPole-v1", 4, seed=0), n_steps=32, n_epochs=4, seed=0, device="cpu", **settings
+    )
+    model.set_logger(configure(str(folder), ["csv"]))
+    model.learn(6 * 128, callback=callback)
+
+
+@pytest.mark.parametrize("with_diagnostics", [True, False])
+def test_a_sick_training_is_told_from_its_log_with_what_to_change(with_diagnostics, tmp_path, capsys):
+    log(tmp_path, DiagnosticsCallback() if with_diagnostics else None, batch_size=32, learning_rate=0.1)
+    assert main(["doctor", "log", str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert "alarm    steps too large: an update moves the policy so far" in text
+    assert "→ lower learning_rate to a third, or set target_kl=0.02" in text
+    assert ("not measured: " in text and "entropy collapse" in text) == (not with_diagnostics) or with_diagnostics
+
+
+def test_a_healthy_training_passes(tmp_path, capsys):
+    log(tmp_path, DiagnosticsCallback(), batch_size=32)
+    assert main(["doctor", "log", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("Healthy: none of ")
+
+
+def test_a_folder_without_a_log_is_one_sentence(tmp_path, capsys):
+    assert main(["doctor", "log", str(tmp_path)]) == 2
+    assert "progress.csv does not exist; give a folder that a run logged to" in capsys.readouterr().err

@@ -1,0 +1,157 @@
+"""Environments with one planted fault each, and the sound one that they are made from."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class Sound(gym.Env):
+    """A random walk in two dimensions that is paid for staying near 0, for a random number of steps."""
+
+    observation_space: spaces.Space = spaces.Box(-5, 5, (2,), np.float32)
+    action_space: spaces.Space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.place, self.age = self.np_random.uniform(-1, 1, 2), 0
+        return self.observe(), {}
+
+    def step(self, action: Any) -> Any:
+        self.age += 1
+        self.place = np.clip(self.place + self.np_random.uniform(-0.5, 0.5, 2), -5, 5)
+        return self.observe(), self.reward(), self.terminated(), self.truncated(), {}
+
+    def observe(self) -> Any:
+        return self.place.astype(np.float32)
+
+    def reward(self) -> float:
+        return -float(np.abs(self.place).sum()) / 10
+
+    def terminated(self) -> bool:
+        return bool(self.np_random.random() < 0.1)
+
+    def truncated(self) -> bool:
+        return False
+
+
+class RewardNaN(Sound):
+    def reward(self) -> float:
+        return float("nan") if self.age == 3 else super().reward()
+
+
+class ObservationInfinite(Sound):
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    def observe(self) -> Any:
+        return np.array([0.0, np.inf], np.float32) if self.age == 3 else super().observe()
+
+
+class OutsideItsSpace(Sound):
+    def observe(self) -> Any:
+        return super().observe() + np.float32([0, 7 * (self.age == 3)])
+
+
+class NumberOutsideItsSpace(Sound):
+    observation_space = spaces.Discrete(3)
+
+    def observe(self) -> Any:
+        return int(self.np_random.integers(4))
+
+
+class OtherDtype(Sound):
+    def observe(self) -> Any:
+        return self.place
+
+
+class ConstantDimension(Sound):
+    def observe(self) -> Any:
+        return super().observe() * np.float32([1, 0])
+
+
+class Large(Sound):
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    def observe(self) -> Any:
+        return super().observe() * np.float32([1, 100])
+
+
+class NoReward(Sound):
+    def reward(self) -> float:
+        return 0.0
+
+
+class SameReturn(Sound):
+    """Reward 1 at each step of episodes that are all cut off at the same length."""
+
+    def reward(self) -> float:
+        return 1.0
+
+    def terminated(self) -> bool:
+        return False
+
+    def truncated(self) -> bool:
+        return self.age >= 20
+
+
+class LargeRewards(Sound):
+    def reward(self) -> float:
+        return 1000 * super().reward()
+
+
+class TimeLimitTerminates(Sound):
+    def terminated(self) -> bool:
+        return self.age >= 20
+
+
+class NeverEnds(Sound):
+    def terminated(self) -> bool:
+        return False
+
+
+class IgnoresTheSeed(Sound):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return super().reset()
+
+
+class Raises(Sound):
+    def reward(self) -> float:
+        if self.age == 3:
+            raise ZeroDivisionError("division by zero")
+        return super().reward()
+
+
+class RaisesAtReset(Sound):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        raise FileNotFoundError("no map")
+
+
+class OtherShape(Sound):
+    def observe(self) -> Any:
+        return super().observe()[: 2 - (self.age == 3)]
+
+
+class OfBytes(Sound):
+    """Pictures with a border that stays, and bytes far above 10."""
+
+    observation_space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+
+    def observe(self) -> Any:
+        picture = np.zeros((36, 36, 1), np.uint8)
+        picture[1:-1, 1:-1] = self.np_random.integers(256, size=(34, 34, 1))
+        return picture
+
+
+class BlackPictures(OfBytes):
+    def observe(self) -> Any:
+        return super().observe() * np.uint8(0)
+
+
+class WrongKey(Sound):
+    """A dictionary of which one part is at fault."""
+
+    observation_space = spaces.Dict({"good": Sound.observation_space, "bad": Sound.observation_space})
+
+    def observe(self) -> Any:
+        return {"good": super().observe(), "bad": np.zeros(2, np.float32)}
