@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from sb3_pgx.common.extras import require_extra
 from sb3_pgx.compare.agreement import AgreementClaim
+from sb3_pgx.compare.false_alarms import FalseAlarmClaim
 from sb3_pgx.compare.gradient_variance import GradientVarianceClaim
 from sb3_pgx.compare.learning import LearningClaim
 from sb3_pgx.compare.peers import prepare
@@ -31,6 +32,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         AgreementClaim("ppo", "sb3:ppo", "HalfCheetah-v5", timesteps=1_000_000),
         LearningClaim("ppo", "LunarLander-v3", timesteps=1_000_000, threshold=200.0),
     ),
+    "health": (FalseAlarmClaim("ppo", (("CartPole-v1", 100_000), ("Pendulum-v1", 100_000), ("LunarLander-v3", 200_000))),),
     "ppo_penalty": (
         LearningClaim("ppo_penalty", "CartPole-v1", timesteps=100_000, threshold=475.0),
         RelativeClaim("ppo_penalty", "ppo", MUJOCO, timesteps=1_000_000, share=0.9),

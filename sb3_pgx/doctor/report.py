@@ -34,11 +34,9 @@ def log_text(examination: LogExamination) -> str:
     lines = [headline(examination.watches)]
     for watch in examination.alarmed:
         rule, values = watch.rule, examination.series[watch.rule.metric]
-        worst = [f"{x:.3g}" for x in (np.nanmin(values), np.nanmax(values))]
-        when = f"{watch.alarms} of {watch.looked} updates"
-        lines.append(
-            f"alarm    {rule.name}: {rule.sentence}; {when} with {rule.metric} {rule.condition}, {' to '.join(worst)}"
-        )
+        lines.append(f"alarm    {rule.name}: {rule.sentence}")
+        span = f"it was {np.nanmin(values):.3g} to {np.nanmax(values):.3g}"
+        lines.append(f"{'':8} {rule.metric} {rule.condition} at {watch.alarms} of {watch.looked} updates; {span}")
         lines.append(f"{'':8} → {rule.remedy}")
     silent = [watch.rule.name for watch in examination.watches if not watch.looked]
     if silent:
