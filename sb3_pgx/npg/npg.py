@@ -75,7 +75,8 @@ class NPG(PolicyGradientAlgorithm):
     :param rollout_buffer_class: a class of your own with the interface of SB3's; it is filled after collection
     :param rollout_buffer_kwargs: for that class
     :param normalize_advantage: standardise the advantages over the batch
-    :param target_kl: δ of ``step_rule="kl"``: mean KL(π_old‖π) over the states, summed over the action's dimensions
+    :param target_kl: δ of ``step_rule="kl"``: mean KL(π_old‖π) over the states, summed over the action's dimensions;
+        a number, a schedule or a string such as ``"lin_0.06"``
     :param sub_sampling_factor: compute products with F on one state in so many, drawn anew each update; all else always
         uses the whole batch
     :param stats_window_size: episodes over which ``rollout/ep_rew_mean`` is averaged
@@ -118,7 +119,7 @@ class NPG(PolicyGradientAlgorithm):
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         normalize_advantage: bool = True,
-        target_kl: float = 0.01,
+        target_kl: float | str | Schedule = 0.01,
         sub_sampling_factor: int = 1,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -201,7 +202,11 @@ class NPG(PolicyGradientAlgorithm):
             n_critic_updates=self.n_critic_updates,
             sub_sampling_factor=self.sub_sampling_factor,
         )
-        check_positive(target_kl=self.target_kl, step_size=self.step_size, critic_epsilon=self.critic_epsilon)
+        check_positive(step_size=self.step_size, critic_epsilon=self.critic_epsilon)
+        if isinstance(self.target_kl, str) or callable(self.target_kl):
+            self.coefficient("target_kl")  # a schedule may end at 0
+        else:
+            check_positive(target_kl=self.target_kl)
         check_finite_not_negative(cg_damping=self.cg_damping, cg_tolerance=self.cg_tolerance)
         if self.cg_tolerance >= 1:
             raise ValueError(f"cg_tolerance={self.cg_tolerance} must be below 1: the policy would never move")
@@ -326,7 +331,7 @@ class NPG(PolicyGradientAlgorithm):
         """Of the step along s."""
         if self.step_rule == "fixed":
             return self.step_size
-        return kl_step_length(self._undamped(solution), self.target_kl)
+        return kl_step_length(self._undamped(solution), self.coefficient("target_kl"))
 
     def search(self, here: Surroundings, step: Tensor) -> LineSearch:
         """

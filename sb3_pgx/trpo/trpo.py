@@ -30,7 +30,7 @@ class TRPO(NPG):
 
     Arguments that are not listed here are those of :class:`~sb3_pgx.npg.NPG`.
 
-    :param target_kl: δ
+    :param target_kl: δ, a number, a schedule or a string such as ``"lin_0.06"``
     :param cg_damping: λ
     :param line_search_shrinking_factor: by which a step is shortened that is not accepted
     :param line_search_max_iter: the most lengths that are tried
@@ -57,7 +57,7 @@ class TRPO(NPG):
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         normalize_advantage: bool = True,
-        target_kl: float = 0.01,
+        target_kl: float | str | Schedule = 0.01,
         sub_sampling_factor: int = 1,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -114,10 +114,11 @@ class TRPO(NPG):
             raise ValueError(f"line_search_shrinking_factor={self.line_search_shrinking_factor} must be between 0 and 1")
 
     def step_length(self, solution: Solution) -> float:
-        return kl_step_length(solution.curvature, self.target_kl)
+        return kl_step_length(solution.curvature, self.coefficient("target_kl"))
 
     def search(self, here: Surroundings, step: Tensor) -> LineSearch:
-        return here.search(step, self.line_search_shrinking_factor, self.line_search_max_iter, self.target_kl)
+        limit = self.coefficient("target_kl")
+        return here.search(step, self.line_search_shrinking_factor, self.line_search_max_iter, limit)
 
     def searched(self, search: LineSearch) -> Metrics:
         return {"is_line_search_success": float(search.accepted), "line_search_steps": float(search.tried)}

@@ -27,7 +27,8 @@ from sb3_pgx.common.trust_region import Surroundings
     "arguments, message",
     [
         *((dict(target_kl=x), f"target_kl={x} must be positive and finite") for x in (0.0, -0.01, math.inf, math.nan, None)),
-        (dict(target_kl="lin_0.01"), "target_kl='lin_0.01' must be positive and finite"),
+        (dict(target_kl="lin_-0.01"), 'target_kl="lin_-0.01" is not a schedule'),
+        (dict(target_kl=lambda progress: -progress), "target_kl"),
         *((dict(cg_max_steps=x), f"cg_max_steps={x} must be a whole number, at least 1") for x in (0, -1, 1.5)),
         *((dict(cg_damping=x), f"cg_damping={x} must be finite and not negative") for x in (-0.1, math.inf, math.nan)),
         *((dict(cg_tolerance=x), f"cg_tolerance={x} must be finite and not negative") for x in (-1e-9, math.nan)),

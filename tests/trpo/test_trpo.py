@@ -111,6 +111,20 @@ def test_after_every_update_the_kl_summed_over_the_action_is_within_the_bound(di
         assert metrics["kl_max"] == pytest.approx(kl.max().item(), rel=1e-3)
 
 
+@pytest.mark.parametrize("name", ["npg", "trpo"])
+def test_the_bound_follows_a_schedule_down_to_nothing(name):
+    callback = Updates()
+    model = make(name, n_steps=32, target_kl="lin_0.08", normalize_advantage=False)
+    model.learn(model.n_envs * 32 * 4, callback=callback)
+    moved = []
+    for rollout, old, new in zip(callback.rollouts, callback.before, callback.after, strict=True):
+        moved.append(kl_of(old, new, rollout.rows().observations).mean().item())
+    bounds = np.array([0.06, 0.04, 0.02, 0.0])  # of the progress that remains when an update begins
+    assert (np.array(moved) <= bounds * (1.2 if name == "npg" else 1 + 1e-3) + 1e-9).all() and moved[2] > 0.3 * bounds[2]
+    before, after = ({n: p for n, p in policy.named_parameters() if is_actors(n)} for policy in (old, new))
+    assert before and all(th.equal(before[n], after[n]) for n in before)
+
+
 # ------------------------------------------------------------------------------------------------------- without a step
 
 
