@@ -61,7 +61,7 @@ class DiagnosticsCallback(BaseCallback):
         metrics: Sequence[str] | None = None,
         clip_range: float | None = None,
         every: int = 1,
-        costly_every: int = 10,
+        costly_every: int = 20,
         verbose: int = 0,
     ):
         super().__init__(verbose)
@@ -86,6 +86,7 @@ class DiagnosticsCallback(BaseCallback):
         self._forget()
         self._rollouts = self._logged = 0
         self._episodes, self._observations = EpisodeWatch(self.training_env.num_envs), ObservationRange()
+        self._is_ours = isinstance(self.model, PolicyGradientAlgorithm)
         self._stopwatch.detach()
         self._stopwatch.attach(self.training_env)
         self._stopwatch.restart()
@@ -97,12 +98,15 @@ class DiagnosticsCallback(BaseCallback):
         self._stopwatch.skip()
 
     def _on_step(self) -> bool:
-        self._episodes.step(self.locals["rewards"], self.locals["dones"], self.locals["infos"])
+        if not self._is_ours:
+            self._episodes.step(self.locals["rewards"], self.locals["dones"], self.locals["infos"])
         return True
 
     def _on_rollout_end(self) -> None:
         self._stopwatch.collected()
         self._rollouts += 1
+        if isinstance(self.model, PolicyGradientAlgorithm):
+            self._episodes.rollout(self.model._rollout)
         if self._will_be_logged():
             if self._logged % self.every == 0:
                 self._begin()
@@ -150,12 +154,12 @@ class DiagnosticsCallback(BaseCallback):
         model = self._model
         snapshot = self._pending = take_snapshot(model)
         self._early = {
-            **mismatch(of_first_step(model.policy, snapshot.rows, snapshot.before), snapshot.rows.log_prob),
+            **mismatch(of_first_step(model.policy, snapshot.rows), snapshot.rows.log_prob),
             **self._episodes.read(),
         }
         if self._is_costly and self._wants("gradient_noise_scale", "noise_to_batch"):
             self._early |= gradient_noise(model, snapshot, self._batch_size(snapshot.rows))
-        if not isinstance(model, PolicyGradientAlgorithm) and self._wants("grad_norm", "grad_norm_max", "grad_clipped"):
+        if not self._is_ours and self._wants("grad_norm", "grad_norm_max", "grad_clipped"):
             epochs = getattr(model, "n_epochs", getattr(model, "n_critic_updates", 1))
             steps = epochs * ceil_div(len(snapshot.rows), self._batch_size(snapshot.rows))
             self._norms = GradientNorms(list(model.policy.parameters()), steps // MEASURED_GRADIENTS)
@@ -206,7 +210,7 @@ class DiagnosticsCallback(BaseCallback):
                 after = evaluate_batch(policy, rows)
         return {
             **measured,
-            **divergence(family_of(policy.action_dist), snapshot.before, after),
+            **divergence(family_of(policy.action_dist), snapshot.before, after.distribution),
             **ratios(rows.log_prob, after.log_prob, self._clip_range),
             **exploration(after, space),
             **critic(snapshot, after),

@@ -8,18 +8,19 @@ import torch as th
 from torch import Tensor
 
 from sb3_pgx.callbacks.measures import Measured, scales
-from sb3_pgx.common.rollout import Observations
+from sb3_pgx.common.rollout import Observations, Rollout
 
 WINDOW = 100  # episodes
 ENOUGH = 10  # episodes, of which something can be said
 
 
 class EpisodeWatch:
-    """Sees each step of the training environments through the locals of SB3's ``collect_rollouts``."""
+    """Follows the episodes of the training environments, step by step or rollout by rollout."""
 
     def __init__(self, n_envs: int):
         self._rewards: list[np.ndarray] = []
-        self._lengths = np.zeros(n_envs, dtype=np.int64)
+        self._steps = 0
+        self._begun = [0] * n_envs  # after which step the episode under way began
         self._longest = 0
         self._ended: deque[tuple[int, bool]] = deque(maxlen=WINDOW)  # length, and whether it was flagged as truncated
 
@@ -33,21 +34,32 @@ class EpisodeWatch:
         :param dones: ``[N]``
         :param infos: N of them
         """
-        self._rewards.append(np.array(rewards))
-        self._lengths += 1
-        if dones.any():
-            for i in np.flatnonzero(dones):
-                length = int(self._lengths[i])
-                self._longest = max(self._longest, length)
-                self._ended.append((length, bool(infos[i].get("TimeLimit.truncated", False))))
-                self._lengths[i] = 0
+        self._rewards.append(rewards.copy())
+        self._steps += 1
+        if np.count_nonzero(dones):
+            for i in map(int, np.flatnonzero(dones)):
+                self._end(self._steps, i, bool(infos[i].get("TimeLimit.truncated", False)))
+
+    def rollout(self, rollout: Rollout) -> None:
+        """All steps of a rollout of this package's pipeline."""
+        self._rewards = [rollout.rewards.numpy(force=True)]
+        truncated = rollout.truncated.numpy(force=True)
+        for t, i in zip(*rollout.ends.numpy(force=True).nonzero(), strict=True):
+            self._end(self._steps + int(t) + 1, int(i), bool(truncated[t, i]))
+        self._steps += len(truncated)
+
+    def _end(self, step: int, i: int, truncated: bool) -> None:
+        length = step - self._begun[i]
+        self._longest = max(self._longest, length)
+        self._ended.append((length, truncated))
+        self._begun[i] = step
 
     def read(self) -> Measured:
         """
         Scales of the rollout's rewards, and the share of the last 100 episodes that ended unflagged at exactly the length of
         the longest so far, as they do at a time limit that the environment reports as a termination.
         """
-        rewards = th.from_numpy(np.concatenate(self._rewards).astype(np.float64))
+        rewards = th.from_numpy(np.concatenate(self._rewards, axis=None).astype(np.float64))
         measured = {**scales(reward=rewards), "reward_size": rewards.abs().max()}
         if len(self._ended) >= ENOUGH and self._longest > 1:
             at_limit = [length == self._longest and not flagged for length, flagged in self._ended]

@@ -67,7 +67,7 @@ class HealthCallback(DiagnosticsCallback):
         metrics: Sequence[str] | None = None,
         clip_range: float | None = None,
         every: int = 1,
-        costly_every: int = 10,
+        costly_every: int = 20,
         verbose: int = 0,
     ):
         super().__init__(metrics, clip_range, every, costly_every, verbose)

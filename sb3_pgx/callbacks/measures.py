@@ -19,11 +19,16 @@ from sb3_pgx.ops.metrics import clip_fraction, effective_sample_size, explained_
 Measured = dict[str, Tensor | float]
 
 
-def divergence(family: Family | None, before: Evaluation, after: Evaluation) -> Measured:
-    """The exact KL(old‖new), mean and maximum over the states; nothing where the distribution has no closed form for it."""
-    if family is None or before.distribution is None or after.distribution is None:
-        return {}
-    kl = family.kl(before.distribution, after.distribution)
+def divergence(family: Family, before: Tensor, after: Tensor | None) -> Measured:
+    """
+    The exact KL(old‖new), mean and maximum over the states.
+
+    :param family: of the action distribution
+    :param before: its packed parameters, ``[B, K]``
+    :param after: likewise
+    """
+    assert after is not None
+    kl = family.kl(before, after)
     return {"kl": kl.mean(), "kl_max": kl.max()}
 
 

@@ -12,13 +12,15 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
-from sb3_pgx.common.distributions import distribution_kept
+from sb3_pgx.common.distributions import distribution_kept, packed
 from sb3_pgx.common.evaluate import chunks
 from sb3_pgx.common.rollout import Batch, map_tensors
 from sb3_pgx.common.update.step import Evaluation, evaluated_actions
 
 # Layers whose output in training is another one than in evaluation.
 MODE_DEPENDENT = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
+
+FEW = 1024
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,12 @@ class Snapshot:
 
     :param rows: all rows that count, step after step; values, log-probabilities, advantages and returns as the algorithm has
         them, ``[B, ...]``
-    :param before: what the policy says of the rows, in evaluation mode
+    :param before: packed parameters of the action distributions, in evaluation mode, ``[B, K]``
     :param parameters: of the policy, copies
     """
 
     rows: Batch
-    before: Evaluation
+    before: Tensor
     parameters: list[Tensor]
 
 
@@ -43,8 +45,8 @@ def take_snapshot(model: OnPolicyAlgorithm) -> Snapshot:
     :return: what is known; the buffer's arrays are read where they are, not copied
     """
     rows = rows_of(model.rollout_buffer, model.device)
-    with as_it_acts(model.policy):
-        before = evaluate_batch(model.policy, rows)
+    with as_it_acts(model.policy), th.no_grad():
+        before = th.cat([packed(model.policy.get_distribution(piece)) for piece in pieces(rows)])
     return Snapshot(rows, before, [p.detach().clone() for p in model.policy.parameters()])
 
 
@@ -74,12 +76,19 @@ def rows_of(buffer: RolloutBuffer, device: th.device) -> Batch:
 
 def evaluate_batch(policy: ActorCriticPolicy, rows: Batch) -> Evaluation:
     """What the policy says of all rows, in the mode it is in, in pieces that memory allows."""
+    start, parts = 0, []
     with th.no_grad():
-        pieces = [
-            evaluated_actions(policy, map_tensors(lambda x, r=r: x[r], rows.observations), rows.actions[r], True)
-            for r in chunks(rows.observations, len(rows))
-        ]
-    return pieces[0] if len(pieces) == 1 else Evaluation(*(th.cat(parts) for parts in zip(*pieces, strict=True)))
+        for piece in pieces(rows):
+            stop = start + len(next(iter(piece.values())) if isinstance(piece, dict) else piece)
+            parts.append(evaluated_actions(policy, piece, rows.actions[start:stop], True))
+            start = stop
+    return Evaluation(*(th.cat(x) for x in zip(*parts, strict=True)))
+
+
+def pieces(rows: Batch) -> Iterator[Any]:
+    """The observations of all rows, some at a time."""
+    for r in chunks(rows.observations, len(rows)):
+        yield map_tensors(lambda x, r=r: x[r], rows.observations)
 
 
 @contextmanager
@@ -108,18 +117,8 @@ def depends_on_mode(policy: nn.Module) -> bool:
     return any(isinstance(module, MODE_DEPENDENT) for module in policy.modules())
 
 
-def of_first_step(policy: ActorCriticPolicy, rows: Batch, before: Evaluation, limit: int = 1024) -> Tensor:
-    """
-    log π(a|s) as the first step of the update will see it.
-
-    :param policy: before the update
-    :param rows: of the rollout
-    :param before: what it says of them in evaluation mode
-    :param limit: rows that are looked at where the policy has to be asked again
-    :return: of the first rows, ``[≤ B]``
-    """
-    if not depends_on_mode(policy):
-        return before.log_prob
-    few: Any = map_tensors(lambda x: x[:limit], rows.observations)
-    with th.no_grad(), as_it_acts(policy, training=True):
-        return evaluated_actions(policy, few, rows.actions[:limit], False).log_prob
+def of_first_step(policy: ActorCriticPolicy, rows: Batch) -> Tensor:
+    """log π(a|s) as the first step of an update will see it, of the first 1,024 rows, ``[≤ B]``."""
+    few: Any = map_tensors(lambda x: x[:FEW], rows.observations)
+    with th.no_grad(), as_it_acts(policy, training=depends_on_mode(policy)):
+        return evaluated_actions(policy, few, rows.actions[:FEW], False).log_prob

@@ -17,6 +17,7 @@ PACKAGES = {
     "contrib": ("sb3_contrib", "sb3_contrib"),
     "sbx": ("sbx", "sbx-rl"),
 }
+DIAGNOSTICS = "+diagnostics"
 PPO_ROLLOUT = {"n_steps": 256, "batch_size": 64, "n_epochs": 10}
 TRPO_ROLLOUT = {"n_steps": 256, "batch_size": 128, "cg_max_steps": 15, "n_critic_updates": 10}
 
@@ -44,7 +45,8 @@ class Case:
     :param name: of the case, on the command line and in the report
     :param algorithm: of this package
     :param env_id: Gymnasium's name of the environment
-    :param peers: what it is measured against: ``sb3:ppo``, ``contrib:trpo``, ``sbx:ppo``, or an algorithm of this package
+    :param peers: what it is measured against: ``sb3:ppo``, ``contrib:trpo``, ``sbx:ppo``, or an algorithm of this package;
+        ``+diagnostics`` behind a name trains it with a ``DiagnosticsCallback``
     :param goals: ratios to reach
     :param acting_goal: microseconds of a collection step beyond those of the environments, to stay below
     :param timesteps: environment steps of a round, at least: the last rollout is completed
@@ -168,6 +170,24 @@ CASES = (
         timesteps=8_192,
         hyperparameters={**PPO_ROLLOUT, "batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}},
     ),
+    *(
+        Case(  # what a DiagnosticsCallback costs, at its defaults and those of the algorithm
+            f"{name.replace(':', '-')}-diagnostics",
+            f"{name}+diagnostics",
+            "CartPole-v1",
+            (name,),
+            (Goal("frames", name, 1 - share),),
+            timesteps=timesteps,
+            hyperparameters={},
+            ours={} if ":" in name else {"compile": True},
+        )
+        for name, share, timesteps in (
+            ("ppo", 0.03, 32_768),
+            ("sb3:ppo", 0.03, 16_384),
+            ("a2c", 0.1, 40_960),
+            ("sb3:a2c", 0.1, 20_480),
+        )
+    ),
     Case(
         "ppo-images",
         "ppo",
@@ -205,5 +225,6 @@ def missing_package(contender: str) -> str | None:
 
 def contender_class(contender: str) -> type[BaseAlgorithm]:
     """The class that a contender's name stands for; its package must be installed."""
-    origin, colon, key = contender.partition(":")
-    return getattr(import_module(PACKAGES[origin][0]), key.upper()) if colon else algorithm_class(contender)
+    name = contender.removesuffix(DIAGNOSTICS)
+    origin, colon, key = name.partition(":")
+    return getattr(import_module(PACKAGES[origin][0]), key.upper()) if colon else algorithm_class(name)

@@ -16,7 +16,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 
-from sb3_pgx.compare.bench.cases import Case, contender_class
+from sb3_pgx.callbacks import DiagnosticsCallback
+from sb3_pgx.compare.bench.cases import DIAGNOSTICS, Case, contender_class
 from sb3_pgx.compare.bench.phases import watch
 from sb3_pgx.compare.bench.results import PhaseRound, Round
 
@@ -41,6 +42,7 @@ class Measurement:
         self.case = case
         self.model = contender_class(contender)(case.policy, env, seed=SEED, device="cpu", verbose=0, **arguments)
         self.model.set_logger(Logger(None, []))  # SB3 would make a folder at each call of learn
+        self.callback = DiagnosticsCallback() if contender.endswith(DIAGNOSTICS) else None
 
     def warm_up(self) -> float:
         """
@@ -54,14 +56,14 @@ class Measurement:
     def round(self, timesteps: int) -> Round:
         """Trains on, ``timesteps`` environment steps or a little more."""
         before, start = self.model.num_timesteps, time.perf_counter()
-        self.model.learn(timesteps, reset_num_timesteps=False)
+        self.model.learn(timesteps, self.callback, reset_num_timesteps=False)
         return Round(self.model.num_timesteps - before, time.perf_counter() - start)
 
     def phase_round(self, timesteps: int) -> PhaseRound:
         """The same, with a stopwatch on every phase."""
         before = getattr(self.model, "n_gradient_steps", 0)
         with watch(self.model) as stopwatch:
-            self.model.learn(timesteps, reset_num_timesteps=False)
+            self.model.learn(timesteps, self.callback, reset_num_timesteps=False)
             seconds = stopwatch.seconds()
         steps = stopwatch.calls["update"] * gradient_steps_an_update(self.model)
         if hasattr(self.model, "replay_ratio"):  # how many there are is left to chance
