@@ -210,7 +210,7 @@ class ACER(ShortRollouts):
             self._generator = known[0]
         self._restart_average()
         self._average_modules = Modules()
-        self._average_pass = CompiledPass(_distribution, self.observation_space, self._tell, "the average policy")
+        self._average_passes: dict[int, CompiledPass] = {}  # by rows: those of rollouts and of replays take turns
         self.replay_buffer = SegmentReplay(
             self.buffer_size, self.n_steps, self.observation_space, self.action_space, self.n_envs
         )
@@ -242,7 +242,7 @@ class ACER(ShortRollouts):
         self._generator_seed = seed
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "replay_buffer", "_raw", "_average_modules", "_average_pass"]
+        return [*super()._excluded_save_params(), "replay_buffer", "_raw", "_average_modules", "_average_passes"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
@@ -394,8 +394,13 @@ class ACER(ShortRollouts):
         """With what the policies say of them now, and the random numbers that a step needs."""
         rows = len(actions)
         of_rows = map_tensors(lambda x: x[:rows], observations)
-        inputs = self._average_pass.inputs(of_rows)
-        (average,) = self._average_pass.run(self.average_policy, self._average_modules, inputs, self._compiled)
+        if rows not in self._average_passes:
+            self._average_passes[rows] = CompiledPass(
+                _distribution, self.observation_space, self._tell, "the average policy"
+            )
+        average_pass = self._average_passes[rows]
+        inputs = average_pass.inputs(of_rows)
+        (average,) = average_pass.run(self.average_policy, self._average_modules, inputs, self._compiled)
         final_values = th.zeros_like(rewards)
         if final_observations is not None:
             self._modules.train(self.policy, False)  # they are no data, and may be a single one
