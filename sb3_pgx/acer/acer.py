@@ -395,9 +395,7 @@ class ACER(ShortRollouts):
         rows = len(actions)
         of_rows = map_tensors(lambda x: x[:rows], observations)
         if rows not in self._average_passes:
-            self._average_passes[rows] = CompiledPass(
-                _distribution, self.observation_space, self._tell, "the average policy"
-            )
+            self._average_passes[rows] = CompiledPass(_distribution, self.observation_space, self._tell, "the average policy")
         average_pass = self._average_passes[rows]
         inputs = average_pass.inputs(of_rows)
         (average,) = average_pass.run(self.average_policy, self._average_modules, inputs, self._compiled)
@@ -408,10 +406,12 @@ class ACER(ShortRollouts):
                 final_values[truncated] = values_of(self.policy, final_observations, int(truncated.sum()))
             self._modules.train(self.policy, True)
             release_graph(self.policy)
-        noise = None
+        noise = bounds = None
         if isinstance(self.action_space, spaces.Box):
             noise = th.randn((1 + 2 * self.n_dueling_samples, *actions.shape), device=self.device)
-        return Segments(observations, actions, behaviour, average, rewards, terminated, truncated, final_values, noise)
+            low, high = self.action_space.low.ravel(), self.action_space.high.ravel()
+            bounds = th.from_numpy(np.stack([low, high]).astype(np.float32)).to(self.device)
+        return Segments(observations, actions, behaviour, average, rewards, terminated, truncated, final_values, noise, bounds)
 
 
 def _distribution(policy: ACERMixin, *tensors: Tensor) -> tuple[Tensor]:

@@ -4,6 +4,7 @@ import copy
 import math
 import random
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -314,6 +315,21 @@ def test_every_update_compares_with_actions_of_its_own():
     assert abs(numbers.var().item() - 1) < 5 * math.sqrt(2 / n)
     discrete = make().learn(12)
     assert discrete._on_policy(discrete._rollout).noise is None
+
+
+def test_the_critic_values_actions_as_the_environment_is_given_them():
+    """A network is anything beyond the bounds; Q of an action out there is Q of the bound, and has no slope."""
+    space = spaces.Box(np.array([[-0.1], [-9.0]]), np.array([[0.2], [0.3]]), dtype=np.float64)
+    model = make("Box", env=vectorised(AnySpace(BOX, space)), on_policy_update=True).learn(12)
+    batch = model._on_policy(model._rollout)
+    batch = replace(batch, actions=3 * batch.actions)
+    assert batch.bounds.dtype == th.float32 and batch.bounds.tolist() == pytest.approx(np.array([[-0.1, -9.0], [0.2, 0.3]]))
+    given = th.as_tensor(np.stack([np.clip(a.reshape(2, 1), space.low, space.high) for a in batch.actions.numpy()]))
+    clipped = replace(batch, actions=given.flatten(1).float())
+    far = (clipped.actions != batch.actions).any(dim=1)
+    assert 0 < far.float().mean() < 1
+    of, of_clipped = (model.objective.evaluate(model.policy, x).action_values for x in (batch, clipped))
+    assert th.equal(of, of_clipped)
 
 
 def test_a_terminated_episode_is_completed_with_nothing_and_a_truncated_one_with_its_final_observation():
