@@ -55,7 +55,8 @@ class ACER(ShortRollouts):
     :param gamma: discount factor, in [0, 1]
     :param importance_clip: c, at which importance weights are truncated; smaller: less variance, more bias correction
     :param trust_region: whether there is one
-    :param trust_region_delta: δ, the rate of divergence from the average policy that a row's gradient may bring
+    :param trust_region_delta: δ, the rate of divergence from the average policy that a row's gradient may bring; it goes with
+        the size of the advantages: with normalised rewards, and Box actions, 1 is hardly ever reached
     :param average_coef: α of the average policy, θ_a ← α θ_a + (1 − α) θ after every update
     :param q_coef: weight of the critic's loss
     :param ent_coef: weight of the entropy, whose gradient is outside of the trust region; both may be schedules or strings
