@@ -55,7 +55,8 @@ class ACER(ShortRollouts):
     :param gamma: discount factor, in [0, 1]
     :param importance_clip: c, at which importance weights are truncated; smaller: less variance, more bias correction
     :param trust_region: whether there is one
-    :param trust_region_delta: δ, the rate of divergence from the average policy that a row's gradient may bring
+    :param trust_region_delta: δ, the rate of divergence from the average policy that a row's gradient may bring; it goes with
+        the size of the advantages: with normalised rewards, and Box actions, 1 is hardly ever reached
     :param average_coef: α of the average policy, θ_a ← α θ_a + (1 − α) θ after every update
     :param q_coef: weight of the critic's loss
     :param ent_coef: weight of the entropy, whose gradient is outside of the trust region; both may be schedules or strings
@@ -210,7 +211,7 @@ class ACER(ShortRollouts):
             self._generator = known[0]
         self._restart_average()
         self._average_modules = Modules()
-        self._average_pass = CompiledPass(_distribution, self.observation_space, self._tell, "the average policy")
+        self._average_passes: dict[int, CompiledPass] = {}  # by rows: those of rollouts and of replays take turns
         self.replay_buffer = SegmentReplay(
             self.buffer_size, self.n_steps, self.observation_space, self.action_space, self.n_envs
         )
@@ -242,7 +243,7 @@ class ACER(ShortRollouts):
         self._generator_seed = seed
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "replay_buffer", "_raw", "_average_modules", "_average_pass"]
+        return [*super()._excluded_save_params(), "replay_buffer", "_raw", "_average_modules", "_average_passes"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
@@ -394,8 +395,11 @@ class ACER(ShortRollouts):
         """With what the policies say of them now, and the random numbers that a step needs."""
         rows = len(actions)
         of_rows = map_tensors(lambda x: x[:rows], observations)
-        inputs = self._average_pass.inputs(of_rows)
-        (average,) = self._average_pass.run(self.average_policy, self._average_modules, inputs, self._compiled)
+        if rows not in self._average_passes:
+            self._average_passes[rows] = CompiledPass(_distribution, self.observation_space, self._tell, "the average policy")
+        average_pass = self._average_passes[rows]
+        inputs = average_pass.inputs(of_rows)
+        (average,) = average_pass.run(self.average_policy, self._average_modules, inputs, self._compiled)
         final_values = th.zeros_like(rewards)
         if final_observations is not None:
             self._modules.train(self.policy, False)  # they are no data, and may be a single one
@@ -403,10 +407,12 @@ class ACER(ShortRollouts):
                 final_values[truncated] = values_of(self.policy, final_observations, int(truncated.sum()))
             self._modules.train(self.policy, True)
             release_graph(self.policy)
-        noise = None
+        noise = bounds = None
         if isinstance(self.action_space, spaces.Box):
             noise = th.randn((1 + 2 * self.n_dueling_samples, *actions.shape), device=self.device)
-        return Segments(observations, actions, behaviour, average, rewards, terminated, truncated, final_values, noise)
+            low, high = self.action_space.low.ravel(), self.action_space.high.ravel()
+            bounds = th.from_numpy(np.stack([low, high]).astype(np.float32)).to(self.device)
+        return Segments(observations, actions, behaviour, average, rewards, terminated, truncated, final_values, noise, bounds)
 
 
 def _distribution(policy: ACERMixin, *tensors: Tensor) -> tuple[Tensor]:

@@ -74,7 +74,7 @@ def evaluate_discrete(policy: ACERMixin, batch: Segments) -> DiscreteEvaluation:
 
 def evaluate_box(policy: ACERMixin, batch: Segments) -> BoxEvaluation:
     """The same; every Q̃ has actions of its own to subtract the advantage of."""
-    assert batch.noise is not None
+    assert batch.noise is not None and batch.bounds is not None
     rows = len(batch)
     distribution, latent = policy.distribution_and_latent(batch.observations)
     parameters, values, entropy = packed(distribution)[:rows], policy.value_net(latent).flatten(), distribution.entropy()
@@ -82,15 +82,20 @@ def evaluate_box(policy: ACERMixin, batch: Segments) -> BoxEvaluation:
     mean, std = parameters.detach().chunk(2, dim=1)
     drawn, sampled = (mean + std * batch.noise).tensor_split([1])  # a', [1, B, D], and n actions for each Q̃, [2 n, B, D]
     actions, (first, second) = th.cat([batch.actions[None].float(), drawn]), sampled.chunk(2)
-    action_values = dueling_values(policy, latent[:rows], values[:rows], th.cat([actions[:1], first]))
+    action_values = dueling_values(policy, latent[:rows], values[:rows], th.cat([actions[:1], first]), batch.bounds)
     with th.no_grad():
-        resampled_values = dueling_values(policy, latent[:rows], values[:rows], th.cat([drawn, second]))
+        resampled_values = dueling_values(policy, latent[:rows], values[:rows], th.cat([drawn, second]), batch.bounds)
     return BoxEvaluation(parameters, entropy[:rows], values[:rows], action_values, resampled_values, actions, values[rows:])
 
 
-def dueling_values(policy: ACERMixin, latent: Tensor, values: Tensor, actions: Tensor) -> Tensor:
-    """Q̃(s, a) of the first of the actions ``[1 + n, B, D]``, by means of the others, ``[B]``."""
-    advantages = policy.advantage_net(latent, actions)
+def dueling_values(policy: ACERMixin, latent: Tensor, values: Tensor, actions: Tensor, bounds: Tensor) -> Tensor:
+    """
+    Q̃(s, a) of the first of the actions ``[1 + n, B, D]``, by means of the others, ``[B]``.
+
+    The environment clips actions, and so does A(s, ·), which is flat beyond the bounds: what a network makes of the slope
+    within them would draw the mean of the policy ever further out, where no return tells it otherwise.
+    """
+    advantages = policy.advantage_net(latent, actions.clamp(*bounds.unbind()))
     return dueling(values, advantages[0], advantages[1:])
 
 

@@ -18,7 +18,7 @@ class ACERMixin(GaussianStdMixin):
     An SB3 policy whose critic knows actions.
 
     For Discrete, ``value_net`` gives Q(s, ·), and V(s) = Σ_a π(a|s) Q(s, a). For Box, ``value_net`` gives V(s), and
-    ``advantage_net`` the A(s, a) of a stochastic dueling network.
+    ``advantage_net`` the A(s, a) of a stochastic dueling network, for actions as the environment takes them, within bounds.
 
     :param learn_std: Box: whether the standard deviation is learned; the paper keeps it fixed. ``state_dependent_std`` learns
         it in any case

@@ -24,6 +24,7 @@ class Segments(Rows):
     truncated: Tensor  # [T, M], boolean
     final_values: Tensor  # [T, M]
     noise: Tensor | None = None  # Box: standard normal numbers for actions of the policy, [1 + 2 n, B, D]
+    bounds: Tensor | None = None  # Box: between which the environment takes actions, lowest and highest, [2, D]
 
     def __len__(self) -> int:
         return self.rewards.numel()

@@ -75,19 +75,20 @@ def segments(model, behaviour=None, average=None):
     of_rows = observations[: T * M]
     behaviour, average = behaviour or policy, average or policy
     acting = parameters_of(behaviour, of_rows)
-    noise = None
+    noise = bounds = None
     if acting.shape[1] == 3:
         actions = random(2, T * M, 3).argmax(dim=1, keepdim=True)
     else:
         actions = th.where(random(6, T * M, 1) > 0, acting, parameters_of(policy, of_rows))[:, :2]
         actions = (actions + 0.1 * random(2, T * M, 2)).float()
         noise = random(3, 1 + 2 * N_DUELING, T * M, 2)
+        bounds = th.tensor([[-0.3, -9.0], [0.2, 0.4]])
     terminated, truncated = (th.zeros(T, M, dtype=th.bool) for _ in range(2))
     terminated[1, 1] = truncated[2, 2] = True
     final_values = th.where(truncated, random(4, T, M), 0.0)
     rewards = random(5, T, M)
     of_average = parameters_of(average, of_rows)
-    return Segments(observations, actions, acting, of_average, rewards, terminated, truncated, final_values, noise)
+    return Segments(observations, actions, acting, of_average, rewards, terminated, truncated, final_values, noise, bounds)
 
 
 def measured(model, batch, c):
@@ -186,8 +187,9 @@ def box_reference(model, batch, c):
     taken = batch.actions.double()
 
     def q_of(actions, of_samples):
-        """Every action has samples of its own to compare with."""
-        advantage, *others = (policy.advantage_net(latent[:rows], a[None])[0] for a in (actions, *of_samples))
+        """Every action has samples of its own to compare with; the environment is given none beyond the bounds."""
+        executed = (th.maximum(th.minimum(a, batch.bounds[1]), batch.bounds[0]) for a in (actions, *of_samples))
+        advantage, *others = (policy.advantage_net(latent[:rows], a[None])[0] for a in executed)
         return v_with_grad[:rows] + advantage - sum(others) / len(others)
 
     def ratio_of(actions):
@@ -251,6 +253,8 @@ def test_a_box_step_is_the_papers_row_by_row(learn_std, region):
     now = measured(model, batch, c)
     assert 0 < now["truncated_fraction"] < 1, "some weights are to be truncated, others not"
     assert region == "no region" or 0 < now["trust_region_fraction"] < 1
+    low, high = batch.bounds
+    assert all(0 < x.float().mean() < 1 for x in (batch.actions < low, batch.actions > high)), "some are to be clipped"
     th.testing.assert_close(gradient(model, now["loss"]), box_reference(model, batch, c), **EXACT)
 
 
@@ -444,6 +448,7 @@ def test_delta_does_not_depend_on_how_many_rows_there_are(name):
         average=thrice(batch.average, M),
         **{name: getattr(batch, name).repeat(1, 3) for name in ("rewards", "terminated", "truncated", "final_values")},
         noise=None if batch.noise is None else th.stack([thrice(x, M) for x in batch.noise]),
+        bounds=batch.bounds,
     )
     c = coefficients(trust_region=True, trust_region_delta=0.1, q_coef=0.5, ent_coef=0.1, **options)
     assert not th.isclose(result(model, batch, c), result(model, batch, c._replace(trust_region=False))).all()
