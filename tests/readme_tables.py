@@ -10,7 +10,9 @@ from typing import Any
 
 import torch as th
 from capabilities import table
+from faults import FAULTS
 
+from sb3_pgx.callbacks import METRICS
 from sb3_pgx.compare.bench.report import markdown
 from sb3_pgx.compare.bench.results import read_results
 from sb3_pgx.registry import ALGORITHMS
@@ -60,6 +62,11 @@ def claim_rows(record: dict[str, Any]) -> list[str]:
             for label, runs in by_label.items()
         )
         return [f"| {claim} | {record['ratio']:.3f} | {low:.3f} to {high:.3f} | {seeds} |"]
+    if "alarms_in_100_updates" in record:
+        counts = "; ".join(
+            f"{env_id}: {sum(env['alarms'].values())} in {env['updates']}" for env_id, env in record["environments"].items()
+        )
+        return [f"| {claim} | {record['alarms_in_100_updates']:.2f} in 100 | | {counts} |"]
     rows = []
     for name, d in record.get("differences", {}).items():
         low, high = d["interval_95"]
@@ -94,7 +101,28 @@ def speed_tables() -> str:
     return markdown(read_results(BENCH)) if BENCH.is_file() else section("speed")
 
 
-GENERATED = {"capabilities": table, "claims": claims_table, "variance": variance_sentence, "speed": speed_tables}
+def metrics_table() -> str:
+    """What ``DiagnosticsCallback`` logs."""
+    rows = [f"| `{name}` | {meaning.replace('|', '&#124;')} |" for name, meaning in METRICS.items()]
+    return "\n".join(["| `diagnostics/…` | meaning |", "|---|---|", *rows])
+
+
+def faults_table() -> str:
+    """The faults that are planted in the tests, and which rule has to find each, how soon."""
+    rows = [
+        f"| {name} | {fault.rule} | {fault.within} update{'s' if fault.within > 1 else ''} |" for name, fault in FAULTS.items()
+    ]
+    return "\n".join(["| fault | rule that fires | within |", "|---|---|---|", *rows])
+
+
+GENERATED = {
+    "capabilities": table,
+    "claims": claims_table,
+    "faults": faults_table,
+    "metrics": metrics_table,
+    "speed": speed_tables,
+    "variance": variance_sentence,
+}
 
 if __name__ == "__main__":
     th.set_num_threads(1)

@@ -87,13 +87,13 @@ def row(watch: Watch, series: Series) -> list[str]:
     known = [x for x in series.get(rule.metric, ()) if not math.isnan(x)]
     numbers = [f"{x:.3g}" for x in (known[-1], min(known), max(known))] if known else ["", "", ""]
     patience = f" for {rule.patience} in a row" if rule.patience > 1 else ""
-    return [rule.name, verdict(watch), rule.metric, *numbers, f"{rule.condition}{patience}", sources(rule)]
+    return [rule.name, verdict(watch, bool(known)), rule.metric, *numbers, f"{rule.condition}{patience}", sources(rule)]
 
 
-def verdict(watch: Watch) -> str:
-    """Of one rule."""
+def verdict(watch: Watch, measured: bool) -> str:
+    """Of one rule, whose metric has been measured or not."""
     if not watch.looked:
-        return "not measured"
+        return "too early to say" if measured and watch.rule.warm_up else "not measured"
     if not watch.alarms:
         return "healthy"
     return f"**alarm** at {watch.alarms} of {watch.looked} updates"

@@ -205,7 +205,7 @@ class Watch:
         :return: whether the rule is in alarm; as before where the metric has not been measured this time
         """
         rule, values = self.rule, series.get(self.rule.metric, ())
-        if not values or math.isnan(values[-1]):
+        if not values or math.isnan(values[-1]) or getattr(rule.condition, "other", rule.metric) not in series:
             return False
         known = sum(not math.isnan(x) for x in values)
         if known <= rule.warm_up or progress > rule.until:

@@ -24,6 +24,7 @@ SURE = Rule(
 )
 NEVER = Rule("never", "entropy", Above(1e9), "too much of it", "do something", healthy=(0.0, 2.0))
 ABSENT = Rule("absent", "dormant_units", Above(0.0), "x", "y")
+EARLY = Rule("early", "entropy", Above(0.0), "x", "y", warm_up=9)
 
 
 @pytest.mark.filterwarnings("ignore::sb3_pgx.callbacks.HealthWarning")
@@ -70,7 +71,7 @@ def test_an_alarm_can_be_an_error(name):
 
 @pytest.mark.filterwarnings("ignore::sb3_pgx.callbacks.HealthWarning")
 def test_the_report_has_a_verdict_for_every_rule_and_the_ranges_of_its_sources_side_by_side(tmp_path):
-    health = HealthCallback(rules=[SURE, NEVER, ABSENT], report_folder=tmp_path / "new")
+    health = HealthCallback(rules=[SURE, NEVER, ABSENT, EARLY], report_folder=tmp_path / "new")
     train("sb3 PPO", ACTION_SPACES["Discrete"], health, n_updates=4)
     text = (tmp_path / "new" / "health.md").read_text()
     entropies = [numbers["entropy"] for numbers in health.history]
@@ -79,6 +80,7 @@ def test_the_report_has_a_verdict_for_every_rule_and_the_ranges_of_its_sources_s
     assert f"| sure | **alarm** at 3 of 4 updates | entropy | {numbers} | above 0 for 2 in a row | 0 (A); 1 to 2 (B) |" in text
     assert f"| never | healthy | entropy | {numbers} | above 1e+09 |  |" in text
     assert "| absent | not measured | dormant_units |  |  |  | above 0 |  |" in text
+    assert f"| early | too early to say | entropy | {numbers} | above 0 |  |" in text
     assert "- **sure**: there is entropy. Try this: do nothing." in text and health.warnings[0] in text
     assert "![what was measured, healthy ranges shaded](health.png)" in text
     # One of four columns is drawn: its line is blue, and the healthy range behind it green.

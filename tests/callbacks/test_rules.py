@@ -80,6 +80,13 @@ def test_a_rule_for_the_beginning_is_silent_later():
     assert alarms == [True, True, False] and not watch.in_alarm
 
 
+def test_a_rule_on_two_metrics_judges_nothing_while_one_of_them_is_unknown():
+    watch = Watch(Rule("r", "x", Parted(other="y", window=2, share=0.1), "s", "m"))
+    assert not watch.look({"x": [1.0]}) and watch.looked == 0
+    watch.look({"x": [1.0], "y": [1.0]})
+    assert watch.looked == 1
+
+
 @pytest.mark.parametrize("kwargs", [dict(patience=0), dict(warm_up=-1), dict(until=0.0), dict(until=1.5)])
 def test_a_rule_that_makes_no_sense_is_refused(kwargs):
     with pytest.raises(ValueError, match="rule r: "):

@@ -1,14 +1,9 @@
 """Trainings with a fault planted: which rule must fire, and how soon; healthy ones of the same length fire none."""
 
 import warnings
-from dataclasses import dataclass, field
-from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import pytest
-import torch as th
-from gymnasium import spaces
+from faults import FAULTS, Fault, settings_of
 from sb3_contrib import TRPO as ContribTRPO
 from stable_baselines3 import A2C as SB3A2C
 from stable_baselines3 import PPO as SB3PPO
@@ -17,162 +12,6 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pgx import A2C, PPO
 from sb3_pgx.callbacks import DEFAULT_RULES, HealthCallback, HealthWarning
-
-QUICK = dict(n_steps=32, batch_size=32, n_epochs=4, seed=0, device="cpu")
-ONE_STEP = dict(n_steps=16, seed=0, device="cpu")
-
-
-class Changed(gym.Wrapper):
-    """An environment with something changed in it."""
-
-    def __init__(self, env: gym.Env, reward: Any = None, observation: Any = None, hides_truncation: bool = False):
-        super().__init__(env)
-        self.change_reward, self.change_observation, self.hides = reward, observation, hides_truncation
-        self.total = 0
-
-    def reset(self, **kwargs: Any) -> Any:
-        observation, info = self.env.reset(**kwargs)
-        return self._observed(observation), info
-
-    def step(self, action: Any) -> Any:
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self.total += 1
-        if self.change_reward is not None:
-            reward = self.change_reward(reward, self.total)
-        if self.hides:
-            terminated, truncated = terminated or truncated, False
-        return self._observed(observation), reward, terminated, truncated, info
-
-    def _observed(self, observation: Any) -> Any:
-        return observation if self.change_observation is None else self.change_observation(observation)
-
-
-class Bandit(gym.Env):
-    """Episodes of one step: the second action earns ``gain``, the first nothing."""
-
-    observation_space = spaces.Box(-1, 1, (1,), np.float32)
-    action_space = spaces.Discrete(2)
-
-    def __init__(self, gain: float):
-        self.gain = gain
-
-    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-        return np.ones(1, np.float32), {}
-
-    def step(self, action: Any) -> Any:
-        return np.ones(1, np.float32), self.gain * float(action), True, False, {}
-
-
-def freeze_critic(model: Any) -> None:
-    for name, p in model.policy.named_parameters():
-        if "value" in name:
-            p.requires_grad_(False)
-
-
-def freeze_noise(model: Any) -> None:
-    with th.no_grad():
-        model.policy.value_net.weight *= 300.0
-    freeze_critic(model)
-
-
-def zero_gradients(model: Any) -> None:
-    for p in model.policy.parameters():
-        p.register_hook(lambda gradient: 0.0 * gradient)
-
-
-def leave_dropout_on(model: Any) -> None:
-    class Always(th.nn.Module):
-        def forward(self, x: th.Tensor) -> th.Tensor:
-            return th.nn.functional.dropout(x, 0.2, training=True)
-
-    model.policy.mlp_extractor.policy_net.append(Always())
-
-
-def silence_units(model: Any) -> None:
-    with th.no_grad():
-        for net in (model.policy.mlp_extractor.policy_net, model.policy.mlp_extractor.value_net):
-            net[0].bias[:] = -100.0
-
-
-@dataclass
-class Fault:
-    """
-    :param rule: that must fire
-    :param within: measured updates
-    :param changes: of the environment
-    :param settings: of the algorithm
-    :param plant: what is done to the model
-    """
-
-    rule: str
-    within: int
-    algorithm: Any = PPO
-    env: str = "CartPole-v1"
-    changes: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    plant: Any = None
-    health: dict[str, Any] = field(default_factory=dict)
-
-
-FAULTS = {
-    "learning rate × 300": Fault("steps too large", 2, settings=dict(learning_rate=300 * 3e-4)),
-    "learning rate × 300, SB3's PPO": Fault("steps too large", 2, SB3PPO, settings=dict(learning_rate=300 * 3e-4)),
-    "learning rate / 1000": Fault("steps too small", 10, settings=dict(learning_rate=3e-7)),
-    "no entropy bonus, large steps": Fault("entropy collapse", 8, settings=dict(learning_rate=0.05, ent_coef=0.0)),
-    "learning rate × 300, no entropy bonus": Fault(
-        "premature determinism", 8, settings=dict(learning_rate=300 * 3e-4, ent_coef=0.0)
-    ),
-    "deterministic from the start": Fault(
-        "premature determinism of a Gaussian", 3, env="Pendulum-v1", settings=dict(policy_kwargs=dict(log_std_init=-6.0))
-    ),
-    "entropy bonus far too large": Fault(
-        "noise takes over", 30, env="Pendulum-v1", settings=dict(ent_coef=10.0, learning_rate=0.01, use_sde=False)
-    ),
-    "noise far beyond the bounds": Fault(
-        "actions out of bounds", 10, env="Pendulum-v1", settings=dict(policy_kwargs=dict(log_std_init=5.0))
-    ),
-    "clip_range 5": Fault(
-        "samples used up", 10, env="Pendulum-v1", settings=dict(clip_range=5.0, learning_rate=3e-3, n_epochs=20)
-    ),
-    "clip_range 5, means": Fault("ratios explode", 10, settings=dict(clip_range=5.0, learning_rate=1e-2, n_epochs=20)),
-    "clip_range 0.003, large steps": Fault("much clipping", 5, settings=dict(clip_range=0.003, learning_rate=0.01)),
-    "batch 4": Fault("minibatches too small", 1, settings=dict(batch_size=4)),
-    "critic frozen": Fault("critic does not move", 3, plant=freeze_critic),
-    "critic frozen, SB3's A2C": Fault("critic does not move", 3, SB3A2C, plant=freeze_critic),
-    "critic frozen on noise": Fault("critic worse than the mean", 22, SB3PPO, plant=freeze_noise),
-    "critic hardly weighted": Fault(
-        "critic lags behind",
-        30,
-        env="Pendulum-v1",
-        changes=dict(reward=lambda r, t: r + 100.0),
-        settings=dict(vf_coef=1e-4, gamma=0.9),
-    ),
-    "rewards × 1e6": Fault("returns of huge size", 2, changes=dict(reward=lambda r, t: 1e6 * r)),
-    "rewards × 1e6, gradients": Fault("gradients explode", 2, changes=dict(reward=lambda r, t: 1e6 * r)),
-    "rewards × 1e6, sb3-contrib's TRPO": Fault(
-        "returns of huge size", 2, ContribTRPO, changes=dict(reward=lambda r, t: 1e6 * r), settings=dict(n_critic_updates=2)
-    ),
-    "rewards × 1e-6": Fault("rewards of tiny size", 5, changes=dict(reward=lambda r, t: 1e-6 * r)),
-    "rewards × 1e4, not normalised": Fault("advantages not normalised", 2, A2C, changes=dict(reward=lambda r, t: 1e4 * r)),
-    "gradients zeroed": Fault("gradients vanish", 3, SB3PPO, plant=zero_gradients),
-    "rewards jump": Fault("gradients jump", 30, A2C, changes=dict(reward=lambda r, t: r * (1e4 if t > 400 else 1))),
-    "dropout left on": Fault("ratio before the first step", 1, SB3PPO, plant=leave_dropout_on),
-    "dropout left on, ours": Fault("ratio before the first step", 1, PPO, plant=leave_dropout_on),
-    "observations × 1e4": Fault("observations enormous", 2, changes=dict(observation=lambda o: 1e4 * o)),
-    "observations × 1e4, units": Fault("units saturated", 2, changes=dict(observation=lambda o: 1e4 * o)),
-    "observations constant": Fault("observations constant", 4, changes=dict(observation=lambda o: 0.0 * o)),
-    "units silenced": Fault(
-        "units dormant", 2, settings=dict(policy_kwargs=dict(activation_fn=th.nn.ReLU)), plant=silence_units
-    ),
-    "time limit as termination": Fault("time limit not flagged", 25, env="Pendulum-v1", changes=dict(hides_truncation=True)),
-    "reward hacked": Fault(
-        "reward hacked",
-        25,
-        env="bandit",
-        settings=dict(learning_rate=3e-4, n_epochs=1),
-        health=dict(eval_env=Bandit(-1.0), eval_every=1, n_eval_episodes=20),
-    ),
-}
 
 
 def updates_until_it_fires(fault: Fault) -> tuple[int | None, HealthCallback]:
@@ -186,18 +25,10 @@ def updates_until_it_fires(fault: Fault) -> tuple[int | None, HealthCallback]:
                 if watch.in_alarm:
                     fired.setdefault(watch.rule.name, len(self.history))
 
-    def make() -> gym.Env:
-        return Changed(Bandit(1.0) if fault.env == "bandit" else gym.make(fault.env), **fault.changes)
-
-    settings = {**(ONE_STEP if fault.algorithm in (A2C, SB3A2C) else QUICK), **fault.settings}
-    if fault.algorithm is ContribTRPO:
-        del settings["n_epochs"]
-    model = fault.algorithm("MlpPolicy", make_vec_env(make, 4, seed=0), **settings)
-    if fault.plant is not None:
-        fault.plant(model)
     health = Noted(costly_every=1, **fault.health)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HealthWarning)
+        model = fault.model()
         model.learn(fault.within * 4 * model.n_steps, callback=health, log_interval=1)
     return fired.get(fault.rule), health
 
@@ -215,12 +46,9 @@ def test_a_planted_fault_is_found_in_time(name):
 @pytest.mark.parametrize("algorithm", [PPO, SB3PPO, A2C, SB3A2C, ContribTRPO])
 def test_a_healthy_training_of_the_same_length_fires_nothing(algorithm):
     for env in ("CartPole-v1", "Pendulum-v1"):
-        settings = dict(ONE_STEP) if algorithm in (A2C, SB3A2C) else dict(QUICK)
-        if algorithm is ContribTRPO:
-            del settings["n_epochs"]
         made = make_vec_env(env, 4, seed=0)
         venv = VecNormalize(made, gamma=0.95) if env == "Pendulum-v1" else made
-        model = algorithm("MlpPolicy", venv, gamma=0.95, **settings)
+        model = algorithm("MlpPolicy", venv, gamma=0.95, **settings_of(algorithm))
         health = HealthCallback(costly_every=1)
         with warnings.catch_warnings():
             warnings.simplefilter("error", HealthWarning)
