@@ -87,6 +87,7 @@ class DiagnosticsCallback(BaseCallback):
         self._rollouts = self._logged = 0
         self._episodes, self._observations = EpisodeWatch(self.training_env.num_envs), ObservationRange()
         self._is_ours = isinstance(self.model, PolicyGradientAlgorithm)
+        self._keep_distribution(True)
         self._stopwatch.detach()
         self._stopwatch.attach(self.training_env)
         self._stopwatch.restart()
@@ -128,7 +129,16 @@ class DiagnosticsCallback(BaseCallback):
         if self._pending is not None:
             self._finish({})
             self._dump()
+        self._detach()
+
+    def _detach(self) -> None:
+        """Leave model and environments as they were."""
         self._stopwatch.detach()
+        self._keep_distribution(False)
+
+    def _keep_distribution(self, keep: bool) -> None:
+        if isinstance(self.model, PolicyGradientAlgorithm):
+            self.model.keeps_distribution = keep
 
     def _will_be_logged(self) -> bool:
         """SB3 logs an update when the rollout after it has been collected, and never the last one, which is logged here."""

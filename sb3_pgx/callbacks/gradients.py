@@ -14,6 +14,8 @@ from sb3_pgx.common.rollout import map_tensors
 from sb3_pgx.common.update.step import evaluated_actions
 from sb3_pgx.ops.metrics import noise_scale
 
+MOST = 4096  # rows that the noise scale is taken from
+
 
 class GradientNorms:
     """
@@ -57,12 +59,12 @@ def gradient_noise(model: OnPolicyAlgorithm, snapshot: Snapshot, batch_size: int
     :param model: it has the policy and the coefficient
     :param snapshot: of the rollout
     :param batch_size: rows of a minibatch
-    :param pieces: into which the rows are dealt at random; their gradients are compared with that of all
+    :param pieces: into which up to 4,096 rows are dealt at random; their gradients are compared with that of all of them
     :return: the scale in rows, and as a multiple of ``batch_size``; nothing where there are too few rows
     """
     total = len(snapshot.rows)
-    small = -(-total // pieces)
-    count = total // small
+    small = -(-min(total, MOST) // pieces)
+    count = min(total, MOST) // small
     if count < 2:
         return {}
     order = np.random.RandomState(0).permutation(total)[: count * small]

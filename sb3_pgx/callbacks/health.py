@@ -135,7 +135,7 @@ class HealthCallback(DiagnosticsCallback):
         if self.on_alarm == "stop":
             self._stopping = True
         if self.on_alarm == "raise":
-            self._stopwatch.detach()
+            self._detach()
             raise HealthError(f"update {self._rollouts}: {sentence}")
 
     def _on_training_end(self) -> None:

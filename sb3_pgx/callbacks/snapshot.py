@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from sb3_pgx.common.distributions import distribution_kept, packed
 from sb3_pgx.common.evaluate import chunks
-from sb3_pgx.common.rollout import Batch, map_tensors
+from sb3_pgx.common.rollout import Batch, Rollout, map_tensors
 from sb3_pgx.common.update.step import Evaluation, evaluated_actions
 
 # Layers whose output in training is another one than in evaluation.
 MODE_DEPENDENT = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
 
-FEW = 1024
+FEW = 256
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,19 @@ def take_snapshot(model: OnPolicyAlgorithm) -> Snapshot:
     :return: what is known; the buffer's arrays are read where they are, not copied
     """
     rows = rows_of(model.rollout_buffer, model.device)
-    with as_it_acts(model.policy), th.no_grad():
-        before = th.cat([packed(model.policy.get_distribution(piece)) for piece in pieces(rows)])
+    before = kept_distribution(getattr(model, "_rollout", None))
+    if before is None:
+        with as_it_acts(model.policy), th.no_grad():
+            before = th.cat([packed(model.policy.get_distribution(piece)) for piece in pieces(rows)])
     return Snapshot(rows, before, [p.detach().clone() for p in model.policy.parameters()])
+
+
+def kept_distribution(rollout: Rollout | None) -> Tensor | None:
+    """Packed parameters ``[B, K]`` of the rows that count, where this package's pipeline has them."""
+    if rollout is None:
+        return None
+    kept = rollout.acted if rollout.distribution is None else rollout.distribution
+    return None if kept is None else kept.flatten(end_dim=1) if rollout.complete else kept[rollout.valid]
 
 
 def rows_of(buffer: RolloutBuffer, device: th.device) -> Batch:
@@ -118,7 +128,7 @@ def depends_on_mode(policy: nn.Module) -> bool:
 
 
 def of_first_step(policy: ActorCriticPolicy, rows: Batch) -> Tensor:
-    """log π(a|s) as the first step of an update will see it, of the first 1,024 rows, ``[≤ B]``."""
+    """log π(a|s) as the first step of an update will see it, of the first 256 rows, ``[≤ B]``."""
     few: Any = map_tensors(lambda x: x[:FEW], rows.observations)
     with th.no_grad(), as_it_acts(policy, training=depends_on_mode(policy)):
         return evaluated_actions(policy, few, rows.actions[:FEW], False).log_prob

@@ -46,7 +46,7 @@ SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
 ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
-_NOT_SAVED = ("_steps", "_modules", "_metrics", "_acting", "_evaluation", "_compiled")
+_NOT_SAVED = ("_steps", "_modules", "_metrics", "_acting", "_evaluation", "_compiled", "keeps_distribution")
 
 
 class PolicyGradientAlgorithm(OnPolicyAlgorithm):
@@ -75,6 +75,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     learning_rate: Coefficient  # type: ignore[assignment]
     _rollout: Rollout
     _metrics: dict[str, float]  # of the last update
+    keeps_distribution = False  # whether rollouts keep the action distributions for whoever looks at them
 
     objective: ClassVar[Objective | None] = None  # of an algorithm that steps through minibatches with `gradient_steps`
 
@@ -96,7 +97,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def evaluate(self, rollout: Rollout) -> None:
         """Stage 2: fill in values, log-probabilities and bootstraps."""
-        evaluate_rollout(self.policy, rollout, self._reads_distribution)
+        evaluate_rollout(self.policy, rollout, self._reads_distribution or self.keeps_distribution)
+        if not self._reads_distribution:
+            rollout.acted, rollout.distribution = rollout.distribution, None
 
     def estimate(self, rollout: Rollout) -> None:
         """Stage 3: fill in ``advantages`` and ``returns``; generalised advantage estimates unless an algorithm differs."""

@@ -17,7 +17,7 @@ from sb3_pgx.ops.returns import next_values
 
 # Numbers of observation that one pass may hold: 64 MiB as float32; a network's activations are a small multiple of it.
 MAX_NUMBERS = 2**24
-MAX_ROWS = 8192
+MAX_ROWS = 4096  # of a small network; more would leave the cache
 
 
 def evaluate_rollout(policy: ActorCriticPolicy, rollout: Rollout, with_distribution: bool = False) -> None:

@@ -43,6 +43,7 @@ class Rollout:
     last_values: Tensor = field(init=False)  # V of the last observations, [N]
     log_prob: Tensor = field(init=False)  # [T, N]
     distribution: Tensor | None = field(init=False, default=None)  # packed, if it is read, [T, N, K]
+    acted: Tensor | None = field(init=False, default=None)  # the same for whoever looks; no batch has it
     # estimate
     advantages: Tensor = field(init=False)  # [T, N]
     returns: Tensor = field(init=False)  # [T, N]

@@ -98,7 +98,7 @@ def test_each_metric_is_what_the_copies_give(name, space):
         expected = expected_metrics(seen, ACTION_SPACES[space])
         assert expected.keys() <= numbers.keys()
         for metric, value in expected.items():
-            assert numbers[metric] == pytest.approx(value, rel=1e-4, abs=1e-5), metric
+            assert numbers[metric] == pytest.approx(value, rel=1e-5, abs=1e-5), metric
         assert numbers["initial_ratio_error"] < 1e-5
     assert max(numbers["kl"] for numbers in diagnostics.history) > 1e-5, "nothing moved: the case shows nothing"
 
