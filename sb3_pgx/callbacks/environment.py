@@ -42,7 +42,7 @@ class EpisodeWatch:
 
     def rollout(self, rollout: Rollout) -> None:
         """All steps of a rollout of this package's pipeline."""
-        self._rewards = [rollout.rewards.numpy(force=True)]
+        self._rewards = [(rollout.rewards if rollout.complete else rollout.rewards[rollout.valid]).numpy(force=True)]
         truncated = rollout.truncated.numpy(force=True)
         for t, i in zip(*rollout.ends.numpy(force=True).nonzero(), strict=True):
             self._end(self._steps + int(t) + 1, int(i), bool(truncated[t, i]))
