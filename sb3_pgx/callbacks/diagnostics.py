@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import safe_mean
@@ -34,6 +34,7 @@ from sb3_pgx.common.report import read
 from sb3_pgx.common.rollout import Batch
 
 MEASURED_GRADIENTS = 16  # minibatches of an update whose gradient is looked at, of SB3's algorithms
+PREFIX = "diagnostics/"
 DEFAULT_CLIP_RANGE = 0.2  # PPO's, for algorithms that have none
 
 
@@ -42,9 +43,9 @@ class DiagnosticsCallback(BaseCallback):
     Measures updates of any algorithm with SB3's on-policy interface (ours, SB3's ``PPO`` and ``A2C``, sb3-contrib's ``TRPO``)
     and logs ``diagnostics/…``: :data:`~sb3_pgx.callbacks.METRICS` says what each number means.
 
-    It looks at the policy at the end of a rollout and again after the update. It measures the updates that will be logged,
-    and the last one, which it dumps at the end of the training. It changes nothing: the same seed gives the same training
-    with and without it.
+    It looks at the policy at the end of a rollout and again after the update. It measures the updates that will be logged
+    (all of them where ``log_interval`` is ``None``), and the last one, which it dumps at the end of the training. It changes
+    nothing: the same seed gives the same training with and without it.
 
     ``history`` holds all that was measured, logged or not, one dictionary an update, with ``timesteps`` and ``update``.
 
@@ -74,17 +75,38 @@ class DiagnosticsCallback(BaseCallback):
         self.clip_range, self.every, self.costly_every = clip_range, every, costly_every
         self.history: list[dict[str, float]] = []
         self._stopwatch = Stopwatch()
-        self._rollouts = self._logged = self._measured = 0
+        self._measures: Any = None  # the model that history is about
+        self._rollouts = self._measured = 0  # of that model
+        self._iteration = self._logged = 0  # of this training
         self._pending: Snapshot | None = None
         self._early: Measured = {}  # what is measured before the update
         self._norms: GradientNorms | None = None
 
     # ------------------------------------------------------------------------------------------------ when
 
+    def _init_callback(self) -> None:
+        self._check_parent()
+        if self._measures is not self.model:
+            self._measures = self.model
+            self._begin_history()
+
+    def _check_parent(self) -> None:
+        if isinstance(self.parent, EventCallback):
+            raise ValueError(
+                f"{type(self).__name__} has to see every step: give it to learn() itself or in a CallbackList, not to "
+                f"{type(self.parent).__name__}"
+            )
+
+    def _begin_history(self) -> None:
+        """With a model that has not been measured before."""
+        self.history.clear()
+        self._rollouts = self._measured = 0
+
     def _on_training_start(self) -> None:
-        check_measurable(self.model)
+        self._check_parent()  # a list has told it only now
+        check_measurable(self.model, type(self).__name__)
         self._forget()
-        self._rollouts = self._logged = 0
+        self._iteration = self._logged = 0
         self._episodes, self._observations = EpisodeWatch(self.training_env.num_envs), ObservationRange()
         self._is_ours = isinstance(self.model, PolicyGradientAlgorithm)
         self._keep_distribution(True)
@@ -106,10 +128,11 @@ class DiagnosticsCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         self._stopwatch.collected()
         self._rollouts += 1
+        self._iteration += 1
         if isinstance(self.model, PolicyGradientAlgorithm):
             self._episodes.rollout(self.model._rollout)
         if self._will_be_logged():
-            if self._logged % self.every == 0:
+            if self._logged % self.every == 0 or self._is_last:
                 self._begin()
             self._logged += 1
         self._stopwatch.skip()
@@ -126,9 +149,18 @@ class DiagnosticsCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._stopwatch.updated()
-        if self._pending is not None:
-            self._finish({})
+        self._finish({})
+        if any(name.startswith(PREFIX) for name in self.logger.name_to_value):  # SB3 will not log it any more
             self._dump()
+        self._detach()
+
+    def on_training_error(self, error: Exception) -> None:
+        """
+        Called by this package's algorithms.
+
+        :param error: that ends the training
+        """
+        self._forget()
         self._detach()
 
     def _detach(self) -> None:
@@ -143,8 +175,11 @@ class DiagnosticsCallback(BaseCallback):
     def _will_be_logged(self) -> bool:
         """SB3 logs an update when the rollout after it has been collected, and never the last one, which is logged here."""
         interval = self.locals.get("log_interval")
-        is_last = self.num_timesteps >= self.locals.get("total_timesteps", math.inf)
-        return interval is None or is_last or (self._rollouts + 1) % interval == 0
+        return interval is None or self._is_last or (self._iteration + 1) % interval == 0
+
+    @property
+    def _is_last(self) -> bool:
+        return self.num_timesteps >= self.locals.get("total_timesteps", math.inf)
 
     def _dump(self) -> None:
         """The last update, whose metrics stay in the logger as SB3 leaves them."""
@@ -153,7 +188,7 @@ class DiagnosticsCallback(BaseCallback):
         logger = self.logger
         values, counts, excluded = dict(logger.name_to_value), dict(logger.name_to_count), dict(logger.name_to_excluded)
         logger.dump(self.num_timesteps)
-        logger.name_to_value.update(values)
+        logger.name_to_value.update({name: x for name, x in values.items() if name.startswith("train/")})
         logger.name_to_count.update(counts)
         logger.name_to_excluded.update(excluded)
 
@@ -168,11 +203,11 @@ class DiagnosticsCallback(BaseCallback):
             **self._episodes.read(),
         }
         if self._is_costly and self._wants("gradient_noise_scale", "noise_to_batch"):
-            self._early |= gradient_noise(model, snapshot, self._batch_size(snapshot.rows))
+            self._early |= gradient_noise(model, snapshot, self._policy_rows(snapshot.rows))
         if not self._is_ours and self._wants("grad_norm", "grad_norm_max", "grad_clipped"):
             epochs = getattr(model, "n_epochs", getattr(model, "n_critic_updates", 1))
             steps = epochs * ceil_div(len(snapshot.rows), self._batch_size(snapshot.rows))
-            self._norms = GradientNorms(list(model.policy.parameters()), steps // MEASURED_GRADIENTS)
+            self._norms = GradientNorms(list(model.policy.parameters()), steps, MEASURED_GRADIENTS)
 
     def _finish(self, metrics: dict[str, float]) -> None:
         """After the update."""
@@ -187,13 +222,13 @@ class DiagnosticsCallback(BaseCallback):
         numbers = read(measured | self.measure_more())
         for name in self.metrics:
             if name in numbers:
-                self.logger.record(f"diagnostics/{name}", numbers[name])
+                self.logger.record(f"{PREFIX}{name}", numbers[name])
         self._measured += 1
         self.history.append({"timesteps": self.num_timesteps, "update": self._rollouts, **numbers})
         self.on_measured()
 
     def measure_more(self) -> Measured:
-        """For a subclass: what else there is to know of this update."""
+        """For a subclass: what else of the catalogue there is to know of this update."""
         return {}
 
     def on_measured(self) -> None:
@@ -205,7 +240,7 @@ class DiagnosticsCallback(BaseCallback):
         measured = {
             **movement(snapshot.parameters, parameters),
             **scales(advantage=rows.advantages, **{"return": rows.returns}),
-            **clipped_actions(rows.actions, space),
+            **({} if policy.squash_output else clipped_actions(rows.actions, space)),
             **self._observations.see(rows.observations),
             **self._normalisation(rows),
         }
@@ -229,8 +264,7 @@ class DiagnosticsCallback(BaseCallback):
     def _normalisation(self, rows: Batch) -> Measured:
         if not getattr(self.model, "normalize_advantage", False):
             return {"advantage_scale": rows.advantages.std(correction=0)}
-        of_minibatches = hasattr(self.model, "n_epochs")  # as PPO; the others take all rows together
-        return {"advantage_scale": 1.0, "normalised_rows": float(self._batch_size(rows) if of_minibatches else len(rows))}
+        return {"advantage_scale": 1.0, "normalised_rows": float(self._policy_rows(rows))}
 
     def _gradients(self, norms: list[float] | None, metrics: dict[str, float]) -> Measured:
         """From hooks, or from what the update measured."""
@@ -257,6 +291,10 @@ class DiagnosticsCallback(BaseCallback):
     def _is_costly(self) -> bool:
         return self._measured % self.costly_every == 0
 
+    def _policy_rows(self, rows: Batch) -> int:
+        """Rows of a gradient of the policy: a minibatch of PPO; the others' policy takes all rows together."""
+        return self._batch_size(rows) if hasattr(self.model, "n_epochs") else len(rows)
+
     def _batch_size(self, rows: Batch) -> int:
         """Rows of a minibatch; of algorithms that take one step a rollout, all of its rows."""
         return min(getattr(self.model, "batch_size", None) or len(rows), len(rows))
@@ -269,14 +307,14 @@ class DiagnosticsCallback(BaseCallback):
         return own or DEFAULT_CLIP_RANGE
 
 
-def check_measurable(model: Any) -> None:
-    """:raises ValueError: the algorithm's updates cannot be measured from the outside"""
+def check_measurable(model: Any, callback: str) -> None:
+    """:raises ValueError: the algorithm's updates cannot be measured from the outside by the callback of that name"""
     name = type(model).__name__
     if not isinstance(model, OnPolicyAlgorithm):
-        raise ValueError(f"{name} learns from a memory, and DiagnosticsCallback measures on-policy algorithms: leave it out")
+        raise ValueError(f"{name} learns from a memory, and {callback} is for on-policy algorithms: leave it out")
     if not isinstance(model.policy, ActorCriticPolicy) or hasattr(model.policy, "lstm_actor"):
         raise ValueError(
             f"the policy of {name} needs more than an observation to judge an action (a mask, or a state of its memory), "
-            "which DiagnosticsCallback does not know: leave it out"
+            f"which {callback} does not know: leave it out"
         )
     family_of(model.policy.action_dist)

@@ -41,12 +41,16 @@ class EpisodeWatch:
                 self._end(self._steps, i, bool(infos[i].get("TimeLimit.truncated", False)))
 
     def rollout(self, rollout: Rollout) -> None:
-        """All steps of a rollout of this package's pipeline."""
+        """All steps of a rollout of this package's pipeline; episodes of environments that wait for others do not count."""
         self._rewards = [(rollout.rewards if rollout.complete else rollout.rewards[rollout.valid]).numpy(force=True)]
-        truncated = rollout.truncated.numpy(force=True)
-        for t, i in zip(*rollout.ends.numpy(force=True).nonzero(), strict=True):
-            self._end(self._steps + int(t) + 1, int(i), bool(truncated[t, i]))
-        self._steps += len(truncated)
+        ends = (rollout.ends & rollout.valid).numpy(force=True)
+        starts, truncated = rollout.episode_starts.numpy(force=True), rollout.truncated.numpy(force=True)
+        for t, i in np.argwhere(starts | ends).tolist():
+            if starts[t, i]:
+                self._begun[i] = self._steps + t
+            if ends[t, i]:
+                self._end(self._steps + t + 1, i, bool(truncated[t, i]))
+        self._steps += len(ends)
 
     def _end(self, step: int, i: int, truncated: bool) -> None:
         length = step - self._begun[i]
@@ -60,7 +64,8 @@ class EpisodeWatch:
         the longest so far, as they do at a time limit that the environment reports as a termination.
         """
         rewards = th.from_numpy(np.concatenate(self._rewards, axis=None).astype(np.float64))
-        measured = {**scales(reward=rewards), "reward_size": rewards.abs().max()}
+        measured: Measured = {name: float(x) for name, x in scales(reward=rewards).items()}
+        measured["reward_size"] = rewards.abs().max().item()
         if len(self._ended) >= ENOUGH and self._longest > 1:
             at_limit = [length == self._longest and not flagged for length, flagged in self._ended]
             measured["unflagged_time_limits"] = sum(at_limit) / len(at_limit)

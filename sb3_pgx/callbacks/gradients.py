@@ -22,11 +22,12 @@ class GradientNorms:
     Norms of the gradients of some of an update's minibatches, from hooks that see them before they are clipped.
 
     :param parameters: of the policy
-    :param every: of so many minibatches, one is measured; the first one always
+    :param steps: how many minibatches there will be; what comes after them is not looked at
+    :param most: about so many of them are measured, the first one always
     """
 
-    def __init__(self, parameters: list[th.nn.Parameter], every: int):
-        self.every = max(1, every)
+    def __init__(self, parameters: list[th.nn.Parameter], steps: int, most: int):
+        self.steps, self.every = steps, max(1, steps // most)
         self._squares: dict[int, list[Tensor]] = {}  # by number of the minibatch
         self._handles = [
             p.register_post_accumulate_grad_hook(self._watch()) for p in parameters if p.requires_grad and p.is_leaf
@@ -37,7 +38,7 @@ class GradientNorms:
 
         def hook(parameter: Tensor) -> None:
             nonlocal seen
-            if seen % self.every == 0 and parameter.grad is not None:
+            if seen < self.steps and seen % self.every == 0 and parameter.grad is not None:
                 self._squares.setdefault(seen, []).append(th.linalg.vector_norm(parameter.grad).square())
             seen += 1
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gymnasium as gym
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import CSVOutputFormat, JSONOutputFormat, TensorBoardOutputFormat
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, sync_envs_normalization
+from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
 
 from sb3_pgx.callbacks.catalogue import check_metrics
 from sb3_pgx.callbacks.diagnostics import DiagnosticsCallback
@@ -74,25 +75,35 @@ class HealthCallback(DiagnosticsCallback):
         check_choice(("warn", "stop", "raise"), on_alarm=on_alarm)
         check_counts(eval_every=eval_every, n_eval_episodes=n_eval_episodes, quiet=quiet)
         check_metrics([rule.metric for rule in rules])
+        check_metrics([other for rule in rules if (other := getattr(rule.condition, "other", None))])
         names = [rule.name for rule in rules]
         if len(set(names)) < len(names):
             raise ValueError(f"two rules are called {next(n for n in names if names.count(n) > 1)!r}; give each its own name")
         self.rules, self.on_alarm, self.quiet = tuple(rules), on_alarm, quiet
-        self.eval_env: VecEnv | None = None
-        if eval_env is not None:
-            self.eval_env = eval_env if isinstance(eval_env, VecEnv) else DummyVecEnv([lambda: eval_env])
+        self.eval_env = None if eval_env is None else BaseAlgorithm._wrap_env(eval_env)  # as SB3 wraps those of a training
         self.eval_every, self.n_eval_episodes = eval_every, n_eval_episodes
         self.report_folder = None if report_folder is None else Path(report_folder)
+        self._needed |= {rule.metric for rule in self.rules}
+        self._stopping = False
+        self._begin_history()
+
+    def _begin_history(self) -> None:
+        super()._begin_history()
         self.watches = [Watch(rule) for rule in self.rules]
         self.warnings: list[str] = []
-        self._needed |= {rule.metric for rule in self.rules}
         self._series: defaultdict[str, list[float]] = defaultdict(list)
         self._told: dict[str, int] = {}  # rule: measured update of its last warning
-        self._stopping = False
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
         self._stopping = False
+        if self.eval_env is not None and (unwrap_vec_normalize(self.training_env) is not None) != (
+            unwrap_vec_normalize(self.eval_env) is not None
+        ):
+            raise ValueError(
+                "training and evaluation environments have to be normalised alike: wrap both in VecNormalize (eval_env "
+                "with training=False and norm_reward=False), or neither"
+            )
 
     def _on_step(self) -> bool:
         return super()._on_step() and not self._stopping
@@ -100,7 +111,8 @@ class HealthCallback(DiagnosticsCallback):
     def measure_more(self) -> Measured:
         if self.eval_env is None or self._measured % self.eval_every:
             return {}
-        sync_envs_normalization(self.training_env, self.eval_env)
+        if unwrap_vec_normalize(self.training_env) is not None:
+            sync_envs_normalization(self.training_env, self.eval_env)
         with as_it_acts(self._model.policy), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Evaluation environment is not wrapped with a ``Monitor``")
             # As it acts in training, whose return this one is compared with.
@@ -136,10 +148,14 @@ class HealthCallback(DiagnosticsCallback):
             self._stopping = True
         if self.on_alarm == "raise":
             self._detach()
+            self._report_to_folder()
             raise HealthError(f"update {self._rollouts}: {sentence}")
 
     def _on_training_end(self) -> None:
         super()._on_training_end()
+        self._report_to_folder()
+
+    def _report_to_folder(self) -> None:
         folder = self.report_folder
         if folder is None and self.logger.dir and any(isinstance(x, LOGGED_TO_FILES) for x in self.logger.output_formats):
             folder = Path(self.logger.dir)

@@ -44,6 +44,7 @@ DEFAULT_RULES = (
         "raise learning_rate by a factor of ten, and look whether its schedule has ended or the layers are frozen",
         (Source("above 1e-4 with several epochs an update; one step an update stays below that", HEURISTIC),),
         patience=10,
+        until=0.5,
     ),
     Rule(
         "much clipping",
@@ -140,7 +141,7 @@ DEFAULT_RULES = (
     Rule(
         "critic worse than the mean",
         "explained_variance",
-        Below(-0.2),
+        Below(-0.2, other="return_spread", floor=0.01),
         "the values describe the returns worse than their mean would",
         "raise vf_coef, or give the critic its own network: policy_kwargs=dict(share_features_extractor=False)",
         (Source("above 0", SB3), Source("above 0.5", RULE_OF_THUMB), Source("above 0.8 once trained", RULE_OF_THUMB)),
@@ -207,6 +208,7 @@ DEFAULT_RULES = (
         "look whether layers are frozen or units saturated, and whether the rewards vary at all",
         (Source("1e-5 to 10", RULE_OF_THUMB), Source("the softmax of a certain choice has none", AHMED)),
         patience=3,
+        until=0.5,
     ),
     Rule(
         "gradients explode",
@@ -221,7 +223,7 @@ DEFAULT_RULES = (
     Rule(
         "gradients jump",
         "grad_norm",
-        Spiked(factor=50.0, window=20),
+        Spiked(factor=50.0, window=20, floor=10.0),
         "the gradient is many times what it was",
         "lower max_grad_norm, or look at the rewards of that rollout",
         (Source("spikes above 10 times the median", HEURISTIC),),

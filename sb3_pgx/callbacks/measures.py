@@ -93,13 +93,16 @@ def critic(snapshot: Snapshot, after: Evaluation) -> Measured:
     """
     How well the values fit the returns that the critic learns from, before and after, and how far they moved.
 
-    ``value_error`` and ``value_lag`` are root mean squares, as shares of the returns' standard deviation.
+    ``value_error`` and ``value_lag`` are root mean squares, as shares of the returns' standard deviation, or of 1 % of their
+    root mean square where that is more: returns that hardly vary make no error large.
     """
     old, returns, values = snapshot.rows.values, snapshot.rows.returns, after.values
     if not old.any():  # of a policy without a critic, whose values are zeros
         return {}
-    scale = returns.std(correction=0)
+    spread, size = returns.std(correction=0), returns.square().mean().sqrt()
+    scale = th.maximum(spread, 0.01 * size)
     return {
+        "return_spread": spread / size,
         "explained_variance": explained_variance(old, returns),
         "explained_variance_after": explained_variance(values, returns),
         "value_error": (values - returns).square().mean().sqrt() / scale,

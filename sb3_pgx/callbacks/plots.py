@@ -28,6 +28,8 @@ def plot_folder(folder: Path, force: bool = False) -> list[Path]:
     require_extra("pictures", PLOTS)
     steps, series = read_progress(folder)
     parent = folder if folder.is_dir() else folder.parent
+    if not shown(series):
+        raise ValueError(f"{folder} holds no number that can be drawn")
     png, html = (parent / f"diagnostics.{kind}" for kind in ("png", "html"))
     there = [str(path) for path in (png, html) if path.exists()]
     if there and not force:

@@ -34,11 +34,12 @@ class PostMortemCallback(BaseCallback):
 
     - ``error.txt``: the first bad quantity in one sentence, and the traceback;
     - ``batch.npz``: the rollout that was learned from, or as much as SB3's algorithms have of the one under way;
-    - ``state.pt``: the parameters of policy and optimizer and the states of the random number generators, now and at the end
-      of the rollout, for ``torch.load(..., weights_only=False)``;
+    - ``state.pt``: the parameters of policy and optimizer as the error left them, and the states of the random number
+      generators, then and at the end of the rollout, for ``torch.load(..., weights_only=False)``;
     - ``metrics.json``: what was logged, update after update, up to the last 1,000.
 
-    This package's algorithms stop by themselves before a bad step, and whatever error ends their training is kept. SB3's go on
+    This package's algorithms stop by themselves before a bad step, and whatever error ends their training is kept (but not one
+    of the very first reset, before callbacks are told of anything). SB3's go on
     with NaN until something fails far from the cause: with this callback they stop with ``FloatingPointError`` before the bad
     step is taken.
 
@@ -60,7 +61,7 @@ class PostMortemCallback(BaseCallback):
     # ------------------------------------------------------------------------------------------------ watch
 
     def _on_training_start(self) -> None:
-        check_measurable(self.model)
+        check_measurable(self.model, type(self).__name__)
         self._release()
         if not self._is_ours:
             self._check(self._model._last_obs, None, "when the environments were reset")
@@ -95,7 +96,7 @@ class PostMortemCallback(BaseCallback):
 
         :param error: that ends the training
         """
-        self._write(str(error), error)
+        self._keep(str(error), error)
 
     def _check(self, observations: Any, rewards: np.ndarray | None, when: str) -> None:
         returned = {} if rewards is None else {"reward": rewards}
@@ -137,10 +138,17 @@ class PostMortemCallback(BaseCallback):
         try:
             raise FloatingPointError(sentence)
         except FloatingPointError as error:
-            self._write(sentence, error)
+            self._keep(sentence, error)
             raise
         finally:
             self._release()
+
+    def _keep(self, sentence: str, error: Exception) -> None:
+        """Whatever comes of it, the error itself is what the training ends with."""
+        try:
+            self._write(sentence, error)
+        except Exception as failure:
+            self.logger.warn(f"the post-mortem could not be written to {self.folder}: {failure}")
 
     def _write(self, sentence: str, error: Exception) -> None:
         """All of it, under its name only once it is complete."""
@@ -157,7 +165,7 @@ class PostMortemCallback(BaseCallback):
         }
         th.save(state, unfinished / "state.pt")
         history = [*self._metrics, {"timesteps": self.num_timesteps, **self.logger.name_to_value}]
-        (unfinished / "metrics.json").write_text(json.dumps(history, indent=1, default=float), encoding="utf-8")
+        (unfinished / "metrics.json").write_text(json.dumps(history, indent=1, default=as_json), encoding="utf-8")
         stem = f"{type(self.model).__name__}-{time.strftime('%Y%m%d-%H%M%S')}"
         names = (self.folder / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1_000_000))
         self.written = unfinished.rename(next(name for name in names if not name.exists()))
@@ -177,6 +185,14 @@ class PostMortemCallback(BaseCallback):
 
 def _joined(name: str, key: str) -> str:
     return f"{name}.{key}" if key else name
+
+
+def as_json(value: Any) -> Any:
+    """A logged value that JSON does not know: a number, or what it says of itself."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return repr(value)
 
 
 def random_state() -> dict[str, Any]:

@@ -68,8 +68,10 @@ def judge(rules: tuple[Rule, ...], series: Mapping[str, list[float]]) -> list[Wa
     """What the rules would have said during the run, row after row."""
     watches = [Watch(rule) for rule in rules]
     total = max((len(values) for values in series.values()), default=0)
-    for row in range(1, total + 1):
-        so_far = {name: values[:row] for name, values in series.items()}
+    so_far: dict[str, list[float]] = {name: [] for name in series}
+    for row in range(total):
+        for name, values in series.items():
+            so_far[name].append(values[row])
         for watch in watches:
-            watch.look(so_far, row / total)
+            watch.look(so_far, (row + 1) / total)
     return watches

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from sb3_pgx.callbacks.plots import healthy_ranges, save_png
+from sb3_pgx.callbacks.plots import healthy_ranges, save_png, shown
 from sb3_pgx.callbacks.rules import Rule, Series, Watch
 
 NAME = "health"
@@ -31,10 +31,10 @@ def write_report(
         number += 1
     path = folder / f"{name_of(number)}.md"
     picture = None
-    if find_spec("matplotlib") is not None:
+    rules = [watch.rule for watch in watches]
+    judged = {rule.metric: series[rule.metric] for rule in rules if rule.metric in series}
+    if find_spec("matplotlib") is not None and shown(judged):
         picture = path.with_suffix(".png").name
-        rules = [watch.rule for watch in watches]
-        judged = {rule.metric: series[rule.metric] for rule in rules if rule.metric in series}
         save_png(path.with_suffix(".png"), steps, judged, healthy_ranges(rules))
     path.write_text(markdown(title, watches, series, warnings, picture), encoding="utf-8")
     return path
@@ -50,7 +50,7 @@ def markdown(
     """
     The report.
 
-    :param picture: file with the plots; ``None``: there is none, because matplotlib is not installed
+    :param picture: file with the plots; ``None``: there is none
     """
     alarmed = [watch for watch in watches if watch.alarms]
     lines = [f"# {title}", "", headline(watches), ""]
@@ -64,9 +64,9 @@ def markdown(
     lines += ["", "Where sources differ, their ranges stand side by side. Rules count measured updates.", ""]
     if warnings:
         lines += ["## Warnings", "", *(f"- {warning}" for warning in warnings), ""]
-    if picture is None:
+    if find_spec("matplotlib") is None:
         lines += ['Pictures need matplotlib: `pip install "sb3_pgx[plots]"`.']
-    else:
+    elif picture is not None:
         lines += ["## Over the training", "", f"![what was measured, healthy ranges shaded]({picture})"]
     return "\n".join(lines) + "\n"
 
@@ -75,7 +75,7 @@ def headline(watches: Sequence[Watch]) -> str:
     """One sentence on all rules together."""
     judged, alarmed = [w for w in watches if w.looked], [w for w in watches if w.alarms]
     if not judged:
-        return "No update was measured: there is nothing to judge."
+        return "No rule has had anything to judge: too few updates were measured."
     if not alarmed:
         return f"Healthy: none of {len(judged)} rules was in alarm."
     return f"{len(alarmed)} of {len(judged)} rules were in alarm, {sum(w.in_alarm for w in alarmed)} of them at the end."

@@ -34,15 +34,18 @@ class Above:
 
 @dataclass(frozen=True)
 class Below:
-    """The metric is less than ``threshold``."""
+    """The metric is less than ``threshold``, and ``other``, if there is one, greater than ``floor``."""
 
     threshold: float
+    other: str | None = None
+    floor: float = 0.0
 
     def holds(self, series: Series, metric: str) -> bool:
-        return series[metric][-1] < self.threshold
+        matters = self.other is None or series[self.other][-1] > self.floor
+        return matters and series[metric][-1] < self.threshold
 
     def __str__(self) -> str:
-        return f"below {self.threshold:g}"
+        return f"below {self.threshold:g}" + (f" where {self.other} is above {self.floor:g}" if self.other else "")
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Outside:
 
 @dataclass(frozen=True)
 class Fell:
-    """The metric was at least ``high`` within the last ``within`` measured updates, and is below ``low`` now."""
+    """The metric was at least ``high`` within the last ``within`` updates, and is below ``low`` now."""
 
     high: float
     low: float
@@ -69,10 +72,12 @@ class Fell:
 
     def holds(self, series: Series, metric: str) -> bool:
         *before, now = series[metric][-self.within - 1 :]
-        return now < self.low and any(x >= self.high for x in before)
+        updates = series.get("update", range(len(series[metric])))[-self.within - 1 :]  # not every one may have been measured
+        recent = [x for x, update in zip(before, updates, strict=False) if updates[-1] - update <= self.within]
+        return now < self.low and any(x >= self.high for x in recent)
 
     def __str__(self) -> str:
-        return f"from above {self.high:g} to below {self.low:g} within {self.within} measured updates"
+        return f"from above {self.high:g} to below {self.low:g} within {self.within} updates"
 
 
 @dataclass(frozen=True)
@@ -92,15 +97,16 @@ class Grew:
 
 @dataclass(frozen=True)
 class Spiked:
-    """The metric is more than ``factor`` times its median over the ``window`` measured updates before."""
+    """The metric is more than ``factor`` times its median over the ``window`` measured updates before, and than ``floor``."""
 
     factor: float
     window: int
+    floor: float = 0.0
 
     def holds(self, series: Series, metric: str) -> bool:
         *before, now = series[metric][-self.window - 1 :]
         known = [x for x in before if not math.isnan(x)]
-        return len(known) == self.window and now > self.factor * statistics.median(known)
+        return len(known) == self.window and now > max(self.factor * statistics.median(known), self.floor)
 
     def __str__(self) -> str:
         return f"above {self.factor:g} times its median over {self.window} measured updates"
@@ -109,8 +115,9 @@ class Spiked:
 @dataclass(frozen=True)
 class Parted:
     """
-    From the first to the second half of the last ``window`` measured updates, the mean of the metric has risen and that of
-    ``other`` has fallen, each by more than ``share`` of the range it has had so far and by more than three standard errors.
+    From the first to the second half of the last ``window`` updates in which both were measured, the mean of the metric has
+    risen and that of ``other`` has fallen, each by more than ``share`` of the range it has had so far and by more than three
+    standard errors.
     """
 
     other: str
@@ -118,18 +125,18 @@ class Parted:
     share: float
 
     def holds(self, series: Series, metric: str) -> bool:
-        return self._rise(series[metric]) > self.share and self._rise([-x for x in series.get(self.other, ())]) > self.share
+        pairs = [(x, -y) for x, y in zip(series[metric], series[self.other], strict=True) if not math.isnan(x + y)]
+        if len(pairs) < self.window or math.isnan(series[self.other][-1]):
+            return False
+        return all(self._rise(values) > self.share for values in zip(*pairs, strict=True))
 
     def _rise(self, values: Sequence[float]) -> float:
         """As a share of the range; 0 where it may be chance."""
-        known = [x for x in values if not math.isnan(x)]
         half = self.window // 2
-        if len(known) < self.window:
-            return 0.0
-        first, second = known[-2 * half : -half], known[-half:]
+        first, second = values[-2 * half : -half], values[-half:]
         rise = statistics.mean(second) - statistics.mean(first)
         error = math.sqrt((statistics.variance(first) + statistics.variance(second)) / half)
-        return rise / (max(known) - min(known)) if rise > 3 * error else 0.0
+        return rise / (max(values) - min(values)) if rise > 3 * error else 0.0
 
     def __str__(self) -> str:
         return f"rising while {self.other} falls, each by {self.share:.0%} of its range in {self.window} measured updates"
@@ -188,7 +195,8 @@ class Watch:
 
     rule: Rule
     held: int = 0
-    looked: int = 0  # measured updates in which the metric was known, without the warm-up
+    known: int = 0  # measured updates in which the metric was known
+    looked: int = 0  # those of them that count
     alarms: int = 0  # updates at which it was in alarm
 
     @property
@@ -205,10 +213,11 @@ class Watch:
         :return: whether the rule is in alarm; as before where the metric has not been measured this time
         """
         rule, values = self.rule, series.get(self.rule.metric, ())
-        if not values or math.isnan(values[-1]) or getattr(rule.condition, "other", rule.metric) not in series:
+        other = getattr(rule.condition, "other", None) or rule.metric
+        if not values or math.isnan(values[-1]) or other not in series:
             return False
-        known = sum(not math.isnan(x) for x in values)
-        if known <= rule.warm_up or progress > rule.until:
+        self.known += 1
+        if self.known <= rule.warm_up or progress > rule.until:
             self.held = 0
             return False
         self.looked += 1

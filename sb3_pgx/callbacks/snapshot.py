@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sb3_pgx.common.distributions import distribution_kept, packed
 from sb3_pgx.common.evaluate import chunks
 from sb3_pgx.common.rollout import Batch, Rollout, map_tensors
+from sb3_pgx.common.rollout_buffer import is_users_own
 from sb3_pgx.common.update.step import Evaluation, evaluated_actions
 
 # Layers whose output in training is another one than in evaluation.
@@ -42,9 +43,11 @@ class Snapshot:
 def take_snapshot(model: OnPolicyAlgorithm) -> Snapshot:
     """
     :param model: at the end of a rollout
-    :return: what is known; the buffer's arrays are read where they are, not copied
+    :return: what is known; the arrays of SB3's buffers and of ours are read where they are, not copied
     """
     rows = rows_of(model.rollout_buffer, model.device)
+    if is_users_own(model.rollout_buffer_class):
+        rows = rows.replaced([x.clone() for x in rows.tensors()])  # it may write into the arrays again before they are read
     before = kept_distribution(getattr(model, "_rollout", None))
     if before is None:
         with as_it_acts(model.policy), th.no_grad():
@@ -108,7 +111,7 @@ def as_it_acts(policy: ActorCriticPolicy, training: bool = False) -> Iterator[No
     modes, statistics, random numbers and its distribution are as before when the context ends.
     """
     modes = {module: module.training for module in policy.modules()}
-    statistics = [(buffer, buffer.clone()) for buffer in policy.buffers()] if training else []
+    statistics = [(buffer, buffer.clone()) for buffer in policy.buffers()]
     devices = [policy.device] if policy.device.type == "cuda" else []
     policy.set_training_mode(training)
     try:

@@ -7,6 +7,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.callbacks.measures import Measured
 
+TIMED = ("step_async", "step_wait")
+
 
 class Stopwatch:
     """
@@ -18,6 +20,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self._env: VecEnv | None = None
+        self._own: dict[str, Any] = {}  # methods that somebody has given to the environments themselves
         self.restart()
 
     def restart(self) -> None:
@@ -28,14 +31,16 @@ class Stopwatch:
     def attach(self, env: VecEnv) -> None:
         """Time the environments' steps from here on."""
         self._env = env.unwrapped
-        for name in ("step_async", "step_wait"):
+        self._own = {name: vars(self._env)[name] for name in TIMED if name in vars(self._env)}
+        for name in TIMED:
             setattr(self._env, name, _Timed(self, getattr(self._env, name)))
 
     def detach(self) -> None:
         """Leave the environments as they were."""
         if self._env is not None:
-            for name in ("step_async", "step_wait"):
+            for name in TIMED:
                 vars(self._env).pop(name, None)
+            vars(self._env).update(self._own)
         self._env = None
 
     def collected(self) -> None:

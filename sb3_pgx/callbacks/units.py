@@ -22,24 +22,27 @@ def activity(policy: nn.Module) -> Iterator[Measured]:
     the share of outputs of tanh layers beyond 0.99, and the share of rectified units whose mean |h| over the rows is at most
     0.025 times the mean over their layer (Sokar et al., 2023, "The dormant neuron phenomenon", eq. 1).
     """
-    sizes: dict[tuple[nn.Module, int], list[Tensor]] = {}  # one layer may serve at two widths
+    sizes: dict[tuple[nn.Module, int], list[Tensor]] = {}  # Σ |h| of each unit, by layer; one may serve at two widths
+    saturated, outputs = [], 0
 
     def keep(module: nn.Module, _: Any, output: Tensor) -> None:
-        h = output.detach().abs().flatten(start_dim=1)
-        sizes.setdefault((module, h.shape[1]), []).append(h)
+        nonlocal outputs
+        h = output.detach().abs().flatten(start_dim=1)  # [B, units]
+        if isinstance(module, BOUNDED):
+            saturated.append((h > SATURATED).sum())
+            outputs += h.numel()
+        else:
+            sizes.setdefault((module, h.shape[1]), []).append(h.sum(dim=0))
 
-    layers = [module for module in policy.modules() if isinstance(module, BOUNDED + RECTIFIED)]
-    hooks = [module.register_forward_hook(keep) for module in layers]
+    hooks = [m.register_forward_hook(keep) for m in policy.modules() if isinstance(m, BOUNDED + RECTIFIED)]
     measured: Measured = {}
     try:
         yield measured
     finally:
         for hook in hooks:
             hook.remove()
-    seen = [(module, th.cat(parts)) for (module, _), parts in sizes.items()]  # [B, units]
-    bounded = [h > SATURATED for module, h in seen if isinstance(module, BOUNDED)]
-    if bounded:
-        measured["saturated_units"] = th.cat([x.flatten() for x in bounded]).float().mean()
-    rectified = [h.mean(dim=0) for module, h in seen if isinstance(module, RECTIFIED)]
-    if rectified:
-        measured["dormant_units"] = th.cat([h <= DORMANT * h.mean() for h in rectified]).float().mean()
+    if outputs:
+        measured["saturated_units"] = th.stack(saturated).sum() / outputs
+    if sizes:
+        layers = [th.stack(parts).sum(dim=0) for parts in sizes.values()]
+        measured["dormant_units"] = th.cat([h <= DORMANT * h.mean() for h in layers]).float().mean()

@@ -97,7 +97,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def evaluate(self, rollout: Rollout) -> None:
         """Stage 2: fill in values, log-probabilities and bootstraps."""
-        evaluate_rollout(self.policy, rollout, self._reads_distribution or self.keeps_distribution)
+        # Where acting has given the values, it would take a pass more.
+        keep = self._reads_distribution or (self.keeps_distribution and not hasattr(rollout, "values"))
+        evaluate_rollout(self.policy, rollout, keep)
         if not self._reads_distribution:
             rollout.acted, rollout.distribution = rollout.distribution, None
 

@@ -38,7 +38,7 @@ def log_text(examination: LogExamination) -> str:
         span = f"it was {np.nanmin(values):.3g} to {np.nanmax(values):.3g}"
         lines.append(f"{'':8} {rule.metric} {rule.condition} at {watch.alarms} of {watch.looked} updates; {span}")
         lines.append(f"{'':8} → {rule.remedy}")
-    silent = [watch.rule.name for watch in examination.watches if not watch.looked]
+    silent = [watch.rule.name for watch in examination.watches if not watch.known]
     if silent:
         lines.append(f"not measured: {', '.join(silent)}. DiagnosticsCallback logs what they need")
     return "\n".join(lines)

@@ -6,6 +6,7 @@ import csv
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from models import ACTION_SPACES, kl_of
 from natural import Updates
 from problems import AnySpace, Scripted, vectorised
@@ -13,8 +14,12 @@ from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C as SB3A2C
 from stable_baselines3 import DQN
 from stable_baselines3 import PPO as SB3PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EveryNTimesteps
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import DummyVecEnv
 from witness import MODELS, OBSERVATIONS, Witness, train
@@ -65,6 +70,7 @@ def expected_metrics(seen, action_space):
         "entropy": entropy.mean().item(),
         "explained_variance": explained_variance(old, returns),
         "explained_variance_after": explained_variance(new, returns),
+        "return_spread": returns.std() / np.sqrt(np.mean(returns**2)),
         "value_error": np.sqrt(np.mean((new - returns) ** 2)) / returns.std(),
         "value_lag": np.sqrt(np.mean((new - old) ** 2)) / returns.std(),
         "parameter_change": np.linalg.norm(after - before) / np.linalg.norm(before),
@@ -181,8 +187,9 @@ def test_dormant_units_are_those_that_are_silent_beside_their_layer():
     with th.no_grad():
         layer.bias[:3] = -100.0  # three of the actor's eight units never speak, and one whispers
         layer.bias[3], layer.weight[3] = 1e-3, 0.0
-        layer.bias[4:] = 1.0
-        model.policy.mlp_extractor.value_net[0].bias[:] = 1.0
+        layer.bias[4:], layer.weight[4:] = 1.0, 0.0
+        critic = model.policy.mlp_extractor.value_net[0]
+        critic.bias[:], critic.weight[:] = 1e-3, 0.0  # whispers as well, but so do all of its layer
     model.learn(16, callback=diagnostics)
     assert diagnostics.history[0]["dormant_units"] == 4 / 16
 
@@ -241,9 +248,9 @@ def test_the_updates_that_are_logged_are_measured_and_the_last_one_is_seen(name,
 def test_every_and_costly_every_thin_out_what_is_measured():
     diagnostics = DiagnosticsCallback(every=2, costly_every=3)
     train("PPO", ACTION_SPACES["Discrete"], diagnostics, n_updates=8)
-    assert [numbers["update"] for numbers in diagnostics.history] == [1, 3, 5, 7]
-    assert ["saturated_units" in numbers for numbers in diagnostics.history] == [True, False, False, True]
-    assert ["gradient_noise_scale" in numbers for numbers in diagnostics.history] == [True, False, False, True]
+    assert [numbers["update"] for numbers in diagnostics.history] == [1, 3, 5, 7, 8], "and the last one"
+    assert ["saturated_units" in numbers for numbers in diagnostics.history] == [True, False, False, True, False]
+    assert ["gradient_noise_scale" in numbers for numbers in diagnostics.history] == [True, False, False, True, False]
 
 
 @pytest.mark.parametrize("flagged", [True, False])
@@ -261,7 +268,7 @@ def test_entries_that_never_change_are_counted_over_the_whole_training():
     class HalfDead(AnySpace):
         def step(self, action):
             obs, *rest = super().step(action)
-            return np.array([obs[0], 0.0, float(self.steps == 4)], np.float32), *rest
+            return np.array([obs[0], 0.0, -float(self.steps == 4)], np.float32), *rest
 
         def reset(self, **kwargs):
             super().reset(**kwargs)
@@ -271,6 +278,138 @@ def test_entries_that_never_change_are_counted_over_the_whole_training():
     model = A2C("MlpPolicy", vectorised(HalfDead(OBSERVATIONS, ACTION_SPACES["Discrete"])), n_steps=4, device="cpu")
     model.learn(12, callback=diagnostics, log_interval=1)
     assert [n["constant_observations"] for n in diagnostics.history] == pytest.approx([2 / 3, 1 / 3, 1 / 3])
+
+
+def test_returns_that_hardly_vary_make_no_error_of_the_critic_large():
+    class Constant(Scripted):
+        def step(self, action):
+            observation, _, *rest = super().step(action)
+            return observation, 1.0, *rest
+
+    diagnostics = DiagnosticsCallback()
+    model = SB3A2C("MlpPolicy", vectorised(Constant([1]), Constant([1])), n_steps=1, seed=0, device="cpu")
+    model.learn(4, callback=diagnostics, log_interval=1)
+    with th.no_grad():
+        values = model.policy.predict_values(th.as_tensor(model.rollout_buffer.observations).flatten(end_dim=-2))
+    seen = diagnostics.history[-1]
+    assert seen["return_std"] == 0 and seen["return_mean"] == 1
+    assert seen["value_error"] == pytest.approx((values - 1).square().mean().sqrt().item() / 0.01, rel=1e-4)
+
+
+def test_actions_that_the_policy_squashes_are_not_out_of_bounds():
+    diagnostics = DiagnosticsCallback()
+    far = spaces.Box(5.0, 10.0, (2,), np.float32)
+    env = DummyVecEnv([lambda: AnySpace(OBSERVATIONS, far)])
+    settings = dict(use_sde=True, policy_kwargs=dict(squash_output=True), seed=0, device="cpu")
+    SB3A2C("MlpPolicy", env, **settings).learn(10, callback=diagnostics, log_interval=1)
+    assert diagnostics.history and "actions_clipped" not in diagnostics.history[0]
+
+
+class Remembers(FlattenExtractor):
+    """Keeps a running mean, in evaluation, too."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.register_buffer("mean", th.zeros(self.features_dim))
+
+    def forward(self, observations):
+        features = super().forward(observations)
+        with th.no_grad():
+            self.mean.mul_(0.9).add_(0.1 * features.mean(dim=0))
+        return features - self.mean
+
+
+class ActsItsOwnWay(ActorCriticPolicy):
+    """Gives values when it acts, and draws random numbers whenever it is asked."""
+
+    def extract_features(self, obs, features_extractor=None):
+        features = super().extract_features(obs, features_extractor)
+        return features + 0.1 * th.rand_like(features)
+
+
+@pytest.mark.parametrize("model_class", [PPO, SB3PPO])
+@pytest.mark.parametrize(
+    "policy, policy_kwargs", [("MlpPolicy", dict(features_extractor_class=Remembers)), (ActsItsOwnWay, {})]
+)
+def test_a_policy_that_changes_when_it_is_asked_is_not_changed_by_the_asking(model_class, policy, policy_kwargs):
+    trained = []
+    for callback in (None, DiagnosticsCallback(costly_every=1)):
+        env = DummyVecEnv([lambda: AnySpace(OBSERVATIONS, ACTION_SPACES["Box"])])
+        model = model_class(
+            policy, env, n_steps=16, batch_size=8, n_epochs=2, policy_kwargs=policy_kwargs, seed=0, device="cpu"
+        )
+        model.learn(48, callback=callback)
+        trained.append(th.cat([x.flatten() for x in model.policy.state_dict().values()]))
+    assert th.equal(*trained)
+
+
+def test_an_update_that_sb3_would_not_log_any_more_is_logged_when_the_training_is_stopped(tmp_path):
+    class Stops(BaseCallback):
+        def _on_step(self):
+            return self.num_timesteps < 40
+
+    env = DummyVecEnv([lambda: AnySpace(OBSERVATIONS, ACTION_SPACES["Box"])])
+    model = SB3PPO("MlpPolicy", env, n_steps=16, batch_size=8, n_epochs=1, seed=0, device="cpu")
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    diagnostics = DiagnosticsCallback(metrics=("kl",))
+    model.learn(1000, callback=[diagnostics, Stops()])
+    with open(tmp_path / "progress.csv") as file:
+        logged = [float(row["diagnostics/kl"]) for row in csv.DictReader(file) if row.get("diagnostics/kl")]
+    assert len(diagnostics.history) == 2 and logged == pytest.approx([n["kl"] for n in diagnostics.history], rel=1e-4)
+
+
+def test_inside_a_callback_that_calls_it_now_and_then_it_is_refused():
+    env = DummyVecEnv([lambda: AnySpace(OBSERVATIONS, ACTION_SPACES["Box"])])
+    for nested in (DiagnosticsCallback(), CallbackList([DiagnosticsCallback()])):
+        with pytest.raises(ValueError, match=r"has to see every step: .* not to EveryNTimesteps"):
+            SB3A2C("MlpPolicy", env, device="cpu").learn(20, callback=EveryNTimesteps(10, nested))
+
+
+def test_a_history_is_that_of_one_model_over_all_its_trainings():
+    diagnostics = DiagnosticsCallback()
+    env = DummyVecEnv([lambda: AnySpace(OBSERVATIONS, ACTION_SPACES["Box"])])
+    for expected in ([1, 2, 3, 4], [1, 2, 3, 4]):  # a second model begins anew
+        model = A2C("MlpPolicy", env, device="cpu")
+        for _ in range(2):
+            model.learn(10, callback=diagnostics, log_interval=1, reset_num_timesteps=False)
+        assert [n["update"] for n in diagnostics.history] == expected
+
+
+def test_a_buffer_that_writes_over_its_rows_is_read_before_it_does():
+    class InPlace(RolloutBuffer):
+        def reset(self):
+            if not hasattr(self, "kept"):
+                super().reset()
+                self.kept = {name: x for name, x in vars(self).items() if isinstance(x, np.ndarray)}
+            for name, x in self.kept.items():
+                x.fill(0)
+                setattr(self, name, x)
+            self.pos, self.full, self.generator_ready = 0, False, False
+
+    histories = []
+    for buffer in (RolloutBuffer, InPlace):
+        diagnostics = DiagnosticsCallback()
+        env = DummyVecEnv([lambda: AnySpace(OBSERVATIONS, ACTION_SPACES["Box"])])
+        model = SB3A2C("MlpPolicy", env, rollout_buffer_class=buffer, n_steps=8, seed=0, device="cpu")
+        model.learn(16, callback=diagnostics, log_interval=1)
+        histories.append(diagnostics.history[0])
+    for name in ("ratio_mean", "return_mean", "value_lag"):
+        assert histories[0][name] == pytest.approx(histories[1][name]) and histories[1][name] != 0
+
+
+def test_an_error_leaves_model_and_environment_as_they_were():
+    class Fails(Witness):
+        def _on_step(self):
+            raise RuntimeError("no more")
+
+    env = DummyVecEnv([lambda: AnySpace(OBSERVATIONS, ACTION_SPACES["Box"])])
+    own = env.step_wait
+    env.step_wait = lambda: own()
+    mine = env.step_wait
+    model = A2C("MlpPolicy", env, device="cpu")
+    with pytest.raises(RuntimeError, match="no more"):
+        model.learn(20, callback=[DiagnosticsCallback(), Fails()])
+    assert env.step_wait is mine and "step_async" not in vars(env) and not model.keeps_distribution
 
 
 def test_an_algorithm_without_a_critic_has_no_metrics_of_one():

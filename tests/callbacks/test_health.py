@@ -12,12 +12,13 @@ from models import ACTION_SPACES
 from PIL import Image
 from problems import Scripted, vectorised
 from stable_baselines3 import PPO as SB3PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from witness import train
 
 from sb3_pgx import PPO
-from sb3_pgx.callbacks import DEFAULT_RULES, METRICS, Above, HealthCallback, HealthError, HealthWarning, Rule, Source
+from sb3_pgx.callbacks import DEFAULT_RULES, METRICS, Above, HealthCallback, HealthError, HealthWarning, Parted, Rule, Source
 
 SURE = Rule(
     "sure", "entropy", Above(0.0), "there is entropy", "do nothing", (Source("0", "A"), Source("1 to 2", "B")), patience=2
@@ -62,11 +63,12 @@ def test_an_alarm_can_stop_the_training(name):
 
 
 @pytest.mark.parametrize("name", ["PPO", "sb3 PPO"])
-def test_an_alarm_can_be_an_error(name):
-    health = HealthCallback(rules=[SURE], on_alarm="raise")
+def test_an_alarm_can_be_an_error(name, tmp_path):
+    health = HealthCallback(rules=[SURE], on_alarm="raise", report_folder=tmp_path)
     with pytest.raises(HealthError, match="update 2: sure: there is entropy"):
         train(name, ACTION_SPACES["Discrete"], health, n_updates=8)
     assert not {"step_async", "step_wait"} & vars(health.training_env).keys()
+    assert "| sure | **alarm**" in (tmp_path / "health.md").read_text()
 
 
 @pytest.mark.filterwarnings("ignore::sb3_pgx.callbacks.HealthWarning")
@@ -133,7 +135,26 @@ def test_the_true_objective_is_played_with_the_trainings_normalisation_and_chang
         trained.append(th.cat([p.flatten() for p in model.policy.parameters()]))
     assert th.equal(*trained)
     assert [n.get("true_return") for n in health.history] == [7.0, None, 7.0, None]  # episodes of 3 and 4 steps
-    assert np.array_equal(true.obs_rms.mean, env.obs_rms.mean) or true.obs_rms.count < env.obs_rms.count
+    assert true.obs_rms.count == 48 + env.num_envs + 1e-4, "those of the third update, the last one that was evaluated"
+
+
+def test_environments_that_are_not_normalised_alike_are_refused_before_the_training():
+    health = HealthCallback(eval_env=vectorised(Scripted([4])))
+    model = PPO("MlpPolicy", VecNormalize(vectorised(Scripted([4]))), n_steps=16, batch_size=8, device="cpu")
+    with pytest.raises(ValueError, match="have to be normalised alike: wrap both in VecNormalize"):
+        model.learn(16, callback=health)
+
+
+@pytest.mark.parametrize("rules, stop", [([], False), ([NEVER], True)])
+def test_a_training_with_nothing_to_judge_has_a_report_that_says_so(rules, stop, tmp_path):
+    class Stops(BaseCallback):
+        def _on_step(self):
+            return not stop
+
+    model = PPO("MlpPolicy", vectorised(Scripted([4])), n_steps=16, batch_size=8, n_epochs=1, device="cpu")
+    model.learn(16, callback=[HealthCallback(rules=rules, report_folder=tmp_path), Stops()])
+    assert "No rule has had anything to judge" in (tmp_path / "health.md").read_text()
+    assert not (tmp_path / "health.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -142,6 +163,7 @@ def test_the_true_objective_is_played_with_the_trainings_normalisation_and_chang
         (dict(on_alarm="panic"), "on_alarm='panic' is unknown; choose one of 'warn', 'stop', 'raise'"),
         (dict(rules=[SURE, SURE]), "two rules are called 'sure'"),
         (dict(rules=[Rule("r", "entropi", Above(0), "s", "m")]), "metric 'entropi' is unknown; choose entropy"),
+        (dict(rules=[Rule("r", "kl", Parted("kll", 4, 0.1), "s", "m")]), "metric 'kll' is unknown; choose kl"),
         (dict(quiet=0), "quiet=0 must be a whole number"),
         (dict(eval_every=0), "eval_every=0 must be a whole number"),
     ],

@@ -91,6 +91,9 @@ def test_what_cannot_be_drawn_is_one_sentence(tmp_path, capsys, monkeypatch):
     (tmp_path / "progress.csv").write_text("time/fps\n3\n")
     assert main(["plot", str(tmp_path)]) == 2
     assert "holds neither diagnostics/… nor what SB3's on-policy algorithms log" in capsys.readouterr().err
+    (tmp_path / "progress.csv").write_text("diagnostics/kl,train/approx_kl\n,nan\n")
+    assert main(["plot", str(tmp_path)]) == 2
+    assert "holds no number that can be drawn" in capsys.readouterr().err
     monkeypatch.setattr("sb3_pgx.common.extras.find_spec", lambda name: None if name == "plotly" else object())
     assert main(["plot", str(tmp_path)]) == 2
     assert capsys.readouterr().err == 'sb3-pgx: pictures need plotly: pip install "sb3_pgx[plots]"\n'

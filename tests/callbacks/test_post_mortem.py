@@ -10,6 +10,7 @@ from problems import Scripted, ScriptedDict, vectorised
 from stable_baselines3 import A2C as SB3A2C
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EveryNTimesteps
+from stable_baselines3.common.logger import HParam
 
 from sb3_pgx import A2C, PPO
 from sb3_pgx.callbacks import PostMortemCallback
@@ -168,6 +169,27 @@ def test_a_training_that_goes_well_leaves_nothing_and_is_the_same(model_class, t
         model.learn(64, callback=callback)
         trained.append(th.cat([p.flatten() for p in model.policy.parameters()]))
     assert th.equal(*trained) and not (tmp_path / "post_mortem").exists()
+
+
+@pytest.mark.parametrize("model_class", [A2C, SB3A2C])
+def test_what_cannot_be_written_down_does_not_hide_the_error(model_class, tmp_path):
+    env = vectorised(Scripted([5]))
+    env.envs[0].bad_reward_at = (3, 2)
+    model = model_class("MlpPolicy", env, **SETTINGS)
+
+    class Logs(BaseCallback):
+        def _on_step(self):
+            self.logger.record("hparams", HParam({"a": 1}, {"b": 2.0}))
+            return True
+
+    post_mortem = PostMortemCallback(tmp_path / "post_mortem")
+    with pytest.raises((ValueError, FloatingPointError), match="reward nan"):
+        model.learn(64, callback=[Logs(), post_mortem])
+    assert "HParam" in (post_mortem.written / "metrics.json").read_text()
+    (tmp_path / "file").write_text("in the way")
+    env.envs[0].bad_reward_at = (env.envs[0].episode + 2, 2)
+    with pytest.raises((ValueError, FloatingPointError), match="reward nan"):
+        model.learn(64, callback=PostMortemCallback(tmp_path / "file"))
 
 
 def test_a_callback_inside_another_one_hears_of_the_error(tmp_path):

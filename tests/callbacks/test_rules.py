@@ -29,6 +29,7 @@ NAN = math.nan
         (Grew(factor=3.0, floor=2.0), [0.1, 1.9], False),
         (Spiked(factor=10.0, window=3), [1.0, 2.0, 3.0, 20.1], True),
         (Spiked(factor=10.0, window=3), [1.0, 2.0, 3.0, 20.0], False),
+        (Spiked(factor=10.0, window=3, floor=100.0), [0.0, 0.0, 0.0, 99.0], False),
         (Spiked(factor=10.0, window=3), [2.0, 3.0, 2000.0], False),  # not long enough to know
         (Spiked(factor=10.0, window=3), [NAN, 2.0, 3.0, 2000.0], False),
     ],
@@ -37,7 +38,17 @@ def test_a_condition_holds_where_it_says_so(condition, values, holds):
     assert condition.holds({"x": values}, "x") is holds
 
 
-RISING, FALLING, FLAT, NOISE = [0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [1] * 6, [0, 5, 1, 4, 0, 5]
+def test_a_fall_is_counted_in_updates_where_not_all_were_measured():
+    fall, series = Fell(high=0.5, low=0.1, within=5), {"x": [0.9, 0.6, 0.05]}
+    assert fall.holds({**series, "update": [1, 3, 5]}, "x") and not fall.holds({**series, "update": [100, 200, 300]}, "x")
+
+
+def test_below_can_depend_on_whether_it_matters():
+    below = Below(-0.2, other="y", floor=0.01)
+    assert below.holds({"x": [-1.0], "y": [0.02]}, "x") and not below.holds({"x": [-1.0], "y": [0.01]}, "x")
+
+
+RISING, FALLING, FLAT, NOISE = [0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [1] * 6, [9, 5, 1, 4, 0, 5]
 
 
 @pytest.mark.parametrize(
@@ -48,9 +59,11 @@ RISING, FALLING, FLAT, NOISE = [0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [1] * 6, 
         (RISING, FLAT, False),
         (FALLING, RISING, False),
         (RISING, NOISE, False),
-        (RISING, FALLING[1:], False),  # too few
-        (RISING, [], False),
-        ([0, 0, 0, 1, 1, 1], [100, 0, 3, 2, 2, 1, 1, 1], False),  # 2 % of the range that it has had
+        (RISING, [NAN, *FALLING[1:]], False),  # too few
+        (RISING, [*FALLING[:-1], NAN], False),  # nothing new
+        ([NAN, *RISING], [NAN, *FALLING], True),
+        ([0, 9, 0, 9, 0, 9], FALLING, False),  # chance
+        ([0, 0, 0, 0, 0, 1, 1, 1], [100, 0, 3, 2, 2, 1, 1, 1], False),  # 2 % of the range that it has had
     ],
 )
 def test_two_metrics_part_when_one_rises_and_the_other_falls_by_more_than_chance(values, other, holds):
@@ -67,7 +80,7 @@ def test_a_rule_waits_out_its_warm_up_and_its_patience_and_starts_again_after_a_
     rule = Rule("r", "x", Above(1.0), "s", "m", patience=2, warm_up=1)
     alarms, watch = watched(rule, [9, 9, 9, 0, 9, 9, 9])
     assert alarms == [False, False, True, False, False, True, True]
-    assert (watch.looked, watch.alarms, watch.in_alarm) == (6, 3, True)
+    assert (watch.known, watch.looked, watch.alarms, watch.in_alarm) == (7, 6, 3, True)
 
 
 def test_updates_without_the_metric_neither_count_nor_interrupt():

@@ -28,8 +28,8 @@ def updates_until_it_fires(fault: Fault) -> tuple[int | None, HealthCallback]:
     health = Noted(costly_every=1, **fault.health)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HealthWarning)
-        model = fault.model()
-        model.learn(fault.within * 4 * model.n_steps, callback=health, log_interval=1)
+        model, rule = fault.model(), next(rule for rule in DEFAULT_RULES if rule.name == fault.rule)
+        model.learn(int(fault.within / rule.until) * 4 * model.n_steps, callback=health, log_interval=1)
     return fired.get(fault.rule), health
 
 
