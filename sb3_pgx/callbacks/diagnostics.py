@@ -185,12 +185,11 @@ class DiagnosticsCallback(BaseCallback):
         """The last update, whose metrics stay in the logger as SB3 leaves them."""
         if self.locals.get("log_interval") is None:
             return
-        logger = self.logger
-        values, counts, excluded = dict(logger.name_to_value), dict(logger.name_to_count), dict(logger.name_to_excluded)
+        logger: Any = self.logger
+        kept = [(held, {name: x for name, x in held.items() if name.startswith("train/")}) for held in _held(logger)]
         logger.dump(self.num_timesteps)
-        logger.name_to_value.update({name: x for name, x in values.items() if name.startswith("train/")})
-        logger.name_to_count.update(counts)
-        logger.name_to_excluded.update(excluded)
+        for held, values in kept:
+            held.update(values)
 
     # ------------------------------------------------------------------------------------------------ what
 
@@ -305,6 +304,11 @@ class DiagnosticsCallback(BaseCallback):
             return self.clip_range
         own = coefficient(self._model, "clip_range") if getattr(self.model, "clip_range", None) is not None else 0.0
         return own or DEFAULT_CLIP_RANGE
+
+
+def _held(logger: Any) -> tuple[dict[str, Any], ...]:
+    """What a logger keeps by name until it dumps."""
+    return logger.name_to_value, logger.name_to_count, logger.name_to_excluded
 
 
 def check_measurable(model: Any, callback: str) -> None:
