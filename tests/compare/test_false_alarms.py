@@ -4,7 +4,6 @@ import pytest
 import torch as th
 
 from sb3_pgx.callbacks import Above, Rule
-from sb3_pgx.callbacks.rules import Watch
 from sb3_pgx.compare import false_alarms
 from sb3_pgx.compare.false_alarms import CountsAlarms, FalseAlarmClaim, Watched, judge, watch_training
 
@@ -27,7 +26,7 @@ def test_an_alarm_counts_when_it_begins_and_again_only_after_it_has_ended(monkey
     class Scripted(CountsAlarms):
         def __init__(self):
             super().__init__()
-            self.watches[:] = [Watch(Rule("r", "true_return", Above(1.0), "s", "m"))]
+            self.rules = (Rule("r", "true_return", Above(1.0), "s", "m"),)
             self._needed.clear()
 
         def measure_more(self):
