@@ -276,8 +276,14 @@ def test_entries_that_never_change_are_counted_over_the_whole_training():
 
     diagnostics = DiagnosticsCallback()
     model = A2C("MlpPolicy", vectorised(HalfDead(OBSERVATIONS, ACTION_SPACES["Discrete"])), n_steps=4, device="cpu")
-    model.learn(12, callback=diagnostics, log_interval=1)
-    assert [n["constant_observations"] for n in diagnostics.history] == pytest.approx([2 / 3, 1 / 3, 1 / 3])
+    model.learn(24, callback=diagnostics, log_interval=1)  # the second rollout has seen a change, the last one sees none
+    assert [n["constant_observations"] for n in diagnostics.history] == pytest.approx([2 / 3, *[1 / 3] * 5])
+
+
+def test_what_the_pipeline_keeps_for_the_callback_is_no_part_of_a_minibatch():
+    model, _ = train("PPO", ACTION_SPACES["Box"], DiagnosticsCallback(), n_updates=1)
+    assert model._rollout.acted.shape == (16, 2, 4) and model._rollout.rows().distribution is None
+    assert not model.keeps_distribution
 
 
 def test_returns_that_hardly_vary_make_no_error_of_the_critic_large():
