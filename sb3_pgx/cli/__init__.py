@@ -1,0 +1,45 @@
+"""The command ``sb3-pgx``: reads arguments, hands them to the package, and turns user errors into one sentence."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+
+from sb3_pgx.cli import bench, claims, compare, doctor, plot
+from sb3_pgx.cli.common import INTERRUPTED
+
+COMMANDS = (compare, claims, bench, plot, doctor)  # in the order of the help text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    :param argv: arguments; default those of the process
+    :return: exit status: 0, 1 where a claim, a case of the benchmark or every run failed, or the doctor found something, 2 for
+        a user error, 130 after Ctrl-C
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(arguments, argparse.Namespace(command_line=f"sb3-pgx {shlex.join(arguments)}"))
+    try:
+        return args.command(args)
+    except KeyboardInterrupt:
+        print("interrupted; results of finished runs are kept", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sb3-pgx", description="Policy-gradient algorithms for Stable-Baselines3.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for: it comes with the whole package."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import sb3_pgx
+
+        print(f"sb3_pgx {sb3_pgx.__version__}")
+        parser.exit()

@@ -1,0 +1,23 @@
+"""What the commands share: exit statuses, which errors are the user's, and the options of every command that trains."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TypeAlias
+
+USER_ERRORS = (ValueError, ImportError, OSError)
+FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--workers`` and ``--configs``."""
+    parser.add_argument("--workers", type=int, help="runs at a time (default: number of processors)")
+    parser.add_argument("--configs", type=Path, metavar="FOLDER", help="hyperparameter files in rl_zoo3's format")
+
+
+def usage_error(error: BaseException) -> int:
+    """Prints the error as one sentence; returns the exit status."""
+    print(f"sb3-pgx: {error}", file=sys.stderr)
+    return USAGE_ERROR

@@ -1,0 +1,79 @@
+"""``sb3-pgx doctor``."""
+
+import argparse
+from pathlib import Path
+
+from sb3_pgx.cli.common import FAILED, USER_ERRORS, Commands, usage_error
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "doctor", help="find out why a training fails: its environment, its algorithm, or what it logged"
+    )
+    patients = parser.add_subparsers(required=True, metavar="WHAT")
+    env = patients.add_parser(
+        "env",
+        help="examine an environment",
+        description="Run SB3's check_env and our own checks on random actions; exit with 1 if there is a fault or a warning.",
+    )
+    env.add_argument("env", metavar="ID", help="Gymnasium's name of the environment")
+    env.add_argument("--steps", type=int, default=2000, help="random actions (default: %(default)s)")
+    env.set_defaults(command=_doctor_env)
+    algo = patients.add_parser(
+        "algo",
+        help="examine an algorithm on environments whose answers are known",
+        description="Train on small environments with known answers, one for each part of the pipeline; exit with 1 if an "
+        "answer is wrong.",
+    )
+    algo.add_argument("name", help="such as ppo, sb3:ppo, contrib:trpo or 'ppo[gae_lambda=0.5]', with settings of its own")
+    algo.set_defaults(command=_doctor_algo)
+    log = patients.add_parser(
+        "log",
+        help="examine what a training logged",
+        description="Apply the rules of HealthCallback to a finished run's progress.csv; exit with 1 if one was in alarm.",
+    )
+    log.add_argument("folder", type=Path, help="that the training logged to")
+    log.set_defaults(command=_doctor_log)
+    for one in (env, algo):
+        one.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+
+def _doctor_env(args: argparse.Namespace) -> int:
+    from sb3_pgx.doctor.dry_run import examine_environment
+    from sb3_pgx.doctor.report import environment_text
+
+    try:
+        examination = examine_environment(args.env, args.steps, args.seed)
+    except USER_ERRORS as error:
+        return usage_error(error)
+    print(environment_text(examination))
+    return FAILED if any(finding.is_problem for finding in examination.findings) else 0
+
+
+def _doctor_algo(args: argparse.Namespace) -> int:
+    from sb3_pgx.compare.peers import resolve_peer
+    from sb3_pgx.doctor.algorithm import examine_algorithm
+    from sb3_pgx.doctor.report import algorithm_text
+    from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters
+
+    try:
+        peer = resolve_peer(args.name)
+        config = peer.adapt(RunConfig(source=args.name))
+        check_hyperparameters(peer.algorithm, config)
+        results = examine_algorithm(peer.algorithm, args.seed, **config.hyperparameters)
+    except USER_ERRORS as error:
+        return usage_error(error)
+    print(algorithm_text(results))
+    return FAILED if any(result.outcome == "failed" for result in results) else 0
+
+
+def _doctor_log(args: argparse.Namespace) -> int:
+    from sb3_pgx.doctor.log import examine_log
+    from sb3_pgx.doctor.report import log_text
+
+    try:
+        examination = examine_log(args.folder)
+    except USER_ERRORS as error:
+        return usage_error(error)
+    print(log_text(examination))
+    return FAILED if examination.alarmed else 0
