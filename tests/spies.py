@@ -1,14 +1,29 @@
 """What tests put in place of a model's objective, or beside a training, to see what the updates do."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
 from torch import Tensor
 
 from sb3_pgx.common.rollout import Batch
 from sb3_pgx.common.update import Evaluation
+
+
+@contextmanager
+def logging_to(folder: Any, model: BaseAlgorithm, formats: Sequence[str] = ("csv",)) -> Iterator[None]:
+    """A model's log goes into a folder, and its files are closed afterwards, which SB3 leaves to the garbage collector."""
+    logger = configure(str(folder), list(formats))
+    model.set_logger(logger)
+    try:
+        yield
+    finally:
+        logger.close()
 
 
 class Minibatch(NamedTuple):

@@ -90,12 +90,34 @@ def rows_of(buffer: RolloutBuffer, device: th.device) -> Batch:
 def evaluate_batch(policy: ActorCriticPolicy, rows: Batch) -> Evaluation:
     """What the policy says of all rows, in the mode it is in, in pieces that memory allows."""
     start, parts = 0, []
-    with th.no_grad():
+    with th.no_grad(), fast_tanh(policy):
         for piece in pieces(rows):
             stop = start + len(next(iter(piece.values())) if isinstance(piece, dict) else piece)
             parts.append(evaluated_actions(policy, piece, rows.actions[start:stop], True))
             start = stop
     return Evaluation(*(th.cat(x) for x in zip(*parts, strict=True)))
+
+
+@contextmanager
+def fast_tanh(policy: nn.Module) -> Iterator[None]:
+    """
+    Within this context tanh layers on a CPU compute 2σ(2x) − 1 as torch's compiler has them do it, in a third of the time and
+    exact to rounding (1e-7): tanh is half of a pass over a rollout, and that pass is most of what measuring costs.
+    """
+    layers = [m for m in policy.modules() if type(m) is nn.Tanh and "forward" not in vars(m)]
+    if any(p.device.type != "cpu" for p in policy.parameters()):
+        layers = []
+    for layer in layers:
+        layer.forward = _tanh  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _tanh(x: Tensor) -> Tensor:
+    return (2 * x).sigmoid_().mul_(2).sub_(1)
 
 
 def pieces(rows: Batch) -> Iterator[Any]:

@@ -9,11 +9,11 @@ from gymnasium import spaces
 from models import ACTION_SPACES, kl_of
 from natural import Updates
 from problems import AnySpace, Scripted, vectorised
+from spies import logging_to
 from stable_baselines3 import A2C as SB3A2C
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -205,8 +205,8 @@ def test_the_updates_that_are_logged_are_measured_and_the_last_one_is_seen(name,
     model_class, settings = MODELS[name]
     env = DummyVecEnv([lambda: Monitor(AnySpace(OBSERVATIONS, ACTION_SPACES["Discrete"]))])
     model = model_class("MlpPolicy", env, **settings)
-    model.set_logger(configure(str(tmp_path), ["csv"]))
-    model.learn(80, callback=diagnostics, log_interval=log_interval)
+    with logging_to(tmp_path, model):
+        model.learn(80, callback=diagnostics, log_interval=log_interval)
     assert [numbers["update"] for numbers in diagnostics.history] == measured
     with open(tmp_path / "progress.csv") as file:
         rows = list(csv.DictReader(file))
@@ -285,9 +285,9 @@ def test_an_update_that_sb3_would_not_log_any_more_is_logged_when_the_training_i
 
     env = DummyVecEnv([lambda: AnySpace(OBSERVATIONS, ACTION_SPACES["Box"])])
     model = SB3PPO("MlpPolicy", env, n_steps=16, batch_size=8, n_epochs=1, seed=0, device="cpu")
-    model.set_logger(configure(str(tmp_path), ["csv"]))
     diagnostics = DiagnosticsCallback(metrics=("kl",))
-    model.learn(1000, callback=[diagnostics, Stops()])
+    with logging_to(tmp_path, model):
+        model.learn(1000, callback=[diagnostics, Stops()])
     with open(tmp_path / "progress.csv") as file:
         logged = [float(row["diagnostics/kl"]) for row in csv.DictReader(file) if row.get("diagnostics/kl")]
     assert len(diagnostics.history) == 2 and logged == pytest.approx([n["kl"] for n in diagnostics.history], rel=1e-4)

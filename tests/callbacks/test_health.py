@@ -11,9 +11,9 @@ import torch as th
 from models import ACTION_SPACES
 from PIL import Image
 from problems import Scripted, vectorised
+from spies import logging_to
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from witness import train
 
@@ -32,8 +32,8 @@ EARLY = Rule("early", "entropy", Above(0.0), "x", "y", warm_up=9)
 def test_the_score_is_the_share_of_judged_rules_without_an_alarm(tmp_path):
     health = HealthCallback(rules=[SURE, NEVER, ABSENT])
     model = SB3PPO("MlpPolicy", vectorised(Scripted([4])), n_steps=16, batch_size=8, n_epochs=1, device="cpu")
-    model.set_logger(configure(str(tmp_path), ["csv"]))
-    model.learn(48, callback=health)
+    with logging_to(tmp_path, model):
+        model.learn(48, callback=health)
     with open(tmp_path / "progress.csv") as file:
         rows = [row for row in csv.DictReader(file) if row.get("health/score")]
     assert [float(row["health/score"]) for row in rows] == [1.0, 0.5, 0.5]
@@ -104,16 +104,16 @@ def test_the_report_goes_where_the_training_is_logged_to_and_nowhere_else(tmp_pa
     for formats, written in ((["csv"], True), ([], False)):
         folder = tmp_path / str(written)
         model = PPO("MlpPolicy", vectorised(Scripted([4])), n_steps=16, batch_size=8, n_epochs=1, device="cpu")
-        model.set_logger(configure(str(folder), formats))
-        model.learn(16, callback=HealthCallback(rules=[NEVER]))
+        with logging_to(folder, model, formats):
+            model.learn(16, callback=HealthCallback(rules=[NEVER]))
         assert (folder / "health.md").exists() == written
 
 
 def test_metrics_that_are_not_logged_are_judged_all_the_same(tmp_path):
     health = HealthCallback(rules=[NEVER], metrics=("kl",))
     model = PPO("MlpPolicy", vectorised(Scripted([4])), n_steps=16, batch_size=8, n_epochs=1, device="cpu")
-    model.set_logger(configure(str(tmp_path), ["csv"]))
-    model.learn(32, callback=health)
+    with logging_to(tmp_path, model):
+        model.learn(32, callback=health)
     header = (tmp_path / "progress.csv").read_text().splitlines()[0]
     assert "diagnostics/kl" in header and "diagnostics/entropy" not in header
     assert health.watches[0].looked == 2

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from models import ACTION_SPACES
 from PIL import Image
+from spies import logging_to
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.logger import configure
 from witness import OBSERVATIONS, AnySpace
 
 from sb3_pgx.callbacks import Above, DiagnosticsCallback, Rule
@@ -25,9 +25,9 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     env = make_vec_env(lambda: AnySpace(OBSERVATIONS, ACTION_SPACES["Discrete"]), 2)
     model = SB3PPO("MlpPolicy", env, n_steps=16, batch_size=8, n_epochs=1, seed=0, device="cpu")
-    model.set_logger(configure(str(folder), ["csv"]))
     diagnostics = DiagnosticsCallback()
-    model.learn(96, callback=diagnostics)
+    with logging_to(folder, model):
+        model.learn(96, callback=diagnostics)
     return folder, diagnostics.history
 
 

@@ -1,9 +1,9 @@
 """Logs of sick and healthy trainings, examined from the command line."""
 
 import pytest
+from spies import logging_to
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.logger import configure
 
 from sb3_pgx.callbacks import DiagnosticsCallback
 from sb3_pgx.cli import main
@@ -13,8 +13,8 @@ def log(folder, callback, **settings):
     model = SB3PPO(
         "MlpPolicy", make_vec_env("CartPole-v1", 4, seed=0), n_steps=32, n_epochs=4, seed=0, device="cpu", **settings
     )
-    model.set_logger(configure(str(folder), ["csv"]))
-    model.learn(6 * 128, callback=callback)
+    with logging_to(folder, model):
+        model.learn(6 * 128, callback=callback)
 
 
 @pytest.mark.parametrize("with_diagnostics", [True, False])
