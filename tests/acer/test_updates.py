@@ -1,0 +1,114 @@
+"""How often ACER updates, from what, and that it trains the same compiled."""
+
+import math
+
+import numpy as np
+import pytest
+import torch as th
+from models import assert_same, parameters
+from pairs import Sentences, assert_same_training, trained
+from replaying import BOTH, Change, envs, flat, make, watch
+from spies import Metrics
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecNormalize
+
+
+def test_replayed_updates_are_poisson_distributed():
+    """Mean and variance of 10⁴ draws are the ratio, within five standard errors; and so is the share of zeros, e^−r."""
+    ratio, n = 3.0, 10_000
+    model = make(replay_ratio=ratio).learn(24)
+    model.replay_buffer.add = lambda record, raw: None
+    counts = np.array([model._remember(model._rollout) for _ in range(n)])
+    assert abs(counts.mean() - ratio) < 5 * math.sqrt(ratio / n)
+    assert abs(counts.var() - ratio) < 5 * math.sqrt((ratio + 2 * ratio**2) / n)
+    assert abs((counts == 0).mean() - math.exp(-ratio)) < 5 * math.sqrt(math.exp(-ratio) / n)
+
+
+@BOTH
+def test_nothing_is_replayed_before_the_memory_holds_enough(kind):
+    model, metrics = make(kind, replay_start=36, replay_ratio=20.0), Metrics()
+    before = parameters(model)
+    model.learn(24, callback=metrics)
+    assert [m["replay_updates"] for m in metrics.updates] == [0, 0]
+    if kind == "Box":
+        assert_same(before, parameters(model))
+    model.learn(12, callback=metrics, reset_num_timesteps=False)
+    assert metrics.updates[2]["replay_updates"] > 0
+
+
+@pytest.mark.parametrize("kind, given, learns", [("Discrete", None, True), ("Box", None, False), ("Box", True, True)])
+def test_discrete_actions_are_learned_from_as_they_come_and_box_actions_from_the_memory_alone(kind, given, learns):
+    model = make(kind, on_policy_update=given, replay_start=60)
+    updates = watch(model, "_learn_from", lambda segments, c: th.equal(segments.rewards, model._rollout.rewards))
+    model.learn(36)
+    assert updates == [True] * (3 * learns)
+    assert model.n_gradient_steps == model._n_updates == 3 * learns
+
+
+@pytest.mark.parametrize("replay_batch, segments", [(None, 2), (5, 5)])
+def test_as_many_segments_are_replayed_as_there_are_environments_unless_told_otherwise(replay_batch, segments):
+    model = make("Box", replay_batch=replay_batch)
+    shapes = watch(model, "_learn_from", lambda batch, c: tuple(batch.rewards.shape))
+    model.learn(60)
+    assert set(shapes) == {(6, segments)}
+
+
+def test_metrics_are_means_over_the_updates_of_a_rollout_and_the_largest_ratio_is_the_largest():
+    model, metrics = make(replay_ratio=4.0), Metrics()
+    measured, learn_from = [], model._learn_from
+    model._learn_from = lambda *arguments: measured.append(learn_from(*arguments)) or measured[-1]
+    model.learn(60, callback=metrics)
+    for logged in metrics.updates:
+        of_rollout, measured = measured[: 1 + int(logged["replay_updates"])], measured[1 + int(logged["replay_updates"]) :]
+        assert logged["ratio_max"] == max(m["ratio_max"] for m in of_rollout)
+        assert logged["q_loss"] == pytest.approx(np.mean([m["q_loss"] for m in of_rollout]))
+        assert of_rollout[0]["ratio_max"] == pytest.approx(1.0, abs=1e-5), "the first is the one on the rollout itself"
+        assert len(of_rollout) == 1 or logged["ratio_max"] > 1.01
+    assert not measured
+
+
+def test_without_on_policy_updates_every_update_is_a_replayed_one():
+    model, metrics = make(on_policy_update=False), Metrics()
+    model.learn(96, callback=metrics)
+    assert model._n_updates == sum(m["replay_updates"] for m in metrics.updates) > 0
+
+
+@BOTH
+def test_without_replay_there_is_one_update_a_rollout_and_no_memory(kind):
+    model = make(kind, env=VecNormalize(envs(kind)), replay_ratio=0, on_policy_update=True).learn(48)
+    assert model._n_updates == 4
+    assert model.replay_buffer.size == 0
+
+
+def test_without_a_seed_numpys_global_one_decides():
+    def first():
+        np.random.seed(5)
+        return make("Discrete", seed=None)._generator.random()
+
+    assert first() == first()
+
+
+def test_a_replay_ratio_of_0_is_refused_when_it_leaves_nothing_to_learn_from():
+    with pytest.raises(ValueError, match="replay_ratio=0 leaves nothing to learn from"):
+        make("Box").learn(72, callback=Change(16, replay_ratio=0.0))
+
+
+@BOTH
+def test_a_compiled_training_is_the_eager_one(kind, graphs):
+    """
+    Acting, and on rollouts and on replayed segments, of another number of rows, the step and the average policy: five graphs,
+    however often rollouts and replays take turns.
+    """
+    models = []
+    for compile in (False, True):
+        model = make(kind, compile=compile, on_policy_update=True, n_steps=2, replay_batch=3, replay_start=12)
+        model.log = Sentences()
+        model.set_logger(Logger(None, [model.log]))
+        models.append(model)
+    eager, compiled = models
+    assert trained(compiled) == trained(eager), "random numbers were drawn differently"
+    assert eager._n_updates > 6, "six rollouts, and something to replay"
+    assert not any("uncompiled" in sentence for sentence in compiled.log.sentences)
+    assert len(graphs) == 5
+    assert_same_training(eager, compiled)
+    th.testing.assert_close(flat(compiled.average_policy), flat(eager.average_policy), rtol=1e-5, atol=1e-5)
