@@ -13,7 +13,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_pgx.registry import ALGORITHMS
-from sb3_pgx.zoo.configs import CLASS_DEFAULTS, check_hyperparameters, config_folder, read_config
+from sb3_pgx.zoo.configs import CLASS_DEFAULTS, check_hyperparameters, config_folder, is_atari, read_config
 from sb3_pgx.zoo.environments import check_environment
 from sb3_pgx.zoo.plugin import RENAMED
 from sb3_pgx.zoo.refusal import refusals
@@ -45,8 +45,10 @@ class Experiment(ExperimentManager):
         if path.suffix not in (".yml", ".yaml"):
             return  # Python, which rl_zoo3 runs
         config = read_config(path, env_id, changes=self.custom_hyperparams)
-        if config.source == CLASS_DEFAULTS:
-            return  # rl_zoo3 says that there are none
+        key = config.source.rpartition(": ")[2]
+        if key == CLASS_DEFAULTS or (is_atari(env_id) and key == "default"):
+            wanted = [env_id, "atari" if is_atari(env_id) else "default"]
+            raise ValueError(f"{path} has no settings for {env_id}: rl_zoo3 looks for {' or '.join(wanted)} there")
         if config.n_timesteps is None:
             raise ValueError(f"{config.source}: rl_zoo3 needs n_timesteps there, also where -n says another number")
         check_hyperparameters(ALGORITHMS[self.algo], config)

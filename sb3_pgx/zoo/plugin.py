@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import importlib
 import itertools
+import os
 import runpy
 import sys
 import warnings
@@ -16,6 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.common.extras import ZOO, require_extra
 from sb3_pgx.registry import ALGORITHMS
@@ -101,6 +105,13 @@ def _check(command: "Command", arguments: Sequence[str]) -> None:
             f"there is no run of {asked.algo} in {asked.folder}: `sb3-pgx train --algo {asked.algo}` makes one, -f names "
             "another folder"
         )
+    if command is ENJOY and not (asked.no_render or _has_display()):
+        raise ValueError("there is no display to show it on: pass --no-render, or film it with `sb3-pgx record-video`")
+
+
+def _has_display() -> bool:
+    # Without one, MuJoCo's window ends the process.
+    return not sys.platform.startswith("linux") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _names(command: "Command", arguments: Sequence[str]) -> argparse.Namespace:
@@ -112,6 +123,7 @@ def _names(command: "Command", arguments: Sequence[str]) -> argparse.Namespace:
         parser.add_argument("--gym-packages", nargs="+", default=[])
     else:
         parser.add_argument("-f", "--folder", "--exp-folder", default=LOGS)
+        parser.add_argument("--no-render", action="store_true")
     for options in (("--env-kwargs",), ("--eval-env-kwargs",), ("-params", "--hyperparams")):
         parser.add_argument(*options, nargs="+", action=_CheckValues)
     return parser.parse_known_args(arguments)[0]
@@ -156,8 +168,28 @@ def _enjoy() -> None:
 
 
 def _record_video() -> None:
-    with refusals():
-        runpy.run_module("rl_zoo3.record_video", run_name="__main__")
+    from rl_zoo3.utils import ALGOS
+
+    players: dict[str, Any] = {name: _Player(algorithm) for name, algorithm in ALGORITHMS.items()}
+    ALGOS.update(players)
+    try:
+        with refusals():
+            runpy.run_module("rl_zoo3.record_video", run_name="__main__")
+    finally:
+        ALGOS.update(ALGORITHMS)
+
+
+@dataclass(frozen=True)
+class _Player:
+    """
+    Loads a model without an environment, as enjoy does. record_video gives it the one that it films, in which the model need
+    not be able to train.
+    """
+
+    algorithm: type[BaseAlgorithm]
+
+    def load(self, path: str, env: VecEnv, **kwargs: Any) -> BaseAlgorithm:
+        return self.algorithm.load(path, **kwargs)
 
 
 def _plot_train() -> None:
@@ -228,14 +260,16 @@ TRAIN = Command(
 )
 ENJOY = Command(
     "enjoy",
-    "Let a policy that `sb3-pgx train` saved play, with rl_zoo3's enjoy.\nIt is looked for in logs/ unless -f says otherwise.\n\n"
+    "Let a policy that `sb3-pgx train` saved play, with rl_zoo3's enjoy.\n"
+    "It is looked for in logs/ unless -f says otherwise.\n\n"
     "  sb3-pgx enjoy --algo ppo_penalty --env CartPole-v1 --no-render -n 2000",
     ("-f", LOGS),
     _enjoy,
 )
 RECORD_VIDEO = Command(
     "record-video",
-    "Film a policy that `sb3-pgx train` saved, with rl_zoo3's record_video: an MP4 file in the run's folder,\nunder videos/.\n\n"
+    "Film a policy that `sb3-pgx train` saved, with rl_zoo3's record_video: an MP4 file in the run's folder,\n"
+    "under videos/. (MuJoCo without a display: MUJOCO_GL=egl before the command, where EGL is installed.)\n\n"
     "  sb3-pgx record-video --algo ppo_penalty --env CartPole-v1 -n 500",
     ("-f", LOGS),
     _record_video,
