@@ -10,8 +10,8 @@ ZOO = ("rl_zoo3", "requests", "seaborn")
 def require_extra(what: str = "comparisons", packages: tuple[str, ...] = COMPARISON, extra: str = "plots") -> None:
     """
     :param what: needs them, for the error
-    :param packages: of the extra, by the names under which they are imported
-    :param extra: of this package, which installs them
+    :param packages: by the names under which they are imported
+    :param extra: that holds them
     :raises ImportError: one of them is not installed; says how to install it
     """
     missing = [package for package in packages if find_spec(package) is None]

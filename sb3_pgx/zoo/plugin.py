@@ -217,7 +217,7 @@ def _keep_picture(plt: Any) -> None:
     (axes,) = figure.axes
     if not axes.lines:
         plt.close(figure)
-        raise ValueError("nothing to draw: no such run has as many episodes as the window that is averaged (--episode-window)")
+        raise ValueError("nothing to draw: no run of that environment has as many episodes as are averaged (--episode-window)")
     name = axes.get_ylabel().lower().replace(" ", "_")
     paths = (Path(f"{name}_{number}.png") for number in itertools.count(1))  # numbered as train numbers runs
     path = next(path for path in paths if not path.exists())
