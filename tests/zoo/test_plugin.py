@@ -17,6 +17,7 @@ from sb3_pgx import NPG, PPOPenalty
 from sb3_pgx.cli import main
 from sb3_pgx.common import extras
 from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.zoo import plugin
 from sb3_pgx.zoo.configs import load_config
 
 pytest.importorskip("rl_zoo3")
@@ -53,6 +54,12 @@ REFUSED = {
     "enjoy --algo ppo_penalty --env CartPole-v1": r"there is no display to show it on: pass --no-render",
     "-m sb3_pgx.zoo plot_train --algo nqg --env CartPole-v1": r"algorithm 'nqg' is unknown; did you mean .*'npg'",
 }
+# The README's, cut down.
+README = [
+    re.sub(r"(-n|-w) \d+", lambda m: {"-n": "-n 200", "-w": "-w 2"}[m[1]], line).split()[1:]
+    for line in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith(tuple(f"sb3-pgx {name} " for name in plugin.COMMANDS))
+]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +71,7 @@ def zoo(tmp_path_factory):
     )
     (folder / "broken.yml").write_text("CartPole-v1:\n  gamma: [0.9\n")
     (folder / "text.yml").write_text("CartPole-v1:\n  n_timesteps: 64\n  learning_rate: 1e-3\n")
-    commands = [*COMMANDS.values(), *(command.split() for command in REFUSED)]
+    commands = [*COMMANDS.values(), *(command.split() for command in REFUSED), *README]
     tests = Path(__file__).parents[1]
     environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
     environment |= {
@@ -83,7 +90,7 @@ def zoo(tmp_path_factory):
     )
     assert process.returncode == 0, process.stderr
     answer = json.loads(process.stdout)
-    names = [*COMMANDS, *REFUSED]
+    names = [*COMMANDS, *REFUSED, *map(" ".join, README)]
     return {"folder": folder, **answer, "results": dict(zip(names, answer["results"], strict=True))}
 
 
@@ -161,6 +168,15 @@ def test_rl_zoo3s_search_asks_our_search_space(zoo):
 def test_help_says_what_is_ours_before_rl_zoo3s_own(zoo):
     ours, _, theirs = printed(zoo, "help").partition("usage: sb3-pgx train")
     assert all(name in ours for name in [*ALGORITHMS, "sb3_ppo", "contrib_trpo"]) and "--n-timesteps" in theirs
+
+
+def test_the_readmes_commands_run_and_write_what_it_says(zoo):
+    train, enjoy, film, _ = (printed(zoo, " ".join(command)) for command in README)
+    run = zoo["folder"] / "logs" / "ppo_penalty" / "CartPole-v1_2"
+    assert f"Saving to {run.relative_to(zoo['folder'])}" in train and f"{run.name}/CartPole-v1.zip" in enjoy
+    assert {"CartPole-v1.zip", "0.monitor.csv", "CartPole-v1", "videos"} <= {path.name for path in run.iterdir()}
+    assert {path.name for path in (run / "CartPole-v1").iterdir()} == {"args.yml", "config.yml", "command.txt"}
+    assert "video ready" in film
 
 
 @pytest.mark.parametrize("command", REFUSED)
