@@ -19,7 +19,8 @@ from sb3_pgx.registry import ALGORITHMS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-BENCH = ROOT / "zoo_configs" / "results" / "bench.json"
+CONFIGS = ROOT / "zoo_configs"
+BENCH = CONFIGS / "results" / "bench.json"
 
 
 def section(name: str) -> str:
@@ -37,7 +38,7 @@ def published_capabilities() -> dict[tuple[str, str], bool]:
 
 def results() -> list[dict[str, Any]]:
     """Every measured claim."""
-    files = sorted(set((ROOT / "zoo_configs" / "results").glob("*.json")) - {BENCH})
+    files = sorted(set((CONFIGS / "results").glob("*.json")) - {BENCH})
     return [record for file in files for record in json.loads(file.read_text(encoding="utf-8")).values()]
 
 
@@ -74,6 +75,42 @@ def claim_rows(record: dict[str, Any]) -> list[str]:
         interval = f"{low:+.1f} to {high:+.1f} ({d['width']:.1f} wide)"
         rows.append(f"| {claim}: difference in {name} | {d['difference']:+.1f} | {interval} | {seeds} |")
     return rows
+
+
+def measured() -> set[tuple[str, str]]:
+    """Algorithms and environments that a claim's sentence names."""
+    words = [set(re.findall(r"[\w:-]+", record["claim"])) for record in results()]
+    return {
+        (algorithm, env_id)
+        for algorithm in ALGORITHMS
+        for env_id in comments(algorithm)
+        for w in words
+        if {algorithm, env_id} <= w
+    }
+
+
+def comments(algorithm: str) -> dict[str, str]:
+    """What the lines right above each entry of an algorithm's hyperparameter file say."""
+    text = (CONFIGS / f"{algorithm}.yml").read_text(encoding="utf-8")
+    return {match[2]: match[1] for match in re.finditer(r"((?:^#.*\n)*)^([\w-]+):", text, re.MULTILINE)}
+
+
+def configs_table() -> str:
+    """What there are hyperparameters for."""
+    known = {algorithm: comments(algorithm) for algorithm in ALGORITHMS}
+    env_ids = list(dict.fromkeys(env_id for entries in known.values() for env_id in entries))
+    env_ids.sort(key=lambda env_id: env_id in ("atari", "default"))  # these last
+    rows = [f"| {env_id} | {' | '.join(status(a, env_id, known[a].get(env_id)) for a in ALGORITHMS)} |" for env_id in env_ids]
+    return "\n".join([f"| | {' | '.join(f'`{a}`' for a in ALGORITHMS)} |", f"|---|{':-:|' * len(ALGORITHMS)}", *rows])
+
+
+def status(algorithm: str, env_id: str, comment: str | None) -> str:
+    """Of one entry; ``comment`` is None where there is none."""
+    if comment is None:
+        return ""
+    if (algorithm, env_id) in measured():
+        return "[✓](#what-is-claimed)"
+    return "·" if "not measured" in comment else "tried"
 
 
 def per_seed(values: dict[str, float]) -> str:
@@ -118,6 +155,7 @@ def faults_table() -> str:
 GENERATED = {
     "capabilities": table,
     "claims": claims_table,
+    "configs": configs_table,
     "faults": faults_table,
     "metrics": metrics_table,
     "speed": speed_tables,

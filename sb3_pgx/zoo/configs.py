@@ -3,18 +3,23 @@
 import importlib
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
 DEFAULT_N_ENVS = 8
+CLASS_DEFAULTS = "defaults of the class"
 UNSUPPORTED_KEYS = ("callback", "vec_env_wrapper", "monitor_kwargs")
 RESERVED_ARGUMENTS = ("policy", "env", "seed", "verbose")
+IN_SCOPE = {"dict": dict, "nn": nn, "th": th, "RMSpropTFLike": RMSpropTFLike}  # what text that is evaluated may name
 
 
 @dataclass(frozen=True)
@@ -47,26 +52,52 @@ def config_folder() -> Path:
 
 def load_config(algo_key: str, env_id: str, folder: Path | None = None) -> RunConfig:
     """
-    The settings of an algorithm in an environment: those under the environment's name in ``<algo_key>.yml``, else those
-    under ``default``, else the defaults of the class with 8 environments.
+    The settings of an algorithm in an environment: those under the environment's name in ``<algo_key>.yml``, else for an Atari
+    game those under ``atari``, else those under ``default``, else the defaults of the class with 8 environments.
 
     :param algo_key: name of the file without its suffix, such as ``"ppo"``
     :param env_id: Gymnasium's name of the environment
     :param folder: where the file lies; default :func:`config_folder`
-    :return: the settings; ``source`` says which of the three they are
+    :return: the settings; ``source`` says which of the four they are
     :raises ValueError: the file is not valid YAML, or a key in it has no meaning or the wrong type
     :raises FileNotFoundError: ``folder`` was given and does not exist
     """
     check_folder(folder)
     path = (folder or config_folder()) / f"{algo_key}.yml"
-    entries, lines = _read(path) if path.is_file() else ({}, {})
-    key = next((key for key in (env_id, "default") if key in entries), None)
+    return read_config(path, env_id, UNSUPPORTED_KEYS) if path.is_file() else RunConfig(source=CLASS_DEFAULTS)
+
+
+def read_config(
+    path: Path, env_id: str, unsupported: tuple[str, ...] = (), changes: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """
+    As :func:`load_config`, from one file.
+
+    :param path: the file
+    :param env_id: Gymnasium's name of the environment
+    :param unsupported: of rl_zoo3's keys those that are refused; the others that mean nothing here are left out
+    :param changes: what the settings have in the place of the file's
+    :raises ValueError: the file is not valid YAML, or a key in it has no meaning or the wrong type
+    :raises OSError: the file cannot be read
+    """
+    entries, lines = _read(path)
+    key = next((key for key in (env_id, *(["atari"] if is_atari(env_id) else []), "default") if key in entries), None)
     if key is None:
-        return RunConfig(source="defaults of the class")
+        return RunConfig(source=CLASS_DEFAULTS)
     where = f"{path.name}, line {lines[key, None]}, {key}"
     if not isinstance(entries[key], dict):
         raise ValueError(f"{where}: expected hyperparameters, one `name: value` a line, got {entries[key]!r}")
-    return _Entry(dict(entries[key]), path, key, lines).parse()
+    return _Entry({**entries[key], **(changes or {})}, path, key, lines).parse(unsupported)
+
+
+def is_atari(env_id: str) -> bool:
+    """Whether the environment is an Atari game, as rl_zoo3 tells it; one that is not registered is none."""
+    module, _, name = env_id.rpartition(":")
+    if module:  # Gymnasium's way to name what another package registers
+        with suppress(ImportError):  # told where the environment is made
+            importlib.import_module(module)
+    spec = gym.registry.get(name)
+    return spec is not None and "AtariEnv" in str(spec.entry_point)
 
 
 def check_folder(folder: Path | None) -> None:
@@ -150,10 +181,11 @@ class _Entry:
     env_key: str
     lines: Lines
 
-    def parse(self) -> RunConfig:
+    def parse(self, unsupported: tuple[str, ...]) -> RunConfig:
         for key in UNSUPPORTED_KEYS:
-            if key in self.values:
+            if key in self.values and key in unsupported:
                 raise self._error(key, "this key of rl_zoo3 has no effect here; remove it")
+            self.values.pop(key, None)
         return RunConfig(
             source=f"{self.path.name}: {self.env_key}",
             policy=self._policy(),
@@ -232,7 +264,7 @@ class _Entry:
 
     def _evaluate(self, key: str, text: str) -> Any:
         try:
-            return eval(text, {"dict": dict, "nn": nn, "th": th, "__builtins__": {}})
+            return eval(text, {**IN_SCOPE, "__builtins__": {}})
         except Exception as error:
             raise self._error(key, f"cannot evaluate {text!r}: {error}") from None
 

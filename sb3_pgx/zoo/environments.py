@@ -15,27 +15,36 @@ from sb3_pgx.zoo.configs import RunConfig, import_name, suggestion
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "classic_control": "classic-control", "toy_text": "toy-text"}
 
 
-def check_environment(env_id: str, config: RunConfig) -> EnvSpec:
+def find_environment(env_id: str) -> EnvSpec:
     """
-    Makes the environment once, so that a misspelt name or a missing package is found before any training.
-
     :param env_id: Gymnasium's name of the environment
-    :param config: its ``env_kwargs`` go to ``gymnasium.make``
     :return: what Gymnasium knows of it, such as ``reward_threshold``
-    :raises ValueError: no environment of that name, or its arguments are wrong; names the nearest ones
-    :raises ImportError: the environment needs a package that is not installed; says how to install it
+    :raises ValueError: no environment of that name; names the nearest ones
     """
     module, _, name = env_id.rpartition(":")
     try:
         if module:  # Gymnasium's way to name what another package registers
             importlib.import_module(module)
-        spec = gym.spec(name)
+        return gym.spec(name)
     except gym.error.NamespaceNotFound as error:
         atari = ' (Atari games: pip install "gymnasium[atari]")' if env_id.startswith("ALE/") else ""
         raise ValueError(f"environment {env_id!r} is unknown: {_sentence(error)}{atari}") from None
     except (gym.error.Error, ImportError) as error:
         near = suggestion(env_id, list(gym.registry))
         raise ValueError(f"environment {env_id!r} is unknown: {near.removeprefix('; ') or _sentence(error)}") from None
+
+
+def check_environment(env_id: str, config: RunConfig) -> EnvSpec:
+    """
+    Makes the environment once, so that a misspelt name or a missing package is found before any training.
+
+    :param env_id: Gymnasium's name of the environment
+    :param config: its ``env_kwargs`` go to ``gymnasium.make``
+    :return: as :func:`find_environment`
+    :raises ValueError: no environment of that name, or its arguments are wrong; names the nearest ones
+    :raises ImportError: the environment needs a package that is not installed; says how to install it
+    """
+    spec = find_environment(env_id)
     try:
         gym.make(env_id, **config.env_kwargs).close()
     except (gym.error.DependencyNotInstalled, ImportError) as error:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from sb3_contrib import TRPO
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from torch import nn
 
@@ -66,6 +67,11 @@ def test_normalisation_is_read_in_each_spelling_and_takes_the_discount_factor(lo
 def test_policy_kwargs_written_as_python_are_evaluated_with_torch_in_scope(load):
     config = load('CartPole-v1:\n  policy_kwargs: "dict(net_arch=[64], activation_fn=nn.ReLU, log_std_init=-2)"\n')
     assert config.hyperparameters["policy_kwargs"] == {"net_arch": [64], "activation_fn": nn.ReLU, "log_std_init": -2}
+
+
+def test_the_optimizer_of_the_zoos_a2c_on_atari_is_in_scope(load):
+    config = load('CartPole-v1:\n  policy_kwargs: "dict(optimizer_class=RMSpropTFLike)"\n')
+    assert config.hyperparameters["policy_kwargs"] == {"optimizer_class": RMSpropTFLike}
 
 
 @pytest.mark.parametrize("text", ["__import__('os').getcwd()", "open('x')", "dict(net_arch=["])
@@ -183,14 +189,16 @@ def test_every_environment_starts_from_a_seed_of_its_own():
     assert len(np.unique(np.concatenate([first, other]), axis=0)) == 16
 
 
-CLASSIC = {"CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1"}
-MUJOCO = {"HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"}
+CLASSIC = {"CartPole-v1", "Acrobot-v1", "MountainCar-v0", "Pendulum-v1"}
+BOX2D = {"LunarLander-v3", "LunarLanderContinuous-v3", "BipedalWalker-v3"}
+MUJOCO = {"HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Swimmer-v5", "Ant-v5"}
+ENVIRONMENTS = CLASSIC | BOX2D | MUJOCO
 
 
 @pytest.mark.parametrize(("key", "algorithm"), [("ppo", PPO), ("a2c", A2C), ("contrib_trpo", TRPO)])
 def test_published_settings_of_sb3s_algorithms_are_arguments_of_theirs(key, algorithm):
     entries = yaml.safe_load((config_folder() / f"{key}.yml").read_text())
-    assert set(entries) == CLASSIC | MUJOCO
+    assert set(entries) == ENVIRONMENTS | ({"atari", "default"} if key != "contrib_trpo" else set())
     for env_id in entries:
         check_hyperparameters(algorithm, load_config(key, env_id))
 
@@ -201,7 +209,7 @@ def test_published_settings_are_read_with_normalisation_and_policy_kwargs():
     assert load_config("a2c", "Pendulum-v1").hyperparameters["policy_kwargs"] == {"log_std_init": -2, "ortho_init": False}
 
 
-@pytest.mark.parametrize("env_id", sorted(CLASSIC | MUJOCO))
+@pytest.mark.parametrize("env_id", sorted(ENVIRONMENTS | {"atari", "default"}))
 def test_the_penalised_variant_is_trained_as_the_clipped_one_is(env_id):
     clipped, penalised = (load_config(key, env_id) for key in ("ppo", "ppo_penalty"))
     ours = {"kl_coef": 1.0, "target_kl": 0.01}
