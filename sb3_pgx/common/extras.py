@@ -6,12 +6,13 @@ COMPARISON = ("matplotlib", "scipy", "tqdm", "yaml")
 PLOTS = ("matplotlib", "plotly")
 
 
-def require_extra(what: str = "comparisons", packages: tuple[str, ...] = COMPARISON) -> None:
+def require_extra(what: str = "comparisons", packages: tuple[str, ...] = COMPARISON, extra: str = "plots") -> None:
     """
     :param what: needs them, for the error
-    :param packages: of the extra ``plots``, by the names under which they are imported
+    :param packages: by the names under which they are imported
+    :param extra: that holds them
     :raises ImportError: one of them is not installed; says how to install it
     """
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        raise ImportError(f'{what} need {", ".join(missing)}: pip install "sb3_pgx[plots]"')
+        raise ImportError(f'{what} need {", ".join(missing)}: pip install "sb3_pgx[{extra}]"')
