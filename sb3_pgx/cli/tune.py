@@ -76,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
             configs=args.configs,
             force=args.force,
         )
+        import optuna  # known to be there now
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         plan.output.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
         study = open_study(plan)
         print(f"study {plan.study_name}: {plan.trials} trials of {len(plan.seeds)} seeds into {plan.output}")

@@ -63,13 +63,15 @@ def _literal(value: Any) -> str:
     """What evaluates to the value where ``dict``, ``nn`` and ``th`` are known."""
     if isinstance(value, Mapping):
         return f"dict({_arguments(value)})"
-    if isinstance(value, list | tuple):
-        inner = ", ".join(map(_literal, value))
-        return f"[{inner}]" if isinstance(value, list) else f"({inner},)"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    if isinstance(value, tuple):
+        return f"({''.join(f'{_literal(item)}, ' for item in value)})"
     if isinstance(value, type):
+        name = value.__name__
         for prefix, module in (("nn", nn), ("th.optim", th.optim)):
-            if getattr(module, value.__name__, None) is value:
-                return f"{prefix}.{value.__name__}"
+            if getattr(module, name, None) is value:
+                return f"{prefix}.{name}"
     elif value is None or isinstance(value, bool | int | float | str):
         return repr(value)
     raise ValueError(f"{value!r} has no name in a hyperparameter file")

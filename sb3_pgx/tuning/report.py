@@ -22,6 +22,7 @@ body {{ font-family: sans-serif; margin: 2em; }} table {{ border-collapse: colla
 th, td {{ border: 1px solid #ccc; padding: 3px 8px; text-align: left; }} pre {{ background: #f4f4f4; padding: 1em; }}
 </style></head><body><h1>{title}</h1><p>{summary}</p>{best}{figures}<h2>Trials</h2>{table}</body></html>
 """
+SCORE = "mean return over seeds"
 WORDS = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "under way", "WAITING": "waiting"}
 
 
@@ -101,20 +102,18 @@ def write_report(summary: Summary, study: "optuna.Study", plan: Plan) -> list[Pa
 
 def _comment(summary: Summary, plan: Plan) -> str:
     assert summary.best is not None
+    seeds = ", ".join(map(str, plan.seeds))
     return (
-        f"{plan.peer.label} on {plan.env_id}: trial {summary.best.number} of {len(summary.trials)} in the study "
-        f"{plan.study_name}.\n"
-        f"It scored {summary.best.value:.1f} after {plan.timesteps} steps, the mean over seeds {', '.join(map(str, plan.seeds))}.\n"
+        f"{plan.peer.label}: trial {summary.best.number} of {len(summary.trials)} in the study {plan.study_name}.\n"
+        f"It scored {summary.best.value:.1f} after {plan.timesteps} steps, the mean over seeds {seeds}.\n"
         "These seeds chose it: measure it on others, with sb3-pgx compare --configs."
     )
 
 
-def _figures(summary: Summary) -> dict[str, str]:
-    """Names of Optuna's figures in which there is something to show, and their titles."""
-    figures = {"optimization_history": "History"}
-    if sum(trial.state.name == "COMPLETE" for trial in summary.trials) > 1:
-        figures |= {"param_importances": "Importances", "parallel_coordinate": "Parallel coordinates"}
-    return figures
+def _figures(summary: Summary) -> list[str]:
+    """Those of Optuna's figures in which there is something to show."""
+    several = sum(trial.state.name == "COMPLETE" for trial in summary.trials) > 1
+    return ["optimization_history", *(["param_importances", "parallel_coordinate"] if several else [])]
 
 
 def _save_pictures(summary: Summary, study: "optuna.Study", folder: Path) -> list[Path]:
@@ -128,8 +127,8 @@ def _save_pictures(summary: Summary, study: "optuna.Study", folder: Path) -> lis
         with matplotlib.rc_context(), warnings.catch_warnings():  # Optuna draws in a style of its own, for the whole process
             warnings.simplefilter("ignore", ExperimentalWarning)
             warnings.simplefilter("ignore", UserWarning)  # of a parameter that had the same value in every trial
-            figure: Any = getattr(visualization, f"plot_{name}")(study).figure
-            figure.set_size_inches(14 if name == "parallel_coordinate" else 8, 5)
+            figure: Any = getattr(visualization, f"plot_{name}")(study, target_name=SCORE).figure
+            figure.set_size_inches(20 if name == "parallel_coordinate" else 8, 5)
             for axes in figure.axes:
                 axes.tick_params(axis="x", labelrotation=30 if name == "parallel_coordinate" else 0)
             paths.append(folder / f"{name}.png")
@@ -141,7 +140,7 @@ def _save_pictures(summary: Summary, study: "optuna.Study", folder: Path) -> lis
 def _write_page(summary: Summary, study: "optuna.Study", plan: Plan) -> None:
     from optuna import visualization
 
-    figures = {name: getattr(visualization, f"plot_{name}")(study) for name in _figures(summary)}
+    figures = {name: getattr(visualization, f"plot_{name}")(study, target_name=SCORE) for name in _figures(summary)}
     if plan.in_lock_step:
         figures["intermediate_values"] = visualization.plot_intermediate_values(study)
         figures["intermediate_values"].update_xaxes(title="environment steps")

@@ -125,6 +125,11 @@ def interrupt(study: "optuna.Study", number: int) -> None:
         _enqueue_again(study, trial)
 
 
+def is_under_way(study: "optuna.Study", trial: "Trial") -> bool:
+    """Whether the trial is still this machine's: another one has given it up if this one seemed dead."""
+    return any(t.number == trial.number and not t.state.is_finished() for t in study.get_trials(deepcopy=False))
+
+
 @contextlib.contextmanager
 def taken_over() -> Iterator[None]:
     """Around what is said of a trial that another machine may have given up, since this one seemed dead, or has."""

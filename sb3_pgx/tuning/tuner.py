@@ -171,8 +171,9 @@ class _Search:
                 finally:  # a worker that waits in vain would never be free again
                     worker.answer(go_on)
             elif isinstance(message, End):
-                del self.jobs[worker]
                 self._tell(job, message)
+        if isinstance(message, End):  # told, and not before: an interruption finds the job as long as the study does not know
+            del self.jobs[worker]
 
     def _prune(self, job: _Job, message: Point | Seed) -> bool:
         if isinstance(message, Seed):
@@ -193,6 +194,9 @@ class _Search:
         from optuna.trial import TrialState
 
         trial = job.trial
+        if not trials.is_under_way(self.study, trial):
+            self.bar.write(f"trial {trial.number}: another machine has taken it over")
+            return
         if end.reason is not None:
             trials.fail(self.study, trial, end.reason, end.details)
             outcome = f"failed: {end.reason}"
