@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import random
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 SECONDS_TO_CONNECT = 10
 SECONDS_TO_START = 5.0  # that another machine may take from creating the study to saying what it is for
+MACHINES_AT_ONCE = 5  # that make the tables of a new database, and fail in turn
 STARTUP_TRIALS = {"tpe": 10, "median": 5}  # Optuna's defaults: random trials, and trials before the first is pruned
 AGREEMENT = "sb3_pgx"  # the study's attribute that says what it is for
 
@@ -107,10 +110,43 @@ def mend_journal(path: Path) -> int:
 
 
 def _database(url: str) -> "BaseStorage":
+    import sqlalchemy.exc
     from optuna.storages import RDBStorage
 
-    # Connections that a server has closed in hours of training are noticed, and opened anew.
-    return RDBStorage(url, engine_kwargs={} if url.startswith("sqlite") else {"pool_pre_ping": True})
+    is_sqlite = url.startswith("sqlite")
+    if find_spec("psycopg2") is not None:  # the driver that our extra installs; SQLAlchemy's own choice depends on its version
+        url = url.replace("postgresql://", "postgresql+psycopg2://", 1)
+    # SQLite: to wait for one another. Others: connections that a server closes in hours of training are noticed.
+    options = {"connect_args": {"timeout": 60}} if is_sqlite else {"pool_pre_ping": True}
+    for left in reversed(range(MACHINES_AT_ONCE)):
+        try:
+            storage = RDBStorage(url, engine_kwargs=options)
+            break
+        except sqlalchemy.exc.DBAPIError as error:
+            if not left or not ("already exists" in str(error) or isinstance(error, sqlalchemy.exc.IntegrityError)):
+                raise
+            time.sleep(random.uniform(0.2, 1.0))  # another machine makes the tables
+    if is_sqlite:
+        _lock_from_the_start(storage.engine)
+    return storage
+
+
+def _lock_from_the_start(engine: Any) -> None:
+    """
+    SQLite has no lock of a row: between reading that a trial waits and writing that it runs, another process could read the
+    same. So each transaction takes the lock of the file when it begins, not when it first writes.
+    """
+    from sqlalchemy import event
+
+    def leave_transactions_to_us(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # connections that were opened without
+    event.listen(engine, "connect", leave_transactions_to_us)
+    event.listen(engine, "begin", begin)
 
 
 def _grpc(url: str) -> "BaseStorage":
@@ -143,9 +179,10 @@ def reachable(url: str) -> Iterator[None]:
     shown = _without_password(url)
     try:
         yield
-    except ModuleNotFoundError as error:
-        extra = 'pip install "sb3_pgx[postgresql]"' if url.startswith("postgresql") else f"pip install {error.name}"
-        raise ImportError(f"storage {shown}: {error.name} is not installed; {extra}") from None
+    except ImportError as error:
+        name = getattr(error.__cause__, "name", None) or error.name  # Optuna's own sentence does not say which
+        extra = 'pip install "sb3_pgx[postgresql]"' if url.startswith("postgresql") else f"pip install {name}"
+        raise ImportError(f"storage {shown}: {name} is not installed; {extra}") from None
     except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError) as error:
         raise ValueError(f"storage {shown} is no address that SQLAlchemy knows: {_first_line(error)}") from None
     except sqlalchemy.exc.SQLAlchemyError as error:
