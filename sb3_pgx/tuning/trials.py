@@ -103,19 +103,18 @@ def recover(study: "optuna.Study") -> list[int]:
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)
-    dead = [trial for trial in trials if trial.state == TrialState.RUNNING and not _is_alive(trial)]
-    for trial in dead:
-        interrupt(study, trial.number)
+    dead = [trial.number for trial in trials if trial.state == TrialState.RUNNING and not _is_alive(trial)]
+    found = [number for number in dead if interrupt(study, number)]
     # Whoever did that may have been killed in the middle of it.
     replaced = {trial.user_attrs.get(INSTEAD_OF) for trial in study.get_trials(deepcopy=False)}
     for trial in trials:
         if trial.state == TrialState.FAIL and INTERRUPTED in trial.user_attrs and trial.number not in replaced:
             _enqueue_again(study, trial)
-    return [trial.number for trial in dead]
+    return found
 
 
-def interrupt(study: "optuna.Study", number: int) -> None:
-    """Ends a trial under way, and queues one in its place; nothing happens if another machine does so at the same time."""
+def interrupt(study: "optuna.Study", number: int) -> bool:
+    """Ends a trial under way, and queues one in its place. Returns False where another machine has done so."""
     from optuna.trial import TrialState
 
     trial = next(trial for trial in study.get_trials(deepcopy=False) if trial.number == number)
@@ -123,6 +122,8 @@ def interrupt(study: "optuna.Study", number: int) -> None:
         study._storage.set_trial_user_attr(trial._trial_id, INTERRUPTED, True)
         study.tell(number, state=TrialState.FAIL)
         _enqueue_again(study, trial)
+        return True
+    return False
 
 
 def is_under_way(study: "optuna.Study", trial: "Trial") -> bool:

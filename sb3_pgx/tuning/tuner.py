@@ -208,7 +208,8 @@ class _Search:
         else:
             score = trials.score(trial)
             self.study.tell(trial, score)
-            outcome = f"{score:.1f} (best so far {self.study.best_value:.1f}, trial {self.study.best_trial.number})"
+            best = self.study.best_trial
+            outcome = f"{score:.1f} (best so far {best.value:.1f}, trial {best.number})"
         self.bar.update(self.plan.timesteps * len(self.plan.seeds) - job.steps)
         self.bar.write(f"trial {trial.number}: {outcome}")
 

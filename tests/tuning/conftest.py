@@ -76,11 +76,21 @@ class Stub:
 
 
 @pytest.fixture
-def stub(tmp_path, monkeypatch):
+def in_threads(monkeypatch):
+    """Workers from here on are threads of this process."""
+
+    def patch():
+        monkeypatch.setattr(tuner, "Worker", ThreadWorker)
+        monkeypatch.setattr(workers, "become_worker", lambda: None)
+
+    return patch
+
+
+@pytest.fixture
+def stub(tmp_path, monkeypatch, in_threads):
     stub = Stub(tmp_path)
+    in_threads()
     monkeypatch.setattr(work, "execute", stub.execute)
-    monkeypatch.setattr(tuner, "Worker", ThreadWorker)
-    monkeypatch.setattr(workers, "become_worker", lambda: None)
     monkeypatch.setattr(tuner, "write_report", lambda *_: [])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     yield stub
