@@ -10,9 +10,10 @@ from typing import Any
 
 from sb3_pgx.common.extras import COMPARISON, require_extra
 from sb3_pgx.compare.comparison import check_positive
-from sb3_pgx.compare.peers import Peer, prepare
+from sb3_pgx.compare.peers import Peer, config_of, own_file, resolve_peer
 from sb3_pgx.compare.runs import RunSpec, file_name, steps_between_points
-from sb3_pgx.zoo.configs import RunConfig
+from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters
+from sb3_pgx.zoo.environments import check_environment
 from sb3_pgx.zoo.search_spaces import merged, search_space
 
 FIRST_SEED = 100  # claims are measured on seeds from 0 up, and a seed that chose the hyperparameters cannot judge them
@@ -60,7 +61,7 @@ class Plan:
     @property
     def config_file(self) -> Path:
         """Where the best settings go, under the name by which ``compare --configs`` finds them."""
-        return self.output / "best" / f"{self.peer.label.replace(':', '_')}.yml"
+        return self.output / "best" / f"{own_file(self.peer)}.yml"
 
     def config_with(self, hyperparameters: dict[str, Any], source: str) -> RunConfig:
         """The configuration with a trial's hyperparameters; statistics of the reward are those of its γ."""
@@ -132,8 +133,11 @@ def plan_tuning(
     require_extra("tuning runs", PACKAGES, extra="zoo")
     if "[" in algorithm:
         raise ValueError(f"algorithm {algorithm!r}: to tune beside settings of your own, put them into a file for --configs")
-    peer, config, _ = prepare(algorithm, env, None if configs is None else Path(configs))
+    peer = resolve_peer(algorithm)
+    config = config_of(peer, env, None if configs is None else Path(configs))
     search_space(peer.config_key, config.policy)
+    check_hyperparameters(peer.algorithm, peer.adapt(config))
+    check_environment(env, config)
     timesteps = config.n_timesteps if timesteps is None else timesteps
     if timesteps is None:
         raise ValueError(f"{config.source} has no n_timesteps: say with --timesteps how long a training is")

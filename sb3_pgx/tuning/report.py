@@ -119,6 +119,7 @@ def _figures(summary: Summary) -> list[str]:
 def _save_pictures(summary: Summary, study: "optuna.Study", folder: Path) -> list[Path]:
     import matplotlib
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
     from optuna.exceptions import ExperimentalWarning
     from optuna.visualization import matplotlib as visualization
 
@@ -129,8 +130,10 @@ def _save_pictures(summary: Summary, study: "optuna.Study", folder: Path) -> lis
             warnings.simplefilter("ignore", UserWarning)  # of a parameter that had the same value in every trial
             figure: Any = getattr(visualization, f"plot_{name}")(study, target_name=SCORE).figure
             figure.set_size_inches(20 if name == "parallel_coordinate" else 8, 5)
-            for axes in figure.axes:
-                axes.tick_params(axis="x", labelrotation=30 if name == "parallel_coordinate" else 0)
+            if name == "parallel_coordinate":
+                figure.axes[0].tick_params(axis="x", labelrotation=30)
+            elif name == "optimization_history":
+                figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
             paths.append(folder / f"{name}.png")
             figure.savefig(paths[-1], dpi=100, bbox_inches="tight")
             plt.close(figure)

@@ -81,6 +81,17 @@ def test_the_best_trial_is_a_file_that_compare_reads_and_keeps_what_was_not_sear
     assert config.hyperparameters["policy_kwargs"].keys() == {"ortho_init", "net_arch", "activation_fn"}
 
 
+@pytest.mark.parametrize("label", ["sb3:ppo", "contrib:trpo"])
+def test_a_peer_is_tuned_with_settings_that_its_class_understands(label, stub, plan, search):
+    p = plan(label, trials=2)
+    summary, study = search(p)
+    write_report(summary, study, p)
+    _, config, _ = prepare(label, "CartPole-v1", p.config_file.parent)
+    assert config.source.startswith(p.config_file.name)
+    assert config.hyperparameters.keys() == summary.config.hyperparameters.keys()
+    assert not any(isinstance(value, str) and value.startswith("lin_") for value in config.hyperparameters.values())
+
+
 def test_the_report_shows_every_trial_and_its_pictures_are_not_empty(stub, plan, search):
     stub.returns = {0: 11.25, 1: 321.75, 2: 17.5}
     stub.errors = {3: "ValueError: <reward> nan"}

@@ -1,8 +1,7 @@
 """The command with its processes: killed in the middle, and started again."""
 
+import multiprocessing as mp
 import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -61,14 +60,15 @@ def test_a_command_that_is_killed_goes_on_where_it_was(tmp_path, evaluated, in_t
     command = ["tune", "--algo", "a2c", "--env", ENV, "--trials", "2", "--seeds", "2", "--timesteps", "400", "--workers", "1"]
     command += ["--pruner", "none", "--eval-episodes", "2", "--output", str(tmp_path / "out")]
     monkeypatch.setenv("ONE_STEP_SECONDS", "0.002")
-    script = "import sys; from sb3_pgx.cli import main; main(sys.argv[1:])"
-    with subprocess.Popen([sys.executable, "-c", script, *command], stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while len(evaluated()) < 1:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-        time.sleep(0.3)  # into the second seed
-        os.kill(process.pid, signal.SIGKILL)
+    process = mp.get_context("fork").Process(target=main, args=(command,))
+    process.start()
+    deadline = time.monotonic() + 120
+    while len(evaluated()) < 1:
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.3)  # into the second seed
+    process.kill()
+    process.join()
     assert evaluated() == [100]
     monkeypatch.setenv("ONE_STEP_SECONDS", "0")
     in_threads()  # no need to wait for another process
