@@ -5,10 +5,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from sb3_pgx.cli import bench, claims, compare, doctor, plot, zoo
+from sb3_pgx.cli import bench, claims, compare, doctor, plot, tune, zoo
 from sb3_pgx.cli.common import INTERRUPTED
 
-COMMANDS = (compare, claims, bench, plot, doctor, zoo)  # in the order of the help text
+COMMANDS = (zoo, tune, compare, claims, bench, plot, doctor)  # in the order of the help text
 
 
 def main(argv: Sequence[str] | None = None) -> int:

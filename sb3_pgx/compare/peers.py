@@ -71,15 +71,24 @@ def prepare(name: str, env_id: str, configs: Path | None = None) -> tuple[Peer, 
     :raises ImportError: a package that the algorithm or the environment needs is not installed
     """
     peer = resolve_peer(name)
-    config = peer.adapt(load_config(_config_key(peer, configs), env_id, configs))
+    config = peer.adapt(config_of(peer, env_id, configs))
     check_hyperparameters(peer.algorithm, config)
     return peer, config, check_environment(env_id, config)
 
 
-def _config_key(peer: Peer, configs: Path | None) -> str:
-    """That of a peer's own file, ``contrib_trpo.yml``, where there is one; else it reads ours: like is compared with like."""
-    own = peer.label.partition("[")[0].replace(":", "_")
-    return own if ((configs or config_folder()) / f"{own}.yml").is_file() else peer.config_key
+def config_of(peer: Peer, env_id: str, configs: Path | None = None) -> RunConfig:
+    """
+    The settings of an algorithm as they are written: in a peer's own file, ``contrib_trpo.yml``, where there is one; else it
+    reads ours: like is compared with like. Arguments and errors of :func:`prepare`.
+    """
+    own = own_file(peer)
+    has_own = ((configs or config_folder()) / f"{own}.yml").is_file()
+    return load_config(own if has_own else peer.config_key, env_id, configs)
+
+
+def own_file(peer: Peer) -> str:
+    """The name of the hyperparameter file that is this algorithm's alone, without its suffix."""
+    return peer.label.partition("[")[0].replace(":", "_")
 
 
 def resolve_peer(name: str) -> Peer:

@@ -115,6 +115,11 @@ def _initialize(counter: Synchronized, stop: Event) -> None:
     """Prepares a worker process; the two globals exist in worker processes only."""
     global _counter, _stop
     _counter, _stop = counter, stop
+    become_worker()
+
+
+def become_worker() -> None:
+    """Prepares a process that trains beside others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C as well, and tells the workers
     th.set_num_threads(1)  # runs share the processors; more threads than processors slow all of them down
 

@@ -4,6 +4,7 @@ import platform
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -27,6 +28,11 @@ CURVE_SEEDS, FINAL_SEEDS, SEED_STRIDE = 1_000_000, 2_000_000, 1_000
 MAX_EVAL_ENVS = 20
 
 Report = Callable[[int], bool]  # steps done since the last call -> whether to go on
+AtPoint = Callable[[int, float], None]  # environment steps so far and the mean return that was measured there
+
+
+def nowhere(steps: int, mean_return: float) -> None:
+    """Does nothing at a point of the learning curve."""
 
 
 class Interrupted(Exception):
@@ -56,6 +62,11 @@ class RunSpec:
     def name(self) -> str:
         """A file name: ``sb3-ppo-seed0``."""
         return f"{file_name(self.label)}-seed{self.seed}"
+
+
+def steps_between_points(timesteps: int, curve_points: int, n_envs: int) -> int:
+    """Environment steps from one point of a learning curve to the next, over all environments."""
+    return max(timesteps // (curve_points * n_envs), 1) * n_envs
 
 
 def file_name(label: str) -> str:
@@ -98,17 +109,18 @@ class RunResult:
         return self.steps / self.training_seconds
 
 
-def execute(spec: RunSpec, report: Report = lambda steps: True) -> RunResult:
+def execute(spec: RunSpec, report: Report = lambda steps: True, at_point: AtPoint = nowhere) -> RunResult:
     """
     Trains and evaluates. A failure is part of the result, so that it does not take other runs with it.
 
     :param spec: the run
     :param report: told now and then how many steps were done since it was last called; returns whether to go on
+    :param at_point: told each point of the learning curve as it is measured; raises :class:`Interrupted` to end the run
     :return: the result
-    :raises Interrupted: ``report`` returned False
+    :raises Interrupted: ``report`` returned False, or ``at_point`` raised it
     """
     try:
-        return _train_and_evaluate(spec, report)
+        return _train_and_evaluate(spec, report, at_point)
     except Interrupted:
         raise
     except Exception as error:
@@ -132,28 +144,30 @@ def versions() -> dict[str, str]:
     }
 
 
-def _train_and_evaluate(spec: RunSpec, report: Report) -> RunResult:
+def _train_and_evaluate(spec: RunSpec, report: Report, at_point: AtPoint) -> RunResult:
     config = spec.config
-    env = make_train_env(config, spec.env_id, spec.seed)
-    model = spec.algorithm(config.policy, env, seed=spec.seed, verbose=0, **config.hyperparameters)
-    env.seed(SEED_STRIDE * spec.seed)  # the constructor has counted them up from the run's own: runs would share episodes
-    watch = _Watch(spec.timesteps, report)
-    curve = _LearningCurve(spec, env.num_envs) if spec.curve_points else None
-    callbacks: list[BaseCallback] = [watch] if curve is None else [watch, curve]
-    start = time.perf_counter()
-    model.learn(spec.timesteps, callback=callbacks)
-    training_seconds = time.perf_counter() - start - (curve.seconds if curve else 0.0)
-    watch.flush()
-    result = _result(
-        spec,
-        steps=model.num_timesteps,
-        curve_steps=curve.steps if curve else [],
-        curve_returns=curve.returns if curve else [],
-        returns=_final_returns(spec, model),
-        training_seconds=training_seconds,
-    )
-    env.close()
-    return result
+    with ExitStack() as stack:
+        env = make_train_env(config, spec.env_id, spec.seed)
+        stack.callback(env.close)
+        model = spec.algorithm(config.policy, env, seed=spec.seed, verbose=0, **config.hyperparameters)
+        env.seed(SEED_STRIDE * spec.seed)  # the constructor has counted them up from the run's own: runs would share episodes
+        watch = _Watch(spec.timesteps, report)
+        curve = _LearningCurve(spec, env.num_envs, at_point) if spec.curve_points else None
+        if curve is not None:
+            stack.callback(curve.eval_env.close)
+        callbacks: list[BaseCallback] = [watch] if curve is None else [watch, curve]
+        start = time.perf_counter()
+        model.learn(spec.timesteps, callback=callbacks)
+        training_seconds = time.perf_counter() - start - (curve.seconds if curve else 0.0)
+        watch.flush()
+        return _result(
+            spec,
+            steps=model.num_timesteps,
+            curve_steps=curve.steps if curve else [],
+            curve_returns=curve.returns if curve else [],
+            returns=_final_returns(spec, model),
+            training_seconds=training_seconds,
+        )
 
 
 def _result(spec: RunSpec, **outcome: Any) -> RunResult:
@@ -213,11 +227,13 @@ class _Watch(BaseCallback):
 class _LearningCurve(EvalCallback):
     """Evaluations spread evenly over the run, and the seconds that they took."""
 
-    def __init__(self, spec: RunSpec, n_envs: int):
+    def __init__(self, spec: RunSpec, n_envs: int, at_point: AtPoint):
         seed = CURVE_SEEDS + SEED_STRIDE * spec.seed
         env = make_eval_env(spec.config, spec.env_id, seed, min(spec.curve_episodes, MAX_EVAL_ENVS))
-        every = max(spec.timesteps // (spec.curve_points * n_envs), 1)  # in calls, one for a step of all environments
+        # In calls, each a step of all environments.
+        every = steps_between_points(spec.timesteps, spec.curve_points, n_envs) // n_envs
         super().__init__(env, n_eval_episodes=spec.curve_episodes, eval_freq=every, deterministic=True, verbose=0)
+        self.at_point = at_point
         self.seconds = 0.0
         self.steps: list[int] = []
         self.returns: list[float] = []
@@ -227,9 +243,7 @@ class _LearningCurve(EvalCallback):
         go_on = super()._on_step()
         if self.n_calls % self.eval_freq == 0:
             self.steps.append(self.num_timesteps)
-            self.returns.append(self.last_mean_reward)
+            self.returns.append(float(self.last_mean_reward))
+            self.at_point(self.steps[-1], self.returns[-1])
         self.seconds += time.perf_counter() - start
         return go_on
-
-    def _on_training_end(self) -> None:
-        self.eval_env.close()

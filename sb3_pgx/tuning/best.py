@@ -1,0 +1,77 @@
+"""Writes a configuration as a hyperparameter file, which `load_config` reads back as it was."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from torch import nn
+
+from sb3_pgx.zoo.configs import RunConfig
+
+
+def write_config(path: Path, env_id: str, config: RunConfig, comment: str) -> None:
+    """
+    :param path: file to write; replaced if it exists
+    :param env_id: Gymnasium's name of the environment: the entry's
+    :param config: the settings
+    :param comment: a few lines to stand above them
+    :raises ValueError: a value that has no name in such a file
+    """
+    import yaml
+
+    text = yaml.safe_dump({env_id: entry(config)}, sort_keys=False, allow_unicode=True, width=1000)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text("".join(f"# {line}\n" for line in comment.splitlines()) + text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def entry(config: RunConfig) -> dict[str, Any]:
+    """The configuration in rl_zoo3's format."""
+    hyperparameters = dict(config.hyperparameters)
+    if "policy_kwargs" in hyperparameters:
+        hyperparameters["policy_kwargs"] = f"dict({_arguments(hyperparameters['policy_kwargs'] or {})})"
+    wrappers = [{name: kwargs} if kwargs else name for name, kwargs in config.wrappers]
+    around = {
+        "env_wrapper": wrappers,
+        "frame_stack": config.frame_stack,
+        "env_kwargs": config.env_kwargs,
+        "normalize": _normalize(config),
+        "n_envs": config.n_envs,
+        "n_timesteps": config.n_timesteps,
+        "policy": config.policy,
+    }
+    return {**{name: value for name, value in around.items() if value}, **hyperparameters}
+
+
+def _normalize(config: RunConfig) -> bool | dict[str, Any]:
+    """γ is left out: whoever reads the file takes the algorithm's."""
+    if config.normalize is None:
+        return False
+    kwargs = dict(config.normalize)
+    if "gamma" in config.hyperparameters:
+        kwargs.pop("gamma", None)
+    return kwargs or True
+
+
+def _arguments(kwargs: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_literal(value)}" for name, value in kwargs.items())
+
+
+def _literal(value: Any) -> str:
+    """What evaluates to the value where ``dict``, ``nn`` and ``th`` are known."""
+    if isinstance(value, Mapping):
+        return f"dict({_arguments(value)})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    if isinstance(value, tuple):
+        return f"({''.join(f'{_literal(item)}, ' for item in value)})"
+    if isinstance(value, type):
+        name = value.__name__
+        for prefix, module in (("nn", nn), ("th.optim", th.optim)):
+            if getattr(module, name, None) is value:
+                return f"{prefix}.{name}"
+    elif value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    raise ValueError(f"{value!r} has no name in a hyperparameter file")

@@ -1,0 +1,181 @@
+"""What came of a study: the best settings as a hyperparameter file, pictures, and a page that needs no server."""
+
+import html
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sb3_pgx.tuning import trials
+from sb3_pgx.tuning.best import write_config
+from sb3_pgx.tuning.plan import Plan
+from sb3_pgx.zoo.configs import RunConfig
+from sb3_pgx.zoo.search_spaces import arguments_of, names_of
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+PAGE = """<!DOCTYPE html>
+<html><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font-family: sans-serif; margin: 2em; }} table {{ border-collapse: collapse; font-size: 13px; }}
+th, td {{ border: 1px solid #ccc; padding: 3px 8px; text-align: left; }} pre {{ background: #f4f4f4; padding: 1em; }}
+</style></head><body><h1>{title}</h1><p>{summary}</p>{best}{figures}<h2>Trials</h2>{table}</body></html>
+"""
+SCORE = "mean return over seeds"
+WORDS = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "under way", "WAITING": "waiting"}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """
+    A study so far: its trials (interrupted ones once), and the best of those that were trained to the end. ``config`` is the
+    best trial's, ``None`` with no such trial.
+    """
+
+    trials: "list[FrozenTrial]"
+    best: "FrozenTrial | None"
+    config: RunConfig | None
+    config_file: Path
+    report: Path
+
+    @property
+    def default_score(self) -> float | None:
+        """Of the configuration from which the search started; None where it was pruned, failed, or is not finished."""
+        return next((trial.value for trial in self._of("COMPLETE") if trials.DEFAULT in trial.user_attrs), None)
+
+    @property
+    def failures(self) -> list[str]:
+        """Why trials failed."""
+        return [f"trial {trial.number}: {trial.user_attrs.get(trials.ERROR)}" for trial in self._of("FAIL")]
+
+    def _of(self, state: str) -> "list[FrozenTrial]":
+        return [trial for trial in self.trials if trial.state.name == state]
+
+    @property
+    def text(self) -> str:
+        """The study in a few sentences."""
+        counts = [f"{len(self._of(state))} {word}" for state, word in WORDS.items() if self._of(state)]
+        lines = [f"{len(self.trials)} trials: {', '.join(counts)}."]
+        if self.best is not None:
+            seeds = ", ".join(f"{r.mean_return:.1f}" for r in trials.finished_seeds(self.best).values())
+            lines.append(f"Best: trial {self.best.number} with {self.best.value:.1f}, the mean over its seeds ({seeds}).")
+        if self.default_score is not None:
+            lines.append(f"The configuration as it was: {self.default_score:.1f}.")
+        if self.failures:
+            lines.append(f"Failed: {'; '.join(self.failures)}.")
+        return "\n".join(lines)
+
+
+def summarize(study: "optuna.Study", plan: Plan) -> Summary:
+    """
+    :param study: finished or not
+    :param plan: what it is for
+    """
+    counted = trials.counted(study)
+    complete = [trial for trial in counted if trial.state.name == "COMPLETE"]
+    best = max(complete, key=lambda trial: trial.value, default=None)  # type: ignore[arg-type, return-value]
+    config = None
+    if best is not None:
+        hyperparameters = arguments_of(plan.algorithm, best.params, plan.config.n_envs, plan.config.policy)
+        config = plan.config_with(hyperparameters, f"trial {best.number} of {plan.study_name}")
+    return Summary(counted, best, config, plan.config_file, plan.output / "report.html")
+
+
+def write_report(summary: Summary, study: "optuna.Study", plan: Plan) -> list[Path]:
+    """
+    Writes ``best/<algorithm>.yml``, ``report.html``, and as PNG the history, the importances and the parallel coordinates;
+    what there is nothing to show of is left out.
+
+    :param summary: of the study
+    :param study: for Optuna's figures
+    :param plan: what it is for
+    :return: the files
+    """
+    if summary.best is None or summary.config is None:
+        return []
+    write_config(summary.config_file, plan.env_id, summary.config, _comment(summary, plan))
+    pictures = _save_pictures(summary, study, plan.output)
+    _write_page(summary, study, plan)
+    return [summary.config_file, summary.report, *pictures]
+
+
+def _comment(summary: Summary, plan: Plan) -> str:
+    assert summary.best is not None
+    seeds = ", ".join(map(str, plan.seeds))
+    return (
+        f"{plan.peer.label}: trial {summary.best.number} of {len(summary.trials)} in the study {plan.study_name}.\n"
+        f"It scored {summary.best.value:.1f} after {plan.timesteps} steps, the mean over seeds {seeds}.\n"
+        "These seeds chose it: measure it on others, with sb3-pgx compare --configs."
+    )
+
+
+def _figures(summary: Summary) -> list[str]:
+    """Those of Optuna's figures in which there is something to show."""
+    several = sum(trial.state.name == "COMPLETE" for trial in summary.trials) > 1
+    return ["optimization_history", *(["param_importances", "parallel_coordinate"] if several else [])]
+
+
+def _save_pictures(summary: Summary, study: "optuna.Study", folder: Path) -> list[Path]:
+    import matplotlib
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.visualization import matplotlib as visualization
+
+    paths = []
+    for name in _figures(summary):
+        with matplotlib.rc_context(), warnings.catch_warnings():  # Optuna draws in a style of its own, for the whole process
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            warnings.simplefilter("ignore", UserWarning)  # of a parameter that had the same value in every trial
+            figure: Any = getattr(visualization, f"plot_{name}")(study, target_name=SCORE).figure
+            figure.set_size_inches(20 if name == "parallel_coordinate" else 8, 5)
+            if name == "parallel_coordinate":
+                figure.axes[0].tick_params(axis="x", labelrotation=30)
+            elif name == "optimization_history":
+                figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+            paths.append(folder / f"{name}.png")
+            figure.savefig(paths[-1], dpi=100, bbox_inches="tight")
+            plt.close(figure)
+    return paths
+
+
+def _write_page(summary: Summary, study: "optuna.Study", plan: Plan) -> None:
+    from optuna import visualization
+
+    figures = {name: getattr(visualization, f"plot_{name}")(study, target_name=SCORE) for name in _figures(summary)}
+    if plan.in_lock_step:
+        figures["intermediate_values"] = visualization.plot_intermediate_values(study)
+        figures["intermediate_values"].update_xaxes(title="environment steps")
+    parts = [figure.to_html(full_html=False, include_plotlyjs=i == 0) for i, figure in enumerate(figures.values())]
+    title = f"{plan.peer.label} on {plan.env_id}: {plan.study_name}"
+    page = PAGE.format(
+        title=html.escape(title),
+        summary=html.escape(summary.text).replace("\n", "<br>"),
+        best=f"<pre>{html.escape(summary.config_file.read_text(encoding='utf-8'))}</pre>",
+        figures="".join(parts),
+        table=_table(summary, plan),
+    )
+    summary.report.write_text(page, encoding="utf-8")
+
+
+def _table(summary: Summary, plan: Plan) -> str:
+    names = names_of(plan.algorithm, plan.config.policy)
+    head = ["trial", "state", "score", *(f"seed {seed}" for seed in plan.seeds), *names, "failure"]
+    rows = [_cells(head, tag="th")]
+    for trial in summary.trials:
+        seeds = trials.finished_seeds(trial)
+        returns = [f"{seeds[seed].mean_return:.1f}" if seed in seeds else "" for seed in plan.seeds]
+        score = f"{trial.value:.1f}" if trial.state.name == "COMPLETE" else ""
+        values = [_short(trial.params.get(name, "")) for name in names]
+        state = WORDS[trial.state.name] + (", as it was" if trials.DEFAULT in trial.user_attrs else "")
+        rows.append(_cells([str(trial.number), state, score, *returns, *values, trial.user_attrs.get(trials.ERROR, "")]))
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _cells(texts: list[str], tag: str = "td") -> str:
+    return f"<tr>{''.join(f'<{tag}>{html.escape(text)}</{tag}>' for text in texts)}</tr>"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

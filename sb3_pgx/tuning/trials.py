@@ -1,0 +1,170 @@
+"""
+The trials of a study on behalf of one machine among several: which is next, whose process has died, what came of it.
+
+Everything is kept in the trial itself, wherever the study is stored: what its finished seeds gave, who is at work on it and
+when that was last heard of. A trial whose machine or process has gone is put down as failed, and one with the same parameters
+and with its finished seeds is queued in its place.
+"""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from sb3_pgx.tuning.plan import Plan
+from sb3_pgx.tuning.work import Finished
+from sb3_pgx.zoo.search_spaces import params_of
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial, Trial
+
+BEAT_SECONDS = 30.0
+SILENT_SECONDS = 180.0  # after which a machine is taken for dead; clocks of machines that share a study differ by less
+OWNER, INTERRUPTED, INSTEAD_OF, SURPLUS, ERROR, DETAILS = "owner", "interrupted", "instead of", "surplus", "error", "traceback"
+HYPERPARAMETERS, DEFAULT, SEED = "hyperparameters", "configuration as it is", "seed "
+
+
+def enqueue_default(study: "optuna.Study", plan: Plan) -> None:
+    """Makes the plan's own configuration the first trial: whatever is found is at least as good."""
+    if not study.get_trials(deepcopy=False):
+        study.enqueue_trial(params_of(plan.algorithm, plan.config), user_attrs={DEFAULT: True})
+
+
+def next_trial(study: "optuna.Study", plan: Plan) -> "Trial | None":
+    """
+    :param study: may be shared with other machines
+    :param plan: how many trials there are to be in all
+    :return: a trial that nobody else has; None where there are enough of them
+    """
+    from optuna.trial import TrialState
+
+    if len(counted(study)) >= plan.trials and not study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+        return None
+    trial = study.ask()
+    beat(trial)
+    before = [other for other in counted(study) if other.number < trial.number]
+    if len(before) >= plan.trials and INSTEAD_OF not in trial.user_attrs:  # another machine asked at the same time
+        trial.set_user_attr(SURPLUS, True)
+        study.tell(trial, state=TrialState.FAIL)
+        return None
+    return trial
+
+
+def counted(study: "optuna.Study") -> "list[FrozenTrial]":
+    """The trials of the study, each interrupted one only once."""
+    left_out = (INTERRUPTED, SURPLUS)
+    return [t for t in study.get_trials(deepcopy=False) if not any(name in t.user_attrs for name in left_out)]
+
+
+def beat(trial: "Trial") -> None:
+    """Says that this process is at work on the trial."""
+    trial.set_user_attr(OWNER, {"host": socket.gethostname(), "pid": os.getpid(), "at": time.time()})
+
+
+def keep(trial: "Trial", finished: Finished) -> None:
+    """Stores a finished seed: it is not trained again, whatever happens to this process."""
+    trial.set_user_attr(f"{SEED}{finished.seed}", asdict(finished))
+
+
+def finished_seeds(trial: "Trial | FrozenTrial") -> dict[int, Finished]:
+    """What is stored of a trial's seeds."""
+    results = [Finished(**value) for name, value in trial.user_attrs.items() if name.startswith(SEED)]
+    return {finished.seed: finished for finished in sorted(results, key=lambda finished: finished.seed)}
+
+
+def score(trial: "Trial | FrozenTrial") -> float:
+    """
+    The mean over seeds of the mean return of the final policy's episodes. Not the interquartile mean: settings with which one
+    training of three fails are not to be had.
+    """
+    means = [finished.mean_return for finished in finished_seeds(trial).values()]
+    return sum(means) / len(means)
+
+
+def fail(study: "optuna.Study", trial: "Trial", reason: str, details: str = "") -> None:
+    """Puts a trial down as failed, with the reason."""
+    from optuna.trial import TrialState
+
+    trial.set_user_attr(ERROR, reason)
+    trial.set_user_attr(DETAILS, details)
+    study.tell(trial, state=TrialState.FAIL)
+
+
+def recover(study: "optuna.Study") -> list[int]:
+    """
+    Queues again what nobody is at work on any more.
+
+    :return: numbers of the trials that were found so
+    """
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(deepcopy=False)
+    dead = [trial.number for trial in trials if trial.state == TrialState.RUNNING and not _is_alive(trial)]
+    found = [number for number in dead if interrupt(study, number)]
+    # Whoever did that may have been killed in the middle of it.
+    replaced = {trial.user_attrs.get(INSTEAD_OF) for trial in study.get_trials(deepcopy=False)}
+    for trial in trials:
+        if trial.state == TrialState.FAIL and INTERRUPTED in trial.user_attrs and trial.number not in replaced:
+            _enqueue_again(study, trial)
+    return found
+
+
+def interrupt(study: "optuna.Study", number: int) -> bool:
+    """Ends a trial under way, and queues one in its place. Returns False where another machine has done so."""
+    from optuna.trial import TrialState
+
+    trial = next(trial for trial in study.get_trials(deepcopy=False) if trial.number == number)
+    with taken_over():
+        study._storage.set_trial_user_attr(trial._trial_id, INTERRUPTED, True)
+        study.tell(number, state=TrialState.FAIL)
+        _enqueue_again(study, trial)
+        return True
+    return False
+
+
+def is_under_way(study: "optuna.Study", trial: "Trial") -> bool:
+    """Whether the trial is still this machine's: another one has given it up if this one seemed dead."""
+    return any(t.number == trial.number and not t.state.is_finished() for t in study.get_trials(deepcopy=False))
+
+
+@contextlib.contextmanager
+def taken_over() -> Iterator[None]:
+    """Around what is said of a trial that another machine may have given up, since this one seemed dead, or has."""
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    try:
+        yield
+    except UpdateFinishedTrialError:
+        pass
+    except ValueError as error:
+        if "Cannot tell" not in str(error):
+            raise
+
+
+def _enqueue_again(study: "optuna.Study", trial: "FrozenTrial") -> None:
+    # The process may have been killed before every parameter was suggested.
+    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    kept = {name: value for name, value in trial.user_attrs.items() if name.startswith(SEED) or name == DEFAULT}
+    study.enqueue_trial(params, user_attrs={**kept, INSTEAD_OF: trial.number})
+
+
+def _is_alive(trial: "FrozenTrial") -> bool:
+    owner: dict[str, Any] = trial.user_attrs.get(OWNER, {})
+    asked_at = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+    if time.time() - owner.get("at", asked_at) > SILENT_SECONDS:
+        return False
+    return owner.get("host") != socket.gethostname() or _runs(owner["pid"])
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True

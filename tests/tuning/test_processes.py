@@ -1,0 +1,101 @@
+"""The command with its processes: killed in the middle, and started again."""
+
+import multiprocessing as mp
+import os
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import optuna
+import pytest
+
+from sb3_pgx.cli import main
+from sb3_pgx.compare.runs import FINAL_SEEDS, SEED_STRIDE
+from sb3_pgx.tuning.workers import End, Worker, messages
+
+ENV = "test_processes:OneStep-v0"
+LOG = "ONE_STEP_LOG"
+
+
+class OneStep(gym.Env):
+    """Episodes of one step that return 1; each seed that it is given leaves a line, and an order to die is obeyed."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None and LOG in os.environ:
+            with Path(os.environ[LOG]).open("a") as file:
+                file.write(f"{seed}\n")
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        time.sleep(float(os.environ.get("ONE_STEP_SECONDS", 0)))
+        return np.zeros(1, np.float32), 1.0, True, False, {}
+
+
+if "OneStep-v0" not in gym.registry:  # pytest imports this file under another name than Gymnasium does
+    gym.register("OneStep-v0", entry_point=OneStep)
+
+
+@pytest.fixture
+def evaluated(tmp_path, monkeypatch):
+    """The seeds whose final policy was evaluated, one entry each time."""
+    monkeypatch.setenv(LOG, str(tmp_path / "log"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+
+    def read():
+        lines = (tmp_path / "log").read_text().splitlines() if (tmp_path / "log").exists() else []
+        # The first of the environments that evaluate has the run's own seed.
+        return [n for n in ((int(line) - FINAL_SEEDS) / SEED_STRIDE for line in lines) if n in (100, 101)]
+
+    return read
+
+
+def test_a_command_that_is_killed_goes_on_where_it_was(tmp_path, evaluated, in_threads, monkeypatch, capsys):
+    command = ["tune", "--algo", "a2c", "--env", ENV, "--trials", "2", "--seeds", "2", "--timesteps", "400", "--workers", "1"]
+    command += ["--pruner", "none", "--eval-episodes", "2", "--output", str(tmp_path / "out")]
+    monkeypatch.setenv("ONE_STEP_SECONDS", "0.002")
+    process = mp.get_context("fork").Process(target=main, args=(command,))
+    process.start()
+    deadline = time.monotonic() + 120
+    while len(evaluated()) < 1:
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.3)  # into the second seed
+    process.kill()
+    process.join()
+    assert evaluated() == [100]
+    monkeypatch.setenv("ONE_STEP_SECONDS", "0")
+    in_threads()  # no need to wait for another process
+    assert main(command) == 0
+    assert evaluated() == [100, 101, 100, 101]
+    printed = capsys.readouterr().out
+    assert "trial 0 was interrupted, and starts again with the same parameters" in printed
+    assert "2 trials: 2 finished." in printed and "The configuration as it was: 1.0." in printed
+    assert (tmp_path / "out" / "report.html").exists() and (tmp_path / "out" / "best" / "a2c.yml").exists()
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+
+
+def test_the_death_of_a_process_is_a_failure_with_its_reason():
+    worker = Worker()
+    try:
+        worker.submit(Dies())
+        (answer,) = [message for _, message in messages([worker], seconds=120)]
+        assert (
+            isinstance(answer, End) and "its process died (exit code 7): it was killed, or ran out of memory" in answer.reason
+        )
+        assert worker._process is None  # the next task has a new one
+    finally:
+        worker.close()
+
+
+class Dies:
+    """A task at which a process dies: as it reads it."""
+
+    def __reduce__(self):
+        return os._exit, (7,)

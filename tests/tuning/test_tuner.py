@@ -1,0 +1,201 @@
+"""The search: what is trained, what it scores, and that nothing finished is trained again."""
+
+import multiprocessing as mp
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from sb3_pgx.tuning import trials
+from sb3_pgx.tuning.study import open_study
+from sb3_pgx.zoo.search_spaces import arguments_of
+
+
+@pytest.fixture(params=["journal", "sqlite"])
+def storage(request):
+    """In memory where there is a place for it: SQLite waits for the disk at each of its many writes."""
+    if request.param == "journal":
+        yield None
+    else:
+        with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+            yield f"sqlite:///{folder}/study.db"
+
+
+def states(study):
+    return [trial.state.name for trial in study.trials]
+
+
+def test_a_score_is_the_mean_over_seeds_of_the_final_policys_mean_returns(stub, plan, search):
+    stub.returns = {(0, 100): 10.0, (0, 101): 13.0, (1, 100): 2.0, (1, 101): 40.0, (2, 100): 20.0, (2, 101): 20.5}
+    summary, study = search(plan())
+    assert [trial.value for trial in study.trials] == [11.5, 21.0, 20.25]
+    assert summary.best.number == 1 and summary.default_score == 11.5
+    assert stub.executions() == [(trial, seed) for trial in range(3) for seed in (100, 101)]
+
+
+def test_the_first_trial_is_the_configuration_as_it_is(stub, plan, search):
+    p = plan("ppo", trials=1)
+    summary, _ = search(p)
+    hyperparameters = {k: v for k, v in summary.config.hyperparameters.items() if k in p.config.hyperparameters}
+    assert hyperparameters == p.config.hyperparameters and "lin_0.001" in hyperparameters.values()
+
+
+def test_a_killed_search_goes_on_where_it_was(stub, plan, search, killed_at, storage):
+    """SIGKILL in the second seed of the second trial, then the same command."""
+    p = plan(trials=4, storage=storage)
+    killed_at(p, trial=1, seed=101)
+    assert stub.executions() == [(0, 100), (0, 101), (1, 100)]
+    rate_of_trial_1 = stub.rates()[1]
+    stub.returns = {(1, 100): 1.0, (2, 101): 5.0}  # what takes the place of trial 1 is trial 2
+    summary, study = search(p)
+    assert stub.executions()[3:] == [(2, 101), (3, 100), (3, 101), (4, 100), (4, 101)]
+    assert stub.rates()[2] == rate_of_trial_1
+    assert study.trials[2].params == study.trials[1].params
+    assert study.trials[2].value == (1.0 + 5.0) / 2
+    assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"] and len(summary.trials) == 4
+
+
+def test_seeds_in_lock_step_go_on_beside_those_that_are_finished(stub, plan, search, monkeypatch):
+    """The finished one's curve is in the mean again, without being trained."""
+    p = plan(trials=2, pruner="median")
+    stub.returns = {(0, 100): 10.0, (0, 101): 30.0}
+    _, study = search(plan(trials=1, pruner="median"))
+    finished = study.trials[0].user_attrs["seed 100"]
+    study.enqueue_trial(study.trials[0].params, user_attrs={"seed 100": {**finished, "mean_return": 10.0}})
+    stub.returns = {(1, 101): 50.0}
+    search(p)
+    assert (1, 100) not in stub.executions() and study.trials[1].value == 30.0
+    assert study.trials[1].intermediate_values == {100: 30.0, 200: 30.0, 300: 30.0, 400: 30.0}
+
+
+def test_a_finished_study_trains_nothing_more_and_more_trials_only_those(stub, plan, search):
+    search(plan(trials=2))
+    search(plan(trials=2))
+    assert len(stub.executions()) == 4
+    search(plan(trials=3))
+    assert stub.executions()[4:] == [(2, 100), (2, 101)]
+
+
+def test_ctrl_c_leaves_the_trial_under_way_to_the_next_call(stub, plan, search, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials, "score", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            search(plan(trials=1))
+    # In the same process, whose number says that whoever was at work on it is alive.
+    _, study = search(plan(trials=1))
+    assert stub.executions() == [(0, 100), (0, 101)] and states(study) == ["FAIL", "COMPLETE"]
+
+
+def test_a_failure_is_kept_with_its_reason_and_the_search_goes_on(stub, plan, search):
+    stub.errors = {1: "ValueError: reward nan"}
+    summary, study = search(plan(trials=3))
+    assert states(study) == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert study.trials[1].user_attrs["error"] == "seed 100: ValueError: reward nan"
+    assert summary.failures == ["trial 1: seed 100: ValueError: reward nan"] and "reward nan" in summary.text
+    assert (1, 101) not in stub.executions()
+
+
+def test_a_return_that_is_not_finite_is_a_failure(stub, plan, search):
+    stub.returns = {1: float("nan")}
+    summary, _ = search(plan(trials=2))
+    assert summary.failures == ["trial 1: seed 100: an episode of the final policy returned nan"]
+
+
+def test_the_median_pruner_compares_means_of_the_seeds_at_the_same_environment_steps(stub, plan, search, monkeypatch):
+    """
+    Two trials with 10 and 20: their median is 15 at every point. Trial 2 is at (2 + 18) / 2 = 10, and ends at the first point
+    that is not warm-up, after a quarter of the steps; trial 3 is at (10 + 22) / 2 = 16, and is trained to the end.
+    """
+    monkeypatch.setitem(open_study.__globals__["STARTUP_TRIALS"], "median", 2)
+    stub.returns = {0: 10.0, 1: 20.0, (2, 100): 2.0, (2, 101): 18.0, (3, 100): 10.0, (3, 101): 22.0}
+    _, study = search(plan(trials=4, pruner="median"))
+    assert states(study) == ["COMPLETE", "COMPLETE", "PRUNED", "COMPLETE"]
+    assert study.trials[2].intermediate_values == {100: 10.0}
+    assert study.trials[3].intermediate_values == {100: 16.0, 200: 16.0, 300: 16.0, 400: 16.0}
+
+
+def test_hyperband_prunes_at_environment_steps(stub, plan, search):
+    stub.returns = dict(enumerate([50.0, 1.0, 2.0, 40.0, 1.5, 60.0, 0.5, 0.1]))
+    _, study = search(plan(trials=8, pruner="hyperband"))
+    pruned = [trial for trial in study.trials if trial.state.name == "PRUNED"]
+    assert pruned and all(trial.user_attrs.get("seed 100") is None for trial in pruned)
+    assert {step for trial in study.trials for step in trial.intermediate_values} <= {100, 200, 300, 400}
+    assert study.best_value == 60.0
+
+
+def test_the_wilcoxon_pruner_stops_after_the_seeds_that_tell_enough(stub, plan, search):
+    """One that is worse on each of n seeds has p = 2^-n, which is below 0.1 from the fourth on."""
+    stub.returns = {0: 10.0, 1: 1.0, 2: 11.0}
+    _, study = search(plan(trials=3, pruner="wilcoxon", seeds=6))
+    assert [seed for trial, seed in stub.executions() if trial == 1] == [100, 101, 102, 103]
+    assert states(study) == ["COMPLETE", "PRUNED", "COMPLETE"]
+    assert study.trials[1].intermediate_values == {0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0}
+
+
+def test_machines_that_share_a_study_never_train_the_same_trial(stub, plan, search, storage):
+    stub.seconds = 0.02
+    p = plan(trials=6, workers=2, storage=storage, sampler="random", sampler_seed=None)
+    machines = [mp.get_context("fork").Process(target=search, args=(p,)) for _ in range(2)]
+    for machine in machines:
+        machine.start()
+    for machine in machines:
+        machine.join(30)
+        assert machine.exitcode == 0
+    executions = stub.executions()
+    assert sorted(set(executions)) == sorted(executions) and len(executions) == 12
+    summary, study = search(p)
+    assert len(stub.executions()) == 12 and len(summary.trials) == 6
+    assert sum(trials.DEFAULT in trial.user_attrs for trial in study.trials) == 1
+
+
+def test_the_trial_of_a_machine_that_is_silent_starts_again_and_that_of_another_one_does_not(stub, plan, search):
+    p = plan(trials=2)
+    study = open_study(p)
+    for silent in (True, False):
+        trial = study.ask()
+        trial.set_user_attr("owner", {"host": "elsewhere", "pid": 1, "at": time.time() - 1000 * silent})
+    assert trials.recover(study) == [0]
+    search(p)
+    assert states(study) == ["FAIL", "RUNNING", "COMPLETE"]
+    assert study.trials[2].params.items() >= {"n_steps": 5, "use_rms_prop": True}.items()  # queued by the first: as it is
+
+
+def test_a_trial_that_another_machine_has_taken_over_is_given_up(stub, plan, search, monkeypatch):
+    """A machine that was silent for long, such as a suspended one, wakes up."""
+    hear, heard = trials.keep, []
+
+    def taken_over_meanwhile(trial, finished):
+        if not heard:
+            heard.append(trial.number)
+            trials.interrupt(trial.study, trial.number)
+        hear(trial, finished)
+
+    monkeypatch.setattr(trials, "keep", taken_over_meanwhile)
+    _, study = search(plan(trials=2))
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert study.trials[1].params == study.trials[0].params
+
+
+def test_who_was_killed_between_giving_up_a_trial_and_queueing_it_again_loses_nothing(stub, plan, search, monkeypatch):
+    study = open_study(plan())
+    trial = study.ask()
+    trial.set_user_attr("owner", {"host": socket.gethostname(), "pid": 2**22 + 1, "at": time.time()})  # beyond every process
+    with monkeypatch.context() as patch:
+        patch.setattr(trials, "_enqueue_again", lambda *_: None)
+        trials.recover(study)
+    search(plan(trials=1))
+    assert states(study) == ["FAIL", "COMPLETE"]
+    assert study.trials[1].user_attrs["instead of"] == 0
+
+
+def test_trials_start_where_the_sampler_says(stub, plan, search):
+    """Of one seed, hence the same again; and each with the hyperparameters of its parameters."""
+    _, study = search(plan(trials=3, sampler="random"))
+    for trial in study.trials:
+        assert stub.rates()[trial.number] == str(arguments_of("a2c", trial.params)["learning_rate"])
+    assert len(set(stub.rates().values())) == 3
