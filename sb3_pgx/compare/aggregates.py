@@ -1,9 +1,9 @@
 """
 Numbers that sum an algorithm up over seeds and environments (Agarwal et al., 2021), as pure functions of normalised scores.
 
-Scores are ``[..., S, E]``: S seeds in each of E environments. The definitions are rliable's, which the tests hold them against;
-rliable itself is no dependency, since it draws from NumPy's process-wide random state, resamples one by one in Python, and brings
-arch, statsmodels and seaborn.
+Scores are ``[..., S, E]``: S seeds in each of E environments. The definitions are rliable's, whose results the tests expect.
+rliable itself is no dependency: it draws from NumPy's process-wide random state, and needs a release of arch that cannot be
+imported beside pandas 3.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def mean_over_environments(scores: Floats) -> Floats:
 
 
 def median_over_environments(scores: Floats) -> Floats:
-    """Median over environments of the mean over seeds; half of the environments do not matter: ``[..., S, E]`` to ``[...]``."""
+    """Median over environments of the mean over seeds; outliers do not matter: ``[..., S, E]`` to ``[...]``."""
     return np.median(scores.mean(axis=-2), axis=-1)
 
 

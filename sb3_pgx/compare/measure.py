@@ -10,10 +10,10 @@ from typing import Any
 from sb3_pgx.compare.finished import find_finished, run_missing
 from sb3_pgx.compare.peers import prepare
 from sb3_pgx.compare.pool import run_all
-from sb3_pgx.compare.report import thousands
 from sb3_pgx.compare.runs import RunResult, RunSpec, file_name, versions
 from sb3_pgx.compare.statistics import bootstrap_interval, interquartile_mean
 from sb3_pgx.compare.verdict import Settings
+from sb3_pgx.compare.wording import thousands
 
 # Hyperparameters are tuned on seeds 100 and up: none of these had a say in them.
 SEEDS = (0, 1, 2, 3, 4)
@@ -78,4 +78,3 @@ def tell(results: Sequence[RunResult]) -> list[str]:
         else f"seed {r.seed}: failed, {r.error}"
         for r in results
     ]
-

@@ -111,8 +111,8 @@ def _config_key(peer: Peer, configs: Path | None) -> str:
 
 def resolve_peer(name: str) -> Peer:
     """
-    :param name: an algorithm of this package, ``sb3:<name>``, ``contrib:<name>`` or ``sbx:<name>``; with hyperparameters in brackets, which
-        are used instead of those in its file: ``trpo[critic=trust_region, target_kl=0.02]``
+    :param name: an algorithm of this package, ``sb3:<name>``, ``contrib:<name>`` or ``sbx:<name>``; with hyperparameters
+        in brackets, which are used instead of those in its file: ``trpo[critic=trust_region, target_kl=0.02]``
     :return: what the name stands for; the configuration key of ``sb3:ppo`` is ``ppo``
     :raises ValueError: no such algorithm; gives the nearest names
     :raises ImportError: the package that holds it is not installed; says how to install it

@@ -47,7 +47,8 @@ def run_all(
     context = mp.get_context("spawn")  # forking a process that already runs torch threads can deadlock
     counter, stop = context.Value("q", 0), context.Event()
     workers = min(workers or os.cpu_count() or 1, len(specs))
-    jobs = list(zip(specs, paths or [None] * len(specs), strict=True))
+    files: Sequence[Path | None] = [None] * len(specs) if paths is None else paths
+    jobs = list(zip(specs, files, strict=True))
     with ProcessPoolExecutor(workers, context, _initialize, (counter, stop)) as pool:
         futures = {pool.submit(_execute_and_write, *job): job for job in jobs}
         try:

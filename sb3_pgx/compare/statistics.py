@@ -1,11 +1,13 @@
 """Statistics over seeds: few numbers, heavy tails, so intervals by bootstrap and averages that outliers cannot move."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+RESAMPLES = 9_999
 MAX_ELEMENTS = 10_000_000  # of resampled arrays at a time
 
 Floats = NDArray[np.floating]
@@ -52,7 +54,7 @@ def bootstrap_interval(
     values_per_seed: Sequence[float] | Floats, statistic: Statistic = mean, confidence: float = 0.95, seed: int = 0
 ) -> tuple[Floats, Floats]:
     """
-    Percentile bootstrap interval over seeds (Efron, 1979): seeds are drawn with replacement 9999 times.
+    Percentile bootstrap interval over seeds (Efron, 1979): seeds are drawn with replacement :data:`RESAMPLES` times.
 
     :param values_per_seed: one value, or one array of values, for each seed: ``[S, ...]``
     :param statistic: what the interval is for
@@ -92,7 +94,11 @@ def bootstrap_interval_of_groups(
 
 
 def stratified_interval(
-    groups: Sequence[Floats], statistic: Callable[..., Floats], confidence: float = 0.95, seed: int = 0
+    groups: Sequence[Floats],
+    statistic: Callable[..., Floats],
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> tuple[Floats, Floats]:
     """
     Percentile bootstrap interval with the environments as strata (Agarwal et al., 2021): each time, the runs of every
@@ -102,6 +108,7 @@ def stratified_interval(
     :param statistic: of as many arrays ``[..., S, E]``; gives ``[...]``
     :param confidence: probability that the interval is meant to cover, in (0, 1)
     :param seed: of the resampling, so that a report can be reproduced
+    :param resamples: how often runs are drawn
     :return: lower and upper end, each of the statistic's shape; NaN where a group has one seed, which says nothing about its
         spread
     :raises ValueError: a group has no seed
@@ -111,7 +118,7 @@ def stratified_interval(
     ends = np.cumsum([0, *(group.shape[1] for group in groups)])
 
     def of_strata(*strata: Floats, axis: int) -> Floats:  # the seeds are the last axis here, whatever they were before
-        parts = [np.stack(strata[a:b], axis=-1) for a, b in zip(ends, ends[1:], strict=False)]
+        parts = [np.stack(strata[a:b], axis=-1) for a, b in pairwise(ends)]
         return statistic(*parts)
 
     strata = [group[:, env] for group in groups for env in range(group.shape[1])]
@@ -119,7 +126,7 @@ def stratified_interval(
         nothing = np.full(np.shape(of_strata(*(np.moveaxis(x, 0, -1) for x in strata), axis=-1)), np.nan)
         return nothing, nothing
     batch = max(1, MAX_ELEMENTS // sum(stratum.size for stratum in strata))
-    return _bootstrap(strata, of_strata, confidence, seed, batch)
+    return _bootstrap(strata, of_strata, confidence, seed, resamples, batch)
 
 
 def _bootstrap(
@@ -127,6 +134,7 @@ def _bootstrap(
     statistic: Statistic | StatisticOfGroups,
     confidence: float,
     seed: int,
+    resamples: int = RESAMPLES,
     batch: int | None = None,
 ) -> tuple[Floats, Floats]:
     from scipy.stats import bootstrap
@@ -136,6 +144,7 @@ def _bootstrap(
         statistic,
         axis=0,
         vectorized=True,
+        n_resamples=resamples,
         batch=batch,
         confidence_level=confidence,
         method="percentile",
