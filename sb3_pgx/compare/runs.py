@@ -70,7 +70,8 @@ class RunResult:
     """
     What a run gave. ``steps`` were taken in the environments; ``curve_steps``, ``curve_seconds`` and ``curve_returns`` are
     the evaluations during training (steps and seconds of training before each, mean return of each), ``returns`` the
-    episodes played by the final policy; ``training_seconds`` leaves out the time spent in evaluations; ``error`` is None, or the sentence with which the run failed.
+    episodes played by the final policy; ``training_seconds`` leaves out the time spent in evaluations; ``error`` is None, or
+    the sentence with which the run failed.
     """
 
     label: str
