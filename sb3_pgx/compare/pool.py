@@ -4,6 +4,7 @@ import json
 import multiprocessing as mp
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -126,10 +127,19 @@ def _initialize(counter: Synchronized, stop: Event) -> None:
     """Prepares a worker process; the two globals exist in worker processes only."""
     global _counter, _stop
     _counter, _stop = counter, stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C as well, and tells the workers
     th.set_num_threads(1)  # runs share the processors; more threads than processors slow all of them down
     for name, value in JAX_SETTINGS.items():  # before a peer imports it
         os.environ.setdefault(name, value)
+
+
+def _end_with_parent() -> None:
+    """Where the comparison is killed, its runs end as well; else they would go on, and nothing would wait for them."""
+    parent = mp.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _execute_and_write(spec: RunSpec, path: Path | None) -> RunResult:

@@ -87,7 +87,7 @@ def _aggregates(findings: Findings, setting: Setting, pictures: Collection[str])
 
 def _environment(summaries: Sequence[Summary], env_id: str, setting: Setting) -> Table:
     threshold = setting.thresholds.get(env_id)
-    header = ["algorithm", "final return (95 % interval)", "interquartile mean"]
+    header = ["algorithm", "final return [95 % interval]", "interquartile mean"]
     header += [f"steps to {threshold:g}"] if threshold is not None else []
     rows = [_row(summary, threshold, setting) for summary in summaries]
     return Table((*header, "frames per second", "hyperparameters"), tuple(rows))
@@ -110,7 +110,7 @@ def _improvements(findings: Findings, setting: Setting, pictures: Collection[str
     if not findings.improvements:
         return ()
     rows = tuple((i.first, i.second, _interval(i.probability, 2)) for i in findings.improvements)
-    table = Table(("algorithm", "compared with", "probability of improvement (95 % interval)"), rows)
+    table = Table(("algorithm", "compared with", "probability of improvement [95 % interval]"), rows)
     return (table, *_pictures(("improvement",), setting, pictures))
 
 
@@ -149,4 +149,4 @@ def _provenance(setting: Setting) -> tuple[Block, ...]:
 def _interval(estimate: Estimate, digits: int) -> str:
     if math.isnan(estimate.low):
         return f"{estimate.value:.{digits}f} (no interval from one seed)"
-    return f"{estimate.value:.{digits}f} ([{estimate.low:.{digits}f}, {estimate.high:.{digits}f}])"
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

@@ -6,16 +6,18 @@ from html import escape
 
 from sb3_pgx.compare.report.document import Block, Bullets, Code, Document, Picture, Table
 
+SHORT = 36  # cells of so few letters are not broken into lines
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: #1d2126; background: #fff;
-  max-width: 66rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
+  max-width: 72rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 1rem; }
 h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; padding-top: .9rem; border-top: 1px solid #d9dde2; }
 table { border-collapse: collapse; font-size: .92rem; margin: .8rem 0; display: block; overflow-x: auto; max-width: 100%; }
 th, td { text-align: left; padding: .38rem .9rem .38rem 0; vertical-align: top; border-bottom: 1px solid #e6e9ed;
   font-variant-numeric: tabular-nums; }
 th { font-weight: 600; border-bottom: 2px solid #9aa3ad; }
+td.short { white-space: nowrap; }
 tbody tr:hover { background: #f5f7f9; }
 figure { margin: 1.2rem 0; }
 figure img { max-width: 100%; height: auto; }
@@ -67,7 +69,7 @@ def _blocks(blocks: tuple[Block, ...], pictures: Mapping[str, str]) -> str:
 def _block(block: Block, pictures: Mapping[str, str]) -> str:
     if isinstance(block, Table):
         head = "".join(f"<th>{escape(cell)}</th>" for cell in block.header)
-        rows = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in block.rows)
+        rows = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in block.rows)
         return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
     if isinstance(block, Picture):
         # As an image of its own, so that the identifiers inside of one picture do not meet those of another.
@@ -79,3 +81,8 @@ def _block(block: Block, pictures: Mapping[str, str]) -> str:
     if isinstance(block, Code):
         return f"<pre><code>{escape(block.text)}</code></pre>"
     return f"<p>{escape(block)}</p>"
+
+
+def _cell(text: str) -> str:
+    kind = ' class="short"' if len(text) <= SHORT else ""
+    return f"<td{kind}>{escape(text)}</td>"
