@@ -45,7 +45,7 @@ def find_finished(specs: Sequence[RunSpec], paths: Sequence[Path]) -> Finished:
 
 def run_missing(
     specs: Sequence[RunSpec],
-    paths: Sequence[Path],
+    paths: Sequence[Path] | None,
     finished: Mapping[int, RunResult],
     workers: int | None = None,
     progress: bool = True,
@@ -55,7 +55,7 @@ def run_missing(
     Executes the runs that are not finished yet.
 
     :param specs: all runs
-    :param paths: the file of each
+    :param paths: the file of each; None to write nothing
     :param finished: results that are there, by their place in ``specs``
     :param workers: processes at a time
     :param progress: whether to show a progress bar
@@ -65,7 +65,8 @@ def run_missing(
     missing = [index for index in range(len(specs)) if index not in finished]
     if not missing:
         return [finished[index] for index in range(len(specs))]
-    new = run_all([specs[i] for i in missing], [paths[i] for i in missing], workers, progress, on_result)
+    files = None if paths is None else [paths[i] for i in missing]
+    new = run_all([specs[i] for i in missing], files, workers, progress, on_result)
     results = {**finished, **dict(zip(missing, new, strict=True))}
     return [results[index] for index in range(len(specs))]
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from sb3_pgx.compare.finished import find_finished, run_missing
 from sb3_pgx.compare.peers import prepare
-from sb3_pgx.compare.pool import run_all
 from sb3_pgx.compare.runs import RunResult, RunSpec, file_name, versions
 from sb3_pgx.compare.statistics import bootstrap_interval, interquartile_mean
 from sb3_pgx.compare.verdict import Settings
@@ -42,7 +41,7 @@ def measure(
         RunSpec(peer.label, peer.algorithm, env_id, seed, timesteps, config, eval_episodes=eval_episodes) for seed in seeds
     ]
     if settings.output is None:
-        return run_all(specs, None, settings.workers, settings.progress)
+        return run_missing(specs, None, {}, settings.workers, settings.progress)
     folder = run_folder(specs[0], settings.output)
     paths = [folder / f"{spec.name}.json" for spec in specs]
     return run_missing(specs, paths, find_finished(specs, paths).results, settings.workers, settings.progress)
