@@ -62,7 +62,8 @@ def draw_curves(findings: Findings, setting: Setting) -> "Figure":
                 _draw_band(axes, summary.curve, summary.label, setting)
         if env_id in setting.thresholds:
             threshold = setting.thresholds[env_id]
-            axes.axhline(threshold, color="0.35", linestyle="--", linewidth=1, label=f"threshold {threshold:g}", zorder=1)
+            label = f"threshold {threshold:g}" if columns == 1 else "threshold"
+            axes.axhline(threshold, color="0.35", linestyle="--", linewidth=1, label=label, zorder=1)
         axes.set_xlim(0, setting.timesteps)
         if index // columns == (len(setting.env_ids) - 1 - index % columns) // columns:
             axes.set_xlabel("environment steps, all environments together" if columns == 1 else "environment steps")
