@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import gymnasium
 import pytest
 import torch as th
 from readme_tables import GENERATED, results, section
@@ -52,8 +53,9 @@ def test_commands_parse_and_targets_exist():
             _parser().parse_args(words[1:])
 
 
-def test_the_comparison_of_the_readme_runs(runs_in_this_process, tmp_path, capsys):
-    """On a small budget, with one seed."""
+def test_the_comparison_of_the_readme_runs(runs_in_this_process, tmp_path, monkeypatch, capsys):
+    """On a small budget, with one seed, and with short episodes."""
+    monkeypatch.setattr(gymnasium.spec("Acrobot-v1"), "max_episode_steps", 20)
     (command,) = [line for _, block in blocks("README.md", "sh") for line in block.splitlines() if "sb3-pgx compare" in line]
     shortened = re.sub(r"--seeds \d+ --timesteps \d+", "--seeds 1 --timesteps 40 --eval-episodes 1", command)
     assert shortened != command
