@@ -2,9 +2,11 @@
 
 import pytest
 import torch as th
+from here import run_all_here
 from problems import DEVICE
 
 from sb3_pgx.common import compiling
+from sb3_pgx.compare import finished
 from sb3_pgx.registry import ALGORITHMS
 
 th.set_num_threads(1)
@@ -44,3 +46,9 @@ def graphs(monkeypatch):
 def validation_stays_on(monkeypatch):
     """The compiler, once imported, turns the validation of distributions off for good."""
     monkeypatch.setattr(th.distributions.Distribution, "_validate_args", th.distributions.Distribution._validate_args)
+
+
+@pytest.fixture
+def runs_in_this_process(monkeypatch):
+    """Comparisons and claims train without the processes that they start."""
+    monkeypatch.setattr(finished, "run_all", run_all_here)

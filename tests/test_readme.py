@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import gymnasium
 import pytest
 import torch as th
 from readme_tables import GENERATED, results, section
@@ -52,12 +53,23 @@ def test_commands_parse_and_targets_exist():
             _parser().parse_args(words[1:])
 
 
-def test_the_comparison_of_the_readme_runs(tmp_path, capsys):
-    """On a small budget, with one seed."""
+def test_the_comparison_of_the_readme_runs(runs_in_this_process, tmp_path, monkeypatch, capsys):
+    """On a small budget, with one seed, and with short episodes."""
+    monkeypatch.setattr(gymnasium.spec("Acrobot-v1"), "max_episode_steps", 20)
     (command,) = [line for _, block in blocks("README.md", "sh") for line in block.splitlines() if "sb3-pgx compare" in line]
-    shortened = re.sub(r"--seeds \d+ --timesteps \d+", "--seeds 1 --timesteps 300", command)
+    shortened = re.sub(r"--seeds \d+ --timesteps \d+", "--seeds 1 --timesteps 40 --eval-episodes 1", command)
     assert shortened != command
     assert main([*shlex.split(shortened)[1:], "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    assert all(f"| {name} |" in printed for name in ("reinforce", "reinforce_baseline", "sb3:ppo"))
-    assert "failed" not in printed and (tmp_path / "out" / "curves.png").exists()
+    assert all(printed.count(f"| {name} |") >= 3 for name in ("ppo", "sb3:ppo", "a2c"))
+    named = re.findall(r"`(\w+\.(?:html|md|csv))`", section_of("## Compare"))
+    assert "failed" not in printed and len(named) == 5 and all((tmp_path / "out" / name).is_file() for name in named)
+
+
+def test_the_demo_of_the_makefile_is_a_command():
+    (command,) = re.findall(r"\$\(BIN\)/sb3-pgx (compare .*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert _parser().parse_args(shlex.split(command)).algos == ["reinforce", "reinforce_baseline", "sb3:ppo"]
+
+
+def section_of(title):
+    return (ROOT / "README.md").read_text(encoding="utf-8").partition(f"{title}\n")[2].partition("\n## ")[0]

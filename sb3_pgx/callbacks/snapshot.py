@@ -108,7 +108,7 @@ def fast_tanh(policy: nn.Module) -> Iterator[None]:
     if any(p.device.type != "cpu" for p in policy.parameters()):
         layers = []
     for layer in layers:
-        layer.forward = _tanh  # type: ignore[method-assign]
+        layer.forward = _tanh  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -29,8 +29,9 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from sb3_pgx.compare.arguments import check_positive
     from sb3_pgx.compare.claims import check_claims, results_folder, select_claims
-    from sb3_pgx.compare.comparison import check_output, check_positive
+    from sb3_pgx.compare.folder import check_output
     from sb3_pgx.compare.verdict import Settings
     from sb3_pgx.zoo.configs import check_folder
 

@@ -9,50 +9,75 @@ from sb3_pgx.cli.common import FAILED, USER_ERRORS, Commands, add_run_options, u
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "compare",
-        help="train several algorithms over several seeds on one budget",
-        description="Train several algorithms over several seeds on one budget of environment steps; "
-        "write a table with intervals, learning curves, and a JSON file for each run.",
+        help="train several algorithms over several seeds and environments on one budget",
+        description="Train several algorithms in one or several environments over several seeds on one budget of "
+        "environment steps; write a report (HTML, Markdown, PNG, CSV) with statistics over seeds and environments, and a "
+        "JSON file for each run. The same command with the same --output goes on where it was interrupted.",
     )
-    parser.add_argument("--env", required=True, metavar="ID", help="Gymnasium's name of the environment")
+    parser.add_argument("--env", required=True, nargs="+", metavar="ID", help="Gymnasium's names of the environments")
     parser.add_argument(
         "--algos",
         required=True,
         nargs="+",
         metavar="NAME",
-        help="such as reinforce, sb3:ppo, contrib:trpo or 'ppo[gamma=0.98, n_epochs=4]', with settings of its own",
+        help="such as reinforce, sb3:ppo, contrib:trpo, sbx:ppo or 'ppo[gamma=0.98, n_epochs=4]', with settings of its own",
     )
     parser.add_argument("--timesteps", required=True, type=int, help="environment steps for each run")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds: 0, 1, … (default: %(default)s)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/compare-<env>-<time>")
-    parser.add_argument("--threshold", type=float, help="return that counts as solved (default: Gymnasium's, if any)")
+    parser.add_argument("--seeds", default="3", help="how many (0, 1, …), or which ones: 4,7,8 (default: %(default)s)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="default: runs/compare-<env>-<time>; finished runs of the same comparison that it holds are not trained again",
+    )
+    parser.add_argument(
+        "--threshold",
+        nargs="+",
+        metavar="[ENV=]RETURN",
+        help="return that counts as solved (default: Gymnasium's, if any)",
+    )
+    parser.add_argument(
+        "--normalize",
+        nargs="+",
+        metavar="ENV=LOW,HIGH",
+        help="returns that count as 0 and as 1 where environments are summed up (default: a random policy, and the "
+        "threshold or else the best run)",
+    )
     parser.add_argument(
         "--eval-episodes", type=int, default=20, help="episodes that each final policy plays (default: %(default)s)"
     )
-    parser.add_argument("--force", action="store_true", help="replace results of the same names in --output")
+    parser.add_argument("--force", action="store_true", help="train every run anew and replace results of the same names")
     add_run_options(parser)
     parser.set_defaults(command=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    from sb3_pgx.compare.comparison import plan_comparison, run_comparison
+    from sb3_pgx.compare.arguments import read_normalize, read_seeds, read_threshold
+    from sb3_pgx.compare.comparison import make_folder, plan_comparison, run_comparison
+    from sb3_pgx.compare.wording import count
 
     try:
         plan = plan_comparison(
             env=args.env,
             algorithms=args.algos,
             timesteps=args.timesteps,
-            seeds=args.seeds,
+            seeds=read_seeds(args.seeds),
             output=args.output,
             workers=args.workers,
-            threshold=args.threshold,
+            threshold=read_threshold(args.threshold),
             eval_episodes=args.eval_episodes,
             configs=args.configs,
+            normalize=read_normalize(args.normalize),
             force=args.force,
         )
-        (plan.output / "runs").mkdir(parents=True, exist_ok=True)  # before hours of training, not after
+        make_folder(plan)  # before hours of training, not after
     except USER_ERRORS as error:
         return usage_error(error)
-    print(f"{len(plan.specs)} runs into {plan.output}")
+    print(f"{count(len(plan.specs), 'run')} into {plan.output}")
+    if plan.finished.results:
+        print(f"{len(plan.finished.results)} of them are finished there, and are not trained again (--force trains them anew)")
+    for path in plan.finished.damaged:
+        print(f"{path} is half written or of another run; it is trained again")
     comparison = run_comparison(plan)
-    print(f"\n{comparison.report}\nwritten to {plan.output}: report.md, curves.png, runs/")
+    print(f"\n{comparison.brief}\nwritten to {plan.output}: report.html, report.md, pictures, CSV files, runs/")
     return FAILED if all(result.error for result in comparison.results) else 0

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sb3_pgx.compare.measure import describe, measure, tell
-from sb3_pgx.compare.report import thousands
 from sb3_pgx.compare.runs import RunResult
 from sb3_pgx.compare.statistics import (
     area_under_curve,
@@ -14,6 +13,7 @@ from sb3_pgx.compare.statistics import (
     interquartile_mean_difference,
 )
 from sb3_pgx.compare.verdict import Settings, Verdict, provenance
+from sb3_pgx.compare.wording import thousands
 
 
 @dataclass(frozen=True)

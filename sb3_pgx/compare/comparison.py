@@ -1,155 +1,271 @@
 """A comparison from its arguments to its report: everything is checked first, then trained, then written down."""
 
 import os
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from sb3_pgx.common.extras import require_extra
-from sb3_pgx.compare.peers import prepare
-from sb3_pgx.compare.pool import run_all
-from sb3_pgx.compare.report import Setting, markdown, save_curves
-from sb3_pgx.compare.runs import RunResult, RunSpec
-from sb3_pgx.compare.summary import Summary, summarize
+from sb3_pgx.compare.arguments import (
+    Threshold,
+    check_normalize,
+    check_positive,
+    choose_seeds,
+    find_thresholds,
+    without_twins,
+)
+from sb3_pgx.compare.findings import Findings, examine
+from sb3_pgx.compare.finished import Finished, find_finished, run_missing
+from sb3_pgx.compare.folder import RECORD, check_goes_on, describe, folder_name, run_path
+from sb3_pgx.compare.peers import package_versions, prepare
+from sb3_pgx.compare.pool import write_json
+from sb3_pgx.compare.report import write_report
+from sb3_pgx.compare.runs import RunResult, RunSpec, versions
+from sb3_pgx.compare.scores import random_return
+from sb3_pgx.compare.setting import Setting
+from sb3_pgx.compare.wording import duration
 
 CURVE_EPISODES = 5
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison whose arguments were checked: the runs to do, and where their results go."""
+    """
+    A comparison whose arguments were checked.
+
+    :param specs: all runs
+    :param setting: what they share
+    :param output: folder for the results
+    :param finished: what an earlier start of the same comparison left there
+    :param force: whether to train every run anew
+    """
 
     specs: tuple[RunSpec, ...]
     setting: Setting
     output: Path
+    finished: Finished
+    force: bool = False
+
+    @property
+    def paths(self) -> list[Path]:
+        """The file of each run."""
+        return [run_path(self.output, spec) for spec in self.specs]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What decides the outcome."""
+        return describe(self.specs, self.setting.versions)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison found, and where it was written: ``report.md``, ``curves.png`` and ``runs/*.json``."""
+    """
+    What a comparison found, and where it was written.
+
+    :param results: of all runs
+    :param findings: every number of the report
+    :param report: as Markdown
+    :param brief: its tables of results alone
+    :param output: folder with ``report.html``, ``report.md``, pictures, tables as CSV and ``runs/``
+    """
 
     results: list[RunResult]
-    summaries: list[Summary]
+    findings: Findings
     report: str
+    brief: str
     output: Path
 
 
 def compare(
-    env: str,
+    env: str | Sequence[str],
     algorithms: Sequence[str],
     timesteps: int,
     seeds: int | Sequence[int] = 3,
     output: Path | str | None = None,
     workers: int | None = None,
-    threshold: float | None = None,
+    threshold: Threshold = None,
     eval_episodes: int = 20,
     configs: Path | str | None = None,
+    normalize: Mapping[str, tuple[float, float]] | None = None,
     force: bool = False,
     progress: bool = True,
 ) -> Comparison:
     """
-    Trains several algorithms over several seeds on the same budget of environment steps, and writes a table and learning
-    curves. Runs are processes: call it under ``if __name__ == "__main__":``.
+    Trains several algorithms in one or several environments over several seeds, on the same budget of environment steps, and
+    writes a report with statistics over seeds and environments. Where ``output`` holds finished runs of the same comparison,
+    they are not trained again. Runs are processes: call it under ``if __name__ == "__main__":``.
 
-    :param env: Gymnasium's name of the environment
-    :param algorithms: such as ``"reinforce"``, ``"sb3:ppo"``, ``"contrib:trpo"``
+    :param env: Gymnasium's name of the environment, or several
+    :param algorithms: such as ``"reinforce"``, ``"sb3:ppo"``, ``"contrib:trpo"``, ``"sbx:ppo"`` or ``"ppo[gamma=0.98]"``
     :param timesteps: environment steps for each run, over all its environments
     :param seeds: how many (0, 1, …), or which ones
     :param output: folder for the results; default ``runs/compare-<env>-<time>``
     :param workers: runs at a time; default as many as there are processors
-    :param threshold: return that counts as solved; default Gymnasium's reward threshold of the environment, if it has one
+    :param threshold: return that counts as solved, by environment where there are several; default Gymnasium's reward
+        threshold of the environment, if it has one
     :param eval_episodes: episodes that the final policy of each run plays
     :param configs: folder of hyperparameter files in rl_zoo3's format; default this package's
-    :param force: whether to write into a folder that is not empty, replacing files of the same names
-    :param progress: whether to show a progress bar
+    :param normalize: returns that count as 0 and 1, by environment; default those of
+        :func:`~sb3_pgx.compare.scores.find_scale`
+    :param force: whether to write into a folder of something else, replacing files of the same names, and to train every run
+        anew
+    :param progress: whether to show a progress bar and a line for each run
     :return: the results and the report
     :raises ValueError: an unknown name, or a number out of range
-    :raises FileExistsError: ``output`` is not empty and ``force`` is False
+    :raises FileExistsError: ``output`` holds something else than this comparison and ``force`` is False
     :raises ImportError: a package that this needs is not installed
     """
     plan = plan_comparison(
-        env, algorithms, timesteps, seeds, output, workers, threshold, eval_episodes, configs=configs, force=force
+        env, algorithms, timesteps, seeds, output, workers, threshold, eval_episodes, configs, normalize, force
     )
     return run_comparison(plan, progress)
 
 
 def plan_comparison(
-    env: str,
+    env: str | Sequence[str],
     algorithms: Sequence[str],
     timesteps: int,
     seeds: int | Sequence[int] = 3,
     output: Path | str | None = None,
     workers: int | None = None,
-    threshold: float | None = None,
+    threshold: Threshold = None,
     eval_episodes: int = 20,
     configs: Path | str | None = None,
+    normalize: Mapping[str, tuple[float, float]] | None = None,
     force: bool = False,
 ) -> Plan:
     """Checks what can be checked before training, and creates nothing; arguments and errors of :func:`compare`."""
     require_extra()
     check_positive(timesteps=timesteps, eval_episodes=eval_episodes, workers=1 if workers is None else workers)
-    chosen = _seeds(seeds)
-    if not algorithms:
-        raise ValueError("no algorithm to compare was given")
-    if len(set(algorithms)) < len(algorithms):
-        raise ValueError(f"an algorithm is named twice: {', '.join(algorithms)}")
+    chosen = choose_seeds(seeds)
+    env_ids = without_twins([env] if isinstance(env, str) else env, "environment")
+    names = without_twins(algorithms, "algorithm")
+    normalize = {} if normalize is None else dict(normalize)
+    check_normalize(normalize, env_ids)
     specs: list[RunSpec] = []
-    for name in algorithms:
-        peer, config, spec = prepare(name, env, None if configs is None else Path(configs))
-        threshold = spec.reward_threshold if threshold is None else threshold
-        specs += [
-            RunSpec(
-                peer.label,
-                peer.algorithm,
-                env,
-                seed,
-                timesteps,
-                config,
-                curve_episodes=CURVE_EPISODES,
-                eval_episodes=eval_episodes,
-            )
-            for seed in chosen
-        ]
-    folder = _default_output(env) if output is None else Path(output)
-    check_output(folder, force)
-    n_workers = min(workers or os.cpu_count() or 1, len(specs))
-    return Plan(tuple(specs), Setting(env, chosen, timesteps, threshold, eval_episodes, CURVE_EPISODES, n_workers), folder)
+    known: dict[str, float | None] = {}
+    for env_id in env_ids:
+        for name in names:
+            peer, config, of_env = prepare(name, env_id, None if configs is None else Path(configs))
+            known[env_id] = of_env.reward_threshold
+            specs += [
+                RunSpec(
+                    peer.label,
+                    peer.algorithm,
+                    env_id,
+                    seed,
+                    timesteps,
+                    config,
+                    curve_episodes=CURVE_EPISODES,
+                    eval_episodes=eval_episodes,
+                )
+                for seed in chosen
+            ]
+    setting = Setting(
+        env_ids=env_ids,
+        algorithms=names,
+        seeds=chosen,
+        timesteps=timesteps,
+        thresholds=find_thresholds(threshold, known),
+        eval_episodes=eval_episodes,
+        curve_episodes=CURVE_EPISODES,
+        workers=min(workers or os.cpu_count() or 1, len(specs)),
+        normalize=normalize,
+        command=_command(env_ids, names, timesteps, chosen, threshold, eval_episodes, configs, normalize),
+        versions={**versions(), **package_versions(names)},
+    )
+    folder = _default_output(env_ids) if output is None else Path(output)
+    check_goes_on(folder, describe(specs, setting.versions), force)
+    setting = with_random_returns(setting, specs)
+    finished = Finished({}, ()) if force else find_finished(specs, [run_path(folder, spec) for spec in specs])
+    return Plan(tuple(specs), setting, folder, finished, force)
 
 
-def run_comparison(plan: Plan, progress: bool = True) -> Comparison:
-    """Does the runs of a plan and writes its report."""
-    results = run_all(plan.specs, plan.output / "runs", plan.setting.workers, progress)
-    summaries = summarize(results, plan.setting.threshold)
-    report = markdown(summaries, plan.setting)
-    (plan.output / "report.md").write_text(report, encoding="utf-8")
-    save_curves(summaries, plan.setting, plan.output / "curves.png")
-    return Comparison(results, summaries, report, plan.output)
+def run_comparison(plan: Plan, progress: bool = True, tell: Callable[[str], None] | None = None) -> Comparison:
+    """
+    Does the runs of a plan that are not finished yet, and writes the report.
+
+    :param plan: of :func:`plan_comparison`
+    :param progress: whether to show a progress bar and a line for each run
+    :param tell: takes the lines; default writes them above the bar
+    """
+    make_folder(plan)
+    teller = _Teller(len(plan.specs) - len(plan.finished.results), tell or _write_line) if progress else lambda result: None
+    results = run_missing(plan.specs, plan.paths, plan.finished.results, plan.setting.workers, progress, teller)
+    findings = examine(results, plan.setting)
+    report, brief = write_report(findings, results, plan.setting, plan.output)
+    return Comparison(results, findings, report, brief, plan.output)
 
 
-def check_positive(**arguments: int) -> None:
-    """:raises ValueError: an argument is below 1"""
-    for name, value in arguments.items():
-        if value < 1:
-            raise ValueError(f"{name.replace('_', '-')} is {value}; it must be at least 1")
+def make_folder(plan: Plan) -> None:
+    """Makes the folder and says there which comparison it is for: before hours of training, not after."""
+    plan.output.mkdir(parents=True, exist_ok=True)
+    if plan.force:  # else a run of before would count as finished after an interruption
+        for path in plan.paths:
+            path.unlink(missing_ok=True)
+    write_json(plan.output / RECORD, plan.record)
 
 
-def check_output(folder: Path, force: bool = False) -> None:
-    """:raises FileExistsError: results would mix with what is in the folder already"""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not force):
-        kind = "a file" if folder.is_file() else "not empty"
-        remedy = "" if folder.is_file() else ", or use --force to replace results of the same names"
-        raise FileExistsError(f"the output folder {folder} is {kind}; choose another one{remedy}")
+def with_random_returns(setting: Setting, specs: Sequence[RunSpec]) -> Setting:
+    """The setting with what a random policy gets, in the environments where a score needs it."""
+    if not setting.scored:
+        return setting
+    first = {spec.env_id: spec.config for spec in reversed(specs)}
+    played = {env_id: random_return(env_id, first[env_id]) for env_id in setting.env_ids if env_id not in setting.normalize}
+    return replace(setting, random_returns=played)
 
 
-def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    if isinstance(seeds, int):
-        check_positive(seeds=seeds)
-        return tuple(range(seeds))
-    check_positive(seeds=len(seeds))
-    return tuple(seeds)
+class _Teller:
+    """A line for each run that ends, with an estimate of the time that is left."""
+
+    def __init__(self, total: int, tell: Callable[[str], None]):
+        self.total, self.tell = total, tell
+        self.done, self.started = 0, time.monotonic()
+
+    def __call__(self, result: RunResult) -> None:
+        self.done += 1
+        left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
+        outcome = f"{result.mean_return:.1f}" if result.error is None else f"failed, {result.error}"
+        estimate = f"; about {duration(left)} left" if self.done < self.total else ""
+        self.tell(f"[{self.done}/{self.total}] {result.label} on {result.env_id}, seed {result.seed}: {outcome}{estimate}")
 
 
-def _default_output(env_id: str) -> Path:
-    return Path("runs") / f"compare-{re.sub(r'[^A-Za-z0-9_.-]', '-', env_id)}-{datetime.now():%Y%m%d-%H%M%S}"
+def _write_line(line: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(line)
+
+
+def _command(
+    env_ids: Sequence[str],
+    names: Sequence[str],
+    timesteps: int,
+    seeds: Sequence[int],
+    threshold: Threshold,
+    eval_episodes: int,
+    configs: Path | str | None,
+    normalize: Mapping[str, tuple[float, float]],
+) -> str:
+    """What reproduces the comparison, apart from where its results go."""
+    words = ["sb3-pgx", "compare", "--env", *env_ids, "--algos", *names, "--timesteps", str(timesteps)]
+    words += (
+        ["--seeds", str(len(seeds))]
+        if [*seeds] == [*range(len(seeds))]
+        else ["--seeds", ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]
+    )
+    if threshold is not None:
+        given = [f"{env_id}={value:g}" for env_id, value in threshold.items()] if isinstance(threshold, Mapping) else None
+        words += ["--threshold", *(given or [f"{threshold:g}"])]
+    words += ["--eval-episodes", str(eval_episodes)] if eval_episodes != 20 else []
+    words += ["--configs", str(configs)] if configs is not None else []
+    words += ["--normalize", *(f"{env_id}={low:g},{high:g}" for env_id, (low, high) in normalize.items())] if normalize else []
+    return shlex.join(words)
+
+
+def _default_output(env_ids: Sequence[str]) -> Path:
+    name = folder_name(env_ids[0]) if len(env_ids) == 1 else f"{len(env_ids)}-environments"
+    return Path("runs") / f"compare-{name}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sb3_pgx.compare.measure import EVAL_EPISODES, SEEDS, describe, measure, tell
-from sb3_pgx.compare.report import thousands
 from sb3_pgx.compare.runs import RunResult
 from sb3_pgx.compare.verdict import Settings, Verdict, provenance
+from sb3_pgx.compare.wording import thousands
 
 
 @dataclass(frozen=True)

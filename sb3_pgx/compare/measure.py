@@ -7,12 +7,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from sb3_pgx.compare.finished import find_finished, run_missing
 from sb3_pgx.compare.peers import prepare
-from sb3_pgx.compare.pool import read_result, run_all
-from sb3_pgx.compare.report import thousands
 from sb3_pgx.compare.runs import RunResult, RunSpec, file_name, versions
 from sb3_pgx.compare.statistics import bootstrap_interval, interquartile_mean
 from sb3_pgx.compare.verdict import Settings
+from sb3_pgx.compare.wording import thousands
 
 # Hyperparameters are tuned on seeds 100 and up: none of these had a say in them.
 SEEDS = (0, 1, 2, 3, 4)
@@ -40,12 +40,11 @@ def measure(
     specs = [
         RunSpec(peer.label, peer.algorithm, env_id, seed, timesteps, config, eval_episodes=eval_episodes) for seed in seeds
     ]
-    folder = None if settings.output is None else run_folder(specs[0], settings.output)
-    results = {} if folder is None else _finished(specs, folder)
-    missing = [spec for spec in specs if spec.seed not in results]
-    if missing:
-        results |= {r.seed: r for r in run_all(missing, folder, settings.workers, settings.progress)}
-    return [results[seed] for seed in seeds]
+    if settings.output is None:
+        return run_missing(specs, None, {}, settings.workers, settings.progress)
+    folder = run_folder(specs[0], settings.output)
+    paths = [folder / f"{spec.name}.json" for spec in specs]
+    return run_missing(specs, paths, find_finished(specs, paths).results, settings.workers, settings.progress)
 
 
 def run_folder(spec: RunSpec, output: Path) -> Path:
@@ -78,9 +77,3 @@ def tell(results: Sequence[RunResult]) -> list[str]:
         else f"seed {r.seed}: failed, {r.error}"
         for r in results
     ]
-
-
-def _finished(specs: Sequence[RunSpec], folder: Path) -> dict[int, RunResult]:
-    paths = [folder / f"{spec.name}.json" for spec in specs]
-    results = [read_result(path) for path in paths if path.is_file()]
-    return {result.seed: result for result in results if result.error is None}

@@ -6,9 +6,12 @@ settings, so that peers and variants run side by side.
 import dataclasses
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from gymnasium.envs.registration import EnvSpec
@@ -19,10 +22,34 @@ from sb3_pgx.registry import ALGORITHMS, algorithm_class
 from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters, config_folder, is_number, load_config, suggestion
 from sb3_pgx.zoo.environments import check_environment
 
+FLAX_NAMES = {"LeakyReLU": "leaky_relu", "Hardtanh": "hard_tanh"}  # where it is not the lower-case name
 SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where peers come from: the module, the name under which it is installed, and its classes."""
+
+    module: str
+    distribution: str
+    classes: tuple[str, ...]
+
+    def load(self, name: str) -> ModuleType:
+        """
+        :param name: of the algorithm that needs it, for the error
+        :raises ImportError: it is not installed; says how to install it
+        """
+        try:
+            return importlib.import_module(self.module)
+        except ModuleNotFoundError:
+            remedy = f"pip install {self.distribution}"
+            raise ImportError(f"{name} needs {self.module}, which is not installed: {remedy}") from None
+
+
 PEERS = {
-    "sb3": ("stable_baselines3", ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")),
-    "contrib": ("sb3_contrib", ("ARS", "CrossQ", "QRDQN", "TQC", "TRPO")),
+    "sb3": Origin("stable_baselines3", "stable_baselines3", ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")),
+    "contrib": Origin("sb3_contrib", "sb3_contrib", ("ARS", "CrossQ", "QRDQN", "TQC", "TRPO")),
+    "sbx": Origin("sbx", "sbx-rl", ("CrossQ", "DDPG", "DQN", "PPO", "SAC", "TD3", "TQC")),
 }
 
 
@@ -93,8 +120,8 @@ def own_file(peer: Peer) -> str:
 
 def resolve_peer(name: str) -> Peer:
     """
-    :param name: an algorithm of this package, ``sb3:<name>`` or ``contrib:<name>``; with hyperparameters in brackets, which
-        are used instead of those in its file: ``trpo[critic=trust_region, target_kl=0.02]``
+    :param name: an algorithm of this package, ``sb3:<name>``, ``contrib:<name>`` or ``sbx:<name>``; with hyperparameters
+        in brackets, which are used instead of those in its file: ``trpo[critic=trust_region, target_kl=0.02]``
     :return: what the name stands for; the configuration key of ``sb3:ppo`` is ``ppo``
     :raises ValueError: no such algorithm; gives the nearest names
     :raises ImportError: the package that holds it is not installed; says how to install it
@@ -104,16 +131,40 @@ def resolve_peer(name: str) -> Peer:
     origin, colon, key = base.partition(":")
     if not colon:
         return Peer(name, algorithm_class(base), base, changes)
-    known = [f"{prefix}:{c.lower()}" for prefix, (_, classes) in PEERS.items() for c in classes]
+    known = [f"{prefix}:{c.lower()}" for prefix, peers in PEERS.items() for c in peers.classes]
     if base not in known:
         hint = suggestion(base, [*known, *ALGORITHMS]) or f"; choose one of {', '.join([*ALGORITHMS, *known])}"
         raise ValueError(f"algorithm {base!r} is unknown{hint}")
-    package, classes = PEERS[origin]
-    try:
-        module = importlib.import_module(package)
-    except ModuleNotFoundError:
-        raise ImportError(f"{base} needs {package}, which is not installed: pip install {package}") from None
-    return Peer(name, getattr(module, next(c for c in classes if c.lower() == key)), key, changes)
+    module = PEERS[origin].load(base)
+    return Peer(name, getattr(module, next(c for c in PEERS[origin].classes if c.lower() == key)), key, changes)
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of the packages beside SB3 that algorithms of these names come from, where they are installed."""
+    origins = dict.fromkeys(name.partition(":")[0] for name in names if ":" in name)
+    found = {}
+    for distribution in (PEERS[origin].distribution for origin in origins if origin != "sb3"):
+        with suppress(PackageNotFoundError):
+            found[distribution] = version(distribution)
+    return found
+
+
+def constructor_arguments(algorithm: type[BaseAlgorithm], hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Hyperparameters as the class takes them. SBX's policies are JAX's: an activation function that a file names as PyTorch's
+    module becomes flax's function of the same name.
+
+    :raises ValueError: flax has no such function
+    """
+    policy_kwargs = hyperparameters.get("policy_kwargs") or {}
+    activation = policy_kwargs.get("activation_fn")
+    if algorithm.__module__.partition(".")[0] != PEERS["sbx"].module or not isinstance(activation, type):
+        return dict(hyperparameters)
+    functions = importlib.import_module("flax.linen")
+    name = FLAX_NAMES.get(activation.__name__, activation.__name__.lower())
+    if not hasattr(functions, name):
+        raise ValueError(f"activation_fn={activation.__name__}: flax has no function {name!r}; choose another one for SBX")
+    return {**hyperparameters, "policy_kwargs": {**policy_kwargs, "activation_fn": getattr(functions, name)}}
 
 
 def _changes(name: str, text: str) -> dict[str, Any]:

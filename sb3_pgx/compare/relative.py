@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from sb3_pgx.compare.measure import SEEDS, describe, measure, tell
-from sb3_pgx.compare.report import thousands
 from sb3_pgx.compare.runs import RunResult
 from sb3_pgx.compare.statistics import Floats, Sample, bootstrap_interval_of_groups, interquartile_mean
 from sb3_pgx.compare.verdict import Settings, Verdict, provenance
+from sb3_pgx.compare.wording import thousands
 
 # Of one environment: the runs of the algorithm, and those of the other one.
 Pair = tuple[Sequence[RunResult], Sequence[RunResult]]

@@ -19,6 +19,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import sync_envs_normalization
 
 import sb3_pgx
+from sb3_pgx.compare.peers import constructor_arguments
 from sb3_pgx.zoo.configs import RunConfig
 from sb3_pgx.zoo.environments import make_eval_env, make_train_env
 
@@ -78,9 +79,10 @@ def file_name(label: str) -> str:
 @dataclass(frozen=True)
 class RunResult:
     """
-    What a run gave. ``steps`` were taken in the environments; ``curve_steps`` and ``curve_returns`` are the evaluations
-    during training (mean return of each), ``returns`` the episodes played by the final policy; ``training_seconds``
-    leaves out the time spent in evaluations; ``error`` is None, or the sentence with which the run failed.
+    What a run gave. ``steps`` were taken in the environments; ``curve_steps``, ``curve_seconds`` and ``curve_returns`` are
+    the evaluations during training (steps and seconds of training before each, mean return of each), ``returns`` the
+    episodes played by the final policy; ``training_seconds`` leaves out the time spent in evaluations; ``error`` is None, or
+    the sentence with which the run failed.
     """
 
     label: str
@@ -97,6 +99,7 @@ class RunResult:
     traceback: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    curve_seconds: list[float] = field(default_factory=list)
 
     @property
     def mean_return(self) -> float:
@@ -149,7 +152,8 @@ def _train_and_evaluate(spec: RunSpec, report: Report, at_point: AtPoint) -> Run
     with ExitStack() as stack:
         env = make_train_env(config, spec.env_id, spec.seed)
         stack.callback(env.close)
-        model = spec.algorithm(config.policy, env, seed=spec.seed, verbose=0, **config.hyperparameters)
+        arguments = constructor_arguments(spec.algorithm, config.hyperparameters)
+        model = spec.algorithm(config.policy, env, seed=spec.seed, verbose=0, **arguments)
         env.seed(SEED_STRIDE * spec.seed)  # the constructor has counted them up from the run's own: runs would share episodes
         watch = _Watch(spec.timesteps, report)
         curve = _LearningCurve(spec, env.num_envs, at_point) if spec.curve_points else None
@@ -164,6 +168,7 @@ def _train_and_evaluate(spec: RunSpec, report: Report, at_point: AtPoint) -> Run
             spec,
             steps=model.num_timesteps,
             curve_steps=curve.steps if curve else [],
+            curve_seconds=curve.training_seconds if curve else [],
             curve_returns=curve.returns if curve else [],
             returns=_final_returns(spec, model),
             training_seconds=training_seconds,
@@ -225,7 +230,7 @@ class _Watch(BaseCallback):
 
 
 class _LearningCurve(EvalCallback):
-    """Evaluations spread evenly over the run, and the seconds that they took."""
+    """Evaluations spread evenly over the run, and the seconds that they took; training starts when it is made."""
 
     def __init__(self, spec: RunSpec, n_envs: int, at_point: AtPoint):
         seed = CURVE_SEEDS + SEED_STRIDE * spec.seed
@@ -235,7 +240,9 @@ class _LearningCurve(EvalCallback):
         super().__init__(env, n_eval_episodes=spec.curve_episodes, eval_freq=every, deterministic=True, verbose=0)
         self.at_point = at_point
         self.seconds = 0.0
+        self.started = time.perf_counter()
         self.steps: list[int] = []
+        self.training_seconds: list[float] = []
         self.returns: list[float] = []
 
     def _on_step(self) -> bool:
@@ -243,6 +250,7 @@ class _LearningCurve(EvalCallback):
         go_on = super()._on_step()
         if self.n_calls % self.eval_freq == 0:
             self.steps.append(self.num_timesteps)
+            self.training_seconds.append(start - self.started - self.seconds)
             self.returns.append(float(self.last_mean_reward))
             self.at_point(self.steps[-1], self.returns[-1])
         self.seconds += time.perf_counter() - start

@@ -1,10 +1,14 @@
 """Statistics over seeds: few numbers, heavy tails, so intervals by bootstrap and averages that outliers cannot move."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+RESAMPLES = 9_999
+MAX_ELEMENTS = 10_000_000  # of resampled arrays at a time
 
 Floats = NDArray[np.floating]
 Sample = Floats | Sequence[float]
@@ -50,7 +54,7 @@ def bootstrap_interval(
     values_per_seed: Sequence[float] | Floats, statistic: Statistic = mean, confidence: float = 0.95, seed: int = 0
 ) -> tuple[Floats, Floats]:
     """
-    Percentile bootstrap interval over seeds (Efron, 1979): seeds are drawn with replacement 9999 times.
+    Percentile bootstrap interval over seeds (Efron, 1979): seeds are drawn with replacement :data:`RESAMPLES` times.
 
     :param values_per_seed: one value, or one array of values, for each seed: ``[S, ...]``
     :param statistic: what the interval is for
@@ -89,13 +93,62 @@ def bootstrap_interval_of_groups(
     return float(low), float(high)
 
 
+def stratified_interval(
+    groups: Sequence[Floats],
+    statistic: Callable[..., Floats],
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> tuple[Floats, Floats]:
+    """
+    Percentile bootstrap interval with the environments as strata (Agarwal et al., 2021): each time, the runs of every
+    environment and every group are drawn with replacement, each on their own; the environments stay.
+
+    :param groups: scores of one algorithm each, ``[S, E, ...]`` of S seeds in E environments; S may differ between them
+    :param statistic: of as many arrays ``[..., S, E]``; gives ``[...]``
+    :param confidence: probability that the interval is meant to cover, in (0, 1)
+    :param seed: of the resampling, so that a report can be reproduced
+    :param resamples: how often runs are drawn
+    :return: lower and upper end, each of the statistic's shape; NaN where a group has one seed, which says nothing about its
+        spread
+    :raises ValueError: a group has no seed
+    """
+    if not all(len(group) for group in groups):
+        raise ValueError("a bootstrap interval needs at least one value in each group")
+    ends = np.cumsum([0, *(group.shape[1] for group in groups)])
+
+    def of_strata(*strata: Floats, axis: int) -> Floats:  # the seeds are the last axis here, whatever they were before
+        parts = [np.stack(strata[a:b], axis=-1) for a, b in pairwise(ends)]
+        return statistic(*parts)
+
+    strata = [group[:, env] for group in groups for env in range(group.shape[1])]
+    if any(len(group) == 1 for group in groups):
+        nothing = np.full(np.shape(of_strata(*(np.moveaxis(x, 0, -1) for x in strata), axis=-1)), np.nan)
+        return nothing, nothing
+    batch = max(1, MAX_ELEMENTS // sum(stratum.size for stratum in strata))
+    return _bootstrap(strata, of_strata, confidence, seed, resamples, batch)
+
+
 def _bootstrap(
-    groups: Sequence[Floats], statistic: Statistic | StatisticOfGroups, confidence: float, seed: int
+    groups: Sequence[Floats],
+    statistic: Statistic | StatisticOfGroups,
+    confidence: float,
+    seed: int,
+    resamples: int = RESAMPLES,
+    batch: int | None = None,
 ) -> tuple[Floats, Floats]:
     from scipy.stats import bootstrap
 
     interval = bootstrap(
-        groups, statistic, axis=0, vectorized=True, confidence_level=confidence, method="percentile", random_state=seed
+        groups,
+        statistic,
+        axis=0,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=batch,
+        confidence_level=confidence,
+        method="percentile",
+        random_state=seed,
     ).confidence_interval
     return interval.low, interval.high
 

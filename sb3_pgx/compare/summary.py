@@ -1,4 +1,4 @@
-"""What a comparison says about each algorithm, as numbers: report and pictures only write it down."""
+"""What a comparison says about each algorithm in one environment, as numbers: report and pictures only write it down."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,15 +6,33 @@ from dataclasses import dataclass
 import numpy as np
 
 from sb3_pgx.compare.runs import RunResult
-from sb3_pgx.compare.statistics import Floats, align_curves, bootstrap_interval, median_steps, steps_to_threshold
+from sb3_pgx.compare.statistics import (
+    Floats,
+    Statistic,
+    align_curves,
+    bootstrap_interval,
+    interquartile_mean,
+    mean,
+    median_steps,
+    steps_to_threshold,
+)
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Mean return over seeds at each number of steps, with its interval (NaN for one seed), each ``[P]``."""
+class Estimate:
+    """A number with its 95 % bootstrap interval; the ends are NaN for one seed, and all of it for none."""
 
-    steps: Floats
-    mean: Floats
+    value: float
+    low: float = np.nan
+    high: float = np.nan
+
+
+@dataclass(frozen=True)
+class Band:
+    """A line with its pointwise 95 % bootstrap interval (NaN for one seed), each ``[P]``."""
+
+    x: Floats
+    center: Floats
     low: Floats
     high: Floats
 
@@ -22,20 +40,20 @@ class Curve:
 @dataclass(frozen=True)
 class Summary:
     """
-    One algorithm over its seeds. ``final_return`` is the mean over seeds of each seed's mean return, NaN if no run
-    finished; ``interval`` is its 95 % bootstrap interval; ``steps_to_threshold`` is the median over seeds, None for never,
-    and ``reached`` counts the seeds that reached it, which a failed run never did; failed runs are in ``errors`` by seed.
+    One algorithm in one environment, over its seeds. ``mean`` and ``interquartile_mean`` are over the seeds' mean final
+    returns; ``steps_to_threshold`` is the median over seeds, None for never, and ``reached`` counts the seeds that reached it,
+    which a failed run never did; failed runs are in ``errors`` by seed.
     """
 
     label: str
     source: str
     n_finished: int
-    final_return: float
-    interval: tuple[float, float]
+    mean: Estimate
+    interquartile_mean: Estimate
     steps_to_threshold: float | None
     reached: int
     frames_per_second: float
-    curve: Curve | None
+    curve: Band | None
     errors: dict[int, str]
 
 
@@ -52,15 +70,14 @@ def summarize(results: Sequence[RunResult], threshold: float | None) -> list[Sum
 def _summarize_one(results: Sequence[RunResult], threshold: float | None) -> Summary:
     finished = [r for r in results if r.error is None]
     returns = [r.mean_return for r in finished]
-    low, high = bootstrap_interval(returns) if finished else (np.nan, np.nan)
     # A run that failed has no evaluations, and has never reached it.
     reached = [steps_to_threshold(r.curve_steps, r.curve_returns, threshold) for r in results if threshold is not None]
     return Summary(
         label=results[0].label,
         source=results[0].source,
         n_finished=len(finished),
-        final_return=float(np.mean(returns)) if finished else np.nan,
-        interval=(float(low), float(high)),
+        mean=_estimate(returns, mean),
+        interquartile_mean=_estimate(returns, interquartile_mean),
         steps_to_threshold=median_steps(reached) if reached else None,
         reached=sum(steps is not None for steps in reached),
         frames_per_second=float(np.mean([r.frames_per_second for r in finished])) if finished else np.nan,
@@ -69,9 +86,14 @@ def _summarize_one(results: Sequence[RunResult], threshold: float | None) -> Sum
     )
 
 
-def _curve(results: Sequence[RunResult]) -> Curve | None:
+def _estimate(values: Sequence[float], statistic: Statistic) -> Estimate:
+    if not values:
+        return Estimate(np.nan)
+    return Estimate(float(statistic(np.array(values), axis=0)), *map(float, bootstrap_interval(values, statistic)))
+
+
+def _curve(results: Sequence[RunResult]) -> Band | None:
     if not results:
         return None
     steps, returns = align_curves([(r.curve_steps, r.curve_returns) for r in results])
-    low, high = bootstrap_interval(returns)
-    return Curve(steps, returns.mean(axis=0), low, high)
+    return Band(steps, returns.mean(axis=0), *bootstrap_interval(returns))

@@ -8,6 +8,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_pgx.common.policies import ActorMixin
 from sb3_pgx.doctor.mechanics import STEP_SUSPECT, StoredLogProb
@@ -43,7 +44,8 @@ def examine_algorithm(cls: type[BaseAlgorithm], seed: int = 0, **hyperparameters
     :raises ValueError: the class is no on-policy algorithm, or a hyperparameter makes no sense
     :raises TypeError: the constructor does not know a hyperparameter
     """
-    if not issubclass(cls, OnPolicyAlgorithm):
+    policy = cls.policy_aliases.get("MlpPolicy", ActorCriticPolicy)
+    if not (issubclass(cls, OnPolicyAlgorithm) and issubclass(policy, ActorCriticPolicy)):  # SBX's policies are JAX's
         raise ValueError(
             f"{cls.__name__} is no on-policy algorithm of SB3's interface: the probes ask for a policy's probabilities and "
             "for values V(s), which it does not have"

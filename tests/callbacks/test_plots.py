@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from browser import browse, needs_browser, pixels_of
 from models import ACTION_SPACES
 from PIL import Image
 from spies import logging_to
@@ -14,7 +15,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from witness import OBSERVATIONS, AnySpace
 
 from sb3_pgx.callbacks import Above, DiagnosticsCallback, Rule
-from sb3_pgx.callbacks.plots import plot_folder
+from sb3_pgx.callbacks.plots import LINE, plot_folder
 from sb3_pgx.callbacks.progress import judge, read_progress
 from sb3_pgx.cli import main
 
@@ -73,6 +74,14 @@ def test_the_page_holds_every_series_its_healthy_range_and_all_that_it_needs(run
     image = np.asarray(Image.open(png).convert("RGB")).reshape(-1, 3)
     assert (image == (0x1F, 0x77, 0xB4)).all(axis=1).sum() > 1000, "lines"
     assert (abs(image.astype(int) - (222, 241, 222)) <= 3).all(axis=1).mean() > 0.05, "healthy ranges"
+
+
+@needs_browser
+def test_a_browser_shows_the_page_and_has_nothing_to_complain_about(run, tmp_path):
+    (tmp_path / "progress.csv").write_bytes((run[0] / "progress.csv").read_bytes())
+    seen, console = browse(plot_folder(tmp_path)[1])
+    assert console == []
+    assert pixels_of(seen, LINE) > 500
 
 
 def test_the_command_tells_what_it_wrote_and_replaces_nothing_unasked(run, tmp_path, capsys):

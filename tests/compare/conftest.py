@@ -12,7 +12,7 @@ def result() -> Callable[..., RunResult]:
     """A finished run, or with ``error`` a failed one, without training anything."""
 
     def make(label: str = "a", seed: int = 0, **outcome) -> RunResult:
-        given = {"steps": 1000, "training_seconds": 2.0, **outcome}
-        return RunResult(label=label, env_id="CartPole-v1", seed=seed, timesteps=1000, source=f"{label}.yml: default", **given)
+        given = {"env_id": "CartPole-v1", "timesteps": 1000, "steps": 1000, "training_seconds": 2.0, **outcome}
+        return RunResult(label=label, seed=seed, source=f"{label}.yml: default", **given)
 
     return make

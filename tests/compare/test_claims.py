@@ -8,7 +8,7 @@ import pytest
 from readme_tables import claims_table
 
 from sb3_pgx.cli import main
-from sb3_pgx.compare import agreement, claims, measure, relative
+from sb3_pgx.compare import agreement, claims, finished, measure, relative
 from sb3_pgx.compare.agreement import AgreementClaim
 from sb3_pgx.compare.learning import LearningClaim, judge
 from sb3_pgx.compare.peers import prepare
@@ -191,14 +191,16 @@ def trained(monkeypatch, result):
     """Pretends to train, writes what was trained as the pool does, and keeps count."""
     names = []
 
-    def run_all(specs, folder, workers, progress):
+    def run_all(specs, paths, workers, progress, on_result):
         names.extend(f"{spec.label} {spec.seed} {spec.timesteps}" for spec in specs)
-        results = [result(spec.label, spec.seed, returns=[1.0]) for spec in specs]
-        for spec, one in zip(specs, results, strict=True):
-            write_result(one, folder / f"{spec.name}.json")
+        results = [
+            result(spec.label, spec.seed, timesteps=spec.timesteps, returns=[1.0] * spec.eval_episodes) for spec in specs
+        ]
+        for path, one in zip(paths, results, strict=True):
+            write_result(one, path)
         return results
 
-    monkeypatch.setattr(measure, "run_all", run_all)
+    monkeypatch.setattr(finished, "run_all", run_all)
     return names
 
 
@@ -241,14 +243,18 @@ def test_a_run_counts_only_with_the_same_settings_and_versions(trained, tmp_path
     assert train(0.9) == 1
 
 
-def test_a_run_that_failed_is_tried_again(trained, tmp_path):
+def test_a_run_that_failed_or_is_half_written_is_tried_again(trained, tmp_path):
     settings = Settings("command", output=tmp_path)
     measure.measure("sb3:a2c", "CartPole-v1", 80, (0, 1), settings)
     (path,) = tmp_path.rglob("*seed1.json")
+    whole = path.read_text()
     write_result(replace(read_result(path), error="MemoryError"), path)
-    trained.clear()
-    results = measure.measure("sb3:a2c", "CartPole-v1", 80, (1, 0), settings)
-    assert trained == ["sb3:a2c 1 80"] and [(r.seed, r.error) for r in results] == [(1, None), (0, None)]
+    failed = path.read_text()
+    for left in (failed, whole[:100], ""):  # the last two: half written
+        path.write_text(left)
+        trained.clear()
+        results = measure.measure("sb3:a2c", "CartPole-v1", 80, (1, 0), settings)
+        assert trained == ["sb3:a2c 1 80"] and [(r.seed, r.error) for r in results] == [(1, None), (0, None)]
 
 
 @dataclass(frozen=True)
@@ -389,7 +395,7 @@ def test_learning_claims_use_seeds_that_nothing_was_tuned_on():
     assert learning and all(set(claim.seeds) == {0, 1, 2, 3, 4} for claim in learning)
 
 
-def test_a_claim_trains_each_seed_on_its_budget(tmp_path):
+def test_a_claim_trains_each_seed_on_its_budget(runs_in_this_process, tmp_path):
     claim = LearningClaim("sb3:a2c", "CartPole-v1", timesteps=80, threshold=1e9, seeds=(0, 1), eval_episodes=3)
     verdict = claim(Settings("command", workers=2, output=tmp_path, progress=False))
     assert not verdict.passed and verdict.record["steps_per_seed"] == {"0": 80, "1": 80}

@@ -1,15 +1,18 @@
 """The command line: every user error is one sentence before any training, and a comparison leaves its report."""
 
 import re
+import shlex
 import sys
+from dataclasses import replace
 
 import gymnasium
 import pytest
+import torch as th
 
 from sb3_pgx.cli import main
-from sb3_pgx.compare import comparison
-from sb3_pgx.compare.peers import prepare, resolve_peer
-from sb3_pgx.compare.runs import RunSpec
+from sb3_pgx.compare import comparison, finished
+from sb3_pgx.compare.peers import constructor_arguments, package_versions, prepare, resolve_peer
+from sb3_pgx.compare.runs import RunSpec, execute
 from sb3_pgx.zoo.configs import RunConfig
 from sb3_pgx.zoo.environments import check_environment, make_train_env
 
@@ -19,7 +22,7 @@ COMPARE = ["compare", "--env", "CartPole-v1", "--algos", "sb3:a2c", "--timesteps
 @pytest.fixture
 def no_training(monkeypatch, tmp_path):
     """Fails the test if a run starts, and works in an empty folder."""
-    monkeypatch.setattr(comparison, "run_all", lambda *args, **kwargs: pytest.fail("training started"))
+    monkeypatch.setattr(finished, "run_all", lambda *args, **kwargs: pytest.fail("training started"))
     monkeypatch.chdir(tmp_path)
 
 
@@ -35,6 +38,27 @@ def no_training(monkeypatch, tmp_path):
         (["--eval-episodes", "-1"], "eval-episodes is -1; it must be at least 1"),
         (["--workers", "0"], "workers is 0; it must be at least 1"),
         (["--configs", "nowhere"], "nowhere does not exist"),
+        (["--env", "CartPole-v1", "Acrobat-v1"], "did you mean 'Acrobot-v1'"),
+        (["--env", "CartPole-v1", "CartPole-v1"], "an environment is named twice"),
+        (["--algos", "sbx:pppo"], "did you mean 'sbx:ppo'"),
+        (["--seeds", "two"], "seeds two: write a number, or the seeds themselves with commas between them"),
+        (["--seeds", "4,4"], "a seed is named twice: 4, 4"),
+        (["--seeds", ","], "seeds is 0; it must be at least 1"),
+        (
+            ["--normalize", "CartPole=0,500"],
+            "normalize names 'CartPole', and compared is CartPole-v1; did you mean 'CartPole-v1'",
+        ),
+        (["--normalize", "CartPole-v1=500,0"], "normalize CartPole-v1=500,0: the first return counts as 0 and must be below"),
+        (["--normalize", "CartPole-v1=0,nan"], "normalize CartPole-v1=0,nan: the first return counts as 0 and must be below"),
+        (["--normalize", "CartPole-v1=0"], "normalize CartPole-v1=0: write ENVIRONMENT=LOW,HIGH"),
+        (["--normalize", "CartPole-v1=0,much"], "normalize CartPole-v1=0,much: 'much' is not a number"),
+        (["--normalize", "0,500"], "normalize 0,500: write ENVIRONMENT=LOW,HIGH"),
+        (["--threshold", "high"], "threshold high: 'high' is not a number"),
+        (["--threshold", "Acrobot-v1=-100"], "threshold names 'Acrobot-v1', and compared is CartPole-v1"),
+        (
+            ["--env", "CartPole-v1", "Acrobot-v1", "--threshold", "475"],
+            "threshold 475 is for one environment; write CartPole-v1=475 for each of them",
+        ),
     ],
 )
 def test_a_user_error_is_one_sentence_before_any_training(no_training, tmp_path, capsys, change, sentence):
@@ -49,6 +73,15 @@ def test_an_argument_that_the_algorithm_lacks_is_told_before_any_training(no_tra
     (tmp_path / "a2c.yml").write_text("CartPole-v1: {clip_range: 0.2}\n")
     assert main([*COMPARE, "--configs", str(tmp_path)]) == 2
     assert "a2c.yml: CartPole-v1: A2C has no argument 'clip_range'" in capsys.readouterr().err
+
+
+def test_a_broken_hyperparameter_file_is_told_with_its_line_before_any_training(no_training, tmp_path, capsys):
+    (tmp_path / "a2c.yml").write_text("CartPole-v1:\n  gamma: 0.9\n  n_envs: many\n")
+    assert main([*COMPARE, "--configs", str(tmp_path)]) == 2
+    assert "a2c.yml, line 3, CartPole-v1, n_envs: 'many' is not a whole number" in capsys.readouterr().err
+    (tmp_path / "a2c.yml").write_text("CartPole-v1:\n  gamma: [0.9\n")
+    assert main([*COMPARE, "--configs", str(tmp_path)]) == 2
+    assert "a2c.yml, line 3 is not valid YAML" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_empty_is_refused_and_untouched(no_training, tmp_path, capsys):
@@ -73,30 +106,35 @@ def test_a_missing_peer_package_is_told_with_the_command_that_installs_it(no_tra
     assert "contrib:trpo needs sb3_contrib, which is not installed: pip install sb3_contrib" in capsys.readouterr().err
 
 
-def test_comparison_writes_table_picture_and_runs_and_force_replaces_only_those(tmp_path, capsys):
-    configs, output = tmp_path / "configs", tmp_path / "results"
-    configs.mkdir()
-    (configs / "a2c.yml").write_text("default: {n_envs: 4}\n")
-    (configs / "ppo.yml").write_text("default: {n_envs: 4, n_steps: 64, learning_rate: -1.0}\n")
-    output.mkdir()
-    (output / "notes.txt").write_text("precious")
-    (output / "report.md").write_text("old")
-    arguments = [*COMPARE, "--algos", "sb3:a2c", "sb3:ppo", "--seeds", "1", "--configs", str(configs)]
-    assert main([*arguments, "--output", str(output), "--force", "--eval-episodes", "2", "--threshold", "1"]) == 0
-    report = (output / "report.md").read_text()
-    assert report in capsys.readouterr().out
-    assert "| sb3:a2c | " in report and "steps to 1 |" in report and "(1 of 1 seed reached it)" in report
-    assert "| sb3:ppo | every run failed |" in report and "sb3:ppo, seed 0: ValueError: Invalid learning rate: -1.0" in report
-    assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert {path.name for path in (output / "runs").iterdir()} == {"sb3-a2c-seed0.json", "sb3-ppo-seed0.json"}
-    assert (output / "notes.txt").read_text() == "precious"
+def test_thresholds_are_those_of_the_environments_unless_others_are_given(tmp_path):
+    def thresholds(env, threshold=None):
+        return comparison.plan_comparison(env, ["sb3:a2c"], 300, output=tmp_path, threshold=threshold).setting.thresholds
+
+    assert thresholds("CartPole-v1") == {"CartPole-v1": 475.0}  # gymnasium registers it with 475
+    assert thresholds("CartPole-v1", 100.0) == {"CartPole-v1": 100.0}
+    assert thresholds("Pendulum-v1") == {}
+    assert thresholds(["CartPole-v1", "Pendulum-v1"], {"Pendulum-v1": -200}) == {"CartPole-v1": 475.0, "Pendulum-v1": -200.0}
 
 
-def test_threshold_is_that_of_the_environment_unless_another_is_given(tmp_path):
-    for threshold, expected in ((None, 475.0), (100.0, 100.0)):  # gymnasium registers CartPole-v1 with 475
-        plan = comparison.plan_comparison("CartPole-v1", ["sb3:a2c"], 300, output=tmp_path, threshold=threshold)
-        assert plan.setting.threshold == expected
-    assert comparison.plan_comparison("Pendulum-v1", ["sb3:a2c"], 300, output=tmp_path).setting.threshold is None
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--seeds", "2", "--threshold", "CartPole-v1=475", "Pendulum-v1=-200", "--eval-episodes", "7"],
+        ["--seeds", "4,", "--normalize", "CartPole-v1=20,475", "Pendulum-v1=-1200,-150"],
+        ["--seeds", "7,9"],
+    ],
+)
+def test_the_command_in_the_report_is_the_one_that_was_given(tmp_path, monkeypatch, options):
+    """Its own arguments, read again, are those of the plan."""
+    plans = []
+    monkeypatch.setattr(comparison, "run_comparison", lambda plan: plans.append(plan) or sys.exit(0))
+    command = ["compare", "--env", "CartPole-v1", "Pendulum-v1", "--algos", "sb3:a2c", "a2c[gamma=0.9]", "--timesteps", "300"]
+    for arguments in ([*command, *options], None):
+        words = arguments or shlex.split(plans[0].setting.command)[1:]
+        with pytest.raises(SystemExit):
+            main([*words, "--output", str(tmp_path / "out")])
+    first, second = (replace(plan.setting, workers=1) for plan in plans)
+    assert first == second and plans[0].record == plans[1].record
 
 
 def test_peers_get_linear_schedules_as_functions_and_our_classes_as_they_are_written():
@@ -117,6 +155,27 @@ def test_names_of_peers_resolve_to_their_class_and_configuration():
     peer = resolve_peer("sb3:ppo")
     assert (peer.label, peer.algorithm, peer.config_key) == ("sb3:ppo", PPO, "ppo")
     assert resolve_peer("reinforce_baseline").algorithm is sb3_pgx.REINFORCEBaseline
+
+
+def test_peers_of_sbx_get_jax_activation_functions_for_those_of_pytorch():
+    sbx, linen = pytest.importorskip("sbx"), pytest.importorskip("flax.linen")
+    assert resolve_peer("sbx:ppo").algorithm is sbx.PPO and list(package_versions(["ppo", "sb3:ppo", "sbx:ppo"])) == ["sbx-rl"]
+    given = {"gamma": 0.9, "policy_kwargs": {"net_arch": [8], "activation_fn": th.nn.ReLU}}
+    assert constructor_arguments(sbx.PPO, given)["policy_kwargs"] == {"net_arch": [8], "activation_fn": linen.relu}
+    assert constructor_arguments(resolve_peer("sb3:ppo").algorithm, given) == given
+    leaky = constructor_arguments(sbx.PPO, {"policy_kwargs": {"activation_fn": th.nn.LeakyReLU}})
+    assert leaky["policy_kwargs"]["activation_fn"] is linen.leaky_relu
+    with pytest.raises(ValueError, match="activation_fn=Threshold: flax has no function 'threshold'"):
+        constructor_arguments(sbx.PPO, {"policy_kwargs": {"activation_fn": th.nn.Threshold}})
+
+
+@pytest.mark.slow
+def test_a_run_of_sbx_trains_on_the_same_budget_as_the_others():
+    pytest.importorskip("sbx")
+    peer = resolve_peer("sbx:ppo[n_steps=16, batch_size=16, n_epochs=1]")
+    config = peer.adapt(RunConfig(source="x", n_envs=2, hyperparameters={"learning_rate": "lin_0.01"}))
+    result = execute(RunSpec(peer.label, peer.algorithm, "CartPole-v1", 0, 64, config, curve_points=0, eval_episodes=2))
+    assert (result.error, result.steps, len(result.returns)) == (None, 64, 2)
 
 
 def test_a_name_may_carry_hyperparameters_that_replace_those_of_the_file():

@@ -111,6 +111,7 @@ def test_final_evaluation_sees_the_normalisation_statistics_of_training():
 def test_learning_curve_is_spread_evenly_and_evaluates_the_policy_of_its_time():
     result = execute(spec(AlwaysLeft, timesteps=400, curve_points=5))
     assert result.curve_steps == [80, 160, 240, 320, 400]
+    assert np.all(np.diff([0.0, *result.curve_seconds]) > 0) and result.curve_seconds[-1] <= result.training_seconds
     assert all(8.0 <= value <= 11.0 for value in result.curve_returns)  # a pole that is pushed one way falls at once
 
 
@@ -124,6 +125,7 @@ def test_time_spent_in_evaluations_is_not_training_time(monkeypatch):
     result = execute(spec(timesteps=100, curve_points=5))
     assert result.curve_returns == [1.0] * 5
     assert result.training_seconds < time.perf_counter() - start - 1.0
+    assert result.curve_seconds[-1] <= result.training_seconds
     assert result.frames_per_second == pytest.approx(100 / result.training_seconds)
 
 
@@ -155,34 +157,34 @@ def test_a_run_that_raises_is_recorded_with_its_sentence():
     assert result.returns == []
 
 
-def test_runs_in_processes_leave_a_file_each_and_survive_a_failing_one(tmp_path):
-    specs = [spec(seed=1), spec(seed=2, learning_rate=-1.0)]
-    good, bad = pool.run_all(specs, tmp_path, workers=2, progress=False)
-    assert (good.seed, good.error, bad.seed) == (1, None, 2)
-    written = {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()}
-    assert set(written) == {"sb3-a2c-seed1.json", "sb3-a2c-seed2.json"}
-    assert written["sb3-a2c-seed1.json"]["returns"] == good.returns == execute(specs[0]).returns
-    assert written["sb3-a2c-seed1.json"]["mean_return"] == pytest.approx(np.mean(good.returns))
-    assert set(good.versions) == {"sb3_pgx", "python", "torch", "stable_baselines3", "gymnasium"}
-    assert written["sb3-a2c-seed2.json"]["error"] == bad.error and "Invalid learning rate" in str(bad.error)
+def test_runs_in_processes_leave_a_file_each_survive_a_failing_one_and_end_when_they_are_interrupted(tmp_path):
+    specs = [spec(seed=1), spec(seed=2, learning_rate=-1.0), spec(seed=3, timesteps=10**9)]
+    results = []
 
+    def interrupt_the_endless_one(result):
+        results.append(result)
+        if len(results) == 2:
+            raise KeyboardInterrupt
 
-def test_interrupting_stops_running_runs_and_leaves_finished_ones_on_disk(tmp_path):
-    def interrupt(result):
-        raise KeyboardInterrupt
-
-    endless = spec(seed=2, timesteps=10**9)
+    paths = [tmp_path / "of" / f"{spec.seed}.json" for spec in specs]
     with pytest.raises(KeyboardInterrupt):
-        pool.run_all([spec(seed=1), endless], tmp_path, workers=1, progress=False, on_result=interrupt)
-    assert [path.name for path in tmp_path.iterdir()] == ["sb3-a2c-seed1.json"]
+        pool.run_all(specs, paths, workers=1, progress=False, on_result=interrupt_the_endless_one)
+    good, bad = results
+    assert (good.seed, good.error, bad.seed) == (1, None, 2)
+    assert sorted(path.name for path in (tmp_path / "of").iterdir()) == ["1.json", "2.json"]
+    first, second = (json.loads(path.read_text()) for path in paths[:2])
+    assert first["returns"] == good.returns == execute(specs[0]).returns
+    assert first["mean_return"] == pytest.approx(np.mean(good.returns))
+    assert set(good.versions) == {"sb3_pgx", "python", "torch", "stable_baselines3", "gymnasium"}
+    assert second["error"] == bad.error and "Invalid learning rate" in str(bad.error)
 
 
 def test_a_worker_that_dies_is_recorded_as_a_failed_run_with_the_likely_causes(tmp_path):
     future: Future = Future()
     future.set_exception(BrokenProcessPool("a child process terminated abruptly"))
-    result = pool._outcome(future, spec(seed=4), tmp_path)
+    result = pool._outcome(future, spec(seed=4), tmp_path / "4.json")
     assert result.error is not None and "ran out of memory (use fewer workers)" in result.error
-    assert json.loads((tmp_path / "sb3-a2c-seed4.json").read_text())["error"] == result.error
+    assert json.loads((tmp_path / "4.json").read_text())["error"] == result.error
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

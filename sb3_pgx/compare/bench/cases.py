@@ -2,21 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_pgx.registry import algorithm_class
+from sb3_pgx.compare.peers import PEERS, resolve_peer
 from sb3_pgx.zoo.configs import suggestion
 
-# What a name such as sbx:ppo stands for: the module, and the name under which it is installed.
-PACKAGES = {
-    "sb3": ("stable_baselines3", "stable_baselines3"),
-    "contrib": ("sb3_contrib", "sb3_contrib"),
-    "sbx": ("sbx", "sbx-rl"),
-}
 DIAGNOSTICS = "+diagnostics"
 PPO_ROLLOUT = {"n_steps": 256, "batch_size": 64, "n_epochs": 10}
 TRPO_ROLLOUT = {"n_steps": 256, "batch_size": 128, "cg_max_steps": 15, "n_critic_updates": 10}
@@ -217,14 +210,11 @@ def select_cases(names: Sequence[str] | None) -> tuple[Case, ...]:
 def missing_package(contender: str) -> str | None:
     """Why a contender cannot run here, and the remedy; ``None`` if its package is installed."""
     origin, colon, _ = contender.partition(":")
-    if not colon or find_spec(PACKAGES[origin][0]):
+    if not colon or find_spec(PEERS[origin].module):
         return None
-    module, distribution = PACKAGES[origin]
-    return f"{contender} needs {module}, which is not installed: pip install {distribution}"
+    return f"{contender} needs {PEERS[origin].module}, which is not installed: pip install {PEERS[origin].distribution}"
 
 
 def contender_class(contender: str) -> type[BaseAlgorithm]:
     """The class that a contender's name stands for; its package must be installed."""
-    name = contender.removesuffix(DIAGNOSTICS)
-    origin, colon, key = name.partition(":")
-    return getattr(import_module(PACKAGES[origin][0]), key.upper()) if colon else algorithm_class(name)
+    return resolve_peer(contender.removesuffix(DIAGNOSTICS)).algorithm

@@ -5,7 +5,7 @@ from statistics import median
 
 from sb3_pgx.compare.bench.phases import PHASES
 from sb3_pgx.compare.bench.results import METRICS, CaseResult, Comparison, Spread, Timing, compare, spread
-from sb3_pgx.compare.report import thousands
+from sb3_pgx.compare.wording import thousands
 
 
 def headline(result: CaseResult) -> str:

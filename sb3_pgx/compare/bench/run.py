@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sb3_pgx.common.extras import require_extra
+from sb3_pgx.compare.arguments import check_positive
 from sb3_pgx.compare.bench.cases import Case, missing_package, select_cases
 from sb3_pgx.compare.bench.measure import Measurement, Process
 from sb3_pgx.compare.bench.report import headline
 from sb3_pgx.compare.bench.results import CaseResult, Timing, as_record, machine
 from sb3_pgx.compare.claims import results_folder
-from sb3_pgx.compare.comparison import check_positive
 from sb3_pgx.compare.pool import write_json
 from sb3_pgx.compare.runs import versions
 from sb3_pgx.zoo.configs import RunConfig

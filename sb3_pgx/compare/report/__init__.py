@@ -1,0 +1,37 @@
+"""A comparison as a person reads it: a page, Markdown, pictures and tables, all from the same numbers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sb3_pgx.compare.findings import Findings
+from sb3_pgx.compare.report.content import compose
+from sb3_pgx.compare.report.html import html
+from sb3_pgx.compare.report.markdown import brief, markdown
+from sb3_pgx.compare.report.pictures import as_svg, draw, save_png
+from sb3_pgx.compare.report.spreadsheets import save_spreadsheets
+from sb3_pgx.compare.runs import RunResult
+from sb3_pgx.compare.setting import Setting
+
+__all__ = ["write_report"]
+
+
+def write_report(findings: Findings, results: Sequence[RunResult], setting: Setting, folder: Path) -> tuple[str, str]:
+    """
+    Writes ``report.html``, ``report.md``, a PNG file for each picture, and the CSV files.
+
+    :param findings: the numbers
+    :param results: all runs
+    :param setting: what they share
+    :param folder: that exists
+    :return: the report as Markdown, and its tables of results alone
+    """
+    figures = draw(findings, setting)
+    for name, figure in figures.items():
+        save_png(figure, folder / f"{name}.png")
+    document = compose(findings, results, setting, figures)
+    text = markdown(document)
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    page = html(document, {name: as_svg(figure) for name, figure in figures.items()})
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    save_spreadsheets(findings, results, folder)
+    return text, brief(document)
