@@ -5,9 +5,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from matplotlib.axes import Axes
@@ -79,6 +79,11 @@ class Run:
     seconds: float
     final_return: float
 
+    @property
+    def late_return(self) -> float:
+        """Mean return of the last fifth of the training's steps: of the policy as it acts, exploration included."""
+        return float(self.returns[self.steps > 0.8 * self.steps[-1]].mean())
+
 
 class EpisodeReturns(BaseCallback):
     """Keeps the return of every training episode, before any scaling or normalisation of the rewards."""
@@ -97,22 +102,23 @@ class EpisodeReturns(BaseCallback):
 
 
 def train(model: BaseAlgorithm, timesteps: int, callbacks: Sequence[BaseCallback] = (), eval_episodes: int = 20) -> Run:
-    """``model.learn(timesteps)``, timed and recorded, then :func:`evaluate`."""
+    """``model.learn(timesteps)``, timed and recorded, then :func:`evaluate` (not with 0 episodes: the final return is NaN)."""
     episodes = EpisodeReturns()
     start = time.perf_counter()
     model.learn(timesteps, callback=[episodes, *callbacks])
     seconds = time.perf_counter() - start
-    final_return = evaluate(model, eval_episodes)
-    who = f"{type(model).__module__.split('.')[0]} {type(model).__name__}"
-    print(f"  {who}, seed {model.seed}: {seconds:.0f} s, final return {final_return:.1f}", file=sys.stderr)
+    final_return = evaluate(model, eval_episodes) if eval_episodes else float("nan")
     model.get_env().close()
-    return Run(np.array(episodes.steps), np.array(episodes.returns), seconds, final_return)
+    run = Run(np.array(episodes.steps), np.array(episodes.returns), seconds, final_return)
+    who = f"{type(model).__module__.split('.')[0]}.{type(model).__name__}"
+    print(f"  {who}, seed {model.seed}: {seconds:.0f} s, late training return {run.late_return:.1f}", file=sys.stderr)
+    return run
 
 
 def evaluate(model: BaseAlgorithm, episodes: int = 20) -> float:
     """Mean return of the deterministic policy on episodes that it has not seen, with the rewards as they are."""
     spec = model.get_env().get_attr("unwrapped")[0].spec
-    env = make_vec_env(lambda: gym.make(spec), n_envs=min(episodes, 10), seed=EVAL_SEED)
+    env = make_vec_env(spec.id, env_kwargs=spec.kwargs, n_envs=min(episodes, 10), seed=EVAL_SEED)
     if (normalize := unwrap_vec_normalize(model.get_env())) is not None:
         env = VecNormalize(env, training=False, norm_obs=normalize.norm_obs, norm_reward=False)
         sync_envs_normalization(model.get_env(), env)
@@ -129,13 +135,16 @@ def with_interval(values: Sequence[float], digits: int = 1) -> str:
 
 
 def difference(a: Sequence[float], b: Sequence[float], digits: int = 1) -> str:
-    """How the interquartile mean of ``a`` differs from that of ``b``, and whether the seeds can tell them apart."""
-    gap = float(interquartile_mean_difference(a, b))
+    """How the interquartile mean of ``a`` differs from that of ``b``, with its interval: ``+12.3 [-4.0, 30.2]``."""
+    gap = f"{interquartile_mean_difference(a, b):+.{digits}f}"
     low, high = bootstrap_interval_of_groups((a, b), interquartile_mean_difference)
-    if not np.isfinite(low):
-        return f"{gap:+.{digits}f} (one seed: no interval)"
-    clear = "" if low > 0 or high < 0 else f": {len(a)} seeds cannot tell them apart"
-    return f"{gap:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{clear}"
+    return f"{gap} [{low:.{digits}f}, {high:.{digits}f}]" if np.isfinite(low) else f"{gap} (one seed)"
+
+
+def direction(a: Sequence[float], b: Sequence[float]) -> int:
+    """1 if ``a`` is above ``b``, −1 if below, 0 if the interval of their difference contains 0, or one seed gives none."""
+    low, high = bootstrap_interval_of_groups((a, b), interquartile_mean_difference)
+    return int(low > 0) - int(high < 0)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -173,7 +182,7 @@ def draw_curves(axes: Axes, runs: Mapping[str, Sequence[Run]], timesteps: int, p
 def smooth(run: Run, edges: np.ndarray) -> np.ndarray:
     """Mean return of the episodes that ended between two edges, or where none did, up to then; NaN before the first."""
     means = np.full(len(edges) - 1, np.nan)
-    for i, (start, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for i, (start, end) in enumerate(pairwise(edges)):
         inside = (run.steps > start) & (run.steps <= end)
         means[i] = run.returns[inside].mean() if inside.any() else means[i - 1] if i else np.nan
     return means

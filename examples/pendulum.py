@@ -1,0 +1,94 @@
+"""
+How does PPO learn to swing up a pendulum, and what becomes of its action distribution?
+
+Pendulum counts as solved at about −200. The policy is a Gaussian over the torque; its mean depends on the state and its
+standard deviation does not. The picture maps the mean torque over angle and velocity while it learns.
+"""
+
+import numpy as np
+import torch as th
+from shared import Run, arguments, draw_curves, new_figure, print_table, save, train, with_interval
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_pgx import PPO
+
+ANGLES, VELOCITIES = np.linspace(-np.pi, np.pi, 41), np.linspace(-8, 8, 33)
+SOLVED = -200
+
+
+class ActionDistribution(BaseCallback):
+    """Keeps mean torque over angle and velocity, and standard deviation, at the start, in between and at the end."""
+
+    def __init__(self, timesteps: int, snapshots: int = 4):
+        super().__init__()
+        self.due = list(np.linspace(0, timesteps, snapshots))
+        self.kept: list[tuple[int, np.ndarray, float]] = []
+        angle, velocity = np.meshgrid(ANGLES, VELOCITIES)
+        self.grid = np.stack([np.cos(angle), np.sin(angle), velocity], axis=-1).reshape(-1, 3).astype(np.float32)
+
+    def _on_rollout_start(self) -> None:
+        if self.due and self.num_timesteps >= self.due[0]:
+            self.keep()
+
+    def keep(self) -> None:
+        del self.due[:1]
+        with th.no_grad():
+            gaussian = self.model.policy.get_distribution(th.as_tensor(self.grid)).distribution
+        mean = gaussian.mean.numpy().reshape(len(VELOCITIES), len(ANGLES)).clip(-2, 2)
+        self.kept.append((self.num_timesteps, mean, float(gaussian.stddev.mean())))
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        self.keep()
+
+
+def run(seed: int, timesteps: int) -> tuple[Run, ActionDistribution]:
+    env = make_vec_env("Pendulum-v1", n_envs=8, seed=seed)
+    model = PPO(
+        "MlpPolicy",
+        env,
+        learning_rate="lin_2e-3",
+        n_steps=128,
+        batch_size=128,
+        gamma=0.9,
+        seed=seed,
+        device="cpu",
+    )
+    watch = ActionDistribution(timesteps)
+    return train(model, timesteps, callbacks=[watch], eval_episodes=100), watch
+
+
+def main(argv: list[str] | None = None) -> None:
+    question = "How does PPO learn to swing up a pendulum, and what becomes of its action distribution?"
+    args = arguments(__file__, question, seeds=3, argv=argv)
+    timesteps = args.steps(100_000)
+    runs, watches = zip(*[run(seed, timesteps) for seed in args.seeds], strict=True)
+
+    kept = watches[0].kept
+    spread = [f"{np.abs(mean).mean():.2f}" for _, mean, _ in kept]
+    rows = [[f"{steps:,}", s, f"{std:.2f}"] for (steps, _, std), s in zip(kept, spread, strict=True)]
+    print_table(["steps", "mean torque, absolute, over the states", "standard deviation"], rows)
+    finals = [r.final_return for r in runs]
+    solved = sum(final > SOLVED for final in finals)
+    print(
+        f"100 episodes after {timesteps:,} steps: {with_interval(finals)}; {solved} of {len(runs)} seeds are above {SOLVED}."
+    )
+    print(f"The standard deviation went from {kept[0][2]:.2f} to {kept[-1][2]:.2f}.")
+
+    figure, panels = new_figure(len(kept) + 1)
+    for axes, (steps, mean, std) in zip(panels, kept, strict=False):
+        image = axes.pcolormesh(np.degrees(ANGLES), VELOCITIES, mean, cmap="RdBu", vmin=-2, vmax=2)
+        axes.set_title(f"{steps:,} steps: σ = {std:.2f}")
+        axes.set_xlabel("angle from upright, degrees")
+        axes.set_ylabel("angular velocity, rad/s")
+    figure.colorbar(image, ax=panels[len(kept) - 1], label="mean torque, N m")
+    draw_curves(panels[-1], {f"{len(runs)} seeds": runs}, timesteps)
+    panels[-1].axhline(SOLVED, color="0.4", linestyle="--", linewidth=1)
+    save(figure, args)
+
+
+if __name__ == "__main__":
+    main()
