@@ -45,7 +45,7 @@ class ActionDistribution(BaseCallback):
         self.keep()
 
 
-def run(seed: int, timesteps: int) -> tuple[Run, ActionDistribution]:
+def run(seed: int, timesteps: int, eval_episodes: int) -> tuple[Run, ActionDistribution]:
     env = make_vec_env("Pendulum-v1", n_envs=8, seed=seed)
     model = PPO(
         "MlpPolicy",
@@ -58,14 +58,15 @@ def run(seed: int, timesteps: int) -> tuple[Run, ActionDistribution]:
         device="cpu",
     )
     watch = ActionDistribution(timesteps)
-    return train(model, timesteps, callbacks=[watch], eval_episodes=100), watch
+    return train(model, timesteps, callbacks=[watch], eval_episodes=eval_episodes), watch
 
 
 def main(argv: list[str] | None = None) -> None:
     question = "How does PPO learn to swing up a pendulum, and what becomes of its action distribution?"
     args = arguments(__file__, question, seeds=3, argv=argv)
     timesteps = args.steps(100_000)
-    runs, watches = zip(*[run(seed, timesteps) for seed in args.seeds], strict=True)
+    episodes = 10 if args.quick else 100
+    runs, watches = zip(*[run(seed, timesteps, episodes) for seed in args.seeds], strict=True)
 
     kept = watches[0].kept
     spread = [f"{np.abs(mean).mean():.2f}" for _, mean, _ in kept]
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     finals = [r.final_return for r in runs]
     solved = sum(final > SOLVED for final in finals)
     print(
-        f"100 episodes after {timesteps:,} steps: {with_interval(finals)}; {solved} of {len(runs)} seeds are above {SOLVED}."
+        f"{episodes} episodes after {timesteps:,} steps: {with_interval(finals)}; {solved} of {len(runs)} seeds are above {SOLVED}."
     )
     print(f"The standard deviation went from {kept[0][2]:.2f} to {kept[-1][2]:.2f}.")
 

@@ -11,7 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgx import PPO
 
-BASE = dict(n_steps=128, batch_size=64, n_epochs=4, gamma=0.999, gae_lambda=0.98, clip_range=0.2, ent_coef=0.01)
+BASE = dict(n_steps=64, batch_size=64, n_epochs=4, gamma=0.999, gae_lambda=0.98, clip_range=0.2, ent_coef=0.01)
 FIRST = "clip 0.2, 4 epochs, λ 0.98"
 VARIANTS = {
     FIRST: {},
@@ -33,7 +33,7 @@ def run(change: dict, seed: int, timesteps: int) -> Run:
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "Which of PPO's hyperparameters matter on LunarLander?", seeds=3, argv=argv)
-    timesteps = args.steps(30_000, quick=1_500)
+    timesteps = args.steps(30_000, quick=1_000)
     runs = {label: [run(change, seed, timesteps) for seed in args.seeds] for label, change in VARIANTS.items()}
 
     late = {label: [r.late_return for r in of_label] for label, of_label in runs.items()}

@@ -18,7 +18,7 @@ LIBRARIES = {"SB3's PPO": sb3.PPO, "ours": sb3_pgx.PPO}
 
 def run(PPO, seed: int, timesteps: int) -> Run:
     env = make_vec_env("CartPole-v1", n_envs=8, seed=seed)
-    model = PPO("MlpPolicy", env, n_steps=256, batch_size=64, seed=seed, device="cpu")
+    model = PPO("MlpPolicy", env, n_steps=128, batch_size=64, seed=seed, device="cpu")
     return train(model, timesteps)
 
 
@@ -31,7 +31,7 @@ def equal_episodes(a: Run, b: Run) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "What changes if I import PPO from sb3_pgx instead of SB3?", seeds=1, argv=argv)
-    timesteps = args.steps(100_000, quick=3_000)
+    timesteps = args.steps(100_000, quick=2_000)
 
     runs: dict[str, list[Run]] = {label: [] for label in LIBRARIES}
     for seed in args.seeds:
