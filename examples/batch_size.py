@@ -32,7 +32,7 @@ def run(batch_size: int, normalize: bool, seed: int, timesteps: int) -> Run:
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "Which batch size for PPO, and should advantages be normalised?", seeds=3, argv=argv)
-    timesteps = args.steps(30_000, quick=800)
+    timesteps = args.steps(20_000, quick=800)
     runs = {
         way: {f"batch {size}": [run(size, normalize, seed, timesteps) for seed in args.seeds] for size in BATCH_SIZES}
         for way, normalize in WAYS.items()

@@ -74,9 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     print_table(["steps", "mean torque, absolute, over the states", "standard deviation"], rows)
     finals = [r.final_return for r in runs]
     solved = sum(final > SOLVED for final in finals)
-    print(
-        f"{episodes} episodes after {timesteps:,} steps: {with_interval(finals)}; {solved} of {len(runs)} seeds are above {SOLVED}."
-    )
+    print(f"Return of {episodes} episodes: {with_interval(finals)}; {solved} of {len(runs)} seeds above {SOLVED}.")
     print(f"The standard deviation went from {kept[0][2]:.2f} to {kept[-1][2]:.2f}.")
 
     figure, panels = new_figure(len(kept) + 1)

@@ -33,7 +33,7 @@ def run(change: dict, seed: int, timesteps: int) -> Run:
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "Which of PPO's hyperparameters matter on LunarLander?", seeds=3, argv=argv)
-    timesteps = args.steps(30_000, quick=1_000)
+    timesteps = args.steps(24_000, quick=1_000)
     runs = {label: [run(change, seed, timesteps) for seed in args.seeds] for label, change in VARIANTS.items()}
 
     late = {label: [r.late_return for r in of_label] for label, of_label in runs.items()}

@@ -35,7 +35,7 @@ def run(scale: float, normalized: bool, seed: int, timesteps: int) -> Run:
 def main(argv: list[str] | None = None) -> None:
     question = "Does the scale of the rewards matter to PPO, and does normalising them help?"
     args = arguments(__file__, question, seeds=3, argv=argv)
-    timesteps = args.steps(40_000, quick=800)
+    timesteps = args.steps(24_000, quick=800)
     runs = {
         way: {f"rewards × {s:g}": [run(s, way == "normalised", seed, timesteps) for seed in args.seeds] for s in SCALES}
         for way in WAYS
