@@ -156,9 +156,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def new_figure(n_panels: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, made without pyplot's process-wide state."""
-    figure = Figure(figsize=(1.5 + 5 * n_panels, 4.2), dpi=120, layout="constrained")
-    panels = [figure.add_subplot(1, n_panels, i + 1) for i in range(n_panels)]
+    """A figure with panels side by side, in two rows if they are many, made without pyplot's process-wide state."""
+    n_rows = 1 if n_panels <= 3 else 2
+    n_columns = -(-n_panels // n_rows)
+    figure = Figure(figsize=(1.5 + 5 * n_columns, 4.2 * n_rows), dpi=120, layout="constrained")
+    panels = [figure.add_subplot(n_rows, n_columns, i + 1) for i in range(n_panels)]
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92")
