@@ -28,8 +28,8 @@ def run(baseline: str | None, seed: int, timesteps: int) -> Run:
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "What does a baseline do for REINFORCE?", seeds=3, argv=argv)
-    timesteps = args.steps(40_000)
-    measurement = GradientVarianceClaim("CartPole-v1", timesteps=args.steps(10_000, 500), batches=4 if args.quick else 40)
+    timesteps = args.steps(40_000, quick=600)
+    measurement = GradientVarianceClaim("CartPole-v1", timesteps=args.steps(10_000, 500), batches=3 if args.quick else 40)
 
     variances = [relative_variances(measurement, seed) for seed in args.seeds]  # without a baseline: 1
     relative = {label: [v.get(str(key), 1.0) for v in variances] for label, key in BASELINES.items()}
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     best = max(late, key=lambda label: interquartile_mean(late[label]))
     print(
         f"Of the gradient's variance without a baseline, {least} leaves {100 * interquartile_mean(relative[least]):.0f} %, "
-        f"the least ({len(args.seeds)} seeds). After {timesteps:,} steps, {best} had the highest return."
+        f"the least ({args.n_seeds}). After {timesteps:,} steps, {best} had the highest return."
     )
 
     figure, (spread, curves) = new_figure(2)

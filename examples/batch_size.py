@@ -32,7 +32,7 @@ def run(batch_size: int, normalize: bool, seed: int, timesteps: int) -> Run:
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "Which batch size for PPO, and should advantages be normalised?", seeds=3, argv=argv)
-    timesteps = args.steps(20_000, quick=800)
+    timesteps = args.steps(18_000, quick=800)
     runs = {
         way: {f"batch {size}": [run(size, normalize, seed, timesteps) for seed in args.seeds] for size in BATCH_SIZES}
         for way, normalize in WAYS.items()
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     print_table(["late training return with", *[f"advantages {way}" for way in WAYS], "seconds a training"], rows)
 
     best = max(late["normalised"], key=lambda size: interquartile_mean(late["normalised"][size]))
-    print(f"With normalised advantages, {best} learned most in {timesteps:,} steps ({len(args.seeds)} seeds).")
+    print(f"With normalised advantages, {best} learned most in {timesteps:,} steps ({args.n_seeds}).")
     for size in late["normalised"]:
         print(f"Normalising is worth, with {size}: {difference(late['normalised'][size], late['as they are'][size])}.")
 

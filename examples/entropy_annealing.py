@@ -55,7 +55,7 @@ def run(ent_coef: float | str, seed: int, timesteps: int) -> Run:
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "When does an entropy bonus help, and why anneal it?", seeds=3, argv=argv)
-    timesteps = args.steps(30_000, quick=800)
+    timesteps = args.steps(24_000, quick=800)
     runs = {label: [run(ent_coef, seed, timesteps) for seed in args.seeds] for label, ent_coef in SETTINGS.items()}
 
     late = {label: [r.late_return for r in of_label] for label, of_label in runs.items()}
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
 
     *fixed, annealed = SETTINGS
     for label in fixed:
-        print(f"Annealed against {label}: {difference(late[annealed], late[label], 2)} ({len(args.seeds)} seeds).")
+        print(f"Annealed against {label}: {difference(late[annealed], late[label], 2)} ({args.n_seeds}).")
 
     figure, (axes,) = new_figure()
     draw_curves(axes, runs, timesteps)

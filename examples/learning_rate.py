@@ -29,7 +29,7 @@ def within(values: dict[float, float]) -> list[float]:
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "How much does PPO's learning rate matter?", seeds=3, argv=argv)
-    timesteps = args.steps(20_000, quick=800)
+    timesteps = args.steps(18_000, quick=1_700)
     runs = {task: {rate: [run(task, rate, s, timesteps) for s in args.seeds] for rate in RATES} for task in TASKS}
 
     late = {task: {rate: [r.late_return for r in of] for rate, of in by_rate.items()} for task, by_rate in runs.items()}
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         means = {rate: float(interquartile_mean(values)) for rate, values in late[task].items()}
         good = ", ".join(f"{rate:g}" for rate in within(means))
         best = max(means, key=means.get)
-        print(f"{task}: best {best:g}; nine tenths of the way from worst to best: {good} ({len(args.seeds)} seeds).")
+        print(f"{task}: best {best:g}; nine tenths of the way from worst to best: {good} ({args.n_seeds}).")
 
     figure, panels = new_figure(len(TASKS))
     for axes, task in zip(panels, TASKS, strict=True):

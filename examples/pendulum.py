@@ -2,8 +2,8 @@
 How does PPO learn to swing up a pendulum, and what becomes of its action distribution?
 
 A mean return above −200 is good. The policy is a Gaussian over the torque; with generalised state-dependent exploration
-(``use_sde=True``) both its mean and its standard deviation depend on the state. The picture maps the mean torque over angle and
-velocity while it learns.
+(``use_sde=True``) both its mean and its standard deviation depend on the state. The picture maps the mean torque over angle
+and velocity while it learns.
 """
 
 import numpy as np
@@ -67,17 +67,18 @@ def main(argv: list[str] | None = None) -> None:
     print_table(["steps", "mean torque, absolute, over the states", "standard deviation, mean"], rows)
     finals = [r.final_return for r in runs]
     good = sum(final > GOOD for final in finals)
-    print(f"Return of {episodes} episodes: {with_interval(finals)}; {good} of {len(runs)} seeds above {GOOD}.")
+    print(f"Return of {episodes} episodes: {with_interval(finals)}; {good} of {args.n_seeds} above {GOOD}.")
     print(f"The mean standard deviation went from {kept[0][2]:.2f} to {kept[-1][2]:.2f}.")
 
     figure, panels = new_figure(len(kept) + 1)
     for axes, (steps, mean, std) in zip(panels, kept, strict=False):
         image = axes.pcolormesh(np.degrees(ANGLES), VELOCITIES, mean, cmap="RdBu", vmin=-2, vmax=2)
+        axes.grid(False)
         axes.set_title(f"{steps:,} steps: σ = {std:.2f}")
         axes.set_xlabel("angle from upright, degrees")
         axes.set_ylabel("angular velocity, rad/s")
     figure.colorbar(image, ax=panels[len(kept) - 1], label="mean torque, N m")
-    draw_curves(panels[-1], {f"{len(runs)} seeds": runs}, timesteps)
+    draw_curves(panels[-1], {f"{args.n_seeds}": runs}, timesteps)
     panels[-1].axhline(GOOD, color="0.4", linestyle="--", linewidth=1)
     save(figure, args)
 

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     print_table(["setting", "late training return", "difference from the first row"], rows)
 
     better, worse = ([label for label in VARIANTS if direction(late[label], late[FIRST]) == sign] for sign in (1, -1))
-    print(f"With {len(args.seeds)} seeds and {timesteps:,} steps, better than the first row: {', '.join(better) or 'none'};")
+    print(f"With {args.n_seeds} and {timesteps:,} steps, better than the first row: {', '.join(better) or 'none'};")
     print(
         f"worse: {', '.join(worse) or 'none'}. An interval over so few seeds is too narrow: read it as a hint, not as a proof."
     )

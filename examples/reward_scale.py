@@ -35,7 +35,7 @@ def run(scale: float, normalized: bool, seed: int, timesteps: int) -> Run:
 def main(argv: list[str] | None = None) -> None:
     question = "Does the scale of the rewards matter to PPO, and does normalising them help?"
     args = arguments(__file__, question, seeds=3, argv=argv)
-    timesteps = args.steps(24_000, quick=800)
+    timesteps = args.steps(24_000, quick=1_700)
     runs = {
         way: {f"rewards × {s:g}": [run(s, way == "normalised", seed, timesteps) for seed in args.seeds] for s in SCALES}
         for way in WAYS
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     for way in WAYS:
         means = [float(interquartile_mean(values)) for values in late[way].values()]
         gaps.append(f"{way}, the best and the worst scale are {max(means) - min(means):.0f} apart")
-    print(f"{'; '.join(gaps)} ({len(args.seeds)} seeds, {timesteps:,} steps).")
+    print(f"{'; '.join(gaps)} ({args.n_seeds}, {timesteps:,} steps).")
 
     figure, panels = new_figure(len(WAYS))
     for axes, way in zip(panels, WAYS, strict=True):

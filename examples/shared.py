@@ -39,6 +39,11 @@ class Arguments:
     quick: bool
     picture: Path
 
+    @property
+    def n_seeds(self) -> str:
+        """``1 seed``, ``3 seeds``."""
+        return f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}"
+
     def steps(self, default: int, quick: int = 2_000) -> int:
         """The number of environment steps: ``default``, or ``quick`` where ``--quick`` only shows that the script works."""
         return quick if self.quick else default
@@ -82,7 +87,7 @@ class Run:
     @property
     def late_return(self) -> float:
         """Mean return of the last fifth of the training's steps: of the policy as it acts, exploration included."""
-        return float(self.returns[self.steps > 0.8 * self.steps[-1]].mean())
+        return float(self.returns[self.steps > 0.8 * self.steps[-1]].mean()) if len(self.steps) else float("nan")
 
 
 class EpisodeReturns(BaseCallback):
@@ -164,6 +169,7 @@ def new_figure(n_panels: int = 1) -> tuple[Figure, list[Axes]]:
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92")
+        axes.set_axisbelow(True)
         axes.set_prop_cycle(color=COLORS)
     return figure, panels
 
