@@ -6,11 +6,12 @@ first column measures that: one policy is kept as it is, the same episodes are g
 gradients that come out is compared. The second shows what it is worth in training.
 """
 
-from shared import Run, arguments, draw_curves, new_figure, print_table, save, train, with_interval
+from shared import Run, arguments, difference, draw_curves, new_figure, print_table, save, train, with_interval
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgx import REINFORCE, REINFORCEBaseline
 from sb3_pgx.compare.gradient_variance import LEARNED, GradientVarianceClaim, relative_variances
+from sb3_pgx.compare.report import COLORS
 from sb3_pgx.compare.statistics import interquartile_mean
 
 BASELINES = {"none": None, "mean": "mean", "leave-one-out": "loo", "optimal": "optimal", "learned V(s)": LEARNED}
@@ -29,7 +30,7 @@ def run(baseline: str | None, seed: int, timesteps: int) -> Run:
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "What does a baseline do for REINFORCE?", seeds=3, argv=argv)
     timesteps = args.steps(40_000, quick=600)
-    measurement = GradientVarianceClaim("CartPole-v1", timesteps=args.steps(10_000, 500), batches=3 if args.quick else 40)
+    measurement = GradientVarianceClaim("CartPole-v1", timesteps=args.steps(10_000, 500), batches=12 if args.quick else 40)
 
     variances = [relative_variances(measurement, seed) for seed in args.seeds]  # without a baseline: 1
     relative = {label: [v.get(str(key), 1.0) for v in variances] for label, key in BASELINES.items()}
@@ -43,11 +44,12 @@ def main(argv: list[str] | None = None) -> None:
     best = max(late, key=lambda label: interquartile_mean(late[label]))
     print(
         f"Of the gradient's variance without a baseline, {least} leaves {100 * interquartile_mean(relative[least]):.0f} %, "
-        f"the least ({args.n_seeds}). After {timesteps:,} steps, {best} had the highest return."
+        f"the least ({args.n_seeds}).\nAfter {timesteps:,} steps, {best} had the highest return, by "
+        f"{difference(late[best], late['none'])} more than without."
     )
 
     figure, (spread, curves) = new_figure(2)
-    spread.bar(list(relative), [interquartile_mean(v) for v in relative.values()], color=[f"C{i}" for i in range(5)])
+    spread.bar(list(relative), [interquartile_mean(v) for v in relative.values()], color=COLORS[: len(relative)])
     spread.tick_params(axis="x", rotation=20)
     spread.set_title("variance of the gradient, without a baseline: 1")
     draw_curves(curves, runs, timesteps)

@@ -12,6 +12,7 @@ from shared import Run, arguments, draw_curves, new_figure, print_table, save, t
 from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_pgx
+from sb3_pgx.compare.report import COLORS
 
 LIBRARIES = {"SB3's PPO": sb3.PPO, "ours": sb3_pgx.PPO}
 
@@ -54,9 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     figure, (curve, clock) = new_figure(2)
     draw_curves(curve, runs, timesteps)
     curve.set_title("CartPole-v1, same seeds")
-    clock.bar(
-        list(runs), [sum(r.seconds for r in of_label) / len(of_label) for of_label in runs.values()], color=["0.6", "C0"]
-    )
+    clock.bar(list(runs), [sum(r.seconds for r in of_label) / len(of_label) for of_label in runs.values()], color=COLORS[:2])
     clock.set_ylabel("seconds a training")
     clock.set_title(f"{ratio:.1f} times as fast")
     save(figure, args)
