@@ -54,7 +54,7 @@ def run(ent_coef: float | str, seed: int, timesteps: int) -> Run:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = arguments(__file__, "When does an entropy bonus help, and why anneal it?", seeds=3, argv=argv)
+    args = arguments(__file__, "When does an entropy bonus help, and why anneal it?", seeds=5, argv=argv)
     timesteps = args.steps(24_000, quick=800)
     runs = {label: [run(ent_coef, seed, timesteps) for seed in args.seeds] for label, ent_coef in SETTINGS.items()}
 
