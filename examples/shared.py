@@ -1,0 +1,203 @@
+"""What the examples share: their arguments, a training that is recorded, numbers with intervals, tables and pictures."""
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch as th
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization, unwrap_vec_normalize
+
+from sb3_pgx.compare.report import COLORS
+from sb3_pgx.compare.statistics import (
+    bootstrap_interval,
+    bootstrap_interval_of_groups,
+    interquartile_mean,
+    interquartile_mean_difference,
+)
+
+EVAL_SEED = 2_000_000  # far from those that the examples train on
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the user asked for: how many seeds, how long, and the picture to write."""
+
+    seeds: range
+    quick: bool
+    picture: Path
+
+    @property
+    def n_seeds(self) -> str:
+        """``1 seed``, ``3 seeds``."""
+        return f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}"
+
+    def steps(self, default: int, quick: int = 2_000) -> int:
+        """The number of environment steps: ``default``, or ``quick`` where ``--quick`` only shows that the script works."""
+        return quick if self.quick else default
+
+
+def arguments(script: str, question: str, seeds: int, argv: Sequence[str] | None = None) -> Arguments:
+    """
+    Reads the command line, which all examples share, before any work is done.
+
+    :param script: ``__file__``; the picture has its name
+    :param question: that the script answers
+    :param seeds: how many, unless the user says otherwise; one with ``--quick``
+    :param argv: the command line without the script's name; ``None``: the process's
+    """
+    parser = argparse.ArgumentParser(description=question)
+    parser.add_argument("--seeds", type=int, help=f"number of seeds, counted from 0 (default {seeds})")
+    parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it works; the numbers mean nothing")
+    parser.add_argument("--output", type=Path, default=Path("runs/examples"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--force", action="store_true", help="replace an earlier picture")
+    args = parser.parse_args(argv)
+    n_seeds = (1 if args.quick else seeds) if args.seeds is None else args.seeds
+    if n_seeds < 1:
+        parser.error(f"--seeds {n_seeds}: at least one is needed")
+    picture = args.output / f"{Path(script).stem}.png"
+    if picture.exists() and not args.force:
+        parser.error(f"{picture} exists already; --force replaces it, --output DIR writes elsewhere")
+    print(f"{question}\n")
+    th.set_num_threads(1)  # the networks are small: more threads would only wait for each other
+    return Arguments(range(n_seeds), args.quick, picture)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training: each episode's return with the environment steps at its end, how long it took, and how good it is after."""
+
+    steps: np.ndarray
+    returns: np.ndarray
+    seconds: float
+    final_return: float
+
+    @property
+    def late_return(self) -> float:
+        """Mean return of the last fifth of the training's steps: of the policy as it acts, exploration included."""
+        return float(self.returns[self.steps > 0.8 * self.steps[-1]].mean()) if len(self.steps) else float("nan")
+
+
+class EpisodeReturns(BaseCallback):
+    """Keeps the return of every training episode, before any scaling or normalisation of the rewards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int] = []
+        self.returns: list[float] = []
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:  # by SB3's Monitor
+                self.steps.append(self.num_timesteps)
+                self.returns.append(info["episode"]["r"])
+        return True
+
+
+def train(model: BaseAlgorithm, timesteps: int, callbacks: Sequence[BaseCallback] = (), eval_episodes: int = 20) -> Run:
+    """``model.learn(timesteps)``, timed and recorded, then :func:`evaluate` (not with 0 episodes: the final return is NaN)."""
+    episodes = EpisodeReturns()
+    start = time.perf_counter()
+    model.learn(timesteps, callback=[episodes, *callbacks])
+    seconds = time.perf_counter() - start
+    final_return = evaluate(model, eval_episodes) if eval_episodes else float("nan")
+    model.get_env().close()
+    run = Run(np.array(episodes.steps), np.array(episodes.returns), seconds, final_return)
+    who = f"{type(model).__module__.split('.')[0]}.{type(model).__name__}"
+    print(f"  {who}, seed {model.seed}: {seconds:.0f} s, late training return {run.late_return:.1f}", file=sys.stderr)
+    return run
+
+
+def evaluate(model: BaseAlgorithm, episodes: int = 20) -> float:
+    """Mean return of the deterministic policy on episodes that it has not seen, with the rewards as they are."""
+    spec = model.get_env().get_attr("unwrapped")[0].spec
+    env = make_vec_env(spec.id, env_kwargs=spec.kwargs, n_envs=min(episodes, 10), seed=EVAL_SEED)
+    if (normalize := unwrap_vec_normalize(model.get_env())) is not None:
+        env = VecNormalize(env, training=False, norm_obs=normalize.norm_obs, norm_reward=False)
+        sync_envs_normalization(model.get_env(), env)
+    mean, _ = evaluate_policy(model, env, episodes, deterministic=True)
+    env.close()
+    return float(mean)
+
+
+def with_interval(values: Sequence[float], digits: int = 1) -> str:
+    """Interquartile mean over seeds with its 95 % bootstrap interval: ``412.3 [380.1, 450.0]``."""
+    iqm = f"{interquartile_mean(values):.{digits}f}"
+    low, high = bootstrap_interval(values, interquartile_mean)
+    return f"{iqm} [{low:.{digits}f}, {high:.{digits}f}]" if len(values) > 1 else f"{iqm} (one seed)"
+
+
+def difference(a: Sequence[float], b: Sequence[float], digits: int = 1) -> str:
+    """How the interquartile mean of ``a`` differs from that of ``b``, with its interval: ``+12.3 [-4.0, 30.2]``."""
+    gap = f"{interquartile_mean_difference(a, b):+.{digits}f}"
+    low, high = bootstrap_interval_of_groups((a, b), interquartile_mean_difference)
+    return f"{gap} [{low:.{digits}f}, {high:.{digits}f}]" if np.isfinite(low) else f"{gap} (one seed)"
+
+
+def direction(a: Sequence[float], b: Sequence[float]) -> int:
+    """1 if ``a`` is above ``b``, −1 if below, 0 if the interval of their difference contains 0, or one seed gives none."""
+    low, high = bootstrap_interval_of_groups((a, b), interquartile_mean_difference)
+    return int(low > 0) - int(high < 0)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A Markdown table with aligned columns, and an empty line."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, ["-" * width for width in widths], *rows):
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+    print()
+
+
+def new_figure(n_panels: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side, in two rows if they are many, made without pyplot's process-wide state."""
+    n_rows = 1 if n_panels <= 3 else 2
+    n_columns = -(-n_panels // n_rows)
+    figure = Figure(figsize=(1.5 + 5 * n_columns, 4.2 * n_rows), dpi=120, layout="constrained")
+    panels = [figure.add_subplot(n_rows, n_columns, i + 1) for i in range(n_panels)]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.92")
+        axes.set_axisbelow(True)
+        axes.set_prop_cycle(color=COLORS)
+    return figure, panels
+
+
+def draw_curves(axes: Axes, runs: Mapping[str, Sequence[Run]], timesteps: int, points: int = 25) -> None:
+    """Training curves, a line for each label: mean over seeds of the episodes' mean return, a band from lowest to highest."""
+    edges = np.linspace(0, timesteps, points + 1)
+    for label, of_label in runs.items():
+        curves = np.array([smooth(run, edges) for run in of_label])
+        (line,) = axes.plot(edges[1:], curves.mean(axis=0), label=label)
+        axes.fill_between(edges[1:], curves.min(axis=0), curves.max(axis=0), color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("return of training episodes")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.legend(frameon=False, fontsize="small")
+
+
+def smooth(run: Run, edges: np.ndarray) -> np.ndarray:
+    """Mean return of the episodes that ended between two edges, or where none did, up to then; NaN before the first."""
+    means = np.full(len(edges) - 1, np.nan)
+    for i, (start, end) in enumerate(pairwise(edges)):
+        inside = (run.steps > start) & (run.steps <= end)
+        means[i] = run.returns[inside].mean() if inside.any() else means[i - 1] if i else np.nan
+    return means
+
+
+def save(figure: Figure, args: Arguments) -> None:
+    """Writes the picture, and says where."""
+    args.picture.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(args.picture)
+    print(f"\nPicture: {args.picture}")

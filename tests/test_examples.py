@@ -1,0 +1,57 @@
+"""Every script of examples/ runs as the user runs it, prints what it promises, and draws a picture."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted(path for path in (ROOT / "examples").glob("*.py") if path.stem != "shared")
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """``python examples/<script> <arguments>`` in this process; returns what it printed."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+
+    def run(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+        runpy.run_path(str(script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def expected(script):
+    """Regular expressions that the output of ``--quick`` has to contain, from ``tests/examples/<script>.txt``, one a line."""
+    lines = (ROOT / "tests" / "examples" / f"{script.stem}.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_prints_its_numbers_and_draws_its_picture(script, run_script, tmp_path):
+    output = run_script(script, "--quick", "--output", tmp_path)
+    for pattern in expected(script):
+        assert re.search(pattern, output, re.MULTILINE), f"{pattern}\nis not in\n{output}"
+    table = [line for line in output.splitlines() if line.startswith("|")]
+    assert len(table) > 2, f"a table of several rows in\n{output}"
+    assert "nan" not in "".join(table), "every number of the table exists"
+    picture = imread(tmp_path / f"{script.stem}.png")
+    assert min(picture.shape[:2]) > 300 and len(np.unique(picture[..., :3].reshape(-1, 3), axis=0)) > 10
+
+
+def test_every_script_is_in_the_table_of_examples():
+    listed = re.findall(r"^\|.*\| `(\w+\.py)` \|", (ROOT / "examples" / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == [path.name for path in SCRIPTS]
+
+
+def test_an_earlier_picture_stays_without_force(run_script, tmp_path, capsys):
+    (tmp_path / "swap_sb3_ppo.png").write_bytes(b"earlier")
+    with pytest.raises(SystemExit) as refusal:
+        run_script(ROOT / "examples" / "swap_sb3_ppo.py", "--quick", "--output", tmp_path)
+    assert refusal.value.code == 2 and "exists already; --force replaces it" in capsys.readouterr().err
+    assert (tmp_path / "swap_sb3_ppo.png").read_bytes() == b"earlier"
