@@ -11,6 +11,7 @@ from typing import Any
 import torch as th
 from capabilities import table
 from faults import FAULTS
+from logged import table as logged_table
 
 from sb3_pgx.callbacks import METRICS
 from sb3_pgx.compare.bench.report import markdown
@@ -157,6 +158,7 @@ GENERATED = {
     "claims": claims_table,
     "configs": configs_table,
     "faults": faults_table,
+    "logged": logged_table,
     "metrics": metrics_table,
     "speed": speed_tables,
     "variance": variance_sentence,

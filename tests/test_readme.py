@@ -31,7 +31,7 @@ def test_code_blocks_run(file, line, code, tmp_path, monkeypatch):
     exec(compile(shortened, f"{file}:{line}", "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("name", ["claims", "configs", "faults", "metrics", "variance"])
+@pytest.mark.parametrize("name", ["claims", "configs", "faults", "logged", "metrics", "variance"])
 def test_published_figures_are_those_that_were_measured(name):
     assert section(name) == GENERATED[name]()
 
@@ -51,6 +51,26 @@ def test_commands_parse_and_targets_exist():
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), command
         elif words[0] == "sb3-pgx":
             _parser().parse_args(words[1:])
+
+
+def test_each_piece_of_folklore_has_a_command_that_exists():
+    """``sb3-pgx`` commands parse; of ``python examples/…`` the script is there, and its arguments are those that all share."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    _, _, rest = text.partition("## Ten things people say about policy gradients\n")
+    claims = re.findall(r"^\d+\. \*\*“.*?(?=^\d+\. |^## )", rest.partition("\n## ")[0] + "\n## ", re.MULTILINE | re.DOTALL)
+    assert len(claims) == 10
+    shared = (ROOT / "examples" / "shared.py").read_text(encoding="utf-8")
+    for claim in claims:
+        commands = re.findall(r"`((?:python examples/|sb3-pgx )[^`]*)`", claim)
+        assert commands, f"no command shows: {claim}"
+        for command in commands:
+            words = shlex.split(command)
+            if words[0] == "sb3-pgx":
+                _parser().parse_args(words[1:])
+            else:
+                assert (ROOT / words[1]).is_file(), command
+                options = [word for word in words[2:] if word.startswith("-")]
+                assert all(f'"{option}"' in shared for option in options), command
 
 
 def test_the_comparison_of_the_readme_runs(runs_in_this_process, tmp_path, monkeypatch, capsys):

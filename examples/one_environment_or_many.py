@@ -1,0 +1,66 @@
+"""
+One environment or many? How fast, how good after the same number of steps, and how much the seeds differ.
+
+Two ways to add environments: with the rollout kept at 1,024 steps altogether, so that each one's part is shorter; or with 128
+steps of each, so that the rollout grows and there are fewer updates.
+"""
+
+import numpy as np
+from shared import arguments, difference, new_figure, print_table, save, train, with_interval
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_pgx import PPO
+
+NUMBERS = (1, 8, 64)
+ROLLOUTS = {
+    "1,024 altogether": lambda n_envs: 1024 // n_envs,
+    "128 of each": lambda n_envs: 128,
+}
+
+
+def run(n_envs: int, n_steps: int, seed: int, timesteps: int, eval_episodes: int):
+    env = make_vec_env("CartPole-v1", n_envs=n_envs, seed=seed)
+    settings = dict(n_steps=n_steps, batch_size=128, n_epochs=10, learning_rate=1e-3)
+    return train(PPO("MlpPolicy", env, **settings, seed=seed, device="cpu"), timesteps, eval_episodes=eval_episodes)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(__file__, "One environment or many?", seeds=3, argv=argv)
+    timesteps = args.steps(16_384, quick=1_024)
+    eval_episodes = 1 if args.quick else 10
+    runs = {
+        (rollout, n_envs): [run(n_envs, n_steps(n_envs), seed, timesteps, eval_episodes) for seed in args.seeds]
+        for rollout, n_steps in ROLLOUTS.items()
+        for n_envs in NUMBERS
+    }
+    # Of the policy after training: with many environments, each has too few steps for a long episode while it trains.
+    final = {key: [r.final_return for r in of_key] for key, of_key in runs.items()}
+    speed = {key: timesteps / np.mean([r.seconds for r in of_key]) for key, of_key in runs.items()}
+
+    rows = []
+    for rollout, n_envs in runs:
+        key, n_updates = (rollout, n_envs), -(-timesteps // (n_envs * ROLLOUTS[rollout](n_envs)))
+        rows.append([str(n_envs), rollout, str(n_updates), f"{speed[key]:,.0f}", with_interval(final[key])])
+    print_table(["environments", "steps of a rollout", "updates", "steps a second", "final return"], rows)
+
+    kept, grown = ROLLOUTS
+    few, usual, many = NUMBERS
+    print(f"In the same rollout, {many} environments are {speed[kept, many] / speed[kept, few]:.1f} times as fast as one.")
+    print(f"Final return with {many} minus that with one, same rollout: {difference(final[kept, many], final[kept, few])};")
+    print(f"with {many} minus {usual}: {difference(final[kept, many], final[kept, usual])};")
+    print(f"with {many} in a rollout that grew minus {usual}: {difference(final[grown, many], final[grown, usual])}.")
+    print(f"Seeds {list(args.seeds)}, {timesteps:,} steps of CartPole-v1 each.")
+
+    figure, (clock, outcome) = new_figure(2)
+    for rollout in ROLLOUTS:
+        clock.plot(NUMBERS, [speed[rollout, n_envs] for n_envs in NUMBERS], "o-", label=rollout)
+        (line,) = outcome.plot(NUMBERS, [np.mean(final[rollout, n_envs]) for n_envs in NUMBERS])
+        outcome.plot(NUMBERS, [final[rollout, n_envs] for n_envs in NUMBERS], "o", color=line.get_color())
+    for axes, label in ((clock, "steps a second"), (outcome, "final return, a point for each seed")):
+        axes.set(xscale="log", xlabel="environments", ylabel=label)
+    clock.legend(frameon=False, title="a rollout has")
+    save(figure, args)
+
+
+if __name__ == "__main__":
+    main()
