@@ -8,11 +8,11 @@ seen. (`sb3-pgx tune` does all this with several seeds a trial.) Needs optuna: p
 
 import numpy as np
 import optuna
-from sb3_pgx.tuning import TrialEvalCallback, sample_params
 from shared import arguments, difference, new_figure, print_table, save, train, with_interval
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgx import PPO
+from sb3_pgx.tuning import TrialEvalCallback, sample_params
 
 ENV, N_ENVS, TUNING_SEED = "CartPole-v1", 8, 100
 
