@@ -4,14 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sb3_pgx.compare.measure import describe, measure, tell
+from sb3_pgx.compare.measure import describe, difference_of, measure, tell, tell_difference
 from sb3_pgx.compare.runs import RunResult
-from sb3_pgx.compare.statistics import (
-    area_under_curve,
-    bootstrap_interval_of_groups,
-    interquartile_mean,
-    interquartile_mean_difference,
-)
+from sb3_pgx.compare.statistics import area_under_curve
 from sb3_pgx.compare.verdict import Settings, Verdict, provenance
 from sb3_pgx.compare.wording import thousands
 
@@ -61,16 +56,11 @@ def judge(claim: AgreementClaim, ours: Sequence[RunResult], theirs: Sequence[Run
     lines = [f"{label}, {line}" for label, results in runs.items() for line in tell(results)]
     differences: dict[str, Any] = {}
     if not any(r.error for results in runs.values() for r in results):
-        differences["final return"] = _difference({k: {r.seed: r.mean_return for r in v} for k, v in runs.items()})
-        differences["area under the learning curve"] = _difference(
+        differences["final return"] = difference_of({k: {r.seed: r.mean_return for r in v} for k, v in runs.items()})
+        differences["area under the learning curve"] = difference_of(
             {k: {r.seed: area_under_curve(r.curve_steps, r.curve_returns) for r in v} for k, v in runs.items()}
         )
-    for name, d in differences.items():
-        means = ", ".join(f"{label} {mean:.1f}" for label, mean in d["interquartile_mean"].items())
-        low, high = d["interval_95"]
-        lines.append(
-            f"{name}: {means}; difference {d['difference']:.1f}, 95 % interval [{low:.1f}, {high:.1f}], {d['width']:.1f} wide"
-        )
+    lines += [tell_difference(name, d) for name, d in differences.items()]
     passed = bool(differences) and all(d["interval_95"][0] <= 0 <= d["interval_95"][1] for d in differences.values())
     record = {
         "claim": claim.statement,
@@ -81,16 +71,3 @@ def judge(claim: AgreementClaim, ours: Sequence[RunResult], theirs: Sequence[Run
         **provenance(command),
     }
     return Verdict(f"as {claim.peer}, {claim.env_id}", claim.statement, passed, tuple(lines), record)
-
-
-def _difference(per_seed: dict[str, dict[int, float]]) -> dict[str, Any]:
-    """Of the first algorithm's interquartile mean minus the second's, in units of return."""
-    ours, theirs = (list(values.values()) for values in per_seed.values())
-    low, high = bootstrap_interval_of_groups([ours, theirs], interquartile_mean_difference)
-    return {
-        "interquartile_mean": {label: float(interquartile_mean([*values.values()])) for label, values in per_seed.items()},
-        "difference": float(interquartile_mean_difference(ours, theirs)),
-        "interval_95": [low, high],
-        "width": high - low,
-        "per_seed": {label: {str(seed): value for seed, value in values.items()} for label, values in per_seed.items()},
-    }

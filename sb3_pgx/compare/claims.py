@@ -11,6 +11,7 @@ from sb3_pgx.common.extras import require_extra
 from sb3_pgx.compare.agreement import AgreementClaim
 from sb3_pgx.compare.false_alarms import FalseAlarmClaim
 from sb3_pgx.compare.gradient_variance import GradientVarianceClaim
+from sb3_pgx.compare.improvement import TuningClaim
 from sb3_pgx.compare.learning import LearningClaim
 from sb3_pgx.compare.peers import prepare
 from sb3_pgx.compare.pool import write_json
@@ -52,6 +53,12 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         LearningClaim("trpo", "HalfCheetah-v5", timesteps=1_000_000, threshold=2500.0),
         LearningClaim("trpo", "Hopper-v5", timesteps=1_000_000, threshold=2000.0),
         LearningClaim("trpo", "Walker2d-v5", timesteps=1_000_000, threshold=3000.0),
+    ),
+    "tuning": (
+        TuningClaim("ppo", "CartPole-v1", timesteps=20_000),
+        TuningClaim("ppo", "Pendulum-v1", timesteps=50_000),
+        TuningClaim("a2c", "CartPole-v1", timesteps=20_000),
+        TuningClaim("a2c", "Pendulum-v1", timesteps=50_000),
     ),
 }
 

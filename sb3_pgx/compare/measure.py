@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from sb3_pgx.compare.finished import find_finished, run_missing
-from sb3_pgx.compare.peers import prepare
+from sb3_pgx.compare.peers import Peer, prepare
 from sb3_pgx.compare.runs import RunResult, RunSpec, file_name, versions
-from sb3_pgx.compare.statistics import bootstrap_interval, interquartile_mean
+from sb3_pgx.compare.statistics import (
+    bootstrap_interval,
+    bootstrap_interval_of_groups,
+    interquartile_mean,
+    interquartile_mean_difference,
+)
 from sb3_pgx.compare.verdict import Settings
 from sb3_pgx.compare.wording import thousands
+from sb3_pgx.zoo.configs import RunConfig
 
 # Hyperparameters are tuned on seeds 100 and up: none of these had a say in them.
 SEEDS = (0, 1, 2, 3, 4)
@@ -37,6 +43,19 @@ def measure(
     :raises ImportError: a package that the algorithm or the environment needs is not installed
     """
     peer, config, _ = prepare(algorithm, env_id, settings.configs)
+    return measure_config(peer, config, env_id, timesteps, seeds, settings, eval_episodes)
+
+
+def measure_config(
+    peer: Peer,
+    config: RunConfig,
+    env_id: str,
+    timesteps: int,
+    seeds: Sequence[int],
+    settings: Settings,
+    eval_episodes: int = EVAL_EPISODES,
+) -> list[RunResult]:
+    """As :func:`measure`, with settings that need not be published."""
     specs = [
         RunSpec(peer.label, peer.algorithm, env_id, seed, timesteps, config, eval_episodes=eval_episodes) for seed in seeds
     ]
@@ -77,3 +96,30 @@ def tell(results: Sequence[RunResult]) -> list[str]:
         else f"seed {r.seed}: failed, {r.error}"
         for r in results
     ]
+
+
+def difference_of(per_seed: dict[str, dict[int, float]]) -> dict[str, Any]:
+    """
+    What a record says about the difference of two labels' interquartile means, the first one's minus the second's.
+
+    :param per_seed: by label, a number for each seed
+    """
+    ours, theirs = (list(values.values()) for values in per_seed.values())
+    low, high = bootstrap_interval_of_groups([ours, theirs], interquartile_mean_difference)
+    return {
+        "interquartile_mean": {label: float(interquartile_mean([*values.values()])) for label, values in per_seed.items()},
+        "difference": float(interquartile_mean_difference(ours, theirs)),
+        "interval_95": [low, high],
+        "width": high - low,
+        "per_seed": {label: {str(seed): value for seed, value in values.items()} for label, values in per_seed.items()},
+    }
+
+
+def tell_difference(name: str, difference: dict[str, Any]) -> str:
+    """A line for what :func:`difference_of` found, of what ``name`` says."""
+    means = ", ".join(f"{label} {mean:.1f}" for label, mean in difference["interquartile_mean"].items())
+    low, high = difference["interval_95"]
+    return (
+        f"{name}: {means}; difference {difference['difference']:.1f}, 95 % interval [{low:.1f}, {high:.1f}], "
+        f"{difference['width']:.1f} wide"
+    )
