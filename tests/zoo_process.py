@@ -52,6 +52,26 @@ def read_by_rl_zoo3() -> dict[str, Any]:
     return entries
 
 
+def trials() -> list[tuple[str, str]]:
+    """What our sampler suggested in trials of a study in two environments, and what rl_zoo3 loads of the same trials."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
+    from rl_zoo3.train import ExperimentManager
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage, sampler = JournalStorage(JournalFileBackend("study.log")), optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(storage=storage, study_name="search", sampler=sampler)
+    sampled = []
+    for _ in range(10):
+        trial = study.ask()
+        sampled.append(HYPERPARAMS_SAMPLER["npg"](trial, 0, 2, {}))
+        study.tell(trial, 0.0)
+    experiment = ExperimentManager(Namespace(), "npg", "Acrobot-v1", "logs")
+    experiment._check()
+    return [(repr(s), repr(experiment.load_trial("study.log", "search", i))) for i, s in enumerate(sampled)]
+
+
 if __name__ == "__main__":
     import sb3_pgx.cli
     import sb3_pgx.zoo.plugin  # noqa: F401
@@ -61,4 +81,5 @@ if __name__ == "__main__":
     from rl_zoo3 import ALGOS
 
     tables = {name: f"{algorithm.__module__.partition('.')[0]}.{algorithm.__name__}" for name, algorithm in ALGOS.items()}
-    json.dump({"imported": imported, "results": results, "tables": tables, "entries": read_by_rl_zoo3()}, sys.stdout)
+    answer = {"imported": imported, "results": results, "tables": tables}
+    json.dump({**answer, "entries": read_by_rl_zoo3(), "trials": trials()}, sys.stdout)

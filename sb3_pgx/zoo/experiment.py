@@ -51,8 +51,15 @@ class Experiment(ExperimentManager):
             raise ValueError(f"{path} has no settings for {env_id}: rl_zoo3 looks for {' or '.join(wanted)} there")
         if config.n_timesteps is None:
             raise ValueError(f"{config.source}: rl_zoo3 needs n_timesteps there, also where -n says another number")
+        self.n_envs = config.n_envs
         check_hyperparameters(ALGORITHMS[self.algo], config)
         check_environment(env_id, dataclasses.replace(config, env_kwargs=self.env_kwargs or config.env_kwargs))
+
+    def load_trial(self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True) -> dict[str, Any]:
+        """As rl_zoo3's, whose converters are not told in how many environments a trial trained, which bounds minibatches."""
+        ours = self.algo in ALGORITHMS
+        params = super().load_trial(storage, study_name, trial_id, convert and not ours)
+        return arguments_of(self.algo, params, self.n_envs) if convert and ours else params
 
     def _preprocess_schedules(self, hyperparams: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
         # rl_zoo3 knows linear schedules to 0 alone, and takes any other for one.

@@ -29,8 +29,8 @@ from sb3_pgx.zoo.refusal import refusals
 
 LOGS = "logs"  # where rl_zoo3's train writes
 
-# What rl_zoo3 calls an algorithm of ours' name is its own one, of SB3 or sb3-contrib. It stays, under this name; a colon as in
-# `sb3-pgx compare` will not do, since rl_zoo3 makes folders of names.
+# rl_zoo3's algorithms whose names are ours now: SB3's and sb3-contrib's stay, under these. Not with the colon of
+# `sb3-pgx compare`: rl_zoo3 makes folders of names, and not every system has colons in those.
 RENAMED = {"a2c": "sb3_a2c", "ppo": "sb3_ppo", "trpo": "contrib_trpo"}
 
 

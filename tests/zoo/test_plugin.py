@@ -165,6 +165,11 @@ def test_rl_zoo3s_search_asks_our_search_space(zoo):
     assert {"params_clip_range_schedule", "params_one_minus_gamma"} <= set(header)  # rl_zoo3's has no such schedule
 
 
+def test_rl_zoo3_loads_a_trial_with_the_arguments_that_it_trained_with(zoo):
+    assert load_config("npg", "Acrobot-v1").n_envs == 2 and len(zoo["trials"]) == 10
+    assert all(loaded == sampled for sampled, loaded in zoo["trials"])
+
+
 def test_help_says_what_is_ours_before_rl_zoo3s_own(zoo):
     ours, _, theirs = printed(zoo, "help").partition("usage: sb3-pgx train")
     assert all(name in ours for name in [*ALGORITHMS, "sb3_ppo", "contrib_trpo"]) and "--n-timesteps" in theirs
