@@ -65,6 +65,15 @@ def beat(trial: "Trial") -> None:
     trial.set_user_attr(OWNER, {"host": socket.gethostname(), "pid": os.getpid(), "at": time.time()})
 
 
+def at_work(study: "optuna.Study") -> list[str]:
+    """Who is: process and machine."""
+    from optuna.trial import TrialState
+
+    running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+    owners = [trial.user_attrs[OWNER] for trial in running if OWNER in trial.user_attrs and _is_alive(trial)]
+    return sorted({f"process {owner['pid']} on {owner['host']}" for owner in owners})
+
+
 def keep(trial: "Trial", finished: Finished) -> None:
     """Stores a finished seed: it is not trained again, whatever happens to this process."""
     trial.set_user_attr(f"{SEED}{finished.seed}", asdict(finished))

@@ -153,6 +153,20 @@ def test_machines_that_share_a_study_never_train_the_same_trial(stub, plan, sear
     assert sum(trials.DEFAULT in trial.user_attrs for trial in study.trials) == 1
 
 
+def test_of_two_machines_that_ask_for_the_last_trial_at_once_one_goes_without(plan, monkeypatch):
+    p = plan(trials=1)
+    one, other = open_study(p), open_study(p)
+    ask = one.ask
+
+    def ask_after_the_other():
+        assert trials.next_trial(other, p).number == 0
+        return ask()
+
+    monkeypatch.setattr(one, "ask", ask_after_the_other)
+    assert trials.next_trial(one, p) is None and trials.next_trial(other, p) is None
+    assert [trial.number for trial in trials.counted(one)] == [0]
+
+
 def test_the_trial_of_a_machine_that_is_silent_starts_again_and_that_of_another_one_does_not(stub, plan, search):
     p = plan(trials=2)
     study = open_study(p)
