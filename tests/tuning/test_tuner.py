@@ -42,6 +42,13 @@ def test_the_first_trial_is_the_configuration_as_it_is(stub, plan, search):
     assert hyperparameters == p.config.hyperparameters and "lin_0.001" in hyperparameters.values()
 
 
+def test_a_configuration_outside_of_the_space_is_told_and_not_called_the_first_trial(plan, search, stub, tmp_path, capsys):
+    (tmp_path / "ppo.yml").write_text("default:\n  gamma: 0.5\n  n_epochs: 7\n")
+    summary, study = search(plan("ppo", trials=1, configs=tmp_path))
+    assert "ppo.yml: default is outside of the search space with one_minus_gamma, which the first" in capsys.readouterr().out
+    assert summary.default_score is None and study.trials[0].params["n_epochs"] == 7
+
+
 def test_a_killed_search_goes_on_where_it_was(stub, plan, search, killed_at, storage):
     """SIGKILL in the second seed of the second trial, then the same command."""
     p = plan(trials=4, storage=storage)
