@@ -95,8 +95,13 @@ def write_report(summary: Summary, study: "optuna.Study", plan: Plan) -> list[Pa
     if summary.best is None or summary.config is None:
         return []
     write_config(summary.config_file, plan.env_id, summary.config, _comment(summary, plan))
-    pictures = _save_pictures(summary, study, plan.output)
-    _write_page(summary, study, plan)
+    from optuna.exceptions import ExperimentalWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # Optuna's pictures with matplotlib
+        warnings.simplefilter("ignore", UserWarning)  # of what is the same in every trial
+        pictures = _save_pictures(summary, study, plan.output)
+        _write_page(summary, study, plan)
     return [summary.config_file, summary.report, *pictures]
 
 
@@ -120,14 +125,11 @@ def _save_pictures(summary: Summary, study: "optuna.Study", folder: Path) -> lis
     import matplotlib
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
-    from optuna.exceptions import ExperimentalWarning
     from optuna.visualization import matplotlib as visualization
 
     paths = []
     for name in _figures(summary):
-        with matplotlib.rc_context(), warnings.catch_warnings():  # Optuna draws in a style of its own, for the whole process
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            warnings.simplefilter("ignore", UserWarning)  # of a parameter that had the same value in every trial
+        with matplotlib.rc_context():  # Optuna sets a style of its own, for the whole process
             figure: Any = getattr(visualization, f"plot_{name}")(study, target_name=SCORE).figure
             figure.set_size_inches(20 if name == "parallel_coordinate" else 8, 5)
             if name == "parallel_coordinate":

@@ -34,6 +34,7 @@ def open_study(plan: Plan) -> "optuna.Study":
     :param plan: what to tune
     :return: the study
     :raises StudyMismatch: a study of that name is there, with other settings
+    :raises ValueError: it is to be deleted, and somebody is at work on it
     :raises OSError: the storage cannot be reached
     :raises ImportError: its driver is not installed
     """
@@ -44,8 +45,7 @@ def open_study(plan: Plan) -> "optuna.Study":
     storage = open_storage(plan.storage)
     with reachable(plan.storage):
         if plan.force:
-            with contextlib.suppress(KeyError):
-                optuna.delete_study(study_name=plan.study_name, storage=storage)
+            _delete(plan, storage)
         try:
             study = optuna.create_study(storage=storage, study_name=plan.study_name, direction="maximize", **_methods(plan))
         except optuna.exceptions.DuplicatedStudyError:
@@ -56,6 +56,22 @@ def open_study(plan: Plan) -> "optuna.Study":
         enqueue_default(study, plan)
         study.set_user_attr(AGREEMENT, plan.agreement())  # last: a study that has it is complete
     return study
+
+
+def _delete(plan: Plan, storage: "BaseStorage") -> None:
+    import optuna
+
+    from sb3_pgx.tuning.trials import at_work
+
+    try:
+        study = optuna.load_study(storage=storage, study_name=plan.study_name)
+    except KeyError:
+        return
+    if owners := at_work(study):
+        raise ValueError(
+            f"the study {plan.study_name} is not deleted: {' and '.join(owners)} is at work on it; end that first"
+        )
+    optuna.delete_study(storage=storage, study_name=plan.study_name)
 
 
 def open_storage(url: str) -> "BaseStorage":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sb3_pgx.tuning.plan import Plan
 from sb3_pgx.tuning.work import Finished
-from sb3_pgx.zoo.search_spaces import params_of
+from sb3_pgx.zoo.search_spaces import names_of, params_of
 
 if TYPE_CHECKING:
     import optuna
@@ -29,9 +29,17 @@ HYPERPARAMETERS, DEFAULT, SEED = "hyperparameters", "configuration as it is", "s
 
 
 def enqueue_default(study: "optuna.Study", plan: Plan) -> None:
-    """Makes the plan's own configuration the first trial: whatever is found is at least as good."""
-    if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(params_of(plan.algorithm, plan.config), user_attrs={DEFAULT: True})
+    """
+    Makes the plan's own configuration the first trial: whatever is found is at least as good. Where the search space does not
+    hold all of it, the first trial is as near as can be, and a note says so.
+    """
+    if study.get_trials(deepcopy=False):
+        return
+    params = params_of(plan.algorithm, plan.config)
+    outside = [name for name in names_of(plan.algorithm, plan.config.policy) if name not in params]
+    if outside:
+        print(f"{plan.config.source} is outside of the search space with {', '.join(outside)}, which the first trial samples")
+    study.enqueue_trial(params, user_attrs={} if outside else {DEFAULT: True})
 
 
 def next_trial(study: "optuna.Study", plan: Plan) -> "Trial | None":
@@ -63,6 +71,15 @@ def counted(study: "optuna.Study") -> "list[FrozenTrial]":
 def beat(trial: "Trial") -> None:
     """Says that this process is at work on the trial."""
     trial.set_user_attr(OWNER, {"host": socket.gethostname(), "pid": os.getpid(), "at": time.time()})
+
+
+def at_work(study: "optuna.Study") -> list[str]:
+    """Who is: process and machine."""
+    from optuna.trial import TrialState
+
+    running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+    owners = [trial.user_attrs[OWNER] for trial in running if OWNER in trial.user_attrs and _is_alive(trial)]
+    return sorted({f"process {owner['pid']} on {owner['host']}" for owner in owners})
 
 
 def keep(trial: "Trial", finished: Finished) -> None:

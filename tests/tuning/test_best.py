@@ -70,7 +70,7 @@ def test_the_best_trial_is_a_file_that_compare_reads_and_keeps_what_was_not_sear
     )
     p = plan("ppo", trials=2, configs=tmp_path)
     summary, study = search(p)
-    write_report(summary, study, p)
+    write_config(p.config_file, "CartPole-v1", summary.config, "")
     _, config, _ = prepare("ppo", "CartPole-v1", p.config_file.parent)
     assert summary.best.number == 1
     assert dataclasses.replace(config, source=summary.config.source) == summary.config
@@ -84,8 +84,8 @@ def test_the_best_trial_is_a_file_that_compare_reads_and_keeps_what_was_not_sear
 @pytest.mark.parametrize("label", ["sb3:ppo", "contrib:trpo"])
 def test_a_peer_is_tuned_with_settings_that_its_class_understands(label, stub, plan, search):
     p = plan(label, trials=2)
-    summary, study = search(p)
-    write_report(summary, study, p)
+    summary, _ = search(p)
+    write_config(p.config_file, "CartPole-v1", summary.config, "")
     _, config, _ = prepare(label, "CartPole-v1", p.config_file.parent)
     assert config.source.startswith(p.config_file.name)
     assert config.hyperparameters.keys() == summary.config.hyperparameters.keys()

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import multiprocessing as mp
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 
 from sb3_pgx.cli import main
 from sb3_pgx.tuning import study as studies
+from sb3_pgx.tuning import trials
 from sb3_pgx.tuning.plan import plan_tuning
 from sb3_pgx.tuning.study import StudyMismatch, mend_journal, open_storage, open_study
 from sb3_pgx.zoo import search_spaces
@@ -63,6 +65,13 @@ def test_force_starts_anew(plan):
     open_study(plan()).ask()
     study = open_study(plan(seeds=3, force=True))
     assert [trial.state.name for trial in study.trials] == ["WAITING"]
+
+
+def test_force_spares_a_study_at_which_somebody_is(plan):
+    trials.beat(open_study(plan()).ask())
+    with pytest.raises(ValueError, match=rf"is not deleted: process {os.getpid()} on .* is at work on it; end that first"):
+        open_study(plan(force=True))
+    assert len(open_study(plan()).trials) == 1
 
 
 def test_whoever_comes_while_another_machine_makes_the_study_waits_for_it(plan, monkeypatch):

@@ -42,6 +42,13 @@ def test_the_first_trial_is_the_configuration_as_it_is(stub, plan, search):
     assert hyperparameters == p.config.hyperparameters and "lin_0.001" in hyperparameters.values()
 
 
+def test_a_configuration_outside_of_the_space_is_told_and_not_called_the_first_trial(plan, search, stub, tmp_path, capsys):
+    (tmp_path / "ppo.yml").write_text("default:\n  gamma: 0.5\n  n_epochs: 7\n")
+    summary, study = search(plan("ppo", trials=1, configs=tmp_path))
+    assert "ppo.yml: default is outside of the search space with one_minus_gamma, which the first" in capsys.readouterr().out
+    assert summary.default_score is None and study.trials[0].params["n_epochs"] == 7
+
+
 def test_a_killed_search_goes_on_where_it_was(stub, plan, search, killed_at, storage):
     """SIGKILL in the second seed of the second trial, then the same command."""
     p = plan(trials=4, storage=storage)
@@ -151,6 +158,20 @@ def test_machines_that_share_a_study_never_train_the_same_trial(stub, plan, sear
     summary, study = search(p)
     assert len(stub.executions()) == 12 and len(summary.trials) == 6
     assert sum(trials.DEFAULT in trial.user_attrs for trial in study.trials) == 1
+
+
+def test_of_two_machines_that_ask_for_the_last_trial_at_once_one_goes_without(plan, monkeypatch):
+    p = plan(trials=1)
+    one, other = open_study(p), open_study(p)
+    ask = one.ask
+
+    def ask_after_the_other():
+        assert trials.next_trial(other, p).number == 0
+        return ask()
+
+    monkeypatch.setattr(one, "ask", ask_after_the_other)
+    assert trials.next_trial(one, p) is None and trials.next_trial(other, p) is None
+    assert [trial.number for trial in trials.counted(one)] == [0]
 
 
 def test_the_trial_of_a_machine_that_is_silent_starts_again_and_that_of_another_one_does_not(stub, plan, search):
