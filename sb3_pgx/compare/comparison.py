@@ -258,11 +258,11 @@ def _command(
         else ["--seeds", ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]
     )
     if threshold is not None:
-        given = [f"{env_id}={value:g}" for env_id, value in threshold.items()] if isinstance(threshold, Mapping) else None
-        words += ["--threshold", *(given or [f"{threshold:g}"])]
+        given = [f"{env_id}={value}" for env_id, value in threshold.items()] if isinstance(threshold, Mapping) else None
+        words += ["--threshold", *(given or [f"{threshold}"])]
     words += ["--eval-episodes", str(eval_episodes)] if eval_episodes != 20 else []
     words += ["--configs", str(configs)] if configs is not None else []
-    words += ["--normalize", *(f"{env_id}={low:g},{high:g}" for env_id, (low, high) in normalize.items())] if normalize else []
+    words += ["--normalize", *(f"{env_id}={low},{high}" for env_id, (low, high) in normalize.items())] if normalize else []
     return shlex.join(words)
 
 

@@ -120,7 +120,7 @@ def test_thresholds_are_those_of_the_environments_unless_others_are_given(tmp_pa
     "options",
     [
         ["--seeds", "2", "--threshold", "CartPole-v1=475", "Pendulum-v1=-200", "--eval-episodes", "7"],
-        ["--seeds", "4,", "--normalize", "CartPole-v1=20,475", "Pendulum-v1=-1200,-150"],
+        ["--seeds", "4,", "--normalize", "CartPole-v1=20.123456789,475", "Pendulum-v1=-1200,-150"],
         ["--seeds", "7,9"],
     ],
 )

@@ -168,7 +168,7 @@ def test_runs_that_are_missing_failed_or_half_written_are_trained_again(no_repor
         )
     )
     missing.unlink()
-    write_result(replace(read_result(failed), error="MemoryError: no", returns=[]), failed)
+    write_result(replace(read_result(failed), error="MemoryError: no"), failed)
     half.write_bytes(half.read_bytes()[:200])
     other.write_bytes((folder / "runs/Thirty-v0/sb3-a2c-seed1.json").read_bytes())
     assert command() == (0, ["a2c Thirty-v0 0", "a2c Thirty-v0 1", "a2c Forty-v0 0", "sb3:a2c Forty-v0 1"])

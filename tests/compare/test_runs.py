@@ -187,6 +187,20 @@ def test_a_worker_that_dies_is_recorded_as_a_failed_run_with_the_likely_causes(t
     assert json.loads((tmp_path / "4.json").read_text())["error"] == result.error
 
 
+def test_a_worker_ends_when_the_comparison_that_started_it_is_gone(monkeypatch):
+    """Killed, it cannot tell its workers; they would train on, and nothing would wait for them."""
+    events = []
+
+    class Parent:
+        def join(self):  # returns when the process has ended
+            events.append("parent ended")
+
+    monkeypatch.setattr(pool.mp, "parent_process", Parent)
+    monkeypatch.setattr(pool.os, "_exit", lambda status: events.append(f"exit {status}"))
+    pool._end_with_parent()
+    assert events == ["parent ended", "exit 1"]
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "x.json"
     pool.write_json(path, {"old": 1})

@@ -1,5 +1,7 @@
 """The probes pass every sound algorithm, and each kind of damage is told by the probes that are made for it."""
 
+from typing import ClassVar
+
 import pytest
 import stable_baselines3 as sb3
 from broken import (
@@ -19,6 +21,7 @@ from broken import (
 )
 from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 
 from sb3_pgx import A2C, PPO, REINFORCEBaseline
 from sb3_pgx.common.algorithm import PolicyGradientAlgorithm
@@ -118,10 +121,17 @@ def test_the_same_seed_measures_the_same(monkeypatch):
     assert one == same != other
 
 
+class WithForeignPolicies(sb3.PPO):
+    """SBX's are on-policy algorithms, too, and their policies know nothing of PyTorch."""
+
+    policy_aliases: ClassVar = {"MlpPolicy": BasePolicy}
+
+
 @pytest.mark.parametrize(
     "cls, hyperparameters, sentence",
     [
         (sb3.DQN, {}, "DQN is no on-policy algorithm"),
+        (WithForeignPolicies, {}, "WithForeignPolicies is no on-policy algorithm"),
         (PPO, {"gamma": 0.9}, "gamma belongs to the probes"),
         (PPO, {"gae_lambda": 2}, r"gae_lambda=2 is outside \[0, 1\]"),
         (sb3.PPO, {"batch_size": 1}, "PPO cannot be made: `batch_size` must be greater than 1"),
