@@ -56,7 +56,7 @@ def run(seed: int, timesteps: int, eval_episodes: int) -> tuple[Run, ActionDistr
 
 def main(argv: list[str] | None = None) -> None:
     question = "How does PPO learn to swing up a pendulum, and what becomes of its action distribution?"
-    args = arguments(__file__, question, seeds=2, argv=argv)
+    args = arguments(__file__, question, seeds=3, argv=argv)
     timesteps = args.steps(100_000)
     episodes = 10 if args.quick else 100
     runs, watches = zip(*[run(seed, timesteps, episodes) for seed in args.seeds], strict=True)
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         axes.set_title(f"{steps:,} steps: σ = {std:.2f}")
         axes.set_xlabel("angle from upright, degrees")
         axes.set_ylabel("angular velocity, rad/s")
-    figure.colorbar(image, ax=panels[len(kept) - 1], label="mean torque, N m")
+    figure.colorbar(image, ax=panels, label="mean torque of the maps, N m")
     draw_curves(panels[-1], {f"{args.n_seeds}": runs}, timesteps)
     panels[-1].axhline(GOOD, color="0.4", linestyle="--", linewidth=1)
     save(figure, args)

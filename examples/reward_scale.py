@@ -7,7 +7,7 @@ gradient with the policy's. Returns are always reported in the original unit.
 """
 
 import gymnasium as gym
-from shared import Run, arguments, draw_curves, new_figure, print_table, save, train, with_interval
+from shared import Run, arguments, difference, draw_curves, new_figure, print_table, save, train, with_interval
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -50,6 +50,8 @@ def main(argv: list[str] | None = None) -> None:
         means = [float(interquartile_mean(values)) for values in late[way].values()]
         gaps.append(f"{way}, the best and the worst scale are {max(means) - min(means):.0f} apart")
     print(f"{'; '.join(gaps)} ({args.n_seeds}, {timesteps:,} steps).")
+    for scale in late[WAYS[0]]:
+        print(f"Normalising is worth, with {scale}: {difference(late['normalised'][scale], late['as they come'][scale])}.")
 
     figure, panels = new_figure(len(WAYS))
     for axes, way in zip(panels, WAYS, strict=True):

@@ -7,19 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch as th
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization, unwrap_vec_normalize
 
+from sb3_pgx.common.extras import require_extra
 from sb3_pgx.compare.report import COLORS
 from sb3_pgx.compare.statistics import (
     bootstrap_interval,
@@ -27,6 +25,10 @@ from sb3_pgx.compare.statistics import (
     interquartile_mean,
     interquartile_mean_difference,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 EVAL_SEED = 2_000_000  # far from those that the examples train on
 
@@ -70,6 +72,7 @@ def arguments(script: str, question: str, seeds: int, argv: Sequence[str] | None
     picture = args.output / f"{Path(script).stem}.png"
     if picture.exists() and not args.force:
         parser.error(f"{picture} exists already; --force replaces it, --output DIR writes elsewhere")
+    require_extra("the examples", ("matplotlib", "scipy"))
     print(f"{question}\n")
     th.set_num_threads(1)  # the networks are small: more threads would only wait for each other
     return Arguments(range(n_seeds), args.quick, picture)
@@ -160,8 +163,10 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print()
 
 
-def new_figure(n_panels: int = 1) -> tuple[Figure, list[Axes]]:
+def new_figure(n_panels: int = 1) -> tuple["Figure", list["Axes"]]:
     """A figure with panels side by side, in two rows if they are many, made without pyplot's process-wide state."""
+    from matplotlib.figure import Figure
+
     n_rows = 1 if n_panels <= 3 else 2
     n_columns = -(-n_panels // n_rows)
     figure = Figure(figsize=(1.5 + 5 * n_columns, 4.2 * n_rows), dpi=120, layout="constrained")
@@ -174,8 +179,10 @@ def new_figure(n_panels: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def draw_curves(axes: Axes, runs: Mapping[str, Sequence[Run]], timesteps: int, points: int = 25) -> None:
+def draw_curves(axes: "Axes", runs: Mapping[str, Sequence[Run]], timesteps: int, points: int = 25) -> None:
     """Training curves, a line for each label: mean over seeds of the episodes' mean return, a band from lowest to highest."""
+    from matplotlib.ticker import EngFormatter
+
     edges = np.linspace(0, timesteps, points + 1)
     for label, of_label in runs.items():
         curves = np.array([smooth(run, edges) for run in of_label])
@@ -196,8 +203,10 @@ def smooth(run: Run, edges: np.ndarray) -> np.ndarray:
     return means
 
 
-def save(figure: Figure, args: Arguments) -> None:
+def save(figure: "Figure", args: Arguments) -> None:
     """Writes the picture, and says where."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     args.picture.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(args.picture)
     print(f"\nPicture: {args.picture}")

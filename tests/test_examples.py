@@ -55,3 +55,12 @@ def test_an_earlier_picture_stays_without_force(run_script, tmp_path, capsys):
         run_script(ROOT / "examples" / "swap_sb3_ppo.py", "--quick", "--output", tmp_path)
     assert refusal.value.code == 2 and "exists already; --force replaces it" in capsys.readouterr().err
     assert (tmp_path / "swap_sb3_ppo.png").read_bytes() == b"earlier"
+
+
+@pytest.mark.parametrize("a, b, expected", [([9.0, 8, 9], [1.0, 2, 1], 1), ([1.0, 2], [8.0, 9], -1), ([1.0, 5], [2.0, 4], 0)])
+def test_settings_are_told_apart_only_where_the_interval_of_their_difference_leaves_out_zero(monkeypatch, a, b, expected):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    from shared import direction
+
+    assert direction(a, b) == expected
+    assert direction(a[:1], b[:1]) == 0, "one seed tells nothing apart"
