@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
 
     learned, runs = [], []
     for seed in args.seeds:
-        env = make_vec_env("Corridor-v0", n_envs=8, seed=seed)
+        env = make_vec_env(lambda: gym.make("Corridor-v0"), n_envs=8, seed=seed)
         model = REINFORCE(
             "MlpPolicy", env, n_episodes=4, gamma=1.0, baseline="loo", learning_rate=1e-3, seed=seed, device="cpu"
         )

@@ -34,7 +34,7 @@ def run(method: str, seed: int, timesteps: int):
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "Clip, penalty or trust region: how far does an update go, and which learns better?", 4, argv)
-    timesteps = args.steps(20_000, quick=2_000)
+    timesteps = args.steps(20_000, quick=1_024)
     measured = {method: [run(method, seed, timesteps) for seed in args.seeds] for method in METHODS}
     runs = {method: [training for training, _, _ in of_method] for method, of_method in measured.items()}
     returns = {method: [float(np.mean(r.returns)) for r in of_method] for method, of_method in runs.items()}

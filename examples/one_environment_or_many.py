@@ -20,7 +20,7 @@ ROLLOUTS = {
 
 def run(n_envs: int, n_steps: int, seed: int, timesteps: int):
     env = make_vec_env("CartPole-v1", n_envs=n_envs, seed=seed)
-    settings = dict(n_steps=n_steps, batch_size=256, n_epochs=10, learning_rate=1e-3)
+    settings = dict(n_steps=n_steps, batch_size=128, n_epochs=10, learning_rate=1e-3)
     return train(PPO("MlpPolicy", env, **settings, seed=seed, device="cpu"), timesteps, eval_episodes=10)
 
 

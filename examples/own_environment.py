@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
 
     runs, returns = [], []
     for seed in args.seeds:
-        env = make_vec_env("Sledge-v0", n_envs=8, seed=seed)
+        env = make_vec_env(lambda: gym.make("Sledge-v0"), n_envs=8, seed=seed)
         settings = dict(n_steps=128, batch_size=128, gamma=0.95, learning_rate=1e-3)
         model = PPO("MlpPolicy", env, **settings, seed=seed, device="cpu")
         runs.append(train(model, timesteps))
