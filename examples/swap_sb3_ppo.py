@@ -31,7 +31,7 @@ def equal_episodes(a: Run, b: Run) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = arguments(__file__, "What changes if I import PPO from sb3_pgx instead of SB3?", seeds=2, argv=argv)
+    args = arguments(__file__, "What changes if I import PPO from sb3_pgx instead of SB3?", seeds=1, argv=argv)
     timesteps = args.steps(100_000, quick=2_000)
 
     runs: dict[str, list[Run]] = {label: [] for label in LIBRARIES}
