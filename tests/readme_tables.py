@@ -11,6 +11,7 @@ from typing import Any
 import torch as th
 from capabilities import table
 from faults import FAULTS
+from logged import table as logged_table
 
 from sb3_pgx.callbacks import METRICS
 from sb3_pgx.compare.bench.report import markdown
@@ -119,6 +120,7 @@ GENERATED = {
     "capabilities": table,
     "claims": claims_table,
     "faults": faults_table,
+    "logged": logged_table,
     "metrics": metrics_table,
     "speed": speed_tables,
     "variance": variance_sentence,
