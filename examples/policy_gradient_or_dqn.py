@@ -1,0 +1,89 @@
+"""
+A discrete task: policy gradient or value-based? And may I cut a continuous action into levels and use DQN?
+
+SB3's DQN beside ACER and PPO, on CartPole-v1 and on Pendulum-v1 whose torque is cut into five levels. A value-based method
+learns from each step many times; PPO throws its data away, but its steps are cheap and it can run many environments: so it
+also gets four times the steps.
+"""
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from shared import arguments, difference, draw_curves, new_figure, print_table, save, train, with_interval
+from stable_baselines3 import DQN
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_pgx import ACER, PPO
+
+LEVELS = 5
+
+
+class Levels(gym.ActionWrapper):
+    """The torque as one of five numbers from -2 to 2."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self.action_space = spaces.Discrete(LEVELS)
+
+    def action(self, action):
+        return np.linspace(-2, 2, LEVELS, dtype=np.float32)[[action]]
+
+
+gym.register("PendulumLevels-v0", lambda **kwargs: Levels(gym.make("Pendulum-v1", **kwargs).unwrapped), max_episode_steps=200)
+
+REPLAY = dict(buffer_size=50_000, learning_starts=1_000, batch_size=64, exploration_final_eps=0.04)
+MORE = "PPO, 4 times the steps"
+# Of CartPole-v1: the tuned settings of rl-baselines3-zoo for DQN, of zoo_configs/ for ours.
+METHODS = {
+    "CartPole-v1": {
+        "DQN": (DQN, 1, dict(learning_rate=2.3e-3, train_freq=256, gradient_steps=128, target_update_interval=10, **REPLAY)),
+        "ACER": (ACER, 8, dict(learning_rate="lin_0.008")),
+        "PPO": (PPO, 8, dict(n_steps=32, batch_size=256, n_epochs=20, learning_rate="lin_0.001", gae_lambda=0.8, gamma=0.98)),
+    },
+    "PendulumLevels-v0": {
+        "DQN": (
+            DQN,
+            1,
+            dict(learning_rate=2e-3, train_freq=4, gradient_steps=2, target_update_interval=200, gamma=0.95, **REPLAY),
+        ),
+        "ACER": (ACER, 8, dict(learning_rate="lin_0.003", gamma=0.95)),
+        "PPO": (PPO, 4, dict(n_steps=256, batch_size=64, n_epochs=10, learning_rate=1e-3, gamma=0.9)),
+    },
+}
+
+
+def run(task: str, method: str, seed: int, timesteps: int):
+    algorithm, n_envs, settings = METHODS[task][method.partition(",")[0]]
+    env = make_vec_env(task, n_envs=n_envs, seed=seed)
+    return train(algorithm("MlpPolicy", env, **settings, seed=seed, device="cpu"), timesteps, eval_episodes=10)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(__file__, "A discrete task: policy gradient or DQN?", seeds=2, argv=argv)
+    timesteps = args.steps(15_000, quick=1_500)
+    runs, rows = {}, []
+    for task, methods in METHODS.items():
+        for method in (*methods, MORE):
+            steps = 4 * timesteps if method == MORE else timesteps
+            of_method = runs[task, method] = [run(task, method, seed, steps) for seed in args.seeds]
+            seconds = f"{np.mean([r.seconds for r in of_method]):.1f}"
+            rows.append([task, method, f"{steps:,}", with_interval([r.final_return for r in of_method]), seconds])
+    print_table(["task", "method", "steps", "final return", "seconds"], rows)
+
+    final = {key: [r.final_return for r in of_key] for key, of_key in runs.items()}
+    for task in METHODS:
+        print(f"{task}: DQN minus PPO in the same steps {difference(final[task, 'DQN'], final[task, 'PPO'])};")
+        print(f"  DQN minus PPO with four times the steps {difference(final[task, 'DQN'], final[task, MORE])}.")
+    print(f"Five levels of one torque are {LEVELS} actions; of the 6 of HalfCheetah {LEVELS**6:,}, of the 17 of Humanoid "
+          f"{LEVELS**17:.1e}: one output of DQN's network for each.")  # fmt: skip
+    print(f"Seeds {list(args.seeds)}.")
+
+    figure, panels = new_figure(2)
+    for axes, task in zip(panels, METHODS, strict=True):
+        draw_curves(axes, {method: runs[task, method] for method in METHODS[task]}, timesteps)
+        axes.set_title(task)
+    save(figure, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""
+What does ACER gain from its memory?
+
+replay_ratio is how many updates from the memory follow each rollout, on average. 0 keeps no memory: then every transition is
+learned from once, as in A2C. The learning rate is the one of zoo_configs/acer.yml for all.
+"""
+
+import numpy as np
+from shared import arguments, difference, draw_curves, new_figure, print_table, save, train, with_interval
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_pgx import ACER
+
+RATIOS = (0, 1, 4)
+
+
+def run(replay_ratio: int, seed: int, timesteps: int):
+    env = make_vec_env("CartPole-v1", n_envs=8, seed=seed)
+    model = ACER("MlpPolicy", env, learning_rate="lin_0.008", replay_ratio=replay_ratio, seed=seed, device="cpu")
+    return train(model, timesteps, eval_episodes=10)
+
+
+def steps_to(run, threshold: float, episodes: int = 20) -> float:
+    """Environment steps until so many training episodes in a row had that mean return; infinite where they never did."""
+    if len(run.returns) < episodes:
+        return np.inf
+    means = np.convolve(run.returns, np.ones(episodes) / episodes, "valid")
+    reached = np.flatnonzero(means >= threshold)
+    return float(run.steps[reached[0] + episodes - 1]) if len(reached) else np.inf
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(__file__, "What does ACER gain from its memory?", seeds=5, argv=argv)
+    timesteps = args.steps(20_000, quick=3_000)
+    runs = {ratio: [run(ratio, seed, timesteps) for seed in args.seeds] for ratio in RATIOS}
+    returns = {ratio: [float(np.mean(r.returns)) for r in of_ratio] for ratio, of_ratio in runs.items()}
+
+    rows = []
+    for ratio, of_ratio in runs.items():
+        reached = [steps_to(r, 200.0) for r in of_ratio]
+        steps = f"{np.median(reached):,.0f}" if np.isfinite(np.median(reached)) else "not by the end"
+        seconds = np.mean([r.seconds for r in of_ratio])
+        final = with_interval([r.final_return for r in of_ratio])
+        rows.append([str(ratio), steps, with_interval(returns[ratio]), final, f"{timesteps / seconds:,.0f}"])
+    print_table(["replay_ratio", "steps to 200 (median)", "mean return", "final return", "steps a second"], rows)
+
+    none, some, most = RATIOS
+    slower = np.mean([r.seconds for r in runs[most]]) / np.mean([r.seconds for r in runs[none]])
+    print(f"Mean return of all episodes with {most} replays minus that without: {difference(returns[most], returns[none])};")
+    print(f"with {most} minus that with {some}: {difference(returns[most], returns[some])}.")
+    print(f"A step with {most} replays costs {slower:.1f} times as much. Seeds {list(args.seeds)}, {timesteps:,} steps each.")
+
+    figure, (by_steps, by_time) = new_figure(2)
+    labels = {ratio: f"replay_ratio={ratio}" for ratio in RATIOS}
+    draw_curves(by_steps, {labels[ratio]: of_ratio for ratio, of_ratio in runs.items()}, timesteps)
+    for ratio, of_ratio in runs.items():
+        for r in of_ratio:
+            means = np.convolve(r.returns, np.ones(10) / 10, "valid")
+            clock = r.steps[len(r.steps) - len(means) :] / timesteps * r.seconds
+            by_time.plot(
+                clock, means, color=f"C{RATIOS.index(ratio)}", alpha=0.6, label=labels[ratio] if r is of_ratio[0] else None
+            )
+    by_time.set(xlabel="seconds of training", ylabel="return, mean of 10 episodes", title="the same trainings by the clock")
+    by_time.legend(frameon=False, fontsize="small")
+    save(figure, args)
+
+
+if __name__ == "__main__":
+    main()

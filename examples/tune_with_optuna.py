@@ -1,0 +1,69 @@
+"""
+How do I tune with an Optuna script of my own?
+
+sample_params gives a trial its hyperparameters, TrialEvalCallback evaluates the training and ends it early where the trial
+does not keep up; everything else is Optuna's. At the end the best setting meets the defaults, on seeds that the search has not
+seen. (`sb3-pgx tune` does all this with several seeds a trial.) Needs optuna: pip install -e ".[zoo]".
+"""
+
+import numpy as np
+import optuna
+from sb3_pgx.tuning import TrialEvalCallback, sample_params
+from shared import arguments, difference, new_figure, print_table, save, train, with_interval
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_pgx import PPO
+
+ENV, N_ENVS, TUNING_SEED = "CartPole-v1", 8, 100
+
+
+def train_with(hyperparameters: dict, seed: int, timesteps: int):
+    env = make_vec_env(ENV, n_envs=N_ENVS, seed=seed)
+    return train(PPO("MlpPolicy", env, **hyperparameters, seed=seed, device="cpu"), timesteps, eval_episodes=10)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(__file__, "How do I tune with an Optuna script of my own?", seeds=5, argv=argv)
+    timesteps, n_trials = args.steps(12_000, quick=1_000), 3 if args.quick else 15
+
+    def objective(trial: optuna.Trial) -> float:
+        env, eval_env = make_vec_env(ENV, N_ENVS, seed=TUNING_SEED), make_vec_env(ENV, seed=TUNING_SEED + 1)
+        hyperparameters = sample_params("ppo", trial, N_ENVS)
+        trial.set_user_attr("hyperparameters", {name: str(value) for name, value in hyperparameters.items()})
+        callback = TrialEvalCallback(eval_env, trial, every=timesteps // 4, n_final_episodes=10)
+        model = PPO("MlpPolicy", env, **hyperparameters, seed=TUNING_SEED, device="cpu")
+        try:
+            model.learn(timesteps, callback=callback)
+        finally:
+            env.close()
+            eval_env.close()
+        return callback.score()
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler, pruner = optuna.samplers.TPESampler(seed=0, n_startup_trials=5), optuna.pruners.MedianPruner(n_startup_trials=5)
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    study.optimize(objective, n_trials=n_trials)
+
+    best = sample_params("ppo", optuna.trial.FixedTrial(study.best_params), N_ENVS)
+    tuned = [train_with(best, seed, timesteps).final_return for seed in args.seeds]
+    default = [train_with({}, seed, timesteps).final_return for seed in args.seeds]
+    rows = [["the defaults", with_interval(default)], [f"the best of {n_trials} trials", with_interval(tuned)]]
+    print_table(["PPO with", f"final return after {timesteps:,} steps"], rows)
+    pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in study.trials)
+    print(f"Tuned on seed {TUNING_SEED}; on seeds {list(args.seeds)}, tuned minus default: {difference(tuned, default)}.")
+    print(f"Optuna believed in {study.best_value:.1f}; {pruned} of {n_trials} trials were pruned. The best one's settings:")
+    for name, value in study.best_trial.user_attrs["hyperparameters"].items():
+        print(f"  {name}: {value}")
+
+    figure, (history, judged) = new_figure(2)
+    history.plot([t.number for t in study.trials], [t.value if t.value is not None else np.nan for t in study.trials], "o")
+    history.set(xlabel="trial (pruned ones have no mark)", ylabel="final return on the tuning seed")
+    for i, values in enumerate((default, tuned)):
+        judged.plot(np.full(len(values), i), values, "o", color=f"C{i}", alpha=0.6)
+    judged.set_xticks([0, 1], ["defaults", "tuned"])
+    judged.set(xlim=(-0.5, 1.5), title="on new seeds", ylabel="final return")
+    save(figure, args)
+
+
+if __name__ == "__main__":
+    main()

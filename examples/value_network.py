@@ -1,0 +1,79 @@
+"""
+How large should the value network be, and what does it buy?
+
+The value only serves as a baseline: it takes out of the returns what the state explains already. The better it explains them
+(explained variance), the less noise there is in the policy's gradient. The gradient noise scale says how much: so many rows a
+minibatch needs before its gradient is more signal than noise. The policy's own network is the same everywhere.
+"""
+
+import numpy as np
+from shared import arguments, difference, draw_curves, new_figure, print_table, save, train, with_interval
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_pgx import PPO
+from sb3_pgx.callbacks import DiagnosticsCallback
+
+CRITICS = {
+    "not trained": dict(vf=[64, 64]),
+    "linear": dict(vf=[]),
+    "4": dict(vf=[4]),
+    "64, 64": dict(vf=[64, 64]),
+    "256, 256": dict(vf=[256, 256]),
+}
+MEASURED = ("explained_variance", "gradient_noise_scale")
+
+
+def run(critic: str, seed: int, timesteps: int):
+    """A training, and the median over its updates of what was measured."""
+    # Rewards of order 1, so that even a small network can reach the returns.
+    env = VecNormalize(make_vec_env("CartPole-v1", n_envs=8, seed=seed), norm_obs=False)
+    net_arch = dict(pi=[64, 64], **CRITICS[critic])
+    vf_coef = 0.0 if critic == "not trained" else 0.5
+    settings = dict(n_steps=128, batch_size=256, learning_rate=1e-3, vf_coef=vf_coef, policy_kwargs=dict(net_arch=net_arch))
+    model = PPO("MlpPolicy", env, **settings, seed=seed, device="cpu")
+    diagnostics = DiagnosticsCallback(metrics=MEASURED, costly_every=1)
+    training = train(model, timesteps, [diagnostics], eval_episodes=10)
+    return training, [float(np.median([update[name] for update in diagnostics.history])) for name in MEASURED]
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(__file__, "How large should the value network be, and what does it buy?", seeds=4, argv=argv)
+    timesteps = args.steps(15_000, quick=2_048)
+
+    runs: dict[str, list] = {critic: [] for critic in CRITICS}
+    explained: dict[str, list[float]] = {critic: [] for critic in CRITICS}
+    noise: dict[str, list[float]] = {critic: [] for critic in CRITICS}
+    for critic in CRITICS:
+        for seed in args.seeds:
+            training, (ev, rows) = run(critic, seed, timesteps)
+            runs[critic].append(training)
+            explained[critic].append(ev)
+            noise[critic].append(rows)
+
+    rows = []
+    for critic in CRITICS:
+        final = with_interval([r.final_return for r in runs[critic]])
+        rows.append([critic, with_interval(explained[critic], 2), with_interval(noise[critic], 0), final])
+    print_table(["value network", "explained variance", "rows for a signal", "final return"], rows)
+    print("(Explained variance and rows: medians over the updates, then over seeds.)")
+
+    returns = {critic: [r.final_return for r in of_critic] for critic, of_critic in runs.items()}
+    print(
+        f"Return with the usual network minus that without a critic: {difference(returns['64, 64'], returns['not trained'])}."
+    )
+    print(f"Return with 256, 256 minus that with 64, 64: {difference(returns['256, 256'], returns['64, 64'])}.")
+    best = max(CRITICS, key=lambda critic: float(np.mean(explained[critic])))
+    print(f"The returns are explained best by: {best}. Seeds {list(args.seeds)}, {timesteps:,} steps each.")
+
+    figure, (scatter, curves) = new_figure(2)
+    for critic in CRITICS:
+        scatter.scatter(explained[critic], noise[critic], label=critic)
+    scatter.set(xlabel="explained variance", ylabel="gradient noise scale (rows)", yscale="log", title="a point for each seed")
+    scatter.legend(frameon=False, fontsize="small", title="value network")
+    draw_curves(curves, runs, timesteps)
+    save(figure, args)
+
+
+if __name__ == "__main__":
+    main()

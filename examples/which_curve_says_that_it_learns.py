@@ -1,0 +1,78 @@
+"""
+Which of the logged curves says that a run learns? Must the losses fall?
+
+A sound training of PPO, every update's numbers, and how each goes with the return over the training: Spearman's rank
+correlation, 1 where it always rises as the return does, -1 where it always falls.
+"""
+
+import numpy as np
+from scipy.stats import spearmanr
+from shared import arguments, new_figure, print_table, save, train, with_interval
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_pgx import PPO
+
+CURVES = ("loss", "policy_gradient_loss", "value_loss", "explained_variance", "entropy_loss")
+
+
+class KeepMetrics(BaseCallback):
+    """What each update measured, beside the mean return of the last training episodes."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows: list[dict[str, float]] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def on_update_end(self, metrics: dict[str, float]) -> None:
+        episodes = [episode["r"] for episode in self.model.ep_info_buffer]
+        self.rows.append({**metrics, "return": float(np.mean(episodes)), "timesteps": self.num_timesteps})
+
+
+def run(seed: int, timesteps: int) -> dict[str, np.ndarray]:
+    env = make_vec_env("CartPole-v1", n_envs=8, seed=seed)
+    settings = dict(n_steps=64, batch_size=256, learning_rate=1e-3, gae_lambda=0.9, stats_window_size=20)
+    model, keep = PPO("MlpPolicy", env, **settings, seed=seed, device="cpu"), KeepMetrics()
+    train(model, timesteps, [keep], eval_episodes=1)
+    return {name: np.array([row[name] for row in keep.rows]) for name in (*CURVES, "return", "timesteps")}
+
+
+def turns(values: np.ndarray) -> float:
+    """In how many per cent of the updates a curve changes its direction; a coin would turn in 67."""
+    return float(100 * np.mean(np.diff(np.sign(np.diff(values))) != 0))
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(__file__, "Which of the logged curves says that a run learns? Must the losses fall?", seeds=4, argv=argv)
+    timesteps = args.steps(25_000, quick=5_000)
+    runs = [run(seed, timesteps) for seed in args.seeds]
+
+    rows, goes_with = [], {}
+    for name in CURVES:
+        goes_with[name] = [float(spearmanr(r[name], r["return"]).statistic) for r in runs]
+        half = len(runs[0][name]) // 2
+        first, second = (np.mean([r[name][part].mean() for r in runs]) for part in (slice(half), slice(half, None)))
+        turned = f"{np.mean([turns(r[name]) for r in runs]):.0f} %"
+        rows.append([f"train/{name}", with_interval(goes_with[name], 2), f"{first:.3g}", f"{second:.3g}", turned])
+    print_table(["curve", "goes with the return", "first half", "second half", "updates at which it turns"], rows)
+
+    rose = with_interval([float(r["return"][-1] / r["return"][0]) for r in runs])
+    grew, fell = (sum(x > 0 for x in goes_with["value_loss"]), sum(x < 0 for x in goes_with["policy_gradient_loss"]))
+    print(
+        f"The return rose {rose} times. While it rose, the value loss rose for {grew} of {len(runs)} seeds: its targets grow."
+    )
+    print(f"The policy loss fell for {fell}, rose for {len(runs) - fell}: it is measured against a policy that moves along.")
+    print(f"Seeds {list(args.seeds)}, {timesteps:,} steps of CartPole-v1 each.")
+
+    figure, panels = new_figure(3)
+    for axes, name in zip(panels, ("return", "value_loss", "policy_gradient_loss"), strict=True):
+        for r in runs:
+            axes.plot(r["timesteps"], r[name], color="C0", alpha=0.5)
+        axes.set(xlabel="environment steps", title=name if name == "return" else f"train/{name}")
+    save(figure, args)
+
+
+if __name__ == "__main__":
+    main()
