@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         for rollout, n_steps in ROLLOUTS.items()
         for n_envs in NUMBERS
     }
-    returns = {key: [float(np.mean(r.returns)) for r in of_key] for key, of_key in runs.items()}
+    returns = {key: [r.late_return for r in of_key] for key, of_key in runs.items()}
     speed = {key: timesteps / np.mean([r.seconds for r in of_key]) for key, of_key in runs.items()}
 
     rows = []
@@ -40,15 +40,15 @@ def main(argv: list[str] | None = None) -> None:
         key, n_updates = (rollout, n_envs), -(-timesteps // (n_envs * ROLLOUTS[rollout](n_envs)))
         numbers = [f"{speed[key]:,.0f}", with_interval(returns[key]), with_interval([r.final_return for r in of_key])]
         rows.append([str(n_envs), rollout, str(n_updates), *numbers])
-    print_table(["environments", "steps of a rollout", "updates", "steps a second", "mean return", "final return"], rows)
+    print_table(["environments", "steps of a rollout", "updates", "steps a second", "late return", "final return"], rows)
 
     kept, grown = ROLLOUTS
     few, usual, many = NUMBERS
     print(f"In the same rollout, {many} environments are {speed[kept, many] / speed[kept, few]:.1f} times as fast as one.")
-    print(f"Mean return with {many} minus that with one, same rollout: {difference(returns[kept, many], returns[kept, few])};")
+    print(f"Late return with {many} minus that with one, same rollout: {difference(returns[kept, many], returns[kept, few])};")
     print(f"with {many} minus {usual}: {difference(returns[kept, many], returns[kept, usual])};")
     print(f"with {many} in a rollout that grew minus {usual}: {difference(returns[grown, many], returns[grown, usual])}.")
-    print(f"Seeds {list(args.seeds)}, {timesteps:,} steps of CartPole-v1 each; mean return: of all training episodes.")
+    print(f"Seeds {list(args.seeds)}, {timesteps:,} steps of CartPole-v1 each; late: training episodes of the last fifth.")
 
     figure, panels = new_figure(2)
     for axes, rollout in zip(panels, ROLLOUTS, strict=True):

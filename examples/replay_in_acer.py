@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "What does ACER gain from its memory?", seeds=5, argv=argv)
     timesteps = args.steps(20_000, quick=3_000)
     runs = {ratio: [run(ratio, seed, timesteps) for seed in args.seeds] for ratio in RATIOS}
-    returns = {ratio: [float(np.mean(r.returns)) for r in of_ratio] for ratio, of_ratio in runs.items()}
+    returns = {ratio: [r.late_return for r in of_ratio] for ratio, of_ratio in runs.items()}
 
     rows = []
     for ratio, of_ratio in runs.items():
@@ -42,11 +42,11 @@ def main(argv: list[str] | None = None) -> None:
         seconds = np.mean([r.seconds for r in of_ratio])
         final = with_interval([r.final_return for r in of_ratio])
         rows.append([str(ratio), steps, with_interval(returns[ratio]), final, f"{timesteps / seconds:,.0f}"])
-    print_table(["replay_ratio", "steps to 200 (median)", "mean return", "final return", "steps a second"], rows)
+    print_table(["replay_ratio", "steps to 200 (median)", "late return", "final return", "steps a second"], rows)
 
     none, some, most = RATIOS
     slower = np.mean([r.seconds for r in runs[most]]) / np.mean([r.seconds for r in runs[none]])
-    print(f"Mean return of all episodes with {most} replays minus that without: {difference(returns[most], returns[none])};")
+    print(f"Late return with {most} replays minus that without: {difference(returns[most], returns[none])};")
     print(f"with {most} minus that with {some}: {difference(returns[most], returns[some])}.")
     print(f"A step with {most} replays costs {slower:.1f} times as much. Seeds {list(args.seeds)}, {timesteps:,} steps each.")
 
