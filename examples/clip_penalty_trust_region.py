@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     for method, values in kl.items():
         distances.plot(np.sort(values), np.linspace(0, 1, len(values)), label=method)
     distances.axvline(0.01, color="0.6", linestyle=":")
-    distances.set(xscale="log", xlim=(1e-5, None), xlabel="KL(old‖new) of an update", ylabel="share of the updates below")
+    distances.set(xscale="log", xlim=(5e-4, None), xlabel="KL(old‖new) of an update", ylabel="share of the updates below")
     distances.legend(frameon=False, fontsize="small")
     draw_curves(curves, runs, timesteps)
     save(figure, args)

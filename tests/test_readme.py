@@ -52,6 +52,26 @@ def test_commands_parse_and_targets_exist():
             _parser().parse_args(words[1:])
 
 
+def test_each_piece_of_folklore_has_a_command_that_exists():
+    """``sb3-pgx`` commands parse; of ``python examples/…`` the script is there, and its arguments are those that all share."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    _, _, rest = text.partition("## Ten things people say about policy gradients\n")
+    claims = re.findall(r"^\d+\. \*\*“.*?(?=^\d+\. |^## )", rest.partition("\n## ")[0] + "\n## ", re.MULTILINE | re.DOTALL)
+    assert len(claims) == 10
+    shared = (ROOT / "examples" / "shared.py").read_text(encoding="utf-8")
+    for claim in claims:
+        commands = re.findall(r"`((?:python examples/|sb3-pgx )[^`]*)`", claim)
+        assert commands, f"no command shows: {claim}"
+        for command in commands:
+            words = shlex.split(command)
+            if words[0] == "sb3-pgx":
+                _parser().parse_args(words[1:])
+            else:
+                assert (ROOT / words[1]).is_file(), command
+                options = [word for word in words[2:] if word.startswith("-")]
+                assert all(f'"{option}"' in shared for option in options), command
+
+
 def test_the_comparison_of_the_readme_runs(tmp_path, capsys):
     """On a small budget, with one seed."""
     (command,) = [line for _, block in blocks("README.md", "sh") for line in block.splitlines() if "sb3-pgx compare" in line]
