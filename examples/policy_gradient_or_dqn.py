@@ -33,7 +33,7 @@ gym.register("PendulumLevels-v0", lambda **kwargs: Levels(gym.make("Pendulum-v1"
 
 REPLAY = dict(buffer_size=50_000, learning_starts=1_000, batch_size=64, exploration_final_eps=0.04)
 MORE = "PPO, 4 times the steps"
-# Of CartPole-v1: the tuned settings of rl-baselines3-zoo for DQN, of zoo_configs/ for ours.
+# Of CartPole-v1: DQN has the settings of rl-baselines3-zoo, but the default network; ours those of zoo_configs/.
 METHODS = {
     "CartPole-v1": {
         "DQN": (DQN, 1, dict(learning_rate=2.3e-3, train_freq=256, gradient_steps=128, target_update_interval=10, **REPLAY)),
@@ -41,12 +41,8 @@ METHODS = {
         "PPO": (PPO, 8, dict(n_steps=32, batch_size=256, n_epochs=20, learning_rate="lin_0.001", gae_lambda=0.8, gamma=0.98)),
     },
     "PendulumLevels-v0": {
-        "DQN": (
-            DQN,
-            1,
-            dict(learning_rate=2e-3, train_freq=4, gradient_steps=2, target_update_interval=200, gamma=0.95, **REPLAY),
-        ),
-        "ACER": (ACER, 8, dict(learning_rate="lin_0.003", gamma=0.95)),
+        "DQN": (DQN, 1, dict(learning_rate=2e-3, train_freq=4, gradient_steps=2, target_update_interval=200, **REPLAY)),
+        "ACER": (ACER, 8, dict(learning_rate="lin_0.003")),
         "PPO": (PPO, 4, dict(n_steps=256, batch_size=64, n_epochs=10, learning_rate=1e-3, gamma=0.9)),
     },
 }

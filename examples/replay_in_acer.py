@@ -50,18 +50,11 @@ def main(argv: list[str] | None = None) -> None:
     print(f"with {most} minus that with {some}: {difference(returns[most], returns[some])}.")
     print(f"A step with {most} replays costs {slower:.1f} times as much. Seeds {list(args.seeds)}, {timesteps:,} steps each.")
 
-    figure, (by_steps, by_time) = new_figure(2)
+    figure, (curves, clock) = new_figure(2)
     labels = {ratio: f"replay_ratio={ratio}" for ratio in RATIOS}
-    draw_curves(by_steps, {labels[ratio]: of_ratio for ratio, of_ratio in runs.items()}, timesteps)
-    for ratio, of_ratio in runs.items():
-        for r in of_ratio:
-            means = np.convolve(r.returns, np.ones(10) / 10, "valid")
-            clock = r.steps[len(r.steps) - len(means) :] / timesteps * r.seconds
-            by_time.plot(
-                clock, means, color=f"C{RATIOS.index(ratio)}", alpha=0.6, label=labels[ratio] if r is of_ratio[0] else None
-            )
-    by_time.set(xlabel="seconds of training", ylabel="return, mean of 10 episodes", title="the same trainings by the clock")
-    by_time.legend(frameon=False, fontsize="small")
+    draw_curves(curves, {labels[ratio]: of_ratio for ratio, of_ratio in runs.items()}, timesteps)
+    clock.bar(list(labels.values()), [np.mean([r.seconds for r in of_ratio]) for of_ratio in runs.values()])
+    clock.set_ylabel("seconds a training")
     save(figure, args)
 
 
