@@ -6,7 +6,7 @@ steps of each, so that the rollout grows and there are fewer updates.
 """
 
 import numpy as np
-from shared import arguments, difference, draw_curves, new_figure, print_table, save, train, with_interval
+from shared import arguments, difference, new_figure, print_table, save, train, with_interval
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgx import PPO
@@ -32,28 +32,32 @@ def main(argv: list[str] | None = None) -> None:
         for rollout, n_steps in ROLLOUTS.items()
         for n_envs in NUMBERS
     }
-    returns = {key: [r.late_return for r in of_key] for key, of_key in runs.items()}
+    # Of the policy after training: with many environments, each has too few steps for a long episode while it trains.
+    final = {key: [r.final_return for r in of_key] for key, of_key in runs.items()}
     speed = {key: timesteps / np.mean([r.seconds for r in of_key]) for key, of_key in runs.items()}
 
     rows = []
-    for (rollout, n_envs), of_key in runs.items():
+    for rollout, n_envs in runs:
         key, n_updates = (rollout, n_envs), -(-timesteps // (n_envs * ROLLOUTS[rollout](n_envs)))
-        numbers = [f"{speed[key]:,.0f}", with_interval(returns[key]), with_interval([r.final_return for r in of_key])]
-        rows.append([str(n_envs), rollout, str(n_updates), *numbers])
-    print_table(["environments", "steps of a rollout", "updates", "steps a second", "late return", "final return"], rows)
+        rows.append([str(n_envs), rollout, str(n_updates), f"{speed[key]:,.0f}", with_interval(final[key])])
+    print_table(["environments", "steps of a rollout", "updates", "steps a second", "final return"], rows)
 
     kept, grown = ROLLOUTS
     few, usual, many = NUMBERS
     print(f"In the same rollout, {many} environments are {speed[kept, many] / speed[kept, few]:.1f} times as fast as one.")
-    print(f"Late return with {many} minus that with one, same rollout: {difference(returns[kept, many], returns[kept, few])};")
-    print(f"with {many} minus {usual}: {difference(returns[kept, many], returns[kept, usual])};")
-    print(f"with {many} in a rollout that grew minus {usual}: {difference(returns[grown, many], returns[grown, usual])}.")
-    print(f"Seeds {list(args.seeds)}, {timesteps:,} steps of CartPole-v1 each; late: training episodes of the last fifth.")
+    print(f"Final return with {many} minus that with one, same rollout: {difference(final[kept, many], final[kept, few])};")
+    print(f"with {many} minus {usual}: {difference(final[kept, many], final[kept, usual])};")
+    print(f"with {many} in a rollout that grew minus {usual}: {difference(final[grown, many], final[grown, usual])}.")
+    print(f"Seeds {list(args.seeds)}, {timesteps:,} steps of CartPole-v1 each.")
 
-    figure, panels = new_figure(2)
-    for axes, rollout in zip(panels, ROLLOUTS, strict=True):
-        draw_curves(axes, {f"{n_envs} environments": runs[rollout, n_envs] for n_envs in NUMBERS}, timesteps)
-        axes.set_title(f"{rollout} a rollout")
+    figure, (clock, outcome) = new_figure(2)
+    for rollout in ROLLOUTS:
+        clock.plot(NUMBERS, [speed[rollout, n_envs] for n_envs in NUMBERS], "o-", label=rollout)
+        (line,) = outcome.plot(NUMBERS, [np.mean(final[rollout, n_envs]) for n_envs in NUMBERS])
+        outcome.plot(NUMBERS, [final[rollout, n_envs] for n_envs in NUMBERS], "o", color=line.get_color())
+    for axes, label in ((clock, "steps a second"), (outcome, "final return, a point for each seed")):
+        axes.set(xscale="log", xlabel="environments", ylabel=label)
+    clock.legend(frameon=False, title="a rollout has")
     save(figure, args)
 
 
