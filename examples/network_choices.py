@@ -82,7 +82,8 @@ def main(argv: list[str] | None = None) -> None:
             axes.plot(np.full(len(values), i + offset), values, "o", color=color, alpha=0.5)
             axes.hlines(np.mean(values), i + offset - 0.1, i + offset + 0.1, color=color, linewidth=3)
     axes.set_xticks(range(len(effects)), list(effects))
-    axes.set(ylabel="late return", title="each point: a training; blue: the first named, red: the second")
+    axes.set_xlim(-0.5, len(effects) - 0.5)
+    axes.set(ylabel="late return", title="each point: a training; blue: the first named, orange: the second")
     save(figure, args)
 
 
