@@ -43,7 +43,7 @@ def exact_return(p: float) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "Is the best policy deterministic?", seeds=4, argv=argv)
-    timesteps = args.steps(40_000, quick=4_000)
+    timesteps = args.steps(40_000, quick=1_000)
     grid = np.linspace(0.01, 0.99, 981)
     best = float(grid[np.argmax([exact_return(p) for p in grid])])
 

@@ -48,20 +48,22 @@ METHODS = {
 }
 
 
-def run(task: str, method: str, seed: int, timesteps: int):
+def run(task: str, method: str, seed: int, timesteps: int, eval_episodes: int):
     algorithm, n_envs, settings = METHODS[task][method.partition(",")[0]]
     env = make_vec_env(task, n_envs=n_envs, seed=seed)
-    return train(algorithm("MlpPolicy", env, **settings, seed=seed, device="cpu"), timesteps, eval_episodes=10)
+    return train(algorithm("MlpPolicy", env, **settings, seed=seed, device="cpu"), timesteps, eval_episodes=eval_episodes)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "A discrete task: policy gradient or DQN?", seeds=2, argv=argv)
-    timesteps = args.steps(15_000, quick=1_500)
+    timesteps = args.steps(15_000, quick=1_024)
     runs, rows = {}, []
     for task, methods in METHODS.items():
         for method in (*methods, MORE):
             steps = 4 * timesteps if method == MORE else timesteps
-            of_method = runs[task, method] = [run(task, method, seed, steps) for seed in args.seeds]
+            of_method = runs[task, method] = [
+                run(task, method, seed, steps, eval_episodes=1 if args.quick else 10) for seed in args.seeds
+            ]
             seconds = f"{np.mean([r.seconds for r in of_method]):.1f}"
             rows.append([task, method, f"{steps:,}", with_interval([r.final_return for r in of_method]), seconds])
     print_table(["task", "method", "steps", "final return", "seconds"], rows)

@@ -14,10 +14,10 @@ from sb3_pgx import ACER
 RATIOS = (0, 1, 4)
 
 
-def run(replay_ratio: int, seed: int, timesteps: int):
+def run(replay_ratio: int, seed: int, timesteps: int, eval_episodes: int):
     env = make_vec_env("CartPole-v1", n_envs=8, seed=seed)
     model = ACER("MlpPolicy", env, learning_rate="lin_0.008", replay_ratio=replay_ratio, seed=seed, device="cpu")
-    return train(model, timesteps, eval_episodes=10)
+    return train(model, timesteps, eval_episodes=eval_episodes)
 
 
 def steps_to(run, threshold: float, episodes: int = 20) -> float:
@@ -31,8 +31,9 @@ def steps_to(run, threshold: float, episodes: int = 20) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "What does ACER gain from its memory?", seeds=5, argv=argv)
-    timesteps = args.steps(20_000, quick=3_000)
-    runs = {ratio: [run(ratio, seed, timesteps) for seed in args.seeds] for ratio in RATIOS}
+    timesteps = args.steps(20_000, quick=1_500)
+    eval_episodes = 1 if args.quick else 10
+    runs = {ratio: [run(ratio, seed, timesteps, eval_episodes) for seed in args.seeds] for ratio in RATIOS}
     returns = {ratio: [r.late_return for r in of_ratio] for ratio, of_ratio in runs.items()}
 
     rows = []

@@ -17,20 +17,22 @@ from sb3_pgx import PPO
 ENV, N_ENVS, TUNING_SEED = "CartPole-v1", 8, 100
 
 
-def train_with(hyperparameters: dict, seed: int, timesteps: int):
+def train_with(hyperparameters: dict, seed: int, timesteps: int, eval_episodes: int):
     env = make_vec_env(ENV, n_envs=N_ENVS, seed=seed)
-    return train(PPO("MlpPolicy", env, **hyperparameters, seed=seed, device="cpu"), timesteps, eval_episodes=10)
+    return train(PPO("MlpPolicy", env, **hyperparameters, seed=seed, device="cpu"), timesteps, eval_episodes=eval_episodes)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "How do I tune with an Optuna script of my own?", seeds=4, argv=argv)
     timesteps, n_trials = args.steps(10_000, quick=500), 3 if args.quick else 12
 
+    eval_episodes = 1 if args.quick else 10
+
     def objective(trial: optuna.Trial) -> float:
         env, eval_env = make_vec_env(ENV, N_ENVS, seed=TUNING_SEED), make_vec_env(ENV, seed=TUNING_SEED + 1)
         hyperparameters = sample_params("ppo", trial, N_ENVS)
         trial.set_user_attr("hyperparameters", {name: str(value) for name, value in hyperparameters.items()})
-        callback = TrialEvalCallback(eval_env, trial, every=timesteps // 4, n_final_episodes=10)
+        callback = TrialEvalCallback(eval_env, trial, every=timesteps // 4, n_final_episodes=eval_episodes)
         model = PPO("MlpPolicy", env, **hyperparameters, seed=TUNING_SEED, device="cpu")
         try:
             model.learn(timesteps, callback=callback)
@@ -45,8 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     study.optimize(objective, n_trials=n_trials)
 
     best = sample_params("ppo", optuna.trial.FixedTrial(study.best_params), N_ENVS)
-    tuned = [train_with(best, seed, timesteps).final_return for seed in args.seeds]
-    default = [train_with(dict(n_steps=2048 // N_ENVS), seed, timesteps).final_return for seed in args.seeds]
+    tuned = [train_with(best, seed, timesteps, eval_episodes).final_return for seed in args.seeds]
+    default = [train_with(dict(n_steps=2048 // N_ENVS), seed, timesteps, eval_episodes).final_return for seed in args.seeds]
     rows = [
         ["its defaults, 2,048 steps a rollout", with_interval(default)],
         [f"the best of {n_trials} trials", with_interval(tuned)],

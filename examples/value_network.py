@@ -24,7 +24,7 @@ CRITICS = {
 MEASURED = ("explained_variance", "gradient_noise_scale")
 
 
-def run(critic: str, seed: int, timesteps: int):
+def run(critic: str, seed: int, timesteps: int, eval_episodes: int):
     """A training, and the median over its updates of what was measured."""
     # Rewards of order 1, so that even a small network can reach the returns.
     env = VecNormalize(make_vec_env("CartPole-v1", n_envs=8, seed=seed), norm_obs=False)
@@ -33,20 +33,20 @@ def run(critic: str, seed: int, timesteps: int):
     settings = dict(n_steps=128, batch_size=256, learning_rate=1e-3, vf_coef=vf_coef, policy_kwargs=dict(net_arch=net_arch))
     model = PPO("MlpPolicy", env, **settings, seed=seed, device="cpu")
     diagnostics = DiagnosticsCallback(metrics=MEASURED, costly_every=1)
-    training = train(model, timesteps, [diagnostics], eval_episodes=10)
+    training = train(model, timesteps, [diagnostics], eval_episodes)
     return training, [float(np.median([update[name] for update in diagnostics.history])) for name in MEASURED]
 
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "How large should the value network be, and what does it buy?", seeds=4, argv=argv)
-    timesteps = args.steps(15_000, quick=2_048)
+    timesteps = args.steps(15_000, quick=1_024)
 
     runs: dict[str, list] = {critic: [] for critic in CRITICS}
     explained: dict[str, list[float]] = {critic: [] for critic in CRITICS}
     noise: dict[str, list[float]] = {critic: [] for critic in CRITICS}
     for critic in CRITICS:
         for seed in args.seeds:
-            training, (ev, rows) = run(critic, seed, timesteps)
+            training, (ev, rows) = run(critic, seed, timesteps, eval_episodes=1 if args.quick else 10)
             runs[critic].append(training)
             explained[critic].append(ev)
             noise[critic].append(rows)

@@ -46,7 +46,7 @@ def turns(values: np.ndarray) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "Which of the logged curves says that a run learns? Must the losses fall?", seeds=4, argv=argv)
-    timesteps = args.steps(25_000, quick=5_000)
+    timesteps = args.steps(25_000, quick=2_500)
     runs = [run(seed, timesteps) for seed in args.seeds]
 
     rows, goes_with = [], {}
