@@ -61,8 +61,11 @@ def main(argv: list[str] | None = None) -> None:
         print(f"  {name}: {value}")
 
     figure, (history, judged) = new_figure(2)
-    history.plot([t.number for t in study.trials], [t.value if t.value is not None else np.nan for t in study.trials], "o")
-    history.set(xlabel="trial (pruned ones have no mark)", ylabel="final return on the tuning seed")
+    for state, marker in ((optuna.trial.TrialState.COMPLETE, "o"), (optuna.trial.TrialState.PRUNED, "x")):
+        trials = study.get_trials(states=[state])
+        history.plot([t.number for t in trials], [t.value for t in trials], marker, label=state.name.lower())
+    history.set(xlabel="trial", ylabel="return on the tuning seed, when it ended")
+    history.legend(frameon=False)
     for i, values in enumerate((default, tuned)):
         judged.plot(np.full(len(values), i), values, "o", color=f"C{i}", alpha=0.6)
     judged.set_xticks([0, 1], ["defaults", "tuned"])
