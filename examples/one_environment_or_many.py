@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> None:
         outcome.plot(NUMBERS, [final[rollout, n_envs] for n_envs in NUMBERS], "o", color=line.get_color())
     for axes, label in ((clock, "steps a second"), (outcome, "final return, a point for each seed")):
         axes.set(xscale="log", xlabel="environments", ylabel=label)
+        axes.minorticks_off()
+        axes.set_xticks(NUMBERS, list(map(str, NUMBERS)))
     clock.legend(frameon=False, title="a rollout has")
     save(figure, args)
 
