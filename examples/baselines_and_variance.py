@@ -11,7 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgx import REINFORCE, REINFORCEBaseline
 from sb3_pgx.compare.gradient_variance import LEARNED, GradientVarianceClaim, relative_variances
-from sb3_pgx.compare.report import COLORS
+from sb3_pgx.compare.report.pictures import COLORS
 from sb3_pgx.compare.statistics import interquartile_mean
 
 BASELINES = {"none": None, "mean": "mean", "leave-one-out": "loo", "optimal": "optimal", "learned V(s)": LEARNED}
