@@ -1,4 +1,4 @@
-"""A comparison from its arguments to its report: everything is checked first, then trained, then written down."""
+"""A comparison from its arguments to its report: its arguments are checked first, then it is trained, then written down."""
 
 import os
 import shlex
@@ -159,7 +159,7 @@ def plan_comparison(
                     env_id,
                     seed,
                     timesteps,
-                    config,
+                    replace(config, n_timesteps=None),  # the file's budget is not this one, and decides nothing
                     curve_episodes=CURVE_EPISODES,
                     eval_episodes=eval_episodes,
                 )
