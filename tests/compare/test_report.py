@@ -171,6 +171,28 @@ def test_efficiency_is_the_interquartile_mean_of_scores_over_steps_and_over_seco
     np.testing.assert_allclose(a.by_seconds.center[[0, -1]], [0.125, (0.6 + 0.75) / 2])
 
 
+def test_runs_that_are_evaluated_at_no_common_step_have_a_report_without_that_line(result):
+    """Of ten steps, sixteen environments take sixteen, and one takes eleven."""
+    curves = {"A-v0": ([16], [1.0], [0.2]), "B-v0": ([1, 11], [0.0, 1.0], [0.1, 0.3])}
+    runs = [
+        result("a", 0, env_id=env_id, returns=[1.0], curve_steps=steps, curve_returns=returns, curve_seconds=seconds)
+        for env_id, (steps, returns, seconds) in curves.items()
+    ]
+    setting = Setting(("A-v0", "B-v0"), ("a",), (0,), 10, random_returns={"A-v0": 0.0, "B-v0": 0.0})
+    (found,) = examine(runs, setting).aggregates
+    assert found.by_steps is None and found.by_seconds is not None
+    assert "sample_efficiency" in draw(examine(runs, setting), setting)
+
+
+def test_settings_tell_normalisation_as_it_is_from_none(result):
+    runs = [
+        result("a", 0, returns=[1.0], config={"n_envs": 8, "normalize": normalize, "env_kwargs": {}, "hyperparameters": {}})
+        for normalize in ({}, None)
+    ]
+    settings = [rows(report([run], SETTING), "Settings")[2][-1] for run in runs]
+    assert settings == ["n_envs=8, normalize=True", "n_envs=8"]
+
+
 def test_pictures_draw_the_numbers_of_the_findings(several):
     found = examine(several, OF_SEVERAL)
     figures = draw(found, OF_SEVERAL)
