@@ -20,16 +20,20 @@ def find_environment(env_id: str) -> EnvSpec:
     :param env_id: Gymnasium's name of the environment
     :return: what Gymnasium knows of it, such as ``reward_threshold``
     :raises ValueError: no environment of that name; names the nearest ones
+    :raises ImportError: the module before a colon cannot be imported
     """
     module, _, name = env_id.rpartition(":")
-    try:
-        if module:  # Gymnasium's way to name what another package registers
+    if module:  # Gymnasium's way to name what another package registers
+        try:
             importlib.import_module(module)
+        except ImportError as error:  # perhaps of something that the module needs
+            raise ImportError(f"environment {env_id}: module {module} cannot be imported: {_sentence(error)}") from None
+    try:
         return gym.spec(name)
     except gym.error.NamespaceNotFound as error:
         atari = ' (Atari games: pip install "gymnasium[atari]")' if env_id.startswith("ALE/") else ""
         raise ValueError(f"environment {env_id!r} is unknown: {_sentence(error)}{atari}") from None
-    except (gym.error.Error, ImportError) as error:
+    except gym.error.Error as error:
         near = suggestion(env_id, list(gym.registry))
         raise ValueError(f"environment {env_id!r} is unknown: {near.removeprefix('; ') or _sentence(error)}") from None
 
