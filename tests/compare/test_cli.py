@@ -113,6 +113,7 @@ def test_thresholds_are_those_of_the_environments_unless_others_are_given(tmp_pa
     def thresholds(env, threshold=None):
         return comparison.plan_comparison(env, ["sb3:a2c"], 300, output=tmp_path, threshold=threshold).setting.thresholds
 
+    assert "--threshold" not in comparison.plan_comparison("CartPole-v1", ["a2c"], 300, threshold={}).setting.command
     assert thresholds("CartPole-v1") == {"CartPole-v1": 475.0}  # gymnasium registers it with 475
     assert thresholds("CartPole-v1", 100.0) == {"CartPole-v1": 100.0}
     assert thresholds("Pendulum-v1") == {}

@@ -9,7 +9,7 @@ from sb3_pgx.compare.findings import examine
 from sb3_pgx.compare.report.content import compose
 from sb3_pgx.compare.report.document import Bullets, Document, Picture, Section, Table
 from sb3_pgx.compare.report.html import html
-from sb3_pgx.compare.report.markdown import markdown
+from sb3_pgx.compare.report.markdown import brief, markdown
 from sb3_pgx.compare.report.pictures import draw, draw_curves
 from sb3_pgx.compare.scores import complete_seeds, find_scale, random_return, score_matrix
 from sb3_pgx.compare.setting import Setting
@@ -113,6 +113,13 @@ def test_an_algorithm_whose_every_run_failed_keeps_its_row(results):
     assert list(draw(examine(results[3:], setting), setting)) == ["curves"]
 
 
+def test_a_terminal_is_told_why_nothing_is_summed_up(result):
+    runs = [result("a", 0, env_id=env_id, error="ValueError: no") for env_id in ("A-v0", "B-v0")]
+    setting = Setting(("A-v0", "B-v0"), ("a",), (0,), 10, random_returns={"A-v0": 0.0, "B-v0": 0.0})
+    told = brief(compose(examine(runs, setting), runs, setting, ()))
+    assert "All environments together\n\nNo algorithm has a seed that finished in every environment" in told
+
+
 def test_without_threshold_its_column_is_omitted(results):
     setting = Setting(("CartPole-v1",), ("good", "sb3:bad"), (0, 1), 60_000)
     text = report(results, setting)
@@ -156,7 +163,7 @@ def test_environments_are_summed_up_on_their_scales_from_seeds_that_finished_eve
     table = rows(report(several, OF_SEVERAL), "All environments together")
     assert table[2][1].startswith("0.675 [") and [row[-1] for row in table[2:]] == ["2 of 2", "1 of 2"]
     assert rows(report(several, OF_SEVERAL), "What counts as 0 and as 1")[2:] == [
-        ["A-v0", "0.0", "a random policy (20 episodes)", "100.0", "the threshold"],
+        ["A-v0", "0.0", "a random policy (at most 20 episodes)", "100.0", "the threshold"],
         ["B-v0", "-100.0", "given", "0.0", "given"],
     ]
 

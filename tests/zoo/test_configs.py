@@ -167,6 +167,9 @@ def test_a_module_of_environments_that_cannot_be_imported_is_told_with_the_reaso
 def test_wrong_environment_arguments_are_told():
     with pytest.raises(ValueError, match=r"CartPole-v1 cannot be made with .*wind"):
         check_environment("CartPole-v1", RunConfig(source="", env_kwargs={"wind": 3}))
+    wrapped = RunConfig(source="", wrappers=(("gymnasium.wrappers.TimeLimit", {"max_steps": 3}),))
+    with pytest.raises(ValueError, match=r"CartPole-v1 cannot be made with .*TimeLimit.*max_steps"):
+        check_environment("CartPole-v1", wrapped)
 
 
 def test_a_missing_package_of_an_environment_is_told_with_its_extra(monkeypatch):
