@@ -11,7 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgx import REINFORCE, REINFORCEBaseline
 from sb3_pgx.compare.gradient_variance import LEARNED, GradientVarianceClaim, relative_variances
-from sb3_pgx.compare.report import COLORS
+from sb3_pgx.compare.report.pictures import COLORS
 from sb3_pgx.compare.statistics import interquartile_mean
 
 BASELINES = {"none": None, "mean": "mean", "leave-one-out": "loo", "optimal": "optimal", "learned V(s)": LEARNED}
@@ -30,7 +30,7 @@ def run(baseline: str | None, seed: int, timesteps: int) -> Run:
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "What does a baseline do for REINFORCE?", seeds=3, argv=argv)
     timesteps = args.steps(40_000, quick=600)
-    measurement = GradientVarianceClaim("CartPole-v1", timesteps=args.steps(10_000, 500), batches=12 if args.quick else 40)
+    measurement = GradientVarianceClaim("CartPole-v1", timesteps=args.steps(10_000, 500), batches=6 if args.quick else 40)
 
     variances = [relative_variances(measurement, seed) for seed in args.seeds]  # without a baseline: 1
     relative = {label: [v.get(str(key), 1.0) for v in variances] for label, key in BASELINES.items()}

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     late = {label: [r.late_return for r in of_label] for label, of_label in runs.items()}
     found = {label: sum(value > (NEAR + FAR) / 2 for value in values) for label, values in late.items()}
     rows = [[label, with_interval(late[label], 2), f"{found[label]} of {len(args.seeds)}"] for label in SETTINGS]
-    print_table(["entropy bonus", "late training return", "seeds that live off the far reward"], rows)
+    print_table(["entropy bonus", "late training return", "seeds that found the far reward"], rows)
 
     *fixed, annealed = SETTINGS
     for label in fixed:

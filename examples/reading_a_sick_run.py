@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         for name, histories in curves.items():
             axes.plot([h["timesteps"] for h in histories[0]], [h.get(metric, np.nan) for h in histories[0]], label=name)
         axes.set(xlabel="environment steps", title=metric)
-    panels[0].set_yscale("log")
+    panels[0].set(yscale="log", ylim=(1e-6, None))
     panels[2].set_ylim(-1, 1)
     panels[0].legend(frameon=False, fontsize="small")
     save(figure, args)

@@ -18,7 +18,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization, unwrap_vec_normalize
 
 from sb3_pgx.common.extras import require_extra
-from sb3_pgx.compare.report import COLORS
+from sb3_pgx.compare.report.pictures import COLORS
 from sb3_pgx.compare.statistics import (
     bootstrap_interval,
     bootstrap_interval_of_groups,

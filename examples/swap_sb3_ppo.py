@@ -12,7 +12,7 @@ from shared import Run, arguments, draw_curves, new_figure, print_table, save, t
 from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_pgx
-from sb3_pgx.compare.report import COLORS
+from sb3_pgx.compare.report.pictures import COLORS
 
 LIBRARIES = {"SB3's PPO": sb3.PPO, "ours": sb3_pgx.PPO}
 
@@ -31,7 +31,7 @@ def equal_episodes(a: Run, b: Run) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = arguments(__file__, "What changes if I import PPO from sb3_pgx instead of SB3?", seeds=2, argv=argv)
+    args = arguments(__file__, "What changes if I import PPO from sb3_pgx instead of SB3?", seeds=1, argv=argv)
     timesteps = args.steps(100_000, quick=2_000)
 
     runs: dict[str, list[Run]] = {label: [] for label in LIBRARIES}
