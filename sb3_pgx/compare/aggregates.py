@@ -53,8 +53,9 @@ def probability_of_improvement(first: Floats, second: Floats) -> Floats:
     :param second: ``[..., S₂, E]``
     :return: ``[...]``
     """
-    a, b = first[..., :, None, :], second[..., None, :, :]
-    return ((a > b) + 0.5 * (a == b)).mean(axis=(-3, -2, -1))
+    # Not all pairs at once: of the resamples of many seeds those would fill the memory.
+    runs = np.moveaxis(first, -2, 0)[..., None, :]  # [S₁, ..., 1, E]
+    return np.mean([((run > second) + 0.5 * (run == second)).mean(axis=(-2, -1)) for run in runs], axis=0)
 
 
 AGGREGATES: dict[str, Callable[[Floats], Floats]] = {

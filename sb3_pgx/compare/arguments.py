@@ -7,6 +7,7 @@ from typing import TypeAlias
 from sb3_pgx.zoo.configs import suggestion
 
 Threshold: TypeAlias = float | Mapping[str, float] | None
+SEEDS_END = 2**32  # NumPy's generator takes none from there on
 
 
 def check_positive(**arguments: int) -> None:
@@ -19,7 +20,7 @@ def check_positive(**arguments: int) -> None:
 def choose_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     """
     :param seeds: how many, or which ones
-    :raises ValueError: none, or one twice
+    :raises ValueError: none, one twice, or one that no generator takes
     """
     if isinstance(seeds, int):
         check_positive(seeds=seeds)
@@ -27,6 +28,9 @@ def choose_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     check_positive(seeds=len(seeds))
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"a seed is named twice: {', '.join(map(str, seeds))}")
+    for seed in seeds:
+        if not 0 <= seed < SEEDS_END:
+            raise ValueError(f"seed {seed}: seeds are from 0 to {SEEDS_END - 1}")
     return tuple(seeds)
 
 
@@ -52,7 +56,7 @@ def find_thresholds(given: Threshold, known: Mapping[str, float | None]) -> dict
     :param given: one number for a single environment, or by environment
     :param known: Gymnasium's, by environment
     :return: those that there are
-    :raises ValueError: one number for several environments, or an environment that is not compared
+    :raises ValueError: one number for several environments, an environment that is not compared, or no finite number
     """
     if isinstance(given, Mapping):
         for env_id in given:
@@ -64,6 +68,9 @@ def find_thresholds(given: Threshold, known: Mapping[str, float | None]) -> dict
             )
         given = dict.fromkeys(known, given)
     both = {**known, **(given or {})}
+    for env_id, value in both.items():
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"threshold {env_id}={value:g}: no return can be compared with it")
     return {env_id: float(value) for env_id, value in both.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""A comparison from its arguments to its report: everything is checked first, then trained, then written down."""
+"""A comparison from its arguments to its report: its arguments are checked first, then it is trained, then written down."""
 
 import os
 import shlex
@@ -159,7 +159,7 @@ def plan_comparison(
                     env_id,
                     seed,
                     timesteps,
-                    config,
+                    replace(config, n_timesteps=None),  # the file's budget is not this one, and decides nothing
                     curve_episodes=CURVE_EPISODES,
                     eval_episodes=eval_episodes,
                 )
@@ -257,9 +257,10 @@ def _command(
         if [*seeds] == [*range(len(seeds))]
         else ["--seeds", ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]
     )
-    if threshold is not None:
-        given = [f"{env_id}={value}" for env_id, value in threshold.items()] if isinstance(threshold, Mapping) else None
-        words += ["--threshold", *(given or [f"{threshold}"])]
+    if isinstance(threshold, Mapping):
+        words += ["--threshold", *(f"{env_id}={value}" for env_id, value in threshold.items())] if threshold else []
+    elif threshold is not None:
+        words += ["--threshold", f"{threshold}"]
     words += ["--eval-episodes", str(eval_episodes)] if eval_episodes != 20 else []
     words += ["--configs", str(configs)] if configs is not None else []
     words += ["--normalize", *(f"{env_id}={low},{high}" for env_id, (low, high) in normalize.items())] if normalize else []

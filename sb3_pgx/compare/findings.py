@@ -114,7 +114,9 @@ def _aggregate(label: str, scores: Floats, results: Sequence[RunResult], scales:
         curves = [[(r.curve_steps, scales[r.env_id](r.curve_returns)) for r in row] for row in of_seeds]
         steps = [np.asarray(steps) for row in curves for steps, _ in row]
         start, end = max(x[0] for x in steps), min(x[-1] for x in steps)
-        by_steps = _line(np.array([x for x in steps[0] if start <= x <= end], dtype=float), curves)
+        shared = np.array([x for x in steps[0] if start <= x <= end], dtype=float)
+        if len(shared):  # a budget of a few steps may end before a run of more environments is first evaluated
+            by_steps = _line(shared, curves)
         timed = [[(r.curve_seconds, scales[r.env_id](r.curve_returns)) for r in row] for row in of_seeds]
         if all(len(seconds) > 0 for row in timed for seconds, _ in row):
             by_seconds = _line(_seconds([seconds for row in timed for seconds, _ in row]), timed)

@@ -1,11 +1,11 @@
 """Runs that a folder holds already are not trained again; those that failed, or whose files are not whole, are."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sb3_pgx.compare.pool import OnResult, read_result, run_all
-from sb3_pgx.compare.runs import RunResult, RunSpec
+from sb3_pgx.compare.pool import OnResult, as_json, read_result, run_all
+from sb3_pgx.compare.runs import RunResult, RunSpec, versions
 
 
 @dataclass(frozen=True)
@@ -72,5 +72,7 @@ def run_missing(
 
 
 def _is_of(result: RunResult, spec: RunSpec) -> bool:
-    found = (result.label, result.env_id, result.seed, result.timesteps, len(result.returns))
-    return found == (spec.label, spec.env_id, spec.seed, spec.timesteps, spec.eval_episodes)
+    # Its settings and versions, too: after --force the folder may hold runs of what was compared there before.
+    found = (result.label, result.env_id, result.seed, result.timesteps, len(result.returns), result.config, result.versions)
+    config = as_json(asdict(spec.config))
+    return found == (spec.label, spec.env_id, spec.seed, spec.timesteps, spec.eval_episodes, config, versions())

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sb3_pgx.compare.pool import as_json
 from sb3_pgx.compare.runs import RunSpec
 
 RECORD = "comparison.json"
@@ -34,7 +35,7 @@ def describe(specs: Sequence[RunSpec], versions: Mapping[str, str]) -> dict[str,
         "versions": versions,
         "configs": configs,
     }
-    return json.loads(json.dumps(record, default=str))
+    return as_json(record)
 
 
 def check_output(folder: Path, force: bool = False) -> None:

@@ -19,7 +19,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_pgx.common.schedules import as_schedule
 from sb3_pgx.registry import ALGORITHMS, algorithm_class
-from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters, config_folder, is_number, load_config, suggestion
+from sb3_pgx.zoo.configs import CLASS_DEFAULTS, RunConfig, check_hyperparameters, is_number, load_config, suggestion
 from sb3_pgx.zoo.environments import check_environment
 
 FLAX_NAMES = {"LeakyReLU": "leaky_relu", "Hardtanh": "hard_tanh"}  # where it is not the lower-case name
@@ -68,15 +68,16 @@ class Peer:
     def adapt(self, config: RunConfig) -> RunConfig:
         """
         The settings of this variant, as the class understands them: classes of this package read schedules such as
-        ``lin_<x>``, others do not.
+        ``lin_<x>``, others do not. Statistics of the reward are those of its γ, as with a file that says the same.
 
         :raises ValueError: a string is not a schedule
         """
         if self.changes:
             source = f"{config.source}, {', '.join(f'{name}={value}' for name, value in self.changes.items())}"
-            hyperparameters = {**config.hyperparameters, **self.changes}
-            config = dataclasses.replace(config, source=source, hyperparameters=hyperparameters)
-        if ":" not in self.label:
+            config = dataclasses.replace(
+                config.with_hyperparameters({**config.hyperparameters, **self.changes}), source=source
+            )
+        if ":" not in base_name(self.label):
             return config
         schedules = {
             name: as_schedule(value, f"{config.source}: {name}")
@@ -105,17 +106,21 @@ def prepare(name: str, env_id: str, configs: Path | None = None) -> tuple[Peer, 
 
 def config_of(peer: Peer, env_id: str, configs: Path | None = None) -> RunConfig:
     """
-    The settings of an algorithm as they are written: in a peer's own file, ``contrib_trpo.yml``, where there is one; else it
-    reads ours: like is compared with like. Arguments and errors of :func:`prepare`.
+    The settings of an algorithm as they are written: in a peer's own file, ``contrib_trpo.yml``, where there is one that says
+    something for the environment; else it reads ours: like is compared with like. Arguments and errors of :func:`prepare`.
     """
-    own = own_file(peer)
-    has_own = ((configs or config_folder()) / f"{own}.yml").is_file()
-    return load_config(own if has_own else peer.config_key, env_id, configs)
+    own = load_config(own_file(peer), env_id, configs)
+    return load_config(peer.config_key, env_id, configs) if own.source == CLASS_DEFAULTS else own
 
 
 def own_file(peer: Peer) -> str:
     """The name of the hyperparameter file that is this algorithm's alone, without its suffix."""
-    return peer.label.partition("[")[0].replace(":", "_")
+    return base_name(peer.label).replace(":", "_")
+
+
+def base_name(label: str) -> str:
+    """``sb3:ppo`` of ``sb3:ppo[gamma=0.9]``: what stands in the brackets may hold colons of its own."""
+    return label.partition("[")[0]
 
 
 def resolve_peer(name: str) -> Peer:
@@ -126,8 +131,8 @@ def resolve_peer(name: str) -> Peer:
     :raises ValueError: no such algorithm; gives the nearest names
     :raises ImportError: the package that holds it is not installed; says how to install it
     """
-    base, bracket, rest = name.partition("[")
-    changes = _changes(name, rest) if bracket else {}
+    base = base_name(name)
+    changes = _changes(name, name[len(base) + 1 :]) if base != name else {}
     origin, colon, key = base.partition(":")
     if not colon:
         return Peer(name, algorithm_class(base), base, changes)
@@ -141,7 +146,8 @@ def resolve_peer(name: str) -> Peer:
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:
     """Versions of the packages beside SB3 that algorithms of these names come from, where they are installed."""
-    origins = dict.fromkeys(name.partition(":")[0] for name in names if ":" in name)
+    bases = map(base_name, names)
+    origins = dict.fromkeys(base.partition(":")[0] for base in bases if ":" in base)
     found = {}
     for distribution in (PEERS[origin].distribution for origin in origins if origin != "sb3"):
         with suppress(PackageNotFoundError):

@@ -69,6 +69,11 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(temporary, path)
 
 
+def as_json(content: Any) -> Any:
+    """What reading gives of what :func:`write_json` wrote."""
+    return json.loads(json.dumps(content, default=str))
+
+
 def write_result(result: RunResult, path: Path) -> None:
     """Writes a run with what follows from it, so that the file can be read without this package."""
     derived = {} if result.error else {"mean_return": result.mean_return, "frames_per_second": result.frames_per_second}

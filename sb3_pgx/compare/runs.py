@@ -197,6 +197,8 @@ def _final_returns(spec: RunSpec, model: BaseAlgorithm) -> list[float]:
     sync_envs_normalization(training_env, env)
     returns, _ = evaluate_policy(model, env, spec.eval_episodes, deterministic=True, return_episode_rewards=True)
     env.close()
+    if not np.isfinite(returns).all():  # it would be neither better nor worse than any other, and its mean says nothing
+        raise ValueError(f"the final policy's episodes returned {returns}; check the environment's reward function")
     return [float(r) for r in returns]  # type: ignore[union-attr]
 
 

@@ -55,7 +55,7 @@ def find_scale(
     if given is not None:
         return Scale(*given, "given", "given")
     assert random is not None
-    low_is = f"a random policy ({RANDOM_EPISODES} episodes)"
+    low_is = f"a random policy (at most {RANDOM_EPISODES} episodes)"
     if threshold is not None and threshold > random:
         return Scale(random, threshold, low_is, "the threshold")
     best, worst = max(returns, default=random), min(returns, default=random)
@@ -67,7 +67,8 @@ def find_scale(
 
 def random_return(env_id: str, config: RunConfig) -> float:
     """
-    Mean return of episodes of uniformly random actions.
+    Mean return of episodes of uniformly random actions: :data:`RANDOM_EPISODES` of them, or as many as end within
+    :data:`RANDOM_STEPS` steps.
 
     :param env_id: Gymnasium's name of the environment
     :param config: its arguments and wrappers

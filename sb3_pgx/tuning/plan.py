@@ -65,11 +65,8 @@ class Plan:
 
     def config_with(self, hyperparameters: dict[str, Any], source: str) -> RunConfig:
         """The configuration with a trial's hyperparameters; statistics of the reward are those of its γ."""
-        changed = merged(self.config.hyperparameters, hyperparameters)
-        normalize = self.config.normalize
-        if normalize is not None and "gamma" in changed:
-            normalize = {**normalize, "gamma": changed["gamma"]}
-        return dataclasses.replace(self.config, source=source, hyperparameters=changed, normalize=normalize)
+        changed = self.config.with_hyperparameters(merged(self.config.hyperparameters, hyperparameters))
+        return dataclasses.replace(changed, source=source)
 
     def specs(self, hyperparameters: dict[str, Any], source: str) -> tuple[RunSpec, ...]:
         """The runs of a trial, one a seed."""

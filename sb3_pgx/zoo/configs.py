@@ -4,7 +4,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,13 @@ class RunConfig:
     wrappers: tuple[tuple[str, dict[str, Any]], ...] = ()
     frame_stack: int | None = None
     hyperparameters: dict[str, Any] = field(default_factory=dict)
+
+    def with_hyperparameters(self, hyperparameters: dict[str, Any]) -> "RunConfig":
+        """The same with other hyperparameters; ``VecNormalize`` has their γ, as where it is read from a file."""
+        normalize = self.normalize
+        if normalize is not None and "gamma" in hyperparameters:
+            normalize = {**normalize, "gamma": hyperparameters["gamma"]}
+        return replace(self, hyperparameters=hyperparameters, normalize=normalize)
 
 
 def config_folder() -> Path:

@@ -1,6 +1,7 @@
 """Builds the vectorised environments that a hyperparameter file describes, as rl_zoo3 does."""
 
 import importlib
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -20,37 +21,44 @@ def find_environment(env_id: str) -> EnvSpec:
     :param env_id: Gymnasium's name of the environment
     :return: what Gymnasium knows of it, such as ``reward_threshold``
     :raises ValueError: no environment of that name; names the nearest ones
+    :raises ImportError: the module before a colon cannot be imported
     """
     module, _, name = env_id.rpartition(":")
-    try:
-        if module:  # Gymnasium's way to name what another package registers
+    if module:  # Gymnasium's way to name what another package registers
+        try:
             importlib.import_module(module)
+        except ImportError as error:  # perhaps of something that the module needs
+            raise ImportError(f"environment {env_id}: module {module} cannot be imported: {_sentence(error)}") from None
+    try:
         return gym.spec(name)
     except gym.error.NamespaceNotFound as error:
         atari = ' (Atari games: pip install "gymnasium[atari]")' if env_id.startswith("ALE/") else ""
         raise ValueError(f"environment {env_id!r} is unknown: {_sentence(error)}{atari}") from None
-    except (gym.error.Error, ImportError) as error:
+    except gym.error.Error as error:
         near = suggestion(env_id, list(gym.registry))
         raise ValueError(f"environment {env_id!r} is unknown: {near.removeprefix('; ') or _sentence(error)}") from None
 
 
 def check_environment(env_id: str, config: RunConfig) -> EnvSpec:
     """
-    Makes the environment once, so that a misspelt name or a missing package is found before any training.
+    Makes the environment once, with its wrappers, so that a misspelt name or a missing package is found before any training.
 
     :param env_id: Gymnasium's name of the environment
-    :param config: its ``env_kwargs`` go to ``gymnasium.make``
+    :param config: its ``env_kwargs`` go to ``gymnasium.make``, and its ``wrappers`` around what that gives
     :return: as :func:`find_environment`
-    :raises ValueError: no environment of that name, or its arguments are wrong; names the nearest ones
+    :raises ValueError: no environment of that name, or its arguments or a wrapper's are wrong; names the nearest ones
     :raises ImportError: the environment needs a package that is not installed; says how to install it
     """
     spec = find_environment(env_id)
     try:
-        gym.make(env_id, **config.env_kwargs).close()
+        _make_one(config, env_id, **config.env_kwargs).close()
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise ImportError(f"environment {env_id} cannot be made: {_sentence(error)}{_install_hint(spec)}") from None
     except Exception as error:  # any environment may refuse its arguments in its own way
-        raise ValueError(f"environment {env_id} cannot be made with {config.env_kwargs}: {_sentence(error)}") from error
+        wrappers = "".join(f", {name}({kwargs})" for name, kwargs in config.wrappers)
+        raise ValueError(
+            f"environment {env_id} cannot be made with {config.env_kwargs}{wrappers}: {_sentence(error)}"
+        ) from error
     return spec
 
 
@@ -80,14 +88,8 @@ def make_eval_env(config: RunConfig, env_id: str, seed: int, n_envs: int = 1) ->
 
 
 def _make_env(config: RunConfig, env_id: str, seed: int, n_envs: int, normalize: dict[str, Any] | None) -> VecEnv:
-    def make_one(**kwargs: Any) -> gym.Env:
-        env = gym.make(env_id, **kwargs)
-        for name, wrapper_kwargs in config.wrappers:
-            env = import_name(name)(env, **wrapper_kwargs)
-        return env
-
     # Monitor comes outermost: an evaluation counts the episodes that it saw end, and a wrapper may end them.
-    env: VecEnv = make_vec_env(make_one, n_envs, seed=seed, env_kwargs=config.env_kwargs)
+    env: VecEnv = make_vec_env(partial(_make_one, config, env_id), n_envs, seed=seed, env_kwargs=config.env_kwargs)
     if normalize is not None:
         env = VecNormalize(env, **normalize)
     if config.frame_stack is not None:
@@ -96,6 +98,13 @@ def _make_env(config: RunConfig, env_id: str, seed: int, n_envs: int, normalize:
     space = env.observation_space
     if isinstance(space, gym.spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
         env = VecTransposeImage(env)
+    return env
+
+
+def _make_one(config: RunConfig, env_id: str, **kwargs: Any) -> gym.Env:
+    env = gym.make(env_id, **kwargs)
+    for name, wrapper_kwargs in config.wrappers:
+        env = import_name(name)(env, **wrapper_kwargs)
     return env
 
 

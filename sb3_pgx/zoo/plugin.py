@@ -90,6 +90,8 @@ def _check(command: "Command", arguments: Sequence[str]) -> None:
     from rl_zoo3.utils import ALGOS
 
     asked = _names(command, arguments)
+    if asked.algo is None:
+        return  # rl_zoo3 says that it is needed
     if asked.algo not in ALGOS:
         hint = suggestion(asked.algo, list(ALGOS)) or f"; choose one of {', '.join(sorted(ALGOS))}"
         raise ValueError(f"algorithm {asked.algo!r} is unknown{hint}")
@@ -100,6 +102,9 @@ def _check(command: "Command", arguments: Sequence[str]) -> None:
         if colon:
             raise ValueError(f"rl_zoo3 takes the package of an environment apart: --gym-packages {package} --env {env}")
         find_environment(env)
+        agent = asked.trained_agent
+        if agent and not (agent.endswith(".zip") and Path(agent).is_file()):
+            raise ValueError(f"--trained-agent {agent}: there is no such file, or it is no .zip")
     elif not (Path(asked.folder, asked.algo).is_dir() or "rl-trained-agents" in asked.folder):  # these it can download
         raise ValueError(
             f"there is no run of {asked.algo} in {asked.folder}: `sb3-pgx train --algo {asked.algo}` makes one, -f names "
@@ -117,9 +122,10 @@ def _has_display() -> bool:
 def _names(command: "Command", arguments: Sequence[str]) -> argparse.Namespace:
     """What the arguments name; whatever else is wrong with them, rl_zoo3 says."""
     parser = argparse.ArgumentParser(f"sb3-pgx {command.name}", add_help=False, allow_abbrev=False)
-    parser.add_argument("-a", "--algo", default="ppo")
+    parser.add_argument("-a", "--algo", default=None if command is PLOT_TRAIN else "ppo")  # rl_zoo3's defaults
     if command is TRAIN:
         parser.add_argument("--env", default="CartPole-v1")
+        parser.add_argument("-i", "--trained-agent", default="")
         parser.add_argument("--gym-packages", nargs="+", default=[])
     else:
         parser.add_argument("-f", "--folder", "--exp-folder", default=LOGS)

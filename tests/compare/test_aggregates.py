@@ -1,6 +1,7 @@
 """Statistics over seeds and environments: the definitions by hand, and what rliable 1.2.0 says of the same arrays."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -33,6 +34,15 @@ def test_aggregates_and_their_intervals_are_those_of_rliable(name, which):
 def test_probability_of_improvement_is_that_of_rliable():
     assert probability_of_improvement(X, Y) == pytest.approx(0.5285714285714286, abs=1e-12)
     assert stratified_interval([X, Y], probability_of_improvement) == pytest.approx((0.305, 0.743), abs=0.03)
+
+
+def test_probability_of_improvement_does_not_hold_all_pairs_of_many_seeds_at_a_time():
+    first, second = (np.random.default_rng(seed).normal(size=(200, 40, 1)) for seed in (0, 1))
+    tracemalloc.start()
+    probability_of_improvement(first, second)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200 * 40 * 40 * 8 / 2  # half of one array of all pairs
 
 
 def test_performance_profiles_and_their_bands_are_those_of_rliable():

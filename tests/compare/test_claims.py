@@ -1,7 +1,7 @@
 """Claims: when they hold, what is kept of them, and what the command's exit status says."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from sb3_pgx.compare.learning import LearningClaim, judge
 from sb3_pgx.compare.peers import prepare
 from sb3_pgx.compare.pool import read_result, write_result
 from sb3_pgx.compare.relative import RelativeClaim
+from sb3_pgx.compare.runs import versions
 from sb3_pgx.compare.statistics import area_under_curve, bootstrap_interval_of_groups, interquartile_mean_difference
 from sb3_pgx.compare.verdict import Settings, Verdict
 
@@ -194,7 +195,15 @@ def trained(monkeypatch, result):
     def run_all(specs, paths, workers, progress, on_result):
         names.extend(f"{spec.label} {spec.seed} {spec.timesteps}" for spec in specs)
         results = [
-            result(spec.label, spec.seed, timesteps=spec.timesteps, returns=[1.0] * spec.eval_episodes) for spec in specs
+            result(
+                spec.label,
+                spec.seed,
+                timesteps=spec.timesteps,
+                returns=[1.0] * spec.eval_episodes,
+                config=asdict(spec.config),
+                versions=versions(),
+            )
+            for spec in specs
         ]
         for path, one in zip(paths, results, strict=True):
             write_result(one, path)

@@ -11,7 +11,7 @@ import torch as th
 
 from sb3_pgx.cli import main
 from sb3_pgx.compare import comparison, finished
-from sb3_pgx.compare.peers import constructor_arguments, package_versions, prepare, resolve_peer
+from sb3_pgx.compare.peers import config_of, constructor_arguments, package_versions, prepare, resolve_peer
 from sb3_pgx.compare.runs import RunSpec, execute
 from sb3_pgx.zoo.configs import RunConfig
 from sb3_pgx.zoo.environments import check_environment, make_train_env
@@ -43,6 +43,9 @@ def no_training(monkeypatch, tmp_path):
         (["--algos", "sbx:pppo"], "did you mean 'sbx:ppo'"),
         (["--seeds", "two"], "seeds two: write a number, or the seeds themselves with commas between them"),
         (["--seeds", "4,4"], "a seed is named twice: 4, 4"),
+        (["--seeds=-1,2"], "seed -1: seeds are from 0 to 4294967295"),
+        (["--seeds", "4294967296,"], "seed 4294967296: seeds are from 0 to 4294967295"),
+        (["--threshold", "nan"], "threshold CartPole-v1=nan: no return can be compared with it"),
         (["--seeds", ","], "seeds is 0; it must be at least 1"),
         (
             ["--normalize", "CartPole=0,500"],
@@ -110,6 +113,7 @@ def test_thresholds_are_those_of_the_environments_unless_others_are_given(tmp_pa
     def thresholds(env, threshold=None):
         return comparison.plan_comparison(env, ["sb3:a2c"], 300, output=tmp_path, threshold=threshold).setting.thresholds
 
+    assert "--threshold" not in comparison.plan_comparison("CartPole-v1", ["a2c"], 300, threshold={}).setting.command
     assert thresholds("CartPole-v1") == {"CartPole-v1": 475.0}  # gymnasium registers it with 475
     assert thresholds("CartPole-v1", 100.0) == {"CartPole-v1": 100.0}
     assert thresholds("Pendulum-v1") == {}
@@ -183,6 +187,9 @@ def test_a_name_may_carry_hyperparameters_that_replace_those_of_the_file():
     config = peer.adapt(RunConfig(source="ppo.yml: A-v0", hyperparameters={"gamma": 0.9, "n_steps": 8}))
     assert config.hyperparameters == {"gamma": 0.5, "n_steps": 8, "learning_rate": 1e-3, "policy_kwargs": {"net_arch": [8, 4]}}
     assert config.source == "ppo.yml: A-v0, gamma=0.5, learning_rate=0.001, policy_kwargs={'net_arch': [8, 4]}"
+    ours = resolve_peer("ppo[policy_kwargs={net_arch: [8]}, learning_rate=lin_0.1]").adapt(RunConfig(source="x"))
+    assert ours.hyperparameters["learning_rate"] == "lin_0.1"  # the colon is no package's
+    assert package_versions(["ppo[policy_kwargs={net_arch: [8]}]", "sb3:ppo[policy_kwargs={net_arch: [8]}]"]) == {}
     assert resolve_peer("ppo[target_kl=None]").changes == {"target_kl": None}
     assert resolve_peer("sb3:ppo[clip_range=lin_0.2]").adapt(RunConfig(source="x")).hyperparameters["clip_range"](0.5) == 0.1
     for name in ("ppo[gamma=0.5", "ppo[]", "ppo[gamma]", "ppo[=1]", "ppo[gamma=]", "ppo[gamma==1]", "ppo[a=dict(b=1)]"):
@@ -190,6 +197,15 @@ def test_a_name_may_carry_hyperparameters_that_replace_those_of_the_file():
             resolve_peer(name)
     with pytest.raises(ValueError, match="no argument 'gama'; did you mean 'gamma'"):
         prepare("ppo[gama=0.5]", "CartPole-v1")
+
+
+def test_statistics_of_the_reward_have_the_gamma_of_the_variant(tmp_path):
+    (tmp_path / "ppo.yml").write_text("A-v0:\n  normalize: true\n  gamma: 0.9\nB-v0:\n  gamma: 0.9\n")
+    for name, gamma in (("ppo", 0.9), ("ppo[gamma=0.5]", 0.5), ("ppo[n_steps=8]", 0.9)):
+        peer = resolve_peer(name)
+        config = peer.adapt(config_of(peer, "A-v0", tmp_path))
+        assert config.normalize == {"gamma": gamma} and config.hyperparameters["gamma"] == gamma
+        assert peer.adapt(config_of(peer, "B-v0", tmp_path)).normalize is None
 
 
 def test_runs_of_variants_have_files_of_their_own():
@@ -206,6 +222,8 @@ def test_a_peer_reads_a_file_of_its_own_where_there_is_one(tmp_path):
     (tmp_path / "contrib_trpo.yml").write_text("CartPole-v1:\n  gamma: 0.7\n")
     for name, gamma in (("contrib:trpo", 0.7), ("contrib:trpo[n_steps=8]", 0.7), ("trpo", 0.5)):
         assert prepare(name, "CartPole-v1", tmp_path)[1].hyperparameters["gamma"] == gamma
+    (tmp_path / "trpo.yml").write_text("default:\n  gamma: 0.6\n")  # what the peer's file leaves out
+    assert prepare("contrib:trpo", "Acrobot-v1", tmp_path)[1].source == "trpo.yml: default"
 
 
 def test_version_is_that_of_the_package(capsys):

@@ -108,7 +108,7 @@ def test_scores_are_0_for_a_random_policy_and_1_at_the_threshold(first):
     scale = {}
     for line in report.partition("## What counts as 0 and as 1")[2].splitlines()[4:6]:
         env_id, low, why_low, high, why_high = (cell.strip() for cell in line.strip("|").split("|"))
-        assert (why_low, why_high) == ("a random policy (20 episodes)", "the threshold")
+        assert (why_low, why_high) == ("a random policy (at most 20 episodes)", "the threshold")
         scale[env_id] = (float(low), float(high))
     assert [high for _, high in scale.values()] == [29.5, 39.5] and all(15 < low < 29 for low, _ in scale.values())
     for row in table(first / "runs.csv"):
@@ -133,7 +133,7 @@ def test_the_report_names_what_it_takes_to_do_it_again(first):
         assert (
             "sb3-pgx compare --env Thirty-v0 Forty-v0 --algos a2c sb3:a2c --timesteps 80 --seeds 2 --eval-episodes 2" in report
         )
-        assert "2 seeds are few" in report and "torch 2." in report and "defaults of the class" in report
+        assert "2 seeds are few" in report and "torch 2." in report and "a2c.yml: default" in report
     names = {"curves", "aggregates", "profiles", "improvement", "sample_efficiency", "wall_clock"}
     assert {path.stem for path in first.glob("*.png")} == names
 
@@ -201,7 +201,7 @@ def test_further_seeds_and_algorithms_may_join(no_report, again):
 def test_a_folder_of_another_comparison_is_refused_and_untouched(again, tmp_path, capsys, options, difference):
     folder, command = again
     (tmp_path / "CONFIGS").mkdir()
-    (tmp_path / "CONFIGS" / "a2c.yml").write_text("default: {n_envs: 8, gamma: 0.5}\n")
+    (tmp_path / "CONFIGS" / "a2c.yml").write_text("default: {n_envs: 8, n_timesteps: 7, gamma: 0.5}\n")
     options = [str(tmp_path / "CONFIGS") if word == "CONFIGS" else word for word in options]
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert command(*options) == (2, [])
@@ -227,6 +227,17 @@ def test_other_versions_are_another_comparison_and_force_trains_every_run_anew(n
     assert status == 0 and len(trained) == 8
     assert not list(folder.glob("runs/*/*.json")), "what was there would count as finished after an interruption"
     assert (folder / "notes.txt").read_text() == "precious"
+
+
+def test_runs_of_what_was_there_before_force_do_not_count_as_those_of_another_comparison(no_report, again, tmp_path):
+    folder, command = again
+    (tmp_path / "configs").mkdir()
+    for name in ("a2c", "sb3_a2c"):
+        (tmp_path / "configs" / f"{name}.yml").write_text("default: {n_envs: 8, gamma: 0.5}\n")
+    settings = ["--configs", str(tmp_path / "configs")]
+    assert command(*settings, "--algos", "a2c", "--force")[0] == 0
+    assert len(list(folder.glob("runs/*/sb3-a2c-seed*.json"))) == 4
+    assert set(command(*settings)[1]) >= {f"sb3:a2c {env_id} {seed}" for env_id, seed in product(ENVS, (0, 1))}
 
 
 def test_one_environment_keeps_returns_and_leaves_out_what_sums_environments_up(runs_in_this_process, tmp_path):

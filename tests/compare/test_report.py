@@ -9,7 +9,7 @@ from sb3_pgx.compare.findings import examine
 from sb3_pgx.compare.report.content import compose
 from sb3_pgx.compare.report.document import Bullets, Document, Picture, Section, Table
 from sb3_pgx.compare.report.html import html
-from sb3_pgx.compare.report.markdown import markdown
+from sb3_pgx.compare.report.markdown import brief, markdown
 from sb3_pgx.compare.report.pictures import draw, draw_curves
 from sb3_pgx.compare.scores import complete_seeds, find_scale, random_return, score_matrix
 from sb3_pgx.compare.setting import Setting
@@ -113,6 +113,13 @@ def test_an_algorithm_whose_every_run_failed_keeps_its_row(results):
     assert list(draw(examine(results[3:], setting), setting)) == ["curves"]
 
 
+def test_a_terminal_is_told_why_nothing_is_summed_up(result):
+    runs = [result("a", 0, env_id=env_id, error="ValueError: no") for env_id in ("A-v0", "B-v0")]
+    setting = Setting(("A-v0", "B-v0"), ("a",), (0,), 10, random_returns={"A-v0": 0.0, "B-v0": 0.0})
+    told = brief(compose(examine(runs, setting), runs, setting, ()))
+    assert "All environments together\n\nNo algorithm has a seed that finished in every environment" in told
+
+
 def test_without_threshold_its_column_is_omitted(results):
     setting = Setting(("CartPole-v1",), ("good", "sb3:bad"), (0, 1), 60_000)
     text = report(results, setting)
@@ -156,7 +163,7 @@ def test_environments_are_summed_up_on_their_scales_from_seeds_that_finished_eve
     table = rows(report(several, OF_SEVERAL), "All environments together")
     assert table[2][1].startswith("0.675 [") and [row[-1] for row in table[2:]] == ["2 of 2", "1 of 2"]
     assert rows(report(several, OF_SEVERAL), "What counts as 0 and as 1")[2:] == [
-        ["A-v0", "0.0", "a random policy (20 episodes)", "100.0", "the threshold"],
+        ["A-v0", "0.0", "a random policy (at most 20 episodes)", "100.0", "the threshold"],
         ["B-v0", "-100.0", "given", "0.0", "given"],
     ]
 
@@ -169,6 +176,28 @@ def test_efficiency_is_the_interquartile_mean_of_scores_over_steps_and_over_seco
     assert (a.by_seconds.x[0], a.by_seconds.x[-1]) == (2.0, 6.0)  # A-v0 is first evaluated at 2 s, and ends at 6 s
     # at 2 s: 0, 0 in A-v0 and 0.5, 0.25 in B-v0; at 6 s B-v0's runs have ended and keep their last score
     np.testing.assert_allclose(a.by_seconds.center[[0, -1]], [0.125, (0.6 + 0.75) / 2])
+
+
+def test_runs_that_are_evaluated_at_no_common_step_have_a_report_without_that_line(result):
+    """Of ten steps, sixteen environments take sixteen, and one takes eleven."""
+    curves = {"A-v0": ([16], [1.0], [0.2]), "B-v0": ([1, 11], [0.0, 1.0], [0.1, 0.3])}
+    runs = [
+        result("a", 0, env_id=env_id, returns=[1.0], curve_steps=steps, curve_returns=returns, curve_seconds=seconds)
+        for env_id, (steps, returns, seconds) in curves.items()
+    ]
+    setting = Setting(("A-v0", "B-v0"), ("a",), (0,), 10, random_returns={"A-v0": 0.0, "B-v0": 0.0})
+    (found,) = examine(runs, setting).aggregates
+    assert found.by_steps is None and found.by_seconds is not None
+    assert "sample_efficiency" in draw(examine(runs, setting), setting)
+
+
+def test_settings_tell_normalisation_as_it_is_from_none(result):
+    runs = [
+        result("a", 0, returns=[1.0], config={"n_envs": 8, "normalize": normalize, "env_kwargs": {}, "hyperparameters": {}})
+        for normalize in ({}, None)
+    ]
+    settings = [rows(report([run], SETTING), "Settings")[2][-1] for run in runs]
+    assert settings == ["n_envs=8, normalize=True", "n_envs=8"]
 
 
 def test_pictures_draw_the_numbers_of_the_findings(several):

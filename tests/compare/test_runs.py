@@ -157,6 +157,13 @@ def test_a_run_that_raises_is_recorded_with_its_sentence():
     assert result.returns == []
 
 
+@pytest.mark.parametrize("reward", [float("nan"), -float("inf")])
+def test_a_run_whose_final_returns_are_not_finite_failed(reward, monkeypatch):
+    monkeypatch.setattr("sb3_pgx.compare.runs.evaluate_policy", lambda *args, **kwargs: ([1.0, reward], [3, 3]))
+    result = execute(spec())
+    assert result.error is not None and "check the environment's reward function" in result.error
+
+
 def test_runs_in_processes_leave_a_file_each_survive_a_failing_one_and_end_when_they_are_interrupted(tmp_path):
     specs = [spec(seed=1), spec(seed=2, learning_rate=-1.0), spec(seed=3, timesteps=10**9)]
     results = []

@@ -156,9 +156,20 @@ def test_an_unknown_environment_is_told_with_the_nearest_names(env_id, problem):
         check_environment(env_id, RunConfig(source=""))
 
 
+def test_a_module_of_environments_that_cannot_be_imported_is_told_with_the_reason(tmp_path, monkeypatch):
+    (tmp_path / "needs_more.py").write_text("import no_such_simulator\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for module, missing in (("needs_more", "no_such_simulator"), ("no_such_module", "no_such_module")):
+        with pytest.raises(ImportError, match=f"module {module} cannot be imported: No module named '{missing}'"):
+            check_environment(f"{module}:CartPole-v1", RunConfig(source=""))
+
+
 def test_wrong_environment_arguments_are_told():
     with pytest.raises(ValueError, match=r"CartPole-v1 cannot be made with .*wind"):
         check_environment("CartPole-v1", RunConfig(source="", env_kwargs={"wind": 3}))
+    wrapped = RunConfig(source="", wrappers=(("gymnasium.wrappers.TimeLimit", {"max_steps": 3}),))
+    with pytest.raises(ValueError, match=r"CartPole-v1 cannot be made with .*TimeLimit.*max_steps"):
+        check_environment("CartPole-v1", wrapped)
 
 
 def test_a_missing_package_of_an_environment_is_told_with_its_extra(monkeypatch):

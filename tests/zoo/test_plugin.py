@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from sb3_pgx.registry import ALGORITHMS
 from sb3_pgx.zoo import plugin
 from sb3_pgx.zoo.configs import load_config
 
-pytest.importorskip("rl_zoo3")
+if find_spec("rl_zoo3") is None:  # not importorskip: imported, it replaces Gymnasium's TimeLimit for every other test
+    pytest.skip("rl_zoo3 is not installed", allow_module_level=True)
 
 SMALL = "-n 64 --eval-freq -1 --seed 0 --device cpu -params n_envs:2 n_steps:16 batch_size:32".split()
 COMMANDS = {
@@ -35,6 +37,7 @@ COMMANDS = {
     "filmed": "record-video --algo reinforce --env CartPole-v1 -n 2".split(),
     "searched": ["train", "--algo", "ppo", *SMALL[:-4], *"-optimize --n-trials 1 --n-evaluations 1 --no-optim-plots".split()],
     "help": ["train", "--help"],
+    "nothing asked for": ["plot-train"],
 }
 REFUSED = {
     "train --algo ppoo": r"algorithm 'ppoo' is unknown; did you mean 'ppo'",
@@ -45,6 +48,7 @@ REFUSED = {
     "train --algo ppo --env CartPole-v1 -conf broken.yml": r"broken\.yml, line 3 is not valid YAML",
     "train --algo ppo --env CartPole-v1 -conf text.yml": r"text\.yml, line 3, CartPole-v1, learning_rate: .* write 0\.001",
     "train --algo ppo --env Acrobot-v1 -conf text.yml": r"text\.yml has no settings for Acrobot-v1: .* Acrobot-v1 or default",
+    "train --algo ppo --trained-agent nowhere.zip": r"--trained-agent nowhere\.zip: there is no such file, or it is no \.zip",
     "train --algo ppo -params gama:0.9": r"ppo\.yml: CartPole-v1: PPO has no argument 'gama'; did you mean .*'gamma'",
     "train --algo ppo -params gamma:2": r"gamma=2 is outside \[0, 1\]",
     "train --algo ppo -params learning_rate:lin_0.1": r"-params learning_rate:lin_0\.1: write name:value, .* quotes",
@@ -182,6 +186,10 @@ def test_the_readmes_commands_run_and_write_what_it_says(zoo):
     assert {"CartPole-v1.zip", "0.monitor.csv", "CartPole-v1", "videos"} <= {path.name for path in run.iterdir()}
     assert {path.name for path in (run / "CartPole-v1").iterdir()} == {"args.yml", "config.yml", "command.txt"}
     assert "video ready" in film
+
+
+def test_an_option_that_rl_zoo3_needs_is_asked_for_by_rl_zoo3(zoo):
+    assert "arguments are required: -a/--algo" in zoo["results"]["nothing asked for"]["err"]
 
 
 @pytest.mark.parametrize("command", REFUSED)

@@ -136,6 +136,8 @@ def _written(config: dict[str, object]) -> str:
     """A run's settings in one line, as a hyperparameter file has them; what is empty is left out."""
     shown = {name: value for name, value in config.items() if name not in ("source", "n_timesteps", "hyperparameters")}
     hyperparameters = config.get("hyperparameters")
+    if shown.get("normalize") == {}:
+        shown["normalize"] = True  # VecNormalize as it is: not the same as none
     shown |= hyperparameters if isinstance(hyperparameters, dict) else {}
     return ", ".join(f"{name}={value}" for name, value in shown.items() if value not in (None, {}, (), []))
 

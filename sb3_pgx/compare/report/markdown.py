@@ -14,11 +14,11 @@ def markdown(document: Document) -> str:
 
 
 def brief(document: Document) -> str:
-    """What a terminal shows of it: tables of results, without pictures and explanations."""
+    """What a terminal shows of it: tables of results, or why there are none, without pictures and explanations."""
     blocks = [document.title, *map(_block, document.lead)]
     for section in document.sections:
         if section.brief:
-            blocks += [section.title, *(_block(block) for block in section.blocks if isinstance(block, Table))]
+            blocks += [section.title, *(_block(block) for block in section.blocks if isinstance(block, Table | str))]
     return "\n\n".join(blocks) + "\n"
 
 
