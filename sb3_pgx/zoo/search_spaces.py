@@ -6,6 +6,7 @@ words, as Optuna stores them.
 """
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -73,7 +74,10 @@ class Real:
         value = 1 - value if self.complement else value
         if self.zero_below is not None and value == 0:
             return {self.name: self.low}
-        return {self.name: value} if (self.zero_below or self.low) <= value <= self.high else {}
+        for end in (low := self.zero_below or self.low, self.high):
+            if math.isclose(value, end):  # 1 - 0.7 is a little more than 0.3
+                value = end
+        return {self.name: value} if low <= value <= self.high else {}
 
 
 @dataclass(frozen=True)
@@ -399,7 +403,7 @@ def _defaults(algorithm: str) -> Arguments:
 def _number(value: Any) -> float | None:
     if isinstance(value, str):
         try:
-            return float(value)
+            return None if "_" in value else float(value)  # "lin_1_0" is no 10, whatever Python makes of 1_0
         except ValueError:
             return None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -92,6 +92,18 @@ def test_what_lies_outside_of_the_space_is_left_out():
     assert not {"one_minus_gamma", "n_steps_pow", "learning_rate", "learning_rate_schedule"} & set(params)
 
 
+@pytest.mark.parametrize("name, value", [("gae_lambda", 0.7), ("gamma", 0.8), ("gamma", 0.9998), ("gamma", 0.99)])
+def test_the_ends_of_the_space_are_in_it_whatever_rounding_makes_of_their_complement(name, value):
+    params = params_of("ppo", RunConfig("", hyperparameters={name: value}))
+    assert set(params) == set(names_of("ppo"))
+    assert sample_params("ppo", FixedTrial(params))[name] == value
+
+
+def test_a_schedule_that_does_not_fall_to_zero_is_outside_whatever_python_makes_of_an_underscore():
+    params = params_of("ppo", RunConfig("", hyperparameters={"clip_range": "lin_0.2_1", "learning_rate": "lin_0.001_0.0001"}))
+    assert not {"clip_range", "clip_range_schedule", "learning_rate", "learning_rate_schedule"} & set(params)
+
+
 def test_parameters_mean_what_they_say():
     params = {**params_of("ppo", RunConfig("")), "one_minus_gamma": 0.02, "learning_rate": 0.003, "batch_size_pow": 11}
     params |= {"learning_rate_schedule": "linear", "n_steps_pow": 7, "ent_coef": 2e-6, "net_arch": "tiny"}
