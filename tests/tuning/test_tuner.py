@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sb3_pgx.tuning import trials
+from sb3_pgx.tuning import trials, tuner
 from sb3_pgx.tuning.study import open_study
 from sb3_pgx.zoo.search_spaces import arguments_of
 
@@ -96,6 +96,21 @@ def test_ctrl_c_leaves_the_trial_under_way_to_the_next_call(stub, plan, search, 
     # In the same process, whose number says that whoever was at work on it is alive.
     _, study = search(plan(trials=1))
     assert stub.executions() == [(0, 100), (0, 101)] and states(study) == ["FAIL", "COMPLETE"]
+
+
+def test_after_ctrl_c_the_best_so_far_is_written(stub, plan, search, monkeypatch, capsys):
+    written, keep = [], trials.keep
+
+    def interrupt_the_second(trial, finished):
+        if trial.number == 1:
+            raise KeyboardInterrupt
+        keep(trial, finished)
+
+    monkeypatch.setattr(trials, "keep", interrupt_the_second)
+    monkeypatch.setattr(tuner, "write_report", lambda summary, *_: written.append(summary.best.number) or ["a file"])
+    with pytest.raises(KeyboardInterrupt):
+        search(plan(trials=2))
+    assert written == [0] and "the best so far is in" in capsys.readouterr().out
 
 
 def test_a_failure_is_kept_with_its_reason_and_the_search_goes_on(stub, plan, search):
