@@ -207,7 +207,7 @@ class OfPolicy:
         return {} if name is None else {self.argument: name}
 
 
-GAMMA = Real("gamma", 1e-4, 0.2, zero_below=2e-4, complement=True)
+GAMMA = Real("gamma", 5e-5, 0.2, zero_below=1e-4, complement=True)
 GAE_LAMBDA = Real("gae_lambda", 1e-3, 0.3, zero_below=2e-3, complement=True)
 ENTROPY = Real("ent_coef", 1e-6, 0.1, zero_below=1e-5)
 LEARNING_RATE = Scheduled("learning_rate", 1e-5, 1e-2)
@@ -217,7 +217,7 @@ NETWORK = (
     OfPolicy("activation_fn", {"tanh": nn.Tanh, "relu": nn.ReLU}, default="tanh"),
 )
 
-MINIBATCHES = (PowerOfTwo("n_steps", 5, 11), PowerOfTwo("batch_size", 4, 11))
+MINIBATCHES = (PowerOfTwo("n_steps", 4, 11), PowerOfTwo("batch_size", 4, 11))
 EPOCHS = (
     LEARNING_RATE,
     *MINIBATCHES,
@@ -237,11 +237,11 @@ EPISODES = (
 NATURAL = (
     LEARNING_RATE,  # the critic's
     *MINIBATCHES,
-    Whole("n_critic_updates", 5, 30),
+    Whole("n_critic_updates", 1, 30),
     GAMMA,
     GAE_LAMBDA,
     Real("target_kl", 1e-3, 0.1),
-    Real("cg_damping", 1e-3, 0.3),
+    Real("cg_damping", 1e-3, 1.0),
     Whole("cg_max_steps", 5, 25),
 )
 
