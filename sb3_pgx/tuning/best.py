@@ -7,7 +7,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_pgx.zoo.configs import RunConfig
+from sb3_pgx.zoo.configs import IN_SCOPE, RunConfig
 
 
 def write_config(path: Path, env_id: str, config: RunConfig, comment: str) -> None:
@@ -60,7 +60,7 @@ def _arguments(kwargs: Mapping[str, Any]) -> str:
 
 
 def _literal(value: Any) -> str:
-    """What evaluates to the value where ``dict``, ``nn`` and ``th`` are known."""
+    """What evaluates to the value in a hyperparameter file."""
     if isinstance(value, Mapping):
         return f"dict({_arguments(value)})"
     if isinstance(value, list):
@@ -69,6 +69,8 @@ def _literal(value: Any) -> str:
         return f"({''.join(f'{_literal(item)}, ' for item in value)})"
     if isinstance(value, type):
         name = value.__name__
+        if IN_SCOPE.get(name) is value:
+            return name
         for prefix, module in (("nn", nn), ("th.optim", th.optim)):
             if getattr(module, name, None) is value:
                 return f"{prefix}.{name}"

@@ -1,6 +1,7 @@
 """What a tuning is asked to do, checked before anything is written or trained."""
 
 import dataclasses
+import html
 import os
 import re
 from collections.abc import Sequence
@@ -57,6 +58,16 @@ class Plan:
     def in_lock_step(self) -> bool:
         """Whether the seeds of a trial advance together, so that it can be pruned by their mean."""
         return self.pruner in ("median", "hyperband")
+
+    @property
+    def title(self) -> str:
+        """Of the report."""
+        return f"{self.peer.label} on {self.env_id}: {self.study_name}"
+
+    @property
+    def report(self) -> Path:
+        """A page that needs no server."""
+        return self.output / "report.html"
 
     @property
     def config_file(self) -> Path:
@@ -153,7 +164,7 @@ def plan_tuning(
     folder = Path("runs") / name if output is None else Path(output)
     if folder.is_file():
         raise FileExistsError(f"the output folder {folder} is a file; choose another one")
-    return Plan(
+    plan = Plan(
         peer=peer,
         env_id=env,
         config=dataclasses.replace(config, n_timesteps=timesteps),
@@ -171,6 +182,18 @@ def plan_tuning(
         study_name=name,
         force=force,
     )
+    _check_report(plan)
+    return plan
+
+
+def _check_report(plan: Plan) -> None:
+    """What an earlier call wrote of the same study is written anew; what another study left would be lost."""
+    if not plan.report.is_file():
+        return
+    title = re.search("<title>(.*?)</title>", plan.report.read_text(encoding="utf-8"))
+    if title is None or html.unescape(title[1]) != plan.title:
+        whose = "something else" if title is None else f"another study ({html.unescape(title[1])})"
+        raise FileExistsError(f"{plan.report} is of {whose}: choose another --output")
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:

@@ -77,9 +77,10 @@ def summarize(study: "optuna.Study", plan: Plan) -> Summary:
     best = max(complete, key=lambda trial: trial.value, default=None)  # type: ignore[arg-type, return-value]
     config = None
     if best is not None:
-        hyperparameters = arguments_of(plan.algorithm, best.params, plan.config.n_envs, plan.config.policy)
+        around = plan.config.n_envs, plan.config.policy, trials.longest_rollout(best, plan)
+        hyperparameters = arguments_of(plan.algorithm, best.params, *around)
         config = plan.config_with(hyperparameters, f"trial {best.number} of {plan.study_name}")
-    return Summary(counted, best, config, plan.config_file, plan.output / "report.html")
+    return Summary(counted, best, config, plan.config_file, plan.report)
 
 
 def write_report(summary: Summary, study: "optuna.Study", plan: Plan) -> list[Path]:
@@ -150,9 +151,8 @@ def _write_page(summary: Summary, study: "optuna.Study", plan: Plan) -> None:
         figures["intermediate_values"] = visualization.plot_intermediate_values(study)
         figures["intermediate_values"].update_xaxes(title="environment steps")
     parts = [figure.to_html(full_html=False, include_plotlyjs=i == 0) for i, figure in enumerate(figures.values())]
-    title = f"{plan.peer.label} on {plan.env_id}: {plan.study_name}"
     page = PAGE.format(
-        title=html.escape(title),
+        title=html.escape(plan.title),
         summary=html.escape(summary.text).replace("\n", "<br>"),
         best=f"<pre>{html.escape(summary.config_file.read_text(encoding='utf-8'))}</pre>",
         figures="".join(parts),

@@ -96,7 +96,7 @@ def tune(
 
 def run_tuning(plan: Plan, study: "optuna.Study", progress: bool = True) -> Summary:
     """
-    Trains what the study lacks, and writes the report.
+    Trains what the study lacks, and writes the report; after Ctrl-C, of what there is by then.
 
     :param plan: what to tune
     :param study: that :func:`~sb3_pgx.tuning.study.open_study` opened for it
@@ -105,8 +105,13 @@ def run_tuning(plan: Plan, study: "optuna.Study", progress: bool = True) -> Summ
     from tqdm import tqdm
 
     bar = tqdm(unit=" steps", unit_scale=True, disable=None if progress else True)
-    with bar, reachable(plan.storage):
-        _Search(plan, study, bar).run()
+    try:
+        with bar, reachable(plan.storage):
+            _Search(plan, study, bar).run()
+    except KeyboardInterrupt:
+        if write_report(summarize(study, plan), study, plan):  # who ends a long search wants what it has found
+            bar.write(f"the best so far is in {plan.config_file}")
+        raise
     summary = summarize(study, plan)
     write_report(summary, study, plan)
     return summary
@@ -234,7 +239,8 @@ def task_of(trial: "Trial", plan: Plan) -> Task:
     What there is to train for a trial. A trial that is the configuration as it is, or one that was interrupted, has its
     parameters already; Optuna suggests them here all the same.
     """
-    hyperparameters = sample_params(plan.algorithm, trial, plan.config.n_envs, plan.config.policy)
+    around = plan.config.n_envs, plan.config.policy, trials.longest_rollout(trial, plan)
+    hyperparameters = sample_params(plan.algorithm, trial, *around)
     trial.set_user_attr(trials.HYPERPARAMETERS, {name: repr(value) for name, value in hyperparameters.items()})
     specs = plan.specs(hyperparameters, f"trial {trial.number} of {plan.study_name}")
     return Task(specs, trials.finished_seeds(trial), plan.in_lock_step)

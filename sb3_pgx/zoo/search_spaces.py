@@ -6,6 +6,7 @@ words, as Optuna stores them.
 """
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -73,7 +74,10 @@ class Real:
         value = 1 - value if self.complement else value
         if self.zero_below is not None and value == 0:
             return {self.name: self.low}
-        return {self.name: value} if (self.zero_below or self.low) <= value <= self.high else {}
+        for end in (low := self.zero_below or self.low, self.high):
+            if math.isclose(value, end):  # 1 - 0.7 is a little more than 0.3
+                value = end
+        return {self.name: value} if low <= value <= self.high else {}
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,7 @@ class OfPolicy:
         return {} if name is None else {self.argument: name}
 
 
-GAMMA = Real("gamma", 1e-4, 0.2, zero_below=2e-4, complement=True)
+GAMMA = Real("gamma", 5e-5, 0.2, zero_below=1e-4, complement=True)
 GAE_LAMBDA = Real("gae_lambda", 1e-3, 0.3, zero_below=2e-3, complement=True)
 ENTROPY = Real("ent_coef", 1e-6, 0.1, zero_below=1e-5)
 LEARNING_RATE = Scheduled("learning_rate", 1e-5, 1e-2)
@@ -213,7 +217,7 @@ NETWORK = (
     OfPolicy("activation_fn", {"tanh": nn.Tanh, "relu": nn.ReLU}, default="tanh"),
 )
 
-MINIBATCHES = (PowerOfTwo("n_steps", 5, 11), PowerOfTwo("batch_size", 4, 11))
+MINIBATCHES = (PowerOfTwo("n_steps", 4, 11), PowerOfTwo("batch_size", 4, 11))
 EPOCHS = (
     LEARNING_RATE,
     *MINIBATCHES,
@@ -233,11 +237,11 @@ EPISODES = (
 NATURAL = (
     LEARNING_RATE,  # the critic's
     *MINIBATCHES,
-    Whole("n_critic_updates", 5, 30),
+    Whole("n_critic_updates", 1, 30),
     GAMMA,
     GAE_LAMBDA,
     Real("target_kl", 1e-3, 0.1),
-    Real("cg_damping", 1e-3, 0.3),
+    Real("cg_damping", 1e-3, 1.0),
     Whole("cg_max_steps", 5, 25),
 )
 
@@ -297,7 +301,11 @@ def search_space(algorithm: str, policy: str = "MlpPolicy") -> tuple[Dimension, 
 
 
 def sample_params(
-    algorithm: str, trial: "BaseTrial", n_envs: int = DEFAULT_N_ENVS, policy: str = "MlpPolicy"
+    algorithm: str,
+    trial: "BaseTrial",
+    n_envs: int = DEFAULT_N_ENVS,
+    policy: str = "MlpPolicy",
+    timesteps: int | None = None,
 ) -> dict[str, Any]:
     """
     Hyperparameters that a trial suggests.
@@ -306,17 +314,23 @@ def sample_params(
     :param trial: Optuna's
     :param n_envs: environments that the model will train in: minibatches are no larger than a rollout
     :param policy: that the model will have
+    :param timesteps: that the training will have: rollouts are no longer, lest it ends before the first update; None where
+        that does not matter
     :return: arguments for the constructor, ``policy_kwargs`` among them
     :raises ValueError: no algorithm of that name; gives the nearest ones
     """
     params: Params = {}
     for dimension in search_space(algorithm, policy):
         params.update(dimension.suggest(trial))
-    return arguments_of(algorithm, params, n_envs, policy)
+    return arguments_of(algorithm, params, n_envs, policy, timesteps)
 
 
 def arguments_of(
-    algorithm: str, params: Mapping[str, Any], n_envs: int = DEFAULT_N_ENVS, policy: str = "MlpPolicy"
+    algorithm: str,
+    params: Mapping[str, Any],
+    n_envs: int = DEFAULT_N_ENVS,
+    policy: str = "MlpPolicy",
+    timesteps: int | None = None,
 ) -> dict[str, Any]:
     """
     What :func:`sample_params` returned for the trial that has these parameters.
@@ -325,6 +339,7 @@ def arguments_of(
     :param params: ``trial.params``, all of them
     :param n_envs: environments that the model will train in
     :param policy: that the model will have
+    :param timesteps: that the training will have
     :raises ValueError: no algorithm of that name, or a parameter is missing
     """
     arguments: Arguments = {}
@@ -333,7 +348,7 @@ def arguments_of(
         if missing := [name for name in names if name not in params]:
             raise ValueError(f"the parameters of a trial of {algorithm} have no {' and no '.join(missing)}")
         arguments = merged(arguments, dimension.decode({name: params[name] for name in names}))
-    return _fitting(arguments, n_envs)
+    return _fitting(arguments, n_envs, timesteps)
 
 
 def params_of(algorithm: str, config: RunConfig) -> dict[str, Any]:
@@ -382,8 +397,10 @@ class _Namer:
         return choices[0]
 
 
-def _fitting(arguments: Arguments, n_envs: int) -> Arguments:
-    """Where two arguments that are allowed each are not allowed together, the nearest that are."""
+def _fitting(arguments: Arguments, n_envs: int, timesteps: int | None) -> Arguments:
+    """Where arguments that are allowed each make no sense together, or in so short a training, the nearest that do."""
+    if timesteps is not None and "n_steps" in arguments:
+        arguments["n_steps"] = min(arguments["n_steps"], max(timesteps // n_envs, 1))
     if "batch_size" in arguments:
         arguments["batch_size"] = min(arguments["batch_size"], arguments["n_steps"] * n_envs)
     if arguments.get("baseline") in ("loo", "optimal") and arguments["n_episodes"] * n_envs < 2:
@@ -399,7 +416,7 @@ def _defaults(algorithm: str) -> Arguments:
 def _number(value: Any) -> float | None:
     if isinstance(value, str):
         try:
-            return float(value)
+            return None if "_" in value else float(value)  # "lin_1_0" is no 10, whatever Python makes of 1_0
         except ValueError:
             return None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -109,6 +109,20 @@ def test_the_report_shows_every_trial_and_its_pictures_are_not_empty(stub, plan,
         assert path in written and path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5_000
 
 
+def test_what_another_study_left_in_the_folder_stays(stub, plan, search, tmp_path):
+    p = plan(trials=1)
+    summary, study = search(p)
+    write_report(summary, study, p)
+    assert plan(trials=2).output == p.output, "the same study goes on there"
+    another = r"report.html is of another study \(a2c on CartPole-v1: tune-a2c-CartPole-v1\)"
+    for other in ({"study_name": "b"}, {"algorithm": "sb3:a2c"}, {"env": "Acrobot-v1"}, {"study_name": "b", "force": True}):
+        with pytest.raises(FileExistsError, match=another):
+            plan(**other)
+    p.report.write_text("a page")
+    with pytest.raises(FileExistsError, match="of something else: choose another --output"):
+        plan()
+
+
 def test_a_study_without_a_finished_trial_says_why_and_writes_nothing(stub, plan, search):
     stub.errors = {0: "ValueError: reward nan"}
     summary, study = search(plan(trials=1))

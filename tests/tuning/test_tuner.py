@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sb3_pgx.tuning import trials
+from sb3_pgx.tuning import trials, tuner
 from sb3_pgx.tuning.study import open_study
 from sb3_pgx.zoo.search_spaces import arguments_of
 
@@ -40,6 +40,16 @@ def test_the_first_trial_is_the_configuration_as_it_is(stub, plan, search):
     summary, _ = search(p)
     hyperparameters = {k: v for k, v in summary.config.hyperparameters.items() if k in p.config.hyperparameters}
     assert hyperparameters == p.config.hyperparameters and "lin_0.001" in hyperparameters.values()
+
+
+def test_every_trial_comes_to_an_update_and_the_configuration_stays_as_it_is(stub, plan, search, tmp_path):
+    (tmp_path / "ppo.yml").write_text("default:\n  n_envs: 4\n  n_steps: 2048\n")
+    p = plan("ppo", trials=8, sampler="random", configs=tmp_path)
+    stub.returns = {0: 100.0}
+    summary, study = search(p)
+    assert summary.config.hyperparameters["n_steps"] == 2048
+    long = [trial for trial in study.trials[1:] if 4 * 2 ** trial.params["n_steps_pow"] > p.timesteps]
+    assert long and all(trial.user_attrs["hyperparameters"]["n_steps"] == str(p.timesteps // 4) for trial in long)
 
 
 def test_a_configuration_outside_of_the_space_is_told_and_not_called_the_first_trial(plan, search, stub, tmp_path, capsys):
@@ -96,6 +106,21 @@ def test_ctrl_c_leaves_the_trial_under_way_to_the_next_call(stub, plan, search, 
     # In the same process, whose number says that whoever was at work on it is alive.
     _, study = search(plan(trials=1))
     assert stub.executions() == [(0, 100), (0, 101)] and states(study) == ["FAIL", "COMPLETE"]
+
+
+def test_after_ctrl_c_the_best_so_far_is_written(stub, plan, search, monkeypatch, capsys):
+    written, keep = [], trials.keep
+
+    def interrupt_the_second(trial, finished):
+        if trial.number == 1:
+            raise KeyboardInterrupt
+        keep(trial, finished)
+
+    monkeypatch.setattr(trials, "keep", interrupt_the_second)
+    monkeypatch.setattr(tuner, "write_report", lambda summary, *_: written.append(summary.best.number) or ["a file"])
+    with pytest.raises(KeyboardInterrupt):
+        search(plan(trials=2))
+    assert written == [0] and "the best so far is in" in capsys.readouterr().out
 
 
 def test_a_failure_is_kept_with_its_reason_and_the_search_goes_on(stub, plan, search):

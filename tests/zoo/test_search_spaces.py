@@ -38,6 +38,11 @@ def defaults(algorithm):
     return {p.name: p.default for p in inspect.signature(ALGORITHMS[algorithm]).parameters.values()}
 
 
+def number(value):
+    """What a schedule starts from, however its file writes it: lin_2.5e-4 is lin_0.00025."""
+    return ("lin", float(value.removeprefix("lin_"))) if isinstance(value, str) and value.startswith("lin_") else value
+
+
 def test_every_algorithm_has_a_search_space():
     assert set(SEARCH_SPACES) == set(ALGORITHMS)
 
@@ -80,7 +85,7 @@ def test_published_settings_are_points_of_the_space_and_come_back_as_they_are(al
     assert set(params) == set(names_of(algorithm, config.policy))
     given = {**defaults(algorithm), **config.hyperparameters}
     back = arguments_of(algorithm, params, config.n_envs, config.policy)
-    assert all(value == given[name] for name, value in back.items() if name != "policy_kwargs")
+    assert all(number(value) == number(given[name]) for name, value in back.items() if name != "policy_kwargs")
     kwargs = {"net_arch": [64, 64], "activation_fn": nn.Tanh, **(given["policy_kwargs"] or {})}
     assert merged(given, back)["policy_kwargs"] == (kwargs if config.policy == "MlpPolicy" else given["policy_kwargs"])
 
@@ -92,6 +97,18 @@ def test_what_lies_outside_of_the_space_is_left_out():
     assert not {"one_minus_gamma", "n_steps_pow", "learning_rate", "learning_rate_schedule"} & set(params)
 
 
+@pytest.mark.parametrize("name, value", [("gae_lambda", 0.7), ("gamma", 0.8), ("gamma", 0.9998), ("gamma", 0.99)])
+def test_the_ends_of_the_space_are_in_it_whatever_rounding_makes_of_their_complement(name, value):
+    params = params_of("ppo", RunConfig("", hyperparameters={name: value}))
+    assert set(params) == set(names_of("ppo"))
+    assert sample_params("ppo", FixedTrial(params))[name] == value
+
+
+def test_a_schedule_that_does_not_fall_to_zero_is_outside_whatever_python_makes_of_an_underscore():
+    params = params_of("ppo", RunConfig("", hyperparameters={"clip_range": "lin_0.2_1", "learning_rate": "lin_0.001_0.0001"}))
+    assert not {"clip_range", "clip_range_schedule", "learning_rate", "learning_rate_schedule"} & set(params)
+
+
 def test_parameters_mean_what_they_say():
     params = {**params_of("ppo", RunConfig("")), "one_minus_gamma": 0.02, "learning_rate": 0.003, "batch_size_pow": 11}
     params |= {"learning_rate_schedule": "linear", "n_steps_pow": 7, "ent_coef": 2e-6, "net_arch": "tiny"}
@@ -99,6 +116,14 @@ def test_parameters_mean_what_they_say():
     assert arguments["gamma"] == 0.98 and arguments["learning_rate"] == "lin_0.003" and arguments["ent_coef"] == 0
     assert (arguments["n_steps"], arguments["batch_size"]) == (128, 256)  # not 2048: that is all there is
     assert arguments["policy_kwargs"] == {"net_arch": [64], "activation_fn": nn.Tanh}
+
+
+def test_a_rollout_is_no_longer_than_the_training():
+    params = {**params_of("ppo", RunConfig("")), "n_steps_pow": 11, "batch_size_pow": 11}
+    arguments = arguments_of("ppo", params, n_envs=8, timesteps=1_000)
+    assert (arguments["n_steps"], arguments["batch_size"]) == (125, 1_000)
+    assert arguments_of("ppo", params, n_envs=8, timesteps=100_000)["n_steps"] == 2048
+    assert arguments_of("a2c", params_of("a2c", RunConfig("")), n_envs=8, timesteps=4)["n_steps"] == 1
 
 
 def test_a_missing_parameter_is_named():
