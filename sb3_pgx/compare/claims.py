@@ -56,9 +56,9 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     ),
     "tuning": (
         TuningClaim("ppo", "CartPole-v1", timesteps=20_000),
-        TuningClaim("ppo", "Pendulum-v1", timesteps=50_000),
+        TuningClaim("ppo", "Acrobot-v1", timesteps=30_000),
         TuningClaim("a2c", "CartPole-v1", timesteps=20_000),
-        TuningClaim("a2c", "Pendulum-v1", timesteps=50_000),
+        TuningClaim("a2c", "Acrobot-v1", timesteps=30_000),
     ),
 }
 
