@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
 
     def objective(trial: optuna.Trial) -> float:
         env, eval_env = make_vec_env(ENV, N_ENVS, seed=TUNING_SEED), make_vec_env(ENV, seed=TUNING_SEED + 1)
-        hyperparameters = sample_params("ppo", trial, N_ENVS)
+        hyperparameters = sample_params("ppo", trial, N_ENVS, timesteps=timesteps)
         trial.set_user_attr("hyperparameters", {name: str(value) for name, value in hyperparameters.items()})
         callback = TrialEvalCallback(eval_env, trial, every=timesteps // 4, n_final_episodes=eval_episodes)
         model = PPO("MlpPolicy", env, **hyperparameters, seed=TUNING_SEED, device="cpu")
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
     study.optimize(objective, n_trials=n_trials)
 
-    best = sample_params("ppo", optuna.trial.FixedTrial(study.best_params), N_ENVS)
+    best = sample_params("ppo", optuna.trial.FixedTrial(study.best_params), N_ENVS, timesteps=timesteps)
     tuned = [train_with(best, seed, timesteps, eval_episodes).final_return for seed in args.seeds]
     default = [train_with(dict(n_steps=2048 // N_ENVS), seed, timesteps, eval_episodes).final_return for seed in args.seeds]
     rows = [

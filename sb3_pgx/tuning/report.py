@@ -77,7 +77,8 @@ def summarize(study: "optuna.Study", plan: Plan) -> Summary:
     best = max(complete, key=lambda trial: trial.value, default=None)  # type: ignore[arg-type, return-value]
     config = None
     if best is not None:
-        hyperparameters = arguments_of(plan.algorithm, best.params, plan.config.n_envs, plan.config.policy)
+        around = plan.config.n_envs, plan.config.policy, trials.longest_rollout(best, plan)
+        hyperparameters = arguments_of(plan.algorithm, best.params, *around)
         config = plan.config_with(hyperparameters, f"trial {best.number} of {plan.study_name}")
     return Summary(counted, best, config, plan.config_file, plan.report)
 

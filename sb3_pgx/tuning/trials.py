@@ -42,6 +42,11 @@ def enqueue_default(study: "optuna.Study", plan: Plan) -> None:
     study.enqueue_trial(params, user_attrs={} if outside else {DEFAULT: True})
 
 
+def longest_rollout(trial: "Trial | FrozenTrial", plan: Plan) -> int | None:
+    """In environment steps: a training's, so that it comes to an update; None for the configuration, which stays as it is."""
+    return None if DEFAULT in trial.user_attrs else plan.timesteps
+
+
 def next_trial(study: "optuna.Study", plan: Plan) -> "Trial | None":
     """
     :param study: may be shared with other machines

@@ -239,7 +239,8 @@ def task_of(trial: "Trial", plan: Plan) -> Task:
     What there is to train for a trial. A trial that is the configuration as it is, or one that was interrupted, has its
     parameters already; Optuna suggests them here all the same.
     """
-    hyperparameters = sample_params(plan.algorithm, trial, plan.config.n_envs, plan.config.policy)
+    around = plan.config.n_envs, plan.config.policy, trials.longest_rollout(trial, plan)
+    hyperparameters = sample_params(plan.algorithm, trial, *around)
     trial.set_user_attr(trials.HYPERPARAMETERS, {name: repr(value) for name, value in hyperparameters.items()})
     specs = plan.specs(hyperparameters, f"trial {trial.number} of {plan.study_name}")
     return Task(specs, trials.finished_seeds(trial), plan.in_lock_step)

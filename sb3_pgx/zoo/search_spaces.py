@@ -301,7 +301,11 @@ def search_space(algorithm: str, policy: str = "MlpPolicy") -> tuple[Dimension, 
 
 
 def sample_params(
-    algorithm: str, trial: "BaseTrial", n_envs: int = DEFAULT_N_ENVS, policy: str = "MlpPolicy"
+    algorithm: str,
+    trial: "BaseTrial",
+    n_envs: int = DEFAULT_N_ENVS,
+    policy: str = "MlpPolicy",
+    timesteps: int | None = None,
 ) -> dict[str, Any]:
     """
     Hyperparameters that a trial suggests.
@@ -310,17 +314,23 @@ def sample_params(
     :param trial: Optuna's
     :param n_envs: environments that the model will train in: minibatches are no larger than a rollout
     :param policy: that the model will have
+    :param timesteps: that the training will have: rollouts are no longer, lest it ends before the first update; None where
+        that does not matter
     :return: arguments for the constructor, ``policy_kwargs`` among them
     :raises ValueError: no algorithm of that name; gives the nearest ones
     """
     params: Params = {}
     for dimension in search_space(algorithm, policy):
         params.update(dimension.suggest(trial))
-    return arguments_of(algorithm, params, n_envs, policy)
+    return arguments_of(algorithm, params, n_envs, policy, timesteps)
 
 
 def arguments_of(
-    algorithm: str, params: Mapping[str, Any], n_envs: int = DEFAULT_N_ENVS, policy: str = "MlpPolicy"
+    algorithm: str,
+    params: Mapping[str, Any],
+    n_envs: int = DEFAULT_N_ENVS,
+    policy: str = "MlpPolicy",
+    timesteps: int | None = None,
 ) -> dict[str, Any]:
     """
     What :func:`sample_params` returned for the trial that has these parameters.
@@ -329,6 +339,7 @@ def arguments_of(
     :param params: ``trial.params``, all of them
     :param n_envs: environments that the model will train in
     :param policy: that the model will have
+    :param timesteps: that the training will have
     :raises ValueError: no algorithm of that name, or a parameter is missing
     """
     arguments: Arguments = {}
@@ -337,7 +348,7 @@ def arguments_of(
         if missing := [name for name in names if name not in params]:
             raise ValueError(f"the parameters of a trial of {algorithm} have no {' and no '.join(missing)}")
         arguments = merged(arguments, dimension.decode({name: params[name] for name in names}))
-    return _fitting(arguments, n_envs)
+    return _fitting(arguments, n_envs, timesteps)
 
 
 def params_of(algorithm: str, config: RunConfig) -> dict[str, Any]:
@@ -386,8 +397,11 @@ class _Namer:
         return choices[0]
 
 
-def _fitting(arguments: Arguments, n_envs: int) -> Arguments:
-    """Where two arguments that are allowed each are not allowed together, the nearest that are."""
+def _fitting(arguments: Arguments, n_envs: int, timesteps: int | None) -> Arguments:
+    """Where arguments that are allowed each make no sense together, or in so short a training, the nearest that do."""
+    if timesteps is not None and "n_steps" in arguments:
+        while arguments["n_steps"] > max(timesteps // n_envs, 1):
+            arguments["n_steps"] //= 2  # a power of two, of which minibatches are whole shares, stays one
     if "batch_size" in arguments:
         arguments["batch_size"] = min(arguments["batch_size"], arguments["n_steps"] * n_envs)
     if arguments.get("baseline") in ("loo", "optimal") and arguments["n_episodes"] * n_envs < 2:

@@ -42,6 +42,16 @@ def test_the_first_trial_is_the_configuration_as_it_is(stub, plan, search):
     assert hyperparameters == p.config.hyperparameters and "lin_0.001" in hyperparameters.values()
 
 
+def test_every_trial_comes_to_an_update_and_the_configuration_stays_as_it_is(stub, plan, search, tmp_path):
+    (tmp_path / "ppo.yml").write_text("default:\n  n_envs: 4\n  n_steps: 2048\n")
+    p = plan("ppo", trials=8, sampler="random", configs=tmp_path)
+    stub.returns = {0: 100.0}
+    summary, study = search(p)
+    assert summary.config.hyperparameters["n_steps"] == 2048
+    long = [trial for trial in study.trials[1:] if 4 * 2 ** trial.params["n_steps_pow"] > p.timesteps]
+    assert long and all(trial.user_attrs["hyperparameters"]["n_steps"] == "64" for trial in long)
+
+
 def test_a_configuration_outside_of_the_space_is_told_and_not_called_the_first_trial(plan, search, stub, tmp_path, capsys):
     (tmp_path / "ppo.yml").write_text("default:\n  gamma: 0.5\n  n_epochs: 7\n")
     summary, study = search(plan("ppo", trials=1, configs=tmp_path))

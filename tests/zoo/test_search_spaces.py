@@ -118,6 +118,14 @@ def test_parameters_mean_what_they_say():
     assert arguments["policy_kwargs"] == {"net_arch": [64], "activation_fn": nn.Tanh}
 
 
+def test_a_rollout_is_no_longer_than_the_training():
+    params = {**params_of("ppo", RunConfig("")), "n_steps_pow": 11, "batch_size_pow": 11}
+    arguments = arguments_of("ppo", params, n_envs=8, timesteps=1_000)
+    assert (arguments["n_steps"], arguments["batch_size"]) == (64, 512)
+    assert arguments_of("ppo", params, n_envs=8, timesteps=100_000)["n_steps"] == 2048
+    assert arguments_of("a2c", params_of("a2c", RunConfig("")), n_envs=8, timesteps=4)["n_steps"] == 1
+
+
 def test_a_missing_parameter_is_named():
     with pytest.raises(ValueError, match="a trial of npg have no cg_damping"):
         arguments_of("npg", {k: v for k, v in params_of("npg", RunConfig("")).items() if k != "cg_damping"})
