@@ -72,6 +72,10 @@ def arguments(script: str, question: str, seeds: int, argv: Sequence[str] | None
     picture = args.output / f"{Path(script).stem}.png"
     if picture.exists() and not args.force:
         parser.error(f"{picture} exists already; --force replaces it, --output DIR writes elsewhere")
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after
+    except OSError as error:
+        parser.error(f"--output {args.output}: {error.strerror}")
     require_extra("the examples", ("matplotlib", "scipy"))
     print(f"{question}\n")
     th.set_num_threads(1)  # the networks are small: more threads would only wait for each other
@@ -207,6 +211,5 @@ def save(figure: "Figure", args: Arguments) -> None:
     """Writes the picture, and says where."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    args.picture.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(args.picture)
     print(f"\nPicture: {args.picture}")

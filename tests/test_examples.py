@@ -57,6 +57,14 @@ def test_an_earlier_picture_stays_without_force(run_script, tmp_path, capsys):
     assert (tmp_path / "swap_sb3_ppo.png").read_bytes() == b"earlier"
 
 
+def test_a_folder_that_cannot_be_is_refused_before_the_work(run_script, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as refusal:
+        run_script(ROOT / "examples" / "swap_sb3_ppo.py", "--quick", "--output", tmp_path / "file")
+    printed = capsys.readouterr()
+    assert refusal.value.code == 2 and "file: File exists" in printed.err and not printed.out
+
+
 @pytest.mark.parametrize("a, b, expected", [([9.0, 8, 9], [1.0, 2, 1], 1), ([1.0, 2], [8.0, 9], -1), ([1.0, 5], [2.0, 4], 0)])
 def test_settings_are_told_apart_only_where_the_interval_of_their_difference_leaves_out_zero(monkeypatch, a, b, expected):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
