@@ -40,7 +40,7 @@ def run(seed: int, timesteps: int) -> dict[str, np.ndarray]:
 
 
 def turns(values: np.ndarray) -> float:
-    """In how many per cent of the updates a curve changes its direction; a coin would turn in 67."""
+    """In how many per cent of the updates a curve changes its direction; independent noise does in 67."""
     return float(100 * np.mean(np.diff(np.sign(np.diff(values))) != 0))
 
 
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     value, policy, ev = (
         with_interval(goes_with[name], 2) for name in ("value_loss", "policy_gradient_loss", "explained_variance")
     )
-    print(f"The return rose {rose} times. The value loss turned at {turned:.0f} % of the updates (a coin would at 67 %); its")
+    print(f"The return rose {rose} times. The value loss turned at {turned:.0f} % of the updates (noise would at 67 %); its")
     print(f"correlation with the return is {value}; that of the policy loss is {policy}. A loss that had to fall for the")
     print(f"return to rise would have one near -1. That of the explained variance is {ev}.")
     print(f"Seeds {list(args.seeds)}, {timesteps:,} steps of CartPole-v1 each.")
