@@ -30,7 +30,7 @@ def run(baseline: str | None, seed: int, timesteps: int) -> Run:
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "What does a baseline do for REINFORCE?", seeds=3, argv=argv)
     timesteps = args.steps(40_000, quick=600)
-    measurement = GradientVarianceClaim("CartPole-v1", timesteps=args.steps(10_000, 500), batches=6 if args.quick else 40)
+    measurement = GradientVarianceClaim("CartPole-v1", timesteps=args.steps(10_000, 500), batches=4 if args.quick else 40)
 
     variances = [relative_variances(measurement, seed) for seed in args.seeds]  # without a baseline: 1
     relative = {label: [v.get(str(key), 1.0) for v in variances] for label, key in BASELINES.items()}

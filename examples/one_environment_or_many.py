@@ -18,18 +18,18 @@ ROLLOUTS = {
 }
 
 
-def run(n_envs: int, n_steps: int, seed: int, timesteps: int, eval_episodes: int):
+def run(n_envs: int, n_steps: int, seed: int, timesteps: int, quick: bool):
     env = make_vec_env("CartPole-v1", n_envs=n_envs, seed=seed)
-    settings = dict(n_steps=n_steps, batch_size=128, n_epochs=10, learning_rate=1e-3)
-    return train(PPO("MlpPolicy", env, **settings, seed=seed, device="cpu"), timesteps, eval_episodes=eval_episodes)
+    settings = dict(n_steps=n_steps, batch_size=128, n_epochs=1 if quick else 10, learning_rate=1e-3)
+    model = PPO("MlpPolicy", env, **settings, seed=seed, device="cpu")
+    return train(model, timesteps, eval_episodes=1 if quick else 10)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "One environment or many?", seeds=3, argv=argv)
     timesteps = args.steps(16_384, quick=1_024)
-    eval_episodes = 1 if args.quick else 10
     runs = {
-        (rollout, n_envs): [run(n_envs, n_steps(n_envs), seed, timesteps, eval_episodes) for seed in args.seeds]
+        (rollout, n_envs): [run(n_envs, n_steps(n_envs), seed, timesteps, args.quick) for seed in args.seeds]
         for rollout, n_steps in ROLLOUTS.items()
         for n_envs in NUMBERS
     }

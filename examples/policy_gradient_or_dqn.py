@@ -56,7 +56,7 @@ def run(task: str, method: str, seed: int, timesteps: int, eval_episodes: int):
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "A discrete task: policy gradient or DQN?", seeds=2, argv=argv)
-    timesteps = args.steps(15_000, quick=1_024)
+    timesteps = args.steps(15_000, quick=512)
     runs, rows = {}, []
     for task, methods in METHODS.items():
         for method in (*methods, MORE):

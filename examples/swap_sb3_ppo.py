@@ -17,10 +17,10 @@ from sb3_pgx.compare.report.pictures import COLORS
 LIBRARIES = {"SB3's PPO": sb3.PPO, "ours": sb3_pgx.PPO}
 
 
-def run(PPO, seed: int, timesteps: int) -> Run:
+def run(PPO, seed: int, timesteps: int, eval_episodes: int) -> Run:
     env = make_vec_env("CartPole-v1", n_envs=8, seed=seed)
     model = PPO("MlpPolicy", env, n_steps=128, batch_size=64, seed=seed, device="cpu")
-    return train(model, timesteps)
+    return train(model, timesteps, eval_episodes=eval_episodes)
 
 
 def equal_episodes(a: Run, b: Run) -> int:
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     runs: dict[str, list[Run]] = {label: [] for label in LIBRARIES}
     for seed in args.seeds:
         for label, PPO in LIBRARIES.items():  # in turns, so that both meet the same machine
-            runs[label].append(run(PPO, seed, timesteps))
+            runs[label].append(run(PPO, seed, timesteps, eval_episodes=2 if args.quick else 20))
 
     rows = []
     for label, of_label in runs.items():

@@ -24,7 +24,7 @@ def train_with(hyperparameters: dict, seed: int, timesteps: int, eval_episodes: 
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "How do I tune with an Optuna script of my own?", seeds=4, argv=argv)
-    timesteps, n_trials = args.steps(10_000, quick=500), 3 if args.quick else 12
+    timesteps, n_trials = args.steps(10_000, quick=256), 3 if args.quick else 12
 
     eval_episodes = 1 if args.quick else 10
 

@@ -400,7 +400,8 @@ class _Namer:
 def _fitting(arguments: Arguments, n_envs: int, timesteps: int | None) -> Arguments:
     """Where arguments that are allowed each make no sense together, or in so short a training, the nearest that do."""
     if timesteps is not None and "n_steps" in arguments:
-        arguments["n_steps"] = min(arguments["n_steps"], max(timesteps // n_envs, 1))
+        while arguments["n_steps"] > max(timesteps // n_envs, 1):
+            arguments["n_steps"] //= 2  # a power of two, of which minibatches are whole shares, stays one
     if "batch_size" in arguments:
         arguments["batch_size"] = min(arguments["batch_size"], arguments["n_steps"] * n_envs)
     if arguments.get("baseline") in ("loo", "optimal") and arguments["n_episodes"] * n_envs < 2:

@@ -121,7 +121,7 @@ def test_parameters_mean_what_they_say():
 def test_a_rollout_is_no_longer_than_the_training():
     params = {**params_of("ppo", RunConfig("")), "n_steps_pow": 11, "batch_size_pow": 11}
     arguments = arguments_of("ppo", params, n_envs=8, timesteps=1_000)
-    assert (arguments["n_steps"], arguments["batch_size"]) == (125, 1_000)
+    assert (arguments["n_steps"], arguments["batch_size"]) == (64, 512)
     assert arguments_of("ppo", params, n_envs=8, timesteps=100_000)["n_steps"] == 2048
     assert arguments_of("a2c", params_of("a2c", RunConfig("")), n_envs=8, timesteps=4)["n_steps"] == 1
 
