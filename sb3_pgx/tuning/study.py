@@ -93,6 +93,8 @@ def _journal(path: Path) -> "BaseStorage":
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
+    if path.is_dir():
+        raise IsADirectoryError(f"storage {path} is a folder: name a file, such as {path / 'journal.log'}")
     path.parent.mkdir(parents=True, exist_ok=True)
     mend_journal(path)
     return JournalStorage(JournalFileBackend(str(path)))

@@ -104,6 +104,7 @@ def test_an_entry_of_the_journal_that_is_half_written_is_dropped_with_a_note(pla
         ("grpc://nowhere", "write grpc://host:port"),
         ("nosuch://host/db", "no address that SQLAlchemy knows"),
         ("/proc/no/journal.log", "No such file"),
+        ("/proc", "/proc is a folder: name a file, such as /proc/journal.log"),
     ],
 )
 def test_a_storage_that_cannot_be_reached_is_one_sentence(plan, storage, sentence, monkeypatch):
