@@ -1,10 +1,10 @@
 """
 What does a baseline do for REINFORCE?
 
-Subtracting from the return what was to be expected anyway leaves the expected gradient as it is and lowers its variance. (Only
-the mean over all episodes, which each one is part of, shortens the gradient a little, too.) The first column measures that: one
-policy is kept as it is, the same episodes are given to every baseline, and the spread of the gradients that come out is
-compared. The second shows what it is worth in training.
+Subtracting from the return what was to be expected anyway leaves the expected gradient as it is and lowers its variance.
+(Only the mean over all episodes, which each one is part of, shortens the gradient a little, too.) The first column measures
+that: one policy is kept as it is, the same episodes are given to every baseline, and the spread of the gradients that come out
+is compared. The second shows what it is worth in training.
 """
 
 from shared import Run, arguments, difference, draw_curves, new_figure, print_table, save, train, with_interval
