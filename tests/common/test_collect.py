@@ -23,7 +23,7 @@ def values_of(model, observations):
 
 def collected(model):
     """The model's first rollout, before any update."""
-    model._setup_learn(10**6, None)
+    model._setup_learn(10**3, None)  # too few steps to be worth compiling
     callback = model._init_callback(None)
     assert model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
     return model._rollout

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import stable_baselines3
 import yaml
+from filelock import FileLock
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgx import NPG, PPOPenalty
@@ -25,8 +26,6 @@ if find_spec("rl_zoo3") is None:  # not importorskip: imported, it replaces Gymn
     pytest.skip("rl_zoo3 is not installed", allow_module_level=True)
 
 SMALL = "-n 64 --eval-freq -1 --seed 0 --device cpu -params n_envs:2 n_steps:16 batch_size:32".split()
-
-pytestmark = pytest.mark.xdist_group("zoo")  # one process: what they all start from takes seconds
 COMMANDS = {
     "trained": ["train", "--algo", "ppo_penalty", "--env", "CartPole-v1", *SMALL, "n_epochs:1"],
     "played": "enjoy --algo ppo_penalty --env CartPole-v1 --no-render -n 400 --device cpu".split(),
@@ -69,9 +68,22 @@ README = [
 
 
 @pytest.fixture(scope="module")
-def zoo(tmp_path_factory):
-    """A folder where all commands have run, and what they printed."""
-    folder = tmp_path_factory.mktemp("zoo")
+def zoo(tmp_path_factory, worker_id):
+    """A folder where all commands have run, and what they printed; once, however many processes the tests run in."""
+    if worker_id == "master":
+        return run_all(tmp_path_factory.mktemp("zoo"))
+    folder = tmp_path_factory.getbasetemp().parent / "zoo"
+    with FileLock(f"{folder}.lock"):
+        if (answer := Path(f"{folder}.json")).exists():
+            return {"folder": folder, **json.loads(answer.read_text())}
+        folder.mkdir()
+        result = run_all(folder)
+        answer.write_text(json.dumps({name: value for name, value in result.items() if name != "folder"}))
+        return result
+
+
+def run_all(folder):
+    """All commands in one process, in this folder."""
     (folder / "cosine.yml").write_text(
         "CartPole-v1:\n  n_timesteps: 64\n  policy: MlpPolicy\n  learning_rate: cos_0.01_0.001\n  n_critic_updates: 1\n"
     )
