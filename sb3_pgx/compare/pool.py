@@ -132,12 +132,12 @@ def _initialize(counter: Synchronized, stop: Event) -> None:
     """Prepares a worker process; the two globals exist in worker processes only."""
     global _counter, _stop
     _counter, _stop = counter, stop
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     become_worker()
 
 
 def become_worker() -> None:
     """Prepares a process that trains beside others."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C as well, and tells the workers
     th.set_num_threads(1)  # runs share the processors; more threads than processors slow all of them down
     for name, value in JAX_SETTINGS.items():  # before a peer imports it
@@ -145,7 +145,7 @@ def become_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """Where the comparison is killed, its runs end as well; else they would go on, and nothing would wait for them."""
+    """Where the process that started it is killed, a run ends as well; else it would go on, and nothing would wait for it."""
     parent = mp.parent_process()
     if parent is not None:
         parent.join()
