@@ -12,6 +12,7 @@ from sb3_pgx.common.rollout import Observations, Rollout
 
 WINDOW = 100  # episodes
 ENOUGH = 10  # episodes, of which something can be said
+UNREAD_STEPS = 1000  # of rollouts that wait to be read
 
 
 class EpisodeWatch:
@@ -19,6 +20,7 @@ class EpisodeWatch:
 
     def __init__(self, n_envs: int):
         self._rewards: list[np.ndarray] = []
+        self._unread: list[tuple[Tensor, ...]] = []  # rollouts: rewards and flags, [T, N] each
         self._steps = 0
         self._begun = [0] * n_envs  # after which step the episode under way began
         self._longest = 0
@@ -42,9 +44,17 @@ class EpisodeWatch:
 
     def rollout(self, rollout: Rollout) -> None:
         """All steps of a rollout of this package's pipeline; episodes of environments that wait for others do not count."""
-        self._rewards = [(rollout.rewards if rollout.complete else rollout.rewards[rollout.valid]).numpy(force=True)]
-        ends = (rollout.ends & rollout.valid).numpy(force=True)
-        starts, truncated = rollout.episode_starts.numpy(force=True), rollout.truncated.numpy(force=True)
+        self._unread.append((rollout.rewards, rollout.valid, rollout.terminated, rollout.truncated, rollout.episode_starts))
+        if len(self._unread) * len(rollout.rewards) >= UNREAD_STEPS:
+            self._read_rollouts()
+
+    def _read_rollouts(self) -> None:
+        """Many at once: reading one of 5 steps takes as long as reading one of 500."""
+        rewards, valid, terminated, truncated, starts = (th.cat(x).numpy(force=True) for x in zip(*self._unread, strict=True))
+        last = len(self._unread[-1][0])
+        self._rewards = [rewards[-last:][valid[-last:]]]
+        self._unread.clear()
+        ends = (terminated | truncated) & valid
         for t, i in np.argwhere(starts | ends).tolist():
             if starts[t, i]:
                 self._begun[i] = self._steps + t
@@ -63,6 +73,8 @@ class EpisodeWatch:
         Scales of the rollout's rewards, and the share of the last 100 episodes that ended unflagged at exactly the length of
         the longest so far, as they do at a time limit that the environment reports as a termination.
         """
+        if self._unread:
+            self._read_rollouts()
         rewards = th.from_numpy(np.concatenate(self._rewards, axis=None).astype(np.float64))
         measured: Measured = {name: float(x) for name, x in scales(reward=rewards).items()}
         measured["reward_size"] = rewards.abs().max().item()

@@ -54,6 +54,7 @@ class Worker:
     def __init__(self) -> None:
         self._process: SpawnProcess | None = None
         self._pipe: Connection
+        self._busy = False
 
     def submit(self, task: Task) -> None:
         """Gives an idle worker something to do."""
@@ -63,6 +64,7 @@ class Worker:
             self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
             self._process.start()
             theirs.close()
+        self._busy = True
         self._pipe.send(task)
 
     def answer(self, go_on: bool) -> None:
@@ -75,7 +77,9 @@ class Worker:
     def receive(self) -> Message:
         """The next message of a worker that has one; the death of its process is one."""
         try:
-            return self._pipe.recv()
+            message: Message = self._pipe.recv()
+            self._busy = not isinstance(message, End)
+            return message
         except (EOFError, OSError):
             assert self._process is not None
             self._process.join(SECONDS_TO_LEAVE)
@@ -95,13 +99,14 @@ class Worker:
         """Ends the process, whatever it does; it writes nothing, so nothing is left half written."""
         if self._process is None:
             return
-        self._process.terminate()
+        self._pipe.close()  # an idle one leaves when it sees that, and gives back what it holds of the system
+        if self._busy:
+            self._process.terminate()
         self._process.join(SECONDS_TO_LEAVE)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
         self._process.close()
-        self._pipe.close()
         self._process = None
 
 

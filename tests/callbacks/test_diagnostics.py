@@ -227,13 +227,17 @@ def test_every_and_costly_every_thin_out_what_is_measured():
 
 
 @pytest.mark.parametrize("flagged", [True, False])
-def test_a_time_limit_that_is_no_truncation_is_seen(flagged):
+@pytest.mark.parametrize("n_steps, unread_steps", [(100, 1000), (5, 1000), (5, 30), (5, 1)])
+def test_a_time_limit_that_is_no_truncation_is_seen(flagged, n_steps, unread_steps, monkeypatch):
+    """However many rollouts wait to be read at once."""
+    monkeypatch.setattr("sb3_pgx.callbacks.environment.UNREAD_STEPS", unread_steps)
     diagnostics = DiagnosticsCallback()
     lengths = [3, 5, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8]
-    model = A2C("MlpPolicy", vectorised(Scripted(lengths, [flagged] * 12)), n_steps=100, device="cpu")
-    model.learn(100, callback=diagnostics, log_interval=1)
+    model = A2C("MlpPolicy", vectorised(Scripted(lengths, [flagged] * 12)), n_steps=n_steps, device="cpu")
+    model.learn(100, callback=diagnostics, log_interval=1000)
     ended = 1 + 1 + 10 + 2  # and the first episodes of the script's second round
     share = 0.0 if flagged else 10 / ended
+    assert len(diagnostics.history) == 1
     assert diagnostics.history[0]["unflagged_time_limits"] == pytest.approx(share, abs=0.01)
 
 

@@ -15,7 +15,7 @@ from sb3_pgx.common.algorithm import PolicyGradientAlgorithm
 from sb3_pgx.compare import claims
 from sb3_pgx.compare.bench import cases, report, run
 from sb3_pgx.compare.bench.cases import CASES, Case, Goal, contender_class, missing_package
-from sb3_pgx.compare.bench.measure import gradient_steps_an_update
+from sb3_pgx.compare.bench.measure import Measurement, gradient_steps_an_update
 from sb3_pgx.compare.bench.phases import PHASES, watch
 from sb3_pgx.compare.bench.results import (
     CaseResult,
@@ -100,14 +100,46 @@ class Ours(PolicyGradientAlgorithm):
 def test_phases_exclude_what_is_inside_them_and_add_up_to_the_whole(kind, evaluate):
     clock = Clock()
     model = kind(clock)
-    with watch(model, clock) as stopwatch:
+    with watch(model, clock=clock) as stopwatch:
         model.learn()
         model.learn()
         seconds = stopwatch.seconds()
-    expected = {"collect": 40, "evaluate": evaluate, "update": 300, "environment": 14, "other": 1}
+    expected = {"collect": 40, "evaluate": evaluate, "update": 300, "environment": 14, "callback": 0, "other": 1}
     assert seconds == pytest.approx({phase: 2 * ns / 1e9 for phase, ns in expected.items()}, abs=1e-15)
     assert sum(seconds.values()) == pytest.approx(clock.now / 1e9)
     assert (stopwatch.calls["environment"], stopwatch.calls["update"]) == (4, 2)
+
+
+class Watching(Theirs):
+    """With a callback that takes its time, inside the collection and after it."""
+
+    def collect_rollouts(self):
+        super().collect_rollouts()
+        self.callback.on_rollout_end()
+
+    def learn(self):
+        super().learn()
+        self.callback.on_training_end()
+
+
+def test_a_callback_is_a_phase_of_its_own():
+    clock = Clock()
+
+    class Callback:
+        def on_rollout_end(self):
+            clock.now += 5
+
+        def on_training_end(self):
+            clock.now += 600
+
+    model, callback = Watching(clock), Callback()
+    model.callback = callback
+    with watch(model, callback, clock) as stopwatch:
+        model.learn()
+        seconds = stopwatch.seconds()
+    expected = {"collect": 40, "evaluate": 0, "update": 300, "environment": 14, "callback": 605, "other": 1}
+    assert seconds == pytest.approx({phase: ns / 1e9 for phase, ns in expected.items()}, abs=1e-15)
+    assert not vars(callback)
 
 
 def test_nothing_of_the_stopwatch_stays_on_model_and_environments():
@@ -122,7 +154,7 @@ def test_an_error_ends_its_phase():
     clock = Clock()
     model = Theirs(clock)
     model.env.step = lambda actions: 1 / 0
-    with watch(model, clock) as stopwatch:
+    with watch(model, clock=clock) as stopwatch:
         with pytest.raises(ZeroDivisionError):
             model.learn()
         clock.now += 5000
@@ -130,10 +162,10 @@ def test_an_error_ends_its_phase():
 
 
 def test_acting_and_minibatch_steps_are_microseconds_of_their_own_phase():
-    seconds = {"collect": 2.0, "evaluate": 1.0, "update": 6.0, "environment": 0.5, "other": 0.5}
+    seconds = {"collect": 2.0, "evaluate": 1.0, "update": 6.0, "environment": 0.3, "callback": 0.2, "other": 0.5}
     phases = PhaseRound(seconds, env_steps=4000, gradient_steps=30_000)
     assert (phases.acting_us, phases.step_us) == (pytest.approx(500.0), pytest.approx(200.0))
-    assert [phases.share(phase) for phase in PHASES] == pytest.approx([0.2, 0.1, 0.6, 0.05, 0.05])
+    assert [phases.share(phase) for phase in PHASES] == pytest.approx([0.2, 0.1, 0.6, 0.03, 0.02, 0.05])
 
 
 @pytest.mark.filterwarnings("ignore:batch_size=32 does not divide")
@@ -156,7 +188,7 @@ CASE = Case("a-case", "ppo", "CartPole-v1", ("sb3:ppo",), ours={"compile": False
 
 def timing(seconds, update=1.0, memory=100.0):
     """So many seconds for 1000 frames, a round each; phases of 10 steps of the environments and 4 minibatches."""
-    phases = {"collect": 1.0, "evaluate": 0.0, "update": update, "environment": 1.0, "other": 0.0}
+    phases = {"collect": 1.0, "evaluate": 0.0, "update": update, "environment": 1.0, "callback": 0.0, "other": 0.0}
     return Timing([Round(1000, s) for s in seconds], [PhaseRound(phases, 10, 4)], 0.5, memory, data_bytes=int(memory))
 
 
@@ -213,10 +245,18 @@ def test_contenders_take_turns():
 def test_the_report_tells_ratios_phases_machine_and_versions():
     text = report.markdown([case_result(replace(CASE, acting_goal=60.0))])
     assert "| a-case | sb3:ppo | 500 / 333 / 100 000 | 3.00 (1.00–5.00) | 6.00 | 1.15 | 1.15 |" in text
-    assert "| a-case | ppo | 40 % | 0 % | 20 % | 40 % | 0 % | 100000, ✗ ≤ 60 | 125000 | – | 115 |" in text
+    assert "| a-case | ppo | 40 % | 0 % | 20 % | 40 % | 0 % | 0 % | 100000, ✗ ≤ 60 | 125000 | – | 115 |" in text
     assert "2026-01-02 on a processor, 3 cores, an os; torch 9.9" in text and "over the rounds, 3 a case" in text
     compiled = replace(timing([1.0]), warm_cache_seconds=0.25)
     assert "| 0.5 / 0.2 |" in report.markdown([case_result(ppo=compiled, **{"sb3:ppo": timing([1.0])})])
+
+
+def test_a_callbacks_share_is_judged_for_our_contender_alone():
+    slow = timing([1.0])
+    slow.phase_rounds[0].seconds.update(collect=0.9, environment=0.0, update=0.04, callback=0.06)
+    for goal, verdict in ((0.05, "✗ ≤ 5 %"), (0.1, "✓ ≤ 10 %")):
+        text = report.markdown([case_result(replace(CASE, callback_goal=goal), ppo=slow, **{"sb3:ppo": timing([1.0])})])
+        assert text.count(f"| 6.0 %, {verdict} |") == 1 and "≤ 5 %" not in text.replace(verdict, "")
 
 
 def test_results_survive_their_file(tmp_path):
@@ -396,7 +436,7 @@ def test_a_small_benchmark_measures_everything(tmp_path, monkeypatch, capsys):
         assert [r.frames for r in contender.rounds] == [32, 32]  # 20 are two rollouts of 16
         (phases,) = contender.phase_rounds
         assert (phases.env_steps, phases.gradient_steps) == (16, 16)
-        assert all(phases.seconds[phase] > 0 for phase in PHASES if phase != "evaluate")
+        assert all(phases.seconds[phase] > 0 for phase in PHASES if phase not in ("evaluate", "callback"))
         assert contender.warm_up_seconds >= 0 and contender.peak_memory_mib > 50
     ours, theirs = result.timings["ppo"], result.timings["sb3:ppo"]
     assert ours.phase_rounds[0].seconds["evaluate"] > 0 == theirs.phase_rounds[0].seconds["evaluate"]
@@ -404,6 +444,38 @@ def test_a_small_benchmark_measures_everything(tmp_path, monkeypatch, capsys):
     assert [r.frames for r in result.ceiling] == [20]
     assert result.machine["cpu"] and result.machine["cores"] and result.versions["torch"] and result.date
     assert result.command.startswith("sb3-pgx bench --rounds 2")
+
+
+def test_one_model_trains_with_and_without_diagnostics(monkeypatch, tmp_path):
+    calls = []
+
+    class Here:
+        """A process's stand-in, which notes who was asked for what."""
+
+        def __init__(self, case, contender, cache):
+            self.name, self.measurement = contender, Measurement(case, contender)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def wait(self):
+            pass
+
+        def call(self, method, *args):
+            calls.append((self.name, method.__name__, *args[1:]))
+            return method(self.measurement, *args)
+
+    monkeypatch.setattr(run, "Process", Here)
+    small = {"n_steps": 8, "batch_size": 4, "n_epochs": 2}
+    case = replace(CASE, algorithm="ppo+diagnostics", peers=("ppo",), hyperparameters=small)
+    result = run.measure(case, rounds=2, timesteps=16, command="")
+    rounds = [(name, *rest) for name, method, *rest in calls if method == "round" and rest]
+    assert rounds == 2 * [("ppo+diagnostics", False), ("ppo+diagnostics", True)]
+    shares = {name: t.phase_rounds[0].share("callback") for name, t in result.timings.items()}
+    assert shares["ppo"] == 0 < shares["ppo+diagnostics"] < 1
 
 
 # ------------------------------------------------------------------------------------------------ the README

@@ -42,7 +42,7 @@ class Measurement:
         self.case = case
         self.model = contender_class(contender)(case.policy, env, seed=SEED, device="cpu", verbose=0, **arguments)
         self.model.set_logger(Logger(None, []))  # SB3 would make a folder at each call of learn
-        self.callback = DiagnosticsCallback() if contender.endswith(DIAGNOSTICS) else None
+        self.diagnostics = DiagnosticsCallback() if contender.endswith(DIAGNOSTICS) else None
 
     def warm_up(self) -> float:
         """
@@ -53,17 +53,24 @@ class Measurement:
         seconds = [self.round(1).seconds for _ in range(WARM_UP)]
         return sum(seconds) - len(seconds) * min(seconds)
 
-    def round(self, timesteps: int) -> Round:
-        """Trains on, ``timesteps`` environment steps or a little more."""
+    def round(self, timesteps: int, diagnosed: bool = True) -> Round:
+        """
+        Trains on.
+
+        :param timesteps: environment steps, or a little more
+        :param diagnosed: with the diagnostics, if the contender has them
+        """
+        callback = self.diagnostics if diagnosed else None
         before, start = self.model.num_timesteps, time.perf_counter()
-        self.model.learn(timesteps, self.callback, reset_num_timesteps=False)
+        self.model.learn(timesteps, callback, reset_num_timesteps=False)
         return Round(self.model.num_timesteps - before, time.perf_counter() - start)
 
-    def phase_round(self, timesteps: int) -> PhaseRound:
+    def phase_round(self, timesteps: int, diagnosed: bool = True) -> PhaseRound:
         """The same, with a stopwatch on every phase."""
+        callback = self.diagnostics if diagnosed else None
         before = getattr(self.model, "n_gradient_steps", 0)
-        with watch(self.model) as stopwatch:
-            self.model.learn(timesteps, self.callback, reset_num_timesteps=False)
+        with watch(self.model, callback) as stopwatch:
+            self.model.learn(timesteps, callback, reset_num_timesteps=False)
             seconds = stopwatch.seconds()
         steps = stopwatch.calls["update"] * gradient_steps_an_update(self.model)
         if hasattr(self.model, "replay_ratio"):  # how many there are is left to chance

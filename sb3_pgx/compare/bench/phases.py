@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_pgx.common.algorithm import PolicyGradientAlgorithm
 
-PHASES = ("collect", "evaluate", "update", "environment", "other")
+PHASES = ("collect", "evaluate", "update", "environment", "callback", "other")
 # SB3 evaluates while it acts, so that it has no phase of that name.
 OURS = {"collect_rollouts": "collect", "evaluate_and_estimate": "evaluate", "update": "update"}
 THEIRS = {"collect_rollouts": "collect", "train": "update"}
+CALLBACK = ("on_training_start", "on_rollout_start", "on_step", "on_rollout_end", "on_update_end", "on_training_end")
 
 
 class Stopwatch:
@@ -58,16 +60,21 @@ class Stopwatch:
 
 
 @contextmanager
-def watch(model: BaseAlgorithm, clock: Callable[[], int] = time.perf_counter_ns) -> Iterator[Stopwatch]:
+def watch(
+    model: BaseAlgorithm, callback: BaseCallback | None = None, clock: Callable[[], int] = time.perf_counter_ns
+) -> Iterator[Stopwatch]:
     """
-    Times the phases of a model and of its environments, by attributes of the instances that go when the context ends.
+    Times the phases of a model, of its environments and of a callback, by attributes of the instances that go when the context
+    ends.
 
     :param model: of this package, or with SB3's ``collect_rollouts`` and ``train``
+    :param callback: that it trains with
     :param clock: nanoseconds since some moment
     """
     methods = OURS if isinstance(model, PolicyGradientAlgorithm) else THEIRS
     targets: list[tuple[Any, str, str]] = [(model, method, phase) for method, phase in methods.items()]
     targets.append((model.get_env(), "step", "environment"))
+    targets += [(callback, method, "callback") for method in CALLBACK if hasattr(callback, method)]
     stopwatch = Stopwatch(clock)
     for owner, method, phase in targets:
         setattr(owner, method, stopwatch.timed(getattr(owner, method), phase))

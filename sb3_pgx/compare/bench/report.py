@@ -46,7 +46,11 @@ def _where_time_goes(results: Sequence[CaseResult]) -> list[str]:
 
 def _phases(result: CaseResult, name: str, timing: Timing) -> str:
     rounds = timing.phase_rounds
-    shares = [f"{100 * median(r.share(phase) for r in rounds):.0f} %" for phase in PHASES]
+    shares = {phase: f"{100 * median(r.share(phase) for r in rounds):.0f} %" for phase in PHASES}
+    callback_goal = result.case.callback_goal if name == result.case.algorithm else None
+    if callback_goal is not None:
+        share = median(r.share("callback") for r in rounds)
+        shares["callback"] = f"{100 * share:.1f} %, {_mark(share <= callback_goal)} ≤ {100 * callback_goal:g} %"
     acting = spread([r.acting_us for r in rounds])
     goal = result.case.acting_goal if name == result.case.algorithm else None
     acting_cell = f"{acting.median:.0f}" + ("" if goal is None else f", {_mark(acting.median <= goal)} ≤ {goal:g}")
@@ -56,7 +60,7 @@ def _phases(result: CaseResult, name: str, timing: Timing) -> str:
     elif name.startswith("sbx:"):  # JAX keeps nothing for the next process unless it is told to
         compiling = f"{timing.warm_up_seconds:.1f}"
     step = f"{median(r.step_us for r in rounds):.0f}"
-    return _row([result.case.name, name, *shares, acting_cell, step, compiling, f"{timing.peak_memory_mib:.0f}"])
+    return _row([result.case.name, name, *shares.values(), acting_cell, step, compiling, f"{timing.peak_memory_mib:.0f}"])
 
 
 def _measured(results: Sequence[CaseResult]) -> str:

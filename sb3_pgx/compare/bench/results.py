@@ -50,8 +50,8 @@ class PhaseRound:
         return 1e6 * self.seconds["update"] / self.gradient_steps
 
     def share(self, phase: str) -> float:
-        """Part of the whole time, in [0, 1]."""
-        return self.seconds[phase] / sum(self.seconds.values())
+        """Part of the whole time, in [0, 1]; 0 of a phase that a file of results does not know."""
+        return self.seconds.get(phase, 0.0) / sum(self.seconds.values())
 
 
 @dataclass(frozen=True)

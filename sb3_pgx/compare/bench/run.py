@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from sb3_pgx.common.extras import require_extra
 from sb3_pgx.compare.arguments import check_positive
-from sb3_pgx.compare.bench.cases import Case, missing_package, select_cases
+from sb3_pgx.compare.bench.cases import DIAGNOSTICS, Case, missing_package, select_cases
 from sb3_pgx.compare.bench.measure import Measurement, Process
 from sb3_pgx.compare.bench.report import headline
 from sb3_pgx.compare.bench.results import CaseResult, Timing, as_record, machine
@@ -137,11 +137,16 @@ def measure(case: Case, rounds: int, timesteps: int, command: str) -> CaseResult
         for process in processes.values():  # they start side by side, and from here on only one runs
             process.wait()
         warm_up = {name: process.call(Measurement.warm_up) for name, process in processes.items()}
-        trainings = take_turns({n: partial(p.call, Measurement.round, timesteps) for n, p in processes.items()}, rounds)
+        # With and without diagnostics, one model takes both turns: two processes differ by more than diagnostics cost.
+        diagnosed = {name: f"{name}{DIAGNOSTICS}" not in contenders for name in contenders}
+        runs = {n: p if diagnosed[n] else processes[f"{n}{DIAGNOSTICS}"] for n, p in processes.items()}
+        trainings = take_turns(
+            {n: partial(p.call, Measurement.round, timesteps, diagnosed[n]) for n, p in runs.items()}, rounds
+        )
         memory = {name: process.call(Measurement.peak_memory) for name, process in processes.items()}
         data = {name: process.call(Measurement.data_bytes) for name, process in processes.items()}
         turns: dict[str, Callable[[], Any]] = {
-            **{n: partial(p.call, Measurement.phase_round, timesteps) for n, p in processes.items()},
+            **{n: partial(p.call, Measurement.phase_round, timesteps, diagnosed[n]) for n, p in runs.items()},
             CEILING: partial(processes[case.algorithm].call, Measurement.ceiling, timesteps),
         }
         phases = take_turns(turns, (rounds + 1) // 2)
