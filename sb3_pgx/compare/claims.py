@@ -57,8 +57,8 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     "tuning": (
         TuningClaim("ppo", "CartPole-v1", timesteps=20_000),
         TuningClaim("ppo", "Acrobot-v1", timesteps=30_000),
-        TuningClaim("a2c", "CartPole-v1", timesteps=20_000),
-        TuningClaim("a2c", "Acrobot-v1", timesteps=30_000),
+        TuningClaim("trpo", "CartPole-v1", timesteps=20_000),
+        TuningClaim("trpo", "Acrobot-v1", timesteps=30_000),
     ),
 }
 
