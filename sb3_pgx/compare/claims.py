@@ -58,7 +58,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         TuningClaim("ppo", "CartPole-v1", timesteps=20_000),
         TuningClaim("ppo", "Acrobot-v1", timesteps=30_000),
         TuningClaim("trpo", "CartPole-v1", timesteps=20_000),
-        TuningClaim("trpo", "Acrobot-v1", timesteps=30_000),
+        TuningClaim("trpo", "Acrobot-v1", timesteps=60_000),
     ),
 }
 
