@@ -478,6 +478,27 @@ def test_one_model_trains_with_and_without_diagnostics(monkeypatch, tmp_path):
     assert shares["ppo"] == 0 < shares["ppo+diagnostics"] < 1
 
 
+def test_pfrls_acer_is_timed_by_segments_as_ours_is():
+    pytest.importorskip("pfrl", reason="PFRL is not installed: pip install pfrl gym", exc_type=ImportError)
+    arguments = {"n_steps": 5, "replay_start": 10, "replay_ratio": 3}
+    case = replace(CASE, algorithm="acer", peers=(cases.PFRL_ACER,), hyperparameters=arguments, ours={}, n_envs=2)
+    measurement, updates = Measurement(case, cases.PFRL_ACER), []
+    measurement.model._agent.optimizer.register_step_post_hook(lambda *_: updates.append(1))
+    assert [measurement.round(60).frames, measurement.round(1).frames] == [60, 5]
+    before = len(updates) // 2  # theirs learns from one segment, ours from one of each of 2 environments
+    phases = measurement.phase_round(20)
+    assert phases.env_steps == 20 and phases.gradient_steps == len(updates) // 2 - before >= 8
+    assert all(phases.share(phase) > 0 for phase in ("collect", "update", "environment"))
+
+
+def test_pfrls_acer_needs_what_it_needs(monkeypatch):
+    for missing in ("pfrl", "gym"):
+        monkeypatch.setattr(cases, "find_spec", lambda name, missing=missing: None if name == missing else object())
+        assert missing_package(cases.PFRL_ACER) == "pfrl:acer needs PFRL and Gym: pip install pfrl gym"
+    monkeypatch.setattr(cases, "find_spec", lambda name: object())
+    assert missing_package(cases.PFRL_ACER) is None
+
+
 # ------------------------------------------------------------------------------------------------ the README
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_pgx.compare.bench.pfrl_acer import PFRLACER
 from sb3_pgx.compare.peers import PEERS, resolve_peer
 from sb3_pgx.zoo.configs import suggestion
 
 DIAGNOSTICS = "+diagnostics"
+PFRL_ACER = "pfrl:acer"  # has nothing of SB3's interface, so that it can be timed and not compared otherwise
 PPO_ROLLOUT = {"n_steps": 256, "batch_size": 64, "n_epochs": 10}
 TRPO_ROLLOUT = {"n_steps": 256, "batch_size": 128, "cg_max_steps": 15, "n_critic_updates": 10}
 
@@ -131,6 +133,15 @@ CASES = (
         )
         for name, env_id in (("acer-cartpole", "CartPole-v1"), ("acer-pendulum", "Pendulum-v1"))
     ),
+    Case(  # theirs needs seconds for a few rollouts
+        "acer-cartpole-pfrl",
+        "acer",
+        "CartPole-v1",
+        (PFRL_ACER,),
+        timesteps=1_280,
+        hyperparameters={"n_steps": 20, "replay_start": 320},
+        n_envs=16,
+    ),
     Case(
         "trpo-cartpole",
         "trpo",
@@ -212,6 +223,8 @@ def select_cases(names: Sequence[str] | None) -> tuple[Case, ...]:
 def missing_package(contender: str) -> str | None:
     """Why a contender cannot run here, and the remedy; ``None`` if its package is installed."""
     origin, colon, _ = contender.partition(":")
+    if contender == PFRL_ACER:
+        return None if find_spec("pfrl") and find_spec("gym") else f"{contender} needs PFRL and Gym: pip install pfrl gym"
     if not colon or find_spec(PEERS[origin].module):
         return None
     return f"{contender} needs {PEERS[origin].module}, which is not installed: pip install {PEERS[origin].distribution}"
@@ -219,4 +232,6 @@ def missing_package(contender: str) -> str | None:
 
 def contender_class(contender: str) -> type[BaseAlgorithm]:
     """The class that a contender's name stands for; its package must be installed."""
+    if contender == PFRL_ACER:
+        return PFRLACER  # type: ignore[return-value]
     return resolve_peer(contender.removesuffix(DIAGNOSTICS)).algorithm

@@ -25,7 +25,7 @@ from sb3_pgx.zoo.environments import check_environment
 
 ROUNDS, QUICK_ROUNDS = 5, 2
 RESULTS_FILE = "bench.json"
-OPTIONAL = ("sb3_contrib", "sbx-rl", "jax", "mujoco")
+OPTIONAL = ("sb3_contrib", "sbx-rl", "jax", "mujoco", "pfrl")
 CEILING = "environments alone"
 
 T = TypeVar("T")

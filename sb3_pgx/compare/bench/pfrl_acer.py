@@ -1,0 +1,128 @@
+"""PFRL's ACER for Discrete actions, with the methods that the benchmark calls."""
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import Env
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import nn
+
+
+class PFRLACER:
+    """
+    It learns from one environment a process, the first of those that are given, from one segment at a time. As many of its
+    updates count as one gradient step as there are environments: ours learns from a segment of each at once.
+
+    :param policy: ``"MlpPolicy"``: two layers of 64 tanh units for the policy and as many for Q, as SB3's
+    :param env: vectorised environments
+    :param n_steps: steps of a rollout and of a segment
+    :param replay_start: transitions in the memory before it is replayed
+    :param buffer_size: transitions that the memory holds
+    :param replay_ratio: replayed segments a rollout
+    :param learning_rate: of RMSprop
+    :param seed: for everything random
+    :param device: ``"cpu"``
+    :param verbose: not used
+    :raises ImportError: PFRL, or Gym, on which it depends, is not installed
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        env: DummyVecEnv,
+        n_steps: int = 20,
+        replay_start: int = 1_000,
+        buffer_size: int = 50_000,
+        replay_ratio: int = 4,
+        learning_rate: float = 7e-4,
+        seed: int = 0,
+        device: str = "cpu",
+        verbose: int = 0,
+    ):
+        assert policy == "MlpPolicy" and device == "cpu"
+        agents, buffers = (importlib.import_module(f"pfrl.{name}") for name in ("agents.acer", "replay_buffers"))
+        self.n_steps, self.replay_ratio = n_steps, replay_ratio
+        self.num_timesteps = self._updates = 0
+        self._segments = env.num_envs
+        self._env: Any = env.envs[0]
+        self._observation: np.ndarray | None = None
+        th.manual_seed(seed)
+        model = _model(agents, self._env)
+        self._agent: Any = agents.ACER(
+            model,
+            _shared_rmsprop(model, learning_rate),
+            n_steps,
+            gamma=0.99,
+            replay_buffer=buffers.EpisodicReplayBuffer(buffer_size),
+            n_times_replay=replay_ratio,
+            replay_start_size=replay_start,
+            max_grad_norm=10.0,
+        )
+        self._agent.shared_model.share_memory()  # which it asserts before it learns
+        update = self._agent.update
+
+        def counted(**kwargs: Any) -> None:
+            self._updates += 1
+            update(**kwargs)
+
+        self._agent.update = counted
+
+    @property
+    def n_gradient_steps(self) -> int:
+        """Updates, in as many at a time as ours takes at once."""
+        return self._updates // self._segments
+
+    def set_logger(self, logger: Any) -> None:
+        """It logs nothing."""
+
+    def get_env(self) -> Env:
+        """The one that it learns from."""
+        return self._env
+
+    def learn(self, total_timesteps: int, callback: None = None, reset_num_timesteps: bool = False) -> "PFRLACER":
+        """Trains on."""
+        target = self.num_timesteps + max(total_timesteps, self.n_steps)
+        while self.num_timesteps < target:
+            self.collect_rollouts()
+        return self
+
+    def collect_rollouts(self) -> None:
+        """One step of the environment, and what the agent makes of it."""
+        if self._observation is None:
+            self._observation, _ = self._env.reset()
+        action = self._agent.act(self._observation)
+        observation, reward, terminated, truncated, _ = self._env.step(action)
+        self.num_timesteps += 1
+        self._observation = None if terminated or truncated else observation
+        self.train(observation, float(reward), terminated, truncated)
+
+    def train(self, *transition: Any) -> None:
+        """Hands a step to the agent, which learns whenever a segment is complete."""
+        self._agent.observe(*transition)
+
+
+def _model(agents: ModuleType, env: Env) -> nn.Module:
+    """As SB3's policies have it, in their terms."""
+    q_functions, policies = (importlib.import_module(f"pfrl.{name}") for name in ("q_functions", "policies"))
+    inputs, actions = env.observation_space.shape[0], int(env.action_space.n)  # type: ignore[index, attr-defined]
+
+    def mlp(*last: nn.Module) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, actions), *last)
+
+    policy, values = mlp(policies.SoftmaxCategoricalHead()), mlp(q_functions.DiscreteActionValueHead())
+    return agents.ACERDiscreteActionHead(policy, values)
+
+
+def _shared_rmsprop(model: nn.Module, learning_rate: float) -> th.optim.Optimizer:
+    """With its state in shared memory from the start."""
+    optimizer = th.optim.RMSprop(model.parameters(), learning_rate, eps=1e-5)
+    for p in model.parameters():
+        p.grad = th.zeros_like(p)
+    optimizer.step()
+    for state in optimizer.state.values():
+        for value in state.values():
+            value.share_memory_()
+    return optimizer
