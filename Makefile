@@ -8,10 +8,10 @@ demo: .venv/.plots  ## train REINFORCE, REINFORCEBaseline and SB3's PPO on CartP
 	$(BIN)/sb3-pgx compare --env CartPole-v1 --algos reinforce reinforce_baseline sb3:ppo --seeds 3 --timesteps 60000
 
 test: .venv/.tests  ## the test suite, on two processes
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q
 
 test-all: .venv/.tests  ## with the tests that compile every policy and space
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "slow or not slow"
 
 check: .venv/.dev  ## style and types
 	$(BIN)/ruff format --check .
@@ -25,7 +25,7 @@ format: .venv/.dev
 table: .venv/.tests  ## rewrite the README's tables from what trains and from zoo_configs/results
 	$(BIN)/python tests/readme_tables.py
 
-benchmark: .venv/.bench  ## the speed beside SB3 and SBX, into zoo_configs/results/bench.json; then make table
+benchmark: .venv/.bench  ## the speed beside SB3, SBX and PFRL, into zoo_configs/results/bench.json; then make table
 	$(BIN)/sb3-pgx bench --write
 
 $(BIN)/python:

@@ -9,7 +9,7 @@ from sb3_pgx.cli.common import FAILED, USER_ERRORS, Commands, usage_error
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "bench",
-        help="measure the speed beside that of SB3 and of SBX",
+        help="measure the speed beside that of SB3, SBX and PFRL",
         description="Train with each algorithm and with its peers in turn, one at a time; print ratios of speed and memory "
         "with their spread, and where the time goes; write all timings into a JSON file.",
     )
