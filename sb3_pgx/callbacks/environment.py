@@ -45,7 +45,7 @@ class EpisodeWatch:
     def rollout(self, rollout: Rollout) -> None:
         """All steps of a rollout of this package's pipeline; episodes of environments that wait for others do not count."""
         self._unread.append((rollout.rewards, rollout.valid, rollout.terminated, rollout.truncated, rollout.episode_starts))
-        if len(self._unread) * len(rollout.rewards) >= UNREAD_STEPS:
+        if sum(len(rewards) for rewards, *_ in self._unread) >= UNREAD_STEPS:
             self._read_rollouts()
 
     def _read_rollouts(self) -> None:

@@ -96,10 +96,13 @@ class Worker:
         return self._pipe
 
     def close(self) -> None:
-        """Ends the process, whatever it does; it writes nothing, so nothing is left half written."""
+        """
+        Ends the process: an idle one by itself; a busy one at once, whatever it does, for it writes nothing that could be left
+        half written.
+        """
         if self._process is None:
             return
-        self._pipe.close()  # an idle one leaves when it sees that, and gives back what it holds of the system
+        self._pipe.close()  # an idle one sees that, and gives back what it holds of the system
         if self._busy:
             self._process.terminate()
         self._process.join(SECONDS_TO_LEAVE)

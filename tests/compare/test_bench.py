@@ -482,12 +482,15 @@ def test_pfrls_acer_is_timed_by_segments_as_ours_is():
     pytest.importorskip("pfrl", reason="PFRL is not installed: pip install pfrl gym", exc_type=ImportError)
     arguments = {"n_steps": 5, "replay_start": 10, "replay_ratio": 3}
     case = replace(CASE, algorithm="acer", peers=(cases.PFRL_ACER,), hyperparameters=arguments, ours={}, n_envs=2)
-    measurement, updates = Measurement(case, cases.PFRL_ACER), []
-    measurement.model._agent.optimizer.register_step_post_hook(lambda *_: updates.append(1))
-    assert [measurement.round(60).frames, measurement.round(1).frames] == [60, 5]
-    before = len(updates) // 2  # theirs learns from one segment, ours from one of each of 2 environments
+    measurement = Measurement(case, cases.PFRL_ACER)
+    assert measurement.phase_round(1).gradient_steps == 1  # a rollout of ours, each row learned from once
+    agent, rows = measurement.model._agent, []
+    compute_loss = agent.compute_loss
+    agent.compute_loss = lambda **kwargs: rows.extend(kwargs["actions"]) or compute_loss(**kwargs)
+    assert [measurement.round(60).frames, measurement.round(1).frames] == [60, 10]
+    before = measurement.model.n_gradient_steps
     phases = measurement.phase_round(20)
-    assert phases.env_steps == 20 and phases.gradient_steps == len(updates) // 2 - before >= 8
+    assert phases.env_steps == 20 and phases.gradient_steps == (10 + len(rows)) // 10 - before > 2
     assert all(phases.share(phase) > 0 for phase in ("collect", "update", "environment"))
 
 

@@ -97,12 +97,14 @@ def test_the_death_of_a_process_is_a_failure_with_its_reason():
 def test_a_worker_that_has_nothing_to_do_leaves_by_itself(monkeypatch):
     """So that it gives back what it holds of the system, such as semaphores."""
     worker = Worker()
-    worker.submit(Fails())
-    (answer,) = [message for _, message in messages([worker], seconds=120)]
-    assert isinstance(answer, End) and "AttributeError" in answer.reason
-    for violence in ("terminate", "kill"):
-        monkeypatch.setattr(worker._process, violence, lambda: pytest.fail("it was ended from outside"))
-    worker.close()
+    try:
+        worker.submit(Fails())
+        (answer,) = [message for _, message in messages([worker], seconds=120)]
+        assert isinstance(answer, End) and "AttributeError" in answer.reason
+        for violence in ("terminate", "kill"):
+            monkeypatch.setattr(worker._process, violence, lambda: pytest.fail("it was ended from outside"))
+    finally:
+        worker.close()
     assert worker._process is None
 
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from stable_baselines3.common.base_class import BaseAlgorithm
-
 from sb3_pgx.compare.bench.pfrl_acer import PFRLACER
 from sb3_pgx.compare.peers import PEERS, resolve_peer
 from sb3_pgx.zoo.configs import suggestion
@@ -40,11 +38,11 @@ class Case:
     :param name: of the case, on the command line and in the report
     :param algorithm: of this package
     :param env_id: Gymnasium's name of the environment
-    :param peers: what it is measured against: ``sb3:ppo``, ``contrib:trpo``, ``sbx:ppo``, or an algorithm of this package;
+    :param peers: what it is measured against: ``sb3:ppo``, ``contrib:trpo``, ``sbx:ppo``, ``pfrl:acer``, or one of ours;
         ``+diagnostics`` behind a name trains it with a ``DiagnosticsCallback``
     :param goals: ratios to reach
     :param acting_goal: microseconds of a collection step beyond those of the environments, to stay below
-    :param callback_goal: part of the whole time that the callback takes, to stay below
+    :param callback_goal: part of the whole time that the callback's own methods take, to stay below
     :param timesteps: environment steps of a round, at least: the last rollout is completed
     :param hyperparameters: of all contenders
     :param ours: arguments that only algorithms of this package have
@@ -230,8 +228,8 @@ def missing_package(contender: str) -> str | None:
     return f"{contender} needs {PEERS[origin].module}, which is not installed: pip install {PEERS[origin].distribution}"
 
 
-def contender_class(contender: str) -> type[BaseAlgorithm]:
-    """The class that a contender's name stands for; its package must be installed."""
+def contender_class(contender: str) -> type[Any]:
+    """The class that a contender's name stands for, with what of SB3's interface is timed; its package must be installed."""
     if contender == PFRL_ACER:
-        return PFRLACER  # type: ignore[return-value]
+        return PFRLACER
     return resolve_peer(contender.removesuffix(DIAGNOSTICS)).algorithm

@@ -74,7 +74,7 @@ class Measurement:
             seconds = stopwatch.seconds()
         steps = stopwatch.calls["update"] * gradient_steps_an_update(self.model)
         if hasattr(self.model, "replay_ratio"):  # how many there are is left to chance
-            steps = self.model.n_gradient_steps - before  # type: ignore[attr-defined]
+            steps = self.model.n_gradient_steps - before
         return PhaseRound(seconds, stopwatch.calls["environment"], steps)
 
     def peak_memory(self) -> float:
@@ -97,7 +97,7 @@ class Measurement:
         env.reset()
         env.action_space.seed(SEED)
         actions = [np.stack([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(ACTIONS)]
-        n_steps = max(-(-timesteps // env.num_envs), self.model.n_steps)  # type: ignore[attr-defined]
+        n_steps = max(-(-timesteps // env.num_envs), self.model.n_steps)
         start = time.perf_counter()
         for step in range(n_steps):
             env.step(actions[step % ACTIONS])

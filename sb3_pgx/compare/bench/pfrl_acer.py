@@ -7,21 +7,23 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import Env
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 
 class PFRLACER:
     """
-    It learns from one environment a process, the first of those that are given, from one segment at a time. As many of its
-    updates count as one gradient step as there are environments: ours learns from a segment of each at once.
+    It learns from one environment a process, the first of those that are given, from one segment at a time, which ends where
+    its episode does. Its gradient steps are counted by rows: one has as many as ours, which learns from a segment of each
+    environment.
 
     :param policy: ``"MlpPolicy"``: two layers of 64 tanh units for the policy and as many for Q, as SB3's
     :param env: vectorised environments
     :param n_steps: steps of a rollout and of a segment
     :param replay_start: transitions in the memory before it is replayed
     :param buffer_size: transitions that the memory holds
-    :param replay_ratio: replayed segments a rollout
+    :param replay_ratio: replayed segments for each that came
     :param learning_rate: of RMSprop
     :param seed: for everything random
     :param device: ``"cpu"``
@@ -45,11 +47,12 @@ class PFRLACER:
         assert policy == "MlpPolicy" and device == "cpu"
         agents, buffers = (importlib.import_module(f"pfrl.{name}") for name in ("agents.acer", "replay_buffers"))
         self.n_steps, self.replay_ratio = n_steps, replay_ratio
-        self.num_timesteps = self._updates = 0
-        self._segments = env.num_envs
+        self.num_timesteps = self._learned = 0
+        self._rows = n_steps * env.num_envs
+        self._seed: int | None = seed
         self._env: Any = env.envs[0]
         self._observation: np.ndarray | None = None
-        th.manual_seed(seed)
+        set_random_seed(seed)
         model = _model(agents, self._env)
         self._agent: Any = agents.ACER(
             model,
@@ -65,15 +68,15 @@ class PFRLACER:
         update = self._agent.update
 
         def counted(**kwargs: Any) -> None:
-            self._updates += 1
+            self._learned += kwargs["t_stop"] - kwargs["t_start"]
             update(**kwargs)
 
         self._agent.update = counted
 
     @property
     def n_gradient_steps(self) -> int:
-        """Updates, in as many at a time as ours takes at once."""
-        return self._updates // self._segments
+        """Steps of ours on as many rows as it has learned from."""
+        return self._learned // self._rows
 
     def set_logger(self, logger: Any) -> None:
         """It logs nothing."""
@@ -83,8 +86,8 @@ class PFRLACER:
         return self._env
 
     def learn(self, total_timesteps: int, callback: None = None, reset_num_timesteps: bool = False) -> "PFRLACER":
-        """Trains on."""
-        target = self.num_timesteps + max(total_timesteps, self.n_steps)
+        """Trains on, for as many steps as ours takes in a rollout, at least."""
+        target = self.num_timesteps + max(total_timesteps, self._rows)
         while self.num_timesteps < target:
             self.collect_rollouts()
         return self
@@ -92,7 +95,8 @@ class PFRLACER:
     def collect_rollouts(self) -> None:
         """One step of the environment, and what the agent makes of it."""
         if self._observation is None:
-            self._observation, _ = self._env.reset()
+            self._observation, _ = self._env.reset(seed=self._seed)
+            self._seed = None
         action = self._agent.act(self._observation)
         observation, reward, terminated, truncated, _ = self._env.step(action)
         self.num_timesteps += 1

@@ -62,7 +62,7 @@ class Timing:
     :param rounds: whole trainings
     :param phase_rounds: trainings with a stopwatch, apart from those
     :param warm_up_seconds: compiling, from an empty cache
-    :param peak_memory_mib: of its process after ``rounds``
+    :param peak_memory_mib: of a process of its own after ``rounds``; where another's took its turns, after the warm-up
     :param data_bytes: of its tensors and the rollout buffer's arrays, between two updates
     :param warm_cache_seconds: the same as ``warm_up_seconds`` in a process that found the cache filled; None: not measured
     """

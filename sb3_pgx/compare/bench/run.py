@@ -107,12 +107,12 @@ def run_bench(plan: BenchPlan, command: str, tell: Callable[[str], None] = print
     for case in plan.cases:
         try:
             result = measure(case, plan.rounds, plan.timesteps or case.timesteps, command)
+            entries[case.name] = as_record(result)
         except Exception as error:  # a case that fails takes no other with it
             failures[case.name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
             tell(f"{case.name}: failed, {failures[case.name]}")
             continue
         results.append(result)
-        entries[case.name] = as_record(result)
         write_json(plan.output, entries)
         tell(headline(result))
     return results, failures
