@@ -8,10 +8,10 @@ demo: .venv/.plots  ## train REINFORCE, REINFORCEBaseline and SB3's PPO on CartP
 	$(BIN)/sb3-pgx compare --env CartPole-v1 --algos reinforce reinforce_baseline sb3:ppo --seeds 3 --timesteps 60000
 
 test: .venv/.tests  ## the test suite, on two processes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 test-all: .venv/.tests  ## with the tests that compile every policy and space
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "slow or not slow"
 
 check: .venv/.dev  ## style and types
 	$(BIN)/ruff format --check .

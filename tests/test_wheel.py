@@ -10,8 +10,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-pytestmark = pytest.mark.xdist_group("wheel")  # one process: what they all start from takes seconds
-
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):

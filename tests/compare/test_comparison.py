@@ -19,8 +19,6 @@ from sb3_pgx.compare.report.pictures import COLORS
 ENVS, ALGOS = ("Thirty-v0", "Forty-v0"), ("a2c", "sb3:a2c")
 COMPARE = ["compare", "--env", *ENVS, "--algos", *ALGOS, "--seeds", "2", "--timesteps", "80", "--eval-episodes", "2"]
 
-pytestmark = pytest.mark.xdist_group("comparison")  # one process: what they all start from takes seconds
-
 
 @pytest.fixture(scope="module", autouse=True)
 def environments():

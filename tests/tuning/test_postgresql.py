@@ -18,7 +18,6 @@ pytest.importorskip("psycopg2", reason="psycopg2, the driver of PostgreSQL, is n
 pytestmark = [
     pytest.mark.skipif(not BINARIES, reason="PostgreSQL is not installed (Debian: apt-get install postgresql)"),
     pytest.mark.skipif(sys.platform != "linux", reason="the server is started as Debian installs it"),
-    pytest.mark.xdist_group("postgresql"),  # one server for all
 ]
 
 

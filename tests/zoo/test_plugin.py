@@ -26,8 +26,6 @@ if find_spec("rl_zoo3") is None:  # not importorskip: imported, it replaces Gymn
     pytest.skip("rl_zoo3 is not installed", allow_module_level=True)
 
 SMALL = "-n 64 --eval-freq -1 --seed 0 --device cpu -params n_envs:2 n_steps:16 batch_size:32".split()
-
-pytestmark = pytest.mark.xdist_group("zoo")  # one process: what they all start from takes seconds
 COMMANDS = {
     "trained": ["train", "--algo", "ppo_penalty", "--env", "CartPole-v1", *SMALL, "n_epochs:1"],
     "played": "enjoy --algo ppo_penalty --env CartPole-v1 --no-render -n 400 --device cpu".split(),
