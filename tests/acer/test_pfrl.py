@@ -29,6 +29,31 @@ def theirs(**settings):
     return pfrl.ACER(th.nn.Linear(1, 1), None, T, GAMMA, None, Q_loss_coef=0.5, truncation_threshold=CLIP, **settings)
 
 
+def their_loss(agent, last, actions, rewards, v, action_values, policies, behaviours, averages):
+    """What it makes of the whole segment; the last four are theirs, by time."""
+    return agent.compute_loss(
+        t_start=0,
+        t_stop=T,
+        R=last.item(),
+        actions=dict(enumerate(actions)),
+        rewards=dict(enumerate(rewards.tolist())),
+        values=each(v),
+        action_values=action_values,
+        action_distribs=policies,
+        action_distribs_mu=behaviours,
+        avg_action_distribs=averages,
+    ).sum()
+
+
+def discrete(q, probs, behaviour):
+    """Q, policies and behaviours, as they have them."""
+    return (
+        {t: Values(row) for t, row in each(q).items()},
+        {t: Categorical(probs=row) for t, row in each(probs).items()},
+        {t: Categorical(logits=row) for t, row in each(behaviour).items()},
+    )
+
+
 def each(values):
     """By time, with a batch of one, as they keep them."""
     return {t: values[t : t + 1] for t in range(T)}
@@ -61,19 +86,10 @@ def test_the_gradient_of_the_loss_with_discrete_actions(seed, trust_region):
 
     probs = logits.softmax(dim=1)
     v = (probs * q).sum(dim=1)
-    loss = theirs(beta=0.02, use_trust_region=trust_region, trust_region_delta=DELTA).compute_loss(
-        t_start=0,
-        t_stop=T,
-        R=last.item(),
-        actions=dict(enumerate(actions)),
-        rewards=dict(enumerate(rewards.tolist())),
-        values=each(v),
-        action_values={t: Values(row) for t, row in each(q).items()},
-        action_distribs={t: Categorical(probs=row) for t, row in each(probs).items()},
-        action_distribs_mu={t: Categorical(logits=row) for t, row in each(behaviour).items()},
-        avg_action_distribs={t: Categorical(probs=row.exp()) for t, row in each(average).items()},
-    )
-    expected = th.autograd.grad(loss.sum(), [logits, q])
+    agent = theirs(beta=0.02, use_trust_region=trust_region, trust_region_delta=DELTA)
+    averages = {t: Categorical(probs=row.exp()) for t, row in each(average).items()}
+    loss = their_loss(agent, last, actions, rewards, v, *discrete(q, probs, behaviour), averages)
+    expected = th.autograd.grad(loss, [logits, q])
 
     log_probs = logits.log_softmax(dim=1)
     entropy = -(log_probs.exp() * log_probs).sum(dim=1)
@@ -113,19 +129,11 @@ def test_the_gradient_of_the_loss_with_box_actions(seed):
         def evaluate_actions(self, action):
             return (q if th.equal(action[0], actions[self.t]) else resampled_q)[self.t : self.t + 1]
 
-    loss = theirs(beta=0.02, use_trust_region=False, use_Q_opc=True).compute_loss(
-        t_start=0,
-        t_stop=T,
-        R=last.item(),
-        actions=dict(enumerate(actions)),
-        rewards=dict(enumerate(rewards.tolist())),
-        values=each(v),
-        action_values={t: Two(t) for t in range(T)},
-        action_distribs={t: Preset(t) for t in range(T)},
-        action_distribs_mu={t: Independent(Normal(*row.chunk(2, dim=1)), 1) for t, row in each(behaviour).items()},
-        avg_action_distribs=dict.fromkeys(range(T)),
-    )
-    expected = th.autograd.grad(loss.sum(), [mean, v, q])
+    agent = theirs(beta=0.02, use_trust_region=False, use_Q_opc=True)
+    two, policies = ({t: kind(t) for t in range(T)} for kind in (Two, Preset))
+    behaviours = {t: Independent(Normal(*row.chunk(2, dim=1)), 1) for t, row in each(behaviour).items()}
+    loss = their_loss(agent, last, actions, rewards, v, two, policies, behaviours, dict.fromkeys(range(T)))
+    expected = th.autograd.grad(loss, [mean, v, q])
 
     parameters = th.cat([mean, std], dim=1)
     entropy = Independent(Normal(mean, std), 1).entropy()
@@ -145,20 +153,10 @@ def test_retrace(seed):
     actions = random(20 * seed + 5, T, A).argmax(dim=1)
     probs, v = logits.softmax(dim=1), (logits.softmax(dim=1) * q).sum(dim=1)
     q.requires_grad_(True)
-    loss = theirs(beta=0.0, pi_loss_coef=0.0, use_trust_region=False).compute_loss(
-        t_start=0,
-        t_stop=T,
-        R=last.item(),
-        actions=dict(enumerate(actions)),
-        rewards=dict(enumerate(rewards.tolist())),
-        values=each(v),
-        action_values={t: Values(row) for t, row in each(q).items()},
-        action_distribs={t: Categorical(probs=row) for t, row in each(probs).items()},
-        action_distribs_mu={t: Categorical(logits=row) for t, row in each(behaviour).items()},
-        avg_action_distribs=dict.fromkeys(range(T)),
-    )
+    agent = theirs(beta=0.0, pi_loss_coef=0.0, use_trust_region=False)
+    loss = their_loss(agent, last, actions, rewards, v, *discrete(q, probs, behaviour), dict.fromkeys(range(T)))
     rows = th.arange(T)
-    (slope,) = th.autograd.grad(loss.sum(), q)
+    (slope,) = th.autograd.grad(loss, q)
     expected = (q - 2 * T * slope).detach()[rows, actions]
     ratio = (probs / behaviour.softmax(dim=1))[rows, actions]
     taken, following = q.detach()[rows, actions], th.cat([v[1:], last])
