@@ -55,22 +55,33 @@ def next_trial(study: "optuna.Study", plan: Plan) -> "Trial | None":
     """
     from optuna.trial import TrialState
 
-    if len(counted(study)) >= plan.trials and not study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
-        return None
-    trial = study.ask()
-    beat(trial)
-    before = [other for other in counted(study) if other.number < trial.number]
-    if len(before) >= plan.trials and INSTEAD_OF not in trial.user_attrs:  # another machine asked at the same time
+    while len(counted(study)) < plan.trials or study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+        trial = study.ask()
+        beat(trial)
+        if _is_needed(study, plan, trial):
+            return trial
         trial.set_user_attr(SURPLUS, True)
         study.tell(trial, state=TrialState.FAIL)
-        return None
-    return trial
+    return None
+
+
+def _is_needed(study: "optuna.Study", plan: Plan, trial: "Trial") -> bool:
+    """False for one that another machine's makes superfluous, which asked, or found an interrupted trial, at the same time."""
+    numbers = [other.number for other in counted(study)]
+    enough = sum(number < trial.number for number in numbers) >= plan.trials
+    return trial.number in numbers and (not enough or INSTEAD_OF in trial.user_attrs)
 
 
 def counted(study: "optuna.Study") -> "list[FrozenTrial]":
-    """The trials of the study, each interrupted one only once."""
-    left_out = (INTERRUPTED, SURPLUS)
-    return [t for t in study.get_trials(deepcopy=False) if not any(name in t.user_attrs for name in left_out)]
+    """The trials of the study, each interrupted one only once: in its place counts the first that was queued."""
+    trials, replaced = [], set()
+    for trial in study.get_trials(deepcopy=False):
+        instead_of = trial.user_attrs.get(INSTEAD_OF)
+        is_second = instead_of is not None and instead_of in replaced
+        replaced.add(instead_of)
+        if not (is_second or INTERRUPTED in trial.user_attrs or SURPLUS in trial.user_attrs):
+            trials.append(trial)
+    return trials
 
 
 def beat(trial: "Trial") -> None:

@@ -199,6 +199,37 @@ def test_of_two_machines_that_ask_for_the_last_trial_at_once_one_goes_without(pl
     assert [trial.number for trial in trials.counted(one)] == [0]
 
 
+def test_two_machines_that_find_a_dead_one_at_once_start_its_trial_once(stub, plan, search, killed_at, monkeypatch, storage):
+    """The second looks after the first has given the trial up, and before it has queued another."""
+    p = plan(trials=3, storage=storage)
+    killed_at(p, trial=1, seed=101)
+    one, other, enqueue_again = open_study(p), open_study(p), trials._enqueue_again
+
+    def after_the_other(study, trial):
+        monkeypatch.setattr(trials, "_enqueue_again", enqueue_again)
+        trials.recover(other)
+        enqueue_again(study, trial)
+
+    monkeypatch.setattr(trials, "_enqueue_again", after_the_other)
+    trials.recover(one)
+    assert [trial.user_attrs.get("instead of") for trial in one.trials] == [None, None, 1, 1]
+    summary, study = search(p)
+    assert stub.executions()[3:] == [(2, 101), (4, 100), (4, 101)]
+    assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "FAIL", "COMPLETE"]
+    assert [trial.number for trial in summary.trials] == [0, 2, 4]
+
+
+def test_what_was_queued_twice_counts_once_though_the_first_of_it_was_interrupted_again(plan):
+    p = plan(trials=1)
+    study = open_study(p)
+    trials.interrupt(study, study.ask().number)
+    trials._enqueue_again(study, study.trials[0])
+    trials.interrupt(study, study.ask().number)
+    assert [trial.user_attrs.get("instead of") for trial in study.trials] == [None, 0, 0, 1]
+    assert [trial.number for trial in trials.counted(study)] == [3]
+    assert trials.next_trial(study, p).number == 3
+
+
 def test_the_trial_of_a_machine_that_is_silent_starts_again_and_that_of_another_one_does_not(stub, plan, search):
     p = plan(trials=2)
     study = open_study(p)
