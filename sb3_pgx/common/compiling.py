@@ -138,6 +138,8 @@ def inductor(graph: th.fx.GraphModule, examples: Sequence[Tensor]) -> Function:
     """Compiled by TorchInductor without guards: the caller passes nothing but what the examples promise."""
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
+    from sb3_pgx.common.biases import BiasesApart
+
     inner: list[Function] = []
     n_inputs: list[int] = []
 
@@ -147,7 +149,9 @@ def inductor(graph: th.fx.GraphModule, examples: Sequence[Tensor]) -> Function:
         return inner[-1]
 
     # One thread: the pool of compiler processes costs more than it gives for so small a graph.
-    options = {"compile_threads": 1, "cpp_wrapper": examples[0].device.type == "cpu"}
+    options: dict[str, Any] = {"compile_threads": 1}
+    if examples[0].device.type == "cpu":
+        options |= {"cpp_wrapper": True, "post_grad_custom_post_pass": BiasesApart()}
     outer: Any = compile_fx(graph, list(examples), inner_compile=keep_inner, config_patches=options)
     # What is around the inner function prepares for gradients and aliases, of which there are none; it costs as much as a
     # small network's layer.
