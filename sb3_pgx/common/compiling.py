@@ -138,7 +138,7 @@ def inductor(graph: th.fx.GraphModule, examples: Sequence[Tensor]) -> Function:
     """Compiled by TorchInductor without guards: the caller passes nothing but what the examples promise."""
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
-    from sb3_pgx.common.biases import BiasesApart
+    from sb3_pgx.common.kernels import CpuKernels
 
     inner: list[Function] = []
     n_inputs: list[int] = []
@@ -151,7 +151,7 @@ def inductor(graph: th.fx.GraphModule, examples: Sequence[Tensor]) -> Function:
     # One thread: the pool of compiler processes costs more than it gives for so small a graph.
     options: dict[str, Any] = {"compile_threads": 1}
     if examples[0].device.type == "cpu":
-        options |= {"cpp_wrapper": True, "post_grad_custom_post_pass": BiasesApart()}
+        options |= {"cpp_wrapper": True, "post_grad_custom_post_pass": CpuKernels()}
     outer: Any = compile_fx(graph, list(examples), inner_compile=keep_inner, config_patches=options)
     # What is around the inner function prepares for gradients and aliases, of which there are none; it costs as much as a
     # small network's layer.

@@ -1,18 +1,12 @@
 """One function to one graph: what a graph may read, and what compiling leaves behind in the process."""
 
-import math
 import subprocess
 import sys
-import time
 
 import pytest
 import torch as th
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from sb3_pgx.common.biases import BiasesApart
 from sb3_pgx.common.compiling import NotCompilable, compile_function
-
-ADDMM = {"op": "call_function", "target": th.ops.aten.addmm.default}
 
 
 def test_a_function_that_closes_over_a_tensor_or_fails_is_not_compiled(graphs):
@@ -58,35 +52,6 @@ def test_the_same_operation_before_and_after_a_change_in_place_is_done_twice(gra
 
     before, after = compile_function(function, [th.ones(2)])([th.zeros(2)])
     assert before.tolist() == [0.0, 0.0] and after.tolist() == pytest.approx([0.76159416] * 2)
-
-
-def test_biases_are_added_apart_from_products_but_for_those_with_factors():
-    def function(bias, rows, weights):
-        return th.addmm(bias, rows, weights).tanh(), th.addmm(bias, rows, weights, beta=2.0)
-
-    inputs = [th.tensor([10.0, 20.0]), th.tensor([[1.0, 2.0, 3.0]]), th.tensor([[1.0, 0.0], [0.0, -9.0], [-4.0, 1.0]])]
-    graph = make_fx(function)(*inputs)
-    BiasesApart()(graph.graph)
-    graph.recompile()
-    assert [node.target.name() for node in graph.graph.nodes if node.op == "call_function"] == [
-        "aten::mm",
-        "aten::add.Tensor",
-        "aten::tanh",
-        "aten::addmm",
-    ]
-    activation, doubled = graph(*inputs)
-    th.testing.assert_close(activation, th.tensor([[-1.0, 5.0]]).tanh())
-    assert doubled.tolist() == [[9.0, 25.0]]
-
-
-def test_the_compiler_adds_biases_apart(monkeypatch, validation_stays_on):
-    products = []
-    monkeypatch.setattr(BiasesApart, "uuid", lambda _: str(time.time()))  # what is in the compiler's cache makes no pass
-    monkeypatch.setattr(BiasesApart, "__call__", lambda _, graph: products.extend(graph.find_nodes(**ADDMM)))
-    examples = [th.ones(32), th.ones(8, 4), th.full((4, 32), 0.25)]  # smaller ones it takes apart itself
-    compiled = compile_function(lambda *x: (th.addmm(*x).tanh(),), examples)
-    assert len(products) == 1
-    th.testing.assert_close(compiled(examples)[0], th.full((8, 32), math.tanh(2.0)))
 
 
 STATE = """
