@@ -60,8 +60,9 @@ def next_trial(study: "optuna.Study", plan: Plan) -> "Trial | None":
         beat(trial)
         if _is_needed(study, plan, trial):
             return trial
-        trial.set_user_attr(SURPLUS, True)
-        study.tell(trial, state=TrialState.FAIL)
+        with taken_over():
+            trial.set_user_attr(SURPLUS, True)
+            study.tell(trial, state=TrialState.FAIL)
     return None
 
 
@@ -74,13 +75,14 @@ def _is_needed(study: "optuna.Study", plan: Plan, trial: "Trial") -> bool:
 
 def counted(study: "optuna.Study") -> "list[FrozenTrial]":
     """The trials of the study, each interrupted one only once: in its place counts the first that was queued."""
-    trials, replaced = [], set()
+    trials, replaced = [], set[int | None]()
     for trial in study.get_trials(deepcopy=False):
         instead_of = trial.user_attrs.get(INSTEAD_OF)
-        is_second = instead_of is not None and instead_of in replaced
-        replaced.add(instead_of)
-        if not (is_second or INTERRUPTED in trial.user_attrs or SURPLUS in trial.user_attrs):
+        if SURPLUS in trial.user_attrs or (instead_of is not None and instead_of in replaced):
+            replaced.add(trial.number)  # nothing counts in its place, either
+        elif INTERRUPTED not in trial.user_attrs:
             trials.append(trial)
+        replaced.add(instead_of)
     return trials
 
 

@@ -230,6 +230,20 @@ def test_what_was_queued_twice_counts_once_though_the_first_of_it_was_interrupte
     assert trials.next_trial(study, p).number == 3
 
 
+def test_what_was_one_too_many_is_not_started_again_where_its_machine_died_before_it_said_so(plan):
+    p = plan(trials=1)
+    study = open_study(p)
+    trials.interrupt(study, study.ask().number)
+    trials._enqueue_again(study, study.trials[0])
+    first, second, third = (study.ask() for _ in range(3))
+    third.set_user_attr(trials.SURPLUS, True)
+    trials.interrupt(study, second.number)
+    trials.interrupt(study, third.number)
+    assert [trial.user_attrs.get("instead of") for trial in study.trials] == [None, 0, 0, None, 2, 3]
+    assert [trial.number for trial in trials.counted(study)] == [first.number]
+    assert trials.next_trial(study, p) is None
+
+
 def test_the_trial_of_a_machine_that_is_silent_starts_again_and_that_of_another_one_does_not(stub, plan, search):
     p = plan(trials=2)
     study = open_study(p)
