@@ -336,7 +336,7 @@ class ACER(ShortRollouts):
         with self.gradient_steps(c, len(segments)) as steps:
             steps.epoch([segments])
         self._n_updates += 1
-        follow(self.average_policy, self.policy, self.average_coef)
+        follow(self._average_modules, self._modules, self.average_coef)
         return steps.means()
 
     def _remember(self, rollout: Rollout) -> int:

@@ -1,22 +1,20 @@
 """The average policy, around which the trust region lies."""
 
 import torch as th
-from torch import nn
+
+from sb3_pgx.common.modules import Modules
 
 
-def follow(average: nn.Module, policy: nn.Module, coef: float) -> None:
+def follow(average: Modules, policy: Modules, coef: float) -> None:
     """
     θ_a ← α θ_a + (1 − α) θ, buffers included; whole numbers among them are copied.
 
-    :param average: changed in place
+    :param average: as it was looked at last; changed in place
     :param policy: of the same structure
     :param coef: α
     """
     with th.no_grad():
-        pairs = [
-            *zip(average.parameters(), policy.parameters(), strict=True),
-            *zip(average.buffers(), policy.buffers(), strict=True),
-        ]
+        pairs = [*zip(average.tensors(), policy.tensors(), strict=True)]
         fractions = [(a, x) for a, x in pairs if a.is_floating_point()]
         th._foreach_lerp_([a for a, _ in fractions], [x for _, x in fractions], 1 - coef)
         for a, x in pairs:

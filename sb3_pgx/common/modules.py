@@ -5,7 +5,7 @@ from operator import is_
 from typing import Any
 
 from stable_baselines3.common.policies import BaseModel
-from torch import nn
+from torch import Tensor, nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -53,6 +53,11 @@ class Modules:
             self.version += self._attributes not in (None, attributes)
             self._attributes = attributes
         return self.version
+
+    def tensors(self) -> list[Tensor]:
+        """Parameters and buffers."""
+        buffers = {id(b): b for m in self._modules for b in m._buffers.values() if b is not None}  # layers may share one
+        return [*self.parameters.values(), *buffers.values()]
 
     def _is_known(self) -> bool:
         held = list(chain.from_iterable(map(dict.values, self._holders)))
