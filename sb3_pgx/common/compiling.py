@@ -138,8 +138,6 @@ def inductor(graph: th.fx.GraphModule, examples: Sequence[Tensor]) -> Function:
     """Compiled by TorchInductor without guards: the caller passes nothing but what the examples promise."""
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
-    from sb3_pgx.common.kernels import CpuKernels
-
     inner: list[Function] = []
     n_inputs: list[int] = []
 
@@ -151,6 +149,8 @@ def inductor(graph: th.fx.GraphModule, examples: Sequence[Tensor]) -> Function:
     # One thread: the pool of compiler processes costs more than it gives for so small a graph.
     options: dict[str, Any] = {"compile_threads": 1}
     if examples[0].device.type == "cpu":
+        from sb3_pgx.common.kernels import CpuKernels
+
         options |= {"cpp_wrapper": True, "post_grad_custom_post_pass": CpuKernels()}
     outer: Any = compile_fx(graph, list(examples), inner_compile=keep_inner, config_patches=options)
     # What is around the inner function prepares for gradients and aliases, of which there are none; it costs as much as a

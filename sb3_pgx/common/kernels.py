@@ -4,7 +4,7 @@ from typing import Any
 
 import torch as th
 from torch import Tensor, fx
-from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch._inductor.decomposition import select_decomp_table
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -18,24 +18,40 @@ TANH_DENOMINATOR = (8.522418093097687e-07, 0.0003411287067114962, 0.026164431442
 
 
 class CpuKernels(CustomGraphPass):
-    """The last pass over the compiler's graph: biases are added apart, and each float32 tanh is :func:`rational_tanh`."""
+    """
+    The last pass over the compiler's graph, for float32: biases are added apart, and the tanh of a layer is
+    :func:`rational_tanh`. Elsewhere tanh stays: the density of a squashed action has log(1 − tanh²), where every digit counts.
+    """
 
     def __call__(self, graph: fx.Graph) -> None:
         """Changes the graph."""
-        add_biases_apart(graph)
-        for node in graph.find_nodes(op="call_function", target=aten.tanh.default):
-            if node.meta["val"].dtype == th.float32:
+        for node in _float32(graph, aten.tanh.default):
+            if _is_product(node.all_input_nodes[0]):
                 _replace(node, _TANH)
+        for node in _float32(graph, aten.addmm.default):
+            if not node.kwargs:
+                _replace(node, _ADDMM)
 
-    def uuid(self) -> str:
-        """By which the compiler's cache knows what the pass does: to be changed with it."""
-        return "sb3_pgx: biases apart, rational tanh, 1"
+    def uuid(self) -> bytes:
+        """By which the compiler's cache knows what the pass does."""
+        return get_hash_for_files((__file__,))
+
+
+def _float32(graph: fx.Graph, target: Any) -> list[fx.Node]:
+    return [n for n in graph.find_nodes(op="call_function", target=target) if n.meta["val"].dtype == th.float32]
+
+
+def _is_product(node: fx.Node) -> bool:
+    """Whether it is a matrix product, or a sum with one."""
+    if node.target in (aten.addmm.default, aten.mm.default):
+        return True
+    return node.target in _SUMS_AND_SHAPES and any(map(_is_product, node.all_input_nodes))
 
 
 def rational_tanh(x: Tensor) -> Tensor:
     """
-    tanh within a relative error of 4e-7, where the vector library is within 1e-7 and takes some four times as long: much of a
-    small network's time is that of its tanh.
+    tanh within a relative error of 4e-7, where the vector library is within 1e-7 and takes four times as long (371 µs, not 91,
+    for 3840 rows of 64): much of a small network's time is that of its tanh.
 
     :param x: float32
     """
@@ -51,17 +67,6 @@ def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     return result
 
 
-def add_biases_apart(graph: fx.Graph) -> None:
-    """
-    Makes a product and a sum of each ``addmm`` without factors. On the CPU ``addmm`` copies the bias into the result and
-    multiplies then, which takes as long as a small layer's product; a sum is part of the kernel that comes next, such as the
-    activation's.
-    """
-    for node in graph.find_nodes(op="call_function", target=aten.addmm.default):
-        if not node.kwargs:
-            _replace(node, _ADDMM)
-
-
 def _replace(node: fx.Node, function: fx.Graph) -> None:
     """Puts a function's operations, whose results all have the node's shape and type, in the place of the node."""
     inputs = [x for x in function.nodes if x.op == "placeholder"]
@@ -75,5 +80,8 @@ def _replace(node: fx.Node, function: fx.Graph) -> None:
     node.graph.erase_node(node)
 
 
+_SUMS_AND_SHAPES = (aten.add.Tensor, aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 _TANH = make_fx(rational_tanh, select_decomp_table())(th.zeros(2)).graph
+# On the CPU addmm copies the bias into the result and multiplies then, which takes as long as a small layer's product; a sum
+# is part of the kernel that comes next, such as the activation's.
 _ADDMM = make_fx(lambda bias, rows, weights: th.mm(rows, weights) + bias)(th.zeros(1), th.zeros(1, 1), th.zeros(1, 1)).graph
