@@ -1,10 +1,15 @@
 """The average policy that ACER's trust region is around."""
 
+import copy
 from itertools import pairwise
 
 import pytest
 import torch as th
 from replaying import BOTH, Normalising, distribution_of, flat, make, watch
+from torch import nn
+
+from sb3_pgx.acer.average import follow
+from sb3_pgx.common.modules import Modules
 
 
 @BOTH
@@ -51,3 +56,16 @@ def test_a_policy_that_is_given_brings_its_own_average():
     assert not th.equal(flat(model.average_policy), flat(model.policy))
     other.policy = make("Discrete", policy_kwargs=dict(net_arch=[5])).policy
     other.learn(24)
+
+
+def test_what_two_layers_share_moves_once():
+    layers = nn.ModuleList([nn.BatchNorm1d(1), nn.BatchNorm1d(1)])
+    layers[1].weight, layers[1].running_mean = layers[0].weight, layers[0].running_mean
+    average = copy.deepcopy(layers)
+    for values in (layers[0].weight.data, layers[0].running_mean):
+        values += 10.0
+    both = Modules(), Modules()
+    for modules, layers_of_it in zip(both, (average, layers), strict=True):
+        modules.look(layers_of_it)
+    follow(*both, coef=0.9)
+    assert (average[0].weight.item(), average[1].running_mean.item()) == pytest.approx((2.0, 1.0))
