@@ -1,5 +1,7 @@
 """One torch thread a process: the suite runs on as many processes as there are cores. And the fixtures of several files."""
 
+import os
+
 import pytest
 import torch as th
 from here import run_all_here
@@ -10,6 +12,7 @@ from sb3_pgx.compare import finished
 from sb3_pgx.registry import ALGORITHMS
 
 th.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 
 @pytest.fixture(autouse=True)

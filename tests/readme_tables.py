@@ -80,7 +80,7 @@ def claim_rows(record: dict[str, Any]) -> list[str]:
 
 def measured() -> set[tuple[str, str]]:
     """Algorithms and environments that a claim's sentence names."""
-    words = [set(re.findall(r"[\w:-]+", record["claim"])) for record in results()]
+    words = [set(re.findall(r"[\w:/-]+", record["claim"])) for record in results()]
     return {
         (algorithm, env_id)
         for algorithm in ALGORITHMS
@@ -93,7 +93,7 @@ def measured() -> set[tuple[str, str]]:
 def comments(algorithm: str) -> dict[str, str]:
     """What the lines right above each entry of an algorithm's hyperparameter file say."""
     text = (CONFIGS / f"{algorithm}.yml").read_text(encoding="utf-8")
-    return {match[2]: match[1] for match in re.finditer(r"((?:^#.*\n)*)^([\w-]+):", text, re.MULTILINE)}
+    return {match[2]: match[1] for match in re.finditer(r"((?:^#.*\n)*)^([\w/-]+):", text, re.MULTILINE)}
 
 
 def configs_table() -> str:

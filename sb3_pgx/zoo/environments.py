@@ -2,6 +2,7 @@
 
 import importlib
 from functools import partial
+from importlib.metadata import entry_points
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +15,8 @@ from sb3_pgx.zoo.configs import RunConfig, import_name, suggestion
 
 # The extra of gymnasium that an environment's code needs, by the module that holds it.
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "classic_control": "classic-control", "toy_text": "toy-text"}
+# What to install for a namespace of environments.
+PACKAGES = {"ALE": '"gymnasium[atari]"', "MinAtar": "minatar"}
 
 
 def find_environment(env_id: str) -> EnvSpec:
@@ -29,14 +32,26 @@ def find_environment(env_id: str) -> EnvSpec:
             importlib.import_module(module)
         except ImportError as error:  # perhaps of something that the module needs
             raise ImportError(f"environment {env_id}: module {module} cannot be imported: {_sentence(error)}") from None
+    namespace = name.rpartition("/")[0]
+    _register_namespace(namespace)
     try:
         return gym.spec(name)
     except gym.error.NamespaceNotFound as error:
-        atari = ' (Atari games: pip install "gymnasium[atari]")' if env_id.startswith("ALE/") else ""
-        raise ValueError(f"environment {env_id!r} is unknown: {_sentence(error)}{atari}") from None
+        hint = f" (pip install {PACKAGES[namespace]})" if namespace in PACKAGES else ""
+        raise ValueError(f"environment {env_id!r} is unknown: {_sentence(error)}{hint}") from None
     except gym.error.Error as error:
         near = suggestion(env_id, list(gym.registry))
         raise ValueError(f"environment {env_id!r} is unknown: {near.removeprefix('; ') or _sentence(error)}") from None
+
+
+def _register_namespace(namespace: str) -> None:
+    """
+    Have installed packages register the environments of a namespace, ``MinAtar`` of ``MinAtar/Breakout-v1``, unless it is
+    known. They name the function that does it as an entry point, which Gymnasium read by itself before its version 1.0.
+    """
+    if namespace and all(spec.namespace != namespace for spec in gym.registry.values()):
+        for plugin in entry_points(group="gymnasium.envs", name=namespace):
+            plugin.load()()
 
 
 def check_environment(env_id: str, config: RunConfig) -> EnvSpec:
@@ -102,6 +117,7 @@ def _make_env(config: RunConfig, env_id: str, seed: int, n_envs: int, normalize:
 
 
 def _make_one(config: RunConfig, env_id: str, **kwargs: Any) -> gym.Env:
+    find_environment(env_id)  # in a process of its own, nobody may have registered it
     env = gym.make(env_id, **kwargs)
     for name, wrapper_kwargs in config.wrappers:
         env = import_name(name)(env, **wrapper_kwargs)

@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
@@ -162,6 +163,28 @@ def test_a_module_of_environments_that_cannot_be_imported_is_told_with_the_reaso
     for module, missing in (("needs_more", "no_such_simulator"), ("no_such_module", "no_such_module")):
         with pytest.raises(ImportError, match=f"module {module} cannot be imported: No module named '{missing}'"):
             check_environment(f"{module}:CartPole-v1", RunConfig(source=""))
+
+
+PLUGIN = """
+import gymnasium
+
+def register_envs():
+    gymnasium.register("Arcade/Pole-v0", "gymnasium.envs.classic_control:CartPoleEnv", max_episode_steps=9)
+"""
+
+
+def test_an_installed_package_registers_the_environments_of_its_namespace(tmp_path, monkeypatch):
+    (tmp_path / "arcade.py").write_text(PLUGIN)
+    (tmp_path / "arcade-1.0.dist-info").mkdir()
+    (tmp_path / "arcade-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: arcade\nVersion: 1.0\n")
+    (tmp_path / "arcade-1.0.dist-info" / "entry_points.txt").write_text("[gymnasium.envs]\nArcade = arcade:register_envs\n")
+    with pytest.raises(ValueError, match="environment 'Arcade/Pole-v0' is unknown"):
+        check_environment("Arcade/Pole-v0", RunConfig(source=""))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert check_environment("Arcade/Pole-v0", RunConfig(source="")).max_episode_steps == 9
+    del gym.registry["Arcade/Pole-v0"]  # as in a process of its own
+    assert make_train_env(RunConfig(source="", n_envs=2), "Arcade/Pole-v0", seed=0).reset().shape == (2, 4)
+    del gym.registry["Arcade/Pole-v0"]
 
 
 def test_wrong_environment_arguments_are_told():

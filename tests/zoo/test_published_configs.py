@@ -13,7 +13,7 @@ from readme_tables import CONFIGS, comments, measured
 
 from sb3_pgx.registry import ALGORITHMS
 from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters, load_config
-from sb3_pgx.zoo.environments import make_train_env
+from sb3_pgx.zoo.environments import find_environment, make_train_env
 
 ENTRIES = [
     (algorithm, env_id)
@@ -44,8 +44,10 @@ def entry(request):
     assert config.source == f"{algorithm}.yml: {env_id}" and config.n_timesteps
     if env_id == "atari":  # the zoo's name for all of its games
         gym.register_envs(pytest.importorskip("ale_py", reason="Atari is not installed"))
+    if env_id.startswith("MinAtar/"):
+        pytest.importorskip("minatar", reason="MinAtar is not installed")
     env_id = {"atari": "PongNoFrameskip-v4", "default": "CartPole-v1"}.get(env_id, env_id)
-    if "mujoco" in str(gym.spec(env_id).entry_point):
+    if "mujoco" in str(find_environment(env_id).entry_point):
         pytest.importorskip("mujoco", reason="MuJoCo is not installed")
     return ALGORITHMS[algorithm], env_id, config
 
