@@ -15,8 +15,8 @@ from sb3_pgx.zoo.configs import RunConfig, import_name, suggestion
 
 # The extra of gymnasium that an environment's code needs, by the module that holds it.
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "classic_control": "classic-control", "toy_text": "toy-text"}
-# What to install for a namespace of environments.
-PACKAGES = {"ALE": '"gymnasium[atari]"', "MinAtar": "minatar"}
+# Where the environments of a namespace come from.
+HINTS = {"ALE": 'pip install "gymnasium[atari]", and write ale_py:ALE/…', "MinAtar": "pip install minatar"}
 
 
 def find_environment(env_id: str) -> EnvSpec:
@@ -24,7 +24,7 @@ def find_environment(env_id: str) -> EnvSpec:
     :param env_id: Gymnasium's name of the environment
     :return: what Gymnasium knows of it, such as ``reward_threshold``
     :raises ValueError: no environment of that name; names the nearest ones
-    :raises ImportError: the module before a colon cannot be imported
+    :raises ImportError: the module before a colon cannot be imported, or an installed package cannot register what it has
     """
     module, _, name = env_id.rpartition(":")
     if module:  # Gymnasium's way to name what another package registers
@@ -32,26 +32,33 @@ def find_environment(env_id: str) -> EnvSpec:
             importlib.import_module(module)
         except ImportError as error:  # perhaps of something that the module needs
             raise ImportError(f"environment {env_id}: module {module} cannot be imported: {_sentence(error)}") from None
-    namespace = name.rpartition("/")[0]
-    _register_namespace(namespace)
+    register_namespace(name)
     try:
         return gym.spec(name)
     except gym.error.NamespaceNotFound as error:
-        hint = f" (pip install {PACKAGES[namespace]})" if namespace in PACKAGES else ""
-        raise ValueError(f"environment {env_id!r} is unknown: {_sentence(error)}{hint}") from None
+        hint = HINTS.get(name.partition("/")[0])
+        raise ValueError(f"environment {env_id!r} is unknown: {_sentence(error)}{f' ({hint})' if hint else ''}") from None
     except gym.error.Error as error:
         near = suggestion(env_id, list(gym.registry))
         raise ValueError(f"environment {env_id!r} is unknown: {near.removeprefix('; ') or _sentence(error)}") from None
 
 
-def _register_namespace(namespace: str) -> None:
+def register_namespace(env_id: str) -> None:
     """
-    Have installed packages register the environments of a namespace, ``MinAtar`` of ``MinAtar/Breakout-v1``, unless it is
-    known. They name the function that does it as an entry point, which Gymnasium read by itself before its version 1.0.
+    Have the package that ``MinAtar/Breakout-v1`` comes from register its environments, if it is installed: it names the
+    function that does so as an entry point ``MinAtar`` of the group ``gymnasium.envs``.
+
+    :param env_id: Gymnasium's name of the environment, without a module
+    :raises ImportError: the function failed
     """
-    if namespace and all(spec.namespace != namespace for spec in gym.registry.values()):
-        for plugin in entry_points(group="gymnasium.envs", name=namespace):
+    namespace, slash, _ = env_id.partition("/")
+    if not slash or env_id in gym.registry:
+        return
+    for plugin in entry_points(group="gymnasium.envs", name=namespace):
+        try:
             plugin.load()()
+        except Exception as error:  # of any package
+            raise ImportError(f"environment {env_id}: {plugin.value} cannot register it: {_sentence(error)}") from error
 
 
 def check_environment(env_id: str, config: RunConfig) -> EnvSpec:

@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pgx.common.extras import ZOO, require_extra
 from sb3_pgx.registry import ALGORITHMS
 from sb3_pgx.zoo.configs import suggestion
-from sb3_pgx.zoo.environments import find_environment
+from sb3_pgx.zoo.environments import find_environment, register_namespace
 from sb3_pgx.zoo.refusal import refusals
 
 LOGS = "logs"  # where rl_zoo3's train writes
@@ -110,6 +110,8 @@ def _check(command: "Command", arguments: Sequence[str]) -> None:
             f"there is no run of {asked.algo} in {asked.folder}: `sb3-pgx train --algo {asked.algo}` makes one, -f names "
             "another folder"
         )
+    if command in (ENJOY, RECORD_VIDEO):
+        register_namespace(asked.env)
     if command is ENJOY and not (asked.no_render or _has_display()):
         raise ValueError("there is no display to show it on: pass --no-render, or film it with `sb3-pgx record-video`")
 
@@ -123,8 +125,9 @@ def _names(command: "Command", arguments: Sequence[str]) -> argparse.Namespace:
     """What the arguments name; whatever else is wrong with them, rl_zoo3 says."""
     parser = argparse.ArgumentParser(f"sb3-pgx {command.name}", add_help=False, allow_abbrev=False)
     parser.add_argument("-a", "--algo", default=None if command is PLOT_TRAIN else "ppo")  # rl_zoo3's defaults
-    if command is TRAIN:
+    if command is not PLOT_TRAIN:
         parser.add_argument("--env", default="CartPole-v1")
+    if command is TRAIN:
         parser.add_argument("-i", "--trained-agent", default="")
         parser.add_argument("--gym-packages", nargs="+", default=[])
     else:

@@ -6,6 +6,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_pgx.common.checks import check_counts
+
 
 class PlanesAsImage(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     """
@@ -14,7 +16,7 @@ class PlanesAsImage(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
 
     :param env: environment with such observations
     :param scale: pixels of a field, in each direction
-    :raises ValueError: observations are no boolean planes
+    :raises ValueError: observations are no boolean planes, or ``scale`` is no positive whole number
     """
 
     def __init__(self, env: gym.Env, scale: int = 4):
@@ -24,6 +26,7 @@ class PlanesAsImage(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
         if not (isinstance(space, spaces.Box) and space.dtype == bool and len(space.shape) == 3):
             raise ValueError(f"PlanesAsImage makes images of boolean planes [H, W, C], and the observations are {space}")
         height, width, planes = space.shape
+        check_counts(scale=scale)
         self.scale = scale
         self.observation_space = spaces.Box(0, 255, (scale * height, scale * width, planes), np.uint8)
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from torch import nn
 
+from sb3_pgx.zoo import environments
 from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters, config_folder, load_config
 from sb3_pgx.zoo.environments import check_environment, make_eval_env, make_train_env
 
@@ -165,7 +166,7 @@ def test_a_module_of_environments_that_cannot_be_imported_is_told_with_the_reaso
             check_environment(f"{module}:CartPole-v1", RunConfig(source=""))
 
 
-PLUGIN = """
+REGISTERS = """
 import gymnasium
 
 def register_envs():
@@ -173,18 +174,55 @@ def register_envs():
 """
 
 
-def test_an_installed_package_registers_the_environments_of_its_namespace(tmp_path, monkeypatch):
-    (tmp_path / "arcade.py").write_text(PLUGIN)
-    (tmp_path / "arcade-1.0.dist-info").mkdir()
-    (tmp_path / "arcade-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: arcade\nVersion: 1.0\n")
-    (tmp_path / "arcade-1.0.dist-info" / "entry_points.txt").write_text("[gymnasium.envs]\nArcade = arcade:register_envs\n")
+@pytest.fixture
+def arcade(tmp_path, monkeypatch):
+    """Installs a package ``arcade`` of this code, which has a function for its environments as an entry point."""
+
+    def install(code):
+        (tmp_path / "arcade.py").write_text(code)
+        (tmp_path / "arcade-1.0.dist-info").mkdir()
+        (tmp_path / "arcade-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: arcade\nVersion: 1.0\n")
+        points = "[gymnasium.envs]\nArcade = arcade:register_envs\n"
+        (tmp_path / "arcade-1.0.dist-info" / "entry_points.txt").write_text(points)
+        monkeypatch.syspath_prepend(tmp_path)
+
+    yield install
+    gym.registry.pop("Arcade/Pole-v0", None)
+    sys.modules.pop("arcade", None)
+
+
+def test_an_installed_package_registers_the_environments_of_its_namespace(arcade, monkeypatch):
     with pytest.raises(ValueError, match="environment 'Arcade/Pole-v0' is unknown"):
         check_environment("Arcade/Pole-v0", RunConfig(source=""))
-    monkeypatch.syspath_prepend(tmp_path)
+    arcade(REGISTERS)
+    own = gym.envs.registration.EnvSpec("Arcade/Own-v0", entry_point="gymnasium.envs.classic_control:CartPoleEnv")
+    monkeypatch.setitem(gym.registry, own.id, own)  # of somebody else
     assert check_environment("Arcade/Pole-v0", RunConfig(source="")).max_episode_steps == 9
     del gym.registry["Arcade/Pole-v0"]  # as in a process of its own
     assert make_train_env(RunConfig(source="", n_envs=2), "Arcade/Pole-v0", seed=0).reset().shape == (2, 4)
-    del gym.registry["Arcade/Pole-v0"]
+
+
+@pytest.mark.parametrize(
+    "code", ["import no_such_thing", "no_function = 1", "def register_envs():\n    raise OSError('no ROM')"]
+)
+def test_a_package_that_cannot_register_its_environments_is_told_with_the_reason(arcade, code):
+    arcade(code)
+    reason = "no_such_thing|register_envs|no ROM"
+    with pytest.raises(
+        ImportError, match=f"environment Arcade/Pole-v0: arcade:register_envs cannot register it: .*({reason})"
+    ):
+        check_environment("Arcade/Pole-v0", RunConfig(source=""))
+
+
+@pytest.mark.parametrize(
+    ("env_id", "hint"), [("ALE/Pong-v5", "write ale_py:ALE/"), ("MinAtar/Pong-v9", "pip install minatar")]
+)
+def test_where_the_environments_of_a_namespace_come_from_is_told(env_id, hint, monkeypatch):
+    monkeypatch.setattr(environments, "entry_points", lambda **_: [])  # as if it were not installed
+    for known in [name for name in gym.registry if name.partition("/")[0] == env_id.partition("/")[0]]:
+        monkeypatch.delitem(gym.registry, known)
+    with pytest.raises(ValueError, match=f"environment '{env_id}' is unknown: .*{hint}"):
+        check_environment(env_id, RunConfig(source=""))
 
 
 def test_wrong_environment_arguments_are_told():

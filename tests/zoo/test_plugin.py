@@ -55,6 +55,7 @@ REFUSED = {
     "train --algo ppo -params learning_rate:lin_0.1": r"-params learning_rate:lin_0\.1: write name:value, .* quotes",
     "enjoy --algo acer --env CartPole-v1 --no-render": r"no run of acer in logs: `sb3-pgx train --algo acer` makes one",
     "enjoy --algo ppo_penalty --env Acrobot-v1 --no-render": r"No model found for ppo_penalty on Acrobot-v1",
+    "enjoy --algo ppo_penalty --env Arcade/Pole-v0 --no-render": r"No model found for ppo_penalty on Arcade-Pole-v0",
     "plot-train --algo ppo_penalty --env CartPole-v1 -w 100000": r"nothing to draw: .*--episode-window",
     "enjoy --algo ppo_penalty --env CartPole-v1": r"there is no display to show it on: pass --no-render",
     "-m sb3_pgx.zoo plot_train --algo nqg --env CartPole-v1": r"algorithm 'nqg' is unknown; did you mean .*'npg'",
@@ -89,13 +90,16 @@ def run_all(folder):
     )
     (folder / "broken.yml").write_text("CartPole-v1:\n  gamma: [0.9\n")
     (folder / "text.yml").write_text("CartPole-v1:\n  n_timesteps: 64\n  learning_rate: 1e-3\n")
+    (folder / "arcade.py").write_text("def register_envs():\n    print('arcade registers its environments')\n")
+    (folder / "arcade-1.0.dist-info").mkdir()
+    (folder / "arcade-1.0.dist-info" / "entry_points.txt").write_text("[gymnasium.envs]\nArcade = arcade:register_envs\n")
     commands = [*COMMANDS.values(), *(command.split() for command in REFUSED), *README]
     tests = Path(__file__).parents[1]
     environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
     environment |= {
         "MPLBACKEND": "Agg",
         "SDL_VIDEODRIVER": "dummy",
-        "PYTHONPATH": os.pathsep.join([str(tests.parent), *sys.path]),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(tests.parent), *sys.path]),
     }
     process = subprocess.run(
         [sys.executable, tests / "zoo_process.py"],
@@ -212,6 +216,11 @@ def test_what_cannot_be_done_is_one_sentence(zoo, command):
     assert result["status"] == 2
     (line,) = result["err"].splitlines()
     assert re.fullmatch(rf"(sb3-pgx|sb3_pgx\.zoo): .*{REFUSED[command]}.*", line)
+
+
+def test_a_model_is_played_in_an_environment_that_an_installed_package_registers(zoo):
+    result = zoo["results"]["enjoy --algo ppo_penalty --env Arcade/Pole-v0 --no-render"]
+    assert "arcade registers its environments" in result["out"]
 
 
 def test_nothing_is_registered_before_a_command_runs(zoo):
