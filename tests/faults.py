@@ -132,7 +132,9 @@ FAULTS = {
     "learning rate × 300": Fault("steps too large", 2, settings=dict(learning_rate=300 * 3e-4)),
     "learning rate × 300, SB3's PPO": Fault("steps too large", 2, SB3PPO, settings=dict(learning_rate=300 * 3e-4)),
     "learning rate / 1000": Fault("steps too small", 10, settings=dict(learning_rate=3e-7)),
-    "no entropy bonus, large steps": Fault("entropy collapse", 8, settings=dict(learning_rate=0.05, ent_coef=0.0)),
+    "no entropy bonus, large steps": Fault(
+        "entropy collapse", 8, env="bandit", settings=dict(learning_rate=3e-3, ent_coef=0.0)
+    ),
     "learning rate × 300, no entropy bonus": Fault(
         "premature determinism", 8, settings=dict(learning_rate=300 * 3e-4, ent_coef=0.0)
     ),
@@ -149,11 +151,11 @@ FAULTS = {
         "samples used up", 10, env="Pendulum-v1", settings=dict(clip_range=5.0, learning_rate=3e-3, n_epochs=20)
     ),
     "clip_range 5, means": Fault("ratios explode", 10, settings=dict(clip_range=5.0, learning_rate=1e-2, n_epochs=20)),
-    "clip_range 0.003, large steps": Fault("much clipping", 5, settings=dict(clip_range=0.003, learning_rate=0.01)),
+    "clip_range 0.001, large steps": Fault("much clipping", 5, settings=dict(clip_range=0.001, learning_rate=0.01)),
     "batch 4": Fault("minibatches too small", 1, settings=dict(batch_size=4)),
     "critic frozen": Fault("critic does not move", 3, plant=freeze_critic),
     "critic frozen, SB3's A2C": Fault("critic does not move", 3, SB3A2C, plant=freeze_critic),
-    "critic frozen on noise": Fault("critic worse than the mean", 22, SB3PPO, plant=freeze_noise),
+    "critic frozen on noise": Fault("critic worse than the mean", 22, SB3PPO, settings=dict(gamma=0.9), plant=freeze_noise),
     "critic hardly weighted": Fault(
         "critic lags behind",
         30,
@@ -183,7 +185,7 @@ FAULTS = {
         "reward hacked",
         25,
         env="bandit",
-        settings=dict(learning_rate=3e-4, n_epochs=1),
+        settings=dict(learning_rate=1e-3, n_epochs=1),
         health=dict(eval_env=Bandit(-1.0), eval_every=1, n_eval_episodes=20),
     ),
 }

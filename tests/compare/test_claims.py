@@ -401,7 +401,8 @@ def test_claims_of_an_installed_package_are_not_overwritten(tmp_path, monkeypatc
 
 def test_learning_claims_use_seeds_that_nothing_was_tuned_on():
     learning = [claim for checks in claims.CLAIMS.values() for claim in checks if isinstance(claim, LearningClaim)]
-    assert learning and all(set(claim.seeds) == {0, 1, 2, 3, 4} for claim in learning)
+    games = [claim for claim in learning if claim.env_id.startswith("MinAtar/")]  # slow: fewer seeds
+    assert learning and all(set(claim.seeds) == ({0, 1, 2} if claim in games else {0, 1, 2, 3, 4}) for claim in learning)
 
 
 def test_a_claim_trains_each_seed_on_its_budget(runs_in_this_process, tmp_path):
