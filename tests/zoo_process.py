@@ -37,14 +37,14 @@ def read_by_rl_zoo3() -> dict[str, Any]:
 
     from sb3_pgx.registry import ALGORITHMS
     from sb3_pgx.zoo.configs import config_folder
-    from sb3_pgx.zoo.environments import register_namespace
+    from sb3_pgx.zoo.registration import register_environment
 
     entries = {}
     for algorithm in ALGORITHMS:
         known = yaml.safe_load((config_folder() / f"{algorithm}.yml").read_text(encoding="utf-8"))
         with mock.patch.object(yaml, "safe_load", lambda *_, known=known: {k: dict(v) for k, v in known.items()}):
             for env_id in known.keys() - {"atari", "default"}:
-                register_namespace(env_id)
+                register_environment(env_id)
                 with contextlib.redirect_stdout(io.StringIO()):
                     experiment = ExperimentManager(Namespace(), algorithm, env_id, "logs")
                     hyperparameters, *_ = experiment._preprocess_hyperparams(experiment.read_hyperparameters()[0])

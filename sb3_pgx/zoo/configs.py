@@ -15,6 +15,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
+from sb3_pgx.zoo.registration import register_environment
+
 DEFAULT_N_ENVS = 8
 CLASS_DEFAULTS = "defaults of the class"
 UNSUPPORTED_KEYS = ("callback", "vec_env_wrapper", "monitor_kwargs")
@@ -99,11 +101,9 @@ def read_config(
 
 def is_atari(env_id: str) -> bool:
     """Whether the environment is an Atari game, as rl_zoo3 tells it; one that is not registered is none."""
-    module, _, name = env_id.rpartition(":")
-    if module:  # Gymnasium's way to name what another package registers
-        with suppress(ImportError):  # told where the environment is made
-            importlib.import_module(module)
-    spec = gym.registry.get(name)
+    with suppress(ImportError):  # told where the environment is made
+        register_environment(env_id)
+    spec = gym.registry.get(env_id.rpartition(":")[2])
     return spec is not None and "AtariEnv" in str(spec.entry_point)
 
 

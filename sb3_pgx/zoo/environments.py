@@ -1,8 +1,6 @@
 """Builds the vectorised environments that a hyperparameter file describes, as rl_zoo3 does."""
 
-import importlib
 from functools import partial
-from importlib.metadata import entry_points
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +10,7 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
 from sb3_pgx.zoo.configs import RunConfig, import_name, suggestion
+from sb3_pgx.zoo.registration import register_environment, sentence
 
 # The extra of gymnasium that an environment's code needs, by the module that holds it.
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "classic_control": "classic-control", "toy_text": "toy-text"}
@@ -26,39 +25,15 @@ def find_environment(env_id: str) -> EnvSpec:
     :raises ValueError: no environment of that name; names the nearest ones
     :raises ImportError: the module before a colon cannot be imported, or an installed package cannot register what it has
     """
-    module, _, name = env_id.rpartition(":")
-    if module:  # Gymnasium's way to name what another package registers
-        try:
-            importlib.import_module(module)
-        except ImportError as error:  # perhaps of something that the module needs
-            raise ImportError(f"environment {env_id}: module {module} cannot be imported: {_sentence(error)}") from None
-    register_namespace(name)
+    name = register_environment(env_id)
     try:
         return gym.spec(name)
     except gym.error.NamespaceNotFound as error:
         hint = HINTS.get(name.partition("/")[0])
-        raise ValueError(f"environment {env_id!r} is unknown: {_sentence(error)}{f' ({hint})' if hint else ''}") from None
+        raise ValueError(f"environment {env_id!r} is unknown: {sentence(error)}{f' ({hint})' if hint else ''}") from None
     except gym.error.Error as error:
         near = suggestion(env_id, list(gym.registry))
-        raise ValueError(f"environment {env_id!r} is unknown: {near.removeprefix('; ') or _sentence(error)}") from None
-
-
-def register_namespace(env_id: str) -> None:
-    """
-    Have the package that ``MinAtar/Breakout-v1`` comes from register its environments, if it is installed: it names the
-    function that does so as an entry point ``MinAtar`` of the group ``gymnasium.envs``.
-
-    :param env_id: Gymnasium's name of the environment, without a module
-    :raises ImportError: the function failed
-    """
-    namespace, slash, _ = env_id.partition("/")
-    if not slash or env_id in gym.registry:
-        return
-    for plugin in entry_points(group="gymnasium.envs", name=namespace):
-        try:
-            plugin.load()()
-        except Exception as error:  # of any package
-            raise ImportError(f"environment {env_id}: {plugin.value} cannot register it: {_sentence(error)}") from error
+        raise ValueError(f"environment {env_id!r} is unknown: {near.removeprefix('; ') or sentence(error)}") from None
 
 
 def check_environment(env_id: str, config: RunConfig) -> EnvSpec:
@@ -75,11 +50,11 @@ def check_environment(env_id: str, config: RunConfig) -> EnvSpec:
     try:
         _make_one(config, env_id, **config.env_kwargs).close()
     except (gym.error.DependencyNotInstalled, ImportError) as error:
-        raise ImportError(f"environment {env_id} cannot be made: {_sentence(error)}{_install_hint(spec)}") from None
+        raise ImportError(f"environment {env_id} cannot be made: {sentence(error)}{_install_hint(spec)}") from None
     except Exception as error:  # any environment may refuse its arguments in its own way
         wrappers = "".join(f", {name}({kwargs})" for name, kwargs in config.wrappers)
         raise ValueError(
-            f"environment {env_id} cannot be made with {config.env_kwargs}{wrappers}: {_sentence(error)}"
+            f"environment {env_id} cannot be made with {config.env_kwargs}{wrappers}: {sentence(error)}"
         ) from error
     return spec
 
@@ -136,7 +111,3 @@ def _install_hint(spec: EnvSpec) -> str:
     parts = spec.entry_point.split(".") if isinstance(spec.entry_point, str) else []
     extra = EXTRAS.get(parts[2]) if parts[:2] == ["gymnasium", "envs"] else None
     return f'; pip install "gymnasium[{extra}]"' if extra else ""
-
-
-def _sentence(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".")

@@ -24,8 +24,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pgx.common.extras import ZOO, require_extra
 from sb3_pgx.registry import ALGORITHMS
 from sb3_pgx.zoo.configs import suggestion
-from sb3_pgx.zoo.environments import find_environment, register_namespace
+from sb3_pgx.zoo.environments import find_environment
 from sb3_pgx.zoo.refusal import refusals
+from sb3_pgx.zoo.registration import register_environment
 
 LOGS = "logs"  # where rl_zoo3's train writes
 
@@ -85,7 +86,7 @@ def _check(command: "Command", arguments: Sequence[str]) -> None:
     The names that rl_zoo3 would refuse at length, or later.
 
     :raises ValueError: nothing has that name; gives the nearest ones
-    :raises ImportError: a package of ``--gym-packages`` is not there
+    :raises ImportError: a package of ``--gym-packages`` is not there, or one cannot register its environments
     """
     from rl_zoo3.utils import ALGOS
 
@@ -111,7 +112,7 @@ def _check(command: "Command", arguments: Sequence[str]) -> None:
             "another folder"
         )
     if command in (ENJOY, RECORD_VIDEO):
-        register_namespace(asked.env)
+        register_environment(asked.env)
     if command is ENJOY and not (asked.no_render or _has_display()):
         raise ValueError("there is no display to show it on: pass --no-render, or film it with `sb3-pgx record-video`")
 

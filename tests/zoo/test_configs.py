@@ -1,6 +1,7 @@
 """Hyperparameter files: what each key becomes, and the sentence for each mistake."""
 
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from torch import nn
 
-from sb3_pgx.zoo import environments
+from sb3_pgx.zoo import registration
 from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters, config_folder, load_config
 from sb3_pgx.zoo.environments import check_environment, make_eval_env, make_train_env
 
@@ -189,6 +190,7 @@ def arcade(tmp_path, monkeypatch):
     yield install
     gym.registry.pop("Arcade/Pole-v0", None)
     sys.modules.pop("arcade", None)
+    registration.run_once.cache_clear()
 
 
 def test_an_installed_package_registers_the_environments_of_its_namespace(arcade, monkeypatch):
@@ -198,8 +200,19 @@ def test_an_installed_package_registers_the_environments_of_its_namespace(arcade
     own = gym.envs.registration.EnvSpec("Arcade/Own-v0", entry_point="gymnasium.envs.classic_control:CartPoleEnv")
     monkeypatch.setitem(gym.registry, own.id, own)  # of somebody else
     assert check_environment("Arcade/Pole-v0", RunConfig(source="")).max_episode_steps == 9
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # as Gymnasium's of what is registered twice
+        assert load_config("acer", "Arcade/Pol-v0").source == "acer.yml: default"
+        with pytest.raises(ValueError, match="did you mean 'Arcade/Pole-v0'"):
+            check_environment("Arcade/Pol-v0", RunConfig(source=""))
     del gym.registry["Arcade/Pole-v0"]  # as in a process of its own
+    registration.run_once.cache_clear()
     assert make_train_env(RunConfig(source="", n_envs=2), "Arcade/Pole-v0", seed=0).reset().shape == (2, 4)
+
+
+def test_an_atari_game_of_an_installed_package_has_the_entry_of_all_games(arcade):
+    arcade(REGISTERS.replace("gymnasium.envs.classic_control:CartPoleEnv", "some_package:AtariEnv"))
+    assert load_config("acer", "Arcade/Pole-v0").source == "acer.yml: atari"
 
 
 @pytest.mark.parametrize(
@@ -218,7 +231,7 @@ def test_a_package_that_cannot_register_its_environments_is_told_with_the_reason
     ("env_id", "hint"), [("ALE/Pong-v5", "write ale_py:ALE/"), ("MinAtar/Pong-v9", "pip install minatar")]
 )
 def test_where_the_environments_of_a_namespace_come_from_is_told(env_id, hint, monkeypatch):
-    monkeypatch.setattr(environments, "entry_points", lambda **_: [])  # as if it were not installed
+    monkeypatch.setattr(registration, "entry_points", lambda **_: [])  # as if it were not installed
     for known in [name for name in gym.registry if name.partition("/")[0] == env_id.partition("/")[0]]:
         monkeypatch.delitem(gym.registry, known)
     with pytest.raises(ValueError, match=f"environment '{env_id}' is unknown: .*{hint}"):
