@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -29,7 +30,7 @@ from sb3_pgx.common.passes import CompiledPass, as_observations
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Observations, Rollout, map_tensors
 from sb3_pgx.common.short_rollouts import ShortRollouts, with_rms_prop
-from sb3_pgx.common.update import Objective
+from sb3_pgx.common.update import Objective, Update
 
 
 class ACER(ShortRollouts):
@@ -212,6 +213,8 @@ class ACER(ShortRollouts):
         self._restart_average()
         self._average_modules = Modules()
         self._average_passes: dict[int, CompiledPass] = {}  # by rows: those of rollouts and of replays take turns
+        self._final_pass = CompiledPass(_values, self.observation_space, self._tell, "values of final observations")
+        self._bounds = _bounds_of(self.action_space, self.device)
         self.replay_buffer = SegmentReplay(
             self.buffer_size, self.n_steps, self.observation_space, self.action_space, self.n_envs
         )
@@ -243,7 +246,15 @@ class ACER(ShortRollouts):
         self._generator_seed = seed
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "replay_buffer", "_raw", "_average_modules", "_average_passes"]
+        return [
+            *super()._excluded_save_params(),
+            "replay_buffer",
+            "_raw",
+            "_average_modules",
+            "_average_passes",
+            "_final_pass",
+            "_bounds",
+        ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
@@ -323,21 +334,33 @@ class ACER(ShortRollouts):
             in_logits=self.trust_region_statistics == "logits",
             with_std=self.policy.learns_std,
         )
-        measured = [self._learn_from(self._on_policy(rollout), c)] if self.learns_on_policy else []
+        measured: list[dict[str, float]] = []
+        if self.learns_on_policy:
+            measured += self._learn([self._on_policy(rollout)], rollout.rewards.numel(), c)
         replayed = self._remember(rollout)
-        for _ in range(replayed):
-            measured.append(self._learn_from(self._replayed(), c))
+        if replayed:
+            segments = (self._replayed() for _ in range(replayed))  # each one completed by the policy of its turn
+            measured += self._learn(segments, self.n_steps * self._replay_batch, c)
         of_all = {name: float(np.mean([m[name] for m in measured])) for name in (measured[0] if measured else ())}
         if measured:
             of_all["ratio_max"] = max(m["ratio_max"] for m in measured)
         return {**of_all, "replay_updates": float(replayed), "explained_variance": self.explained_variance(), **self.spread()}
 
-    def _learn_from(self, segments: Segments, c: Coefficients) -> dict[str, float]:
-        with self.gradient_steps(c, len(segments)) as steps:
-            steps.epoch([segments])
+    @property
+    def _replay_batch(self) -> int:
+        return self.replay_batch or self.n_envs
+
+    def _learn(self, batches: Iterable[Segments], rows: int, c: Coefficients) -> list[dict[str, float]]:
+        """An update for each of the batches, all of so many rows."""
+        with self.gradient_steps(c, rows) as steps:
+            return [self._learn_from(segments, steps) for segments in batches]
+
+    def _learn_from(self, segments: Segments, steps: Update) -> dict[str, float]:
+        steps.epoch([segments])
         self._n_updates += 1
+        steps.number = self._n_updates
         follow(self._average_modules, self._modules, self.average_coef)
-        return steps.means()
+        return steps.last_epoch
 
     def _remember(self, rollout: Rollout) -> int:
         """Keep the rollout, and say how many updates are to be replayed now."""
@@ -361,7 +384,7 @@ class ACER(ShortRollouts):
         )
 
     def _replayed(self) -> Segments:
-        sample = self.replay_buffer.sample(self.replay_batch or self.n_envs, self._generator)
+        sample = self.replay_buffer.sample(self._replay_batch, self._generator)
         observations, rewards, final = sample.observations, sample.rewards, sample.final_observations
         if self.replay_buffer.raw:
             normalize = self._vec_normalize_env
@@ -402,22 +425,50 @@ class ACER(ShortRollouts):
         (average,) = average_pass.run(self.average_policy, self._average_modules, inputs, self._compiled)
         final_values = th.zeros_like(rewards)
         if final_observations is not None:
-            self._modules.train(self.policy, False)  # they are no data, and may be a single one
-            with th.no_grad():
-                final_values[truncated] = values_of(self.policy, final_observations, int(truncated.sum()))
-            self._modules.train(self.policy, True)
-            release_graph(self.policy)
-        noise = bounds = None
-        if isinstance(self.action_space, spaces.Box):
+            final_values[truncated] = self._values_of(final_observations, int(truncated.sum()))
+        noise = None
+        if self._bounds is not None:
             noise = th.randn((1 + 2 * self.n_dueling_samples, *actions.shape), device=self.device)
-            low, high = self.action_space.low.ravel(), self.action_space.high.ravel()
-            bounds = th.from_numpy(np.stack([low, high]).astype(np.float32)).to(self.device)
-        return Segments(observations, actions, behaviour, average, rewards, terminated, truncated, final_values, noise, bounds)
+        return Segments(
+            observations, actions, behaviour, average, rewards, terminated, truncated, final_values, noise, self._bounds
+        )
+
+    def _values_of(self, observations: Observations, total: int) -> Tensor:
+        """V of final observations, ``[total]``: compiled for as many as a batch has segments, the usual case."""
+        rows = max(self.n_envs, self._replay_batch)
+        self._modules.train(self.policy, False)  # they are no data, and may be a single one
+        with th.no_grad():
+            if self._compiled and total <= rows:
+                inputs = [_padded(x, rows) for x in self._final_pass.inputs(observations)]
+                (values,) = self._final_pass.run(self.policy, self._modules, inputs, True)
+                values = values[:total]
+            else:
+                values = values_of(self.policy, observations, total)
+        self._modules.train(self.policy, True)
+        release_graph(self.policy)
+        return values
 
 
 def _distribution(policy: ACERMixin, *tensors: Tensor) -> tuple[Tensor]:
     """The packed parameters of the policy's distribution, ``[B, K]``, for :class:`~sb3_pgx.common.passes.CompiledPass`."""
     return (packed(policy.get_distribution(as_observations(policy, tensors))),)
+
+
+def _values(policy: ACERMixin, *tensors: Tensor) -> tuple[Tensor]:
+    """V(s), ``[B]``, likewise."""
+    return (policy.predict_values(as_observations(policy, tensors)).flatten(),)
+
+
+def _padded(rows: Tensor, total: int) -> Tensor:
+    """With zeros after them."""
+    return th.cat([rows, rows.new_zeros((total - len(rows), *rows.shape[1:]))])
+
+
+def _bounds_of(space: spaces.Space, device: th.device) -> Tensor | None:
+    """Lowest and highest actions of a Box, ``[2, D]``."""
+    if not isinstance(space, spaces.Box):
+        return None
+    return th.from_numpy(np.stack([space.low.ravel(), space.high.ravel()]).astype(np.float32)).to(device)
 
 
 def _cat(rows: Observations, after: Observations) -> Observations:

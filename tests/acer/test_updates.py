@@ -96,8 +96,8 @@ def test_a_replay_ratio_of_0_is_refused_when_it_leaves_nothing_to_learn_from():
 @BOTH
 def test_a_compiled_training_is_the_eager_one(kind, graphs):
     """
-    Acting, and on rollouts and on replayed segments, of another number of rows, the step and the average policy: five graphs,
-    however often rollouts and replays take turns.
+    Acting, values of final observations, and on rollouts and on replayed segments, of another number of rows, the step and
+    the average policy: six graphs, however often rollouts and replays take turns.
     """
     models = []
     for compile in (False, True):
@@ -109,6 +109,35 @@ def test_a_compiled_training_is_the_eager_one(kind, graphs):
     assert trained(compiled) == trained(eager), "random numbers were drawn differently"
     assert eager._n_updates > 6, "six rollouts, and something to replay"
     assert not any("uncompiled" in sentence for sentence in compiled.log.sentences)
-    assert len(graphs) == 5
+    assert len(graphs) == 6
     assert_same_training(eager, compiled)
     th.testing.assert_close(flat(compiled.average_policy), flat(eager.average_policy), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_an_update_that_is_refused_says_which_and_changes_nothing(compile, graphs):
+    """The second of three on the memory: one on each of two rollouts came before."""
+    model = make(compile=compile, replay_start=24)
+    model.replay_ratio, before = 1.0, []
+
+    class Three:
+        def poisson(self, _):
+            return 3
+
+        def __getattr__(self, name):
+            return getattr(generator, name)
+
+    generator, model._generator = model._generator, Three()
+
+    def spoil(segments, steps):
+        if model._n_updates == 3:
+            segments.rewards[2, 1] = math.nan
+            before.extend([parameters(model), flat(model.average_policy)])
+
+    watch(model, "_learn_from", spoil)
+    with pytest.raises(ValueError, match="the rewards is not finite in update 4; the step was not taken"):
+        model.learn(24)
+    assert model._n_updates == 3 == model.n_gradient_steps
+    assert_same(before[0], parameters(model))
+    assert th.equal(before[1], flat(model.average_policy))
+    assert {float(state["step"]) for state in model.policy.optimizer.state.values()} == {3.0}
