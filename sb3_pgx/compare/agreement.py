@@ -68,6 +68,6 @@ def judge(claim: AgreementClaim, ours: Sequence[RunResult], theirs: Sequence[Run
         "timesteps": claim.timesteps,
         "differences": differences,
         "runs": {label: describe(results) for label, results in runs.items()},
-        **provenance(command),
+        **provenance(claim, command),
     }
     return Verdict(f"as {claim.peer}, {claim.env_id}", claim.statement, passed, tuple(lines), record)

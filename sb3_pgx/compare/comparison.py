@@ -176,7 +176,7 @@ def plan_comparison(
         workers=min(workers or os.cpu_count() or 1, len(specs)),
         normalize=normalize,
         command=_command(env_ids, names, timesteps, chosen, threshold, eval_episodes, configs, normalize),
-        versions={**versions(), **package_versions(names)},
+        versions={**versions(*env_ids), **package_versions(names)},
     )
     folder = _default_output(env_ids) if output is None else Path(output)
     check_goes_on(folder, describe(specs, setting.versions), force)

@@ -87,7 +87,7 @@ def judge(claim: FalseAlarmClaim, outcomes: list[Watched], command: str) -> Verd
         "alarms_in_100_updates": rate,
         "environments": per_environment,
         "seeds": list(claim.seeds),
-        **provenance(command),
+        **provenance(claim, command),
     }
     return Verdict("false alarms", claim.statement, rate <= claim.bound, tuple(lines), record)
 

@@ -75,4 +75,4 @@ def _is_of(result: RunResult, spec: RunSpec) -> bool:
     # Its settings and versions, too: after --force the folder may hold runs of what was compared there before.
     found = (result.label, result.env_id, result.seed, result.timesteps, len(result.returns), result.config, result.versions)
     config = as_json(asdict(spec.config))
-    return found == (spec.label, spec.env_id, spec.seed, spec.timesteps, spec.eval_episodes, config, versions())
+    return found == (spec.label, spec.env_id, spec.seed, spec.timesteps, spec.eval_episodes, config, versions(spec.env_id))

@@ -65,7 +65,7 @@ class GradientVarianceClaim:
             "gradients": self.batches,
             "timesteps_before": self.timesteps,
             "seeds": list(self.seeds),
-            **provenance(settings.command),
+            **provenance(self, settings.command),
         }
         return Verdict(f"gradient variance, {self.env_id}", self.statement, passed, tuple(lines), kept)
 

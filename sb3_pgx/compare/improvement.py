@@ -70,6 +70,6 @@ def judge(claim: TuningClaim, runs: Mapping[str, Sequence[RunResult]], command: 
         "timesteps": claim.timesteps,
         "differences": differences,
         "runs": {name: describe(results) for name, results in runs.items()},
-        **provenance(command),
+        **provenance(claim, command),
     }
     return Verdict(f"{claim.algorithm}, {claim.env_id}", claim.statement, passed, tuple(lines), record)

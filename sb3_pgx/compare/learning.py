@@ -57,6 +57,6 @@ def judge(claim: LearningClaim, results: Sequence[RunResult], command: str) -> V
         "threshold": claim.threshold,
         "timesteps": claim.timesteps,
         **summary,
-        **provenance(command),
+        **provenance(claim, command),
     }
     return Verdict(claim.env_id, claim.statement, passed, tuple(lines), record)

@@ -68,7 +68,7 @@ def measure_config(
 
 def run_folder(spec: RunSpec, output: Path) -> Path:
     """Where the runs of all seeds are kept: whatever else is part of a run, and may change its outcome, is in the name."""
-    content = {**asdict(spec), "seed": None, "versions": versions()}
+    content = {**asdict(spec), "seed": None, "versions": versions(spec.env_id)}
     digest = sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
     return output / "runs" / spec.env_id.replace("/", "-") / f"{file_name(spec.label)}-{digest}"
 

@@ -91,7 +91,7 @@ def judge(claim: RelativeClaim, pairs: Mapping[str, Pair], command: str) -> Verd
         "interval_95": interval,
         "ratio_per_environment": ratios,
         "runs": runs,
-        **provenance(command),
+        **provenance(claim, command),
     }
     where = f", {claim.env_ids[0]}" if len(claim.env_ids) == 1 else ""  # of several single ones, each has an entry
     return Verdict(f"{claim.share:g} of {claim.other}{where}", claim.statement, passed, tuple(lines), record)

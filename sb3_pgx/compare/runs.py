@@ -22,6 +22,7 @@ import sb3_pgx
 from sb3_pgx.compare.peers import constructor_arguments
 from sb3_pgx.zoo.configs import RunConfig
 from sb3_pgx.zoo.environments import make_eval_env, make_train_env
+from sb3_pgx.zoo.registration import simulator_versions
 
 # Environments count their seeds up from the run's; the stride keeps the episodes of different runs apart, and the
 # offsets keep those of the learning curve and of the final evaluation apart from training (for run seeds below 1000).
@@ -136,14 +137,15 @@ def failed(spec: RunSpec, error: BaseException) -> RunResult:
     return _result(spec, error=sentence, traceback="".join(traceback.format_exception(error)))
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides a run's outcome."""
+def versions(*env_ids: str) -> dict[str, str]:
+    """Versions of what decides a run's outcome; of the packages that simulate these environments, too."""
     return {
         "sb3_pgx": sb3_pgx.__version__,
         "python": platform.python_version(),
         "torch": str(th.__version__),
         "stable_baselines3": sb3.__version__,
         "gymnasium": gym.__version__,
+        **simulator_versions(env_ids),
     }
 
 
@@ -183,7 +185,7 @@ def _result(spec: RunSpec, **outcome: Any) -> RunResult:
         timesteps=spec.timesteps,
         source=spec.config.source,
         config=asdict(spec.config),
-        versions=versions(),
+        versions=versions(spec.env_id),
         **outcome,
     )
 

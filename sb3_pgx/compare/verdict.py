@@ -46,6 +46,7 @@ class Claim(Protocol):
         """Trains and judges."""
 
 
-def provenance(command: str) -> dict[str, Any]:
+def provenance(claim: Claim, command: str) -> dict[str, Any]:
     """What a record says about where it comes from."""
-    return {"versions": versions(), "date": date.today().isoformat(), "command": command}
+    env_ids = [env_id for _, env_id in claim.trains]
+    return {"versions": versions(*env_ids), "date": date.today().isoformat(), "command": command}

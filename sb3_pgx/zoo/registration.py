@@ -1,8 +1,10 @@
 """Environments that other packages bring, made known to Gymnasium."""
 
 import importlib
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 
 import gymnasium as gym
 
@@ -36,6 +38,26 @@ def register_environment(env_id: str) -> str:
 def run_once(plugin: EntryPoint) -> None:
     """Call the function; not again for another name, since Gymnasium warns of what is registered twice."""
     plugin.load()()
+
+
+def simulator_versions(env_ids: Iterable[str]) -> dict[str, str]:
+    """Versions of the installed packages that simulate environments: what a policy returns depends on them."""
+    found = {}
+    for env_id in env_ids:
+        with suppress(ImportError):  # of a package that is not installed, or not as one
+            package = _simulator(register_environment(env_id))
+            found[package] = version(package)
+    return found
+
+
+def _simulator(name: str) -> str:
+    """The package of an environment; of Gymnasium's own ones, that of the folder they are in: ``box2d``, ``mujoco``."""
+    if name not in gym.registry:
+        raise PackageNotFoundError(name)
+    entry_point = gym.registry[name].entry_point
+    module = entry_point.partition(":")[0] if isinstance(entry_point, str) else entry_point.__module__
+    package, *folders = module.split(".")
+    return folders[1] if package == "gymnasium" and folders[:1] == ["envs"] and len(folders) > 1 else package
 
 
 def sentence(error: BaseException) -> str:

@@ -201,7 +201,7 @@ def trained(monkeypatch, result):
                 timesteps=spec.timesteps,
                 returns=[1.0] * spec.eval_episodes,
                 config=asdict(spec.config),
-                versions=versions(),
+                versions=versions(spec.env_id),
             )
             for spec in specs
         ]
@@ -248,7 +248,9 @@ def test_a_run_counts_only_with_the_same_settings_and_versions(trained, tmp_path
     assert [train(0.9), train(0.9)] == [1, 0]
     assert [train(0.8), train(0.9, timesteps=81), train(0.9, eval_episodes=4), train(0.9, algorithm="a2c")] == [1] * 4
     assert [train(0.8), train(0.9)] == [0, 0]  # none took the place of another
-    monkeypatch.setattr(measure, "versions", lambda: {"torch": "another"})
+    monkeypatch.setattr("sb3_pgx.compare.runs.simulator_versions", lambda env_ids: dict.fromkeys(env_ids, "2.0"))
+    assert [train(0.9), train(0.9)] == [1, 0]
+    monkeypatch.setattr(measure, "versions", lambda env_id: {"torch": "another"})
     assert train(0.9) == 1
 
 

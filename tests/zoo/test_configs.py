@@ -3,9 +3,11 @@
 import sys
 import warnings
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import pytest
 import yaml
@@ -15,6 +17,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from torch import nn
 
+from sb3_pgx.compare.runs import versions
 from sb3_pgx.zoo import registration
 from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters, config_folder, load_config
 from sb3_pgx.zoo.environments import check_environment, make_eval_env, make_train_env
@@ -213,6 +216,19 @@ def test_an_installed_package_registers_the_environments_of_its_namespace(arcade
 def test_an_atari_game_of_an_installed_package_has_the_entry_of_all_games(arcade):
     arcade(REGISTERS.replace("gymnasium.envs.classic_control:CartPoleEnv", "some_package:AtariEnv"))
     assert load_config("acer", "Arcade/Pole-v0").source == "acer.yml: atari"
+
+
+def test_what_a_run_depends_on_names_the_package_that_simulates(arcade):
+    """Gymnasium's own version is known anyway; what is no installed package has none."""
+    arcade(REGISTERS.replace("gymnasium.envs.classic_control:CartPoleEnv", "arcade:Game"))
+    gym.register("Here-v0", type(gym.make("CartPole-v1").unwrapped))
+    env_ids = ["CartPole-v1", "HalfCheetah-v5", "LunarLander-v3", "Here-v0", "Unknown-v0", "no_such_module:Pole-v0"]
+    try:
+        found = registration.simulator_versions([*env_ids, "Arcade/Pole-v0"])
+    finally:
+        del gym.registry["Here-v0"]
+    assert found == {"mujoco": mujoco.__version__, "box2d": version("box2d"), "arcade": "1.0"}
+    assert versions("Arcade/Pole-v0", "CartPole-v1") == {**versions(), "arcade": "1.0"}
 
 
 @pytest.mark.parametrize(
