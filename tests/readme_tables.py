@@ -16,6 +16,8 @@ from logged import table as logged_table
 from sb3_pgx.callbacks import METRICS
 from sb3_pgx.compare.bench.report import markdown
 from sb3_pgx.compare.bench.results import read_results
+from sb3_pgx.compare.claims import MUJOCO
+from sb3_pgx.compare.statistics import bootstrap_interval, interquartile_mean
 from sb3_pgx.registry import ALGORITHMS
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +78,40 @@ def claim_rows(record: dict[str, Any]) -> list[str]:
         interval = f"{low:+.1f} to {high:+.1f} ({d['width']:.1f} wide)"
         rows.append(f"| {claim}: difference in {name} | {d['difference']:+.1f} | {interval} | {seeds} |")
     return rows
+
+
+def mujoco_table() -> str:
+    """What claims measured there, of every algorithm and peer."""
+    seeds: dict[tuple[str, str], dict[str, float]] = {}
+    for record in results():
+        for cell, runs in runs_of(record).items():
+            if cell[1] in MUJOCO and record["timesteps"] == 1_000_000 and len(runs) > len(seeds.get(cell, ())):
+                seeds[cell] = runs
+
+    def told(cell: tuple[str, str]) -> str:
+        if cell not in seeds:
+            return ""
+        values = list(seeds[cell].values())
+        low, high = bootstrap_interval(values, interquartile_mean)
+        return f"{interquartile_mean(values):.0f} [{low:.0f}, {high:.0f}]{f' ({len(values)})' if len(values) != 5 else ''}"
+
+    labels = sorted({label for label, _ in seeds}, key=lambda label: (":" in label, label))  # peers after ours
+    rows = [f"| `{label}` | {' | '.join(told((label, env_id)) for env_id in MUJOCO)} |" for label in labels]
+    return "\n".join([f"| | {' | '.join(MUJOCO)} |", f"|---|{'--:|' * len(MUJOCO)}", *rows])
+
+
+def runs_of(record: dict[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
+    """The return of each seed, by algorithm and environment, of a claim on one algorithm or on several."""
+    alone = re.match(r"(\w+) reaches \S+ on (\S+) within", record["claim"])
+    beside = re.match(r"\w+ learns as \S+ does on (\S+)", record["claim"])
+    if alone:
+        return {(alone[1], alone[2]): record["mean_return_per_seed"]}
+    if beside:
+        return {(label, beside[1]): runs["mean_return_per_seed"] for label, runs in record["runs"].items()}
+    if "ratio" in record:
+        by_env = record["runs"].items()
+        return {(a, env_id): runs["mean_return_per_seed"] for env_id, of_env in by_env for a, runs in of_env.items()}
+    return {}
 
 
 def measured() -> set[tuple[str, str]]:
@@ -160,6 +196,7 @@ GENERATED = {
     "faults": faults_table,
     "logged": logged_table,
     "metrics": metrics_table,
+    "mujoco": mujoco_table,
     "speed": speed_tables,
     "variance": variance_sentence,
 }

@@ -31,7 +31,7 @@ def test_code_blocks_run(file, line, code, tmp_path, monkeypatch):
     exec(compile(shortened, f"{file}:{line}", "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("name", ["claims", "configs", "faults", "logged", "metrics", "variance"])
+@pytest.mark.parametrize("name", ["claims", "configs", "faults", "logged", "metrics", "mujoco", "variance"])
 def test_published_figures_are_those_that_were_measured(name):
     assert section(name) == GENERATED[name]()
 

@@ -340,7 +340,7 @@ class ACER(ShortRollouts):
         replayed = self._remember(rollout)
         if replayed:
             segments = (self._replayed() for _ in range(replayed))  # each one completed by the policy of its turn
-            measured += self._learn(segments, self.n_steps * self._replay_batch, c)
+            measured += self._learn(segments, self.replay_buffer.segment_length * self._replay_batch, c)
         of_all = {name: float(np.mean([m[name] for m in measured])) for name in (measured[0] if measured else ())}
         if measured:
             of_all["ratio_max"] = max(m["ratio_max"] for m in measured)
@@ -438,10 +438,10 @@ class ACER(ShortRollouts):
         rows = max(self.n_envs, self._replay_batch)
         self._modules.train(self.policy, False)  # they are no data, and may be a single one
         with th.no_grad():
-            if self._compiled and total <= rows:
-                inputs = [_padded(x, rows) for x in self._final_pass.inputs(observations)]
-                (values,) = self._final_pass.run(self.policy, self._modules, inputs, True)
-                values = values[:total]
+            fits = self._compiled and total <= rows
+            inputs = [_padded(x, rows) for x in self._final_pass.inputs(observations)] if fits else []
+            if fits and self._final_pass.prepare(self.policy, self._modules, inputs):
+                values = self._final_pass(inputs)[0][:total]
             else:
                 values = values_of(self.policy, observations, total)
         self._modules.train(self.policy, True)

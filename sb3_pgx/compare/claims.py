@@ -28,6 +28,8 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         LearningClaim("acer", "Pendulum-v1", timesteps=100_000, threshold=-200.0),
         LearningClaim("acer", "InvertedPendulum-v5", timesteps=300_000, threshold=900.0),
         LearningClaim("acer", "MinAtar/Breakout-v1", timesteps=300_000, threshold=2.0, seeds=(0, 1, 2)),
+        RelativeClaim("acer", "a2c", ("HalfCheetah-v5",), timesteps=1_000_000, share=1.0),
+        RelativeClaim("acer", "a2c", ("Hopper-v5",), timesteps=1_000_000, share=1.0),
     ),
     "npg": (LearningClaim("npg", "HalfCheetah-v5", timesteps=1_000_000, threshold=2000.0),),
     "ppo": (

@@ -7,9 +7,7 @@ import dataclasses
 import importlib
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_pgx.common.extras import installed_versions
 from sb3_pgx.common.schedules import as_schedule
 from sb3_pgx.registry import ALGORITHMS, algorithm_class
 from sb3_pgx.zoo.configs import CLASS_DEFAULTS, RunConfig, check_hyperparameters, is_number, load_config, suggestion
@@ -148,11 +147,7 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
     """Versions of the packages beside SB3 that algorithms of these names come from, where they are installed."""
     bases = map(base_name, names)
     origins = dict.fromkeys(base.partition(":")[0] for base in bases if ":" in base)
-    found = {}
-    for distribution in (PEERS[origin].distribution for origin in origins if origin != "sb3"):
-        with suppress(PackageNotFoundError):
-            found[distribution] = version(distribution)
-    return found
+    return installed_versions(PEERS[origin].distribution for origin in origins if origin != "sb3")
 
 
 def constructor_arguments(algorithm: type[BaseAlgorithm], hyperparameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,15 @@
 
 import importlib
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import cache
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from importlib.metadata import EntryPoint, entry_points, packages_distributions
 
 import gymnasium as gym
+
+from sb3_pgx.common.extras import installed_versions
+
+# Of Gymnasium's environments, by their folder: the package of the engine.
+ENGINES = {"box2d": "Box2D", "mujoco": "mujoco"}
 
 
 def register_environment(env_id: str) -> str:
@@ -42,22 +46,27 @@ def run_once(plugin: EntryPoint) -> None:
 
 def simulator_versions(env_ids: Iterable[str]) -> dict[str, str]:
     """Versions of the installed packages that simulate environments: what a policy returns depends on them."""
-    found = {}
-    for env_id in env_ids:
-        with suppress(ImportError):  # of a package that is not installed, or not as one
-            package = _simulator(register_environment(env_id))
-            found[package] = version(package)
-    return found
+    return installed_versions(name for env_id in env_ids if (name := _simulator(env_id)) is not None)
 
 
-def _simulator(name: str) -> str:
-    """The package of an environment; of Gymnasium's own ones, that of the folder they are in: ``box2d``, ``mujoco``."""
-    if name not in gym.registry:
-        raise PackageNotFoundError(name)
-    entry_point = gym.registry[name].entry_point
-    module = entry_point.partition(":")[0] if isinstance(entry_point, str) else entry_point.__module__
+def _simulator(env_id: str) -> str | None:
+    """The distribution that an environment is from; of Gymnasium's own ones, that of their engine."""
+    try:
+        entry_point = gym.registry[register_environment(env_id)].entry_point
+    except Exception:  # of any package; whoever makes the environment is told
+        return None
+    module = entry_point.partition(":")[0] if isinstance(entry_point, str) else getattr(entry_point, "__module__", "")
     package, *folders = module.split(".")
-    return folders[1] if package == "gymnasium" and folders[:1] == ["envs"] and len(folders) > 1 else package
+    if package == "gymnasium":
+        return _distribution(ENGINES[folders[1]]) if len(folders) > 1 and folders[1] in ENGINES else None
+    return _distribution(package)
+
+
+@cache
+def _distribution(package: str) -> str:
+    """The distribution that a package is imported from, which may have another name."""
+    known = packages_distributions().get(package, ())
+    return package if package in known or not known else known[0]
 
 
 def sentence(error: BaseException) -> str:

@@ -54,13 +54,18 @@ def test_as_many_segments_are_replayed_as_there_are_environments_unless_told_oth
 
 
 def test_metrics_are_means_over_the_updates_of_a_rollout_and_the_largest_ratio_is_the_largest():
+    """The parts are those of the policy before each update, on its segments."""
     model, metrics = make(replay_ratio=4.0), Metrics()
-    measured, learn_from = [], model._learn_from
-    model._learn_from = lambda *arguments: measured.append(learn_from(*arguments)) or measured[-1]
+
+    def measure(segments, steps):
+        now = model.objective.evaluate(model.policy, segments)
+        return {name: x.item() for name, x in model.objective.measure(now, segments, steps.plan.coefficients).items()}
+
+    measured = watch(model, "_learn_from", measure)
     model.learn(60, callback=metrics)
     for logged in metrics.updates:
         of_rollout, measured = measured[: 1 + int(logged["replay_updates"])], measured[1 + int(logged["replay_updates"]) :]
-        assert logged["ratio_max"] == max(m["ratio_max"] for m in of_rollout)
+        assert logged["ratio_max"] == pytest.approx(max(m["ratio_max"] for m in of_rollout))
         assert logged["q_loss"] == pytest.approx(np.mean([m["q_loss"] for m in of_rollout]))
         assert of_rollout[0]["ratio_max"] == pytest.approx(1.0, abs=1e-5), "the first is the one on the rollout itself"
         assert len(of_rollout) == 1 or logged["ratio_max"] > 1.01

@@ -153,7 +153,7 @@ class Update:
 
     ``stopped`` says whether it has, ``taken`` how many steps were taken, ``scale`` by what a controller has multiplied the
     learning rate. ``last`` are the metrics of the last minibatch seen, ``last_epoch`` the means over the last epoch.
-    ``number``, of updates done before, is for an error: an algorithm whose every epoch is an update counts on.
+    ``number`` are the updates done before, for an error; where every epoch is an update, whoever takes it counts on.
     """
 
     def __init__(self, steps: GradientSteps, policy: ActorCriticPolicy, plan: Plan, compiled: bool, number: int):

@@ -3,15 +3,14 @@
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sb3_pgx.common.extras import require_extra
+from sb3_pgx.common.extras import installed_versions, require_extra
 from sb3_pgx.compare.arguments import check_positive
 from sb3_pgx.compare.bench.cases import DIAGNOSTICS, Case, missing_package, select_cases
 from sb3_pgx.compare.bench.measure import Measurement, Process
@@ -25,7 +24,7 @@ from sb3_pgx.zoo.environments import check_environment
 
 ROUNDS, QUICK_ROUNDS = 5, 2
 RESULTS_FILE = "bench.json"
-OPTIONAL = ("sb3_contrib", "sbx-rl", "jax", "mujoco", "pfrl")
+OPTIONAL = ("sb3_contrib", "sbx-rl", "jax", "mujoco", "pfrl")  # of which some cases are
 CEILING = "environments alone"
 
 T = TypeVar("T")
@@ -164,7 +163,7 @@ def measure(case: Case, rounds: int, timesteps: int, command: str) -> CaseResult
         command=command,
         date=date.today().isoformat(),
         machine=machine(),
-        versions={**versions(), **_optional_versions()},
+        versions={**versions(), **installed_versions(OPTIONAL)},
     )
 
 
@@ -175,15 +174,6 @@ def take_turns(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[s
         for name, contender in contenders.items():
             measured[name].append(contender())
     return measured
-
-
-def _optional_versions() -> dict[str, str]:
-    """Of packages that some cases use, where they are installed."""
-    found = {}
-    for name in OPTIONAL:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 def _missing_environment(case: Case) -> str | None:
