@@ -425,7 +425,7 @@ class ACER(ShortRollouts):
         (average,) = average_pass.run(self.average_policy, self._average_modules, inputs, self._compiled)
         final_values = th.zeros_like(rewards)
         if final_observations is not None:
-            final_values[truncated] = self._values_of(final_observations, int(truncated.sum()))
+            final_values[truncated] = self._final_values(final_observations, int(truncated.sum()))
         noise = None
         if self._bounds is not None:
             noise = th.randn((1 + 2 * self.n_dueling_samples, *actions.shape), device=self.device)
@@ -433,7 +433,7 @@ class ACER(ShortRollouts):
             observations, actions, behaviour, average, rewards, terminated, truncated, final_values, noise, self._bounds
         )
 
-    def _values_of(self, observations: Observations, total: int) -> Tensor:
+    def _final_values(self, observations: Observations, total: int) -> Tensor:
         """V of final observations, ``[total]``: compiled for as many as a batch has segments, the usual case."""
         rows = max(self.n_envs, self._replay_batch)
         self._modules.train(self.policy, False)  # they are no data, and may be a single one

@@ -55,11 +55,12 @@ def _simulator(env_id: str) -> str | None:
         entry_point = gym.registry[register_environment(env_id)].entry_point
     except Exception:  # of any package; whoever makes the environment is told
         return None
-    module = entry_point.partition(":")[0] if isinstance(entry_point, str) else getattr(entry_point, "__module__", "")
+    if entry_point is None:
+        return None
+    module = entry_point.partition(":")[0] if isinstance(entry_point, str) else entry_point.__module__
     package, *folders = module.split(".")
-    if package == "gymnasium":
-        return _distribution(ENGINES[folders[1]]) if len(folders) > 1 and folders[1] in ENGINES else None
-    return _distribution(package)
+    engine = package if package != "gymnasium" else next((ENGINES[name] for name in folders if name in ENGINES), None)
+    return None if engine is None else _distribution(engine)
 
 
 @cache

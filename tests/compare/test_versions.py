@@ -12,8 +12,10 @@ from sb3_pgx.zoo.configs import RunConfig
 
 @pytest.fixture(autouse=True)
 def engines(monkeypatch):
-    engines = lambda env_ids: {f"engine of {env_id}": "2.0" for env_id in env_ids}  # noqa: E731
-    monkeypatch.setattr("sb3_pgx.compare.runs.simulator_versions", engines)
+    def found(env_ids):
+        return {f"engine of {env_id}": "2.0" for env_id in env_ids}
+
+    monkeypatch.setattr("sb3_pgx.compare.runs.simulator_versions", found)
 
 
 def simulators(versions):

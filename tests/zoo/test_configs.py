@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
+from gymnasium.envs.registration import EnvSpec
 from sb3_contrib import TRPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
@@ -179,14 +180,15 @@ def register_envs():
 
 @pytest.fixture
 def arcade(tmp_path, monkeypatch):
-    """Installs a package ``arcade`` of this code, which has a function for its environments as an entry point."""
+    """Installs a package ``arcade`` of this code, as ``arcade-games``, with a function for its environments as entry point."""
 
     def install(code):
         (tmp_path / "arcade.py").write_text(code)
-        (tmp_path / "arcade-1.0.dist-info").mkdir()
-        (tmp_path / "arcade-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: arcade\nVersion: 1.0\n")
-        points = "[gymnasium.envs]\nArcade = arcade:register_envs\n"
-        (tmp_path / "arcade-1.0.dist-info" / "entry_points.txt").write_text(points)
+        folder = tmp_path / "arcade_games-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: arcade-games\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text("[gymnasium.envs]\nArcade = arcade:register_envs\n")
+        (folder / "top_level.txt").write_text("arcade\n")
         monkeypatch.syspath_prepend(tmp_path)
 
     yield install
@@ -199,7 +201,7 @@ def test_an_installed_package_registers_the_environments_of_its_namespace(arcade
     with pytest.raises(ValueError, match="environment 'Arcade/Pole-v0' is unknown"):
         check_environment("Arcade/Pole-v0", RunConfig(source=""))
     arcade(REGISTERS)
-    own = gym.envs.registration.EnvSpec("Arcade/Own-v0", entry_point="gymnasium.envs.classic_control:CartPoleEnv")
+    own = EnvSpec("Arcade/Own-v0", entry_point="gymnasium.envs.classic_control:CartPoleEnv")
     monkeypatch.setitem(gym.registry, own.id, own)  # of somebody else
     assert check_environment("Arcade/Pole-v0", RunConfig(source="")).max_episode_steps == 9
     with warnings.catch_warnings():
@@ -217,17 +219,19 @@ def test_an_atari_game_of_an_installed_package_has_the_entry_of_all_games(arcade
     assert load_config("acer", "Arcade/Pole-v0").source == "acer.yml: atari"
 
 
-def test_what_a_run_depends_on_names_the_package_that_simulates(arcade):
+def test_what_a_run_depends_on_names_the_package_that_simulates(arcade, monkeypatch):
     """Gymnasium's own version is known anyway; what is no installed package has none."""
     arcade(REGISTERS.replace("gymnasium.envs.classic_control:CartPoleEnv", "arcade:Game"))
-    gym.register("Here-v0", type(gym.make("CartPole-v1").unwrapped))
-    env_ids = ["CartPole-v1", "HalfCheetah-v5", "LunarLander-v3", "Here-v0", "Unknown-v0", "no_such_module:Pole-v0"]
-    try:
-        found = registration.simulator_versions([*env_ids, "Arcade/Pole-v0"])
-    finally:
-        del gym.registry["Here-v0"]
-    assert found == {"mujoco": version("mujoco"), "Box2D": version("box2d"), "arcade": "1.0"}
-    assert versions("Arcade/Pole-v0", "CartPole-v1") == {**versions(), "arcade": "1.0"}
+
+    class Here(gym.Env):
+        pass
+
+    for spec in (EnvSpec("Here-v0", Here), EnvSpec("Vector-v0", vector_entry_point="gymnasium.envs.classic_control:Many")):
+        monkeypatch.setitem(gym.registry, spec.id, spec)
+    without = ["CartPole-v1", "Here-v0", "Vector-v0", "Unknown-v0", "no_such_module:Pole-v0"]
+    found = registration.simulator_versions([*without, "HalfCheetah-v5", "LunarLander-v3", "Arcade/Pole-v0"])
+    assert found == {"mujoco": version("mujoco"), "Box2D": version("box2d"), "arcade-games": "1.0"}
+    assert versions("Arcade/Pole-v0", "CartPole-v1") == {**versions(), "arcade-games": "1.0"}
 
 
 @pytest.mark.parametrize(
