@@ -59,14 +59,14 @@ def evaluated(tmp_path, monkeypatch):
 def test_a_command_that_is_killed_goes_on_where_it_was(tmp_path, evaluated, in_threads, monkeypatch, capsys):
     command = ["tune", "--algo", "a2c", "--env", ENV, "--trials", "2", "--seeds", "2", "--timesteps", "400", "--workers", "1"]
     command += ["--pruner", "none", "--eval-episodes", "2", "--output", str(tmp_path / "out")]
-    monkeypatch.setenv("ONE_STEP_SECONDS", "0.002")
+    monkeypatch.setenv("ONE_STEP_SECONDS", "0.005")
     process = mp.get_context("fork").Process(target=main, args=(command,))
     process.start()
-    deadline = time.monotonic() + 120
-    while len(evaluated()) < 1:
+    deadline, journal = time.monotonic() + 120, tmp_path / "out" / "journal.log"
+    while not (journal.exists() and '"seed 100"' in journal.read_text()):  # until the first seed is stored
         assert process.is_alive() and time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(0.3)  # into the second seed
+    time.sleep(0.3)  # into the second one
     process.kill()
     process.join()
     assert evaluated() == [100]
