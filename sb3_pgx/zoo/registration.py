@@ -65,9 +65,10 @@ def _simulator(env_id: str) -> str | None:
 
 @cache
 def _distribution(package: str) -> str:
-    """The distribution that a package is imported from, which may have another name."""
-    known = packages_distributions().get(package, ())
-    return package if package in known or not known else known[0]
+    """The distribution that a package is imported from, which may have another name: to look for that takes a second."""
+    if installed_versions([package]):
+        return package
+    return next(iter(packages_distributions().get(package, ())), package)
 
 
 def sentence(error: BaseException) -> str:
