@@ -19,8 +19,9 @@ TANH_DENOMINATOR = (8.522418093097687e-07, 0.0003411287067114962, 0.026164431442
 
 class CpuKernels(CustomGraphPass):
     """
-    The last pass over the compiler's graph, for float32: biases are added apart, and the tanh of a layer is
-    :func:`rational_tanh`. Elsewhere tanh stays: the density of a squashed action has log(1 − tanh²), where every digit counts.
+    The last pass over the compiler's graph, for float32: biases are added apart, outer products are taken element by element,
+    and the tanh of a layer is :func:`rational_tanh`. Elsewhere tanh stays: the density of a squashed action has
+    log(1 − tanh²), where every digit counts.
     """
 
     def __call__(self, graph: fx.Graph) -> None:
@@ -31,6 +32,9 @@ class CpuKernels(CustomGraphPass):
         for node in _float32(graph, aten.addmm.default):
             if not node.kwargs:
                 _replace(node, _ADDMM)
+        for node in _float32(graph, aten.mm.default):
+            if node.all_input_nodes[0].meta["val"].shape[1] == 1:
+                _replace(node, _OUTER)
 
     def uuid(self) -> bytes:
         """By which the compiler's cache knows what the pass does."""
@@ -85,3 +89,5 @@ _TANH = make_fx(rational_tanh, select_decomp_table())(th.zeros(2)).graph
 # On the CPU addmm copies the bias into the result and multiplies then, which takes as long as a small layer's product; a sum
 # is part of the kernel that comes next, such as the activation's.
 _ADDMM = make_fx(lambda bias, rows, weights: th.mm(rows, weights) + bias)(th.zeros(1), th.zeros(1, 1), th.zeros(1, 1)).graph
+# So is this one: of each output's gradient in a layer's input, for one output, or of a layer with one input.
+_OUTER = make_fx(lambda column, row: column * row)(th.zeros(1, 1), th.zeros(1, 1)).graph

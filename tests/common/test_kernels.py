@@ -40,6 +40,15 @@ def test_biases_are_added_apart_from_products_but_for_those_with_factors():
     assert (tripled.tolist(), doubled.tolist()) == ([[-3.0, 15.0]], [[9.0, 25.0]])
 
 
+def test_outer_products_are_taken_element_by_element_and_no_others():
+    row, column, weights = th.tensor([[2.0, -3.0, 0.5]]), th.tensor([[1.0], [-4.0]]), INPUTS[2]
+    graph, operations = rewritten(lambda a, b, c: (a @ b, b @ c, c @ a), column, row, weights)
+    assert operations == ["aten::mul.Tensor", "aten::mm", "aten::mm"]
+    outer, of_row, of_column = graph(column, row, weights)
+    assert outer.tolist() == [[2.0, -3.0, 0.5], [-8.0, 12.0, -2.0]]
+    assert (of_row.tolist(), of_column.tolist()) == ([[0.0, 27.5]], [[1.0], [36.0], [-8.0]])
+
+
 @pytest.mark.parametrize(
     "activation",
     [
@@ -59,6 +68,7 @@ def test_the_tanh_of_a_layer_is_rational(activation):
 def test_other_types_stay_as_they_are(dtype):
     inputs = [x.to(dtype) for x in INPUTS]
     assert rewritten(lambda *x: th.addmm(*x).tanh(), *inputs)[1] == ["aten::addmm", "aten::tanh"]
+    assert rewritten(lambda row: row.T @ row, inputs[1])[1][-1] == "aten::mm"
 
 
 def test_the_density_of_a_squashed_action_keeps_its_tanh():
