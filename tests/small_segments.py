@@ -30,6 +30,7 @@ def small_model(kind, **policy_kwargs):
     kwargs = dict(policy_kwargs={**small, **policy_kwargs}, device=DEVICE, seed=0, n_dueling_samples=N_DUELING)
     model = ACER("MlpPolicy", env, n_steps=T, **kwargs)
     model.policy.double()
+    model.average_policy.double()
     return model
 
 
@@ -55,19 +56,19 @@ def parameters_of(policy, observations):
 def coefficients(**given):
     """Nothing but the policy's gradient, without a trust region, unless others are given."""
     nothing = dict(trust_region=False, trust_region_delta=1.0, q_coef=0.0, ent_coef=0.0, in_logits=False, with_std=False)
-    return Coefficients(**{**dict(gamma=GAMMA, importance_clip=1.5), **nothing, **given})
+    return Coefficients(**{**dict(gamma=GAMMA, importance_clip=1.5, average_coef=0.99), **nothing, **given})
 
 
 def segments(model, behaviour=None, average=None):
     """
     M segments of T steps in which ``behaviour`` acted; one terminates inside, one is truncated there. The actions are any:
-    some that ``behaviour`` likes better, and some that the policy does.
+    some that ``behaviour`` likes better, and some that the policy does. ``average`` becomes the model's average policy.
     """
     policy = model.policy
     observations = random(1, (T + 1) * M, 3).float()
     of_rows = observations[: T * M]
-    behaviour, average = behaviour or policy, average or policy
-    acting = parameters_of(behaviour, of_rows)
+    model.average_policy = average or shifted(policy, 0, 0.0)
+    acting = parameters_of(behaviour or policy, of_rows)
     noise = bounds = None
     if acting.shape[1] == 3:
         actions = random(2, T * M, 3).argmax(dim=1, keepdim=True)
@@ -78,14 +79,17 @@ def segments(model, behaviour=None, average=None):
         bounds = th.tensor([[-0.3, -9.0], [0.2, 0.4]])
     terminated, truncated = (th.zeros(T, M, dtype=th.bool) for _ in range(2))
     terminated[1, 1] = truncated[2, 2] = True
-    final_values = th.where(truncated, random(4, T, M), 0.0)
-    rewards = random(5, T, M)
-    of_average = parameters_of(average, of_rows)
-    return Segments(observations, actions, acting, of_average, rewards, terminated, truncated, final_values, noise, bounds)
+    final, rewards = random(4, 1, 3).float(), random(5, T, M)
+    return Segments(observations, actions, acting, rewards, terminated, truncated, final, noise, bounds)
+
+
+def evaluated(model, batch):
+    """What the policies say of the segments."""
+    return model.objective.evaluate(model.policy, batch, model.average_policy)
 
 
 def measured(model, batch, c):
-    return model.objective.measure(model.objective.evaluate(model.policy, batch), batch, c)
+    return model.objective.measure(evaluated(model, batch), batch, c)
 
 
 def gradient(model, loss, **kwargs):
@@ -99,17 +103,19 @@ def result(model, batch, c):
     return gradient(model, measured(model, batch, c)["loss"])
 
 
-def returns(batch, values, last_values, action_values, traces):
+def returns(model, batch, values, last_values, action_values, traces):
     """Q + Σ_s γ^{s−t} Π traces (r + γ V − Q): the sum, for each row on its own, ``[B]``."""
     v, q, c = (x.detach().view(T, -1) for x in (values, action_values, traces))
-    total = th.empty_like(v)
+    total, order = th.empty_like(v), batch.truncated.nonzero().tolist()
+    with th.no_grad():
+        finals = model.policy.predict_values(batch.final_observations).flatten()
     for t in range(T):
         for m in range(v.shape[1]):
             total[t, m], weight = q[t, m], 1.0
             for s in range(t, T):
                 following = v[s + 1, m] if s + 1 < T else last_values.detach()[m]
                 if batch.truncated[s, m]:
-                    following = batch.final_values[s, m]
+                    following = finals[order.index([s, m])]
                 if batch.terminated[s, m]:
                     following = 0.0
                 weight = weight * (c[s, m] if s > t else 1.0)
@@ -121,11 +127,6 @@ def returns(batch, values, last_values, action_values, traces):
 
 def leaves(now):
     return type(now)(*(x.detach().clone().requires_grad_(True) for x in now))
-
-
-def evaluated(model, batch):
-    """What the policy says of the segments, with every quantity on its own."""
-    return leaves(model.objective.evaluate(model.policy, batch))
 
 
 def partial(model, batch, now, c):

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -14,23 +14,21 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from sb3_pgx.acer.average import follow
 from sb3_pgx.acer.objective import BOX_OBJECTIVE, DISCRETE_OBJECTIVE, Coefficients
 from sb3_pgx.acer.policies import ACERCnnPolicy, ACERMixin, ACERMultiInputPolicy, ACERPolicy
 from sb3_pgx.acer.record import RawTransitions, normalizes_last, record_of
 from sb3_pgx.acer.replay import SegmentReplay
 from sb3_pgx.acer.replay_files import load_replay, save_replay
-from sb3_pgx.acer.segments import Segments
+from sb3_pgx.acer.segments import Segments, joined
 from sb3_pgx.common.algorithm import ceil_div
 from sb3_pgx.common.checks import check_choice, check_counts, check_finite_not_negative, check_unit_interval
-from sb3_pgx.common.distributions import packed, release_graph
-from sb3_pgx.common.evaluate import values_of
 from sb3_pgx.common.modules import Modules
-from sb3_pgx.common.passes import CompiledPass, as_observations
 from sb3_pgx.common.report import Metrics
-from sb3_pgx.common.rollout import Observations, Rollout, map_tensors
+from sb3_pgx.common.rollout import Rollout, map_tensors
 from sb3_pgx.common.short_rollouts import ShortRollouts, with_rms_prop
-from sb3_pgx.common.update import Objective, Update
+from sb3_pgx.common.update import Follower, Objective, Update
+
+DRAWN_AT_ONCE = 8  # batches of segments: a call costs as much as its copies, and of pictures more would take much memory
 
 
 class ACER(ShortRollouts):
@@ -212,8 +210,6 @@ class ACER(ShortRollouts):
             self._generator = known[0]
         self._restart_average()
         self._average_modules = Modules()
-        self._average_passes: dict[int, CompiledPass] = {}  # by rows: those of rollouts and of replays take turns
-        self._final_pass = CompiledPass(_values, self.observation_space, self._tell, "values of final observations")
         self._bounds = _bounds_of(self.action_space, self.device)
         self.replay_buffer = SegmentReplay(
             self.buffer_size, self.n_steps, self.observation_space, self.action_space, self.n_envs
@@ -246,15 +242,7 @@ class ACER(ShortRollouts):
         self._generator_seed = seed
 
     def _excluded_save_params(self) -> list[str]:
-        return [
-            *super()._excluded_save_params(),
-            "replay_buffer",
-            "_raw",
-            "_average_modules",
-            "_average_passes",
-            "_final_pass",
-            "_bounds",
-        ]
+        return [*super()._excluded_save_params(), "replay_buffer", "_raw", "_average_modules", "_bounds"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
@@ -321,9 +309,13 @@ class ACER(ShortRollouts):
 
     # ------------------------------------------------------------------------------------------------ update
 
+    def follower(self) -> Follower:
+        """The average policy."""
+        self._average_modules.look(self.average_policy)
+        return Follower(self.average_policy, self._average_modules, self._modules)
+
     def update(self, rollout: Rollout) -> Metrics:
         self._check_learns()
-        self._average_modules.look(self.average_policy)
         c = Coefficients(
             gamma=self.gamma,
             importance_clip=self.importance_clip,
@@ -333,34 +325,34 @@ class ACER(ShortRollouts):
             ent_coef=self.coefficient("ent_coef"),
             in_logits=self.trust_region_statistics == "logits",
             with_std=self.policy.learns_std,
+            average_coef=self.average_coef,
         )
-        measured: list[dict[str, float]] = []
+        measured: list[tuple[Metrics, int]] = []
         if self.learns_on_policy:
-            measured += self._learn([self._on_policy(rollout)], rollout.rewards.numel(), c)
+            measured.append(self._learn([self._on_policy(rollout)], rollout.rewards.numel(), c))
         replayed = self._remember(rollout)
         if replayed:
-            segments = (self._replayed() for _ in range(replayed))  # each one completed by the policy of its turn
-            measured += self._learn(segments, self.replay_buffer.segment_length * self._replay_batch, c)
-        of_all = {name: float(np.mean([m[name] for m in measured])) for name in (measured[0] if measured else ())}
-        if measured:
-            of_all["ratio_max"] = max(m["ratio_max"] for m in measured)
-        return {**of_all, "replay_updates": float(replayed), "explained_variance": self.explained_variance(), **self.spread()}
+            rows = self.replay_buffer.segment_length * self._replay_batch
+            measured.append(self._learn(self._replayed(replayed), rows, c))
+        metrics = _together(measured) if measured else {}
+        return {**metrics, "replay_updates": float(replayed), "explained_variance": self.explained_variance(), **self.spread()}
 
     @property
     def _replay_batch(self) -> int:
         return self.replay_batch or self.n_envs
 
-    def _learn(self, batches: Iterable[Segments], rows: int, c: Coefficients) -> list[dict[str, float]]:
-        """An update for each of the batches, all of so many rows."""
+    def _learn(self, batches: Iterable[Segments], rows: int, c: Coefficients) -> tuple[Metrics, int]:
+        """An update for each of the batches, all of so many rows; the means of what was measured, and of how many."""
         with self.gradient_steps(c, rows) as steps:
-            return [self._learn_from(segments, steps) for segments in batches]
+            largest = max(self._learn_from(segments, steps) for segments in batches)
+        return {**steps.means(), "ratio_max": largest}, steps.taken
 
-    def _learn_from(self, segments: Segments, steps: Update) -> dict[str, float]:
+    def _learn_from(self, segments: Segments, steps: Update) -> float:
+        """An update; the largest ratio in it."""
         steps.epoch([segments])
         self._n_updates += 1
         steps.number = self._n_updates
-        follow(self._average_modules, self._modules, self.average_coef)
-        return steps.last_epoch
+        return steps.last["ratio_max"]
 
     def _remember(self, rollout: Rollout) -> int:
         """Keep the rollout, and say how many updates are to be replayed now."""
@@ -373,18 +365,27 @@ class ACER(ShortRollouts):
     def _on_policy(self, rollout: Rollout) -> Segments:
         assert rollout.distribution is not None
         observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
-        return self._segments(
-            _cat(observations, rollout.last_observations),
-            rollout.actions.flatten(end_dim=1),
+        actions = rollout.actions.flatten(end_dim=1)
+        return Segments(
+            joined(observations, rollout.last_observations),
+            actions,
             rollout.distribution.flatten(end_dim=1),
             rollout.rewards,
             rollout.terminated,
             rollout.truncated,
             rollout.final_observations,
+            self._noise(actions),
+            self._bounds,
         )
 
-    def _replayed(self) -> Segments:
-        sample = self.replay_buffer.sample(self._replay_batch, self._generator)
+    def _replayed(self, n_batches: int) -> Iterator[Segments]:
+        """Batches of segments from the memory."""
+        for start in range(0, n_batches, DRAWN_AT_ONCE):
+            yield from self._drawn(min(DRAWN_AT_ONCE, n_batches - start))
+
+    def _drawn(self, n_batches: int) -> Iterator[Segments]:
+        """The same, all in memory at once."""
+        sample = self.replay_buffer.sample((n_batches, self._replay_batch), self._generator)
         observations, rewards, final = sample.observations, sample.rewards, sample.final_observations
         if self.replay_buffer.raw:
             normalize = self._vec_normalize_env
@@ -395,73 +396,39 @@ class ACER(ShortRollouts):
         def to_device(array: np.ndarray) -> Tensor:
             return th.from_numpy(array).to(self.device)
 
-        return self._segments(
-            map_tensors(lambda x: to_device(x).flatten(end_dim=1), observations),
-            to_device(sample.actions).flatten(end_dim=1),
-            to_device(sample.behaviour).flatten(end_dim=1),
-            to_device(rewards),
-            to_device(sample.terminated),
-            to_device(sample.truncated),
-            None if final is None else map_tensors(to_device, final),
-        )
+        observations = map_tensors(lambda x: to_device(x).flatten(1, 2), observations)
+        actions, behaviour = (to_device(x).flatten(1, 2) for x in (sample.actions, sample.behaviour))
+        columns = [to_device(x) for x in (rewards, sample.terminated, sample.truncated)]
+        finals = None if final is None else map_tensors(to_device, final)
+        noise, end = self._noise(actions), 0
+        for i, n_finals in enumerate(sample.truncated.sum(axis=(1, 2)).tolist()):
+            start, end = end, end + n_finals
+            rewarded, terminated, truncated = (x[i] for x in columns)
+            yield Segments(
+                map_tensors(lambda x, i=i: x[i], observations),
+                actions[i],
+                behaviour[i],
+                rewarded,
+                terminated,
+                truncated,
+                map_tensors(lambda x, a=start, b=end: x[a:b], finals) if n_finals else None,
+                None if noise is None else noise[i],
+                self._bounds,
+            )
 
-    def _segments(
-        self,
-        observations: Observations,
-        actions: Tensor,
-        behaviour: Tensor,
-        rewards: Tensor,
-        terminated: Tensor,
-        truncated: Tensor,
-        final_observations: Observations | None,
-    ) -> Segments:
-        """With what the policies say of them now, and the random numbers that a step needs."""
-        rows = len(actions)
-        of_rows = map_tensors(lambda x: x[:rows], observations)
-        if rows not in self._average_passes:
-            self._average_passes[rows] = CompiledPass(_distribution, self.observation_space, self._tell, "the average policy")
-        average_pass = self._average_passes[rows]
-        inputs = average_pass.inputs(of_rows)
-        (average,) = average_pass.run(self.average_policy, self._average_modules, inputs, self._compiled)
-        final_values = th.zeros_like(rewards)
-        if final_observations is not None:
-            final_values[truncated] = self._final_values(final_observations, int(truncated.sum()))
-        noise = None
-        if self._bounds is not None:
-            noise = th.randn((1 + 2 * self.n_dueling_samples, *actions.shape), device=self.device)
-        return Segments(
-            observations, actions, behaviour, average, rewards, terminated, truncated, final_values, noise, self._bounds
-        )
-
-    def _final_values(self, observations: Observations, total: int) -> Tensor:
-        """V of final observations, ``[total]``: compiled for as many as a batch has segments, the usual case."""
-        rows = max(self.n_envs, self._replay_batch)
-        self._modules.train(self.policy, False)  # they are no data, and may be a single one
-        with th.no_grad():
-            fits = self._compiled and total <= rows
-            inputs = [_padded(x, rows) for x in self._final_pass.inputs(observations)] if fits else []
-            if fits and self._final_pass.prepare(self.policy, self._modules, inputs):
-                values = self._final_pass(inputs)[0][:total]
-            else:
-                values = values_of(self.policy, observations, total)
-        self._modules.train(self.policy, True)
-        release_graph(self.policy)
-        return values
+    def _noise(self, actions: Tensor) -> Tensor | None:
+        """The random numbers that a step needs beside Box actions ``[..., B, D]``."""
+        if self._bounds is None:
+            return None
+        *batches, rows, n = actions.shape
+        return th.randn((*batches, 1 + 2 * self.n_dueling_samples, rows, n), device=self.device)
 
 
-def _distribution(policy: ACERMixin, *tensors: Tensor) -> tuple[Tensor]:
-    """The packed parameters of the policy's distribution, ``[B, K]``, for :class:`~sb3_pgx.common.passes.CompiledPass`."""
-    return (packed(policy.get_distribution(as_observations(policy, tensors))),)
-
-
-def _values(policy: ACERMixin, *tensors: Tensor) -> tuple[Tensor]:
-    """V(s), ``[B]``, likewise."""
-    return (policy.predict_values(as_observations(policy, tensors)).flatten(),)
-
-
-def _padded(rows: Tensor, total: int) -> Tensor:
-    """With zeros after them."""
-    return th.cat([rows, rows.new_zeros((total - len(rows), *rows.shape[1:]))])
+def _together(parts: list[tuple[Metrics, int]]) -> Metrics:
+    """Metrics over all updates from those of some, and how many these were."""
+    total = sum(n for _, n in parts)
+    means = {name: sum(n * metrics[name] for metrics, n in parts) / total for name in parts[0][0]}
+    return {**means, "ratio_max": max(metrics["ratio_max"] for metrics, _ in parts)}
 
 
 def _bounds_of(space: spaces.Space, device: th.device) -> Tensor | None:
@@ -469,12 +436,3 @@ def _bounds_of(space: spaces.Space, device: th.device) -> Tensor | None:
     if not isinstance(space, spaces.Box):
         return None
     return th.from_numpy(np.stack([space.low.ravel(), space.high.ravel()]).astype(np.float32)).to(device)
-
-
-def _cat(rows: Observations, after: Observations) -> Observations:
-    """Observations one after the other."""
-    if isinstance(rows, dict):
-        assert isinstance(after, dict)
-        return {key: th.cat([x, after[key]]) for key, x in rows.items()}
-    assert isinstance(after, Tensor)
-    return th.cat([rows, after])

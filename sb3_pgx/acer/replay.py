@@ -32,16 +32,16 @@ class Record:
 @dataclass
 class Sample:
     """
-    M segments of k steps. The observations after a segment's last step are what followed it; where that step ended an
-    episode, they belong to another one, and mean nothing here.
+    U batches of M segments of k steps; without U, one batch. The observations after a segment's last step are what followed
+    it; where that step ended an episode, they belong to another one, and mean nothing here.
     """
 
-    observations: Array  # [k + 1, M, *obs]
-    actions: np.ndarray  # [k, M, action_dim]
-    behaviour: np.ndarray  # [k, M, P]
-    rewards: np.ndarray  # [k, M]
-    terminated: np.ndarray  # [k, M], boolean
-    truncated: np.ndarray  # [k, M], boolean
+    observations: Array  # [U, k + 1, M, *obs]
+    actions: np.ndarray  # [U, k, M, action_dim]
+    behaviour: np.ndarray  # [U, k, M, P]
+    rewards: np.ndarray  # [U, k, M]
+    terminated: np.ndarray  # [U, k, M], boolean
+    truncated: np.ndarray  # [U, k, M], boolean
     final_observations: Array | None  # [K, *obs], in the order of truncated.nonzero(); None: no row is truncated
 
 
@@ -110,11 +110,11 @@ class SegmentReplay:
             self._mark_breaks(map_tensors(lambda x: x[0], record.observations))
         self._write(record)
 
-    def sample(self, n_segments: int, generator: np.random.Generator) -> Sample:
+    def sample(self, size: int | tuple[int, int], generator: np.random.Generator) -> Sample:
         """
         Segments drawn uniformly over environments and first steps, with replacement.
 
-        :param n_segments: M
+        :param size: M, or U and M
         :param generator: draws them
         :raises ValueError: fewer steps are held than a segment has
         """
@@ -123,12 +123,13 @@ class SegmentReplay:
                 f"the replay memory holds {self.size // self.n_envs} steps of each environment, fewer than one segment of "
                 f"{self.segment_length}: add more rollouts before sampling"
             )
-        first = generator.integers(len(self), size=n_segments)  # counted from the oldest row
+        first = generator.integers(len(self), size=size)[..., None, :]  # counted from the oldest row
         rows = self._wrap(self._head - self.size + first + self.n_envs * np.arange(self.segment_length + 1)[:, None])
-        columns = {name: ring.take(rows[:-1], axis=0) for name, ring in self._columns.items()}
+        of_steps = rows[..., :-1, :]
+        columns = {name: ring.take(of_steps, axis=0) for name, ring in self._columns.items()}
         return Sample(
             observations=map_tensors(lambda ring: ring.take(rows, axis=0), self._observations),
-            final_observations=self._stack_final(rows[:-1][columns["truncated"]]),
+            final_observations=self._stack_final(of_steps[columns["truncated"]]),
             **columns,
         )
 

@@ -1,10 +1,12 @@
 """What a step of ACER is made of: segments of consecutive transitions, on-policy or replayed."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+import torch as th
 from torch import Tensor
 
-from sb3_pgx.common.rollout import Observations, Rows
+from sb3_pgx.common.rollout import Observations, Rows, map_tensors
 
 
 @dataclass
@@ -12,22 +14,49 @@ class Segments(Rows):
     """
     M segments of T consecutive transitions of one environment each; B = T * M rows, step after step.
 
-    Episodes may end within a segment. ``final_values`` are V of the final observations where episodes were truncated.
+    Episodes may end within a segment. The first K final observations belong to the K truncated rows, in the order of
+    ``truncated.nonzero()``; those after them, if there are more, mean nothing.
     """
 
     observations: Observations  # [(T + 1) * M, *obs]: those of the rows, then what followed the last ones
     actions: Tensor  # [B, action_dim]
-    behaviour: Tensor  # [B, K], packed parameters of the action distribution that acted
-    average: Tensor  # [B, K], of the average policy's
+    behaviour: Tensor  # [B, P], packed parameters of the action distribution that acted
     rewards: Tensor  # [T, M]
     terminated: Tensor  # [T, M], boolean
     truncated: Tensor  # [T, M], boolean
-    final_values: Tensor  # [T, M]
+    final_observations: Observations | None  # [K or more, *obs]; None: no row is truncated
     noise: Tensor | None = None  # Box: standard normal numbers for actions of the policy, [1 + 2 n, B, D]
     bounds: Tensor | None = None  # Box: between which the environment takes actions, lowest and highest, [2, D]
 
     def __len__(self) -> int:
         return self.rewards.numel()
 
+    def with_observations(self, function: Callable[[Observations], Observations]) -> "Segments":
+        final = None if self.final_observations is None else function(self.final_observations)
+        return replace(super().with_observations(function), final_observations=final)
+
+    def in_fixed_shapes(self) -> "Segments":
+        """With a multiple of M final observations, M wherever they are enough; some of the rows' stand after them."""
+        n_segments, final = self.rewards.shape[1], self.final_observations
+        missing = n_segments if final is None else -count(final) % n_segments
+        others = map_tensors(lambda x: x[:missing], self.observations)
+        return replace(self, final_observations=others if final is None else joined(final, others))
+
     def suspects(self) -> dict[str, Tensor]:
-        return {"rewards": self.rewards, "values of the final observations": self.final_values}
+        return {"rewards": self.rewards}
+
+
+def joined(some: Observations, others: Observations) -> Observations:
+    """Observations one after the other, of the others' types."""
+    if isinstance(some, dict):
+        return {key: _joined(x, others[key]) for key, x in some.items()}  # type: ignore[index]
+    return _joined(some, others)  # type: ignore[arg-type]
+
+
+def _joined(some: Tensor, others: Tensor) -> Tensor:
+    return th.cat([some.to(others.dtype), others])
+
+
+def count(observations: Observations) -> int:
+    """How many there are."""
+    return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)

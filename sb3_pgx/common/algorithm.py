@@ -38,7 +38,7 @@ from sb3_pgx.common.report import Metrics, notify, read
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import DictRolloutView, RolloutView, batches, feed, is_users_own
 from sb3_pgx.common.schedules import Coefficient, as_schedule, evaluate_coefficient
-from sb3_pgx.common.update import GradientSteps, Objective, Plan, Update
+from sb3_pgx.common.update import Follower, GradientSteps, Objective, Plan, Update
 from sb3_pgx.ops.returns import gae
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
@@ -357,6 +357,10 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             raise
         return new_obs, rewards, dones, infos
 
+    def follower(self) -> Follower | None:
+        """A second policy, which follows the one that is trained as the objective says."""
+        return None
+
     @contextmanager
     def gradient_steps(self, coefficients: Any, rows: int, max_distance: float | None = None) -> Iterator[Update]:
         """
@@ -369,7 +373,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         controller = self.learning_rate if isinstance(self.learning_rate, KLAdaptiveLearningRate) else None
         adapt = () if controller is None else (adapted_scale, controller.numbers)
         plan = Plan(coefficients, self.max_grad_norm, rows, max_distance, *adapt)
-        with self._steps.update(self.policy, plan, self._compiled, self._n_updates, self._modules.version) as update:
+        version, follower = self._modules.version, self.follower()
+        with self._steps.update(self.policy, plan, self._compiled, self._n_updates, version, follower) as update:
             try:
                 yield update
             finally:

@@ -1,7 +1,7 @@
 """A policy as a pure function of its parameters, for traces and function transforms."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch as th
@@ -22,11 +22,18 @@ class PolicyFunction:
 
     :param function: of the policy and whatever else it is called with
     :param policy: its
-    :param parameters: those of the policy that will be given, by name
+    :param parameters: those of the policies that will be given, by name
+    :param others: further policies that the function reads
     """
 
-    def __init__(self, function: Callable[..., Any], policy: ActorCriticPolicy, parameters: Mapping[str, Tensor]):
-        self.policy, self.module = policy, _Bound(function, policy)
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        policy: ActorCriticPolicy,
+        parameters: Mapping[str, Tensor],
+        others: Sequence[ActorCriticPolicy] = (),
+    ):
+        self.policy, self.others, self.module = policy, others, _Bound(function, policy, others)
         self.places = parameter_places(self.module, parameters)
 
     def __call__(self, values: Mapping[str, Tensor], *inputs: Any) -> Any:
@@ -35,7 +42,10 @@ class PolicyFunction:
         :param inputs: of the function, after the policy
         """
         replaced = {place: values[name] for place, name in self.places.items()}
-        with distribution_kept(self.policy), takes_one_hot(self.policy):
+        with ExitStack() as stack:
+            for policy in (self.policy, *self.others):
+                stack.enter_context(distribution_kept(policy))
+                stack.enter_context(takes_one_hot(policy))
             return functional_call(self.module, replaced, inputs, tie_weights=False)
 
 
@@ -53,9 +63,9 @@ def laid_out(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class _Bound(nn.Module):
     """``functional_call`` calls ``forward``."""
 
-    def __init__(self, function: Callable[..., Any], policy: ActorCriticPolicy):
+    def __init__(self, function: Callable[..., Any], policy: ActorCriticPolicy, others: Sequence[ActorCriticPolicy]):
         super().__init__()
-        self.policy, self._function = policy, function
+        self.policy, self.others, self._function = policy, nn.ModuleList(others), function
 
     def forward(self, *inputs: Any) -> Any:
         return self._function(self.policy, *inputs)

@@ -4,8 +4,8 @@ environments), and a batch, some of its rows.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -118,6 +118,14 @@ class Rows(ABC):
         held: list[Any] = [getattr(self, name) for name in self.__dataclass_fields__]
         parts: list[Any] = [None if value is None else map_tensors(lambda _: next(left), value) for value in held]
         return type(self)(*parts)
+
+    def with_observations(self: SelfRows, function: Callable[[Observations], Observations]) -> SelfRows:
+        """The same rows, with ``function`` of all observations in their place."""
+        return replace(self, observations=function(self.observations))
+
+    def in_fixed_shapes(self: SelfRows) -> SelfRows:
+        """The same rows with tensors whose shapes depend on nothing but the number of rows, for a graph."""
+        return self
 
     @abstractmethod
     def __len__(self) -> int:

@@ -1,15 +1,11 @@
 """The average policy that ACER's trust region is around."""
 
-import copy
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch as th
 from replaying import BOTH, Normalising, distribution_of, flat, make, watch
-from torch import nn
-
-from sb3_pgx.acer.average import follow
-from sb3_pgx.common.modules import Modules
 
 
 @BOTH
@@ -35,13 +31,15 @@ def test_the_average_policy_is_the_exponentially_weighted_sum_of_all_policies(ki
 
 @BOTH
 def test_the_trust_region_is_around_the_average_policy_as_it_is_now(kind):
-    model = make(kind)
+    model, distances = make(kind), []
 
-    def distance(segments, c):
+    def evaluate(policy, segments, average_policy):
+        now = model.objective.evaluate(policy, segments, average_policy)
         expected = distribution_of(model.average_policy, segments.observations[: len(segments)])
-        return (segments.average - expected).abs().max().item()
+        distances.append((now.average - expected).abs().max().item())
+        return now
 
-    distances = watch(model, "_learn_from", distance)
+    model._steps.objective = replace(model.objective, evaluate=evaluate)
     model.learn(96)
     assert len(distances) > 5 and max(distances) < 1e-6
     assert not model.average_policy.training and not any(p.requires_grad for p in model.average_policy.parameters())
@@ -56,16 +54,3 @@ def test_a_policy_that_is_given_brings_its_own_average():
     assert not th.equal(flat(model.average_policy), flat(model.policy))
     other.policy = make("Discrete", policy_kwargs=dict(net_arch=[5])).policy
     other.learn(24)
-
-
-def test_what_two_layers_share_moves_once():
-    layers = nn.ModuleList([nn.BatchNorm1d(1), nn.BatchNorm1d(1)])
-    layers[1].weight, layers[1].running_mean = layers[0].weight, layers[0].running_mean
-    average = copy.deepcopy(layers)
-    for values in (layers[0].weight.data, layers[0].running_mean):
-        values += 10.0
-    both = Modules(), Modules()
-    for modules, layers_of_it in zip(both, (average, layers), strict=True):
-        modules.look(layers_of_it)
-    follow(*both, coef=0.9)
-    assert (average[0].weight.item(), average[1].running_mean.item()) == pytest.approx((2.0, 1.0))

@@ -31,13 +31,13 @@ def test_no_gradient_flows_through_returns_values_ratios_and_advantages_of_a_dis
     """Q enters by the loss of the actions that were taken; V of what follows, and Q of other actions, not at all."""
     model = small_model("Discrete")
     batch = segments(model, shifted(model.policy, 10))
-    now = evaluated(model, batch)
+    now = leaves(evaluated(model, batch))
     of = partial(model, batch, now, coefficients(q_coef=0.5))
     rows, actions = len(batch), batch.actions.flatten()
     index, p = th.arange(rows), now.log_probs.detach().exp()
     ratio = p[index, actions] / batch.behaviour.softmax(dim=1)[index, actions]
     q = now.action_values.detach()
-    targets = returns(batch, (p * q).sum(dim=1), now.last_values, q[index, actions], ratio.clamp(max=1.0))
+    targets = returns(model, batch, (p * q).sum(dim=1), now.last_values, q[index, actions], ratio.clamp(max=1.0))
     expected = th.zeros_like(q)
     expected[index, actions] = -0.5 * (targets - q[index, actions]) / rows
     th.testing.assert_close(of["action_values"], expected, **EXACT)
@@ -49,19 +49,19 @@ def test_no_gradient_flows_through_returns_values_ratios_and_advantages_of_a_dis
 def test_no_gradient_flows_through_returns_values_ratios_and_advantages_of_a_box_policy():
     model = small_model("Box")
     batch = segments(model, shifted(model.policy, 10, 0.3))
-    now = evaluated(model, batch)
+    now = leaves(evaluated(model, batch))
     of = partial(model, batch, now, coefficients(q_coef=0.5))
     rows = len(batch)
     current, behaviour = (Normal(*x.detach().chunk(2, dim=1)) for x in (now.parameters, batch.behaviour))
     ratio = (current.log_prob(now.actions[0]) - behaviour.log_prob(now.actions[0])).sum(dim=1).exp().detach()
     q = now.action_values.detach()
-    surprise = returns(batch, now.values, now.last_values, q, ratio.sqrt().clamp(max=1.0)) - q
+    surprise = returns(model, batch, now.values, now.last_values, q, ratio.sqrt().clamp(max=1.0)) - q
     assert (ratio < 0.9).any() and (ratio > 1.1).any()
     th.testing.assert_close(of["action_values"], -0.5 * surprise / rows, **EXACT)
     th.testing.assert_close(of["values"], -0.5 * ratio.clamp(max=1.0) * surprise / rows, **EXACT)
     assert of["resampled_values"] is None, "Q of the action that was drawn is a number"
     assert of["last_values"] is None and of["entropy"] is None
-    assert not model.objective.evaluate(model.policy, batch).actions.requires_grad, "and so is that action"
+    assert not evaluated(model, batch).actions.requires_grad, "and so is that action"
 
 
 def by_hand(rho, d=2, **given):
@@ -85,14 +85,11 @@ def by_hand(rho, d=2, **given):
         resampled_values=th.tensor([3.0, 4.0], dtype=th.float64),  # no advantage
         actions=th.stack([actions, zero]),
         last_values=th.tensor([5.0], dtype=th.float64),
+        final_values=zero[:, :1],
+        average=parameters,
     )
-    columns = dict(
-        rewards=[[1.0], [2.0]], terminated=[[False], [False]], truncated=[[False], [False]], final_values=[[0.0]] * 2
-    )
-    tensors = {name: th.tensor(x, dtype=th.bool if name[0] == "t" else th.float64) for name, x in columns.items()}
-    batch = Segments(
-        observations=th.zeros(3, 1), actions=actions, behaviour=th.cat([mean, one], 1), average=parameters, **tensors
-    )
+    rewards, no = th.tensor([[1.0], [2.0]], dtype=th.float64), th.zeros(2, 1, dtype=th.bool)
+    batch = Segments(th.zeros(3, 1), actions, th.cat([mean, one], 1), rewards, no, no, None)
     model = small_model("Box")
     return partial(model, batch, leaves(now), Coefficients(**{**coefficients()._asdict(), "gamma": 1.0, **given}))
 
@@ -122,7 +119,7 @@ def test_the_policys_gradient_has_returns_whose_traces_are_1_and_the_whole_ratio
 def test_the_first_rows_gradient_is_weighted_with_q_opc_whatever_the_ratio_that_follows():
     model = small_model("Box")
     batch = segments(model, shifted(model.policy, 10, 0.3))
-    now = evaluated(model, batch)
+    now = leaves(evaluated(model, batch))
     c = coefficients(importance_clip=1e9)  # no correction
     before = partial(model, batch, now, c)["parameters"]
     behaviour = batch.behaviour.clone()

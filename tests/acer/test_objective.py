@@ -5,7 +5,18 @@ differentiation of log-probabilities and of the divergence, and one backward pas
 
 import pytest
 import torch as th
-from small_segments import EXACT, N_DUELING, coefficients, gradient, measured, returns, segments, shifted, small_model
+from small_segments import (
+    EXACT,
+    N_DUELING,
+    coefficients,
+    gradient,
+    measured,
+    parameters_of,
+    returns,
+    segments,
+    shifted,
+    small_model,
+)
 from torch.distributions import Normal, kl_divergence
 
 pytestmark = pytest.mark.usefixtures("on_the_tests_device")
@@ -31,17 +42,18 @@ def discrete_reference(model, batch, c):
     distribution, latent = model.policy.distribution_and_latent(batch.observations)
     torch_distribution, q = distribution.distribution, model.policy.value_net(latent)
     p, mu = torch_distribution.probs.detach(), batch.behaviour.softmax(dim=1)
+    averages = parameters_of(model.average_policy, batch.observations[:rows])
     v = (p * q.detach()).sum(dim=1)
     actions = batch.actions.flatten()
     index = th.arange(rows)
     ratio = p[index, actions] / mu[index, actions]
-    targets = returns(batch, v[:rows], v[rows:], q[index, actions], ratio.clamp(max=1.0))
+    targets = returns(model, batch, v[:rows], v[rows:], q[index, actions], ratio.clamp(max=1.0))
     total = 0.0
     for i, a in enumerate(actions.tolist()):
         ours = p[i] / mu[i]
         weight = min(c.importance_clip, ours[a].item()) * (targets[i] - v[i])
         corrections = p[i] * (1 - c.importance_clip / ours).clamp(min=0) * (q[i].detach() - v[i])
-        average = batch.average[i].softmax(dim=0)
+        average = averages[i].softmax(dim=0)
 
         def log_f(phi):
             return phi.log_softmax(dim=0) if c.in_logits else phi.log()
@@ -63,7 +75,7 @@ def box_reference(model, batch, c):
     rows, policy = len(batch), model.policy
     distribution, latent = policy.distribution_and_latent(batch.observations)
     now, v_with_grad = distribution.distribution, policy.value_net(latent).flatten()
-    v = v_with_grad.detach()
+    v, averages = v_with_grad.detach(), parameters_of(model.average_policy, batch.observations[:rows])
     mean, std, behaviour = now.mean[:rows], now.stddev[:rows], Normal(*batch.behaviour.chunk(2, dim=1))
     drawn, *samples = (mean + std * batch.noise).detach()
     taken = batch.actions.double()
@@ -80,11 +92,11 @@ def box_reference(model, batch, c):
 
     q, resampled_q = q_of(taken, samples[:N_DUELING]), q_of(drawn, samples[N_DUELING:]).detach()
     ratio, resampled_ratio = ratio_of(taken), ratio_of(drawn)
-    retraced = returns(batch, v[:rows], v[rows:], q, ratio.sqrt().clamp(max=1.0))  # ρ^(1/d) with d = 2
-    corrected = returns(batch, v[:rows], v[rows:], q, th.ones_like(ratio))
+    retraced = returns(model, batch, v[:rows], v[rows:], q, ratio.sqrt().clamp(max=1.0))  # ρ^(1/d) with d = 2
+    corrected = returns(model, batch, v[:rows], v[rows:], q, th.ones_like(ratio))
     total = 0.0
     for i in range(rows):
-        average = Normal(*batch.average[i].chunk(2))
+        average = Normal(*averages[i].chunk(2))
         weights = (
             min(c.importance_clip, ratio[i].item()) * (corrected[i] - v[i]),
             max(0.0, 1 - c.importance_clip / resampled_ratio[i].item()) * (resampled_q[i] - v[i]),
@@ -152,7 +164,7 @@ def test_one_on_policy_step_is_that_of_advantage_actor_critic_with_a_q():
     q = model.policy.value_net(model.policy.mlp_extractor(model.policy.extract_features(observations))[1])
     q = q[th.arange(rows), actions]
     one = th.ones(rows, dtype=th.float64)
-    G = returns(batch, values, last, q, one)
+    G = returns(model, batch, values, last, q, one)
     loss = -(log_prob * (G - values.detach().flatten())) + 0.25 * (G - q) ** 2 - 0.01 * entropy
     c = coefficients(importance_clip=10.0, q_coef=0.5, ent_coef=0.01)
     now = measured(model, batch, c)

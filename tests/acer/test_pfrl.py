@@ -17,6 +17,7 @@ pfrl = pytest.importorskip("pfrl.agents.acer", reason="PFRL is not installed: pi
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pfrl")  # of shapes and conversions within it
 
 T, A, D, GAMMA, CLIP, DELTA = 9, 4, 2, 0.9, 0.7, 0.3
+OTHERS = dict(in_logits=False, with_std=False, average_coef=0.99)
 CLOSE = dict(rtol=2e-4, atol=1e-5)  # theirs are 32-bit numbers
 
 
@@ -69,11 +70,10 @@ class Values:
         return self.q_values.gather(1, actions[:, None]).flatten()
 
 
-def segment(actions, behaviour, average, rewards, **box):
+def segment(actions, behaviour, rewards):
     """One environment's, in which no episode ends."""
     no = th.zeros(T, 1, dtype=th.bool)
-    observations = th.zeros(T + 1, 1)
-    return Segments(observations, actions, behaviour, average, rewards[:, None], no, no, th.zeros(T, 1), **box)
+    return Segments(th.zeros(T + 1, 1), actions, behaviour, rewards[:, None], no, no, None)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -93,10 +93,9 @@ def test_the_gradient_of_the_loss_with_discrete_actions(seed, trust_region):
 
     log_probs = logits.log_softmax(dim=1)
     entropy = -(log_probs.exp() * log_probs).sum(dim=1)
-    c = Coefficients(GAMMA, CLIP, trust_region, DELTA, q_coef=0.5, ent_coef=0.02, in_logits=False, with_std=False)
-    ours = discrete_objective(
-        DiscreteEvaluation(log_probs, entropy, q, last), segment(actions[:, None], behaviour, average, rewards), c
-    )
+    c = Coefficients(GAMMA, CLIP, trust_region, DELTA, q_coef=0.5, ent_coef=0.02, **OTHERS)
+    now = DiscreteEvaluation(log_probs, entropy, q, last, th.zeros(T, 1), average)
+    ours = discrete_objective(now, segment(actions[:, None], behaviour, rewards), c)
     assert ours["truncated_fraction"] > 0 and (ours["trust_region_fraction"] > 0) == trust_region
     for mine, other in zip(th.autograd.grad(ours["loss"], [logits, q]), expected, strict=True):
         th.testing.assert_close(mine, other, **CLOSE)
@@ -137,9 +136,10 @@ def test_the_gradient_of_the_loss_with_box_actions(seed):
 
     parameters = th.cat([mean, std], dim=1)
     entropy = Independent(Normal(mean, std), 1).entropy()
-    c = Coefficients(GAMMA, CLIP, False, DELTA, q_coef=0.5, ent_coef=0.02, in_logits=False, with_std=False)
-    now = BoxEvaluation(parameters, entropy, v, q, resampled_q, th.stack([actions, drawn]), last)
-    ours = box_objective(now, segment(actions, behaviour, th.cat([mean, std], dim=1).detach(), rewards), c)
+    c = Coefficients(GAMMA, CLIP, False, DELTA, q_coef=0.5, ent_coef=0.02, **OTHERS)
+    drawn_too, average = th.stack([actions, drawn]), parameters.detach()
+    now = BoxEvaluation(parameters, entropy, v, q, resampled_q, drawn_too, last, th.zeros(T, 1), average)
+    ours = box_objective(now, segment(actions, behaviour, rewards), c)
     assert ours["truncated_fraction"] > 0
     for mine, other in zip(th.autograd.grad(ours["loss"], [mean, v, q]), expected, strict=True):
         th.testing.assert_close(mine, other, **CLOSE)

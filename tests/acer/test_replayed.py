@@ -9,6 +9,7 @@ import torch as th
 from gymnasium import spaces
 from problems import DEVICE, AnySpace, Scripted, vectorised
 from replaying import BOTH, BOX, Normalising, distribution_of, envs, make, watch
+from small_segments import evaluated
 from stable_baselines3.common.callbacks import BaseCallback
 
 
@@ -63,35 +64,39 @@ def test_a_replayed_segment_is_what_happened_with_the_distribution_that_acted_th
     assert len(rows) > 100 and max(stale) > 0.05
 
 
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("fixed", [False, True], ids=["", "in fixed shapes"])
 @BOTH
-def test_replayed_segments_are_completed_with_the_values_of_the_policy_now(kind, compile, graphs):
-    """A graph takes as many final observations as there are segments, or environments; a batch may have more, or fewer."""
-    model, diary = make(kind, compile=compile), Diary()
+def test_replayed_segments_are_completed_with_the_values_of_the_policy_now(kind, fixed):
+    """A graph takes as many final observations as there are segments, or a multiple; a batch may have more, or fewer."""
+    model, diary = make(kind), Diary()
     model.learn(60, callback=diary)
 
     def replayed(seed=5):
         model._generator = np.random.default_rng(seed)
-        segments = model._replayed()
-        return segments, model.objective.evaluate(model.policy, segments).last_values.detach()
+        (segments,) = model._replayed(1)
+        return segments, evaluated(model, segments.in_fixed_shapes() if fixed else segments)
 
     counts = set()
     for seed in range(20):
         model.replay_batch = 1 + seed % 2
-        batch, _ = replayed(seed)
-        counts.add(int(batch.truncated.sum()))
+        batch, now = replayed(seed)
+        total = int(batch.truncated.sum())
+        counts.add(total)
+        assert len(batch.final_observations) == total
+        assert len(batch.in_fixed_shapes().final_observations) % model.replay_batch == 0
+        assert len(batch.in_fixed_shapes().final_observations) - total < model.replay_batch
         for t, m in batch.truncated.nonzero().tolist():
             observation = batch.observations.cpu().numpy().reshape(7, -1, 3)[t, m]
             final = th.as_tensor(diary.pages[observation.tobytes()]["final"], device=DEVICE)[None]
-            assert batch.final_values[t, m].item() == pytest.approx(model.policy.predict_values(final).item(), rel=1e-5)
-        assert not batch.final_values[~batch.truncated].any()
+            assert now.final_values[t, m].item() == pytest.approx(model.policy.predict_values(final).item(), rel=1e-5)
+        assert not now.final_values[~batch.truncated].any() and not now.final_values.requires_grad
     assert counts == {1, 2, 3}
-    before, last_before = replayed()
+    batch, before = replayed()
     with th.no_grad():
         model.policy.value_net.bias += 7.0  # the critic says 7 more of everything, now
-    after, last_after = replayed()
-    th.testing.assert_close(after.final_values - before.final_values, 7.0 * before.truncated, rtol=0, atol=1e-5)
-    th.testing.assert_close(last_after - last_before, th.full_like(last_before, 7.0), rtol=0, atol=1e-5)
+    _, after = replayed()
+    th.testing.assert_close(after.final_values - before.final_values, 7.0 * batch.truncated, rtol=0, atol=1e-5)
+    th.testing.assert_close(after.last_values, before.last_values + 7.0, rtol=0, atol=1e-5)
 
 
 @BOTH
@@ -132,7 +137,7 @@ def test_the_critic_values_actions_as_the_environment_is_given_them():
     clipped = replace(batch, actions=given.flatten(1).float())
     far = (clipped.actions != batch.actions).any(dim=1)
     assert far.tolist() == [False, True, True] * (len(batch) // 3)
-    of, of_clipped = (model.objective.evaluate(model.policy, x).action_values for x in (batch, clipped))
+    of, of_clipped = (evaluated(model, x).action_values for x in (batch, clipped))
     assert th.equal(of, of_clipped)
 
 
@@ -142,6 +147,7 @@ def test_a_terminated_episode_is_completed_with_nothing_and_a_truncated_one_with
     kinds = set()
 
     def check(segments, c):
+        final_values = evaluated(model, segments).final_values
         observations = segments.observations[: len(segments)].view(*segments.rewards.shape, 2).cpu()
         for (t, m), (episode, step) in zip(np.ndindex(segments.rewards.shape), observations.view(-1, 2).tolist(), strict=True):
             terminated, truncated = segments.terminated[t, m].item(), segments.truncated[t, m].item()
@@ -150,9 +156,9 @@ def test_a_terminated_episode_is_completed_with_nothing_and_a_truncated_one_with
             if truncated:
                 final = th.tensor([[episode, step + 1]], device=DEVICE)
                 value = model.policy.predict_values(final).item()
-                assert segments.final_values[t, m].item() == pytest.approx(value, rel=1e-5, abs=1e-6)
+                assert final_values[t, m].item() == pytest.approx(value, rel=1e-5, abs=1e-6)
             else:
-                assert segments.final_values[t, m] == 0
+                assert final_values[t, m] == 0
 
     watch(model, "_learn_from", check)
     model.learn(96)

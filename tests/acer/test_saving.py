@@ -107,7 +107,8 @@ def test_a_memory_is_loaded_by_a_model_with_shorter_segments(tmp_path):
     make().learn(36).save_replay_buffer(tmp_path / "memory.pkl")
     model = make(n_steps=3)
     model.load_replay_buffer(tmp_path / "memory.pkl")
-    assert model._replayed().rewards.shape == (3, 2)
+    (segments,) = model._replayed(1)
+    assert segments.rewards.shape == (3, 2)
 
 
 def test_a_model_without_its_memory_is_small_and_predicts_without_making_one(tmp_path):

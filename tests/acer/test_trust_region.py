@@ -62,8 +62,8 @@ def test_delta_does_not_depend_on_how_many_rows_there_are(name):
         observations=thrice(batch.observations, M),
         actions=thrice(batch.actions, M),
         behaviour=thrice(batch.behaviour, M),
-        average=thrice(batch.average, M),
-        **{name: getattr(batch, name).repeat(1, 3) for name in ("rewards", "terminated", "truncated", "final_values")},
+        **{name: getattr(batch, name).repeat(1, 3) for name in ("rewards", "terminated", "truncated")},
+        final_observations=batch.final_observations.repeat(3, 1),  # of the one row that is truncated
         noise=None if batch.noise is None else th.stack([thrice(x, M) for x in batch.noise]),
         bounds=batch.bounds,
     )
@@ -91,9 +91,9 @@ def test_nothing_after_the_end_of_an_episode_reaches_the_rows_before_it(kind, en
     model = small_model(kind)
     batch = segments(model, shifted(model.policy, 10, 0.3))
     t, m = {"terminated": (1, 1), "truncated": (2, 2)}[ended]
-    now, c = evaluated(model, batch), coefficients(q_coef=1.0)
+    now, c = leaves(evaluated(model, batch)), coefficients(q_coef=1.0)
 
-    def critic(batch):
+    def critic(batch, now=now):
         of = partial(model, batch, now, c)["action_values"]
         return of.view(T * M, -1).sum(dim=1).view(T, M)[:, m]
 
@@ -102,8 +102,8 @@ def test_nothing_after_the_end_of_an_episode_reaches_the_rows_before_it(kind, en
     rewards[t + 1 :, m] += 7.0
     after = critic(replace(batch, rewards=rewards))
     assert th.equal(before[: t + 1], after[: t + 1]) and not th.isclose(before[t + 1 :], after[t + 1 :]).any()
-    final_values = batch.final_values + 3.0
-    moved = -len(batch) * (critic(replace(batch, final_values=final_values)) - before)  # of Q^ret
+    higher = leaves(now._replace(final_values=now.final_values + 3.0))
+    moved = -len(batch) * (critic(batch, higher) - before)  # of Q^ret
     if ended == "terminated":
         assert not moved.any()
     else:
@@ -114,7 +114,7 @@ def test_nothing_after_the_end_of_an_episode_reaches_the_rows_before_it(kind, en
 def test_the_last_row_goes_on_with_the_value_of_what_followed_it(kind):
     model = small_model(kind)
     batch = segments(model)
-    now = model.objective.evaluate(model.policy, batch)
+    now = evaluated(model, batch)
     expected = model.policy.predict_values(batch.observations[len(batch) :]).flatten()
     th.testing.assert_close(now.last_values, expected, **EXACT)
     higher = leaves(now._replace(last_values=now.last_values + 2.0))
@@ -127,7 +127,7 @@ def test_the_last_row_goes_on_with_the_value_of_what_followed_it(kind):
 def test_the_evaluations_hold_what_the_policy_says():
     model = small_model("Discrete")
     batch = segments(model)
-    now = model.objective.evaluate(model.policy, batch)
+    now = evaluated(model, batch)
     assert isinstance(now, DiscreteEvaluation)
     values, log_prob, entropy = model.policy.evaluate_actions(batch.observations[: len(batch)], batch.actions.flatten())
     th.testing.assert_close((now.log_probs.exp() * now.action_values).sum(dim=1), values.flatten(), **EXACT)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sb3_pgx.common.distributions import packed
 from sb3_pgx.common.policies import unchecked
 from sb3_pgx.common.rollout import Batch, Observations, as_policy_input
+from sb3_pgx.common.update.follower import FollowerRule
 from sb3_pgx.common.update.rules import Rule
 
 
@@ -63,17 +64,19 @@ class Objective:
 
     :param measure: pure function of what ``evaluate`` gave, the batch and the coefficients: the scalar ``"loss"`` and whatever
         else is to be measured, scalars, too
-    :param evaluate: of the policy and the batch: what the policy says of it now
+    :param evaluate: of the policy and the batch: what the policy says of it now; of the follower, too, if there is one
     :param distance: name of the metric that says how far the policy has moved from the one that acted
     :param reads_distribution: whether ``measure`` needs the parameters of the action distribution, now and when it acted
     :param critic_only: parameters that the action distribution depends on stay as they are
+    :param follows: how a second policy follows the one that is trained, after each step
     """
 
     measure: Callable[[Any, Any, Any], dict[str, Tensor]]
-    evaluate: Callable[[Any, Any], Any] = evaluated
+    evaluate: Callable[..., Any] = evaluated
     distance: str | None = None
     reads_distribution: bool = False
     critic_only: bool = False
+    follows: FollowerRule | None = None
 
 
 OPEN, DIVERGED, STOPPED = 1.0, 0.0, -1.0  # the gate: steps are taken; something was not finite; the policy moved too far
@@ -92,7 +95,7 @@ def gated_step(
     limits: Sequence[Tensor | float],
     scalars: Sequence[Tensor],
     adapt: Callable[..., Tensor] | None = None,
-) -> None:
+) -> tuple[Tensor, list[Tensor]]:
     """
     Clips the gradient and takes the optimizer's step, in place, if the gate is open and stays so.
 
@@ -111,6 +114,7 @@ def gated_step(
     :param scalars: the rule's
     :param adapt: a controller of the learning rate's factor: from the factor, the distance and its own numbers, which end
         ``limits``, to the factor of this step and the next
+    :return: whether the step was taken, and the new pieces of ``theta``
     """
     max_grad_norm, max_distance = limits[:N_LIMITS]
     norm = total_norm(gradient)
@@ -128,18 +132,22 @@ def gated_step(
     scale = report[SCALE]
     if adapt is not None:
         scale = th.where(go, adapt(scale, distance, *limits[N_LIMITS:]), scale)
+    reached = []
     for x, g, *kept in zip(theta, gradient, *moments, strict=True):
         new, new_kept = rule.step(x, g * clip.to(g.dtype), kept, scalars)
         if adapt is not None:
             new = x + scale.to(x.dtype) * (new - x)  # every rule's step is linear in its learning rate
-        for old, y in zip((x, *kept), (new, *new_kept), strict=True):
-            old.copy_(th.where(go, y, old))
+        gated = [th.where(go, y, old) for old, y in zip((x, *kept), (new, *new_kept), strict=True)]
+        for old, y in zip((x, *kept), gated, strict=True):
+            old.copy_(y)
+        reached.append(gated[0])
 
     values = th.stack([*measured, th.where(go, norm, 0.0), (go & (norm > max_grad_norm)).to(norm.dtype)]).to(report.dtype)
     n = len(values)
     sums, last = report[N_FLAGS : N_FLAGS + n], report[N_FLAGS + n :]
     flags = th.stack([verdict, report[SEEN] + seen, report[TAKEN] + go, scale])
     report.copy_(th.cat([flags, sums + th.where(seen, values, 0.0), th.where(seen, values, last)]))
+    return go, reached
 
 
 def total_norm(pieces: Sequence[Tensor]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch as th
@@ -17,6 +16,7 @@ from sb3_pgx.common.policies import split_parameters
 from sb3_pgx.common.rollout import Rows
 from sb3_pgx.common.update.eager import not_finite, refused
 from sb3_pgx.common.update.flat import ByOptimizer, Flat, Held, InPlace, states_of, steps_taken
+from sb3_pgx.common.update.follower import Follower, follow
 from sb3_pgx.common.update.plan import Plan
 from sb3_pgx.common.update.rules import Rule, rule_of
 from sb3_pgx.common.update.step import (
@@ -52,14 +52,22 @@ class GradientSteps:
         self._graphs: dict[Any, Compiled | None] = {}
         self._refused: str | None = None
         self._version, self._mixed = 0, False
-        self.rows, self.numbers = Remembered(), Remembered()  # of the optimizer's rule, and of the plan
+        self.follower: Follower | None = None
+        # Of the optimizer's rule, of the plan, and a report's as it begins.
+        self.rows, self.numbers, self.report = Remembered(), Remembered(), Remembered()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "used": [], "fixed": [], "_structure": None, "_graphs": {}}
+        return {**vars(self), "used": [], "fixed": [], "follower": None, "_structure": None, "_graphs": {}}
 
     @contextmanager
     def update(
-        self, policy: ActorCriticPolicy, plan: Plan, compiled: bool, number: int, version: int = 0
+        self,
+        policy: ActorCriticPolicy,
+        plan: Plan,
+        compiled: bool,
+        number: int,
+        version: int = 0,
+        follower: Follower | None = None,
     ) -> Iterator["Update"]:
         """
         One update. Policy and optimizer hold its result when the context ends, by an exception, too.
@@ -69,8 +77,9 @@ class GradientSteps:
         :param compiled: run compiled if it is possible
         :param number: of updates done before, for an error
         :param version: of the policy's layers, from :class:`~sb3_pgx.common.modules.Modules`
+        :param follower: where the objective says how one follows the policy
         """
-        self._version = version
+        self._version, self.follower = version, follower
         update = Update(self, policy, plan, compiled, number)
         try:
             yield update
@@ -79,7 +88,8 @@ class GradientSteps:
 
     def measure(self, policy: ActorCriticPolicy, batch: Rows, coefficients: Any) -> dict[str, Tensor]:
         """The objective at the policy's parameters."""
-        return self.objective.measure(self.objective.evaluate(policy, batch), batch, coefficients)
+        followers = [] if self.follower is None else [self.follower.policy]
+        return self.objective.measure(self.objective.evaluate(policy, batch, *followers), batch, coefficients)
 
     def distance(self, measured: dict[str, Tensor]) -> Tensor | None:
         """How far the policy has moved, if the objective says so."""
@@ -95,7 +105,9 @@ class GradientSteps:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         rule = rule_of(optimizer)
         described = [(p.requires_grad, p.dtype, p.device) for p in parameters]
-        structure = (policy, optimizer, parameters, described, rule, plan.structure, self._version)
+        follower, version = (None, 0) if self.follower is None else (self.follower.policy, self.follower.modules.version)
+        objects = [policy, optimizer, follower, *parameters]
+        structure = (objects, (described, rule, plan.structure, self._version, version))
         if not self._is_known(structure):
             with left_as_it_is(policy):
                 measured = self.measure(policy, batch, plan.as_tensors())
@@ -119,21 +131,26 @@ class GradientSteps:
         """Whether everything is as it was; objects are compared by identity, for which they are kept."""
         if self._structure is None:
             return False
-        (policy, optimizer, parameters, *values), (p, o, ps, *vs) = structure, self._structure
-        return policy is p and optimizer is o and values == vs and list(map(id, parameters)) == list(map(id, ps))
+        (objects, values), (known, known_values) = structure, self._structure
+        return values == known_values and list(map(id, objects)) == list(map(id, known))
 
     def graph(
-        self, policy: ActorCriticPolicy, plan: Plan, held: Held, batch: Rows, arguments: Sequence[Tensor]
+        self, policy: ActorCriticPolicy, plan: Plan, held: Held, lasting: Sequence[Tensor], batch: Rows, layout: Any
     ) -> Compiled | None:
-        """The compiled step for arguments like these, or ``None`` where there is none."""
-        n_known = len(held.tensors) // (
-            1 + len(held.rule.moments)
-        )  # parameters, or their vector: a new version for new layouts
-        key = (type(held), signature(arguments[n_known:]))
+        """
+        The compiled step for arguments like these, or ``None`` where there is none.
+
+        :param lasting: those before the batch's
+        :param layout: the signature of the batch's
+        """
+        # Of the parameters, or their vector, a new layout makes a new version.
+        n_known = len(held.tensors) // (1 + len(held.rule.moments))
+        key = (type(held), signature(lasting[n_known:]), layout)
         if key in self._graphs:
             return self._graphs[key]
         try:
-            self._graphs[key] = compile_function(traceable_step(self, policy, plan, held, batch), arguments)
+            step = traceable_step(self, policy, plan, held, batch)
+            self._graphs[key] = compile_function(step, [*lasting, *batch.tensors()])
             self.tell("the gradient step is compiled")
         except NotCompilable as reason:
             self._graphs[key] = None
@@ -166,6 +183,8 @@ class Update:
         self._report: Tensor | None = None  # of steps that the host has not heard of yet
         self._held: Held
         self._graph: Compiled | None = None
+        self._lasting: list[Tensor] = []  # what all steps have in common, while the same is held
+        self._graphs: dict[Any, Compiled | None] = {}  # by the layout of the batch, likewise
 
     @property
     def stopped(self) -> bool:
@@ -227,6 +246,7 @@ class Update:
         self._on_device = self.compiled or (self._device.type == "cuda" and not isinstance(rule, str))
         self._totals = [0.0] * (len(self.steps.names) + 2)  # and the norm of the gradient, and whether it was clipped
         self._lagging = False  # whether the policy lags behind the flat vector
+        self._following = [] if self.steps.follower is None else [*self.steps.follower.modules.parameters.values()]
         if self.compiled:
             numbers = self.plan.numbers
             self._numbers = self.steps.numbers(
@@ -238,16 +258,22 @@ class Update:
         if self.compiled and len(batch) == self.plan.rows:
             assert row is not None
             encoded = encode(batch, self.policy)
-            others = [self._open_report(), row, self._numbers, *self.steps.fixed, *encoded.tensors()]
-            arguments = [*held.tensors, *others]
+            if not self._lasting:
+                self._lasting = [*held.tensors, *self.steps.fixed, *self._following, self._numbers]
+            lasting, passing = [*self._lasting, self._open_report(), row], encoded.tensors()
             if self._graph is None:
-                self._graph = self.steps.graph(self.policy, self.plan, held, encoded, arguments)
+                layout = signature(passing)
+                if layout not in self._graphs:
+                    self._graphs[layout] = self.steps.graph(self.policy, self.plan, held, lasting, encoded, layout)
+                self._graph = self._graphs[layout]
             if self._graph is not None:
                 with th.no_grad():
-                    self._graph(arguments)
+                    self._graph([*lasting, *passing])
                 self._lagging = True
                 return
         self._held = flat = held.flat(self.taken)
+        if flat is not held:
+            self._lasting, self._graphs = [], {}
         if self._lagging:
             flat.store_parameters()
             self._lagging = False
@@ -265,8 +291,11 @@ class Update:
             distance, parts = self.steps.distance(measured), [measured[name] for name in self.steps.names]
             theta, moments, scalars = [flat.theta], [[moment] for moment in flat.moments], row.unbind()
             report = self._open_report()
-            gated_step(flat.rule, report, theta, moments, [gradient], parts, distance, plan.limits, scalars, plan.adapt)
+            go, _ = gated_step(
+                flat.rule, report, theta, moments, [gradient], parts, distance, plan.limits, scalars, plan.adapt
+            )
             flat.store_parameters()
+            self._follow(go)
 
     def _host_step(self, flat: Flat, batch: Rows) -> None:
         """The same, with the gate on the host: on the CPU a number is read faster than it is masked."""
@@ -287,6 +316,12 @@ class Update:
                 self.taken += 1
                 gradient.mul_(min(1.0, self.plan.limits[MAX_GRAD_NORM] / (length + 1e-6)))
                 flat.take(gradient, self.taken, self.scale)
+                self._follow()
+
+    def _follow(self, go: Tensor | None = None) -> None:
+        follower, rule = self.steps.follower, self.steps.objective.follows
+        if follower is not None and rule is not None:
+            follow(follower.pairs(), rule, self.plan.coefficients, go)
 
     def _measured_gradient(self, batch: Rows) -> tuple[dict[str, Tensor], Tensor]:
         with self._refusals():
@@ -305,8 +340,12 @@ class Update:
 
     def _open_report(self) -> Tensor:
         if self._report is None:
-            start = [self.gate, 0.0, 0.0, self.scale, *[0.0] * (2 * len(self._totals))]
-            self._report = th.tensor(start, dtype=th.float64, device=self._device)
+            n_totals, device = len(self._totals), self._device
+            start = self.steps.report(
+                (self.gate, self.scale, n_totals, device),
+                lambda: th.tensor([self.gate, 0, 0, self.scale, *[0] * (2 * n_totals)], dtype=th.float64, device=device),
+            )
+            self._report = start.clone()
         return self._report
 
     def _read(self) -> None:
@@ -337,7 +376,6 @@ class Update:
 
 
 def encode(batch: Rows, policy: ActorCriticPolicy) -> Rows:
-    """One-hot encoding reads values, which a trace cannot do: it comes first."""
-    if not has_one_hot(policy.observation_space):
-        return batch
-    return replace(batch, observations=one_hot(batch.observations, policy.observation_space))
+    """As a graph takes it. One-hot encoding reads values, which a trace cannot do: it comes first."""
+    batch, space = batch.in_fixed_shapes(), policy.observation_space
+    return batch.with_observations(lambda x: one_hot(x, space)) if has_one_hot(space) else batch

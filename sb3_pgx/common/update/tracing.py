@@ -1,5 +1,6 @@
 """The gated step of an objective as a function of tensors alone, which can be traced."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch as th
@@ -10,6 +11,7 @@ from sb3_pgx.common.compiling import Function
 from sb3_pgx.common.functional import PolicyFunction, check_traceable, laid_out
 from sb3_pgx.common.rollout import Rows
 from sb3_pgx.common.update.flat import Held, InPlace
+from sb3_pgx.common.update.follower import follow
 from sb3_pgx.common.update.plan import Plan
 from sb3_pgx.common.update.step import gated_step
 
@@ -24,36 +26,49 @@ def traceable_step(steps: "GradientSteps", policy: ActorCriticPolicy, plan: Plan
     :param plan: its structure is built in, its numbers are not
     :param held: the parameters that move; its rule is built in
     :param batch: one-hot encoded, for the shapes
-    :return: function of what ``held`` holds, report, the rule's scalars, the plan's numbers, the parameters that do not move,
-        and the batch's tensors; it changes parameters, moments and report in place
+    :return: function of what ``held`` holds, the parameters that do not move, those of the follower, the plan's numbers,
+        report, the rule's scalars, and the batch's tensors; it changes parameters, moments, report and follower in place
     :raises NotCompilable: a trace would not do what the policy does
     """
-    check_traceable(policy)
+    followers = [] if steps.follower is None else [steps.follower.policy]
+    for each in (policy, *followers):
+        check_traceable(each)
     named = dict(policy.named_parameters())
-    measure = PolicyFunction(steps.measure, policy, named)
+    of_follower = {f"follower.{name}": p for each in followers for name, p in each.named_parameters()}
+    measure = PolicyFunction(steps.measure, policy, named | of_follower, followers)
     names = {id(p): name for name, p in named.items()}
     moved = {names[id(p)]: p for p in held.parameters}
     fixed = [name for name in named if name not in moved]
     shapes = [p.shape for p in moved.values()]
     flat = not isinstance(held, InPlace)
-    n, n_fixed = 1 if flat else len(moved), len(fixed)
+    n = 1 if flat else len(moved)
     n_held = n * (1 + len(held.rule.moments))
+
+    def by_name(pieces: Sequence[Tensor]) -> dict[str, Tensor]:
+        if flat:
+            pieces = pieces[0].split([shape.numel() for shape in shapes])
+        return {name: x.view(shape) for name, x, shape in zip(moved, pieces, shapes, strict=True)}
 
     def step(*tensors: Tensor) -> tuple[()]:
         theta, *moments = [tensors[i : i + n] for i in range(0, n_held, n)]
-        report, row, numbers, *rest = tensors[n_held:]
+        left = iter(tensors[n_held:])
+        values, following = ({name: next(left) for name in given} for given in (fixed, of_follower))
+        numbers, report, row, *of_batch = left
         limits, coefficients = plan.unpack(numbers.unbind())
         leaves = [x.detach().requires_grad_(True) for x in theta]
         with th.enable_grad():
-            pieces = leaves[0].split([shape.numel() for shape in shapes]) if flat else leaves
-            named_pieces = {name: x.view(shape) for name, x, shape in zip(moved, pieces, shapes, strict=True)}
-            values = {**named_pieces, **dict(zip(fixed, rest[:n_fixed], strict=True))}
-            measured = measure(laid_out(values), batch.replaced(rest[n_fixed:]), coefficients)
+            measured = measure(laid_out(values | by_name(leaves) | following), batch.replaced(of_batch), coefficients)
             gradient = th.autograd.grad(measured["loss"], leaves)
         with th.no_grad():
             parts = [measured[name] for name in steps.names]
             distance = steps.distance(measured)
-            gated_step(held.rule, report, theta, moments, gradient, parts, distance, limits, row.unbind(), plan.adapt)
+            go, reached = gated_step(
+                held.rule, report, theta, moments, gradient, parts, distance, limits, row.unbind(), plan.adapt
+            )
+            if steps.objective.follows is not None:
+                led = values | by_name(reached)
+                pairs = [(x, led[name.removeprefix("follower.")]) for name, x in following.items()]
+                follow(pairs, steps.objective.follows, coefficients, go)
         return ()
 
     return step

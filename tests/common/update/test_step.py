@@ -1,5 +1,6 @@
 """The gated step: when it stops, what it clips and measures, and that device and host take the same steps."""
 
+import copy
 import math
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -9,11 +10,14 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from problems import DEVICE
+from replaying import flat
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_pgx.common.controllers import KLAdaptiveLearningRate, adapted_scale
+from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.rollout import Batch
-from sb3_pgx.common.update import GradientSteps, Objective, Plan, Update
+from sb3_pgx.common.update import Follower, GradientSteps, Objective, Plan, Update
+from sb3_pgx.common.update.follower import follow
 from sb3_pgx.common.update.rules import SGD, Adam
 from sb3_pgx.common.update.step import DIVERGED, GATE, OPEN, SCALE, SEEN, STOPPED, TAKEN, gated_step
 
@@ -242,6 +246,81 @@ def test_an_exception_in_the_middle_of_an_update_leaves_the_steps_that_were_take
     for p, q in zip(policy.parameters(), expected.parameters(), strict=True):
         th.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
         assert policy.optimizer.state[p]["step"] == 4
+
+
+# ------------------------------------------------------------------------------------------------------- a follower
+
+
+def evaluate_both(policy, batch, follower):
+    return policy.evaluate_actions(batch.observations, batch.actions), follower.predict_values(batch.observations)
+
+
+def objective_of_both(now, batch, c):
+    (values, log_prob, _), of_follower = now
+    measured = objective(SimpleNamespace(values=values.flatten(), log_prob=log_prob), batch, c)
+    return {**measured, "of_follower": of_follower.mean()}
+
+
+def a_third(held, led, c):
+    return held + (led - held) * c.vf_coef / 1.5
+
+
+@pytest.mark.parametrize("ends", ["", "stopped", "not finite"])
+@pytest.mark.parametrize("how", ["on the host", "on the device", "compiled, flat", "compiled, in place"])
+def test_a_follower_takes_a_step_after_each_of_the_policys_and_no_other(how, ends, graphs):
+    """Parameters that do not move, and whoever changed them between two updates, included."""
+    limit = 0.02 if ends == "stopped" else None
+    plan = Plan(Coefficients(0.5), None, 5, limit)
+    expected, batches = problem()
+    if ends == "not finite":
+        batches[8].returns = batches[8].returns * INF
+    policy, _ = problem()
+    follower, followed = (copy.deepcopy(policy).requires_grad_(False) for _ in range(2))
+    for one in (expected, policy):
+        one.log_std.requires_grad_(False).fill_(0.1)
+        one.optimizer = th.optim.Adam(one.parameters(), lr=1e-2)
+    said, taken = [], 0
+    for batch in batches:
+        said.append(followed.predict_values(batch.observations).mean().item())
+        if by_hand(expected, [batch], plan, None)[3] != OPEN:
+            break
+        taken += 1
+        with th.no_grad():
+            for held, led in zip(followed.parameters(), expected.parameters(), strict=True):
+                held += (led - held) / 3
+    assert (taken == 12) == (not ends)
+
+    modules = Modules(), Modules()
+    for one, layers in zip(modules, (follower, policy), strict=True):
+        one.look(layers)
+    steps = GradientSteps(Objective(objective_of_both, evaluate_both, distance="kl", follows=a_third))
+    steps.follower = Follower(follower, *modules)
+    update = (OnDevice if how == "on the device" else Update)(steps, policy, plan, "compiled" in how, 0)
+    try:
+        for epoch in [[batch] for batch in batches] if "in place" in how else [batches[:6], batches[6:]]:
+            update.epoch(epoch)
+    except ValueError as error:
+        assert ends == "not finite" and "the returns are not finite" in str(error)
+    update.store()
+    assert (update.taken, update.seen) == (taken, len(said)) and len(graphs) == ("compiled" in how)
+    assert update.means()["of_follower"] == pytest.approx(np.mean(said), rel=1e-4)
+    for ours, theirs in ((policy, expected), (follower, followed)):
+        th.testing.assert_close(flat(ours), flat(theirs), rtol=1e-4, atol=1e-6)
+    assert follower.log_std[0] == pytest.approx(0.1 * (1 - (2 / 3) ** taken))
+
+
+def test_what_two_layers_share_moves_once_and_whole_numbers_are_copied():
+    layers = th.nn.ModuleList([th.nn.BatchNorm1d(1), th.nn.BatchNorm1d(1)])
+    layers[1].weight, layers[1].running_mean = layers[0].weight, layers[0].running_mean
+    held = copy.deepcopy(layers)
+    for values in (layers[0].weight.data, layers[0].running_mean, layers[1].num_batches_tracked):
+        values += 10
+    modules = Modules(), Modules()
+    for one, of_it in zip(modules, (held, layers), strict=True):
+        one.look(of_it)
+    follow(Follower(held, *modules).pairs(), a_third, Coefficients(0.15))
+    assert (held[0].weight.item(), held[1].running_mean.item()) == pytest.approx((2.0, 1.0))
+    assert held[1].num_batches_tracked == 10 and held[0].num_batches_tracked == 0
 
 
 # ------------------------------------------------------------------------------------------------------- the learning rate
