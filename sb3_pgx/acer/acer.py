@@ -225,8 +225,20 @@ class ACER(ShortRollouts):
             )
 
     def _restart_average(self) -> None:
+        """The average policy begins as the policy is now; in place where it can, since graphs are made for the object."""
+        if self._average_fits():
+            self.average_policy.load_state_dict(self.policy.state_dict())
+            return
         self.average_policy = copy.deepcopy(self.policy).requires_grad_(False)
         self.average_policy.set_training_mode(False)
+
+    def _average_fits(self) -> bool:
+        """Whether the average policy has the layers of the policy."""
+        if not hasattr(self, "average_policy"):
+            return False
+        policies = (self.policy, self.average_policy)
+        one, other = ([(n, x.shape, x.dtype, x.device) for n, x in p.state_dict().items()] for p in policies)
+        return one == other
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
         """As SB3's. A policy that comes without an average policy is its own."""
@@ -296,7 +308,7 @@ class ACER(ShortRollouts):
                 f"the memory holds {self.replay_buffer.size} transitions as they were {was}, and those to come are as they "
                 f"are {now}: wrap the environment as it was wrapped then, or empty the memory with model.replay_buffer.reset()"
             )
-        if [p.shape for p in self.policy.parameters()] != [p.shape for p in self.average_policy.parameters()]:
+        if not self._average_fits():
             self._restart_average()  # somebody has given the model another policy
         if self._vec_normalize_env is not None and not raw and self.replay_ratio > 0:
             warnings.warn(

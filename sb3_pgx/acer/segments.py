@@ -36,9 +36,10 @@ class Segments(Rows):
         return replace(super().with_observations(function), final_observations=final)
 
     def in_fixed_shapes(self) -> "Segments":
-        """With a multiple of M final observations, M wherever they are enough; some of the rows' stand after them."""
+        """With M final observations, or B where M are too few; some of the rows' stand after them."""
         n_segments, final = self.rewards.shape[1], self.final_observations
-        missing = n_segments if final is None else -count(final) % n_segments
+        known = 0 if final is None else count(final)
+        missing = (n_segments if known <= n_segments else len(self)) - known
         others = map_tensors(lambda x: x[:missing], self.observations)
         return replace(self, final_observations=others if final is None else joined(final, others))
 
@@ -48,8 +49,8 @@ class Segments(Rows):
 
 def joined(some: Observations, others: Observations) -> Observations:
     """Observations one after the other, of the others' types."""
-    if isinstance(some, dict):
-        return {key: _joined(x, others[key]) for key, x in some.items()}  # type: ignore[index]
+    if isinstance(others, dict):
+        return {key: _joined(some[key], x) for key, x in others.items()}  # type: ignore[index]
     return _joined(some, others)  # type: ignore[arg-type]
 
 

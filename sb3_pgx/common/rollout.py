@@ -124,7 +124,7 @@ class Rows(ABC):
         return replace(self, observations=function(self.observations))
 
     def in_fixed_shapes(self: SelfRows) -> SelfRows:
-        """The same rows with tensors whose shapes depend on nothing but the number of rows, for a graph."""
+        """The same rows with tensors of few different shapes, for a graph."""
         return self
 
     @abstractmethod

@@ -8,9 +8,13 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from problems import DEVICE, AnySpace, Scripted, vectorised
-from replaying import BOTH, BOX, Normalising, distribution_of, envs, make, watch
+from replaying import ACTIONS, BOTH, BOX, Normalising, distribution_of, envs, make, watch
 from small_segments import evaluated
 from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_pgx import ACER
+from sb3_pgx.acer.segments import Segments
+from sb3_pgx.common.update.steps import encode
 
 
 class Diary(BaseCallback):
@@ -67,7 +71,7 @@ def test_a_replayed_segment_is_what_happened_with_the_distribution_that_acted_th
 @pytest.mark.parametrize("fixed", [False, True], ids=["", "in fixed shapes"])
 @BOTH
 def test_replayed_segments_are_completed_with_the_values_of_the_policy_now(kind, fixed):
-    """A graph takes as many final observations as there are segments, or a multiple; a batch may have more, or fewer."""
+    """A graph takes as many final observations as there are segments, or rows; a batch may have any number."""
     model, diary = make(kind), Diary()
     model.learn(60, callback=diary)
 
@@ -83,8 +87,8 @@ def test_replayed_segments_are_completed_with_the_values_of_the_policy_now(kind,
         total = int(batch.truncated.sum())
         counts.add(total)
         assert len(batch.final_observations) == total
-        assert len(batch.in_fixed_shapes().final_observations) % model.replay_batch == 0
-        assert len(batch.in_fixed_shapes().final_observations) - total < model.replay_batch
+        few = total <= model.replay_batch
+        assert len(batch.in_fixed_shapes().final_observations) == (model.replay_batch if few else len(batch))
         for t, m in batch.truncated.nonzero().tolist():
             observation = batch.observations.cpu().numpy().reshape(7, -1, 3)[t, m]
             final = th.as_tensor(diary.pages[observation.tobytes()]["final"], device=DEVICE)[None]
@@ -97,6 +101,24 @@ def test_replayed_segments_are_completed_with_the_values_of_the_policy_now(kind,
     _, after = replayed()
     th.testing.assert_close(after.final_values - before.final_values, 7.0 * batch.truncated, rtol=0, atol=1e-5)
     th.testing.assert_close(after.last_values, before.last_values + 7.0, rtol=0, atol=1e-5)
+
+
+def test_a_graph_takes_observations_in_one_order_and_type_and_one_hot():
+    """Parts of a dictionary as the space orders them, whatever the environment does; final ones, too."""
+    space = spaces.Dict({"a": BOX, "b": BOX, "number": spaces.Discrete(2)})
+    env = vectorised(AnySpace(space, ACTIONS["Discrete"]))
+    policy = ACER("MultiInputPolicy", env, n_steps=2, device=DEVICE).policy
+    a, number = th.arange(9.0, device=DEVICE).view(3, 3), th.tensor([0, 1, 1], device=DEVICE)
+    final = {"number": number[1:2], "b": 2.0 + a[:1].double(), "a": a[:1].double()}
+    reward, no = th.zeros(2, 1), th.zeros(2, 1, dtype=th.bool)
+    batch = Segments({"b": a + 50.0, "number": number, "a": a}, reward, reward, reward, no, ~no, final)
+    encoded = encode(batch, policy)
+    for observations in (encoded.observations, encoded.final_observations):
+        assert list(observations) == ["a", "b", "number"]
+        assert all(x.dtype == th.float32 for x in observations.values())
+    assert encoded.observations["number"].tolist() == [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
+    finals = {key: x[0].tolist() for key, x in encoded.final_observations.items()}
+    assert finals == {"a": [0.0, 1.0, 2.0], "b": [2.0, 3.0, 4.0], "number": [0.0, 1.0]}
 
 
 @BOTH

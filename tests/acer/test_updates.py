@@ -1,17 +1,23 @@
 """How often ACER updates, from what, and that it trains the same compiled."""
 
+import copy
 import math
 
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
+from gymnasium.wrappers import TransformObservation
 from models import assert_same, parameters
 from pairs import Sentences, assert_same_training, trained
-from replaying import BOTH, Change, envs, flat, make, watch
+from problems import DEVICE, AnySpace, vectorised
+from replaying import ACTIONS, BOTH, BOX, Change, envs, flat, make, watch
 from small_segments import evaluated
 from spies import Metrics
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_pgx import ACER
 
 
 def test_replayed_updates_are_poisson_distributed():
@@ -117,7 +123,47 @@ def test_a_compiled_training_is_the_eager_one(kind, graphs):
     assert not any("uncompiled" in sentence for sentence in compiled.log.sentences)
     assert len(graphs) == 3
     assert_same_training(eager, compiled)
-    th.testing.assert_close(flat(compiled.average_policy), flat(eager.average_policy), rtol=1e-5, atol=1e-5)
+    assert_same_policies(eager, compiled)
+
+
+def assert_same_policies(eager, compiled):
+    for policy in ("policy", "average_policy"):
+        ours, theirs = (flat(getattr(model, policy)) for model in (compiled, eager))
+        th.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_it_keeps_the_parts_of_dictionaries_apart(graphs):
+    """Final observations come in the environment's order, where others come in the space's."""
+    space, models = spaces.Dict({"a": BOX, "b": spaces.Box(4, 6, (3,), np.float32)}), []
+    for compile in (False, True):
+        inner = [AnySpace(copy.deepcopy(space), ACTIONS["Discrete"]) for _ in range(2)]
+        swapped = (TransformObservation(env, lambda x: dict(reversed(x.items())), env.observation_space) for env in inner)
+        env = VecNormalize(vectorised(*swapped))
+        small = dict(n_steps=6, buffer_size=60, replay_start=24, replay_ratio=2.0, learning_rate=5e-3, seed=0, device=DEVICE)
+        model = ACER("MultiInputPolicy", env, policy_kwargs=dict(net_arch=[8]), compile=compile, **small)
+        models.append(model.learn(96))
+    assert len(graphs) == 3, "acting, and a step for a final observation a segment at most, and one for more"
+    assert_same_policies(*models)
+
+
+def test_a_policy_that_is_loaded_again_and_again_needs_no_new_graph_and_one_that_shares_layers_has_none(graphs):
+    models = [make(compile=c) for c in (False, True)]
+    for model in models:
+        trained(model, 96)
+    count = len(graphs)
+    for _ in range(2):
+        for model in models:
+            model.set_parameters({"policy": {k: 0.9 * x for k, x in model.policy.state_dict().items()}}, exact_match=False)
+            assert th.equal(flat(model.policy), flat(model.average_policy))
+            trained(model, reset_num_timesteps=False)
+        assert_same_policies(*models)
+    assert len(graphs) == count
+    for model in models:
+        model.average_policy.mlp_extractor = model.policy.mlp_extractor
+    trained(models[0], reset_num_timesteps=False)
+    with pytest.warns(UserWarning, match="the policy and the one that follows it share a parameter"):
+        trained(models[1], reset_num_timesteps=False)
+    assert_same_policies(*models)
 
 
 @pytest.mark.parametrize("compile", [False, True])

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
@@ -376,6 +377,11 @@ class Update:
 
 
 def encode(batch: Rows, policy: ActorCriticPolicy) -> Rows:
-    """As a graph takes it. One-hot encoding reads values, which a trace cannot do: it comes first."""
+    """
+    As a graph takes it, by whose order it tells the parts of a dictionary. One-hot encoding reads values, which a trace cannot
+    do: it comes first.
+    """
     batch, space = batch.in_fixed_shapes(), policy.observation_space
-    return batch.with_observations(lambda x: one_hot(x, space)) if has_one_hot(space) else batch
+    if not (has_one_hot(space) or isinstance(space, spaces.Dict)):
+        return batch
+    return batch.with_observations(lambda x: one_hot(x, space))  # in the order of the space

@@ -7,7 +7,7 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from sb3_pgx.common.compiling import Function
+from sb3_pgx.common.compiling import Function, NotCompilable
 from sb3_pgx.common.functional import PolicyFunction, check_traceable, laid_out
 from sb3_pgx.common.rollout import Rows
 from sb3_pgx.common.update.flat import Held, InPlace
@@ -25,7 +25,7 @@ def traceable_step(steps: "GradientSteps", policy: ActorCriticPolicy, plan: Plan
     :param policy: in training mode
     :param plan: its structure is built in, its numbers are not
     :param held: the parameters that move; its rule is built in
-    :param batch: one-hot encoded, for the shapes
+    :param batch: encoded, for the shapes
     :return: function of what ``held`` holds, the parameters that do not move, those of the follower, the plan's numbers,
         report, the rule's scalars, and the batch's tensors; it changes parameters, moments, report and follower in place
     :raises NotCompilable: a trace would not do what the policy does
@@ -35,6 +35,8 @@ def traceable_step(steps: "GradientSteps", policy: ActorCriticPolicy, plan: Plan
         check_traceable(each)
     named = dict(policy.named_parameters())
     of_follower = {f"follower.{name}": p for each in followers for name, p in each.named_parameters()}
+    if {id(p) for p in named.values()} & {id(p) for p in of_follower.values()}:
+        raise NotCompilable("the policy and the one that follows it share a parameter")
     measure = PolicyFunction(steps.measure, policy, named | of_follower, followers)
     names = {id(p): name for name, p in named.items()}
     moved = {names[id(p)]: p for p in held.parameters}
