@@ -12,7 +12,6 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
@@ -33,7 +32,7 @@ from sb3_pgx.common.distributions import release_graph
 from sb3_pgx.common.evaluate import evaluate_by_graph, evaluate_rollout
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, acting_pass, evaluation_pass
-from sb3_pgx.common.policies import policy_class_for
+from sb3_pgx.common.policies import mean_std, policy_class_for
 from sb3_pgx.common.report import Metrics, notify, read
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import DictRolloutView, RolloutView, batches, feed, is_users_own
@@ -402,17 +401,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def spread(self) -> Metrics:
         """``std`` as SB3 logs it, where the policy has one; with our own options, the mean over the last observations."""
-        if not isinstance(self.action_space, spaces.Box):
-            return {}
-        log_std = getattr(self.policy, "log_std", None)
-        bounded = getattr(self.policy, "log_std_bounds", None) is not None
-        if log_std is not None and not bounded:
-            return {"std": log_std.detach().exp().mean()}
-        if not isinstance(self.policy.action_dist, DiagGaussianDistribution):
-            return {}
-        with th.no_grad():
-            distribution: Any = self.policy.get_distribution(self._rollout.last_observations).distribution
-        return {"std": distribution.stddev.mean()}
+        std = mean_std(self.policy, self._rollout.last_observations)
+        return {} if std is None else {"std": std}
 
     def explained_variance(self) -> float:
         """Of the values before the update, from the buffer: a user's own class has returns of its own."""

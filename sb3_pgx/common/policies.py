@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import CategoricalDistribution
+from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import MlpExtractor
@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from sb3_pgx.common.distributions import Choice, release_graph
-from sb3_pgx.common.rollout import map_tensors
+from sb3_pgx.common.rollout import Observations, map_tensors
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -166,6 +166,24 @@ def policy_class_for(policy_class: Any, policy_kwargs: dict[str, Any]) -> Any:
             "sb3_pgx.common.policies.GaussianStdPolicy, or leave them out."
         )
     return _WITH_STD_OPTIONS[policy_class]
+
+
+def mean_std(policy: ActorCriticPolicy, observations: Observations) -> Tensor | None:
+    """
+    The mean standard deviation of a Box policy: of the parameter that SB3 logs, or, with our own options, over the
+    observations ``[B, *obs]``; ``None`` where there is none.
+    """
+    if not isinstance(policy.action_space, spaces.Box):
+        return None
+    log_std = getattr(policy, "log_std", None)
+    bounded = getattr(policy, "log_std_bounds", None) is not None
+    if log_std is not None and not bounded:
+        return log_std.detach().exp().mean()
+    if not isinstance(policy.action_dist, DiagGaussianDistribution):
+        return None
+    with th.no_grad():
+        distribution: Any = policy.get_distribution(observations).distribution
+    return distribution.stddev.mean()
 
 
 def restart_optimizer(policy: ActorCriticPolicy, learning_rate: float) -> None:

@@ -53,12 +53,12 @@ class GradientSteps:
         self._graphs: dict[Any, Compiled | None] = {}
         self._refused: str | None = None
         self._version, self._mixed = 0, False
-        self.follower: Follower | None = None
+        self.followers: list[Follower] = []  # one, or none
         # Of the optimizer's rule, of the plan, and a report's as it begins.
         self.rows, self.numbers, self.report = Remembered(), Remembered(), Remembered()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "used": [], "fixed": [], "follower": None, "_structure": None, "_graphs": {}}
+        return {**vars(self), "used": [], "fixed": [], "followers": [], "_structure": None, "_graphs": {}}
 
     @contextmanager
     def update(
@@ -80,7 +80,7 @@ class GradientSteps:
         :param version: of the policy's layers, from :class:`~sb3_pgx.common.modules.Modules`
         :param follower: where the objective says how one follows the policy
         """
-        self._version, self.follower = version, follower
+        self._version, self.followers = version, [] if follower is None else [follower]
         update = Update(self, policy, plan, compiled, number)
         try:
             yield update
@@ -89,8 +89,8 @@ class GradientSteps:
 
     def measure(self, policy: ActorCriticPolicy, batch: Rows, coefficients: Any) -> dict[str, Tensor]:
         """The objective at the policy's parameters."""
-        followers = [] if self.follower is None else [self.follower.policy]
-        return self.objective.measure(self.objective.evaluate(policy, batch, *followers), batch, coefficients)
+        now = self.objective.evaluate(policy, batch, *(f.policy for f in self.followers))
+        return self.objective.measure(now, batch, coefficients)
 
     def distance(self, measured: dict[str, Tensor]) -> Tensor | None:
         """How far the policy has moved, if the objective says so."""
@@ -106,9 +106,9 @@ class GradientSteps:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         rule = rule_of(optimizer)
         described = [(p.requires_grad, p.dtype, p.device) for p in parameters]
-        follower, version = (None, 0) if self.follower is None else (self.follower.policy, self.follower.modules.version)
-        objects = [policy, optimizer, follower, *parameters]
-        structure = (objects, (described, rule, plan.structure, self._version, version))
+        objects = [policy, optimizer, *(f.policy for f in self.followers), *parameters]
+        versions = [self._version, *(f.modules.version for f in self.followers)]
+        structure = (objects, (described, rule, plan.structure, versions))
         if not self._is_known(structure):
             with left_as_it_is(policy):
                 measured = self.measure(policy, batch, plan.as_tensors())
@@ -247,7 +247,6 @@ class Update:
         self._on_device = self.compiled or (self._device.type == "cuda" and not isinstance(rule, str))
         self._totals = [0.0] * (len(self.steps.names) + 2)  # and the norm of the gradient, and whether it was clipped
         self._lagging = False  # whether the policy lags behind the flat vector
-        self._following = [] if self.steps.follower is None else [*self.steps.follower.modules.parameters.values()]
         if self.compiled:
             numbers = self.plan.numbers
             self._numbers = self.steps.numbers(
@@ -260,7 +259,8 @@ class Update:
             assert row is not None
             encoded = encode(batch, self.policy)
             if not self._lasting:
-                self._lasting = [*held.tensors, *self.steps.fixed, *self._following, self._numbers]
+                following = [p for f in self.steps.followers for p in f.modules.parameters.values()]
+                self._lasting = [*held.tensors, *self.steps.fixed, *following, self._numbers]
             lasting, passing = [*self._lasting, self._open_report(), row], encoded.tensors()
             if self._graph is None:
                 layout = signature(passing)
@@ -320,9 +320,9 @@ class Update:
                 self._follow()
 
     def _follow(self, go: Tensor | None = None) -> None:
-        follower, rule = self.steps.follower, self.steps.objective.follows
-        if follower is not None and rule is not None:
-            follow(follower.pairs(), rule, self.plan.coefficients, go)
+        for follower in self.steps.followers:
+            assert self.steps.objective.follows is not None
+            follow(follower.pairs(), self.steps.objective.follows, self.plan.coefficients, go)
 
     def _measured_gradient(self, batch: Rows) -> tuple[dict[str, Tensor], Tensor]:
         with self._refusals():

@@ -30,7 +30,7 @@ def traceable_step(steps: "GradientSteps", policy: ActorCriticPolicy, plan: Plan
         report, the rule's scalars, and the batch's tensors; it changes parameters, moments, report and follower in place
     :raises NotCompilable: a trace would not do what the policy does
     """
-    followers = [] if steps.follower is None else [steps.follower.policy]
+    followers = [f.policy for f in steps.followers]
     for each in (policy, *followers):
         check_traceable(each)
     named = dict(policy.named_parameters())

@@ -294,7 +294,7 @@ def test_a_follower_takes_a_step_after_each_of_the_policys_and_no_other(how, end
     for one, layers in zip(modules, (follower, policy), strict=True):
         one.look(layers)
     steps = GradientSteps(Objective(objective_of_both, evaluate_both, distance="kl", follows=a_third))
-    steps.follower = Follower(follower, *modules)
+    steps.followers = [Follower(follower, *modules)]
     update = (OnDevice if how == "on the device" else Update)(steps, policy, plan, "compiled" in how, 0)
     try:
         for epoch in [[batch] for batch in batches] if "in place" in how else [batches[:6], batches[6:]]:
