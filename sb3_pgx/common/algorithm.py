@@ -401,6 +401,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def spread(self) -> Metrics:
         """``std`` as SB3 logs it, where the policy has one; with our own options, the mean over the last observations."""
+        if not isinstance(self.action_space, spaces.Box):
+            return {}
         std = mean_std(self.policy, self._rollout.last_observations)
         return {} if std is None else {"std": std}
 

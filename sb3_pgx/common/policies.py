@@ -173,8 +173,6 @@ def mean_std(policy: ActorCriticPolicy, observations: Observations) -> Tensor | 
     The mean standard deviation of a Box policy: of the parameter that SB3 logs, or, with our own options, over the
     observations ``[B, *obs]``; ``None`` where there is none.
     """
-    if not isinstance(policy.action_space, spaces.Box):
-        return None
     log_std = getattr(policy, "log_std", None)
     bounded = getattr(policy, "log_std_bounds", None) is not None
     if log_std is not None and not bounded:
