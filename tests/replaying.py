@@ -1,6 +1,7 @@
 """Small models of ACER that keep and replay, on environments that tell what they returned."""
 
 import copy
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -64,6 +65,21 @@ def watch(model, method, note):
         return original(*args, **kwargs)
 
     setattr(model, method, noting)
+    return noted
+
+
+def watch_steps(model, note):
+    """Have ``note`` called with the segments of each step before it is taken, and the update it is part of."""
+    noted, gradient_steps = [], model.gradient_steps
+
+    @contextmanager
+    def noting(*args, **kwargs):
+        with gradient_steps(*args, **kwargs) as steps:
+            take = steps._step
+            steps._step = lambda batch, row: (noted.append(note(batch, steps)), take(batch, row))
+            yield steps
+
+    model.gradient_steps = noting
     return noted
 
 

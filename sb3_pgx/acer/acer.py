@@ -19,14 +19,14 @@ from sb3_pgx.acer.policies import ACERCnnPolicy, ACERMixin, ACERMultiInputPolicy
 from sb3_pgx.acer.record import RawTransitions, normalizes_last, record_of
 from sb3_pgx.acer.replay import SegmentReplay
 from sb3_pgx.acer.replay_files import load_replay, save_replay
-from sb3_pgx.acer.segments import Segments, joined
+from sb3_pgx.acer.segments import Segments, joined, windows
 from sb3_pgx.common.algorithm import ceil_div
 from sb3_pgx.common.checks import check_choice, check_counts, check_finite_not_negative, check_unit_interval
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Rollout, map_tensors
 from sb3_pgx.common.short_rollouts import ShortRollouts, with_rms_prop
-from sb3_pgx.common.update import Follower, Objective, Update
+from sb3_pgx.common.update import Follower, Objective
 
 DRAWN_AT_ONCE = 8  # batches of segments: a call costs as much as its copies, and of pictures more would take much memory
 
@@ -341,7 +341,7 @@ class ACER(ShortRollouts):
         )
         measured: list[tuple[Metrics, int]] = []
         if self.learns_on_policy:
-            measured.append(self._learn([self._on_policy(rollout)], rollout.rewards.numel(), c))
+            measured.append(self._learn([[self._on_policy(rollout)]], rollout.rewards.numel(), c))
         replayed = self._remember(rollout)
         if replayed:
             rows = self.replay_buffer.segment_length * self._replay_batch
@@ -353,18 +353,18 @@ class ACER(ShortRollouts):
     def _replay_batch(self) -> int:
         return self.replay_batch or self.n_envs
 
-    def _learn(self, batches: Iterable[Segments], rows: int, c: Coefficients) -> tuple[Metrics, int]:
-        """An update for each of the batches, all of so many rows; the means of what was measured, and of how many."""
-        with self.gradient_steps(c, rows) as steps:
-            largest = max(self._learn_from(segments, steps) for segments in batches)
-        return {**steps.means(), "ratio_max": largest}, steps.taken
-
-    def _learn_from(self, segments: Segments, steps: Update) -> float:
-        """An update; the largest ratio in it."""
-        steps.epoch([segments])
-        self._n_updates += 1
-        steps.number = self._n_updates
-        return steps.last["ratio_max"]
+    def _learn(self, epochs: Iterable[list[Segments]], rows: int, c: Coefficients) -> tuple[Metrics, int]:
+        """
+        An update for each of the batches, all of so many rows, which come by as many as are held at once; the means of what
+        was measured, and of how many.
+        """
+        with self.gradient_steps(c, rows, one_by_one=True) as steps:
+            try:
+                for batches in epochs:
+                    steps.epoch(batches)
+            finally:
+                self._n_updates += steps.taken
+        return {**steps.means(), "ratio_max": steps.largest("ratio_max")}, steps.taken
 
     def _remember(self, rollout: Rollout) -> int:
         """Keep the rollout, and say how many updates are to be replayed now."""
@@ -390,13 +390,13 @@ class ACER(ShortRollouts):
             self._bounds,
         )
 
-    def _replayed(self, n_batches: int) -> Iterator[Segments]:
-        """Batches of segments from the memory."""
+    def _replayed(self, n_batches: int) -> Iterator[list[Segments]]:
+        """Batches of segments from the memory, as many at once as may be held."""
         for start in range(0, n_batches, DRAWN_AT_ONCE):
-            yield from self._drawn(min(DRAWN_AT_ONCE, n_batches - start))
+            yield self._drawn(min(DRAWN_AT_ONCE, n_batches - start))
 
-    def _drawn(self, n_batches: int) -> Iterator[Segments]:
-        """The same, all in memory at once."""
+    def _drawn(self, n_batches: int) -> list[Segments]:
+        """Batches of segments, all with tensors of the same shapes."""
         sample = self.replay_buffer.sample((n_batches, self._replay_batch), self._generator)
         observations, rewards, final = sample.observations, sample.rewards, sample.final_observations
         if self.replay_buffer.raw:
@@ -404,29 +404,32 @@ class ACER(ShortRollouts):
             assert normalize is not None, "learn has looked"
             observations, rewards = normalize.normalize_obs(observations), normalize.normalize_reward(rewards)
             final = None if final is None else normalize.normalize_obs(final)
+        if final is not None:
+            places = windows(sample.truncated.sum(axis=(1, 2)), (self._replay_batch, rewards[0].size))
+            final = map_tensors(lambda x: x[places], final)
 
         def to_device(array: np.ndarray) -> Tensor:
             return th.from_numpy(array).to(self.device)
 
-        observations = map_tensors(lambda x: to_device(x).flatten(1, 2), observations)
+        rewarded, terminated, truncated = (to_device(x) for x in (rewards, sample.terminated, sample.truncated))
         actions, behaviour = (to_device(x).flatten(1, 2) for x in (sample.actions, sample.behaviour))
-        columns = [to_device(x) for x in (rewards, sample.terminated, sample.truncated)]
-        finals = None if final is None else map_tensors(to_device, final)
-        noise, end = self._noise(actions), 0
-        for i, n_finals in enumerate(sample.truncated.sum(axis=(1, 2)).tolist()):
-            start, end = end, end + n_finals
-            rewarded, terminated, truncated = (x[i] for x in columns)
-            yield Segments(
+        observations = map_tensors(lambda x: to_device(x).flatten(1, 2), observations)
+        final = None if final is None else map_tensors(to_device, final)
+        noise = self._noise(actions)
+        return [
+            Segments(
                 map_tensors(lambda x, i=i: x[i], observations),
                 actions[i],
                 behaviour[i],
-                rewarded,
-                terminated,
-                truncated,
-                map_tensors(lambda x, a=start, b=end: x[a:b], finals) if n_finals else None,
+                rewarded[i],
+                terminated[i],
+                truncated[i],
+                None if final is None else map_tensors(lambda x, i=i: x[i], final),
                 None if noise is None else noise[i],
                 self._bounds,
             )
+            for i in range(n_batches)
+        ]
 
     def _noise(self, actions: Tensor) -> Tensor | None:
         """The random numbers that a step needs beside Box actions ``[..., B, D]``."""

@@ -187,11 +187,11 @@ class SegmentReplay:
         self._columns["truncated"][rows] = False
         rows, after = rows[:n_rows], rows[n_rows:]
         for ring, values in pairs(self._observations, record.observations):
-            ring[rows] = values[newest].reshape(n_rows, *ring.shape[1:])  # [T, N, ...] -> [T * N, ...]
+            put(ring, self._head, values[newest].reshape(n_rows, *ring.shape[1:]))  # [T, N, ...] -> [T * N, ...]
         for ring, values in pairs(self._observations, record.following):
-            ring[after] = values
+            put(ring, after[0], values)
         for name, ring in self._columns.items():
-            ring[rows] = getattr(record, name)[newest].reshape(n_rows, *ring.shape[1:])
+            put(ring, self._head, getattr(record, name)[newest].reshape(n_rows, *ring.shape[1:]))
         truncated = rows[record.truncated[newest].ravel()]
         for index, row in enumerate(truncated, start=-len(truncated)):  # of a long rollout, the last ones
             self._final_observations[int(row)] = copy_one(record.final_observations, index)
@@ -208,6 +208,13 @@ class SegmentReplay:
 def pairs(one: Any, other: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     """The arrays of two sets of observations, key by key."""
     return [(one[k], other[k]) for k in one] if isinstance(one, dict) else [(one, other)]
+
+
+def put(ring: np.ndarray, first: int, values: np.ndarray) -> None:
+    """Write consecutive rows, of which those beyond the last are the first ones."""
+    n = len(ring) - first
+    ring[first : first + len(values)] = values[:n]
+    ring[: max(len(values) - n, 0)] = values[n:]
 
 
 def differ(one: Array, other: Array) -> np.ndarray:

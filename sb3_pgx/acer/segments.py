@@ -1,8 +1,9 @@
 """What a step of ACER is made of: segments of consecutive transitions, on-policy or replayed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch as th
 from torch import Tensor
 
@@ -61,3 +62,15 @@ def _joined(some: Tensor, others: Tensor) -> Tensor:
 def count(observations: Observations) -> int:
     """How many there are."""
     return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+
+
+def windows(counts: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """
+    Places of elements that lie one batch after the other, as many for each batch: those of its own, then any.
+
+    :param counts: of each of the U batches, ``[U]``
+    :param sizes: the first that suffices for all is taken
+    :return: ``[U, size]``
+    """
+    size = next(size for size in sizes if size >= counts.max())
+    return np.minimum((counts.cumsum() - counts)[:, None] + np.arange(size), counts.sum() - 1)

@@ -361,17 +361,20 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         return None
 
     @contextmanager
-    def gradient_steps(self, coefficients: Any, rows: int, max_distance: float | None = None) -> Iterator[Update]:
+    def gradient_steps(
+        self, coefficients: Any, rows: int, max_distance: float | None = None, one_by_one: bool = False
+    ) -> Iterator[Update]:
         """
         Steps on the algorithm's ``objective``; see :class:`~sb3_pgx.common.update.Update`.
 
         :param coefficients: a named tuple, as :class:`~sb3_pgx.common.update.Plan` wants it
         :param rows: of a minibatch; smaller ones are never compiled
         :param max_distance: of the policy from the one that acted; beyond it, no more steps are taken
+        :param one_by_one: whether each step counts as an update, of which there are few
         """
         controller = self.learning_rate if isinstance(self.learning_rate, KLAdaptiveLearningRate) else None
-        adapt = () if controller is None else (adapted_scale, controller.numbers)
-        plan = Plan(coefficients, self.max_grad_norm, rows, max_distance, *adapt)
+        adapt, numbers = (None, ()) if controller is None else (adapted_scale, controller.numbers)
+        plan = Plan(coefficients, self.max_grad_norm, rows, max_distance, adapt, numbers, one_by_one)
         version, follower = self._modules.version, self.follower()
         with self._steps.update(self.policy, plan, self._compiled, self._n_updates, version, follower) as update:
             try:

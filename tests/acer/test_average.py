@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch as th
-from replaying import BOTH, Normalising, distribution_of, flat, make, watch
+from replaying import BOTH, Normalising, distribution_of, flat, make, watch_steps
 
 
 @BOTH
@@ -15,7 +15,7 @@ def test_the_average_policy_is_the_exponentially_weighted_sum_of_all_policies(ki
     start = flat(model.policy)
     assert th.equal(flat(model.average_policy), start)
     counters = [x for x in model.policy.buffers() if not x.is_floating_point()]
-    both = watch(model, "_learn_from", lambda *_: (flat(model.average_policy), flat(model.policy)))
+    both = watch_steps(model, lambda *_: (flat(model.average_policy), flat(model.policy)))
     model.learn(96)
     averages, policies = zip(*both, (flat(model.average_policy), flat(model.policy)), strict=True)
     policies = policies[1:]  # each as an update has left it

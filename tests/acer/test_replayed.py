@@ -8,7 +8,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from problems import DEVICE, AnySpace, Scripted, vectorised
-from replaying import ACTIONS, BOTH, BOX, Normalising, distribution_of, envs, make, watch
+from replaying import ACTIONS, BOTH, BOX, Normalising, distribution_of, envs, make, watch_steps
 from small_segments import evaluated
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -63,44 +63,54 @@ def test_a_replayed_segment_is_what_happened_with_the_distribution_that_acted_th
         now = distribution_of(model.policy, segments.observations[: T * M])
         stale.append((now - segments.behaviour).abs().max().item())
 
-    watch(model, "_learn_from", check)
+    watch_steps(model, check)
     model.learn(120, callback=diary)
     assert len(rows) > 100 and max(stale) > 0.05
 
 
-@pytest.mark.parametrize("fixed", [False, True], ids=["", "in fixed shapes"])
 @BOTH
-def test_replayed_segments_are_completed_with_the_values_of_the_policy_now(kind, fixed):
-    """A graph takes as many final observations as there are segments, or rows; a batch may have any number."""
+def test_replayed_segments_are_completed_with_the_values_of_the_policy_now(kind):
+    """
+    Batches that are drawn together have as many final observations each as there are segments, or rows; so has a single one
+    in a graph, whatever it came with.
+    """
     model, diary = make(kind), Diary()
     model.learn(60, callback=diary)
 
-    def replayed(seed=5):
+    def replayed(seed):
         model._generator = np.random.default_rng(seed)
-        (segments,) = model._replayed(1)
-        return segments, evaluated(model, segments.in_fixed_shapes() if fixed else segments)
+        (batches,) = model._replayed(3)
+        return batches
 
-    counts = set()
+    counts, sizes = set(), set()
     for seed in range(20):
         model.replay_batch = 1 + seed % 2
-        batch, now = replayed(seed)
-        total = int(batch.truncated.sum())
-        counts.add(total)
-        assert len(batch.final_observations) == total
-        few = total <= model.replay_batch
-        assert len(batch.in_fixed_shapes().final_observations) == (model.replay_batch if few else len(batch))
-        for t, m in batch.truncated.nonzero().tolist():
-            observation = batch.observations.cpu().numpy().reshape(7, -1, 3)[t, m]
-            final = th.as_tensor(diary.pages[observation.tobytes()]["final"], device=DEVICE)[None]
-            assert now.final_values[t, m].item() == pytest.approx(model.policy.predict_values(final).item(), rel=1e-5)
-        assert not now.final_values[~batch.truncated].any() and not now.final_values.requires_grad
-    assert counts == {1, 2, 3}
-    batch, before = replayed()
+        batches = replayed(seed)
+        totals = [int(batch.truncated.sum()) for batch in batches]
+        counts.update(totals)
+        for batch, total in zip(batches, totals, strict=True):
+            sizes.add(len(batch.final_observations))
+            assert len(batch.final_observations) == (model.replay_batch if max(totals) <= model.replay_batch else len(batch))
+            bare = replace(batch, final_observations=batch.final_observations[:total] if total else None)
+            for same in (batch, bare, bare.in_fixed_shapes()):
+                assert_completed(evaluated(model, same).final_values, batch, model.policy, diary)
+            assert len(bare.in_fixed_shapes().final_observations) in (model.replay_batch, len(batch))
+    assert counts == {1, 2, 3, 4} and sizes == {1, 2, 6, 12}
+    batch = replayed(5)[0]
+    before = evaluated(model, batch)
     with th.no_grad():
         model.policy.value_net.bias += 7.0  # the critic says 7 more of everything, now
-    _, after = replayed()
+    after = evaluated(model, replayed(5)[0])
     th.testing.assert_close(after.final_values - before.final_values, 7.0 * batch.truncated, rtol=0, atol=1e-5)
     th.testing.assert_close(after.last_values, before.last_values + 7.0, rtol=0, atol=1e-5)
+
+
+def assert_completed(final_values, batch, policy, diary):
+    for t, m in batch.truncated.nonzero().tolist():
+        observation = batch.observations.cpu().numpy().reshape(len(batch.rewards) + 1, -1, 3)[t, m]
+        final = th.as_tensor(diary.pages[observation.tobytes()]["final"], device=DEVICE)[None]
+        assert final_values[t, m].item() == pytest.approx(policy.predict_values(final).item(), rel=1e-5)
+    assert not final_values[~batch.truncated].any() and not final_values.requires_grad
 
 
 def test_a_graph_takes_observations_in_one_order_and_type_and_one_hot():
@@ -126,7 +136,7 @@ def test_values_of_final_observations_are_those_of_a_policy_that_acts_even_a_sin
     """A layer that normalises by its batch has nothing to compare one row with, and would count it as data."""
     policy_kwargs = dict(features_extractor_class=Normalising)
     model = make(kind, env=envs(kind, n=1), on_policy_update=True, replay_ratio=0, policy_kwargs=policy_kwargs)
-    counted = watch(model, "_learn_from", lambda *_: model.policy.features_extractor.norm.num_batches_tracked.item())
+    counted = watch_steps(model, lambda *_: model.policy.features_extractor.norm.num_batches_tracked.item())
     model.learn(24)
     assert counted == [0, 1, 2, 3], "each step, and nothing else, counts a batch"
     assert not any(m.training for m in model.average_policy.modules())
@@ -135,7 +145,7 @@ def test_values_of_final_observations_are_those_of_a_policy_that_acts_even_a_sin
 def test_every_update_compares_with_actions_of_its_own():
     """Standard normal numbers: one for an action of the policy, and n for each of the two that it says Q of."""
     model = make("Box", n_dueling_samples=3, replay_ratio=6.0)
-    noises = watch(model, "_learn_from", lambda segments, c: segments.noise)
+    noises = watch_steps(model, lambda segments, c: segments.noise)
     model.learn(96)
     assert {noise.shape for noise in noises} == {(7, 12, 2)}
     numbers = th.stack(noises)
@@ -182,7 +192,7 @@ def test_a_terminated_episode_is_completed_with_nothing_and_a_truncated_one_with
             else:
                 assert final_values[t, m] == 0
 
-    watch(model, "_learn_from", check)
+    watch_steps(model, check)
     model.learn(96)
     assert {(2, True, False), (3, False, True)} <= kinds
     assert not {(2, False, True), (3, True, False), (0, True, False), (0, False, True)} & kinds

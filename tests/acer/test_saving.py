@@ -107,7 +107,7 @@ def test_a_memory_is_loaded_by_a_model_with_shorter_segments(tmp_path):
     make().learn(36).save_replay_buffer(tmp_path / "memory.pkl")
     model = make(n_steps=3)
     model.load_replay_buffer(tmp_path / "memory.pkl")
-    (segments,) = model._replayed(1)
+    ((segments,),) = model._replayed(1)
     assert segments.rewards.shape == (3, 2)
 
 

@@ -11,7 +11,7 @@ from gymnasium.wrappers import TransformObservation
 from models import assert_same, parameters
 from pairs import Sentences, assert_same_training, trained
 from problems import DEVICE, AnySpace, vectorised
-from replaying import ACTIONS, BOTH, BOX, Change, envs, flat, make, watch
+from replaying import ACTIONS, BOTH, BOX, Change, envs, flat, make, watch_steps
 from small_segments import evaluated
 from spies import Metrics
 from stable_baselines3.common.logger import Logger
@@ -46,7 +46,7 @@ def test_nothing_is_replayed_before_the_memory_holds_enough(kind):
 @pytest.mark.parametrize("kind, given, learns", [("Discrete", None, True), ("Box", None, False), ("Box", True, True)])
 def test_discrete_actions_are_learned_from_as_they_come_and_box_actions_from_the_memory_alone(kind, given, learns):
     model = make(kind, on_policy_update=given, replay_start=60)
-    updates = watch(model, "_learn_from", lambda segments, c: th.equal(segments.rewards, model._rollout.rewards))
+    updates = watch_steps(model, lambda segments, c: th.equal(segments.rewards, model._rollout.rewards))
     model.learn(36)
     assert updates == [True] * (3 * learns)
     assert model.n_gradient_steps == model._n_updates == 3 * learns
@@ -55,7 +55,7 @@ def test_discrete_actions_are_learned_from_as_they_come_and_box_actions_from_the
 @pytest.mark.parametrize("replay_batch, segments", [(None, 2), (5, 5)])
 def test_as_many_segments_are_replayed_as_there_are_environments_unless_told_otherwise(replay_batch, segments):
     model = make("Box", replay_batch=replay_batch)
-    shapes = watch(model, "_learn_from", lambda batch, c: tuple(batch.rewards.shape))
+    shapes = watch_steps(model, lambda batch, c: tuple(batch.rewards.shape))
     model.learn(60)
     assert set(shapes) == {(6, segments)}
 
@@ -68,7 +68,7 @@ def test_metrics_are_means_over_the_updates_of_a_rollout_and_the_largest_ratio_i
         now = evaluated(model, segments)
         return {name: x.item() for name, x in model.objective.measure(now, segments, steps.plan.coefficients).items()}
 
-    measured = watch(model, "_learn_from", measure)
+    measured = watch_steps(model, measure)
     model.learn(60, callback=metrics)
     for logged in metrics.updates:
         of_rollout, measured = measured[: 1 + int(logged["replay_updates"])], measured[1 + int(logged["replay_updates"]) :]
@@ -182,11 +182,11 @@ def test_an_update_that_is_refused_says_which_and_changes_nothing(compile, graph
     generator, model._generator = model._generator, Three()
 
     def spoil(segments, steps):
-        if model._n_updates == 3:
+        if len(told) == 3:
             segments.rewards[2, 1] = math.nan
             before.extend([parameters(model), flat(model.average_policy)])
 
-    watch(model, "_learn_from", spoil)
+    told = watch_steps(model, spoil)
     with pytest.raises(ValueError, match="the rewards is not finite in update 4; the step was not taken"):
         model.learn(24)
     assert model._n_updates == 3 == model.n_gradient_steps

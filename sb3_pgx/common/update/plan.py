@@ -18,7 +18,8 @@ class Plan:
     ``coefficients`` is a named tuple for the objective: its numbers reach a compiled step as tensors, and all else in it
     (``None``, booleans) is part of the graph. Minibatches of ``rows`` rows are worth a graph, others run eagerly. ``adapt``
     and ``adapt_numbers`` are those of a controller of the learning rate, see
-    :func:`~sb3_pgx.common.update.step.gated_step`.
+    :func:`~sb3_pgx.common.update.step.gated_step`. ``one_by_one`` says that each step counts as an update, of which there are
+    so few at a time that the parameters stay where they are.
     """
 
     coefficients: Any
@@ -27,6 +28,7 @@ class Plan:
     max_distance: float | None = None
     adapt: Adapt | None = None
     adapt_numbers: tuple[float, ...] = ()
+    one_by_one: bool = False
 
     @property
     def limits(self) -> tuple[float, ...]:

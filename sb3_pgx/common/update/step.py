@@ -18,6 +18,7 @@ from sb3_pgx.common.distributions import packed
 from sb3_pgx.common.policies import unchecked
 from sb3_pgx.common.rollout import Batch, Observations, as_policy_input
 from sb3_pgx.common.update.follower import FollowerRule
+from sb3_pgx.common.update.report import DIVERGED, GATE, OPEN, SCALE, SEEN, STOPPED, TAKEN
 from sb3_pgx.common.update.rules import Rule
 
 
@@ -79,14 +80,13 @@ class Objective:
     follows: FollowerRule | None = None
 
 
-OPEN, DIVERGED, STOPPED = 1.0, 0.0, -1.0  # the gate: steps are taken; something was not finite; the policy moved too far
-GATE, SEEN, TAKEN, SCALE, N_FLAGS = 0, 1, 2, 3, 4  # places in a report
 MAX_GRAD_NORM, MAX_DISTANCE, N_LIMITS = 0, 1, 2  # places in the limits; a controller's numbers follow
 
 
 def gated_step(
     rule: type[Rule],
-    report: Tensor,
+    flags: Tensor,
+    outcome: Tensor,
     theta: Sequence[Tensor],
     moments: Sequence[Sequence[Tensor]],
     gradient: Sequence[Tensor],
@@ -102,9 +102,9 @@ def gated_step(
     The parameters come in pieces, or as one flat vector, which is one piece.
 
     :param rule: the optimizer's
-    :param report: gate, minibatches seen, steps taken, factor of the learning rate, then for each of the M metrics its sum
-        over the minibatches seen, then its last value, ``[4 + 2 M]``; the last two metrics are the norm of the gradient and
-        whether it was clipped, which count where a step is taken
+    :param flags: of a :class:`~sb3_pgx.common.update.report.Report`
+    :param outcome: takes the M metrics of this step, ``[M]``, if the gate was open; the last two are the norm of the gradient
+        and whether it was clipped, 0 where no step was taken
     :param theta: pieces of any shape
     :param moments: for each moment of the rule, a piece for every piece of ``theta``
     :param gradient: of the loss, likewise
@@ -119,17 +119,17 @@ def gated_step(
     max_grad_norm, max_distance = limits[:N_LIMITS]
     norm = total_norm(gradient)
     finite = th.isfinite(norm) & th.isfinite(measured[0])
-    gate = report[GATE]
+    gate = flags[GATE]
     seen = gate == OPEN
     if distance is None:
         verdict = th.where(finite, OPEN, DIVERGED)
     else:
         verdict = th.where(distance > max_distance, STOPPED, th.where(finite, OPEN, DIVERGED))
-    verdict = th.where(seen, verdict.to(report.dtype), gate)
+    verdict = th.where(seen, verdict.to(flags.dtype), gate)
     go = verdict == OPEN
 
     clip = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-    scale = report[SCALE]
+    scale = flags[SCALE]
     if adapt is not None:
         scale = th.where(go, adapt(scale, distance, *limits[N_LIMITS:]), scale)
     reached = []
@@ -142,11 +142,9 @@ def gated_step(
             old.copy_(y)
         reached.append(gated[0])
 
-    values = th.stack([*measured, th.where(go, norm, 0.0), (go & (norm > max_grad_norm)).to(norm.dtype)]).to(report.dtype)
-    n = len(values)
-    sums, last = report[N_FLAGS : N_FLAGS + n], report[N_FLAGS + n :]
-    flags = th.stack([verdict, report[SEEN] + seen, report[TAKEN] + go, scale])
-    report.copy_(th.cat([flags, sums + th.where(seen, values, 0.0), th.where(seen, values, last)]))
+    values = th.stack([*measured, th.where(go, norm, 0.0), (go & (norm > max_grad_norm)).to(norm.dtype)])
+    outcome.copy_(th.where(seen, values.to(outcome.dtype), outcome))
+    flags.copy_(th.stack([verdict, flags[SEEN] + seen, flags[TAKEN] + go, scale]))
     return go, reached
 
 

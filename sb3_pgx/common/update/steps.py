@@ -19,12 +19,10 @@ from sb3_pgx.common.update.eager import not_finite, refused
 from sb3_pgx.common.update.flat import ByOptimizer, Flat, Held, InPlace, states_of, steps_taken
 from sb3_pgx.common.update.follower import Follower, follow
 from sb3_pgx.common.update.plan import Plan
+from sb3_pgx.common.update.report import DIVERGED, OPEN, STOPPED, Report
 from sb3_pgx.common.update.rules import Rule, rule_of
 from sb3_pgx.common.update.step import (
-    DIVERGED,
     MAX_GRAD_NORM,
-    OPEN,
-    STOPPED,
     Objective,
     gated_step,
     gradients_of_loss,
@@ -54,8 +52,8 @@ class GradientSteps:
         self._refused: str | None = None
         self._version, self._mixed = 0, False
         self.followers: list[Follower] = []  # one, or none
-        # Of the optimizer's rule, of the plan, and a report's as it begins.
-        self.rows, self.numbers, self.report = Remembered(), Remembered(), Remembered()
+        # Of the optimizer's rule, of the plan, and of a report.
+        self.rows, self.numbers, self.flags = Remembered(), Remembered(), Remembered()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "used": [], "fixed": [], "followers": [], "_structure": None, "_graphs": {}}
@@ -170,18 +168,17 @@ class Update:
     One update under way: epochs of minibatches, until the policy has moved too far.
 
     ``stopped`` says whether it has, ``taken`` how many steps were taken, ``scale`` by what a controller has multiplied the
-    learning rate. ``last`` are the metrics of the last minibatch seen, ``last_epoch`` the means over the last epoch.
-    ``number`` are the updates done before, for an error; where every epoch is an update, whoever takes it counts on.
+    learning rate.
     """
 
     def __init__(self, steps: GradientSteps, policy: ActorCriticPolicy, plan: Plan, compiled: bool, number: int):
-        self.steps, self.policy, self.plan, self.compiled, self.number = steps, policy, plan, compiled, number
-        self.seen = self.taken = 0
+        self.steps, self.policy, self.plan, self.compiled, self._number = steps, policy, plan, compiled, number
+        self.taken = 0
         self.scale, self.gate = 1.0, OPEN
-        self.last: Metrics = {}
-        self.last_epoch: Metrics = {}
-        self._totals: list[float] = []
-        self._report: Tensor | None = None  # of steps that the host has not heard of yet
+        self._outcomes: list[list[float]] = []  # metrics of each minibatch seen, the gradient's norm and its clipping last
+        self._before = (0, 0)  # minibatches seen and steps taken before the last epoch
+        self._n_batches = 0  # of the last epoch
+        self._report: Report | None = None  # of steps that the host has not heard of yet
         self._held: Held
         self._graph: Compiled | None = None
         self._lasting: list[Tensor] = []  # what all steps have in common, while the same is held
@@ -192,9 +189,29 @@ class Update:
         """Whether the policy has moved too far."""
         return self.gate == STOPPED
 
+    @property
+    def seen(self) -> int:
+        """How many minibatches were."""
+        return len(self._outcomes)
+
+    @property
+    def last(self) -> Metrics:
+        """Metrics of the last minibatch seen."""
+        return dict(zip(self.steps.names, self._outcomes[-1], strict=False))
+
+    @property
+    def last_epoch(self) -> Metrics:
+        """:meth:`means` of the last epoch alone."""
+        return self._means(*self._before)
+
     def means(self) -> Metrics:
         """Of every metric over the minibatches seen, and of ``grad_norm`` and ``grad_clipped`` over the steps taken."""
-        return self._named(self._totals, self.seen, self.taken)
+        return self._means(0, 0)
+
+    def largest(self, name: str) -> float:
+        """Of a metric over the minibatches seen."""
+        place = self.steps.names.index(name)
+        return max(outcome[place] for outcome in self._outcomes)
 
     @property
     def distance(self) -> float:
@@ -211,18 +228,16 @@ class Update:
         batches = list(batches)
         if not hasattr(self, "_held"):
             self._begin(batches[0], single=len(batches) == 1)
-        seen, taken, totals = self.seen, self.taken, self._totals
+        self._before, self._n_batches = (self.seen, self.taken), len(batches)
         self._graph = None  # the minibatches of an epoch are views of the same tensors: one look-up does for all
         rows = self._held.rows(self.taken, len(batches), self.steps.rows) if self._on_device else [None] * len(batches)
         for batch, row in zip(batches, rows, strict=True):
             self._step(batch, row)
         self._read()
-        sums = [after - before for after, before in zip(self._totals, totals, strict=True)]
-        self.last_epoch = self._named(sums, self.seen - seen, self.taken - taken)
         if self.gate == DIVERGED:
             if self._lagging:
                 self._held.store_parameters()
-            raise self._not_finite(batches[self.seen - seen - 1])
+            raise self._not_finite(batches[self.seen - self._before[0] - 1])
 
     def store(self) -> None:
         """Write what has been reached into policy and optimizer."""
@@ -240,12 +255,11 @@ class Update:
                 self.steps.refuse(rule)
             self.compiled, self._held = False, ByOptimizer(self.steps.used, self.policy.optimizer)
         else:
-            kind = InPlace if self.compiled and single else Flat
+            kind = InPlace if self.compiled and (single or self.plan.one_by_one) else Flat
             self._held = kind(self.steps.used, self.policy.optimizer, rule)
         self._device = self.steps.used[0].device
         # Where the host does not wait, gate and metrics live on the device.
         self._on_device = self.compiled or (self._device.type == "cuda" and not isinstance(rule, str))
-        self._totals = [0.0] * (len(self.steps.names) + 2)  # and the norm of the gradient, and whether it was clipped
         self._lagging = False  # whether the policy lags behind the flat vector
         if self.compiled:
             numbers = self.plan.numbers
@@ -261,15 +275,18 @@ class Update:
             if not self._lasting:
                 following = [p for f in self.steps.followers for p in f.modules.parameters.values()]
                 self._lasting = [*held.tensors, *self.steps.fixed, *following, self._numbers]
-            lasting, passing = [*self._lasting, self._open_report(), row], encoded.tensors()
+            passing = encoded.tensors()
             if self._graph is None:
                 layout = signature(passing)
                 if layout not in self._graphs:
+                    lasting = [*self._lasting, self._opened().flags, self._opened().outcome, row]
                     self._graphs[layout] = self.steps.graph(self.policy, self.plan, held, lasting, encoded, layout)
                 self._graph = self._graphs[layout]
             if self._graph is not None:
+                report = self._opened()
                 with th.no_grad():
-                    self._graph([*lasting, *passing])
+                    self._graph([*self._lasting, report.flags, report.outcome, row, *passing])
+                report.told()
                 self._lagging = True
                 return
         self._held = flat = held.flat(self.taken)
@@ -291,10 +308,11 @@ class Update:
         with th.no_grad():
             distance, parts = self.steps.distance(measured), [measured[name] for name in self.steps.names]
             theta, moments, scalars = [flat.theta], [[moment] for moment in flat.moments], row.unbind()
-            report = self._open_report()
+            flags, outcome = self._opened().flags, self._opened().outcome
             go, _ = gated_step(
-                flat.rule, report, theta, moments, [gradient], parts, distance, plan.limits, scalars, plan.adapt
+                flat.rule, flags, outcome, theta, moments, [gradient], parts, distance, plan.limits, scalars, plan.adapt
             )
+            self._opened().told()
             flat.store_parameters()
             self._follow(go)
 
@@ -304,17 +322,15 @@ class Update:
         with th.no_grad():
             norm = th.linalg.vector_norm(gradient)
             values = th.stack([*(measured[name] for name in self.steps.names), norm]).tolist()
-            self.last = dict(zip(self.steps.names, values, strict=False))
-            self.seen += 1
-            self.gate = verdict(values, None if self.steps.objective.distance is None else self.distance, self.plan.limits)
             *parts, length = values
-            counts = [length, float(length > self.plan.limits[MAX_GRAD_NORM])] if self.gate == OPEN else [0.0, 0.0]
-            self._totals = [a + b for a, b in zip(self._totals, [*parts, *counts], strict=True)]
+            self._outcomes.append([*parts, 0.0, 0.0])
+            self.gate = verdict(values, None if self.steps.objective.distance is None else self.distance, self.plan.limits)
             if self.gate == OPEN:
                 if self.plan.adapt is not None:
                     scale, distance = th.tensor([self.scale, self.distance], dtype=th.float64)
                     self.scale = self.plan.adapt(scale, distance, *self.plan.adapt_numbers).item()
                 self.taken += 1
+                self._outcomes[-1][-2:] = [length, float(length > self.plan.limits[MAX_GRAD_NORM])]
                 gradient.mul_(min(1.0, self.plan.limits[MAX_GRAD_NORM] / (length + 1e-6)))
                 flat.take(gradient, self.taken, self.scale)
                 self._follow()
@@ -329,37 +345,34 @@ class Update:
             measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
         return measured, _flatten_dense_tensors(gradients_of_loss(measured["loss"], self.steps.used))
 
+    @property
+    def _done(self) -> int:
+        """Updates done, for an error."""
+        return self._number + self.taken * self.plan.one_by_one
+
     @contextmanager
     def _refusals(self) -> Iterator[None]:
         """What torch's distributions refuse (NaN, a standard deviation of 0 or infinity) as the error of a step not taken."""
         try:
             yield
         except ValueError as error:
-            raise refused(f"the policy failed ({str(error).strip().splitlines()[0]})", self.number) from error
+            raise refused(f"the policy failed ({str(error).strip().splitlines()[0]})", self._done) from error
 
     # ------------------------------------------------------------------------------------------------ what became of it
 
-    def _open_report(self) -> Tensor:
+    def _opened(self) -> Report:
         if self._report is None:
-            n_totals, device = len(self._totals), self._device
-            start = self.steps.report(
-                (self.gate, self.scale, n_totals, device),
-                lambda: th.tensor([self.gate, 0, 0, self.scale, *[0] * (2 * n_totals)], dtype=th.float64, device=device),
-            )
-            self._report = start.clone()
+            n_metrics = len(self.steps.names) + 2
+            self._report = Report(self.gate, self.scale, self._n_batches, n_metrics, self._device, self.steps.flags)
         return self._report
 
     def _read(self) -> None:
-        """Take the report's news over; the one transfer from the device."""
-        if self._report is None:
-            return
-        self.gate, seen, taken, self.scale, *values = self._report.tolist()
-        self._report = None
-        sums, last = values[: len(values) // 2], values[len(values) // 2 :]
-        self.seen, self.taken = self.seen + int(seen), self.taken + int(taken)
-        self._totals = [a + b for a, b in zip(self._totals, sums, strict=True)]
-        if seen:
-            self.last = dict(zip(self.steps.names, last, strict=False))
+        """Take the report's news over; the one time that the host waits."""
+        if self._report is not None:
+            self.gate, taken, self.scale, outcomes = self._report.read()
+            self.taken += taken
+            self._outcomes += outcomes
+            self._report = None
 
     def _not_finite(self, batch: Rows) -> ValueError:
         """Does the step once more, at the parameters before it, to see what went wrong."""
@@ -369,11 +382,14 @@ class Update:
         names = {id(p): name for name, p in self.policy.named_parameters()}
         gradients = {f"gradient of {names[id(p)]}": g for p, g in zip(self.steps.used, pieces, strict=True)}
         parts = {name: value for name, value in measured.items() if name != "loss"}
-        return not_finite({**batch.suspects(), **parts, "loss": measured["loss"], **gradients}, self.number)
+        return not_finite({**batch.suspects(), **parts, "loss": measured["loss"], **gradients}, self._done)
 
-    def _named(self, sums: Sequence[float], seen: float, taken: float) -> Metrics:
-        named = {name: value / max(seen, 1) for name, value in zip(self.steps.names, sums, strict=False)}
-        return {**named, "grad_norm": sums[-2] / taken, "grad_clipped": sums[-1] / taken} if taken else named
+    def _means(self, seen: int, taken: int) -> Metrics:
+        """Since so many minibatches and steps."""
+        n, n_taken = self.seen - seen, self.taken - taken
+        *sums, norms, clipped = map(sum, zip(*self._outcomes[seen:], strict=True))
+        named = {name: value / n for name, value in zip(self.steps.names, sums, strict=True)}
+        return {**named, "grad_norm": norms / n_taken, "grad_clipped": clipped / n_taken} if n_taken else named
 
 
 def encode(batch: Rows, policy: ActorCriticPolicy) -> Rows:

@@ -26,8 +26,9 @@ def traceable_step(steps: "GradientSteps", policy: ActorCriticPolicy, plan: Plan
     :param plan: its structure is built in, its numbers are not
     :param held: the parameters that move; its rule is built in
     :param batch: encoded, for the shapes
-    :return: function of what ``held`` holds, the parameters that do not move, those of the follower, the plan's numbers,
-        report, the rule's scalars, and the batch's tensors; it changes parameters, moments, report and follower in place
+    :return: function of what ``held`` holds, the parameters that do not move, those of the follower, the plan's numbers, the
+        step's flags and outcome, the rule's scalars, and the batch's tensors; it changes parameters, moments, follower, flags
+        and outcome in place
     :raises NotCompilable: a trace would not do what the policy does
     """
     followers = [f.policy for f in steps.followers]
@@ -55,7 +56,7 @@ def traceable_step(steps: "GradientSteps", policy: ActorCriticPolicy, plan: Plan
         theta, *moments = [tensors[i : i + n] for i in range(0, n_held, n)]
         left = iter(tensors[n_held:])
         values, following = ({name: next(left) for name in given} for given in (fixed, of_follower))
-        numbers, report, row, *of_batch = left
+        numbers, flags, outcome, row, *of_batch = left
         limits, coefficients = plan.unpack(numbers.unbind())
         leaves = [x.detach().requires_grad_(True) for x in theta]
         with th.enable_grad():
@@ -65,7 +66,7 @@ def traceable_step(steps: "GradientSteps", policy: ActorCriticPolicy, plan: Plan
             parts = [measured[name] for name in steps.names]
             distance = steps.distance(measured)
             go, reached = gated_step(
-                held.rule, report, theta, moments, gradient, parts, distance, limits, row.unbind(), plan.adapt
+                held.rule, flags, outcome, theta, moments, gradient, parts, distance, limits, row.unbind(), plan.adapt
             )
             if steps.objective.follows is not None:
                 led = values | by_name(reached)

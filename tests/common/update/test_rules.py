@@ -9,8 +9,9 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from sb3_pgx.common.compiling import Remembered
 from sb3_pgx.common.update.flat import ByOptimizer, Flat, InPlace
+from sb3_pgx.common.update.report import OPEN, Report
 from sb3_pgx.common.update.rules import rule_of
-from sb3_pgx.common.update.step import OPEN, gated_step
+from sb3_pgx.common.update.step import gated_step
 
 OPTIMIZERS = {
     "Adam": (th.optim.Adam, dict(eps=1e-5)),
@@ -77,10 +78,10 @@ class Training:
         group["lr"] = RATES[self.taken]
         (row,) = held.rows(0, 1, Remembered())
         theta, *moments = zip(*[iter(held.tensors)] * len(self.parameters), strict=True)
-        report = th.tensor([OPEN, 0, 0, 1, *[0] * 6], dtype=th.float64, device=DEVICE)
-        loss, unlimited = row.new_tensor(0.0), (math.inf, math.inf)
+        report = Report(OPEN, 1.0, 1, 3, DEVICE, Remembered())
+        told, loss, unlimited = (report.flags, report.outcome), row.new_tensor(0.0), (math.inf, math.inf)
         with th.no_grad():
-            gated_step(held.rule, report, theta, moments, self.gradients[self.taken], [loss], None, unlimited, row.unbind())
+            gated_step(held.rule, *told, theta, moments, self.gradients[self.taken], [loss], None, unlimited, row.unbind())
         self.taken += 1
 
 

@@ -13,13 +13,15 @@ from problems import DEVICE
 from replaying import flat
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from sb3_pgx.common.compiling import Remembered
 from sb3_pgx.common.controllers import KLAdaptiveLearningRate, adapted_scale
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.rollout import Batch
 from sb3_pgx.common.update import Follower, GradientSteps, Objective, Plan, Update
 from sb3_pgx.common.update.follower import follow
+from sb3_pgx.common.update.report import DIVERGED, OPEN, STOPPED, Report
 from sb3_pgx.common.update.rules import SGD, Adam
-from sb3_pgx.common.update.step import DIVERGED, GATE, OPEN, SCALE, SEEN, STOPPED, TAKEN, gated_step
+from sb3_pgx.common.update.step import gated_step
 
 INF, NAN = math.inf, math.nan
 
@@ -29,12 +31,13 @@ def step(report, theta, moments, gradient, loss=1.0, kl=0.0, limits=(INF, INF), 
     row = {SGD: (lr, 0.0), Adam: (lr, 1.0, 0.1, 0.99, 0.01, 1e-8, 0.0, lr)}[rule]
     measured = [theta.new_tensor(loss), theta.new_tensor(kl)]
     scalars, pieces = theta.new_tensor(row).unbind(), [[moment] for moment in moments]
-    gated_step(rule, report, [theta], pieces, [gradient], measured, measured[1], limits, scalars)
+    gated_step(rule, report.flags, report.outcome, [theta], pieces, [gradient], measured, measured[1], limits, scalars)
+    report.told()
 
 
 def beginning(rule=SGD):
-    """An open report on four metrics (loss, distance, the gradient's norm and its clipping), parameters, and moments."""
-    report = th.tensor([OPEN, 0, 0, 1.0, *[0.0] * 8], dtype=th.float64)
+    """A report on four metrics (loss, distance, the gradient's norm and its clipping), parameters, and moments."""
+    report = Report(OPEN, 1.0, 9, 4, th.device("cpu"), Remembered())
     return report, th.tensor([1.0, -2.0]), [th.tensor([0.1, 0.2]) for _ in rule.moments]
 
 
@@ -62,8 +65,8 @@ def test_the_gate_closes_before_the_step_and_nothing_changes_from_then_on(rule, 
     step(report, theta, moments, good, rule=rule, limits=(INF, 0.5))
     before = [x.clone() for x in (theta, *moments)]
     step(report, theta, moments, **{"gradient": good, "rule": rule, "limits": (INF, 0.5), **bad})
-    assert report[[GATE, SEEN, TAKEN]].tolist() == [gate, 2, 1]  # what closed the gate has been seen
-    closed = report.clone()
+    closed = report.read()
+    assert (closed.gate, closed.taken, len(closed.outcomes)) == (gate, 1, 2), "what closed the gate has been seen"
     for later in (
         dict(gradient=good),
         dict(gradient=good * NAN, loss=NAN),
@@ -71,7 +74,7 @@ def test_the_gate_closes_before_the_step_and_nothing_changes_from_then_on(rule, 
         dict(gradient=good * 9),
     ):
         step(report, theta, moments, rule=rule, limits=(INF, 0.5), **later)
-        th.testing.assert_close(report, closed, rtol=0, atol=0, equal_nan=True)
+        np.testing.assert_equal(report.read(), closed)
     for x, y in zip((theta, *moments), before, strict=True):
         assert th.equal(x, y)
 
@@ -80,18 +83,17 @@ def test_the_gate_closes_before_the_step_and_nothing_changes_from_then_on(rule, 
 def test_the_gate_stays_open_up_to_the_limit(kl, limit):
     report, theta, moments = beginning()
     step(report, theta, moments, th.tensor([0.3, -0.4]), kl=kl, limits=(INF, limit))
-    assert report[GATE] == OPEN and report[TAKEN] == 1
+    assert report.read()[:2] == (OPEN, 1)
     th.testing.assert_close(theta, th.tensor([0.7, -1.6]))
 
 
-def test_the_report_sums_the_metrics_of_minibatches_seen_and_the_norms_of_steps_taken():
+def test_the_report_has_the_metrics_of_minibatches_seen_and_the_norms_of_steps_taken():
     report, theta, moments = beginning()
     for loss, kl, size in ((1.0, 0.1, 1.0), (2.5, 0.2, 2.0), (4.0, 0.9, 7.0), (100.0, 0.0, 100.0)):  # the third one stops
         step(report, theta, moments, size * th.tensor([0.6, 0.8]), loss=loss, kl=kl, limits=(1.5, 0.5))
-    sums, last = report[4:8], report[8:]
-    th.testing.assert_close(sums, th.tensor([7.5, 1.2, 3.0, 1.0], dtype=th.float64))
-    th.testing.assert_close(last, th.tensor([4.0, 0.9, 0.0, 0.0], dtype=th.float64))
-    assert report[SCALE] == 1.0
+    news = report.read()
+    np.testing.assert_allclose(news.outcomes, [[1.0, 0.1, 1.0, 0.0], [2.5, 0.2, 2.0, 1.0], [4.0, 0.9, 0.0, 0.0]], rtol=1e-6)
+    assert (news.gate, news.taken, news.scale) == (STOPPED, 2, 1.0)
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.1, 5.0, 10.0, INF])
@@ -103,7 +105,7 @@ def test_the_gradient_is_clipped_as_torch_clips_it(max_grad_norm):
     norm = th.nn.utils.clip_grad_norm_([p], max_grad_norm)
     step(report, theta, moments, gradient, limits=(max_grad_norm, INF))
     th.testing.assert_close(before - theta, p.grad)
-    assert report[6] == norm.item() == 5.0  # before clipping
+    assert report.read().outcomes[0][2] == norm.item() == 5.0  # before clipping
     assert gradient.tolist() == [3.0, -4.0]
 
 
@@ -221,6 +223,7 @@ def test_device_and_host_take_torchs_steps_and_measure_the_same(where, case):
         assert update.means()["grad_clipped"] == np.mean(np.array(norms) > (plan.max_grad_norm or INF))
         assert update.last == pytest.approx(dict(zip(("loss", "value_loss", "kl"), losses[-1], strict=True)), rel=1e-4)
         assert update.distance == update.last["kl"]
+        assert update.largest("kl") == pytest.approx(max(kl for _, _, kl in losses), rel=1e-4)
     update.store()
     assert (update.taken, update.gate, update.stopped) == (taken, why, why == STOPPED) and update.seen == len(losses)
     if controller:
