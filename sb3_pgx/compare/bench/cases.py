@@ -119,17 +119,23 @@ CASES = (
     ),
     Case("a2c-cartpole", "a2c", "CartPole-v1", ("sb3:a2c",), (Goal("frames", "sb3:a2c", 2.5),), hyperparameters={}),
     *(
-        Case(  # a replayed update of 16 segments of 20 steps may cost as much as three steps of PPO on as many rows
+        # A replayed update of 16 segments of 20 steps may cost as much as three steps of PPO on as many rows. With 4 a rollout
+        # each bears a quarter of what a rollout costs once; with 16 it is nearly the update alone, as PPO's 80 steps are.
+        Case(
             name,
             "acer",
             env_id,
             ("ppo",),
             (Goal("step", "ppo", 1 / 3),),
             hyperparameters={},
-            alone={"acer": {"n_steps": 20, "replay_start": 320}, "ppo": {"n_steps": 160, "batch_size": 320}},
+            alone={"acer": {"n_steps": 20, "replay_start": 320, **replay}, "ppo": {"n_steps": 160, "batch_size": 320}},
             n_envs=16,
         )
-        for name, env_id in (("acer-cartpole", "CartPole-v1"), ("acer-pendulum", "Pendulum-v1"))
+        for name, env_id, replay in (
+            ("acer-cartpole", "CartPole-v1", {}),
+            ("acer-pendulum", "Pendulum-v1", {}),
+            ("acer-pendulum-16-replays", "Pendulum-v1", {"replay_ratio": 16.0}),
+        )
     ),
     Case(  # theirs needs seconds for a few rollouts
         "acer-cartpole-pfrl",
