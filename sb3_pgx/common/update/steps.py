@@ -289,9 +289,10 @@ class Update:
                 report.told()
                 self._lagging = True
                 return
+        if not isinstance(held, Flat):
+            self._read()  # the steps that it counts
+            self._lasting, self._graphs, self._graph = [], {}, None
         self._held = flat = held.flat(self.taken)
-        if flat is not held:
-            self._lasting, self._graphs = [], {}
         if self._lagging:
             flat.store_parameters()
             self._lagging = False

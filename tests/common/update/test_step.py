@@ -237,6 +237,26 @@ def test_device_and_host_take_torchs_steps_and_measure_the_same(where, case):
         th.testing.assert_close(ours["exp_avg_sq"], theirs["exp_avg_sq"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("how", ["on the host", "on the device", "compiled"])
+def test_steps_that_count_as_updates_are_counted_whatever_each_of_them_is_done_by(how, graphs):
+    """The fifth minibatch is smaller, which a graph does not take; the ninth one is refused."""
+    expected, batches = problem()
+    batches[4], _ = batches[4].split(3)
+    batches[8].returns = batches[8].returns * INF
+    plan = Plan(Coefficients(0.5), None, 5, one_by_one=True)
+    by_hand(expected, batches[:8], plan, None)
+    policy, _ = problem()
+    steps = GradientSteps(Objective(objective, distance="kl"))
+    update = (OnDevice if how == "on the device" else Update)(steps, policy, plan, how == "compiled", 100)
+    with pytest.raises(ValueError, match="the returns are not finite in update 109; the step was not taken"):
+        update.epoch(batches)
+    update.store()
+    assert (update.taken, update.seen) == (8, 9) and len(graphs) == 2 * (how == "compiled"), "in place, and flat from then on"
+    for p, q in zip(policy.parameters(), expected.parameters(), strict=True):
+        th.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+        assert policy.optimizer.state[p]["step"] == 8
+
+
 def test_an_exception_in_the_middle_of_an_update_leaves_the_steps_that_were_taken():
     expected, batches = problem()
     plan = Plan(Coefficients(0.5), None, 5)
