@@ -231,9 +231,11 @@ class Update:
         self._before, self._n_batches = (self.seen, self.taken), len(batches)
         self._graph = None  # the minibatches of an epoch are views of the same tensors: one look-up does for all
         rows = self._held.rows(self.taken, len(batches), self.steps.rows) if self._on_device else [None] * len(batches)
-        for batch, row in zip(batches, rows, strict=True):
-            self._step(batch, row)
-        self._read()
+        try:
+            for batch, row in zip(batches, rows, strict=True):
+                self._step(batch, row)
+        finally:
+            self._read()  # whoever interrupts an epoch finds the steps that were taken counted
         if self.gate == DIVERGED:
             if self._lagging:
                 self._held.store_parameters()

@@ -271,6 +271,23 @@ def test_an_exception_in_the_middle_of_an_update_leaves_the_steps_that_were_take
         assert policy.optimizer.state[p]["step"] == 4
 
 
+@pytest.mark.parametrize("where", [Update, OnDevice])
+def test_whoever_interrupts_an_epoch_finds_the_steps_that_were_taken_counted(where):
+    policy, batches = problem()
+    update = where(GradientSteps(Objective(objective, distance="kl")), policy, Plan(Coefficients(0.5), None, 5), False, 0)
+    left, take = iter(batches[:4]), update._step
+
+    def step(batch, row):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        take(batch, row)
+
+    update._step = step
+    with pytest.raises(KeyboardInterrupt):
+        update.epoch(batches)
+    assert (update.taken, update.seen) == (4, 4)
+
+
 # ------------------------------------------------------------------------------------------------------- a follower
 
 
