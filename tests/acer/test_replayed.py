@@ -94,7 +94,8 @@ def test_replayed_segments_are_completed_with_the_values_of_the_policy_now(kind)
             bare = replace(batch, final_observations=batch.final_observations[:total] if total else None)
             for same in (batch, bare, bare.in_fixed_shapes()):
                 assert_completed(evaluated(model, same).final_values, batch, model.policy, diary)
-            assert len(bare.in_fixed_shapes().final_observations) in (model.replay_batch, len(batch))
+            size = model.replay_batch if total <= model.replay_batch else len(batch)
+            assert len(bare.in_fixed_shapes().final_observations) == size
     assert counts == {1, 2, 3, 4} and sizes == {1, 2, 6, 12}
     batch = replayed(5)[0]
     before = evaluated(model, batch)

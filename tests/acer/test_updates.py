@@ -168,28 +168,28 @@ def test_a_policy_that_is_loaded_again_and_again_needs_no_new_graph_and_one_that
 
 @pytest.mark.parametrize("compile", [False, True])
 def test_an_update_that_is_refused_says_which_and_changes_nothing(compile, graphs):
-    """The second of three on the memory: one on each of two rollouts came before."""
+    """The tenth of eleven on the memory, which come in two epochs: one on each of two rollouts came before."""
     model = make(compile=compile, replay_start=24)
     model.replay_ratio, before = 1.0, []
 
-    class Three:
+    class Eleven:
         def poisson(self, _):
-            return 3
+            return 11
 
         def __getattr__(self, name):
             return getattr(generator, name)
 
-    generator, model._generator = model._generator, Three()
+    generator, model._generator = model._generator, Eleven()
 
     def spoil(segments, steps):
-        if len(told) == 3:
+        if len(told) == 11:
             segments.rewards[2, 1] = math.nan
             before.extend([parameters(model), flat(model.average_policy)])
 
     told = watch_steps(model, spoil)
-    with pytest.raises(ValueError, match="the rewards is not finite in update 4; the step was not taken"):
+    with pytest.raises(ValueError, match="the rewards is not finite in update 12; the step was not taken"):
         model.learn(24)
-    assert model._n_updates == 3 == model.n_gradient_steps
+    assert model._n_updates == 11 == model.n_gradient_steps
     assert_same(before[0], parameters(model))
     assert th.equal(before[1], flat(model.average_policy))
-    assert {float(state["step"]) for state in model.policy.optimizer.state.values()} == {3.0}
+    assert {float(state["step"]) for state in model.policy.optimizer.state.values()} == {11.0}

@@ -143,7 +143,7 @@ class Flat(Held):
 
 class InPlace(Held):
     """
-    The parameters and moments themselves: where the update is a single step, copies would cost as much as the step.
+    The parameters and moments themselves: where the update is a step or a few, copies would cost as much as a step.
 
     Moments of which there are none yet are created, and taken back where no step follows.
     """

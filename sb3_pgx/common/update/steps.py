@@ -359,6 +359,7 @@ class Update:
         try:
             yield
         except ValueError as error:
+            self._read()
             raise refused(f"the policy failed ({str(error).strip().splitlines()[0]})", self._done) from error
 
     # ------------------------------------------------------------------------------------------------ what became of it

@@ -272,6 +272,24 @@ def test_an_exception_in_the_middle_of_an_update_leaves_the_steps_that_were_take
 
 
 @pytest.mark.parametrize("where", [Update, OnDevice])
+def test_a_policy_that_fails_in_an_epoch_fails_in_the_update_that_it_was_to_be_part_of(where):
+    policy, batches = problem()
+    calls = []
+
+    def fails(now, batch, c):
+        calls.append(batch)
+        if len(calls) == 4:  # the first one asks which parameters there are
+            raise ValueError("Expected parameter scale to be positive")
+        return objective(now, batch, c)
+
+    steps = GradientSteps(Objective(fails, distance="kl"))
+    update = where(steps, policy, Plan(Coefficients(0.5), None, 5, one_by_one=True), False, 100)
+    with pytest.raises(ValueError, match=r"the policy failed \(Expected parameter scale.*\) in update 103"):
+        update.epoch(batches)
+    assert update.taken == 2
+
+
+@pytest.mark.parametrize("where", [Update, OnDevice])
 def test_whoever_interrupts_an_epoch_finds_the_steps_that_were_taken_counted(where):
     policy, batches = problem()
     update = where(GradientSteps(Objective(objective, distance="kl")), policy, Plan(Coefficients(0.5), None, 5), False, 0)
