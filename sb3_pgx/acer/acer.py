@@ -19,7 +19,7 @@ from sb3_pgx.acer.policies import ACERCnnPolicy, ACERMixin, ACERMultiInputPolicy
 from sb3_pgx.acer.record import RawTransitions, normalizes_last, record_of
 from sb3_pgx.acer.replay import SegmentReplay
 from sb3_pgx.acer.replay_files import load_replay, save_replay
-from sb3_pgx.acer.segments import Segments, joined, windows
+from sb3_pgx.acer.segments import Segments, joined, room_for, windows
 from sb3_pgx.common.algorithm import ceil_div
 from sb3_pgx.common.checks import check_choice, check_counts, check_finite_not_negative, check_unit_interval
 from sb3_pgx.common.modules import Modules
@@ -405,7 +405,8 @@ class ACER(ShortRollouts):
             observations, rewards = normalize.normalize_obs(observations), normalize.normalize_reward(rewards)
             final = None if final is None else normalize.normalize_obs(final)
         if final is not None:
-            places = windows(sample.truncated.sum(axis=(1, 2)), (self._replay_batch, rewards[0].size))
+            counts = sample.truncated.sum(axis=(1, 2))
+            places = windows(counts, room_for(counts.max(), self._replay_batch, rewards[0].size))
             final = map_tensors(lambda x: x[places], final)
 
         def to_device(array: np.ndarray) -> Tensor:

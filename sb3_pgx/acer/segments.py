@@ -1,6 +1,6 @@
 """What a step of ACER is made of: segments of consecutive transitions, on-policy or replayed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,7 +40,7 @@ class Segments(Rows):
         """With M final observations, or B where M are too few; some of the rows' stand after them."""
         n_segments, final = self.rewards.shape[1], self.final_observations
         known = 0 if final is None else count(final)
-        missing = (n_segments if known <= n_segments else len(self)) - known
+        missing = room_for(known, n_segments, len(self)) - known
         others = map_tensors(lambda x: x[:missing], self.observations)
         return replace(self, final_observations=others if final is None else joined(final, others))
 
@@ -64,13 +64,17 @@ def count(observations: Observations) -> int:
     return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
 
 
-def windows(counts: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+def room_for(n_final: int, n_segments: int, n_rows: int) -> int:
+    """How many final observations a batch has that needs so many: one of two numbers, since each needs a graph."""
+    return n_segments if n_final <= n_segments else n_rows
+
+
+def windows(counts: np.ndarray, size: int) -> np.ndarray:
     """
     Places of elements that lie one batch after the other, as many for each batch: those of its own, then any.
 
     :param counts: of each of the U batches, ``[U]``
-    :param sizes: the first that suffices for all is taken
+    :param size: at least the largest of them
     :return: ``[U, size]``
     """
-    size = next(size for size in sizes if size >= counts.max())
     return np.minimum((counts.cumsum() - counts)[:, None] + np.arange(size), counts.sum() - 1)
