@@ -412,25 +412,19 @@ class ACER(ShortRollouts):
         def to_device(array: np.ndarray) -> Tensor:
             return th.from_numpy(array).to(self.device)
 
-        rewarded, terminated, truncated = (to_device(x) for x in (rewards, sample.terminated, sample.truncated))
-        actions, behaviour = (to_device(x).flatten(1, 2) for x in (sample.actions, sample.behaviour))
-        observations = map_tensors(lambda x: to_device(x).flatten(1, 2), observations)
-        final = None if final is None else map_tensors(to_device, final)
-        noise = self._noise(actions)
-        return [
-            Segments(
-                map_tensors(lambda x, i=i: x[i], observations),
-                actions[i],
-                behaviour[i],
-                rewarded[i],
-                terminated[i],
-                truncated[i],
-                None if final is None else map_tensors(lambda x, i=i: x[i], final),
-                None if noise is None else noise[i],
-                self._bounds,
-            )
-            for i in range(n_batches)
-        ]
+        actions = to_device(sample.actions).flatten(1, 2)
+        drawn = Segments(
+            map_tensors(lambda x: to_device(x).flatten(1, 2), observations),
+            actions,
+            to_device(sample.behaviour).flatten(1, 2),
+            to_device(rewards),
+            to_device(sample.terminated),
+            to_device(sample.truncated),
+            None if final is None else map_tensors(to_device, final),
+            self._noise(actions),
+            None if self._bounds is None else self._bounds.expand(n_batches, -1, -1),
+        )
+        return list(drawn.parted(Tensor.unbind))
 
     def _noise(self, actions: Tensor) -> Tensor | None:
         """The random numbers that a step needs beside Box actions ``[..., B, D]``."""

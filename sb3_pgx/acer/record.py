@@ -61,15 +61,15 @@ def record_of(rollout: Rollout, raw: RawTransitions | None) -> Record:
         return record
     return replace(
         record,
-        observations=stacked(raw.observations[:-1]),
+        observations=stacked(raw.observations[:-1], raw.observations[-1]),
         following=raw.observations[-1],
         rewards=np.stack(raw.rewards),
-        final_observations=stacked(raw.final_observations) if raw.final_observations else None,
+        final_observations=stacked(raw.final_observations, raw.observations[-1]) if raw.final_observations else None,
     )
 
 
-def stacked(observations: list[Array]) -> Array:
-    """Observations of equal structure along a new first dimension."""
-    if isinstance(observations[0], dict):
-        return {key: np.stack([o[key] for o in observations]) for key in observations[0]}
-    return np.stack(observations)  # type: ignore[arg-type]
+def stacked(observations: list[Any], like: Array) -> Array:
+    """Observations along a new first dimension, in the order and of the types of others: final ones come in any."""
+    if isinstance(like, dict):
+        return {key: stacked([o[key] for o in observations], x) for key, x in like.items()}  # type: ignore[misc]
+    return np.stack(observations).astype(like.dtype, copy=False)

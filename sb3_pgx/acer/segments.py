@@ -41,6 +41,8 @@ class Segments(Rows):
         n_segments, final = self.rewards.shape[1], self.final_observations
         known = 0 if final is None else count(final)
         missing = room_for(known, n_segments, len(self)) - known
+        if not missing:
+            return self
         others = map_tensors(lambda x: x[:missing], self.observations)
         return replace(self, final_observations=others if final is None else joined(final, others))
 
@@ -49,14 +51,10 @@ class Segments(Rows):
 
 
 def joined(some: Observations, others: Observations) -> Observations:
-    """Observations one after the other, of the others' types."""
+    """Observations one after the other."""
     if isinstance(others, dict):
-        return {key: _joined(some[key], x) for key, x in others.items()}  # type: ignore[index]
-    return _joined(some, others)  # type: ignore[arg-type]
-
-
-def _joined(some: Tensor, others: Tensor) -> Tensor:
-    return th.cat([some.to(others.dtype), others])
+        return {key: th.cat([some[key], x]) for key, x in others.items()}  # type: ignore[index]
+    return th.cat([some, others])  # type: ignore[list-item]
 
 
 def count(observations: Observations) -> int:

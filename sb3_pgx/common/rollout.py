@@ -119,6 +119,11 @@ class Rows(ABC):
         parts: list[Any] = [None if value is None else map_tensors(lambda _: next(left), value) for value in held]
         return type(self)(*parts)
 
+    def parted(self: SelfRows, part: Callable[[Tensor], Sequence[Tensor]]) -> Iterator[SelfRows]:
+        """Of each tensor the first part, then of each the second, and so on."""
+        for parts in zip(*map(part, self.tensors()), strict=True):
+            yield self.replaced(parts)
+
     def with_observations(self: SelfRows, function: Callable[[Observations], Observations]) -> SelfRows:
         """The same rows, with ``function`` of all observations in their place."""
         return replace(self, observations=function(self.observations))
@@ -156,8 +161,7 @@ class Batch(Rows):
 
     def split(self, size: int) -> Iterator["Batch"]:
         """Consecutive batches of ``size`` rows, the last one smaller if need be; views, not copies."""
-        for parts in zip(*(x.split(size) for x in self.tensors()), strict=True):
-            yield self.replaced(parts)
+        return self.parted(lambda x: x.split(size))
 
 
 def flatten(values: Tensor) -> Tensor:

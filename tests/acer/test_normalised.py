@@ -53,9 +53,18 @@ def test_what_is_kept_is_what_the_environments_gave_and_what_is_replayed_is_norm
     np.testing.assert_allclose(segments.final_observations[: len(finals)].cpu(), finals, rtol=1e-5, atol=1e-5)
 
 
+class Careless(AnySpace):
+    """The parts of an observation in another order, and fractions in double precision."""
+
+    def step(self, action):
+        observation, *others = super().step(action)
+        reverse = {k: v.astype(float) if v.dtype == np.float32 else v for k, v in reversed(list(observation.items()))}
+        return reverse, *others
+
+
 def test_parts_of_a_dictionary_are_kept_and_normalised_each_as_the_wrapper_says():
     space = spaces.Dict({"vector": BOX, "number": spaces.Discrete(3), "other": BOX})
-    inner = vectorised(*(AnySpace(copy.deepcopy(space), ACTIONS["Discrete"]) for _ in range(2)))
+    inner = vectorised(*(Careless(copy.deepcopy(space), ACTIONS["Discrete"]) for _ in range(2)))
     env = VecNormalize(inner, norm_obs_keys=["vector"])
     model = ACER("MultiInputPolicy", env, n_steps=6, buffer_size=60, replay_start=12, replay_ratio=2.0, seed=0, device=DEVICE)
     model.learn(60)
@@ -66,6 +75,8 @@ def test_parts_of_a_dictionary_are_kept_and_normalised_each_as_the_wrapper_says(
     np.testing.assert_allclose(segments.observations["vector"].cpu(), by_hand.reshape(-1, 3), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(segments.observations["other"].cpu(), sample.observations["other"].reshape(-1, 3))
     np.testing.assert_array_equal(segments.observations["number"].cpu(), sample.observations["number"].ravel())
+    kinds = [[(key, x.dtype) for key, x in o.items()] for o in (segments.observations, segments.final_observations)]
+    assert kinds[0] == kinds[1], "a graph is made for one of them"
 
 
 def test_under_another_wrapper_normalised_data_are_kept_and_one_warning_says_so():

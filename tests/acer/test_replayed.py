@@ -114,13 +114,13 @@ def assert_completed(final_values, batch, policy, diary):
     assert not final_values[~batch.truncated].any() and not final_values.requires_grad
 
 
-def test_a_graph_takes_observations_in_one_order_and_type_and_one_hot():
+def test_a_graph_takes_observations_in_one_order_and_one_hot():
     """Parts of a dictionary as the space orders them, whatever the environment does; final ones, too."""
     space = spaces.Dict({"a": BOX, "b": BOX, "number": spaces.Discrete(2)})
     env = vectorised(AnySpace(space, ACTIONS["Discrete"]))
     policy = ACER("MultiInputPolicy", env, n_steps=2, device=DEVICE).policy
     a, number = th.arange(9.0, device=DEVICE).view(3, 3), th.tensor([0, 1, 1], device=DEVICE)
-    final = {"number": number[1:2], "b": 2.0 + a[:1].double(), "a": a[:1].double()}
+    final = {"number": number[1:2], "b": 2.0 + a[:1], "a": a[:1]}
     reward, no = th.zeros(2, 1), th.zeros(2, 1, dtype=th.bool)
     batch = Segments({"b": a + 50.0, "number": number, "a": a}, reward, reward, reward, no, ~no, final)
     encoded = encode(batch, policy)

@@ -17,22 +17,21 @@ class Held(ABC):
     """
     The parameters that an update moves, and what their optimizer keeps for them.
 
-    ``step`` counts the steps that were taken before.
+    A compiled step changes ``pieces`` and ``moments`` in place: the parameters, and likewise the first of the rule's moments,
+    then the next. ``step`` counts the steps that were taken before.
 
     :param parameters: all of one dtype and device
     :param optimizer: theirs
     :param rule: what the optimizer does
     """
 
+    pieces: Sequence[Tensor]
+    moments: Sequence[Tensor]
+
     def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, rule: type[Rule]):
         self.parameters, self.optimizer, self.rule = list(parameters), optimizer, rule
         self._states = states_of(optimizer, parameters)
         (self.step,) = steps_taken(self._states[:1], rule)
-
-    @property
-    @abstractmethod
-    def tensors(self) -> list[Tensor]:
-        """What a compiled step changes in place: parameters, then the first of the rule's moments, and so on."""
 
     def rows(self, taken: int, n: int, remembered: Remembered) -> Sequence[Tensor]:
         """
@@ -94,17 +93,13 @@ class Flat(Held):
         super().__init__(parameters, optimizer, rule)
         self._data = [p.detach() for p in parameters]
         self.theta = _flatten_dense_tensors(self._data)
-        self._pieces = _unflatten_dense_tensors(self.theta, self._data)
-        self.moments = [self._gather(name) for name in rule.moments]
+        self._views = _unflatten_dense_tensors(self.theta, self._data)
+        self.pieces, self.moments = [self.theta], [self._gather(name) for name in rule.moments]
 
     def _gather(self, name: str) -> Tensor:
         if self.step == 0:
             return th.full_like(self.theta, self.rule.initial)
         return _flatten_dense_tensors([state[name] for state in self._states])
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        return [self.theta, *self.moments]
 
     def flat(self, taken: int) -> "Flat":
         return self
@@ -123,7 +118,7 @@ class Flat(Held):
         self.store_parameters()
 
     def store_parameters(self) -> None:
-        th._foreach_copy_(self._data, self._pieces)
+        th._foreach_copy_(self._data, self._views)
 
     def store(self, steps: int) -> None:
         self.store_parameters()
@@ -153,10 +148,7 @@ class InPlace(Held):
         if self.step == 0 and rule.moments:
             data = [p.detach() for p in parameters]
             self._create({name: [th.full_like(x, rule.initial) for x in data] for name in rule.moments}, 0)
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        return [*self.parameters, *(state[name] for name in self.rule.moments for state in self._states)]
+        self.pieces, self.moments = self.parameters, [state[name] for name in rule.moments for state in self._states]
 
     def flat(self, taken: int) -> Flat:
         self.store(taken)

@@ -142,9 +142,8 @@ class GradientSteps:
         :param lasting: those before the batch's
         :param layout: the signature of the batch's
         """
-        # Of the parameters, or their vector, a new layout makes a new version.
-        n_known = len(held.tensors) // (1 + len(held.rule.moments))
-        key = (type(held), signature(lasting[n_known:]), layout)
+        # Of parameters a new layout makes a new version, and the other tensors' shapes follow from what was prepared for.
+        key = (type(held), signature(held.moments), layout)
         if key in self._graphs:
             return self._graphs[key]
         try:
@@ -232,8 +231,9 @@ class Update:
         self._graph = None  # the minibatches of an epoch are views of the same tensors: one look-up does for all
         rows = self._held.rows(self.taken, len(batches), self.steps.rows) if self._on_device else [None] * len(batches)
         try:
-            for batch, row in zip(batches, rows, strict=True):
-                self._step(batch, row)
+            with th.no_grad():
+                for batch, row in zip(batches, rows, strict=True):
+                    self._step(batch, row)
         finally:
             self._read()  # whoever interrupts an epoch finds the steps that were taken counted
         if self.gate == DIVERGED:
@@ -276,7 +276,7 @@ class Update:
             encoded = encode(batch, self.policy)
             if not self._lasting:
                 following = [p for f in self.steps.followers for p in f.modules.parameters.values()]
-                self._lasting = [*held.tensors, *self.steps.fixed, *following, self._numbers]
+                self._lasting = [*held.pieces, *held.moments, *self.steps.fixed, *following, self._numbers]
             passing = encoded.tensors()
             if self._graph is None:
                 layout = signature(passing)
@@ -286,8 +286,7 @@ class Update:
                 self._graph = self._graphs[layout]
             if self._graph is not None:
                 report = self._opened()
-                with th.no_grad():
-                    self._graph([*self._lasting, report.flags, report.outcome, row, *passing])
+                self._graph([*self._lasting, report.flags, report.outcome, row, *passing])
                 report.told()
                 self._lagging = True
                 return
@@ -308,35 +307,33 @@ class Update:
     def _device_step(self, flat: Flat, batch: Rows, row: Tensor) -> None:
         plan = self.plan
         measured, gradient = self._measured_gradient(batch)
-        with th.no_grad():
-            distance, parts = self.steps.distance(measured), [measured[name] for name in self.steps.names]
-            theta, moments, scalars = [flat.theta], [[moment] for moment in flat.moments], row.unbind()
-            flags, outcome = self._opened().flags, self._opened().outcome
-            go, _ = gated_step(
-                flat.rule, flags, outcome, theta, moments, [gradient], parts, distance, plan.limits, scalars, plan.adapt
-            )
-            self._opened().told()
-            flat.store_parameters()
-            self._follow(go)
+        distance, parts = self.steps.distance(measured), [measured[name] for name in self.steps.names]
+        theta, moments, scalars = [flat.theta], [[moment] for moment in flat.moments], row.unbind()
+        flags, outcome = self._opened().flags, self._opened().outcome
+        go, _ = gated_step(
+            flat.rule, flags, outcome, theta, moments, [gradient], parts, distance, plan.limits, scalars, plan.adapt
+        )
+        self._opened().told()
+        flat.store_parameters()
+        self._follow(go)
 
     def _host_step(self, flat: Flat, batch: Rows) -> None:
         """The same, with the gate on the host: on the CPU a number is read faster than it is masked."""
         measured, gradient = self._measured_gradient(batch)
-        with th.no_grad():
-            norm = th.linalg.vector_norm(gradient)
-            values = th.stack([*(measured[name] for name in self.steps.names), norm]).tolist()
-            *parts, length = values
-            self._outcomes.append([*parts, 0.0, 0.0])
-            self.gate = verdict(values, None if self.steps.objective.distance is None else self.distance, self.plan.limits)
-            if self.gate == OPEN:
-                if self.plan.adapt is not None:
-                    scale, distance = th.tensor([self.scale, self.distance], dtype=th.float64)
-                    self.scale = self.plan.adapt(scale, distance, *self.plan.adapt_numbers).item()
-                self.taken += 1
-                self._outcomes[-1][-2:] = [length, float(length > self.plan.limits[MAX_GRAD_NORM])]
-                gradient.mul_(min(1.0, self.plan.limits[MAX_GRAD_NORM] / (length + 1e-6)))
-                flat.take(gradient, self.taken, self.scale)
-                self._follow()
+        norm = th.linalg.vector_norm(gradient)
+        values = th.stack([*(measured[name] for name in self.steps.names), norm]).tolist()
+        *parts, length = values
+        self._outcomes.append([*parts, 0.0, 0.0])
+        self.gate = verdict(values, None if self.steps.objective.distance is None else self.distance, self.plan.limits)
+        if self.gate == OPEN:
+            if self.plan.adapt is not None:
+                scale, distance = th.tensor([self.scale, self.distance], dtype=th.float64)
+                self.scale = self.plan.adapt(scale, distance, *self.plan.adapt_numbers).item()
+            self.taken += 1
+            self._outcomes[-1][-2:] = [length, float(length > self.plan.limits[MAX_GRAD_NORM])]
+            gradient.mul_(min(1.0, self.plan.limits[MAX_GRAD_NORM] / (length + 1e-6)))
+            flat.take(gradient, self.taken, self.scale)
+            self._follow()
 
     def _follow(self, go: Tensor | None = None) -> None:
         for follower in self.steps.followers:
@@ -344,7 +341,7 @@ class Update:
             follow(follower.pairs(), self.steps.objective.follows, self.plan.coefficients, go)
 
     def _measured_gradient(self, batch: Rows) -> tuple[dict[str, Tensor], Tensor]:
-        with self._refusals():
+        with th.enable_grad(), self._refusals():
             measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
         return measured, _flatten_dense_tensors(gradients_of_loss(measured["loss"], self.steps.used))
 

@@ -44,8 +44,7 @@ def traceable_step(steps: "GradientSteps", policy: ActorCriticPolicy, plan: Plan
     fixed = [name for name in named if name not in moved]
     shapes = [p.shape for p in moved.values()]
     flat = not isinstance(held, InPlace)
-    n = 1 if flat else len(moved)
-    n_held = n * (1 + len(held.rule.moments))
+    n, n_held = len(held.pieces), len(held.pieces) + len(held.moments)
 
     def by_name(pieces: Sequence[Tensor]) -> dict[str, Tensor]:
         if flat:

@@ -77,7 +77,7 @@ class Training:
         (group,) = self.optimizer.param_groups
         group["lr"] = RATES[self.taken]
         (row,) = held.rows(0, 1, Remembered())
-        theta, *moments = zip(*[iter(held.tensors)] * len(self.parameters), strict=True)
+        theta, *moments = zip(*[iter([*held.pieces, *held.moments])] * len(self.parameters), strict=True)
         report = Report(OPEN, 1.0, 1, 3, DEVICE, Remembered())
         told, loss, unlimited = (report.flags, report.outcome), row.new_tensor(0.0), (math.inf, math.inf)
         with th.no_grad():
