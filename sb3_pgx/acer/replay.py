@@ -124,12 +124,12 @@ class SegmentReplay:
                 f"{self.segment_length}: add more rollouts before sampling"
             )
         first = generator.integers(len(self), size=size)[..., None, :]  # counted from the oldest row
-        rows = self._wrap(self._head - self.size + first + self.n_envs * np.arange(self.segment_length + 1)[:, None])
+        rows = self._head - self.size + first + self.n_envs * np.arange(self.segment_length + 1)[:, None]
         of_steps = rows[..., :-1, :]
-        columns = {name: ring.take(of_steps, axis=0) for name, ring in self._columns.items()}
+        columns = {name: ring.take(of_steps, axis=0, mode="wrap") for name, ring in self._columns.items()}
         return Sample(
-            observations=map_tensors(lambda ring: ring.take(rows, axis=0), self._observations),
-            final_observations=self._stack_final(of_steps[columns["truncated"]]),
+            observations=map_tensors(lambda ring: ring.take(rows, axis=0, mode="wrap"), self._observations),
+            final_observations=self._stack_final(self._wrap(of_steps[columns["truncated"]])),
             **columns,
         )
 
@@ -172,6 +172,8 @@ class SegmentReplay:
     def _mark_breaks(self, observations: Array) -> None:
         """Truncate the newest rows from which the environments did not go on to ``observations``, ``[N, *obs]``."""
         following = map_tensors(lambda ring: ring[self._head : self._head + self.n_envs], self._observations)
+        if all(map(np.array_equal, *zip(*pairs(following, observations), strict=True))):
+            return
         newest = self._wrap(self._head - self.n_envs + np.arange(self.n_envs))
         ended = self._columns["terminated"][newest] | self._columns["truncated"][newest]
         for env in (differ(following, observations) & ~ended).nonzero()[0]:

@@ -153,7 +153,8 @@ def inductor(graph: th.fx.GraphModule, examples: Sequence[Tensor]) -> Function:
 
         # A product and a sum as one operation, as matrix products have it: faster, and rounded once instead of twice.
         options |= {"cpp.enable_floating_point_contract_flag": "fast"}
-        options |= {"cpp_wrapper": True, "post_grad_custom_post_pass": CpuKernels()}
+        # Layouts are what the caller promises; to look at them again takes as long as a small kernel, for each tensor.
+        options |= {"cpp_wrapper": True, "size_asserts": False, "post_grad_custom_post_pass": CpuKernels()}
     outer: Any = compile_fx(graph, list(examples), inner_compile=keep_inner, config_patches=options)
     # What is around the inner function prepares for gradients and aliases, of which there are none; it costs as much as a
     # small network's layer.

@@ -115,8 +115,13 @@ class Rows(ABC):
     def replaced(self: SelfRows, tensors: Sequence[Tensor]) -> SelfRows:
         """The same structure, of what :meth:`tensors` would give."""
         left = iter(tensors)
-        held: list[Any] = [getattr(self, name) for name in self.__dataclass_fields__]
-        parts: list[Any] = [None if value is None else map_tensors(lambda _: next(left), value) for value in held]
+        parts: list[Any] = []
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if isinstance(value, dict):
+                parts.append({key: next(left) for key in value})
+            else:
+                parts.append(None if value is None else next(left))
         return type(self)(*parts)
 
     def parted(self: SelfRows, part: Callable[[Tensor], Sequence[Tensor]]) -> Iterator[SelfRows]:

@@ -38,12 +38,14 @@ class Held(ABC):
         The rule's scalars for the next ``n`` steps, one vector a step.
 
         :param taken: steps since this was made
-        :param remembered: for the vectors
+        :param remembered: for the vector of a rule that has the same for each step
         """
         (group,) = self.optimizer.param_groups
         first, like = self.step + taken + 1, self.parameters[0]
-        scalars = [[*map(float, self.rule.scalars(group, t))] for t in range(first, first + n)]
-        return remembered((scalars, like.dtype, like.device), lambda: like.new_tensor(scalars).unbind())
+        scalars = [(*map(float, self.rule.scalars(group, t)),) for t in range(first, first + n)]
+        if len(set(scalars)) > 1:
+            return like.new_tensor(scalars).unbind()
+        return [remembered((scalars[0], like.dtype, like.device), lambda: like.new_tensor(scalars[0]))] * n
 
     @abstractmethod
     def flat(self, taken: int) -> "Flat":
