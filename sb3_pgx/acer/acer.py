@@ -35,7 +35,7 @@ class ACER(ShortRollouts):
     """
     Actor-critic with experience replay (Wang et al., 2017), for Discrete and Box actions.
 
-    Each rollout of ``n_steps`` is learned from once as it comes, and kept; then follow as many updates as a Poisson
+    Each rollout of ``n_steps`` is kept, and learned from once as it comes; then follow as many updates as a Poisson
     distribution says, each on ``replay_batch`` segments of the memory. Returns are Retrace's, importance weights are truncated
     and their bias is corrected, and each row's gradient is held within a trust region around an average policy.
 
@@ -289,10 +289,15 @@ class ACER(ShortRollouts):
     # ------------------------------------------------------------------------------------------------ collect
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> bool:
+        """As of all algorithms; a rollout that is complete goes into the memory."""
         normalize = self._vec_normalize_env
         raw = normalize is not None and normalizes_last(self.env, normalize)
         self._raw = RawTransitions(normalize) if raw and normalize is not None else None
-        return super().collect_rollouts(env, *args, **kwargs)
+        if not super().collect_rollouts(env, *args, **kwargs):
+            return False
+        if self.replay_ratio > 0:
+            self.replay_buffer.add(record_of(self._rollout, self._raw), raw=self._raw is not None)
+        return True
 
     def _step(self, *args: Any) -> Any:
         new_obs, rewards, dones, infos = super()._step(*args)
@@ -342,7 +347,7 @@ class ACER(ShortRollouts):
         measured: list[tuple[Metrics, int]] = []
         if self.learns_on_policy:
             measured.append(self._learn([[self._on_policy(rollout)]], rollout.rewards.numel(), c))
-        replayed = self._remember(rollout)
+        replayed = self._replays()
         if replayed:
             rows = self.replay_buffer.segment_length * self._replay_batch
             measured.append(self._learn(self._replayed(replayed), rows, c))
@@ -366,12 +371,9 @@ class ACER(ShortRollouts):
                 self._n_updates += steps.taken
         return {**steps.means(), "ratio_max": steps.largest("ratio_max")}, steps.taken
 
-    def _remember(self, rollout: Rollout) -> int:
-        """Keep the rollout, and say how many updates are to be replayed now."""
-        if self.replay_ratio == 0:
-            return 0
-        self.replay_buffer.add(record_of(rollout, self._raw), raw=self._raw is not None)
-        started = self.replay_buffer.size >= self.replay_start
+    def _replays(self) -> int:
+        """How many updates are to be replayed now."""
+        started = self.replay_ratio > 0 and self.replay_buffer.size >= self.replay_start
         return int(self._generator.poisson(self.replay_ratio)) if started else 0
 
     def _on_policy(self, rollout: Rollout) -> Segments:

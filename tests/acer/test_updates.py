@@ -14,6 +14,7 @@ from problems import DEVICE, AnySpace, vectorised
 from replaying import ACTIONS, BOTH, BOX, Change, envs, flat, make, watch_steps
 from small_segments import evaluated
 from spies import Metrics
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -24,11 +25,27 @@ def test_replayed_updates_are_poisson_distributed():
     """Mean and variance of 10⁴ draws are the ratio, within five standard errors; and so is the share of zeros, e^−r."""
     ratio, n = 3.0, 10_000
     model = make(replay_ratio=ratio).learn(24)
-    model.replay_buffer.add = lambda record, raw: None
-    counts = np.array([model._remember(model._rollout) for _ in range(n)])
+    counts = np.array([model._replays() for _ in range(n)])
     assert abs(counts.mean() - ratio) < 5 * math.sqrt(ratio / n)
     assert abs(counts.var() - ratio) < 5 * math.sqrt((ratio + 2 * ratio**2) / n)
     assert abs((counts == 0).mean() - math.exp(-ratio)) < 5 * math.sqrt(math.exp(-ratio) / n)
+
+
+def test_a_rollout_is_kept_once_as_callbacks_leave_it():
+    """When it has been collected, as SB3 has it: what trains on it again does not keep it again."""
+
+    class Relabel(BaseCallback):
+        def _on_rollout_end(self):
+            self.model._rollout.rewards.fill_(7.0)
+
+        def _on_step(self):
+            return True
+
+    model = make(replay_ratio=1.0)
+    model.learn(24, callback=Relabel())
+    model.train()
+    replay = model.replay_buffer
+    assert replay.size == 24 and set(replay.sample(20, np.random.default_rng(0)).rewards.ravel()) == {7.0}
 
 
 @BOTH
