@@ -76,7 +76,7 @@ def watch_steps(model, note):
     def noting(*args, **kwargs):
         with gradient_steps(*args, **kwargs) as steps:
             take = steps._step
-            steps._step = lambda batch, row: (noted.append(note(batch, steps)), take(batch, row))
+            steps._step = lambda batch, *others: (noted.append(note(batch, steps)), take(batch, *others))
             yield steps
 
     model.gradient_steps = noting

@@ -438,6 +438,8 @@ class ACER(ShortRollouts):
 
 def _together(parts: list[tuple[Metrics, int]]) -> Metrics:
     """Metrics over all updates from those of some, and how many these were."""
+    if len(parts) == 1:
+        return parts[0][0]
     total = sum(n for _, n in parts)
     means = {name: sum(n * metrics[name] for metrics, n in parts) / total for name in parts[0][0]}
     return {**means, "ratio_max": max(metrics["ratio_max"] for metrics, _ in parts)}

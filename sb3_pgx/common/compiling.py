@@ -1,8 +1,8 @@
 """Tracing and compiling: a pure function of tensors becomes one graph, or there is one sentence that says why it cannot."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from operator import itemgetter
+from collections.abc import Callable, Collection, Sequence
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch as th
@@ -124,9 +124,12 @@ def simplify(graph: th.fx.GraphModule) -> None:
     graph.graph = fx_graph_cse(graph.graph)
 
 
-def signature(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+def signature(tensors: Collection[Tensor]) -> tuple[Any, ...]:
     """Equal for tensors that one graph can take."""
-    return tuple((x.shape, x.stride(), x.dtype, x.device) for x in tensors)
+    return (*map(_KIND, tensors), *map(Tensor.stride, tensors))
+
+
+_KIND = attrgetter("shape", "dtype", "device")
 
 
 def _like(x: Tensor) -> Tensor:

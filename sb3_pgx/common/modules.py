@@ -1,11 +1,13 @@
 """The layers of a policy, remembered: to switch all of them between acting and training, and to see when they have changed."""
 
 from itertools import chain
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any
 
 from stable_baselines3.common.policies import BaseModel
 from torch import Tensor, nn
+
+from sb3_pgx.common.compiling import signature
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -26,7 +28,7 @@ class Modules:
         self._holders: list[dict[str, Any]] = []  # of children and parameters
         self._hooks: list[dict[int, Any]] = []
         self._held: list[Any] = []
-        self._kinds: list[Any] = []
+        self._kinds: tuple[Any, ...] = ()
         self._hooked = self._plain_train = False
         self._attributes: Any = None
 
@@ -44,7 +46,7 @@ class Modules:
         if not (self._modules and self._modules[0] is policy and self._is_known()):
             self._remember(policy)
             self.version += 1
-        kinds = [(p.dtype, p.device, p.shape, p.stride()) for p in self.parameters.values()]
+        kinds = signature(self.parameters.values())
         if kinds != self._kinds:
             self._kinds = kinds
             self.version += 1
@@ -77,7 +79,7 @@ class Modules:
         )
 
     def _has_hooks(self) -> bool:
-        return any(self._hooks) or any([_hooks_of(p) for p in self.parameters.values()])
+        return any(self._hooks) or any(map(any, map(_hooks_of, self.parameters.values())))
 
     def train(self, policy: BaseModel, mode: bool) -> None:
         """Make ``mode`` the mode of the policy and of all its layers, as ``set_training_mode`` does."""
@@ -91,12 +93,11 @@ class Modules:
 def has_hooks(module: nn.Module) -> bool:
     """Whether a layer or one of its own parameters has hooks, which a graph would not call."""
     return any(vars(module).get(name) for name in _HOOKS) or any(
-        p is not None and _hooks_of(p) for p in module._parameters.values()
+        p is not None and any(_hooks_of(p)) for p in module._parameters.values()
     )
 
 
-def _hooks_of(parameter: nn.Parameter) -> Any:
-    return parameter._backward_hooks or parameter._post_accumulate_grad_hooks
+_hooks_of = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def _attributes(owner: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from sb3_pgx.common.compiling import Remembered
 
 OPEN, DIVERGED, STOPPED = 1.0, 0.0, -1.0  # the gate: steps are taken; something was not finite; the policy moved too far
 GATE, SEEN, TAKEN, SCALE = 0, 1, 2, 3  # places of the flags
+N_FLAGS = 4
 
 
 class News(NamedTuple):
@@ -35,13 +36,14 @@ class Report:
 
     def __init__(self, gate: float, scale: float, n_steps: int, n_metrics: int, device: th.device, remembered: Remembered):
         start = remembered((gate, scale, device), lambda: th.tensor([gate, 0, 0, scale], dtype=th.float64, device=device))
-        self.flags: Tensor = start.clone()
-        self._outcomes = th.zeros(n_steps, n_metrics, dtype=th.float64, device=device)
-        self._rows, self._told = self._outcomes.unbind(), 0
+        # One tensor, so that one transfer from the device tells all.
+        self._all = th.zeros(1 + n_steps, max(N_FLAGS, n_metrics), dtype=th.float64, device=device)
+        self.flags: Tensor = self._all[0, :N_FLAGS].copy_(start)
+        self._outcomes, self._n_metrics, self._told = self._all[1:, :n_metrics].unbind(), n_metrics, 0
 
     @property
     def outcome(self) -> Tensor:
-        return self._rows[self._told]
+        return self._outcomes[self._told]
 
     def told(self) -> None:
         """A step has written its outcome, or has found the gate closed."""
@@ -49,5 +51,5 @@ class Report:
 
     def read(self) -> News:
         """Waits for the device."""
-        gate, seen, taken, scale = self.flags.tolist()
-        return News(gate, int(taken), scale, self._outcomes[: int(seen)].tolist())
+        (gate, seen, taken, scale, *_), *outcomes = self._all.tolist()
+        return News(gate, int(taken), scale, [outcome[: self._n_metrics] for outcome in outcomes[: int(seen)]])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import torch as th
@@ -103,7 +104,7 @@ class GradientSteps:
         optimizer = policy.optimizer
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         rule = rule_of(optimizer)
-        described = [(p.requires_grad, p.dtype, p.device) for p in parameters]
+        described = [*map(attrgetter("requires_grad", "dtype", "device"), parameters)]
         objects = [policy, optimizer, *(f.policy for f in self.followers), *parameters]
         versions = [self._version, *(f.modules.version for f in self.followers)]
         structure = (objects, (described, rule, plan.structure, versions))
@@ -232,8 +233,9 @@ class Update:
         rows = self._held.rows(self.taken, len(batches), self.steps.rows) if self._on_device else [None] * len(batches)
         try:
             with th.no_grad():
-                for batch, row in zip(batches, rows, strict=True):
-                    self._step(batch, row)
+                encoded = [encode(batch, self.policy) if self._is_compiled(batch) else None for batch in batches]
+                for batch, for_graph, row in zip(batches, encoded, rows, strict=True):
+                    self._step(batch, for_graph, row)
         finally:
             self._read()  # whoever interrupts an epoch finds the steps that were taken counted
         if self.gate == DIVERGED:
@@ -269,11 +271,13 @@ class Update:
                 (numbers, self._device), lambda: th.tensor(numbers, dtype=th.float64, device=self._device)
             )
 
-    def _step(self, batch: Rows, row: Tensor | None) -> None:
+    def _is_compiled(self, batch: Rows) -> bool:
+        return self.compiled and len(batch) == self.plan.rows
+
+    def _step(self, batch: Rows, encoded: Rows | None, row: Tensor | None) -> None:
         held = self._held
-        if self.compiled and len(batch) == self.plan.rows:
+        if encoded is not None:
             assert row is not None
-            encoded = encode(batch, self.policy)
             if not self._lasting:
                 following = [p for f in self.steps.followers for p in f.modules.parameters.values()]
                 self._lasting = [*held.pieces, *held.moments, *self.steps.fixed, *following, self._numbers]

@@ -130,7 +130,7 @@ class OnDevice(Update):
         super()._begin(batch, single)
         self._on_device = True
 
-    def _step(self, batch, row):
+    def _step(self, batch, encoded, row):
         self._device_step(self._held, batch, row)
 
 
@@ -295,10 +295,10 @@ def test_whoever_interrupts_an_epoch_finds_the_steps_that_were_taken_counted(whe
     update = where(GradientSteps(Objective(objective, distance="kl")), policy, Plan(Coefficients(0.5), None, 5), False, 0)
     left, take = iter(batches[:4]), update._step
 
-    def step(batch, row):
+    def step(*arguments):
         if next(left, None) is None:
             raise KeyboardInterrupt
-        take(batch, row)
+        take(*arguments)
 
     update._step = step
     with pytest.raises(KeyboardInterrupt):
