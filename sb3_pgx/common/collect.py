@@ -12,6 +12,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pgx.common.checks import Array, all_finite, environment_name
 from sb3_pgx.common.rollout import Rollout, map_tensors
 
+HOST = th.device("cpu")  # where environments are
+
+
+def moved(tensor: th.Tensor, device: th.device) -> th.Tensor:
+    """``tensor.to(device)``, which also where there is nothing to do takes as long as an operation: twice in each step."""
+    return tensor if tensor.device == device else tensor.to(device)
+
 
 def clip_to_space(actions: np.ndarray, policy: ActorCriticPolicy, action_space: spaces.Space) -> np.ndarray:
     """The action that the environment sees: rescaled if the policy squashes it, clipped to the bounds otherwise."""

@@ -6,14 +6,16 @@ import torch as th
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sb3_pgx.common.compiling import compile_function
-from sb3_pgx.common.kernels import CpuKernels, rational_tanh
+from sb3_pgx.common.kernels import SMALL_PRODUCT, CpuKernels, rational_tanh
 
-INPUTS = [th.tensor([10.0, 20.0]), th.tensor([[1.0, 2.0, 3.0]]), th.tensor([[1.0, 0.0], [0.0, -9.0], [-4.0, 1.0]])]
+MANY = SMALL_PRODUCT[0] + 1  # rows
+WEIGHTS = th.tensor([[1.0, 0.0], [0.0, -9.0], [-4.0, 1.0]])
+INPUTS = [th.tensor([10.0, 20.0]), th.tensor([[1.0, 2.0, 3.0]]).repeat(MANY, 1), WEIGHTS]
 
 
 def rewritten(function, *inputs):
     """The graph of a function after the pass, and the names of its operations."""
-    graph = make_fx(function)(*inputs)
+    graph = make_fx(function, tracing_mode="fake")(*inputs)  # as the compiler has it
     CpuKernels()(graph.graph)
     graph.recompile()
     return graph, [node.target.name() for node in graph.graph.nodes if node.op == "call_function"]
@@ -37,23 +39,50 @@ def test_biases_are_added_apart_from_products_but_for_those_with_factors():
     graph, operations = rewritten(function, *INPUTS)
     assert operations == ["aten::mm", "aten::add.Tensor", "aten::mul.Tensor", "aten::addmm"]
     tripled, doubled = graph(*INPUTS)
-    assert (tripled.tolist(), doubled.tolist()) == ([[-3.0, 15.0]], [[9.0, 25.0]])
+    assert (tripled.tolist(), doubled.tolist()) == ([[-3.0, 15.0]] * MANY, [[9.0, 25.0]] * MANY)
 
 
-def test_outer_products_are_taken_element_by_element_and_no_others():
-    row, column, weights = th.tensor([[2.0, -3.0, 0.5]]), th.tensor([[1.0], [-4.0]]), INPUTS[2]
-    graph, operations = rewritten(lambda a, b, c: (a @ b, b @ c, c @ a), column, row, weights)
-    assert operations == ["aten::mul.Tensor", "aten::mm", "aten::mm"]
-    outer, of_row, of_column = graph(column, row, weights)
-    assert outer.tolist() == [[2.0, -3.0, 0.5], [-8.0, 12.0, -2.0]]
-    assert (of_row.tolist(), of_column.tolist()) == ([[0.0, 27.5]], [[1.0], [36.0], [-8.0]])
+def test_outer_products_are_taken_element_by_element():
+    column, row = th.tensor([[1.0], [-4.0]]), th.tensor([[2.0, -3.0, 0.5]])
+    graph, operations = rewritten(lambda a, b: a @ b, column, row)
+    assert operations == ["aten::mul.Tensor"]
+    assert graph(column, row).tolist() == [[2.0, -3.0, 0.5], [-8.0, 12.0, -2.0]]
+
+
+def test_small_products_are_sums_and_no_others():
+    def operations(rows, inner, columns):
+        return rewritten(th.mm, th.empty(rows, inner), th.empty(inner, columns))[1]
+
+    assert {"aten::mul.Tensor", "aten::sum.dim_IntList"} < set(operations(*SMALL_PRODUCT))
+    for i in range(3):
+        larger = [size + (i == j) for j, size in enumerate(SMALL_PRODUCT)]
+        assert operations(*larger) == ["aten::mm"]
+    graph, _ = rewritten(th.mm, INPUTS[1][:2], WEIGHTS)
+    assert graph(INPUTS[1][:2], WEIGHTS).tolist() == [[-11.0, -15.0]] * 2
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda x: x[2:10, 3:20],
+        lambda x: x[:17, 5:13].T,
+        lambda x: x[4:5, :17].expand(8, 17),
+        lambda x: x.view(-1, 17, 2)[:8, :, 1],
+        lambda x: x[2:10, 3:20].tanh(),
+    ],
+)
+def test_small_products_take_any_rows_and_any_weights(part):
+    """Parts of what is in memory, in any order."""
+    x, weights = th.randn(20, 34), th.randn(30, 17)
+    (result,) = compile_function(lambda x, weights: (part(x) @ weights[7:28].T,), [x, weights])([x, weights])
+    th.testing.assert_close(result.double(), part(x.double()) @ weights[7:28].double().T, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "activation",
     [
         lambda bias, rows, weights: th.addmm(bias, rows, weights).tanh(),
-        lambda bias, rows, weights: (bias + (rows @ weights).view(1, 1, 2)).tanh(),
+        lambda bias, rows, weights: (bias + (rows @ weights).view(MANY, 1, 2)).tanh(),
         lambda bias, rows, weights: (th.addmm(bias, rows, weights) + rows @ weights).tanh(),
     ],
 )
@@ -84,7 +113,7 @@ def test_the_compiler_runs_the_pass(monkeypatch, validation_stays_on):
     run = CpuKernels.__call__
     monkeypatch.setattr(CpuKernels, "__call__", lambda self, graph: passed.append(run(self, graph)))
     bias = th.cat([th.tensor([th.nan, th.inf, -th.inf, 0.0, 100.0, -100.0]), th.linspace(-3, 3, 26)])
-    examples = [bias, th.randn(8, 4), th.randn(4, 32)]  # smaller products it takes apart itself
+    examples = [bias, th.randn(MANY, 4), th.randn(4, 32)]
     (result,) = compile_function(lambda *x: (th.addmm(*x).tanh(),), examples)(examples)
     assert len(passed) == 1
     np.testing.assert_allclose(result, th.addmm(*examples).tanh(), rtol=1e-5, atol=1e-6)
