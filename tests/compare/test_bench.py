@@ -32,14 +32,15 @@ from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters
 CASE = Case("a-case", "ppo", "CartPole-v1", ("sb3:ppo",), ours={"compile": False}, timesteps=16, n_envs=2)
 
 
-def timing(seconds, update=1.0, memory=100.0):
+def timing(seconds, update=1.0, memory=100.0, collect=1.0):
     """So many seconds for 1000 frames, a round each; phases of 10 steps of the environments and 4 minibatches."""
-    phases = {"collect": 1.0, "evaluate": 0.0, "update": update, "environment": 1.0, "callback": 0.0, "other": 0.0}
+    phases = {"collect": collect, "evaluate": 0.0, "update": update, "environment": 1.0, "callback": 0.0, "other": 0.0}
     return Timing([Round(1000, s) for s in seconds], [PhaseRound(phases, 10, 4)], 0.5, memory, data_bytes=int(memory))
 
 
 def case_result(case=CASE, **timings):
-    given = {"ppo": timing([1.0, 2.0, 4.0], update=0.5, memory=115.0), "sb3:ppo": timing([3.0, 2.0, 20.0], update=3.0)}
+    theirs = timing([3.0, 2.0, 20.0], update=3.0, collect=4.0)
+    given = {"ppo": timing([1.0, 2.0, 4.0], update=0.5, memory=115.0), "sb3:ppo": theirs}
     return CaseResult(
         case=case,
         timings={**given, **timings},
@@ -54,11 +55,12 @@ def case_result(case=CASE, **timings):
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios_and_not_the_ratio_of_medians():
-    frames, step, memory, data = compare(case_result())
+    frames, step, acting, memory, data = compare(case_result())
     assert (frames.ours, frames.theirs) == (pytest.approx(500.0), pytest.approx(1000 / 3))  # their ratio would be 1.5
     assert frames.ratio == pytest.approx((3.0, 1.0, 5.0))  # 3/1, 2/2, 20/4
     assert (step.ours, step.theirs) == (pytest.approx(125_000.0), pytest.approx(750_000.0))
     assert step.ratio == pytest.approx((6.0, 6.0, 6.0))
+    assert (acting.ours, acting.theirs, acting.ratio.median) == (100_000.0, 400_000.0, 4.0)
     assert memory.ratio.median == data.ratio.median == pytest.approx(1.15)
 
 
@@ -71,6 +73,8 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios_and_not_the_ratio_of_medians
         ("memory", 1.1, False),
         ("data", 1.1, False),
         ("step", 6.5, False),
+        ("acting", 3.5, True),
+        ("acting", 4.5, False),
     ],
 )
 def test_a_goal_is_reached_by_the_median_and_memory_by_staying_below(metric, goal, reached):
@@ -90,7 +94,7 @@ def test_contenders_take_turns():
 
 def test_the_report_tells_ratios_phases_machine_and_versions():
     text = report.markdown([case_result(replace(CASE, acting_goal=60.0))])
-    assert "| a-case | sb3:ppo | 500 / 333 / 100 000 | 3.00 (1.00–5.00) | 6.00 | 1.15 | 1.15 |" in text
+    assert "| a-case | sb3:ppo | 500 / 333 / 100 000 | 3.00 (1.00–5.00) | 6.00 | 4.00 | 1.15 | 1.15 |" in text
     assert "| a-case | ppo | 40 % | 0 % | 20 % | 40 % | 0 % | 0 % | 100000, ✗ ≤ 60 | 125000 | – | 115 |" in text
     assert "2026-01-02 on a processor, 3 cores, an os; torch 9.9" in text and "over the rounds, 3 a case" in text
     compiled = replace(timing([1.0]), warm_cache_seconds=0.25)

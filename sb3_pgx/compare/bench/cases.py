@@ -86,6 +86,7 @@ CASES = (
             Goal("frames", "sbx:ppo", 1.8),
             Goal("step", "sb3:ppo", 6.0),
             Goal("step", "sbx:ppo", 1.8),
+            Goal("acting", "sb3:ppo", 190 / 60),  # the goal below, where SB3 takes 190 µs: machines differ
             Goal("data", "sb3:ppo", 1.15),
         ),
         acting_goal=60.0,

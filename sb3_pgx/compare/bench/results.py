@@ -123,6 +123,7 @@ class Metric:
 METRICS = {
     "frames": Metric(lambda timing: [r.frames_per_second for r in timing.rounds]),
     "step": Metric(lambda timing: [r.step_us for r in timing.phase_rounds], inverse=True),
+    "acting": Metric(lambda timing: [r.acting_us for r in timing.phase_rounds], inverse=True),
     "memory": Metric(lambda timing: [timing.peak_memory_mib], at_most=True),
     "data": Metric(lambda timing: [timing.data_bytes], at_most=True),
 }
