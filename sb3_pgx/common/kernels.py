@@ -100,8 +100,8 @@ def _replace(node: fx.Node, function: fx.Graph) -> None:
         result: Any = node.graph.graph_copy(function, copies)
     for original, copy in copies.items():
         if original not in inputs:
-            values = map_arg(copy.args, lambda x: x.meta["val"])
-            copy.meta = node.meta | {"val": copy.target(*values)}
+            args, kwargs = map_arg((copy.args, copy.kwargs), lambda x: x.meta["val"])
+            copy.meta = node.meta | {"val": copy.target(*args, **kwargs)}
     node.replace_all_uses_with(result)
     node.graph.erase_node(node)
 
