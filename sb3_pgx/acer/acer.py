@@ -289,7 +289,7 @@ class ACER(ShortRollouts):
     # ------------------------------------------------------------------------------------------------ collect
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> bool:
-        """As of all algorithms; a rollout that is complete goes into the memory."""
+        """As of all algorithms; a complete rollout goes into the memory, after callbacks have seen its end."""
         normalize = self._vec_normalize_env
         raw = normalize is not None and normalizes_last(self.env, normalize)
         self._raw = RawTransitions(normalize) if raw and normalize is not None else None

@@ -72,4 +72,7 @@ def stacked(observations: list[Any], like: Array) -> Array:
     """Observations along a new first dimension, in the order and of the types of others: final ones come in any."""
     if isinstance(like, dict):
         return {key: stacked([o[key] for o in observations], x) for key, x in like.items()}  # type: ignore[misc]
-    return np.stack(observations).astype(like.dtype, copy=False)
+    array = np.stack(observations)
+    if like.dtype.kind in "iu" and array.dtype.kind == "f":
+        array = array.round()  # from normalised numbers, a whole one comes back with a little too much or too little
+    return array.astype(like.dtype, copy=False)

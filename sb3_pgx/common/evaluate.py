@@ -73,7 +73,7 @@ def evaluate_by_graph(
             return False
         final = _final_values(policy, rollout)
         rollout.values, rollout.log_prob, rollout.next_values, *others, check = graph(
-            [*before, no_finals if final is None else final, *after]
+            [*before, no_finals if final is None else final.to(no_finals.dtype), *after]  # the policy's values may be wider
         )
         rollout.advantages, rollout.returns, rollout.last_values = others
         _check(check, rollout)

@@ -100,6 +100,7 @@ class Rows(ABC):
     """What a gradient step is made of: fields that are tensors, dictionaries of them, or ``None``."""
 
     observations: Observations
+    alike = True  # whether those of an epoch with as many rows are laid out alike in memory
 
     def tensors(self) -> list[Tensor]:
         """All of them, in a fixed order."""
@@ -167,6 +168,12 @@ class Batch(Rows):
     def split(self, size: int) -> Iterator["Batch"]:
         """Consecutive batches of ``size`` rows, the last one smaller if need be; views, not copies."""
         return self.parted(lambda x: x.split(size))
+
+
+class OwnBatch(Batch):
+    """From a buffer class of the user's own, which may transpose some and not others."""
+
+    alike = False
 
 
 def flatten(values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 
-from sb3_pgx.common.rollout import Batch, Rollout, map_tensors
+from sb3_pgx.common.rollout import Batch, OwnBatch, Rollout, map_tensors
 from sb3_pgx.ops.returns import gae
 
 
@@ -100,7 +100,7 @@ def feed(buffer: RolloutBuffer, rollout: Rollout, gamma: float) -> None:
 def batches(buffer: RolloutBuffer, batch_size: int | None) -> Generator[Batch, None, None]:
     """What a user's own buffer class yields, as batches."""
     for samples in buffer.get(batch_size):
-        yield Batch(
+        yield OwnBatch(
             observations=samples.observations,
             actions=samples.actions.reshape(len(samples.old_values), -1),
             values=samples.old_values,

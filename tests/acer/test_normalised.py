@@ -4,6 +4,7 @@ import copy
 import warnings
 
 import numpy as np
+import pytest
 from gymnasium import spaces
 from problems import DEVICE, AnySpace, vectorised
 from replaying import ACTIONS, BOTH, BOX, Change, envs, make, watch
@@ -51,6 +52,30 @@ def test_what_is_kept_is_what_the_environments_gave_and_what_is_replayed_is_norm
     np.testing.assert_allclose(segments.rewards.cpu(), sample.rewards / np.sqrt(9.0 + env.epsilon), rtol=1e-5)
     finals = normalised(env, sample.final_observations)
     np.testing.assert_allclose(segments.final_observations[: len(finals)].cpu(), finals, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [spaces.Box(0, 255, (36, 36, 1), np.uint8), spaces.Box(0, 255, (5,), np.uint8), spaces.Box(-1000, 1000, (5,), np.int64)],
+    ids=["pictures", "bytes", "integers"],
+)
+def test_final_observations_of_whole_numbers_are_those_that_the_environments_gave(space):
+    given = []
+
+    class Noting(AnySpace):
+        def step(self, action):
+            observation, *others = super().step(action)
+            given.append(observation)
+            return observation, *others
+
+    env = VecNormalize(vectorised(*(Noting(copy.deepcopy(space), ACTIONS["Discrete"]) for _ in range(2))))
+    model = make(env=env, policy_kwargs={"normalize_images": False} if len(space.shape) > 1 else {})
+    records = watch(model.replay_buffer, "add", lambda record, raw: record)
+    model.learn(60)
+    final = np.concatenate([r.final_observations for r in records if r.final_observations is not None])
+    assert len(final) == 12 and final.dtype == space.dtype
+    known = {o.tobytes() for o in given}
+    assert all(o.reshape(space.shape).tobytes() in known for o in final)
 
 
 class Careless(AnySpace):

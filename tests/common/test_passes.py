@@ -10,7 +10,7 @@ import torch as th
 from capabilities import BOX, DICT, FAR, IMAGE
 from gymnasium import spaces
 from pairs import envs
-from problems import DEVICE
+from problems import DEVICE, AnySpace, vectorised
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize, is_vecenv_wrapped
@@ -194,6 +194,31 @@ def test_long_rollouts_are_evaluated_eagerly(limit, just_enough, graphs, monkeyp
         graphs.clear()
         PPO("MlpPolicy", envs(), n_steps=12, batch_size=12, seed=0, device=DEVICE, compile=True).learn(24)
         assert len(graphs) == expected
+
+
+class Double(th.nn.Module):
+    """A layer that changes the type alone."""
+
+    def forward(self, x):
+        return x.double()
+
+
+def test_values_wider_than_the_parameters_complete_truncated_episodes_as_they_do_eagerly(graphs):
+    def rollout(compile):
+        model = A2C(
+            "MlpPolicy",
+            vectorised(*(AnySpace(BOX, spaces.Discrete(3)) for _ in range(2))),
+            n_steps=6,
+            seed=0,
+            compile=compile,
+            device=DEVICE,
+        )
+        model.policy.value_net = th.nn.Sequential(model.policy.value_net, Double())
+        return model.learn(12)._rollout
+
+    compiled, eager = rollout(True), rollout(False)
+    assert len(graphs) >= 2 and eager.truncated.any() and eager.next_values[eager.truncated].abs().min() > 1e-4
+    th.testing.assert_close(compiled.next_values, eager.next_values, rtol=1e-5, atol=1e-6)
 
 
 def test_discounts_that_change_need_no_new_graph(graphs):

@@ -9,7 +9,7 @@ from problems import DEVICE, AnySpace, Scripted, ScriptedDict, vectorised
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_pgx import A2C, REINFORCE
+from sb3_pgx import A2C, PPO, REINFORCE
 from sb3_pgx.common.rollout_buffer import RolloutView
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
@@ -114,6 +114,38 @@ def test_a_users_own_buffer_class_is_fed_as_sb3_feeds_it():
         np.testing.assert_allclose(getattr(ours.rollout_buffer, name), expected, rtol=1e-4, atol=1e-5, err_msg=name)
     for p, q in zip(ours.policy.parameters(), theirs.policy.parameters(), strict=True):
         th.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+class Transposing(RolloutBuffer):
+    """A user's own buffer: every second minibatch has its pictures transposed, every third has them in double precision."""
+
+    def get(self, batch_size=None):
+        for i, samples in enumerate(super().get(batch_size)):
+            observations = samples.observations.transpose(1, 2) if i % 2 else samples.observations
+            yield samples._replace(observations=observations if i % 3 else observations.double())
+
+
+def test_minibatches_of_a_users_own_buffer_need_not_be_laid_out_alike(graphs):
+    def train(compile):
+        env = vectorised(*(AnySpace(spaces.Box(-1, 1, (4, 4), np.float32), spaces.Discrete(3)) for _ in range(2)))
+        model = PPO(
+            "MlpPolicy",
+            env,
+            n_steps=24,
+            batch_size=8,
+            n_epochs=2,
+            learning_rate=1e-2,
+            seed=0,
+            compile=compile,
+            rollout_buffer_class=Transposing,
+            policy_kwargs={"net_arch": [8]},
+            device=DEVICE,
+        )
+        return model.learn(96).policy.parameters()
+
+    for ours, eager in zip(train(True), train(False), strict=True):
+        th.testing.assert_close(ours, eager, rtol=1e-5, atol=1e-5)
+    assert len(graphs) == 1 + 4, "acting, and a step for each of two orders and two types"
 
 
 @pytest.mark.parametrize("buffer_class", [RolloutBuffer, None])

@@ -178,7 +178,7 @@ class ByOptimizer(Flat):
     def take(self, gradient: Tensor, number: int, scale: float) -> None:
         self.optimizer.zero_grad(set_to_none=True)  # a callback may have left gradients behind
         for p, piece in zip(self.parameters, _unflatten_dense_tensors(gradient, self._data), strict=True):
-            p.grad = piece
+            p.grad = piece.to(p.dtype)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         for group in self.optimizer.param_groups:
             group["lr"] *= scale

@@ -229,11 +229,15 @@ class Update:
         if not hasattr(self, "_held"):
             self._begin(batches[0], single=len(batches) == 1)
         self._before, self._n_batches = (self.seen, self.taken), len(batches)
-        self._graph = None  # the minibatches of an epoch are views of the same tensors: one look-up does for all
+        self._graph = None  # where the minibatches of an epoch are alike, one look-up does for all
         rows = self._held.rows(self.taken, len(batches), self.steps.rows) if self._on_device else [None] * len(batches)
         try:
             with th.no_grad():
-                encoded = [encode(batch, self.policy) if self._is_compiled(batch) else None for batch in batches]
+                encoded: Iterable[Rows | None] = (
+                    encode(batch, self.policy) if self._is_compiled(batch) else None for batch in batches
+                )
+                if not has_one_hot(self.policy.observation_space):  # of many choices one batch at a time is large enough
+                    encoded = list(encoded)  # faster than between the steps, which leave nothing else in the caches
                 for batch, for_graph, row in zip(batches, encoded, rows, strict=True):
                     self._step(batch, for_graph, row)
         finally:
@@ -282,7 +286,7 @@ class Update:
                 following = [p for f in self.steps.followers for p in f.modules.parameters.values()]
                 self._lasting = [*held.pieces, *held.moments, *self.steps.fixed, *following, self._numbers]
             passing = encoded.tensors()
-            if self._graph is None:
+            if self._graph is None or not batch.alike:
                 layout = signature(passing)
                 if layout not in self._graphs:
                     lasting = [*self._lasting, self._opened().flags, self._opened().outcome, row]

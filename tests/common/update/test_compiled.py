@@ -7,13 +7,14 @@ compiler agrees is checked on four cells, and on all of them by ``-m slow``.
 
 import pytest
 import torch as th
-from capabilities import DICT, FAR, IMAGE, OwnExtractor
+from capabilities import BOX, DICT, FAR, IMAGE, OwnExtractor
 from gymnasium import spaces
 from pairs import NAMES, SEVERAL_EPOCHS, assert_same_training, envs, make, optimizer, pair, trained
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 
 from sb3_pgx.common import compiling
+from sb3_pgx.common.update import steps
 
 
 @pytest.fixture
@@ -134,3 +135,20 @@ def test_an_environment_in_a_process_of_its_own_is_trained_on(graphs):
     compiled.env.close()
     assert len(graphs) == 3
     assert_same_training(eager, compiled)
+
+
+@pytest.mark.parametrize("space, at_once", [(spaces.Discrete(1000), 1), (BOX, 3)], ids=["one-hot", "numbers"])
+def test_of_one_hot_observations_one_minibatch_is_held_at_a_time(space, at_once, graphs, monkeypatch):
+    events = []
+
+    def noted(owner, name):
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args: events.append(name) or original(*args))
+
+    model = make("ppo", envs(space), compile=True)
+    model.learn(12)  # compiles
+    noted(steps, "encode")
+    noted(compiling.Compiled, "__call__")
+    model.learn(12, reset_num_timesteps=False)
+    of_the_update = events[events.index("encode") :]
+    assert of_the_update == (["encode"] * at_once + ["__call__"] * at_once) * (6 // at_once)

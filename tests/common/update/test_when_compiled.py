@@ -119,6 +119,27 @@ def test_layers_that_keep_statistics_or_draw_random_numbers_do_so_once_a_step_as
         th.testing.assert_close(model.policy.state_dict()[key], value, rtol=1e-4, atol=1e-5)
 
 
+class Double(th.nn.Module):
+    def forward(self, x):
+        return x.double()
+
+
+@pytest.mark.parametrize("name, theirs", [("a2c", sb3.A2C), ("ppo", sb3.PPO)])
+def test_parameters_of_two_types_train_uncompiled_as_sb3s_do(name, theirs):
+    model = make(name, make_vec_env("Pendulum-v1", 2, seed=0), compile=True)
+    env = make_vec_env("Pendulum-v1", 2, seed=0)
+    expected = theirs("MlpPolicy", env, seed=0, device=DEVICE, policy_kwargs=dict(net_arch=[8]), **QUICK[name])
+    for policy in (model.policy, expected.policy):
+        policy.value_net = th.nn.Sequential(Double(), policy.value_net.double())
+        policy.optimizer = policy.optimizer_class(policy.parameters(), lr=policy.optimizer.defaults["lr"])
+    told = warned(model)[1]
+    drawn()
+    expected.learn(24)
+    assert any(STEP + "the policy's parameters differ in type or device" in sentence for sentence in told)
+    for key, value in expected.policy.state_dict().items():
+        th.testing.assert_close(model.policy.state_dict()[key], value, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("case", UNCOMPILABLE)
 def test_where_compiling_was_not_asked_for_a_line_of_the_log_says_why_not(case, graphs, monkeypatch):
     monkeypatch.setattr("sb3_pgx.common.algorithm.COMPILE_AFTER", 1)
