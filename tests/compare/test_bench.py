@@ -101,6 +101,11 @@ def test_the_report_tells_ratios_phases_machine_and_versions():
     assert "| 0.5 / 0.2 |" in report.markdown([case_result(ppo=compiled, **{"sb3:ppo": timing([1.0])})])
 
 
+def test_versions_that_another_case_has_too_are_told_once():
+    results = [replace(case_result(), versions=v) for v in ({"torch": "9.9"}, {"torch": "9.9", "pfrl": "1"}, {"torch": "9.8"})]
+    assert "an os; torch 9.8; torch 9.9, pfrl 1. Ratios" in report.markdown([*results, *results])
+
+
 def test_a_callbacks_share_is_judged_for_our_contender_alone():
     slow = timing([1.0])
     slow.phase_rounds[0].seconds.update(collect=0.9, environment=0.0, update=0.04, callback=0.06)

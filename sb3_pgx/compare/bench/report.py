@@ -64,10 +64,11 @@ def _phases(result: CaseResult, name: str, timing: Timing) -> str:
 
 
 def _measured(results: Sequence[CaseResult]) -> str:
-    """When, where and how, each different answer once."""
+    """When, where and how, each different answer once; versions that are part of another case's say nothing more."""
     dates = ", ".join(sorted({r.date for r in results}))
     machines = "; ".join(sorted({f"{r.machine['cpu']}, {r.machine['cores']} cores, {r.machine['system']}" for r in results}))
-    versions = "; ".join(sorted({", ".join(f"{name} {v}" for name, v in r.versions.items()) for r in results}))
+    whole = [r.versions for r in results if not any(r.versions.items() < other.versions.items() for other in results)]
+    versions = "; ".join(sorted({", ".join(f"{name} {version}" for name, version in v.items()) for v in whole}))
     rounds = ", ".join(str(n) for n in sorted({len(t.rounds) for r in results for t in r.timings.values()}))
     return (
         f"Measured {dates} on {machines}; {versions}. Ratios are medians (lowest–highest) over the rounds, {rounds} a case, "
