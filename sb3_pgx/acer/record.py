@@ -73,6 +73,6 @@ def stacked(observations: list[Any], like: Array) -> Array:
     if isinstance(like, dict):
         return {key: stacked([o[key] for o in observations], x) for key, x in like.items()}  # type: ignore[misc]
     array = np.stack(observations)
-    if like.dtype.kind in "iu" and array.dtype.kind == "f":
-        array = array.round()  # from normalised numbers, a whole one comes back with a little too much or too little
+    if like.dtype.kind in "biu" and array.dtype.kind == "f":
+        array = array.round()  # normalised in single precision, a whole number comes back 0.5 off only beyond millions
     return array.astype(like.dtype, copy=False)
