@@ -13,7 +13,6 @@ from sb3_pgx.common.algorithm import ceil_div
 from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Batch, Rollout
-from sb3_pgx.common.rollout_buffer import is_users_own
 from sb3_pgx.common.short_rollouts import ShortRollouts, with_rms_prop
 from sb3_pgx.common.update import Evaluation, Objective
 from sb3_pgx.ops.metrics import explained_variance
@@ -146,9 +145,10 @@ class A2C(ShortRollouts):
     def check_arguments(self) -> None:
         super().check_arguments()
         check_counts(n_steps=self.n_steps)
-        if self.discount_state_weighting and (self.normalize_advantage or is_users_own(self.rollout_buffer_class)):
-            other = "normalize_advantage=True" if self.normalize_advantage else "a rollout_buffer_class of your own"
-            raise ValueError(f"discount_state_weighting=True cannot be combined with {other}: the weights would be lost")
+        if self.discount_state_weighting and self.normalize_advantage:
+            raise ValueError(
+                "discount_state_weighting=True cannot be combined with normalize_advantage=True: the weights would be lost"
+            )
         if self.normalize_advantage and self.env is not None and self.n_steps * self.n_envs < 2:
             raise ValueError("normalize_advantage=True needs more than one row: raise n_steps, or use more environments")
         self.coefficient("ent_coef")
@@ -171,13 +171,25 @@ class A2C(ShortRollouts):
             self._ages = [0 if done else age + 1 for done, age in zip(result[2], self._ages, strict=True)]
         return result
 
-    def evaluate_and_estimate(self, rollout: Rollout) -> None:
-        """With the weights of the states, which come last, whatever estimate a subclass has."""
-        super().evaluate_and_estimate(rollout)
+    def weigh(self, rollout: Rollout) -> None:
         if self.discount_state_weighting:
             before = None if self._first_ages is None else [age - 1 for age in self._first_ages]
             ages = episode_ages(rollout.episode_starts, before).to(rollout.advantages.dtype)
             rollout.advantages = rollout.advantages * self.gamma**ages
+
+    @property
+    def weighs(self) -> bool:
+        return self.discount_state_weighting
+
+    @property
+    def refuses_rows(self) -> str | None:
+        return (
+            "discount_state_weighting=True weighs each row by the age of its episode"
+            if self.discount_state_weighting
+            else None
+        )
+
+    refuses_buffers = refuses_rows
 
     def update(self, rollout: Rollout) -> Metrics:
         c = Coefficients(self.normalize_advantage, self.coefficient("ent_coef"), self.coefficient("vf_coef"))

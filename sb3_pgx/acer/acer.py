@@ -25,6 +25,7 @@ from sb3_pgx.common.checks import check_choice, check_counts, check_finite_not_n
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Rollout, map_tensors
+from sb3_pgx.common.rollout_buffer import COLUMNS
 from sb3_pgx.common.short_rollouts import ShortRollouts, with_rms_prop
 from sb3_pgx.common.update import Follower, Objective
 
@@ -283,6 +284,16 @@ class ACER(ShortRollouts):
         replay.segment_length = self.n_steps
         self.replay_buffer = replay
 
+    @property
+    def refuses_rows(self) -> str | None:
+        return "ACER learns from segments of its memory and from the distributions that acted"
+
+    refuses_buffers = refuses_rows
+
+    @property
+    def unlearned(self) -> tuple[str, ...]:
+        return COLUMNS
+
     def planned_gradient_steps(self, timesteps: int) -> int:
         return int(ceil_div(timesteps, self.n_steps * self.n_envs) * (self.learns_on_policy + self.replay_ratio))
 
@@ -292,7 +303,7 @@ class ACER(ShortRollouts):
         """As of all algorithms; a complete rollout goes into the memory, after callbacks have seen its end."""
         normalize = self._vec_normalize_env
         raw = normalize is not None and normalizes_last(self.env, normalize)
-        self._raw = RawTransitions(normalize) if raw and normalize is not None else None
+        self._raw = RawTransitions(normalize, self.observation_space) if raw and normalize is not None else None
         if not super().collect_rollouts(env, *args, **kwargs):
             return False
         if self.replay_ratio > 0:

@@ -4,12 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_pgx.acer.replay import Record
 from sb3_pgx.common.checks import Array
 from sb3_pgx.common.rollout import Rollout, map_tensors
 from sb3_pgx.common.rollout_buffer import to_numpy
+from sb3_pgx.common.spaces import zero_based
 
 
 def normalizes_last(env: VecEnv | None, normalize: VecNormalize | None) -> bool:
@@ -23,21 +25,26 @@ class RawTransitions:
     is told.
 
     :param normalize: the environment, which has been reset or stepped
+    :param space: of its observations, which are kept zero-based
     """
 
-    def __init__(self, normalize: VecNormalize):
-        self.normalize = normalize
-        self.observations: list[Array] = [normalize.get_original_obs()]  # [N, *obs] each, one more than there are rows
+    def __init__(self, normalize: VecNormalize, space: spaces.Space):
+        self.normalize, self.space = normalize, space
+        self.observations: list[Array] = [self._original()]  # [N, *obs] each, one more than there are rows
         self.rewards: list[np.ndarray] = []  # [N] each
         self.final_observations: list[Array] = []  # of truncated episodes, in the order of step and environment
 
     def add(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
         """Keep the step that was taken last."""
-        self.observations.append(self.normalize.get_original_obs())
+        self.observations.append(self._original())
         self.rewards.append(self.normalize.get_original_reward())
         for index in dones.nonzero()[0]:
             if infos[index].get("TimeLimit.truncated", False):
-                self.final_observations.append(self.normalize.unnormalize_obs(infos[index]["terminal_observation"]))
+                final = self.normalize.unnormalize_obs(infos[index]["terminal_observation"])
+                self.final_observations.append(zero_based(final, self.space))
+
+    def _original(self) -> Array:
+        return zero_based(self.normalize.get_original_obs(), self.space)
 
 
 def record_of(rollout: Rollout, raw: RawTransitions | None) -> Record:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sb3_pgx.common.distributions import distribution_kept, packed
 from sb3_pgx.common.evaluate import chunks
 from sb3_pgx.common.rollout import Batch, Rollout, map_tensors
-from sb3_pgx.common.rollout_buffer import is_users_own
+from sb3_pgx.common.rollout_buffer import RolloutView
 from sb3_pgx.common.update.step import Evaluation, evaluated_actions
 
 # Layers whose output in training is another one than in evaluation.
@@ -46,7 +46,7 @@ def take_snapshot(model: OnPolicyAlgorithm) -> Snapshot:
     :return: what is known; the arrays of SB3's buffers and of ours are read where they are, not copied
     """
     rows = rows_of(model.rollout_buffer, model.device)
-    if is_users_own(model.rollout_buffer_class):
+    if not isinstance(model.rollout_buffer, RolloutView):
         rows = rows.replaced([x.clone() for x in rows.tensors()])  # it may write into the arrays again before they are read
     before = kept_distribution(getattr(model, "_rollout", None))
     if before is None:

@@ -25,10 +25,11 @@ class Acting:
 
     :param n_envs: N
     :param n_updates: updates done so far, for an error
+    :param evaluates: values and log-probabilities are needed at each step, as the policy's ``forward`` returns them
     """
 
-    def __init__(self, n_envs: int, n_updates: int):
-        self.n_envs, self.n_updates = n_envs, n_updates
+    def __init__(self, n_envs: int, n_updates: int, evaluates: bool = False):
+        self.n_envs, self.n_updates, self.evaluates = n_envs, n_updates, evaluates
         self._policy: ActorCriticPolicy | None = None  # that of the graph
         self._graph: CompiledPass
         self._noise: Callable[[], Tensor]
@@ -42,7 +43,7 @@ class Acting:
         :param modules: the policy's layers, as they were looked at last
         :param observations: such as those to come, ``[N, *obs]``
         """
-        if not acts_alone(policy):
+        if self.evaluates or not acts_alone(policy):
             return
 
         def numbers() -> list[Tensor]:
@@ -72,7 +73,7 @@ class Acting:
                     if actions.is_floating_point() and not math.isfinite(actions.sum()):
                         raise ValueError(f"the policy's action is not finite: {actions}")
                     return actions, None, None
-            return act(policy, observations)
+            return act(policy, observations, self.evaluates)
         except (ValueError, RuntimeError) as error:  # torch refuses to draw from distributions with NaN
             bad = [name for name, p in policy.named_parameters() if not th.isfinite(p).all()]
             what = f"the parameter {bad[0]} is not finite" if bad else str(error).strip().splitlines()[0]
@@ -82,7 +83,9 @@ class Acting:
             ) from error
 
 
-def act(policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def act(
+    policy: ActorCriticPolicy, observations: PyTorchObs, evaluates: bool = False
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """
     Actions of the current policy; the same random numbers as SB3's, without values and log-probabilities.
 
@@ -91,14 +94,15 @@ def act(policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Te
 
     :param policy: in evaluation mode
     :param observations: ``[N, *obs]``
-    :return: actions ``[N, *action]``, not clipped; values ``[N]`` and log-probabilities ``[N]``, or twice ``None``
+    :param evaluates: act through ``forward`` in any case
+    :return: actions ``[N, *action]``, not clipped; values and log-probabilities as ``forward`` returns them, or twice ``None``
     """
     with th.no_grad():
-        if acts_alone(policy):
+        if acts_alone(policy) and not evaluates:
             actions = policy._predict(observations)
             return actions.reshape((-1, *policy.action_space.shape)), None, None  # type: ignore[misc]
         actions, values, log_prob = policy(observations)
-        return actions, values.flatten(), log_prob.flatten()
+        return actions, values, log_prob
 
 
 def acts_alone(policy: Any) -> bool:

@@ -25,18 +25,20 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.common.acting import Acting
 from sb3_pgx.common.checks import FiniteGuard, check_unit_interval
-from sb3_pgx.common.collect import HOST, Quota, Recorder, StepQuota, clip_to_space, moved
+from sb3_pgx.common.collect import HOST, Quota, Recorder, StepQuota, moved
 from sb3_pgx.common.compiling import COMPILE_AFTER, check_compile
 from sb3_pgx.common.controllers import KLAdaptiveLearningRate, adapted_scale
+from sb3_pgx.common.deferred import StepEvaluation, may_read_locals
 from sb3_pgx.common.distributions import release_graph
-from sb3_pgx.common.evaluate import evaluate_by_graph, evaluate_rollout
+from sb3_pgx.common.evaluate import evaluate_by_graph, evaluate_rollout, evaluate_rows
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, acting_pass, evaluation_pass
 from sb3_pgx.common.policies import mean_std, policy_class_for
 from sb3_pgx.common.report import Metrics, notify, read
 from sb3_pgx.common.rollout import Batch, Rollout
-from sb3_pgx.common.rollout_buffer import DictRolloutView, RolloutView, batches, feed, is_users_own
+from sb3_pgx.common.rollout_buffer import DictRolloutView, FedBuffer, RolloutView, batches, is_users_own, rollout_of, to_numpy
 from sb3_pgx.common.schedules import Coefficient, as_schedule, evaluate_coefficient
+from sb3_pgx.common.spaces import environment_actions, within, zero_based
 from sb3_pgx.common.update import Follower, GradientSteps, Objective, Plan, Update
 from sb3_pgx.ops.returns import gae
 
@@ -58,9 +60,10 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     4. *update* (the algorithm's): gradient steps; returns what it measured.
     5. *report* logs, and calls ``on_update_end(metrics)`` on callbacks that define it (``on_training_error(error)`` likewise).
 
-    Differences from SB3 that a callback can see: ``values`` and ``log_probs`` are among the locals at ``on_rollout_end``
-    but not at ``on_step``, and the buffer is filled at the end of the rollout; its rewards never contain a bootstrapped
-    value; the last update is logged, too.
+    Callbacks and subclasses find what they know from SB3: ``rollout_buffer`` fills step by step, and what stands in it when
+    ``train`` starts is what is learned from (:class:`~sb3_pgx.common.rollout_buffer.RolloutView`). ``values`` and
+    ``log_probs`` among the locals of ``on_step`` are computed when they are first read. One difference: the last update is
+    logged, too.
 
     Arguments are SB3's; ``learning_rate`` and every coefficient also take a string such as ``"lin_0.01"``.
     """
@@ -72,7 +75,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     }
     n_gradient_steps = 0  # taken so far
     learning_rate: Coefficient  # type: ignore[assignment]
-    _rollout: Rollout
+    _rollout: Rollout = None  # type: ignore[assignment]  # that was collected last; None before the first one
     _metrics: dict[str, float]  # of the last update
     keeps_distribution = False  # whether rollouts keep the action distributions for whoever looks at them
 
@@ -96,8 +99,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def evaluate(self, rollout: Rollout) -> None:
         """Stage 2: fill in values, log-probabilities and bootstraps."""
-        # Where acting has given the values, it would take a pass more.
-        keep = self._reads_distribution or (self.keeps_distribution and not hasattr(rollout, "values"))
+        # If acting has given the values, it would take one more pass.
+        keep = self._reads_distribution or (self.keeps_distribution and not rollout.given)
         evaluate_rollout(self.policy, rollout, keep)
         if not self._reads_distribution:
             rollout.acted, rollout.distribution = rollout.distribution, None
@@ -121,9 +124,43 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             self._look()
             arguments = (self.policy, rollout, self._evaluation, self._modules, self.gamma, self.gae_lambda)
             if evaluate_by_graph(*arguments):
+                self.weigh(rollout)
                 return
         self.evaluate(rollout)
+        self._estimate_and_weigh(rollout)
+
+    def weigh(self, rollout: Rollout) -> None:
+        """Change the advantages after any estimate, also that of a subclass, if the algorithm ``weighs`` its rows."""
+
+    @property
+    def weighs(self) -> bool:
+        """Whether :meth:`weigh` does anything."""
+        return False
+
+    def _estimate_and_weigh(self, rollout: Rollout) -> None:
         self.estimate(rollout)
+        self.weigh(rollout)
+
+    @property
+    def _estimates_as_sb3(self) -> bool:
+        """Whether returns and advantages are those of SB3's rollout buffer."""
+        own = type(self).estimate is not PolicyGradientAlgorithm.estimate or "estimate" in vars(self)
+        return not own and not self.weighs
+
+    @property
+    def refuses_rows(self) -> str | None:
+        """Why the algorithm cannot learn from rows that a caller adds to the buffer, in one sentence; ``None``: it can."""
+        return None
+
+    @property
+    def refuses_buffers(self) -> str | None:
+        """Why the algorithm cannot learn from a buffer class of the user's own, in one sentence; ``None``: it can."""
+        return None
+
+    @property
+    def unlearned(self) -> tuple[str, ...]:
+        """Arrays of the rollout buffer that are not learned from; writing into them is refused."""
+        return () if self._estimates_as_sb3 else ("episode_starts",)
 
     def _has_graph(self, rollout: Rollout) -> bool:
         base, (n_steps, n_envs) = PolicyGradientAlgorithm, rollout.shape
@@ -131,7 +168,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         short = n_steps == self.n_steps and n_steps <= MAX_EVALUATED_STEPS and n_steps * n_envs <= MAX_EVALUATED_ROWS
         own = type(self).evaluate is not base.evaluate or type(self).estimate is not base.estimate
         own |= not {"evaluate", "estimate"}.isdisjoint(vars(self))
-        return short and not own and not self._reads_distribution and not hasattr(rollout, "values")
+        return short and not own and not self._reads_distribution and not rollout.given
 
     @property
     def _reads_distribution(self) -> bool:
@@ -155,6 +192,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm={self.max_grad_norm} must be positive; None turns clipping off")
         self.coefficient("learning_rate")
+        if is_users_own(self.rollout_buffer_class):
+            self._refuse_buffer(self.rollout_buffer_class, "rollout_buffer_class")  # type: ignore[arg-type]
 
     def planned_gradient_steps(self, timesteps: int) -> int:
         """How many steps of the algorithm's ``objective`` so many environment steps lead to, for ``compile="auto"``."""
@@ -184,6 +223,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         super()._setup_model()
         release_graph(self.policy)
         self._compiled, self._metrics = False, {}
+        self._discounts = {"gamma": self.gamma, "gae_lambda": self.gae_lambda}
         self._modules = Modules()
         self._acting = acting_pass(self.observation_space, self._tell)
         self._evaluation = evaluation_pass(self.observation_space, self._tell)
@@ -238,62 +278,125 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         guard = FiniteGuard(env, self._vec_normalize_env, self._n_updates)
         self._start_whole_episodes(env, quota, guard)
         recorder = Recorder(self.observation_space, self.action_space, env.num_envs, capacity=n_rollout_steps)
-        rollout_buffer.reset()
+        buffer = self._following(rollout_buffer, recorder)
+        watched = may_read_locals(callback)
         n_steps, complete = 0, False
         if self.use_sde:
             self._reset_noise(env)
         callback.on_rollout_start()
-        act = Acting(env.num_envs, self._n_updates)
+        act = Acting(env.num_envs, self._n_updates, evaluates=isinstance(buffer, FedBuffer))
         self._look()
         if self._compiled:
-            act.compile(self.policy, self._acting, self._modules, self._as_tensor(self._last_obs))
+            act.compile(self.policy, self._acting, self._modules, self._as_tensor(recorder.observe(self._last_obs)))
 
         while not complete:
-            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
-                self._reset_noise(env)
-            obs_tensor = self._as_tensor(self._last_obs)
-            # None, None until the end of the rollout, unless the policy acts through a forward of its own
+            self._renew_noise(env, n_steps)
+            row = recorder.observe(self._last_obs)
+            obs_tensor = self._as_tensor(row)
+            # The action alone, unless the policy acts through a forward of its own
             action_tensor, values, log_probs = act(self.policy, obs_tensor)
             actions = moved(action_tensor, HOST).numpy()
-            clipped_actions = clip_to_space(actions, self.policy, self.action_space)
+            clipped_actions = environment_actions(actions, self.policy, self.action_space)
+            evaluation = StepEvaluation(self.policy, row, actions) if watched and values is None else None
+            if evaluation is not None:
+                values, log_probs = evaluation.deferred
+            if not recorder.shifts:
+                self._last_obs = row  # what a callback writes into it is kept, as by SB3
+            before = self._last_obs
             new_obs, rewards, dones, infos = self._step(env, clipped_actions, guard, n_steps)
 
-            observations, episode_starts = self._last_obs, self._last_episode_starts
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
             try:
                 continues = callback.on_step()
+                observed, episode_starts = self._last_obs, self._last_episode_starts  # as the callback has left them
             finally:
                 # Whatever the callback did, the next rollout starts from where the environments are.
                 self._last_obs, self._last_episode_starts = new_obs, dones
             if not continues:
                 return False
 
-            if isinstance(self.action_space, spaces.Discrete):
-                actions = actions.reshape(-1, 1)
+            if observed is not before:
+                recorder.observe(observed)
             valid = quota.contributing()
-            if quota.whole_episodes and not valid.all():
-                # A waiting environment starts episodes that it may not finish: those that it does finish are short ones.
-                self._update_info_buffer([info for info, counts in zip(infos, valid, strict=True) if counts], dones[valid])
-            else:
-                self._update_info_buffer(infos, dones)
-            recorder.add(observations, actions, rewards, dones, infos, valid, episode_starts, env)
-            if values is not None and log_probs is not None:
-                recorder.evaluated.append((values, log_probs))
+            # A waiting environment starts episodes that it may not finish: those that it does finish are short ones.
+            self._update_info_buffer([infos[i] for i in valid.nonzero()[0]], dones[valid])
+            given = (values, log_probs) if evaluation is None else evaluation.to_keep(row, actions)
+            if isinstance(self.action_space, spaces.Discrete):
+                actions = actions.reshape(-1, 1)  # which SB3's callbacks find at on_rollout_end
+            recorder.add(actions, rewards, dones, infos, valid, episode_starts, env, given)
+            buffer.recorded()
             complete = quota.count(dones)
             n_steps += 1
 
         rollout = self._rollout = recorder.rollout(new_obs, self.device)
-        if is_users_own(self.rollout_buffer_class):
-            self.evaluate(rollout)
-            feed(rollout_buffer, rollout, self.gamma)
-        else:
-            self.evaluate_and_estimate(rollout)
-            rollout_buffer.show(rollout)  # type: ignore[attr-defined]
+        self._complete(rollout, buffer, dones)
         values, log_probs = rollout.last_values[:, None], rollout.log_prob[-1]
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _following(self, buffer: RolloutBuffer, recorder: Recorder) -> RolloutView | FedBuffer:
+        """The buffer, empty, as it will follow the rows of a recorder."""
+        followed = buffer if isinstance(buffer, RolloutView) else FedBuffer(buffer)
+        if isinstance(followed, FedBuffer):
+            self._refuse_buffer(type(buffer), "rollout_buffer")
+        else:
+            followed.refuses_rows, followed.unlearned = self.refuses_rows, self.unlearned
+        followed.follow(recorder, self.policy, self.gamma)
+        return followed
+
+    def _complete(self, rollout: Rollout, buffer: RolloutView | FedBuffer, dones: np.ndarray) -> None:
+        """Stages 2 and 3, from what callbacks have made of the rows while they were collected."""
+        if isinstance(buffer, FedBuffer):
+            self.evaluate(rollout)
+            buffer.users.compute_returns_and_advantage(last_values=rollout.last_values, dones=dones)
+            return
+        self._share_discounts(buffer)
+        as_sb3 = self._estimates_as_sb3 and rollout.complete
+        estimate = None if as_sb3 else self._estimate_and_weigh
+        if not buffer.collected(rollout):
+            self.evaluate_and_estimate(rollout)
+            buffer.show(rollout, estimate)
+            return
+        self.evaluate(rollout)
+        buffer.show(rollout, estimate)
+        buffer.compute_returns_and_advantage(last_values=rollout.last_values, dones=dones)
+        buffer.rollout(self.device)
+
+    def _share_discounts(self, buffer: RolloutView) -> None:
+        """Keep γ and λ of model and buffer equal, whichever of the two somebody has changed."""
+        for name in ("gamma", "gae_lambda"):
+            known, here, there = self._discounts[name], getattr(self, name), getattr(buffer, name)
+            self._discounts[name] = there if there != known else here
+            setattr(self, name, self._discounts[name])
+            setattr(buffer, name, self._discounts[name])
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        # An environment may use a dictionary again in its next step.
+        kept = [{**info, "episode": dict(info["episode"])} if info.get("episode") else info for info in infos]
+        super()._update_info_buffer(kept, dones)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        As SB3's, for all of the spaces: choices count from the space's ``start``, and actions of an integer Box are whole
+        numbers. ``policy.predict``, and SB3 itself from the same file, count from 0.
+
+        :param observation: of one environment or of several
+        :param state: unused, as in SB3
+        :param episode_start: unused, as in SB3
+        :param deterministic: the most probable action instead of a sample
+        :return: the action or actions, and ``state``
+        """
+        observation = zero_based(observation, self.observation_space)
+        actions, state = super().predict(observation, state, episode_start, deterministic)
+        return within(actions, self.action_space), state
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         assert self.env is not None
@@ -341,6 +444,10 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             return moved(th.from_numpy(observations), self.device)  # what SB3's function does, in a fifth of the time
         return obs_as_tensor(observations, self.device)
 
+    def _renew_noise(self, env: VecEnv, n_steps: int) -> None:
+        if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+            self._reset_noise(env)
+
     def _reset_noise(self, env: VecEnv) -> None:
         with th.no_grad():
             self.policy.reset_noise(env.num_envs)
@@ -349,8 +456,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         """Step the environments; after an error, the next ``learn`` starts by resetting them."""
         try:
             new_obs, rewards, dones, infos = env.step(actions)
+            rewards = np.asarray(rewards)  # SB3 takes lists, too
             guard.check(new_obs, rewards, step)
-            dones = np.asarray(dones, dtype=bool)  # environments in processes of their own may return numbers
+            dones = np.array(dones, dtype=bool)  # a copy, of what may be numbers
         except BaseException:
             self._last_obs = None
             raise
@@ -391,7 +499,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         :param rollout: estimated
         :param batch_size: rows a batch; ``None``: all in one
         """
-        if is_users_own(self.rollout_buffer_class):
+        if not isinstance(self.rollout_buffer, RolloutView):
             yield from batches(self.rollout_buffer, batch_size)
             return
         if batch_size is None:
@@ -404,14 +512,19 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def spread(self) -> Metrics:
         """``std`` as SB3 logs it, where the policy has one; with our own options, the mean over the last observations."""
-        if not isinstance(self.action_space, spaces.Box):
+        if not isinstance(self.action_space, spaces.Box) or self._rollout is None:
             return {}
         std = mean_std(self.policy, self._rollout.last_observations)
         return {} if std is None else {"std": std}
 
     def explained_variance(self) -> float:
-        """Of the values before the update, from the buffer: a user's own class has returns of its own."""
-        return float(explained_variance(self.rollout_buffer.values.ravel(), self.rollout_buffer.returns.ravel()))
+        """Return 1 − Var(returns − values) / Var(returns), of the values before the update."""
+        ours = isinstance(self.rollout_buffer, RolloutView)
+        values, returns = (
+            to_numpy(getattr(self._rollout, name)) if ours else getattr(self.rollout_buffer, name)
+            for name in ("values", "returns")
+        )
+        return float(explained_variance(values.ravel(), returns.ravel()))
 
     def train(self) -> None:
         """Stages 4 and 5 for the rollout that was collected last."""
@@ -420,13 +533,34 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def _measured_update(self) -> dict[str, float]:
         self._modules.look(self.policy)  # a callback may have changed it
+        rollout = self._learned_rollout()
         self._modules.train(self.policy, True)
         self._update_learning_rate(self.policy.optimizer)
         try:
-            metrics = self.update(self._rollout)
+            metrics = self.update(rollout)
         finally:
             release_graph(self.policy)
         return read(metrics)
+
+    def _learned_rollout(self) -> Rollout:
+        """What stands in the rollout buffer now."""
+        buffer = self.rollout_buffer
+        if not isinstance(buffer, RolloutView):
+            self._refuse_buffer(type(buffer), "rollout_buffer")
+            return rollout_of(buffer, None, self.device) if self._rollout is None else self._rollout
+        rollout = self._rollout = buffer.rollout(self.device)
+        changed = "observations" not in self.unlearned and buffer.observations_in_hand
+        if self._reads_distribution and (rollout.distribution is None or changed):
+            self._modules.train(self.policy, False)
+            with th.no_grad():
+                rollout.distribution = evaluate_rows(self.policy, rollout, True)[2]
+        return rollout
+
+    def _refuse_buffer(self, buffer_class: type, name: str) -> None:
+        if self.refuses_buffers is not None:
+            raise ValueError(
+                f"{self.refuses_buffers}, which {name}={buffer_class.__name__} cannot keep: leave {name} as it was."
+            )
 
     def _report(self, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():

@@ -1,16 +1,17 @@
-"""Stepping the environment: what it sees of an action, when a rollout is complete, and where its rows are kept."""
+"""Stepping the environments: when a rollout is complete, and where its rows are kept."""
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.common.checks import Array, all_finite, environment_name
 from sb3_pgx.common.rollout import Rollout, map_tensors
+from sb3_pgx.common.spaces import has_start, kept_action_type, kept_type, zero_based
 
 HOST = th.device("cpu")  # where environments are
 
@@ -18,15 +19,6 @@ HOST = th.device("cpu")  # where environments are
 def moved(tensor: th.Tensor, device: th.device) -> th.Tensor:
     """``tensor.to(device)``, which also where there is nothing to do takes as long as an operation: twice in each step."""
     return tensor if tensor.device == device else tensor.to(device)
-
-
-def clip_to_space(actions: np.ndarray, policy: ActorCriticPolicy, action_space: spaces.Space) -> np.ndarray:
-    """The action that the environment sees: rescaled if the policy squashes it, clipped to the bounds otherwise."""
-    if not isinstance(action_space, spaces.Box):
-        return actions
-    if policy.squash_output:
-        return policy.unscale_action(actions)
-    return np.clip(actions, action_space.low, action_space.high)
 
 
 class Quota(Protocol):
@@ -97,6 +89,10 @@ class Recorder:
     """
     Keeps the rows of a rollout on the host while it is collected, and hands them over as a :class:`Rollout`.
 
+    Whatever an environment returns may be overwritten at its next step, so everything is copied. Observations are zero-based
+    (:func:`~sb3_pgx.common.spaces.zero_based`) and keep what the policy acts on, also where ``VecNormalize`` makes floats of
+    whole numbers: such a ``uint8`` observation then takes four bytes a number instead of one.
+
     :param observation_space: of one environment
     :param action_space: of one environment
     :param n_envs: N
@@ -104,26 +100,43 @@ class Recorder:
     """
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, n_envs: int, capacity: int):
-        self.n_envs, self.size = n_envs, 0
-        shapes = get_obs_shape(observation_space)
-        if isinstance(observation_space, spaces.Dict):
-            assert isinstance(shapes, dict)
-            self.row_shapes: Any = {k: (n_envs, *shape) for k, shape in shapes.items()}
-            self.observations: Any = {
-                k: np.empty((capacity, *self.row_shapes[k]), space.dtype) for k, space in observation_space.spaces.items()
-            }
-        else:
-            self.row_shapes = (n_envs, *shapes)
-            self.observations = np.empty((capacity, *self.row_shapes), observation_space.dtype)
-        self.actions = np.empty((capacity, n_envs, get_action_dim(action_space)), action_space.dtype)
-        self.rewards = np.empty((capacity, n_envs), np.float32)
+        self.space, self.n_envs, self.size, self.capacity = observation_space, n_envs, 0, capacity
+        self.observations: Any = None  # an array, or a dictionary of them; made when the first ones arrive
+        self.actions = np.zeros((capacity, n_envs, get_action_dim(action_space)), kept_action_type(action_space))
+        self.rewards = np.zeros((capacity, n_envs), np.float32)
         self.flags = np.zeros((4, capacity, n_envs), bool)  # terminated, truncated, valid, episode start
         self.final_observations: list[Any] = []  # arrays, or dictionaries of them
-        self.evaluated: list[tuple[th.Tensor, th.Tensor]] = []  # values and log-probabilities, if acting gave them
+        self.given: dict[
+            int, tuple[th.Tensor, th.Tensor]
+        ] = {}  # values and log-probabilities of rows that have them, [N] each
+        self.shifts = has_start(observation_space)
+
+    @property
+    def episode_starts(self) -> np.ndarray:
+        """True where an episode begins, ``[capacity, N]``."""
+        return self.flags[3]
+
+    def observe(self, observations: Array) -> Any:
+        """
+        Keep what is about to be acted on.
+
+        :param observations: as the environment returned them, ``[N, *obs]``
+        :return: what was kept, as the policy takes it: in the shape in which it came
+        """
+        if self.size == self.capacity:
+            self._grow()
+        if self.shifts:
+            observations = zero_based(observations, self.space)
+        if not isinstance(observations, dict):
+            self.observations = self._kept(self.observations, observations, self.space)
+            return self.observations[self.size].reshape(observations.shape)
+        known = self.observations or {}
+        parts = {key: part for key, part in self.space.spaces.items() if key in observations}  # type: ignore[attr-defined]
+        self.observations = {key: self._kept(known.get(key), observations[key], part) for key, part in parts.items()}
+        return {key: self.observations[key][self.size].reshape(observations[key].shape) for key in parts}
 
     def add(
         self,
-        observations: Array,
         actions: np.ndarray,
         rewards: np.ndarray,
         dones: np.ndarray,
@@ -131,20 +144,17 @@ class Recorder:
         valid: np.ndarray,
         episode_starts: np.ndarray,
         env: VecEnv,
+        evaluated: tuple[th.Tensor | None, th.Tensor | None] | None,
     ) -> None:
         """
-        Keep one row.
+        Keep the rest of the row whose observations came last.
 
+        :param evaluated: values and log-probabilities, if they are known
         :raises ValueError: an episode was truncated, and its final observation is missing
         """
         t = self.size
-        if t == len(self.rewards):
-            self._grow()
-        if isinstance(observations, dict):
-            for key, array in self.observations.items():
-                array[t] = observations[key].reshape(self.row_shapes[key])
-        else:
-            self.observations[t] = observations.reshape(self.row_shapes)
+        if evaluated is not None and evaluated[0] is not None and evaluated[1] is not None:
+            self.given[t] = evaluated[0].flatten(), evaluated[1].flatten()
         self.actions[t] = actions.reshape(self.actions.shape[1:])
         self.rewards[t] = rewards
         self.flags[2, t], self.flags[3, t] = valid, episode_starts
@@ -154,6 +164,11 @@ class Recorder:
             if truncated:
                 self.final_observations.append(self._final_observation(infos[index], env, int(index)))
         self.size += 1
+
+    def truncated_in(self, t: int) -> Iterator[tuple[int, Any]]:
+        """Yield the environments whose episode was truncated in row t, and their final observations."""
+        first = int(self.flags[1, :t].sum())
+        yield from zip(self.flags[1, t].nonzero()[0].tolist(), self.final_observations[first:], strict=False)
 
     def rollout(self, last_observations: Array, device: th.device) -> Rollout:
         """
@@ -166,7 +181,7 @@ class Recorder:
             return th.from_numpy(array[: self.size]).to(device)
 
         terminated, truncated, valid, episode_starts = (to_device(f) for f in self.flags)
-        rollout = Rollout(
+        return Rollout(
             observations=map_tensors(to_device, self.observations),
             actions=to_device(self.actions),
             rewards=to_device(self.rewards),
@@ -175,14 +190,40 @@ class Recorder:
             valid=valid,
             episode_starts=episode_starts,
             final_observations=self._stack_final(device),
-            last_observations=self._as_tensors(last_observations, self.n_envs, device),
+            last_observations=self.as_tensors(zero_based(last_observations, self.space), self.n_envs, device),
+            given=dict(self.given),
         )
-        if self.evaluated:
-            values, log_prob = zip(*self.evaluated, strict=True)
-            rollout.values, rollout.log_prob = th.stack(values), th.stack(log_prob)
-        return rollout
 
-    def _final_observation(self, info: dict[str, Any], env: VecEnv, index: int) -> Array:
+    def as_tensors(self, observations: Any, n: int, device: th.device) -> Any:
+        """
+        Return other observations than those of a row, in the types and shapes of the rows.
+
+        :param observations: zero-based, ``[n, *obs]``
+        :param n: how many
+        :param device: the model's
+        """
+
+        def convert(values: Any, rows: np.ndarray, space: spaces.Space) -> th.Tensor:
+            values = np.asarray(values)
+            kind = np.promote_types(kept_type(values, space), rows.dtype)
+            return th.from_numpy(np.array(values, kind).reshape(n, *rows.shape[2:])).to(device)
+
+        if isinstance(observations, dict):
+            parts = self.space.spaces  # type: ignore[attr-defined]
+            return {key: convert(observations[key], rows, parts[key]) for key, rows in self.observations.items()}
+        return convert(observations, self.observations, self.space)
+
+    def _kept(self, rows: np.ndarray | None, values: np.ndarray, space: spaces.Space) -> np.ndarray:
+        """Return the rows of one observation with ``values`` as the newest one, in a type that holds all of them."""
+        if rows is None:
+            shape = get_obs_shape(space)
+            rows = np.zeros((self.capacity, self.n_envs, *shape), kept_type(values, space))
+        elif values.dtype != rows.dtype:
+            rows = rows.astype(np.promote_types(kept_type(values, space), rows.dtype), copy=False)
+        rows[self.size] = values.reshape(rows.shape[1:])
+        return rows
+
+    def _final_observation(self, info: dict[str, Any], env: VecEnv, index: int) -> Any:
         """Where ``VecNormalize`` has clipped it, an infinite number can no longer be told from a large one."""
         observation = info.get("terminal_observation")
         if observation is None:
@@ -191,16 +232,14 @@ class Recorder:
                 "the state in which the episode was cut off is unknown. SB3's VecEnv classes provide it; a vectorised "
                 "environment of your own must put it into info when it resets."
             )
-        arrays = (
-            {k: np.asarray(v) for k, v in observation.items()} if isinstance(observation, dict) else np.asarray(observation)
-        )
-        if not all_finite(arrays):
+        kept = {k: np.array(v) for k, v in observation.items()} if isinstance(observation, dict) else np.array(observation)
+        if not all_finite(kept):
             raise ValueError(
                 f"{environment_name(env, index)} was truncated with a final observation that is not finite, "
                 f"at step {self.size} of this rollout: {observation}. "
                 "Check the environment, or wrap it in a wrapper that clips it."
             )
-        return observation
+        return zero_based(kept, self.space)
 
     def _stack_final(self, device: th.device) -> Any:
         if not self.final_observations:
@@ -210,20 +249,13 @@ class Recorder:
             stacked: Array = {k: np.stack([o[k] for o in self.final_observations]) for k in self.observations}
         else:
             stacked = np.stack(self.final_observations)
-        return self._as_tensors(stacked, len(self.final_observations), device)
-
-    def _as_tensors(self, observations: Array, n: int, device: th.device) -> Any:
-        def convert(values: np.ndarray, like: np.ndarray) -> th.Tensor:
-            return th.as_tensor(np.reshape(values, (n, *like.shape[2:])).astype(like.dtype), device=device)
-
-        if isinstance(observations, dict):
-            return {k: convert(observations[k], array) for k, array in self.observations.items()}
-        return convert(observations, self.observations)
+        return self.as_tensors(stacked, len(self.final_observations), device)
 
     def _grow(self) -> None:
         def double(array: np.ndarray) -> np.ndarray:
-            return np.concatenate([array, np.empty_like(array)])
+            return np.concatenate([array, np.zeros_like(array)])
 
         self.observations = map_tensors(double, self.observations)
         self.actions, self.rewards = double(self.actions), double(self.rewards)
         self.flags = np.concatenate([self.flags, np.zeros_like(self.flags)], axis=1)
+        self.capacity *= 2

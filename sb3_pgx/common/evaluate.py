@@ -25,16 +25,19 @@ def evaluate_rollout(policy: ActorCriticPolicy, rollout: Rollout, with_distribut
     Fill in ``values``, ``log_prob``, ``last_values`` and ``next_values``, and ``distribution`` if it is wanted.
 
     :param policy: in evaluation mode, as it acted
-    :param rollout: as collected; values and log-probabilities that acting has given are kept
+    :param rollout: as collected; rows whose values and log-probabilities are ``given`` keep them
     :param with_distribution: keep the packed parameters of the action distributions
     :raises ValueError: the policy returned NaN or infinity
     """
+    given, (n_steps, _) = rollout.given, rollout.shape
     with th.no_grad():
-        if with_distribution or not hasattr(rollout, "values"):
+        if with_distribution or len(given) < n_steps:
             with _refusals():
-                values, log_prob, rollout.distribution = evaluate_rows(policy, rollout, with_distribution)
-            if not hasattr(rollout, "values"):
-                rollout.values, rollout.log_prob = values, log_prob
+                rollout.values, rollout.log_prob, rollout.distribution = evaluate_rows(policy, rollout, with_distribution)
+            for t, (values, log_prob) in given.items():
+                rollout.values[t], rollout.log_prob[t] = values, log_prob
+        else:
+            rollout.values, rollout.log_prob = (th.stack(x) for x in zip(*(given[t] for t in range(n_steps)), strict=True))
         rollout.last_values = values_of(policy, rollout.last_observations, rollout.shape[1])
         final = _final_values(policy, rollout)
         rollout.next_values = next_values(rollout.values, rollout.last_values, rollout.terminated, rollout.truncated, final)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -64,7 +63,7 @@ def _evaluation(
 
 class Inputs:
     """
-    Observations as a pass takes them: in the order and of the types of the space, one-hot encoded.
+    Observations as a pass takes them: in the order of the space, one-hot encoded.
 
     :param space: theirs
     """
@@ -72,27 +71,17 @@ class Inputs:
     def __init__(self, space: spaces.Space):
         self._space = space
         self._has_one_hot = has_one_hot(space)
-        parts: Any = space.spaces if isinstance(space, spaces.Dict) else {None: space}
-        self._types = {key: _torch_type(part) for key, part in parts.items()}
 
     def __call__(self, observations: Observations) -> list[Tensor]:
         """
-        :param observations: of the space, but for their types: an environment may not keep its word
+        :param observations: of the space, but for their types: they are those that the policy acted on
         :return: one tensor, or as many as the space has parts
         """
         if self._has_one_hot:
             observations = one_hot(observations, self._space)
         if isinstance(observations, dict):
-            return [_typed(observations[key], dtype) for key, dtype in self._types.items()]
-        return [_typed(observations, self._types[None])]
-
-
-def _typed(x: Tensor, dtype: th.dtype) -> Tensor:
-    return x if x.dtype == dtype else x.to(dtype)
-
-
-def _torch_type(space: spaces.Space) -> th.dtype:
-    return th.float32 if has_one_hot(space) else th.from_numpy(np.empty(0, space.dtype)).dtype
+            return [observations[key] for key in self._space.spaces]  # type: ignore[attr-defined]
+        return [observations]
 
 
 def as_observations(policy: ActorCriticPolicy, tensors: Sequence[Tensor]) -> Observations:
@@ -117,7 +106,7 @@ class CompiledPass:
         self.constants = Remembered()  # among the inputs
         self._structure: Any = None
         self.shapes_before: list[th.Size] = []  # of what comes before the inputs
-        self._layout: list[Any] = []  # of inputs, whose types and device are always the same
+        self._layout: list[Any] = []  # of inputs, whose device is always the same
         self._parameters: list[Tensor] = []
         self._graph: Compiled | None = None
 
@@ -146,7 +135,7 @@ class CompiledPass:
         self._parameters = [p.detach() for p in modules.parameters.values()]  # which asks for no context without gradients
         if structure != self._structure:
             self._structure, self._graph = structure, None
-            self._layout = [(x.shape, x.stride()) for x in inputs]
+            self._layout = _layout(inputs)
             try:
                 check_traceable(policy)
                 function = self.bound(policy, modules.parameters, moved)
@@ -163,7 +152,7 @@ class CompiledPass:
 
     def takes(self, inputs: Sequence[Tensor]) -> bool:
         """Whether these are such inputs."""
-        return self._layout == [(x.shape, x.stride()) for x in inputs]
+        return self._layout == _layout(inputs)
 
     def bound(self, policy: ActorCriticPolicy, parameters: Mapping[str, Tensor], moved: Sequence[str]) -> Function:
         """The pass as a function of the values of the policy's parameters, by name, and of its inputs."""
@@ -196,3 +185,7 @@ class CompiledPass:
         """The pass's result for inputs such as those that it was prepared for, none of which requires a gradient."""
         assert self._graph is not None
         return self._graph([*self._parameters, *inputs])
+
+
+def _layout(inputs: Sequence[Tensor]) -> list[Any]:
+    return [(x.shape, x.stride(), x.dtype) for x in inputs]

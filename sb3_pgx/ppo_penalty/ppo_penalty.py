@@ -14,7 +14,6 @@ from sb3_pgx.common.distributions import Family, family_of
 from sb3_pgx.common.evaluate import evaluate_rows
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Batch, Rollout
-from sb3_pgx.common.rollout_buffer import is_users_own
 from sb3_pgx.common.update import Evaluation, Objective
 from sb3_pgx.ops.metrics import approximate_kl, clip_fraction
 from sb3_pgx.ops.objectives import clipped_surrogate, kl_hinge, weighted
@@ -171,11 +170,10 @@ class PPOPenalty(PPO):
         check_finite_not_negative(hinge_coef=self.hinge_coef)
         if self.early_stop_kl is not None and not self.early_stop_kl > 0:
             raise ValueError(f"early_stop_kl={self.early_stop_kl} must be positive; None never ends an update early")
-        if is_users_own(self.rollout_buffer_class):
-            raise ValueError(
-                "PPOPenalty needs the action distributions of the rollout, which rollout_buffer_class="
-                f"{self.rollout_buffer_class.__name__} does not keep: leave rollout_buffer_class out."  # type: ignore[union-attr]
-            )
+
+    @property
+    def refuses_buffers(self) -> str | None:
+        return f"{type(self).__name__} needs the action distributions of the rollout"
 
     def coefficients(self) -> Coefficients:  # type: ignore[override]
         return Coefficients(

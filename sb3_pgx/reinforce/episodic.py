@@ -14,7 +14,6 @@ from sb3_pgx.common.collect import EpisodeQuota, Quota
 from sb3_pgx.common.evaluate import chunks
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Rollout, as_policy_input, flatten
-from sb3_pgx.common.rollout_buffer import is_users_own
 from sb3_pgx.ops.objectives import score_function
 from sb3_pgx.reinforce.episodes import Episodes
 
@@ -51,11 +50,16 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         super().check_arguments()
         check_counts(n_episodes=self.n_episodes, max_episode_steps=self.max_episode_steps)
         self.coefficient("ent_coef")
-        if is_users_own(self.rollout_buffer_class):
-            raise ValueError(
-                f"{type(self).__name__} learns from whole episodes, which rollout_buffer_class="
-                f"{self.rollout_buffer_class.__name__} cannot hold: leave rollout_buffer_class out."  # type: ignore[union-attr]
-            )
+
+    @property
+    def refuses_rows(self) -> str | None:
+        return f"{type(self).__name__} learns from whole episodes"
+
+    refuses_buffers = refuses_rows
+
+    @property
+    def unlearned(self) -> tuple[str, ...]:
+        return "episode_starts", "log_probs"
 
     def quota(self, env: VecEnv, n_steps: int) -> Quota:
         return EpisodeQuota(self.n_episodes, env, self.max_episode_steps)

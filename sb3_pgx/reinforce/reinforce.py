@@ -148,6 +148,11 @@ class REINFORCE(EpisodicAlgorithm):
                 "raise n_episodes, or use more environments."
             )
 
+    @property
+    def unlearned(self) -> tuple[str, ...]:
+        # Without a critic there are no values, and baselines of single parameters are taken from the returns.
+        return (*super().unlearned, "values", *(["advantages"] if self.baseline == "optimal_per_parameter" else []))
+
     def _setup_model(self) -> None:
         super()._setup_model()
         actor, critic = split_parameters(self.policy)

@@ -1,0 +1,80 @@
+"""The border between an environment's spaces and a policy: zero-based choices, bounded actions, types that lose nothing."""
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+
+
+def start_of(space: spaces.Space) -> Any:
+    """Return the first choice of a Discrete space, or the first choices of a MultiDiscrete one; ``None`` if all are 0."""
+    start = getattr(space, "start", None) if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else None
+    return start if np.any(start) else None
+
+
+def has_start(space: spaces.Space) -> bool:
+    """Return whether some choices of the space, or of a part of it, do not count from 0."""
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    return any(start_of(part) is not None for part in parts)
+
+
+def zero_based(observations: Any, space: spaces.Space) -> Any:
+    """
+    Return observations as a policy takes them: choices count from 0. SB3's policies encode choice i as the i-th unit vector.
+
+    :param observations: as the environment gives them; a dictionary for a Dict space
+    :param space: of one environment
+    :return: the same object if nothing has to be shifted
+    """
+    if not has_start(space):
+        return observations
+    if isinstance(space, spaces.Dict):
+        return {key: zero_based(values, space.spaces[key]) for key, values in observations.items()}
+    return observations - start_of(space)
+
+
+def within(actions: Any, space: spaces.Space) -> Any:
+    """
+    Return bounded, zero-based actions as members of the action space: integer boxes get the nearest whole numbers, and choices
+    count from the space's ``start``.
+
+    :param actions: of one environment or of several
+    :param space: of one environment
+    """
+    if isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating):
+        actions = np.rint(actions)
+    start = start_of(space)
+    return (actions if start is None else actions + start).astype(space.dtype, copy=False)
+
+
+def environment_actions(actions: np.ndarray, policy: BasePolicy, space: spaces.Space) -> np.ndarray:
+    """
+    Return the actions that the environments receive: rescaled if the policy squashes them, otherwise clipped to the bounds.
+
+    :param actions: as the policy sampled them, ``[N, ...]``
+    :param policy: that sampled them
+    :param space: of one environment
+    """
+    if isinstance(space, spaces.Box):
+        actions = policy.unscale_action(actions) if policy.squash_output else np.clip(actions, space.low, space.high)
+    return within(actions, space)
+
+
+def kept_type(array: np.ndarray, space: spaces.Space) -> np.dtype[Any]:
+    """
+    Return the type in which observations are kept, such that a policy computes the same from them as from the originals: that
+    of the space where it holds them, otherwise that in which SB3's policies compute.
+
+    ``VecNormalize`` makes floats of whole numbers; images that nobody normalises stay ``uint8``.
+
+    :param array: observations as the policy acts on them
+    :param space: theirs
+    """
+    exact = not isinstance(space, spaces.Box) or np.can_cast(array.dtype, space.dtype)
+    return np.dtype(space.dtype if exact else np.float32)
+
+
+def kept_action_type(space: spaces.Space) -> np.dtype[Any]:
+    """Return the type in which sampled actions are kept: those of a Box are real numbers, whatever the environment takes."""
+    return np.dtype(np.float32 if isinstance(space, spaces.Box) else space.dtype)
