@@ -1,4 +1,4 @@
-"""The façade over a rollout, against SB3's own buffers filled by SB3's own collection."""
+"""The live view of a rollout, against SB3's own buffers filled by SB3's own collection."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,14 @@ from gymnasium import spaces
 from problems import DEVICE, AnySpace, Scripted, ScriptedDict, vectorised
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_pgx import A2C, PPO, REINFORCE
+import sb3_pgx
+from sb3_pgx import A2C, ACER, PPO, REINFORCE, PPOPenalty, REINFORCEBaseline
+from sb3_pgx.common import rollout_buffer
 from sb3_pgx.common.rollout_buffer import RolloutView
+from sb3_pgx.ops.returns import gae
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 NAMES = ("actions", "rewards", "advantages", "returns", "episode_starts", "log_probs", "values")
@@ -59,9 +64,7 @@ def test_names_shapes_types_and_minibatches_are_sb3s(policy, make_env):
         mine, other = arrays_of(ours.arrays[name]), arrays_of(theirs.arrays[name])
         for key, expected in other.items():
             assert isinstance(mine[key], np.ndarray) and mine[key].dtype == expected.dtype, name
-            # AnySpace is truncated every five steps: there SB3's rewards contain γ V, and ours do not.
-            if not (name == "rewards" and isinstance(make_env().envs[0], AnySpace)):
-                np.testing.assert_allclose(mine[key], expected, rtol=1e-4, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(mine[key], expected, rtol=1e-4, atol=1e-5, err_msg=name)
     for mine, expected in zip(ours.batches, theirs.batches, strict=True):
         for a, b in zip(mine, expected, strict=True):
             for key, value in arrays_of(b).items():
@@ -83,6 +86,208 @@ def test_minibatches_leave_out_rows_that_do_not_count():
     assert [len(b.returns) for b in batches] == [3, 3, 2]
     seen = sorted(tuple(o) for b in batches for o in b.observations.tolist())
     assert seen == sorted([(0, k) for k in range(6)] + [(0, 0), (0, 1)])
+
+
+# ------------------------------------------------------------------------------------------------------- live
+
+
+class EachStep(BaseCallback):
+    """What stands in the buffer at every step, and what is among the locals."""
+
+    def __init__(self, first=0):
+        super().__init__()
+        self.first, self.seen = first, []
+
+    def _on_step(self):
+        if self.num_timesteps // self.training_env.num_envs <= self.first:
+            return True
+        buffer = self.model.rollout_buffer
+        rows = ((name, arrays_of(getattr(buffer, name))) for name in (*NAMES, "observations"))
+        arrays = {name: {key: x[: buffer.pos].copy() for key, x in parts.items()} for name, parts in rows}
+        told = {name: self.locals[name].clone().numpy() for name in ("values", "log_probs")}
+        self.seen.append((buffer.pos, buffer.full, buffer.size(), arrays, told))
+        return True
+
+
+@pytest.mark.parametrize("first", [0, 2])
+@pytest.mark.parametrize("scripted, policy", [(Scripted, "MlpPolicy"), (ScriptedDict, "MultiInputPolicy")])
+def test_rows_appear_step_by_step_as_in_sb3s_buffer(scripted, policy, first):
+    def watched(model_class):
+        env = vectorised(scripted([3, 2], [True, False]), scripted([2], [True]))
+        callback = EachStep(first)
+        model_class(policy, env, n_steps=5, seed=0, gae_lambda=0.9, device="cpu").learn(10, callback=callback)
+        return callback.seen
+
+    for ours, theirs in zip(watched(A2C), watched(sb3.A2C), strict=True):
+        assert ours[:3] == theirs[:3]
+        for mine, other in zip(ours[3:], theirs[3:], strict=True):
+            for name, expected in other.items():
+                for key, array in arrays_of(expected).items():
+                    np.testing.assert_allclose(arrays_of(mine[name])[key], array, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+class Count(ActorCriticPolicy):
+    evaluated = 0
+
+    def evaluate_actions(self, obs, actions):
+        type(self).evaluated += 1
+        return super().evaluate_actions(obs, actions)
+
+
+def test_values_and_log_probabilities_of_a_step_cost_nothing_until_they_are_read():
+    class Reads(BaseCallback):
+        def __init__(self, at):
+            super().__init__()
+            self.at = at
+
+        def _on_step(self):
+            if self.num_timesteps in self.at:
+                assert self.locals["values"].shape == (1, 1) and np.isfinite(self.locals["log_probs"].numpy()).all()
+            return True
+
+    def evaluations(callback):
+        Count.evaluated = 0
+        A2C(Count, vectorised(Scripted([3])), n_steps=5, device=DEVICE).learn(5, callback=callback)
+        return Count.evaluated
+
+    assert [evaluations(Reads(at)) - evaluations(None) for at in ((), (2,), (2, 4))] == [0, 1, 2]
+
+
+@pytest.fixture(params=["shared", "separate"])
+def memory(request, monkeypatch):
+    """The arrays of the buffer are views of the model's tensors as on the CPU, or copies as on CUDA."""
+    if request.param == "separate":
+        monkeypatch.setattr(rollout_buffer, "to_numpy", lambda x: x.numpy(force=True).copy())
+
+
+WRITES = {
+    "in place": lambda b, name: np.multiply(getattr(b, name), 0.5, out=getattr(b, name)),
+    "assigned": lambda b, name: setattr(b, name, getattr(b, name) * np.float32(0.5)),
+    "assigned, float64": lambda b, name: setattr(b, name, getattr(b, name).astype(np.float64) / 2),
+    "one row": lambda b, name: getattr(b, name).__setitem__(1, 0.25),
+    "after get": lambda b, name: (list(b.get(4)), np.multiply(getattr(b, name), 0.5, out=getattr(b, name))),
+}
+
+
+@pytest.mark.parametrize("how", WRITES)
+@pytest.mark.parametrize("column", ["advantages", "returns", "log_probs", "values", "observations"])
+@pytest.mark.parametrize("algorithm", ["A2C", "PPO"])
+def test_what_stands_in_the_buffer_is_learned_from_whoever_wrote_it(algorithm, column, how, memory):
+    class Writes(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            WRITES[how](self.model.rollout_buffer, column)
+
+    def train(library, callback):
+        kwargs = dict(batch_size=5, n_epochs=2, clip_range_vf=0.1, normalize_advantage=False) if algorithm == "PPO" else {}
+        env = vectorised(Scripted([3, 2], [True, False]), Scripted([2], [True]))
+        model = getattr(library, algorithm)(
+            "MlpPolicy", env, n_steps=5, seed=0, learning_rate=1e-2, policy_kwargs=dict(net_arch=[8]), device=DEVICE, **kwargs
+        )
+        return list(model.learn(30, callback=callback).policy.parameters())
+
+    ours, theirs, unwritten = train(sb3_pgx, Writes()), train(sb3, Writes()), train(sb3_pgx, None)
+    for p, q in zip(ours, theirs, strict=True):
+        th.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+    ignored = {"A2C": ("log_probs", "values"), "PPO": ()}[algorithm]  # by the loss
+    assert all(map(th.equal, ours, unwritten)) == (column in ignored)
+
+
+@pytest.mark.parametrize("column", ["advantages", "rewards", "observations", "actions", "values", "episode_starts"])
+@pytest.mark.parametrize("when", ["step", "end"])
+@pytest.mark.parametrize("how", ["in place", "assigned"])
+def test_a_write_that_cannot_be_learned_from_is_refused(column, when, how):
+    class Writes(BaseCallback):
+        def _on_step(self):
+            return when != "step" or self.num_timesteps != 4 or self.write()
+
+        def _on_rollout_end(self):
+            if when == "end":
+                self.write()
+
+        def write(self):
+            buffer = self.model.rollout_buffer
+            if how == "in place":
+                getattr(buffer, column)[0] += 1
+            else:
+                setattr(buffer, column, getattr(buffer, column) + 1)
+            return True
+
+    model = ACER("MlpPolicy", vectorised(Scripted([5])), n_steps=8, replay_start=8, device=DEVICE)
+    before = [p.clone() for p in model.policy.parameters()]
+    with pytest.raises(
+        ValueError, match=rf"rollout_buffer.{column} was written to, and this algorithm does not learn from it"
+    ):
+        model.learn(16, callback=Writes())
+    assert all(map(th.equal, before, model.policy.parameters()))
+
+
+@pytest.mark.parametrize("algorithm", [REINFORCE, REINFORCEBaseline, ACER])
+def test_an_algorithm_that_needs_more_of_a_row_refuses_added_ones(algorithm):
+    model = algorithm("MlpPolicy", vectorised(Scripted([5])), device=DEVICE)
+    model.learn(5)
+    model.rollout_buffer.reset()
+    with pytest.raises(ValueError, match=rf"rollout_buffer.add: {algorithm.__name__} learns from"):
+        model.rollout_buffer.add(np.zeros((1, 2)), np.zeros(1), np.zeros(1), np.ones(1), th.zeros(1), th.zeros(1))
+
+
+def test_a_penalty_is_measured_from_the_distributions_of_the_observations_that_stand_in_the_buffer():
+    """At the first step of an update KL(old‖new) is 0, whatever was written into the observations."""
+
+    class Writes(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            self.model.rollout_buffer.observations += 3.0
+
+    env = vectorised(Scripted([5]))
+    model = PPOPenalty("MlpPolicy", env, n_steps=8, batch_size=8, n_epochs=1, learning_rate=0.0, seed=0, device=DEVICE)
+    model.learn(8, callback=Writes())
+    assert abs(model.logger.name_to_value["train/kl"]) < 1e-9
+
+
+def test_a_buffer_that_is_not_full_is_not_learned_from():
+    model = A2C("MlpPolicy", vectorised(Scripted([5])), device=DEVICE)
+    model.set_logger(configure(None, []))
+    with pytest.raises(ValueError, match=r"the rollout buffer holds 0 of 5 steps: call learn\(\), or fill it with add\(\)"):
+        model.train()
+
+
+def test_an_array_of_another_shape_is_named():
+    class Writes(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            self.model.rollout_buffer.advantages = np.zeros(3)
+
+    model = A2C("MlpPolicy", vectorised(Scripted([5])), device=DEVICE)
+    with pytest.raises(ValueError, match=r"rollout_buffer.advantages has the shape \(3,\), and the rollout has 5 steps of 1"):
+        model.learn(5, callback=Writes())
+
+
+@pytest.mark.parametrize("name", ["gamma", "gae_lambda"])
+@pytest.mark.parametrize("owner", ["model", "buffer"])
+def test_discounts_may_be_changed_in_model_or_buffer(name, owner):
+    class Changes(BaseCallback):
+        def _on_step(self):
+            setattr(self.model if owner == "model" else self.model.rollout_buffer, name, 0.3)
+            return True
+
+    env = vectorised(Scripted([3, 2], [False, False]))
+    model = A2C("MlpPolicy", env, n_steps=5, seed=0, gae_lambda=0.9, device=DEVICE)
+    model.learn(5, callback=Changes())
+    rollout = model._rollout
+    expected = gae(
+        rollout.rewards, rollout.values, rollout.next_values, rollout.ends, **{"gamma": 0.99, "gae_lambda": 0.9, name: 0.3}
+    )
+    th.testing.assert_close(rollout.advantages, expected)
+
+
+# ------------------------------------------------------------------------------------------------------- a class of one's own
 
 
 class Recording(RolloutBuffer):
