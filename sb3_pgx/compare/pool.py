@@ -16,6 +16,7 @@ from typing import Any
 
 import torch as th
 
+from sb3_pgx.common.files import write_text
 from sb3_pgx.compare.runs import RunResult, RunSpec, execute, failed
 
 # One thread, as PyTorch; and not most of a GPU's memory for each process.
@@ -62,11 +63,8 @@ def run_all(
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes the file whole or not at all. What JSON has no word for, such as a class, is written as its text."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Write the file whole or not at all. What JSON has no word for, such as a class, is written as its text."""
+    write_text(path, json.dumps(content, indent=1, default=str) + "\n")
 
 
 def as_json(content: Any) -> Any:

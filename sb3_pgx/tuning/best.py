@@ -7,6 +7,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
+from sb3_pgx.common.files import write_text
 from sb3_pgx.zoo.configs import IN_SCOPE, RunConfig
 
 
@@ -21,10 +22,7 @@ def write_config(path: Path, env_id: str, config: RunConfig, comment: str) -> No
     import yaml
 
     text = yaml.safe_dump({env_id: entry(config)}, sort_keys=False, allow_unicode=True, width=1000)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text("".join(f"# {line}\n" for line in comment.splitlines()) + text, encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join(f"# {line}\n" for line in comment.splitlines()) + text)
 
 
 def entry(config: RunConfig) -> dict[str, Any]:

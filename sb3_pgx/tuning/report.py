@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sb3_pgx.common.files import replacing, write_text
 from sb3_pgx.tuning import trials
 from sb3_pgx.tuning.best import write_config
 from sb3_pgx.tuning.plan import Plan
@@ -138,7 +139,8 @@ def _save_pictures(summary: Summary, study: "optuna.Study", folder: Path) -> lis
             elif name == "optimization_history":
                 figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
             paths.append(folder / f"{name}.png")
-            figure.savefig(paths[-1], dpi=100, bbox_inches="tight")
+            with replacing(paths[-1]) as file:
+                figure.savefig(file, format="png", dpi=100, bbox_inches="tight")
             plt.close(figure)
     return paths
 
@@ -158,7 +160,7 @@ def _write_page(summary: Summary, study: "optuna.Study", plan: Plan) -> None:
         figures="".join(parts),
         table=_table(summary, plan),
     )
-    summary.report.write_text(page, encoding="utf-8")
+    write_text(summary.report, page)
 
 
 def _table(summary: Summary, plan: Plan) -> str:

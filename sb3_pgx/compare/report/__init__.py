@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from sb3_pgx.common.files import write_text
 from sb3_pgx.compare.findings import Findings
 from sb3_pgx.compare.report.content import compose
 from sb3_pgx.compare.report.html import html
@@ -30,8 +31,8 @@ def write_report(findings: Findings, results: Sequence[RunResult], setting: Sett
         save_png(figure, folder / f"{name}.png")
     document = compose(findings, results, setting, figures)
     text = markdown(document)
-    (folder / "report.md").write_text(text, encoding="utf-8")
+    write_text(folder / "report.md", text)
     page = html(document, {name: as_svg(figure) for name, figure in figures.items()})
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    write_text(folder / "report.html", page)
     save_spreadsheets(findings, results, folder)
     return text, brief(document)
