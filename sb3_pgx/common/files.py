@@ -42,7 +42,8 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         failure = error if disk is None else disk.failure
         if not isinstance(failure, OSError):
             raise
-        raise _sentence(failure, target) from None
+        unchanged = "; the file that is there is unchanged" if target.is_file() else ""
+        raise cannot_write(target, failure, unchanged) from None
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -90,6 +91,13 @@ def new_folder(path: Path) -> Iterator[Path]:
             unfinished.rename(path)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def cannot_write(path: Path, error: OSError, remark: str = "") -> OSError:
+    """Return the error as one sentence that names the path. It keeps its class and its number."""
+    sentence = type(error)(f"{path} cannot be written: {error.strerror or error}{remark}")
+    sentence.errno = error.errno
+    return sentence
 
 
 class _Disk(io.FileIO):
@@ -205,11 +213,3 @@ def _copy_permissions(source: Path, file: int) -> None:
             os.fchown(file, there.st_uid, there.st_gid)
         with contextlib.suppress(OSError):  # on a file system without permissions
             os.fchmod(file, there.st_mode & 0o7777)
-
-
-def _sentence(error: OSError, path: Path) -> OSError:
-    """The error as one sentence that names the path; its class and number stay."""
-    unchanged = "; the file that is there is unchanged" if path.is_file() else ""
-    sentence = type(error)(f"{path} cannot be written: {error.strerror or error}{unchanged}")
-    sentence.errno = error.errno
-    return sentence

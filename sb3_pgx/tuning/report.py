@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sb3_pgx.common.files import replacing, write_text
 from sb3_pgx.tuning import trials
 from sb3_pgx.tuning.best import write_config
-from sb3_pgx.tuning.plan import Plan
+from sb3_pgx.tuning.plan import PAGE_HEAD, Plan
 from sb3_pgx.zoo.configs import RunConfig
 from sb3_pgx.zoo.search_spaces import arguments_of, names_of
 
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-PAGE = """<!DOCTYPE html>
-<html><head><meta charset="utf-8"><title>{title}</title><style>
+PAGE = (
+    PAGE_HEAD
+    + """{title}</title><style>
 body {{ font-family: sans-serif; margin: 2em; }} table {{ border-collapse: collapse; font-size: 13px; }}
 th, td {{ border: 1px solid #ccc; padding: 3px 8px; text-align: left; }} pre {{ background: #f4f4f4; padding: 1em; }}
 </style></head><body><h1>{title}</h1><p>{summary}</p>{best}{figures}<h2>Trials</h2>{table}</body></html>
 """
+)
 SCORE = "mean return over seeds"
 WORDS = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "under way", "WAITING": "waiting"}
 
