@@ -4,6 +4,7 @@ import json
 import multiprocessing as mp
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -155,8 +156,12 @@ def _execute_and_write(spec: RunSpec, path: Path | None) -> RunResult:
 
 
 def _write(result: RunResult, path: Path | None) -> RunResult:
+    """A result that cannot be written is still in the comparison's report."""
     if path is not None:
-        write_result(result, path)
+        try:
+            write_result(result, path)
+        except OSError as error:
+            print(f"{error}; the report will have this run, but another start would train it again", file=sys.stderr)
     return result
 
 
