@@ -220,6 +220,26 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         finally:
             self.learning_rate = given
 
+    @classmethod
+    def load(
+        cls: type[SelfAlgorithm],
+        path: Any,
+        env: Any = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfAlgorithm:
+        """
+        As SB3's. This unpickles parts of the file, which runs whatever code its author put there: load only files of people
+        you trust.
+
+        To read the parameters of anybody else's file, construct the model yourself and call ``model.set_parameters(path)``.
+        It reads tensors alone, with torch's ``weights_only``, and runs none of the file's code.
+        """
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
     def coefficient(self, name: str) -> float:
         """
         Value of a coefficient now, from whatever the attribute holds: a number, a schedule or a string.

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch as th
-from torch import nn
-
 from sb3_pgx.common.files import write_text
-from sb3_pgx.zoo.configs import IN_SCOPE, RunConfig
+from sb3_pgx.zoo.configs import RunConfig
+from sb3_pgx.zoo.expressions import name_of
 
 
 def write_config(path: Path, env_id: str, config: RunConfig, comment: str) -> None:
@@ -66,12 +64,8 @@ def _literal(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({''.join(f'{_literal(item)}, ' for item in value)})"
     if isinstance(value, type):
-        name = value.__name__
-        if IN_SCOPE.get(name) is value:
+        if name := name_of(value):
             return name
-        for prefix, module in (("nn", nn), ("th.optim", th.optim)):
-            if getattr(module, name, None) is value:
-                return f"{prefix}.{name}"
     elif value is None or isinstance(value, bool | int | float | str):
         return repr(value)
     raise ValueError(f"{value!r} has no name in a hyperparameter file")
