@@ -263,15 +263,17 @@ class ACER(ShortRollouts):
 
     def save_replay_buffer(self, path: Any) -> None:
         """
-        Save the memory, which :meth:`save` leaves out.
+        Save the memory, which :meth:`save` leaves out. A file that is there already is replaced in one step by a complete one.
 
         :param path: file, or its path
+        :raises OSError: the file cannot be written; one sentence that names the path
         """
         save_replay(path, self.replay_buffer)
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """
-        Replace the memory by one that was saved.
+        Replace the memory by one that was saved. This unpickles the file, which runs whatever code its author put there: load
+        only files of people you trust.
 
         :param path: file, or its path
         :param truncate_last_traj: as SB3's; here, episodes that do not go on from what the memory saw last are cut in any case

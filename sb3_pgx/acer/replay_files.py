@@ -1,41 +1,31 @@
 """The replay memory in a file of its own, with the paths that SB3 takes: written whole or not at all."""
 
-import os
-import warnings
 from io import BufferedIOBase
 from pathlib import Path
 
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 
 from sb3_pgx.acer.replay import SegmentReplay
+from sb3_pgx.common.files import saving
 
 
 def save_replay(path: str | Path | BufferedIOBase, replay: SegmentReplay) -> None:
     """
-    Pickle a memory. A file that is there already is replaced in one instant, by a complete one.
+    Pickle a memory. A file that is there already is replaced in one step by a complete one.
 
     :param path: of the file, ``.pkl`` if it has no suffix, or an open file
     :param replay: to save
+    :raises OSError: the file cannot be written; one sentence that names the path
     """
-    if not isinstance(path, (str, Path)):
-        return save_to_pkl(path, replay)
-    path = Path(path) if Path(path).suffix else Path(f"{path}.pkl")
-    if path.is_dir():  # as SB3 does
-        warnings.warn(f"{path} is a folder: saving to {path}_2 instead")
-        path = Path(f"{path}_2")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            save_to_pkl(file, replay)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with saving(path, "pkl") as file:
+        save_to_pkl(file, replay)
 
 
 def load_replay(path: str | Path | BufferedIOBase) -> SegmentReplay:
     """
-    :param path: of the file, with or without ``.pkl``, or an open file; a pickle, so only from whom you trust
+    Unpickle a memory. Unpickling runs whatever code the file's author put there: load only files of people you trust.
+
+    :param path: of the file, with or without ``.pkl``, or an open file
     :return: the memory that :func:`save_replay` wrote
     :raises ValueError: the file holds no such memory
     """

@@ -161,8 +161,12 @@ class HealthCallback(DiagnosticsCallback):
             folder = Path(self.logger.dir)
         if folder is not None:
             steps = self._series["timesteps"]
-            path = write_report(folder, self._title, self.watches, steps, self._series, self.warnings)
-            self.logger.info(f"the report on this training's health is in {path}")
+            try:
+                path = write_report(folder, self._title, self.watches, steps, self._series, self.warnings)
+            except OSError as error:  # the run must not end in an error for it
+                self.logger.warn(f"the report on this run's health: {error}")
+                return
+            self.logger.info(f"the report on this run's health is in {path}")
 
     def report(self) -> str:
         """The verdict on every rule, as Markdown."""

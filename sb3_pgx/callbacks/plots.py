@@ -10,6 +10,7 @@ from sb3_pgx.callbacks.healthy import DEFAULT_RULES
 from sb3_pgx.callbacks.progress import read_progress
 from sb3_pgx.callbacks.rules import Rule, Series
 from sb3_pgx.common.extras import PLOTS, require_extra
+from sb3_pgx.common.files import replacing, write_text
 
 COLUMNS = 4
 HEALTHY, LINE = "#2ca02c", "#1f77b4"
@@ -89,7 +90,8 @@ def save_png(path: Path, steps: Sequence[float], series: Series, ranges: Mapping
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.spines[["top", "right"]].set_visible(False)
-    FigureCanvasAgg(figure).print_png(path)  # without touching matplotlib's process-wide state
+    with replacing(path) as file:
+        FigureCanvasAgg(figure).print_png(file)  # without touching matplotlib's process-wide state
 
 
 def save_html(
@@ -122,4 +124,4 @@ def save_html(
     for annotation in figure.layout.annotations[: len(names)]:
         annotation.update(hovertext=METRICS[annotation.text], font_size=12)
     figure.update_layout(title=title, height=230 * rows + 100, showlegend=False, template="plotly_white")
-    figure.write_html(path, include_plotlyjs=True, full_html=True)
+    write_text(path, figure.to_html(include_plotlyjs=True, full_html=True))

@@ -3,7 +3,6 @@
 import json
 import math
 import random
-import tempfile
 import time
 import traceback
 from collections import deque
@@ -20,6 +19,7 @@ from sb3_pgx.callbacks.diagnostics import check_measurable
 from sb3_pgx.callbacks.snapshot import rows_of
 from sb3_pgx.common.algorithm import PolicyGradientAlgorithm
 from sb3_pgx.common.checks import all_finite, by_name, environment_name
+from sb3_pgx.common.files import new_folder
 from sb3_pgx.common.rollout import Batch
 
 KEPT = 1000  # updates of the metrics' history
@@ -35,8 +35,11 @@ class PostMortemCallback(BaseCallback):
     - ``error.txt``: the first bad quantity in one sentence, and the traceback;
     - ``batch.npz``: the rollout that was learned from, or as much as SB3's algorithms have of the one under way;
     - ``state.pt``: the parameters of policy and optimizer as the error left them, and the states of the random number
-      generators, then and at the end of the rollout, for ``torch.load(..., weights_only=False)``;
+      generators, then and at the end of the rollout, for ``torch.load``;
     - ``metrics.json``: what was logged, update after update, up to the last 1,000.
+
+    Reading somebody else's folder runs none of their code, as long as you leave ``torch.load`` at ``weights_only=True`` and
+    ``numpy.load`` at ``allow_pickle=False``, which are the defaults.
 
     This package's algorithms stop by themselves before a bad step, and whatever error ends their training is kept (but not one
     of the very first reset, before callbacks are told of anything). SB3's go on
@@ -152,23 +155,23 @@ class PostMortemCallback(BaseCallback):
 
     def _write(self, sentence: str, error: Exception) -> None:
         """All of it, under its name only once it is complete."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self.folder))
         trace = "".join(traceback.format_exception(error))
-        (unfinished / "error.txt").write_text(f"{sentence}\n\n{trace}", encoding="utf-8")
-        np.savez_compressed(unfinished / "batch.npz", **self._arrays())  # type: ignore[arg-type]
         state = {
             "policy": self._model.policy.state_dict(),
             "optimizer": self._model.policy.optimizer.state_dict(),
             "random_state": random_state(),
             "random_state_before_update": self._random_state,
         }
-        th.save(state, unfinished / "state.pt")
         history = [*self._metrics, {"timesteps": self.num_timesteps, **self.logger.name_to_value}]
-        (unfinished / "metrics.json").write_text(json.dumps(history, indent=1, default=as_json), encoding="utf-8")
         stem = f"{type(self.model).__name__}-{time.strftime('%Y%m%d-%H%M%S')}"
         names = (self.folder / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1_000_000))
-        self.written = unfinished.rename(next(name for name in names if not name.exists()))
+        path = next(name for name in names if not name.exists())
+        with new_folder(path) as folder:
+            (folder / "error.txt").write_text(f"{sentence}\n\n{trace}", encoding="utf-8")
+            np.savez_compressed(folder / "batch.npz", **self._arrays())  # type: ignore[arg-type]
+            th.save(state, folder / "state.pt")
+            (folder / "metrics.json").write_text(json.dumps(history, indent=1, default=as_json), encoding="utf-8")
+        self.written = path
         self.logger.warn(f"what there is to know of this error is in {self.written}")
 
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -199,7 +202,7 @@ def random_state() -> dict[str, Any]:
     """Of every generator that a training draws from."""
     return {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),
+        "numpy": tuple(x.tolist() if isinstance(x, np.ndarray) else x for x in np.random.get_state()),  # for weights_only=True
         "torch": th.get_rng_state(),
         "cuda": th.cuda.get_rng_state_all() if th.cuda.is_available() else [],
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sb3_pgx.callbacks.plots import healthy_ranges, save_png, shown
 from sb3_pgx.callbacks.rules import Rule, Series, Watch
+from sb3_pgx.common.files import write_text
 
 NAME = "health"
 
@@ -25,7 +26,6 @@ def write_report(
     :param warnings: that were given
     :return: the report's path
     """
-    folder.mkdir(parents=True, exist_ok=True)
     number = 1
     while (folder / f"{name_of(number)}.md").exists():
         number += 1
@@ -36,7 +36,7 @@ def write_report(
     if find_spec("matplotlib") is not None and shown(judged):
         picture = path.with_suffix(".png").name
         save_png(path.with_suffix(".png"), steps, judged, healthy_ranges(rules))
-    path.write_text(markdown(title, watches, series, warnings, picture), encoding="utf-8")
+    write_text(path, markdown(title, watches, series, warnings, picture))
     return path
 
 

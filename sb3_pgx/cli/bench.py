@@ -43,5 +43,7 @@ def run(args: argparse.Namespace) -> int:
         return usage_error(error)
     results, failures = run_bench(plan, args.command_line)
     if results:
-        print(f"\n{markdown(results)}\n\nwritten to {plan.output}")
+        print(f"\n{markdown(results)}")
+    if results and results[-1].case.name not in failures:  # each time, all results are written
+        print(f"\nwritten to {plan.output}")
     return FAILED if failures else 0

@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import sys
 from pathlib import Path
 
 from sb3_pgx.cli.common import FAILED, USER_ERRORS, Commands, add_run_options, usage_error
@@ -48,4 +49,8 @@ def run(args: argparse.Namespace) -> int:
     # What reproduces the verdict anywhere: where runs were kept, and how many at a time, does not change it.
     command = shlex.join(["sb3-pgx", "claims", args.name, *chosen, "--write"])
     settings = Settings(command, args.workers, args.configs, args.output)
-    return 0 if check_claims(claims, settings, results) else FAILED
+    try:
+        return 0 if check_claims(claims, settings, results) else FAILED
+    except OSError as error:  # a full disk
+        print(f"sb3-pgx: {error}", file=sys.stderr)
+        return FAILED

@@ -1,6 +1,7 @@
 """``sb3-pgx compare``."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from sb3_pgx.cli.common import FAILED, USER_ERRORS, Commands, add_run_options, usage_error
@@ -79,5 +80,9 @@ def run(args: argparse.Namespace) -> int:
     for path in plan.finished.damaged:
         print(f"{path} is half written or of another run; it is trained again")
     comparison = run_comparison(plan)
-    print(f"\n{comparison.brief}\nwritten to {plan.output}: report.html, report.md, pictures, CSV files, runs/")
+    print(f"\n{comparison.brief}")
+    if comparison.unwritten is not None:
+        print(f"sb3-pgx: {comparison.unwritten}; give the same command again to write the report", file=sys.stderr)
+        return FAILED
+    print(f"written to {plan.output}: report.html, report.md, pictures, CSV files, runs/")
     return FAILED if all(result.error for result in comparison.results) else 0

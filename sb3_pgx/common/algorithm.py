@@ -31,6 +31,7 @@ from sb3_pgx.common.controllers import KLAdaptiveLearningRate, adapted_scale
 from sb3_pgx.common.deferred import StepEvaluation, may_read_locals
 from sb3_pgx.common.distributions import release_graph
 from sb3_pgx.common.evaluate import evaluate_by_graph, evaluate_rollout, evaluate_rows
+from sb3_pgx.common.files import saving
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, acting_pass, evaluation_pass
 from sb3_pgx.common.policies import mean_std, policy_class_for
@@ -244,14 +245,40 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         return [*super()._excluded_save_params(), "_rollout", "_scheduled_learning_rate", *_NOT_SAVED]
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """As SB3's. A learning rate given as a string is saved as the schedule that it stands for, which SB3 can load."""
+        """
+        As SB3's. A file that is there already is replaced in one step by a complete one. A learning rate given as a string is
+        saved as the schedule that it stands for, which SB3 can load.
+
+        :raises OSError: the file cannot be written; one sentence that names the path
+        """
         given = self.learning_rate
         if isinstance(given, str):
             self.learning_rate = self.lr_schedule
         try:
-            super().save(path, exclude, include)
+            with saving(path, "zip") as file:
+                super().save(file, exclude, include)
         finally:
             self.learning_rate = given
+
+    @classmethod
+    def load(
+        cls: type[SelfAlgorithm],
+        path: Any,
+        env: Any = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfAlgorithm:
+        """
+        As SB3's. This unpickles parts of the file, which runs whatever code its author put there: load only files of people
+        you trust.
+
+        To read the parameters of anybody else's file, construct the model yourself and call ``model.set_parameters(path)``.
+        It reads tensors alone, with torch's ``weights_only``, and runs none of the file's code.
+        """
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def coefficient(self, name: str) -> float:
         """

@@ -28,7 +28,12 @@ class ShortRollouts(PolicyGradientAlgorithm):
 
     @classmethod
     def load(cls: type[SelfAlgorithm], path: Any, *args: Any, **kwargs: Any) -> SelfAlgorithm:
-        """As SB3's. ``policy_kwargs`` may be those that the constructor was given, without the optimizer it added."""
+        """
+        As SB3's. ``policy_kwargs`` may be those that the constructor was given, without the optimizer it added.
+
+        This unpickles parts of the file, which runs whatever code its author put there: load only files of people you trust.
+        To read the parameters of anybody else's file, construct the model yourself and call ``model.set_parameters(path)``.
+        """
         given = kwargs.get("policy_kwargs")
         if given is not None:
             data, _, _ = load_from_zip_file(path, device="cpu")

@@ -3,6 +3,7 @@
 import os
 import shlex
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -23,7 +24,7 @@ from sb3_pgx.compare.finished import Finished, find_finished, run_missing
 from sb3_pgx.compare.folder import RECORD, check_goes_on, describe, folder_name, run_path
 from sb3_pgx.compare.peers import package_versions, prepare
 from sb3_pgx.compare.pool import write_json
-from sb3_pgx.compare.report import write_report
+from sb3_pgx.compare.report import report_text, write_report
 from sb3_pgx.compare.runs import RunResult, RunSpec, versions
 from sb3_pgx.compare.scores import random_return
 from sb3_pgx.compare.setting import Setting
@@ -71,6 +72,7 @@ class Comparison:
     :param report: as Markdown
     :param brief: its tables of results alone
     :param output: folder with ``report.html``, ``report.md``, pictures, tables as CSV and ``runs/``
+    :param unwritten: why a part of the report could not be written there, ``None`` if all of it was
     """
 
     results: list[RunResult]
@@ -78,6 +80,7 @@ class Comparison:
     report: str
     brief: str
     output: Path
+    unwritten: OSError | None = None
 
 
 def compare(
@@ -122,7 +125,10 @@ def compare(
     plan = plan_comparison(
         env, algorithms, timesteps, seeds, output, workers, threshold, eval_episodes, configs, normalize, force
     )
-    return run_comparison(plan, progress)
+    comparison = run_comparison(plan, progress)
+    if comparison.unwritten is not None:
+        warnings.warn(f"{comparison.unwritten}; what compare() returned has all results")
+    return comparison
 
 
 def plan_comparison(
@@ -197,8 +203,13 @@ def run_comparison(plan: Plan, progress: bool = True, tell: Callable[[str], None
     teller = _Teller(len(plan.specs) - len(plan.finished.results), tell or _write_line) if progress else lambda result: None
     results = run_missing(plan.specs, plan.paths, plan.finished.results, plan.setting.workers, progress, teller)
     findings = examine(results, plan.setting)
-    report, brief = write_report(findings, results, plan.setting, plan.output)
-    return Comparison(results, findings, report, brief, plan.output)
+    unwritten = None
+    try:
+        report, brief = write_report(findings, results, plan.setting, plan.output)
+    except OSError as error:  # hours of training must not be lost for it
+        report, brief = report_text(findings, results, plan.setting)
+        unwritten = error
+    return Comparison(results, findings, report, brief, plan.output, unwritten)
 
 
 def make_folder(plan: Plan) -> None:

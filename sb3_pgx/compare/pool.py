@@ -4,6 +4,7 @@ import json
 import multiprocessing as mp
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch as th
 
+from sb3_pgx.common.files import write_text
 from sb3_pgx.compare.runs import RunResult, RunSpec, execute, failed
 
 # One thread, as PyTorch; and not most of a GPU's memory for each process.
@@ -62,11 +64,8 @@ def run_all(
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes the file whole or not at all. What JSON has no word for, such as a class, is written as its text."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Write the file whole or not at all. What JSON has no word for, such as a class, is written as its text."""
+    write_text(path, json.dumps(content, indent=1, default=str) + "\n")
 
 
 def as_json(content: Any) -> Any:
@@ -157,8 +156,12 @@ def _execute_and_write(spec: RunSpec, path: Path | None) -> RunResult:
 
 
 def _write(result: RunResult, path: Path | None) -> RunResult:
+    """A result that cannot be written is still in the comparison's report."""
     if path is not None:
-        write_result(result, path)
+        try:
+            write_result(result, path)
+        except OSError as error:
+            print(f"{error}; the report will have this run, but another start would train it again", file=sys.stderr)
     return result
 
 

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch as th
-from torch import nn
-
-from sb3_pgx.zoo.configs import IN_SCOPE, RunConfig
+from sb3_pgx.common.files import write_text
+from sb3_pgx.zoo.configs import RunConfig
+from sb3_pgx.zoo.expressions import name_of
 
 
 def write_config(path: Path, env_id: str, config: RunConfig, comment: str) -> None:
@@ -21,10 +20,7 @@ def write_config(path: Path, env_id: str, config: RunConfig, comment: str) -> No
     import yaml
 
     text = yaml.safe_dump({env_id: entry(config)}, sort_keys=False, allow_unicode=True, width=1000)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text("".join(f"# {line}\n" for line in comment.splitlines()) + text, encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join(f"# {line}\n" for line in comment.splitlines()) + text)
 
 
 def entry(config: RunConfig) -> dict[str, Any]:
@@ -68,12 +64,8 @@ def _literal(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({''.join(f'{_literal(item)}, ' for item in value)})"
     if isinstance(value, type):
-        name = value.__name__
-        if IN_SCOPE.get(name) is value:
+        if name := name_of(value):
             return name
-        for prefix, module in (("nn", nn), ("th.optim", th.optim)):
-            if getattr(module, name, None) is value:
-                return f"{prefix}.{name}"
     elif value is None or isinstance(value, bool | int | float | str):
         return repr(value)
     raise ValueError(f"{value!r} has no name in a hyperparameter file")

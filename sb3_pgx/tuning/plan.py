@@ -22,6 +22,7 @@ PRUNERS = ("median", "hyperband", "wilcoxon", "none")
 SAMPLERS = ("tpe", "random")
 CURVE_EPISODES = 5
 SEEDS_FOR_WILCOXON = 5
+PAGE_HEAD = '<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>'  # of the report
 PACKAGES = ("optuna", *COMPARISON, "plotly")
 
 
@@ -151,6 +152,8 @@ def plan_tuning(
         raise ValueError(f"{config.source} has no n_timesteps: say with --timesteps how long a training is")
     check_positive(trials=trials, timesteps=timesteps, evaluations=evaluations, eval_episodes=eval_episodes)
     check_positive(workers=1 if workers is None else workers)
+    if sampler_seed is not None and sampler_seed < 0:
+        raise ValueError(f"sampler_seed is {sampler_seed}; it must be at least 0")
     chosen = _seeds(seeds)
     for name, value, known in (("pruner", pruner, PRUNERS), ("sampler", sampler, SAMPLERS)):
         if value not in known:
@@ -190,7 +193,10 @@ def _check_report(plan: Plan) -> None:
     """What an earlier call wrote of the same study is written anew; what another study left would be lost."""
     if not plan.report.is_file():
         return
-    title = re.search("<title>(.*?)</title>", plan.report.read_text(encoding="utf-8"))
+    page = plan.report.read_bytes()
+    if f"{PAGE_HEAD}{html.escape(plan.title)}</title>".encode().startswith(page):  # ours, cut off before its title ends
+        return
+    title = re.search("<title>(.*?)</title>", page.decode(errors="replace"))
     if title is None or html.unescape(title[1]) != plan.title:
         whose = "something else" if title is None else f"another study ({html.unescape(title[1])})"
         raise FileExistsError(f"{plan.report} is of {whose}: choose another --output")

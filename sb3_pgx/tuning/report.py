@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sb3_pgx.common.files import replacing, write_text
 from sb3_pgx.tuning import trials
 from sb3_pgx.tuning.best import write_config
-from sb3_pgx.tuning.plan import Plan
+from sb3_pgx.tuning.plan import PAGE_HEAD, Plan
 from sb3_pgx.zoo.configs import RunConfig
 from sb3_pgx.zoo.search_spaces import arguments_of, names_of
 
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-PAGE = """<!DOCTYPE html>
-<html><head><meta charset="utf-8"><title>{title}</title><style>
+PAGE = (
+    PAGE_HEAD
+    + """{title}</title><style>
 body {{ font-family: sans-serif; margin: 2em; }} table {{ border-collapse: collapse; font-size: 13px; }}
 th, td {{ border: 1px solid #ccc; padding: 3px 8px; text-align: left; }} pre {{ background: #f4f4f4; padding: 1em; }}
 </style></head><body><h1>{title}</h1><p>{summary}</p>{best}{figures}<h2>Trials</h2>{table}</body></html>
 """
+)
 SCORE = "mean return over seeds"
 WORDS = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "under way", "WAITING": "waiting"}
 
@@ -138,7 +141,8 @@ def _save_pictures(summary: Summary, study: "optuna.Study", folder: Path) -> lis
             elif name == "optimization_history":
                 figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
             paths.append(folder / f"{name}.png")
-            figure.savefig(paths[-1], dpi=100, bbox_inches="tight")
+            with replacing(paths[-1]) as file:
+                figure.savefig(file, format="png", dpi=100, bbox_inches="tight")
             plt.close(figure)
     return paths
 
@@ -158,7 +162,7 @@ def _write_page(summary: Summary, study: "optuna.Study", plan: Plan) -> None:
         figures="".join(parts),
         table=_table(summary, plan),
     )
-    summary.report.write_text(page, encoding="utf-8")
+    write_text(summary.report, page)
 
 
 def _table(summary: Summary, plan: Plan) -> str:

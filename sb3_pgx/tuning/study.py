@@ -2,8 +2,8 @@
 
 import contextlib
 import json
-import os
 import random
+import re
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -20,6 +20,13 @@ SECONDS_TO_CONNECT = 10
 SECONDS_TO_START = 5.0  # that another machine may take from creating the study to saying what it is for
 MACHINES_AT_ONCE = 5  # that make the tables of a new database, and fail in turn
 STARTUP_TRIALS = {"tpe": 10, "median": 5}  # Optuna's defaults: random trials, and trials before the first is pruned
+# Packages of SQLAlchemy's drivers that are named otherwise than their modules.
+DRIVERS = {
+    "MySQLdb": "mysqlclient",
+    "mysql": "mysql-connector-python",
+    "psycopg2": "psycopg2-binary",
+    "cx_Oracle": "oracledb, and write oracle+oracledb://…",
+}
 AGREEMENT = "sb3_pgx"  # the study's attribute that says what it is for
 
 
@@ -91,47 +98,43 @@ def open_storage(url: str) -> "BaseStorage":
 
 def _journal(path: Path) -> "BaseStorage":
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
 
+    from sb3_pgx.tuning.journal import Journal
+
+    if address := re.match(r"(sqlite|postgresql|mysql|mariadb|oracle|mssql|grpc)[\w+]*:/?", str(path)):
+        raise ValueError(f"storage {path} is not an address: write {address[0].rstrip('/')}//…")
     if path.is_dir():
         raise IsADirectoryError(f"storage {path} is a folder: name a file, such as {path / 'journal.log'}")
     path.parent.mkdir(parents=True, exist_ok=True)
     mend_journal(path)
-    return JournalStorage(JournalFileBackend(str(path)))
+    return JournalStorage(Journal(path))
 
 
 def mend_journal(path: Path) -> int:
     """
-    Cuts off a last line that was not written to its end, after which nothing could be read that follows.
+    Cut off a last line that was not written to its end.
 
     :param path: a journal file, which need not exist
     :return: bytes that were cut off
+    :raises ValueError: the file is something else, which is left as it is
     """
-    if not path.is_file():
-        return 0
-    from optuna.storages.journal import JournalFileSymlinkLock
+    from sb3_pgx.tuning.journal import Journal
 
-    lock = JournalFileSymlinkLock(str(path))
-    lock.acquire()  # nobody is in the middle of a line now
-    try:
-        with path.open("rb+") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            whole = file.read().rfind(b"\n") + 1
-            if whole < size:
-                file.truncate(whole)
-    finally:
-        lock.release()
-    if whole < size:
-        print(f"{path}: the last entry was half written; it is dropped, and what it was about is done again")
-    return size - whole
+    return Journal(path).mend() if path.is_file() else 0
 
 
 def _database(url: str) -> "BaseStorage":
     import sqlalchemy.exc
     from optuna.storages import RDBStorage
+    from sqlalchemy.engine import make_url
 
     is_sqlite = url.startswith("sqlite")
+    try:
+        address = make_url(url)
+    except ValueError:  # of int()
+        raise ValueError(f"storage {_without_password(url)}: the port is not a number") from None
+    if is_sqlite and address.database in (None, "", ":memory:"):
+        raise ValueError(f"storage {url} is in memory, where the study would be lost: name a file, as in sqlite:///study.db")
     if find_spec("psycopg2") is not None:  # the driver that our extra installs; SQLAlchemy's own choice depends on its version
         url = url.replace("postgresql://", "postgresql+psycopg2://", 1)
     # SQLite: to wait for one another. Others: connections that a server closes in hours of training are noticed.
@@ -198,11 +201,12 @@ def reachable(url: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        name = getattr(error.__cause__, "name", None) or error.name  # Optuna's own sentence does not say which
-        extra = 'pip install "sb3_pgx[postgresql]"' if url.startswith("postgresql") else f"pip install {name}"
-        raise ImportError(f"storage {shown}: {name} is not installed; {extra}") from None
+        name = str(getattr(error.__cause__, "name", None) or error.name)  # Optuna's own sentence does not say which
+        extra = '"sb3_pgx[postgresql]"' if url.startswith("postgresql") else DRIVERS.get(name, name)
+        raise ImportError(f"storage {shown}: {name} is not installed; pip install {extra}") from None
     except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError) as error:
-        raise ValueError(f"storage {shown} is no address that SQLAlchemy knows: {_first_line(error)}") from None
+        sentence = _first_line(error).replace(url, shown)
+        raise ValueError(f"storage {shown} is no address that SQLAlchemy knows: {sentence}") from None
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise _unreachable(shown, getattr(error, "orig", None) or error) from None
     except Exception as error:
@@ -216,13 +220,9 @@ def _unreachable(shown: str, error: BaseException) -> OSError:
 
 
 def _without_password(url: str) -> str:
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return url
+    """The address with each password masked, also if it is not a valid one."""
+    url = re.sub(r"^([\w+]+://[^:/@]*:)[^@]*@", r"\1***@", url)
+    return re.sub(r"([?&][^=&]*(?:pass|pwd|secret|token)[^=&]*=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
 
 
 def _first_line(error: BaseException) -> str:
@@ -233,6 +233,8 @@ def _methods(plan: Plan) -> dict[str, Any]:
     """The sampler and the pruner."""
     from optuna import pruners, samplers
 
+    from sb3_pgx.tuning.sampler import StreamPerTrial
+
     # Steps of a report are environment steps, or with the Wilcoxon pruner seeds.
     pruner = {
         "median": lambda: pruners.MedianPruner(STARTUP_TRIALS["median"], n_warmup_steps=plan.timesteps // 4),
@@ -240,10 +242,14 @@ def _methods(plan: Plan) -> dict[str, Any]:
         "wilcoxon": lambda: pruners.WilcoxonPruner(),
         "none": lambda: pruners.NopPruner(),
     }[plan.pruner]()
-    if plan.sampler == "random":
-        return {"sampler": samplers.RandomSampler(seed=plan.sampler_seed), "pruner": pruner}
-    sampler = samplers.TPESampler(n_startup_trials=STARTUP_TRIALS["tpe"], seed=plan.sampler_seed)
-    return {"sampler": sampler, "pruner": pruner}
+
+    def sampler(seed: int | None) -> samplers.BaseSampler:
+        if plan.sampler == "random":
+            return samplers.RandomSampler(seed)
+        return samplers.TPESampler(n_startup_trials=STARTUP_TRIALS["tpe"], seed=seed)
+
+    seed = plan.sampler_seed
+    return {"sampler": sampler(None) if seed is None else StreamPerTrial(sampler, seed), "pruner": pruner}
 
 
 def _agreement_of(study: "optuna.Study") -> dict[str, Any] | None:

@@ -7,13 +7,12 @@ and with its finished seeds is queued in its place.
 """
 
 import contextlib
-import os
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sb3_pgx.tuning.owner import has_ended, this_process
 from sb3_pgx.tuning.plan import Plan
 from sb3_pgx.tuning.work import Finished
 from sb3_pgx.zoo.search_spaces import names_of, params_of
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 BEAT_SECONDS = 30.0
+MISSING_SECONDS = 60.0
 SILENT_SECONDS = 180.0  # after which a machine is taken for dead; clocks of machines that share a study differ by less
 OWNER, INTERRUPTED, INSTEAD_OF, SURPLUS, ERROR, DETAILS = "owner", "interrupted", "instead of", "surplus", "error", "traceback"
 HYPERPARAMETERS, DEFAULT, SEED = "hyperparameters", "configuration as it is", "seed "
@@ -88,7 +88,7 @@ def counted(study: "optuna.Study") -> "list[FrozenTrial]":
 
 def beat(trial: "Trial") -> None:
     """Says that this process is at work on the trial."""
-    trial.set_user_attr(OWNER, {"host": socket.gethostname(), "pid": os.getpid(), "at": time.time()})
+    trial.set_user_attr(OWNER, this_process())
 
 
 def at_work(study: "optuna.Study") -> list[str]:
@@ -187,19 +187,18 @@ def _enqueue_again(study: "optuna.Study", trial: "FrozenTrial") -> None:
     study.enqueue_trial(params, user_attrs={**kept, INSTEAD_OF: trial.number})
 
 
+def missing(study: "optuna.Study") -> list[int]:
+    """Numbers of the trials whose machine has missed a beat: soon it will be heard of again, or be taken for dead."""
+    from optuna.trial import TrialState
+
+    running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+    return [trial.number for trial in running if _silent_seconds(trial) > MISSING_SECONDS]
+
+
 def _is_alive(trial: "FrozenTrial") -> bool:
-    owner: dict[str, Any] = trial.user_attrs.get(OWNER, {})
+    return _silent_seconds(trial) <= SILENT_SECONDS and not has_ended(trial.user_attrs.get(OWNER, {}))
+
+
+def _silent_seconds(trial: "FrozenTrial") -> float:
     asked_at = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-    if time.time() - owner.get("at", asked_at) > SILENT_SECONDS:
-        return False
-    return owner.get("host") != socket.gethostname() or _runs(owner["pid"])
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
+    return time.time() - trial.user_attrs.get(OWNER, {}).get("at", asked_at)

@@ -57,7 +57,8 @@ def tune(
         spaced environment steps; ``"wilcoxon"`` by the seeds that are finished, which are trained one after the other; or
         ``"none"``
     :param sampler: ``"tpe"`` or ``"random"``
-    :param sampler_seed: of the sampler; machines that share a study must not have the same one
+    :param sampler_seed: of the sampler. A study that is resumed with the same seed goes on as an uninterrupted one would; one
+        worker reproduces it
     :param evaluations: at so many points of a training it can be pruned (``"median"`` and ``"hyperband"``)
     :param eval_episodes: episodes that each final policy plays
     :param output: folder for results; default ``runs/<study_name>``
@@ -135,6 +136,7 @@ class _Search:
     workers: list[Worker] = field(default_factory=list)
     jobs: dict[Worker, _Job] = field(default_factory=dict)
     beaten_at: float = 0.0
+    waiting: bool = False
 
     def run(self) -> None:
         """Until there are as many trials as there are to be; whatever ends it, nothing finished is lost."""
@@ -143,7 +145,7 @@ class _Search:
         try:
             self._beat()
             self._occupy()
-            while self.jobs:
+            while self.jobs or self._is_needed():
                 for worker, message in messages(list(self.jobs), seconds=1.0):
                     self._hear(worker, message)
                 self._beat()
@@ -226,8 +228,26 @@ class _Search:
         for job in self.jobs.values():
             with trials.taken_over():
                 trials.beat(job.trial)
+        self._recover()
+
+    def _recover(self) -> None:
         for number in trials.recover(self.study):
             self.bar.write(f"trial {number} was interrupted, and starts again with the same parameters")
+
+    def _is_needed(self) -> bool:
+        """
+        A last look, when nothing is left to train: whether there is the trial of a machine that has died, or that may have.
+        """
+        self._recover()
+        self._occupy()
+        if self.jobs:
+            return True
+        missing = trials.missing(self.study)
+        if missing and not self.waiting:
+            self.waiting = True
+            numbers = " and ".join(map(str, missing))
+            self.bar.write(f"waiting for the machine at work on trial {numbers}, which may have died")
+        return bool(missing)
 
     def _count_steps(self) -> None:
         finished = sum(trial.state.is_finished() for trial in trials.counted(self.study))

@@ -1,27 +1,32 @@
-"""Reads hyperparameter files in rl_zoo3's format, so that one file serves the zoo, ``compare`` and ``claims``."""
+"""
+Reads hyperparameter files in rl_zoo3's format, so that one file serves the zoo, ``compare`` and ``claims``.
+
+Reading a file runs none of it. Wrappers that it names are imported when an environment is made.
+"""
 
 import importlib
 import inspect
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
-from torch import nn
 
+from sb3_pgx.zoo.expressions import value_of
 from sb3_pgx.zoo.registration import register_environment
 
 DEFAULT_N_ENVS = 8
 CLASS_DEFAULTS = "defaults of the class"
 UNSUPPORTED_KEYS = ("callback", "vec_env_wrapper", "monitor_kwargs")
+TRUSTED = ("gymnasium", "stable_baselines3", "sb3_contrib", "sb3_pgx", "rl_zoo3")  # imported to check a wrapper's name
 RESERVED_ARGUMENTS = ("policy", "env", "seed", "verbose")
-IN_SCOPE = {"dict": dict, "nn": nn, "th": th, "RMSpropTFLike": RMSpropTFLike}  # what text that is evaluated may name
+EVALUATED = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "normalize", "monitor_kwargs")  # by rl_zoo3
 
 
 @dataclass(frozen=True)
@@ -89,14 +94,22 @@ def read_config(
     :raises ValueError: the file is not valid YAML, or a key in it has no meaning or the wrong type
     :raises OSError: the file cannot be read
     """
-    entries, lines = _read(path)
-    key = next((key for key in (env_id, *(["atari"] if is_atari(env_id) else []), "default") if key in entries), None)
-    if key is None:
-        return RunConfig(source=CLASS_DEFAULTS)
-    where = f"{path.name}, line {lines[key, None]}, {key}"
-    if not isinstance(entries[key], dict):
-        raise ValueError(f"{where}: expected hyperparameters, one `name: value` a line, got {entries[key]!r}")
-    return _Entry({**entries[key], **(changes or {})}, path, key, lines).parse(unsupported)
+    entry = _entry(path, env_id, changes)
+    return RunConfig(source=CLASS_DEFAULTS) if entry is None else entry.parse(unsupported)
+
+
+def check_expressions(path: Path, env_id: str) -> None:
+    """
+    Check what rl_zoo3 would evaluate as Python, in the settings of any algorithm.
+
+    :param path: the file
+    :param env_id: Gymnasium's name of the environment
+    :raises ValueError: the file is not valid YAML, or a text in it is more than a value; names file, line and key
+    """
+    entry = _entry(path, env_id)
+    for key in EVALUATED:
+        if entry is not None and isinstance(text := entry.values.get(key), str):
+            entry.evaluate(key, text)
 
 
 def is_atari(env_id: str) -> bool:
@@ -150,6 +163,17 @@ def import_name(dotted: str) -> Any:
 
 
 Lines = dict[tuple[str, str | None], int]
+
+
+def _entry(path: Path, env_id: str, changes: Mapping[str, Any] | None = None) -> "_Entry | None":
+    entries, lines = _read(path)
+    key = next((key for key in (env_id, *(["atari"] if is_atari(env_id) else []), "default") if key in entries), None)
+    if key is None:
+        return None
+    where = f"{path.name}, line {lines[key, None]}, {key}"
+    if not isinstance(entries[key], dict):
+        raise ValueError(f"{where}: expected hyperparameters, one `name: value` a line, got {entries[key]!r}")
+    return _Entry({**entries[key], **(changes or {})}, path, key, lines)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Lines]:
@@ -229,7 +253,7 @@ class _Entry:
 
     def _mapping(self, key: str, value: Any) -> dict[str, Any]:
         if isinstance(value, str):
-            value = self._evaluate(key, value)
+            value = self.evaluate(key, value)
         if not isinstance(value, Mapping):
             raise self._error(key, f"{value!r} is not a dictionary")
         return dict(value)
@@ -254,7 +278,7 @@ class _Entry:
                 raise self._error("env_wrapper", f"{item!r} is neither a dotted name nor one dotted name with its arguments")
             name, kwargs = next(iter(item.items()))
             try:
-                import_name(name)
+                _check_name(name)
             except ImportError as error:
                 raise self._error("env_wrapper", str(error)) from None
             wrappers.append((name, dict(kwargs or {})))
@@ -266,14 +290,28 @@ class _Entry:
             if isinstance(value, str) and is_number(value):
                 raise self._error(key, f"YAML reads {value} as text; write {float(value)!r} or !!float {value}")
         if isinstance(self.values.get("policy_kwargs"), str):
-            self.values["policy_kwargs"] = self._evaluate("policy_kwargs", self.values["policy_kwargs"])
+            self.values["policy_kwargs"] = self.evaluate("policy_kwargs", self.values["policy_kwargs"])
         return self.values
 
-    def _evaluate(self, key: str, text: str) -> Any:
+    def evaluate(self, key: str, text: str) -> Any:
+        """The value of an expression, which is not run."""
         try:
-            return eval(text, {**IN_SCOPE, "__builtins__": {}})
-        except Exception as error:
+            return value_of(text)
+        except ValueError as error:
             raise self._error(key, f"cannot evaluate {text!r}: {error}") from None
+
+
+def _check_name(dotted: str) -> None:
+    """
+    Check a dotted name as far as that is possible without running code of a package that nobody has imported yet.
+
+    :raises ImportError: no such module, or nothing of that name in it
+    """
+    package = dotted.partition(".")[0]
+    if package in sys.modules or package in TRUSTED or "." not in dotted:
+        import_name(dotted)
+    elif find_spec(package) is None:
+        raise ImportError(f"No module named {package!r}")
 
 
 def is_number(text: str) -> bool:

@@ -13,11 +13,13 @@ from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_pgx.registry import ALGORITHMS
-from sb3_pgx.zoo.configs import CLASS_DEFAULTS, check_hyperparameters, config_folder, is_atari, read_config
+from sb3_pgx.zoo.configs import CLASS_DEFAULTS, check_expressions, check_hyperparameters, config_folder, is_atari, read_config
 from sb3_pgx.zoo.environments import check_environment
 from sb3_pgx.zoo.plugin import RENAMED
 from sb3_pgx.zoo.refusal import refusals
 from sb3_pgx.zoo.search_spaces import arguments_of, sample_params
+
+YAML = (".yml", ".yaml")  # what else rl_zoo3 takes is Python
 
 
 class Experiment(ExperimentManager):
@@ -35,6 +37,8 @@ class Experiment(ExperimentManager):
         :raises Refusal: the hyperparameters or the environment are not what they should be
         """
         with refusals():
+            if Path(self.config).suffix in YAML:
+                check_expressions(Path(self.config), self.env_name.gym_id)
             if self.algo in ALGORITHMS:
                 self._check()
             return super().setup_experiment()
@@ -42,7 +46,7 @@ class Experiment(ExperimentManager):
     def _check(self) -> None:
         """:raises ValueError: the file has a mistake, or settings that there is no argument for; names file, line and key"""
         path, env_id = Path(self.config), self.env_name.gym_id
-        if path.suffix not in (".yml", ".yaml"):
+        if path.suffix not in YAML:
             return  # Python, which rl_zoo3 runs
         config = read_config(path, env_id, changes=self.custom_hyperparams)
         key = config.source.rpartition(": ")[2]

@@ -22,6 +22,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.common.extras import ZOO, require_extra
+from sb3_pgx.common.files import replacing
 from sb3_pgx.registry import ALGORITHMS
 from sb3_pgx.zoo.configs import suggestion
 from sb3_pgx.zoo.environments import find_environment
@@ -231,7 +232,8 @@ def _keep_picture(plt: Any) -> None:
     name = axes.get_ylabel().lower().replace(" ", "_")
     paths = (Path(f"{name}_{number}.png") for number in itertools.count(1))  # numbered as train numbers runs
     path = next(path for path in paths if not path.exists())
-    figure.savefig(path)
+    with replacing(path) as file:
+        figure.savefig(file, format="png")
     plt.close(figure)
     print(f"there is no display: the picture is in {path}")
 

@@ -1,7 +1,6 @@
 """The search: what is trained, what it scores, and that nothing finished is trained again."""
 
 import multiprocessing as mp
-import socket
 import tempfile
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sb3_pgx.tuning import trials, tuner
+from sb3_pgx.tuning.owner import this_process
 from sb3_pgx.tuning.study import open_study
 from sb3_pgx.zoo.search_spaces import arguments_of
 
@@ -275,7 +275,7 @@ def test_a_trial_that_another_machine_has_taken_over_is_given_up(stub, plan, sea
 def test_who_was_killed_between_giving_up_a_trial_and_queueing_it_again_loses_nothing(stub, plan, search, monkeypatch):
     study = open_study(plan())
     trial = study.ask()
-    trial.set_user_attr("owner", {"host": socket.gethostname(), "pid": 2**22 + 1, "at": time.time()})  # beyond every process
+    trial.set_user_attr("owner", {**this_process(), "pid": 2**22 + 1})  # beyond every process
     with monkeypatch.context() as patch:
         patch.setattr(trials, "_enqueue_again", lambda *_: None)
         trials.recover(study)

@@ -112,8 +112,12 @@ def run_bench(plan: BenchPlan, command: str, tell: Callable[[str], None] = print
             tell(f"{case.name}: failed, {failures[case.name]}")
             continue
         results.append(result)
-        write_json(plan.output, entries)
         tell(headline(result))
+        try:
+            write_json(plan.output, entries)
+        except OSError as error:
+            failures[case.name] = str(error)
+            tell(f"{case.name}: {error}")
     return results, failures
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sb3_pgx.common.files import replacing
 from sb3_pgx.compare.findings import Aggregate, Findings
 from sb3_pgx.compare.setting import Setting
 from sb3_pgx.compare.summary import Band, Estimate
@@ -38,7 +39,8 @@ def save_png(figure: "Figure", path: Path) -> None:
     """Without touching matplotlib's process-wide state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    FigureCanvasAgg(figure).print_png(path)
+    with replacing(path) as file:
+        FigureCanvasAgg(figure).print_png(file)
 
 
 def as_svg(figure: "Figure") -> str:

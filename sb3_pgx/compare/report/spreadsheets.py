@@ -1,11 +1,13 @@
 """The numbers of a comparison as CSV files, for people who draw their own pictures."""
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sb3_pgx.common.files import write_text
 from sb3_pgx.compare.findings import Findings
 from sb3_pgx.compare.runs import RunResult
 from sb3_pgx.compare.summary import Estimate
@@ -34,10 +36,9 @@ def save_spreadsheets(findings: Findings, results: Sequence[RunResult], folder: 
 
 
 def _save(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *rows])
+    write_text(path, text.getvalue())
 
 
 def _run(r: RunResult, findings: Findings) -> tuple[Any, ...]:

@@ -1,0 +1,215 @@
+"""Files that are replaced whole or not at all: the one way in which this package writes what a person keeps."""
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows, which does not remove files that somebody has open
+    fcntl = None  # type: ignore[assignment]
+
+UNFINISHED = ".sb3_pgx-unfinished"
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """
+    Yield a binary file that takes the place of ``path`` in one step when the block ends.
+
+    Until then the old file stays as it is, whatever happens: an error, a full disk, the end of the process. Missing folders
+    are created, a link is followed, and an existing file keeps its permissions. A device or a pipe is written to directly.
+
+    :param path: file to write
+    :raises OSError: it cannot be written; one sentence that names the path
+    """
+    target, disk = Path(os.path.realpath(path)), None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        is_special = target.exists() and not target.is_file()
+        with _Disk(target, "wb") if is_special else _unfinished(target) as disk:
+            file = io.BufferedWriter(disk)
+            yield file
+            file.flush()
+    except Exception as error:
+        failure = error if disk is None else disk.failure
+        if not isinstance(failure, OSError):
+            raise
+        unchanged = "; the file that is there is unchanged" if target.is_file() else ""
+        raise cannot_write(target, failure, unchanged) from None
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file as :func:`replacing` does, in UTF-8."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def saving(path: Any, suffix: str) -> Iterator[Any]:
+    """
+    Yield what SB3 should write to instead of ``path``, so that the file is replaced whole or not at all.
+
+    :param path: as SB3 takes it: the name of a file, to which the suffix is added if it has none, or an open file, which is
+        yielded as it is
+    :param suffix: such as ``"zip"``
+    """
+    if not isinstance(path, str | Path):
+        yield path
+        return
+    path = Path(path) if Path(path).suffix else Path(f"{path}.{suffix}")
+    while path.is_dir():
+        warnings.warn(f"Path '{path}' is a folder. Will save instead to {path}_2")  # SB3's name and words
+        path = Path(f"{path}_2")
+    if not path.parent.exists():
+        warnings.warn(f"Path '{path.parent}' does not exist. Will create it.")
+    with replacing(path) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """
+    Yield a folder to fill, which gets its name when the block ends.
+
+    :param path: of the folder, which must not exist
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
+    unfinished = _unfinished_name(path)
+    unfinished.mkdir()
+    with _locked_folder(unfinished):
+        try:
+            yield unfinished
+            unfinished.rename(path)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def cannot_write(path: Path, error: OSError, remark: str = "") -> OSError:
+    """Return the error as one sentence that names the path. It keeps its class and its number."""
+    sentence = type(error)(f"{path} cannot be written: {error.strerror or error}{remark}")
+    sentence.errno = error.errno
+    return sentence
+
+
+class _Disk(io.FileIO):
+    """A file that remembers why it could not be written; writers of archives and pictures raise errors of their own."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        with self.remembering():
+            return super().write(data)
+
+    @contextlib.contextmanager
+    def remembering(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+@contextlib.contextmanager
+def _unfinished(target: Path) -> Iterator[_Disk]:
+    """A file that gets the target's name if the block ends without an error."""
+    if target.exists() and not os.access(target, os.W_OK):  # replacing it would not need that permission
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    _sweep(target.parent)
+    name = _unfinished_name(target)
+    disk = _nameless(target.parent)
+    is_nameless = disk is not None
+    disk = disk or _named(name)
+    try:
+        yield disk
+        with disk.remembering():
+            _copy_permissions(target, disk.fileno())
+            os.fsync(disk.fileno())
+            if is_nameless:
+                os.link(f"/proc/self/fd/{disk.fileno()}", name, src_dir_fd=disk.fileno())  # with a descriptor it follows links
+            elif fcntl is None:
+                disk.close()  # Windows moves no open file
+            os.replace(name, target)
+    finally:
+        disk.close()
+        name.unlink(missing_ok=True)
+
+
+def _nameless(folder: Path) -> _Disk | None:
+    """A file without a name, which is gone when its process ends; not every system has that."""
+    if not (hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd")):
+        return None
+    try:
+        disk = _Disk(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666), "wb")
+    except OSError:
+        return None
+    _lock(disk.fileno())
+    return disk
+
+
+def _named(name: Path) -> _Disk:
+    """A file that :func:`_sweep` removes if the process dies: it may do so before the file is locked, too."""
+    while True:
+        disk = _Disk(name, "xb")
+        _lock(disk.fileno())
+        if os.fstat(disk.fileno()).st_nlink:
+            return disk
+        disk.close()
+
+
+def _unfinished_name(target: Path) -> Path:
+    return target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}{UNFINISHED}")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that died have left: whoever is alive holds a lock on what it writes."""
+    for path in folder.glob(f".*{UNFINISHED}"):
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                with _locked_folder(path, wait=False):
+                    shutil.rmtree(path)
+            else:
+                with path.open("rb+") as file:
+                    _lock(file.fileno(), wait=False)
+                    path.unlink()
+
+
+@contextlib.contextmanager
+def _locked_folder(path: Path, wait: bool = True) -> Iterator[None]:
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        _lock(folder, wait)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lock(file: int, wait: bool = True) -> None:
+    """
+    Lock a file until it is closed, or its process dies.
+
+    :raises OSError: somebody else has locked it, or the file system knows no locks; only if ``wait`` is false
+    """
+    if fcntl is not None:
+        with contextlib.suppress(*([OSError] if wait else [])):
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def _copy_permissions(source: Path, file: int) -> None:
+    if source.exists() and hasattr(os, "fchmod"):
+        there = source.stat()
+        with contextlib.suppress(OSError):  # of another owner
+            os.fchown(file, there.st_uid, there.st_gid)
+        with contextlib.suppress(OSError):  # on a file system without permissions
+            os.fchmod(file, there.st_mode & 0o7777)

@@ -1,0 +1,132 @@
+"""A journal file for Optuna's studies that stays readable when a process dies in the middle of a line."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from optuna.storages.journal import BaseJournalBackend, JournalFileSymlinkLock
+
+from sb3_pgx.common.files import cannot_write
+
+RECORD = b'{"op_code":'  # how Optuna begins each line
+SQLITE, ZIP = b"SQLite format 3\0", b"PK\x03\x04"
+GRACE_SECONDS = 30  # Optuna's: a lock that is held for longer, while nothing is written, is that of a dead process
+
+
+class Journal(BaseJournalBackend):
+    """
+    Optuna's journal file, with its format and its lock.
+
+    A half-written line is the last word of a process that died, or whose disk was full; nobody has acted on it. At the end of
+    the file it is cut off before the next line is written. In the middle, where another program left it, it is skipped.
+
+    :param path: of the file, which is created if it does not exist
+    :raises ValueError: the file is something else, which is left as it is
+    :raises OSError: it cannot be read or created
+    """
+
+    def __init__(self, path: Path):
+        self._path = Path(os.path.realpath(path))  # with a relative one, Optuna waits for ever for the lock of a dead process
+        _check(path)
+        self._path.touch()
+        self._lock = JournalFileSymlinkLock(str(self._path), GRACE_SECONDS)
+        self._starts = [0]  # where the line of each record begins, as far as they were read
+        self._skipped: set[int] = set()
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """Yield the records from this number on."""
+        number = min(log_number_from, len(self._starts) - 1)
+        with self._path.open("rb") as file:
+            file.seek(self._starts[number])
+            while (line := file.readline()).endswith(b"\n"):  # a line without it is still being written
+                record = _parse(line)
+                if record is None:
+                    self._tell(file.tell() - len(line))
+                    record = _parse(line[line.rfind(RECORD) :])  # that of a process which went on in the same line
+                if record is not None:
+                    number += 1
+                    if number == len(self._starts):
+                        self._starts.append(file.tell())
+                    if number > log_number_from:
+                        yield record
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """
+        Append the records, a line each.
+
+        :raises OSError: they cannot be written; one sentence that names the path
+        """
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with self._locked() as file:
+            _cut_half_line(file)
+            file.write(lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def mend(self) -> int:
+        """Cut off a last line that was not written to its end. Return its length in bytes."""
+        with self._locked() as file:
+            length = _cut_half_line(file)
+        if length:
+            print(f"{self._path}: the last entry was half written; it is dropped, and what it was about is done again")
+        return length
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[BinaryIO]:
+        """The file, to read and to append to, while nobody else writes to it."""
+        try:
+            self._lock.acquire()
+            try:
+                with self._path.open("ab+") as file:
+                    yield file
+            finally:
+                self._lock.release()
+        except OSError as error:
+            raise cannot_write(self._path, error, "; what it holds is kept") from None
+
+    def _tell(self, start: int) -> None:
+        if start not in self._skipped:
+            self._skipped.add(start)
+            print(f"{self._path}: the entry at byte {start} was half written by a process that died; it is skipped")
+
+
+def _check(path: Path) -> None:
+    """:raises ValueError: the file is there and is no journal; says what it seems to be"""
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise ValueError(f"storage {path} is neither a file nor the address of a database: name a file")
+    with path.open("rb") as file:
+        head = file.read(len(SQLITE))
+    if head.startswith(SQLITE):
+        raise ValueError(f"storage {path} is an SQLite database, not a journal file: write --storage sqlite:///{path}")
+    if head and not head.startswith(RECORD):
+        what = "a zip archive, such as a saved model" if head.startswith(ZIP) else "not the journal of a study"
+        raise ValueError(f"storage {path} is {what}: name another file; this one stays as it is")
+
+
+def _cut_half_line(file: BinaryIO) -> int:
+    """Cut off what follows the last newline, and return its length. Nobody else may be writing."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return 0
+    file.seek(size - 1)
+    if file.read() == b"\n":
+        return 0
+    file.seek(0)
+    whole = file.read().rfind(b"\n") + 1
+    file.truncate(whole)
+    file.seek(whole)
+    return size - whole
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The record of a line, ``None`` if it holds something else."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "op_code" in record else None

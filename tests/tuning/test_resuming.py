@@ -1,0 +1,222 @@
+"""A study in several starts, some of them killed, is the study of one start; and trials of machines that died are settled."""
+
+import dataclasses
+import multiprocessing as mp
+import os
+import random
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from sb3_pgx.tuning import journal, trials, work
+from sb3_pgx.tuning.report import write_report
+from sb3_pgx.tuning.study import open_study
+
+
+@pytest.fixture
+def folder():
+    """In memory where there is a place for it: each record of a journal waits for the disk."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def scored_by_parameters(stub, monkeypatch):
+    """What a run returns depends on its settings and its seed alone, not on the number of its trial."""
+    execute = stub.execute
+
+    def by_parameters(spec, report, at_point=None):
+        result = execute(spec, report, at_point)
+        value = 1e6 * spec.config.hyperparameters["learning_rate"] % 97 + spec.seed
+        return dataclasses.replace(result, returns=[value])
+
+    monkeypatch.setattr(work, "execute", by_parameters)
+    monkeypatch.setitem(open_study.__globals__["STARTUP_TRIALS"], "tpe", 3)
+    return stub
+
+
+def found(study):
+    """Parameters and score of each trial, interrupted ones once, in the order of the study."""
+    return [(trial.params, trial.value) for trial in trials.counted(study)]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_three_starts_of_three_trials_are_one_start_of_nine(scored_by_parameters, plan, search, sampler, folder):
+    settings = {"sampler": sampler, "seeds": 1}
+    _, once = search(plan(trials=9, output=folder / "once", **settings))
+    for total in (3, 6, 9):
+        _, thrice = search(plan(trials=total, output=folder / "thrice", **settings))
+    assert found(thrice) == found(once)
+    assert len({str(params) for params, _ in found(once)}) == 9
+    _, other = search(plan(trials=9, output=folder / "other", **settings, sampler_seed=1))
+    assert found(other)[1:] != found(once)[1:], "another seed is another search"
+
+
+def test_machines_with_the_same_seed_do_not_try_the_same(plan):
+    p = plan(trials=6, sampler="random")
+    machines = [open_study(p), open_study(p)]
+    asked = [trials.next_trial(machines[k % 2], p) for k in range(6)]
+    assert len({trial.suggest_float("x", 0.0, 1.0) for trial in asked}) == 6
+
+
+def test_a_trial_that_was_interrupted_while_it_was_sampled_gets_what_it_would_have_got(plan):
+    """In whichever order: some of its parameters are known, others not yet."""
+    names = ["x", "y", "z"]
+    p = plan(trials=9, sampler="random")
+    study = open_study(p)
+    study.ask()
+    trial = study.ask()
+    expected = {name: trial.suggest_float(name, 0.0, 1.0) for name in names}
+    again = open_study(plan(trials=9, sampler="random", output=p.output.with_name("again")))
+    again.ask()
+    half = again.ask()
+    assert half.suggest_float("y", 0.0, 1.0) == expected["y"]
+    trials.interrupt(again, half.number)
+    resumed = again.ask()
+    assert resumed.user_attrs["instead of"] == trial.number
+    assert {name: resumed.suggest_float(name, 0.0, 1.0) for name in reversed(names)} == expected
+    following = [s.ask().suggest_float("x", 0.0, 1.0) for s in (study, again)]
+    assert following[0] == following[1]
+
+
+def kills_and_an_uninterrupted_search_agree(plan, search, folder, kills, trials_, seconds):
+    """Starts that are killed (SIGKILL) at random moments, and then one that is not."""
+    settings = {"trials": trials_, "seeds": 2}
+    _, uninterrupted = search(plan(output=folder / "uninterrupted", **settings))
+    p = plan(output=folder / "killed", **settings)
+    killed = 0
+    for _ in range(kills):
+        process = mp.get_context("fork").Process(target=search, args=(p,))
+        process.start()
+        process.join(random.uniform(0.02, seconds))
+        killed += process.is_alive()
+        process.kill()
+        process.join()
+    assert killed, "every start came to its end"
+    _, resumed = search(p)
+    assert found(resumed) == found(uninterrupted)
+    assert all(trial.state.is_finished() for trial in resumed.trials)
+    assert sorted(os.listdir(p.output)) == ["journal.log"]
+
+
+@pytest.mark.filterwarnings("ignore:.*grace_period")
+def test_a_search_that_is_killed_at_any_moment_is_that_of_one_start(scored_by_parameters, plan, search, folder, monkeypatch):
+    monkeypatch.setattr(journal, "GRACE_SECONDS", 1)
+    scored_by_parameters.seconds = 0.02
+    kills_and_an_uninterrupted_search_agree(plan, search, folder, kills=4, trials_=5, seconds=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*grace_period")
+def test_a_search_that_is_killed_at_any_moment_many_times(scored_by_parameters, plan, search, folder, monkeypatch):
+    monkeypatch.setattr(journal, "GRACE_SECONDS", 1)
+    scored_by_parameters.seconds = 0.02
+    for k in range(10):
+        kills_and_an_uninterrupted_search_agree(plan, search, folder / f"{k}", kills=10, trials_=12, seconds=0.6)
+
+
+# ---------------------------------------------------------------------------------------------------- the report
+
+
+def test_a_report_that_was_cut_off_does_not_stop_the_study(stub, plan, search):
+    p = plan(trials=1, study_name="Größe")
+    summary, study = search(p)
+    write_report(summary, study, p)
+    page = p.report.read_bytes()
+    title = page.index(b"<title>") + len("<title>")
+    lengths = [
+        0,
+        1,
+        40,
+        title,
+        title + 5,
+        page.index("ß".encode()) + 1,
+        page.index(b"</title>") + 3,
+        page.index(b"<body>"),
+        -9,
+    ]
+    for length in lengths:
+        p.report.write_bytes(page[:length])
+        for force in (False, True):
+            assert plan(trials=1, study_name="Größe", force=force).output == p.output, length
+    write_report(summary, study, p)
+    assert p.report.read_bytes().endswith(b"</html>\n")
+
+
+# ---------------------------------------------------------------------------------------------------- machines
+
+
+def owner_with(trial, **changes):
+    trial.set_user_attr("owner", {**trial.user_attrs["owner"], **changes})
+
+
+def test_a_container_of_the_same_host_name_keeps_its_trials(plan):
+    """Its process has a number that means nothing here. All else that tells machines apart differs, the host name does not."""
+    p = plan(trials=2)
+    study = open_study(p)
+    trial = trials.next_trial(study, p)
+    apart = {name: f"another {name}" for name in trial.user_attrs["owner"] if name not in ("host", "pid", "at")}
+    owner_with(trial, pid=2**22 + 1, **apart)  # beyond every process here
+    assert trials.recover(study) == [] and trials.at_work(study)
+    assert [t.state.name for t in study.trials] == ["RUNNING"]
+
+
+def test_a_later_process_with_the_same_number_does_not_pass_for_one_that_died(plan):
+    p = plan(trials=2)
+    study = open_study(p)
+    trial = trials.next_trial(study, p)
+    assert trials.recover(study) == [], "this process is alive"
+
+    def beat_and_die():
+        trials.beat(trial)
+
+    process = mp.get_context("fork").Process(target=beat_and_die)
+    process.start()
+    process.join()
+    owner_with(open_trial(study, trial), pid=os.getpid())  # as if the system had given the number to this process
+    assert trials.recover(study) == [0]
+
+
+def open_trial(study, trial):
+    import optuna
+
+    return optuna.Trial(study, trial._trial_id)
+
+
+def test_a_process_that_has_ended_and_was_not_waited_for_is_dead(plan):
+    p = plan(trials=2)
+    study = open_study(p)
+    trial = trials.next_trial(study, p)
+    pid = os.fork()
+    if pid == 0:
+        trials.beat(trial)
+        os._exit(0)
+    try:
+        time.sleep(0.3)
+        assert trials.recover(study) == [0]
+    finally:
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("dead", [True, False])
+def test_the_trial_of_a_machine_that_seems_dead_is_settled_before_the_search_ends(stub, plan, search, monkeypatch, dead):
+    """It is heard of again, or it is taken for dead and its trial starts again."""
+    monkeypatch.setattr(trials, "SILENT_SECONDS", 62.0)
+    p = plan(trials=2, seeds=1)
+    study = open_study(p)
+    trial = trials.next_trial(study, p)
+    owner_with(trial, machine="another machine", at=time.time() - 61.0)
+    recover = trials.recover
+
+    def heard_of_meanwhile(study_):
+        if not dead and stub.executions():
+            owner_with(trial, machine="another machine", at=time.time())
+        return recover(study_)
+
+    monkeypatch.setattr(trials, "recover", heard_of_meanwhile)
+    _, study = search(p)
+    states = [t.state.name for t in study.trials]
+    assert states == (["FAIL", "COMPLETE", "COMPLETE"] if dead else ["RUNNING", "COMPLETE"])
+    assert stub.executions() == ([(1, 100), (2, 100)] if dead else [(1, 100)])
