@@ -1,7 +1,6 @@
 """ACER: an update on every rollout, and several on segments that are replayed."""
 
 import copy
-import warnings
 from collections.abc import Iterable, Iterator
 from numbers import Real
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ from sb3_pgx.acer.replay_files import load_replay, save_replay
 from sb3_pgx.acer.segments import Segments, joined, room_for, windows
 from sb3_pgx.common.algorithm import ceil_div
 from sb3_pgx.common.checks import check_choice, check_counts, check_finite_not_negative, check_unit_interval
+from sb3_pgx.common.errors import warn
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Rollout, map_tensors
@@ -329,11 +329,9 @@ class ACER(ShortRollouts):
         if not self._average_fits():
             self._restart_average()  # somebody has given the model another policy
         if self._vec_normalize_env is not None and not raw and self.replay_ratio > 0:
-            warnings.warn(
+            warn(
                 f"{type(self.env).__name__} is above VecNormalize: the memory keeps transitions as they were normalised when "
-                "they came. With VecNormalize as the outermost wrapper they are normalised when they are replayed.",
-                UserWarning,
-                stacklevel=4,
+                "they came. With VecNormalize as the outermost wrapper they are normalised when they are replayed."
             )
         return super()._setup_learn(*args, **kwargs)
 

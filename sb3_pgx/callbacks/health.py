@@ -20,6 +20,7 @@ from sb3_pgx.callbacks.report import markdown, write_report
 from sb3_pgx.callbacks.rules import Rule, Watch
 from sb3_pgx.callbacks.snapshot import as_it_acts
 from sb3_pgx.common.checks import check_choice, check_counts
+from sb3_pgx.common.errors import warn
 
 LOGGED_TO_FILES = (CSVOutputFormat, JSONOutputFormat, TensorBoardOutputFormat)
 
@@ -143,7 +144,7 @@ class HealthCallback(DiagnosticsCallback):
             self._told[rule.name] = self._measured
             self.warnings.append(f"update {self._rollouts}: {sentence}")
             if self.on_alarm != "raise":
-                warnings.warn(self.warnings[-1], HealthWarning, stacklevel=2)
+                warn(self.warnings[-1], HealthWarning)
         if self.on_alarm == "stop":
             self._stopping = True
         if self.on_alarm == "raise":

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sb3_pgx.common.compiling import NotCompilable
 from sb3_pgx.common.distributions import SAMPLED, noise_source
+from sb3_pgx.common.errors import blaming_numbers, not_finite_parameter
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import CompiledPass
 from sb3_pgx.common.policies import is_sb3s
@@ -61,26 +62,40 @@ class Acting:
         :param policy: in evaluation mode; the graph is that of one policy, and another one acts by its own methods
         :param observations: ``[N, *obs]``
         :return: as :func:`act`
-        :raises ValueError: the policy is not finite
+        :raises ValueError: what the policy computes is not finite; an exception of the policy's own code comes as it is
         """
         try:
-            if policy is self._policy:
-                tensors = self._graph.inputs(observations)
-                # A callback may have drawn noise of another shape for gSDE, which takes no random numbers here.
-                if self._graph.takes(tensors) and [(noise := self._noise()).shape] == self._graph.shapes_before:
-                    (actions,) = self._graph([noise, *tensors])
-                    # Of choices, NaN probabilities give one, too: the evaluation of the rollout will see them.
-                    if actions.is_floating_point() and not math.isfinite(actions.sum()):
-                        raise ValueError(f"the policy's action is not finite: {actions}")
-                    return actions, None, None
-            return act(policy, observations, self.evaluates)
-        except (ValueError, RuntimeError) as error:  # torch refuses to draw from distributions with NaN
-            bad = [name for name, p in policy.named_parameters() if not th.isfinite(p).all()]
-            what = f"the parameter {bad[0]} is not finite" if bad else str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"the policy cannot act after update {self.n_updates}: {what}. Load the last saved model and lower "
-                "learning_rate."
-            ) from error
+            actions, values, log_probs = self._act(policy, observations)
+        except Exception:
+            with blaming_numbers(lambda what: self._refusal(policy, what), self._place):
+                raise
+        # A graph draws from NaN. Of choices, NaN probabilities give one, too: the evaluation of the rollout will see them.
+        if policy is self._policy and actions.is_floating_point() and not math.isfinite(actions.sum()):
+            raise self._refusal(policy, f"its action is {actions[~actions.isfinite()][0]}")
+        return actions, values, log_probs
+
+    def _act(self, policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if policy is self._policy:
+            tensors = self._graph.inputs(observations)
+            # A callback may have drawn noise of another shape for gSDE, which takes no random numbers here.
+            if self._graph.takes(tensors) and [(noise := self._noise()).shape] == self._graph.shapes_before:
+                (actions,) = self._graph([noise, *tensors])
+                return actions, None, None
+        return act(policy, observations, self.evaluates)
+
+    def _refusal(self, policy: ActorCriticPolicy, what: str) -> ValueError:
+        bad = not_finite_parameter(policy)
+        return ValueError(
+            f"the policy cannot act {self._since}: {what if bad is None else f'the parameter {bad} is not finite'}. Load the "
+            "last saved model and lower learning_rate."
+        )
+
+    def _place(self) -> str:
+        return f"while the policy acted {self._since}"
+
+    @property
+    def _since(self) -> str:
+        return f"after update {self.n_updates}"
 
 
 def act(

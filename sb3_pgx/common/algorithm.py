@@ -1,7 +1,6 @@
 """The pipeline: collect, evaluate, estimate, update, report. An algorithm fills in three of the stages."""
 
 import copy
-import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,12 +29,13 @@ from sb3_pgx.common.compiling import COMPILE_AFTER, check_compile
 from sb3_pgx.common.controllers import KLAdaptiveLearningRate, adapted_scale
 from sb3_pgx.common.deferred import StepEvaluation, may_read_locals
 from sb3_pgx.common.distributions import release_graph
+from sb3_pgx.common.errors import warn
 from sb3_pgx.common.evaluate import evaluate_by_graph, evaluate_rollout, evaluate_rows
 from sb3_pgx.common.files import saving
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, acting_pass, evaluation_pass
 from sb3_pgx.common.policies import mean_std, policy_class_for
-from sb3_pgx.common.report import Metrics, notify, read
+from sb3_pgx.common.report import Metrics, notify, notify_of_error, read
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import DictRolloutView, FedBuffer, RolloutView, batches, is_users_own, rollout_of, to_numpy
 from sb3_pgx.common.schedules import Coefficient, as_schedule, evaluate_coefficient
@@ -443,7 +443,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def _tell(self, sentence: str) -> None:
         if self.compile is True and "uncompiled" in sentence:
-            warnings.warn(f"compile=True: {sentence}", UserWarning, stacklevel=2)
+            warn(f"compile=True: {sentence}")
         self.logger.info(sentence)
 
     def _start_whole_episodes(self, env: VecEnv, quota: Quota, guard: FiniteGuard) -> None:
@@ -625,7 +625,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         try:
             iteration = self._iterate(total_timesteps, callback, log_interval)
         except Exception as error:
-            notify(callback, "on_training_error", error)
+            notify_of_error(callback, error)
             raise
         # SB3's order, log then update, would lose the last update. As after SB3's learn, its metrics stay in the logger.
         if log_interval is not None and iteration > 0:

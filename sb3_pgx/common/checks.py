@@ -2,12 +2,13 @@
 
 import copy
 import math
-import warnings
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_pgx.common.errors import warn
 
 Array = np.ndarray | dict[str, np.ndarray]
 
@@ -51,10 +52,9 @@ def warn_of_truncated_batches(batch_size: int, n_steps: int, n_envs: int) -> Non
     """As SB3 warns."""
     rows = n_steps * n_envs
     if rows % batch_size:
-        warnings.warn(
+        warn(
             f"batch_size={batch_size} does not divide the {rows} rows of a rollout (n_steps={n_steps}, n_envs={n_envs}): "
-            f"there will be a truncated mini-batch of size {rows % batch_size} in every epoch",
-            UserWarning,
+            f"there will be a truncated mini-batch of size {rows % batch_size} in every epoch"
         )
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch as th
@@ -10,6 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.common.distributions import packed
+from sb3_pgx.common.errors import blaming_numbers
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import CompiledPass
 from sb3_pgx.common.rollout import Observations, Rollout, as_policy_input, map_tensors
@@ -32,8 +32,7 @@ def evaluate_rollout(policy: ActorCriticPolicy, rollout: Rollout, with_distribut
     given, (n_steps, _) = rollout.given, rollout.shape
     with th.no_grad():
         if with_distribution or len(given) < n_steps:
-            with _refusals():
-                rollout.values, rollout.log_prob, rollout.distribution = evaluate_rows(policy, rollout, with_distribution)
+            rollout.values, rollout.log_prob, rollout.distribution = evaluate_rows(policy, rollout, with_distribution)
             for t, (values, log_prob) in given.items():
                 rollout.values[t], rollout.log_prob[t] = values, log_prob
         else:
@@ -83,17 +82,6 @@ def evaluate_by_graph(
     return True
 
 
-@contextmanager
-def _refusals() -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        # How torch's distributions refuse a standard deviation of 0 or infinity, and NaN.
-        if "to satisfy the constraint" in str(error):
-            raise _not_finite() from error
-        raise
-
-
 def _check(total: Any, rollout: Rollout) -> None:
     """``total`` is the sum of what is checked: a quick test, which only an overflow fails without a number that is bad."""
     parts = (rollout.values, rollout.next_values, rollout.log_prob)
@@ -109,6 +97,12 @@ def _not_finite() -> ValueError:
     )
 
 
+def _refusals() -> Any:
+    """Torch's distributions refuse NaN, and a standard deviation of 0; what the policy itself raises is not ours."""
+    return blaming_numbers(lambda what: _not_finite(), lambda: "while the policy evaluated a rollout")
+
+
+@_refusals()
 def evaluate_rows(
     policy: ActorCriticPolicy, rollout: Rollout, with_distribution: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -140,6 +134,7 @@ def _final_values(policy: ActorCriticPolicy, rollout: Rollout) -> Tensor | None:
     return final
 
 
+@_refusals()
 def values_of(policy: ActorCriticPolicy, observations: Observations, total: int) -> Tensor:
     """V of ``total`` observations."""
     parts = [

@@ -6,6 +6,8 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
 from torch import Tensor
 
+from sb3_pgx.common.errors import warn
+
 Metrics = dict[str, Tensor | float]
 
 
@@ -27,3 +29,11 @@ def notify(callback: BaseCallback | None, hook: str, what: Any) -> None:
     elif isinstance(callback, EventCallback):
         notify(callback.callback, hook, what)
         notify(getattr(callback, "callback_on_new_best", None), hook, what)
+
+
+def notify_of_error(callback: BaseCallback | None, error: Exception) -> None:
+    """Call ``on_training_error``; a callback that fails there must not hide the error that ended the training."""
+    try:
+        notify(callback, "on_training_error", error)
+    except Exception as failure:
+        warn(f"on_training_error of a callback failed with {type(failure).__name__}: {failure}")

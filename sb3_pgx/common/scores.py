@@ -8,6 +8,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.common.distributions import one_hot, without_validation
+from sb3_pgx.common.errors import first_line, is_torchs
 from sb3_pgx.common.functional import PolicyFunction
 from sb3_pgx.common.rollout import Observations, as_policy_input, map_tensors
 from sb3_pgx.ops.per_sample import per_sample_gradients
@@ -40,9 +41,11 @@ def map_scores(
         try:
             return th.cat([function(gradients) for _, gradients in per_sample_gradients(log_prob, parameters, inputs)])
         except RuntimeError as error:
+            if not is_torchs(error):
+                raise
             raise ValueError(
                 f"{type(policy).__name__} cannot be differentiated sample by sample, which variance-optimal baselines need "
-                f'(torch says: {str(error).splitlines()[0]}). Use baseline="loo" instead.'
+                f'(torch says: {first_line(error)}). Use baseline="loo" instead.'
             ) from error
 
 

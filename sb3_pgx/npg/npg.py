@@ -1,7 +1,6 @@
 """NPG: one step along the natural gradient, by a fixed factor or to a KL divergence, and then the critic's."""
 
 import math
-import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from sb3_pgx.common.checks import (
 )
 from sb3_pgx.common.critic import CRITIC_OBJECTIVE, fit_critic
 from sb3_pgx.common.distributions import family_of
+from sb3_pgx.common.errors import first_line, is_torchs, warn
 from sb3_pgx.common.evaluate import values_of
 from sb3_pgx.common.policies import split_parameters
 from sb3_pgx.common.report import Metrics
@@ -308,18 +308,17 @@ class NPG(PolicyGradientAlgorithm):
             product = damped(here.product(), self.cg_damping)
             solution = conjugate_gradient(product, here.gradient, self.cg_max_steps, self.cg_tolerance)
         except RuntimeError as error:
-            if "forward AD" not in str(error) and "functorch" not in str(error):
+            if not (is_torchs(error) and ("forward AD" in str(error) or "functorch" in str(error))):
                 raise
             raise ValueError(
                 f"{type(self).__name__} needs derivatives of the policy in both directions, and a layer of it lacks one "
-                f"({str(error).strip().splitlines()[0]}). Replace the layer, or use PPO, which needs gradients alone."
+                f"({first_line(error)}). Replace the layer, or use PPO, which needs gradients alone."
             ) from error
         self.n_gradient_steps += solution.steps
         if solution.stopped_by == "curvature":
-            warnings.warn(
+            warn(
                 f"conjugate gradients found no positive curvature after {solution.steps} steps in update "
-                f"{self._n_updates + 1} and stopped there; raise cg_damping={self.cg_damping}",
-                UserWarning,
+                f"{self._n_updates + 1} and stopped there; raise cg_damping={self.cg_damping}"
             )
         return solution
 

@@ -11,9 +11,11 @@ from torch.nn import functional as F
 from sb3_pgx.common.algorithm import PolicyGradientAlgorithm
 from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.collect import EpisodeQuota, Quota
+from sb3_pgx.common.errors import blaming_numbers
 from sb3_pgx.common.evaluate import chunks
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Rollout, as_policy_input, flatten
+from sb3_pgx.common.update.eager import refused
 from sb3_pgx.ops.objectives import score_function
 from sb3_pgx.reinforce.episodes import Episodes
 
@@ -73,6 +75,9 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
             self.logger.record("rollout/discarded_steps", self.discarded_steps)
         return complete
 
+    def _refusal(self, what: str) -> ValueError:
+        return refused(f"the policy failed ({what})", self._n_updates)
+
     def accumulate_gradient(self, rollout: Rollout, vf_coef: float | None = None) -> Metrics:
         """
         Leave in ``.grad`` the gradient of the mean over episodes of
@@ -96,7 +101,8 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         for r in chunks(rollout.observations, len(rows), leading=2):
             batch = rollout.rows(rows[r])
             actions = as_policy_input(batch.actions, self.action_space)
-            values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
+            with blaming_numbers(self._refusal, lambda: f"while the policy learned, in update {self._n_updates + 1}"):
+                values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
             entropy = -log_prob if entropy is None else entropy  # no closed form: a sample's estimate, as SB3
             policy_loss = score_function(log_prob, batch.advantages, weights[r])
             loss = policy_loss - ent_coef * (weights[r] * entropy).sum()

@@ -1,7 +1,7 @@
 """The gradient steps of a first-order algorithm, epoch by epoch: eager, or compiled where that is wanted and possible."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from operator import attrgetter
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch._utils import _flatten_dense_tensors
 
 from sb3_pgx.common.compiling import Compiled, NotCompilable, Remembered, compile_function, signature
 from sb3_pgx.common.distributions import has_one_hot, one_hot
+from sb3_pgx.common.errors import blaming_numbers
 from sb3_pgx.common.functional import left_as_it_is
 from sb3_pgx.common.policies import split_parameters
 from sb3_pgx.common.rollout import Rows
@@ -358,14 +359,13 @@ class Update:
         """Updates done, for an error."""
         return self._number + self.taken * self.plan.one_by_one
 
-    @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """What torch's distributions refuse (NaN, a standard deviation of 0 or infinity) as the error of a step not taken."""
-        try:
-            yield
-        except ValueError as error:
-            self._read()
-            raise refused(f"the policy failed ({str(error).strip().splitlines()[0]})", self._done) from error
+    def _refusals(self) -> AbstractContextManager[None]:
+        """What torch's distributions refuse (NaN, a standard deviation of 0) as the error of a step not taken."""
+        return blaming_numbers(self._refusal, lambda: f"while the policy learned, in update {self._done + 1}")
+
+    def _refusal(self, what: str) -> ValueError:
+        self._read()
+        return refused(f"the policy failed ({what})", self._done)
 
     # ------------------------------------------------------------------------------------------------ what became of it
 
