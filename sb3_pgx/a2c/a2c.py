@@ -154,6 +154,10 @@ class A2C(ShortRollouts):
         self.coefficient("ent_coef")
         self.coefficient("vf_coef")
 
+    @property
+    def takes_one_step(self) -> bool:  # type: ignore[override]
+        return type(self).update is A2C.update and not is_users_own(self.rollout_buffer_class)
+
     def planned_gradient_steps(self, timesteps: int) -> int:
         return ceil_div(timesteps, self.n_steps * self.n_envs)
 

@@ -14,6 +14,7 @@ from sb3_pgx.common.distributions import SAMPLED, noise_source
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import CompiledPass
 from sb3_pgx.common.policies import is_sb3s
+from sb3_pgx.common.undo import Refusal
 
 # What SB3's acting is made of: with all of it untouched, the action alone is the same action.
 _ACTING = ("forward", "_predict", "get_distribution", "extract_features")
@@ -76,7 +77,7 @@ class Acting:
         except (ValueError, RuntimeError) as error:  # torch refuses to draw from distributions with NaN
             bad = [name for name, p in policy.named_parameters() if not th.isfinite(p).all()]
             what = f"the parameter {bad[0]} is not finite" if bad else str(error).strip().splitlines()[0]
-            raise ValueError(
+            raise Refusal(
                 f"the policy cannot act after update {self.n_updates}: {what}. Load the last saved model and lower "
                 "learning_rate."
             ) from error
