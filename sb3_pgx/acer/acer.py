@@ -452,8 +452,10 @@ class ACER(ShortRollouts):
 
 def is_large(rollout: Rollout) -> bool:
     """Whether the gradient of a rollout might overflow."""
-    observations = rollout.observations.values() if isinstance(rollout.observations, dict) else [rollout.observations]
-    return any(x.is_floating_point() and x.abs().max() > LARGE for x in (rollout.rewards, rollout.values, *observations))
+    numbers = [rollout.rewards, rollout.values, rollout.next_values]
+    for seen in (rollout.observations, rollout.last_observations, rollout.final_observations):
+        numbers += seen.values() if isinstance(seen, dict) else [] if seen is None else [seen]
+    return any(x.is_floating_point() and x.abs().max() > LARGE for x in numbers)
 
 
 def _together(parts: list[tuple[Metrics, int]]) -> Metrics:

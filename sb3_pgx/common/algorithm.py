@@ -463,8 +463,14 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def _keep_parameters(self) -> None:
         """Whatever is saved as a state dictionary: policy and optimizer, and what an algorithm has besides."""
-        kept = [recursive_getattr(self, name) for name in self._get_torch_save_params()[0]]
-        self._undo.add(self._copies.keep(kept))
+        tensors, optimizers = self._modules.tensors(), []
+        for name in self._get_torch_save_params()[0]:
+            kept = recursive_getattr(self, name)
+            if isinstance(kept, th.optim.Optimizer):
+                optimizers.append(kept)
+            elif kept is not self.policy:
+                tensors += [*kept.parameters(), *kept.buffers()]
+        self._undo.add(self._copies.keep(tensors, optimizers))
 
     def _report(self, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():

@@ -30,10 +30,9 @@ def evaluate_rollout(policy: ActorCriticPolicy, rollout: Rollout, with_distribut
     :param with_distribution: keep the packed parameters of the action distributions
     :raises ValueError: the policy returned NaN or infinity
     """
-    with th.no_grad():
+    with th.no_grad(), _refusals():
         if with_distribution or not hasattr(rollout, "values"):
-            with _refusals():
-                values, log_prob, rollout.distribution = evaluate_rows(policy, rollout, with_distribution)
+            values, log_prob, rollout.distribution = evaluate_rows(policy, rollout, with_distribution)
             if not hasattr(rollout, "values"):
                 rollout.values, rollout.log_prob = values, log_prob
         rollout.last_values = values_of(policy, rollout.last_observations, rollout.shape[1])
@@ -58,7 +57,7 @@ def evaluate_by_graph(
     :return: false where there is no graph; nothing was done
     :raises ValueError: the policy returned NaN or infinity
     """
-    with th.no_grad():
+    with th.no_grad(), _refusals():
         like, device = next(iter(modules.parameters.values())), rollout.rewards.device
         # Zeros stand for the final values until it is known that there is a graph.
         discounts, no_finals = graph.constants(

@@ -1,14 +1,14 @@
 """Undo a refused rollout: whatever a rollout and its update have changed is put back as it was."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from sb3_pgx.common.compiling import signature
@@ -76,9 +76,17 @@ def attributes_of(owner: Any, *names: str) -> PutBack:
 
 def numbers_of(owner: Any) -> PutBack:
     """Keep all numbers among the attributes of an object: counters, and coefficients that adapt."""
-    attributes = vars(owner)
-    before = {name: value for name, value in attributes.items() if isinstance(value, int | float)}
-    return lambda: attributes.update(before)
+
+    def numbers() -> dict[str, float]:
+        return {name: value for name, value in vars(owner).items() if isinstance(value, int | float)}
+
+    def put_back() -> None:
+        for name in numbers().keys() - before.keys():
+            delattr(owner, name)
+        vars(owner).update(before)
+
+    before = numbers()
+    return put_back
 
 
 def options_of(optimizer: Optimizer) -> PutBack:
@@ -103,33 +111,32 @@ def state_of(generator: np.random.Generator) -> PutBack:
 
 
 class Copies:
-    """Copies of parameters, buffers and optimizer states, in memory that the next ones use again."""
+    """Copies of tensors and optimizer states, in memory that the next ones use again."""
 
     def __init__(self) -> None:
         self._copies: list[Tensor] = []
+        self._kinds: tuple[Any, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(Copies())
 
-    def keep(self, kept: Iterable[nn.Module | Optimizer]) -> PutBack:
+    def keep(self, tensors: Sequence[Tensor], optimizers: Iterable[Optimizer]) -> PutBack:
         """
-        :param kept: modules, whose parameters and buffers are copied, and optimizers: moments, step counts, and for which
-            parameters there are any
+        :param tensors: parameters and buffers
+        :param optimizers: of which moments, step counts, and for which parameters there are any are kept
         """
-        tensors: list[Tensor] = []
-        states: list[tuple[Any, dict[Any, dict[str, Any]]]] = []
-        for each in kept:
-            if isinstance(each, nn.Module):
-                tensors += [x.detach() for x in (*each.parameters(), *each.buffers())]
-            else:
-                states.append((each.state, {p: {**state} for p, state in each.state.items()}))
-        for state in (state for _, before in states for state in before.values()):
-            tensors += [x for x in state.values() if isinstance(x, Tensor)]
-            state.update({name: copy.deepcopy(x) for name, x in state.items() if not isinstance(x, Tensor)})
+        tensors, states = [*tensors], []
+        for optimizer in optimizers:
+            before = {p: {**state} for p, state in optimizer.state.items()}
+            for state in before.values():
+                tensors += [x for x in state.values() if isinstance(x, Tensor)]
+                state.update({name: copy.deepcopy(x) for name, x in state.items() if not isinstance(x, Tensor)})
+            states.append((optimizer.state, before))
         copies = self._copied(tensors)
 
         def put_back() -> None:
-            th._foreach_copy_(tensors, copies)
+            with th.no_grad():
+                th._foreach_copy_(tensors, copies)
             for held, before in states:
                 held.clear()
                 held.update(before)
@@ -137,8 +144,10 @@ class Copies:
         return put_back
 
     def _copied(self, tensors: list[Tensor]) -> list[Tensor]:
-        if signature(tensors) == signature(self._copies):
-            th._foreach_copy_(self._copies, tensors)
-        else:
-            self._copies = [x.clone() for x in tensors]
+        kinds = signature(tensors)
+        with th.no_grad():
+            if kinds == self._kinds:
+                th._foreach_copy_(self._copies, tensors)
+            else:
+                self._copies, self._kinds = [x.clone() for x in tensors], kinds
         return self._copies
