@@ -13,6 +13,7 @@ from sb3_pgx.common.algorithm import ceil_div
 from sb3_pgx.common.checks import check_counts
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Batch, Rollout
+from sb3_pgx.common.rollout_buffer import RolloutView
 from sb3_pgx.common.short_rollouts import ShortRollouts, with_rms_prop
 from sb3_pgx.common.update import Evaluation, Objective
 from sb3_pgx.ops.metrics import explained_variance
@@ -153,6 +154,10 @@ class A2C(ShortRollouts):
             raise ValueError("normalize_advantage=True needs more than one row: raise n_steps, or use more environments")
         self.coefficient("ent_coef")
         self.coefficient("vf_coef")
+
+    @property
+    def takes_one_step(self) -> bool:  # type: ignore[override]
+        return type(self).update is A2C.update and isinstance(self.rollout_buffer, RolloutView)
 
     def planned_gradient_steps(self, timesteps: int) -> int:
         return ceil_div(timesteps, self.n_steps * self.n_envs)

@@ -27,9 +27,12 @@ from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Rollout, map_tensors
 from sb3_pgx.common.rollout_buffer import COLUMNS
 from sb3_pgx.common.short_rollouts import ShortRollouts, with_rms_prop
+from sb3_pgx.common.undo import state_of
 from sb3_pgx.common.update import Follower, Objective
 
 DRAWN_AT_ONCE = 8  # batches of segments: a call costs as much as its copies, and of pictures more would take much memory
+
+LARGE = 1e6  # the squares of numbers below it are far from the largest of single precision
 
 
 class ACER(ShortRollouts):
@@ -309,7 +312,7 @@ class ACER(ShortRollouts):
         if not super().collect_rollouts(env, *args, **kwargs):
             return False
         if self.replay_ratio > 0:
-            self.replay_buffer.add(record_of(self._rollout, self._raw), raw=self._raw is not None)
+            self._undo.add(self.replay_buffer.add(record_of(self._rollout, self._raw), raw=self._raw is not None))
         return True
 
     def _step(self, *args: Any) -> Any:
@@ -344,6 +347,7 @@ class ACER(ShortRollouts):
 
     def update(self, rollout: Rollout) -> Metrics:
         self._check_learns()
+        self._undo.add(state_of(self._generator))
         c = Coefficients(
             gamma=self.gamma,
             importance_clip=self.importance_clip,
@@ -358,6 +362,8 @@ class ACER(ShortRollouts):
         measured: list[tuple[Metrics, int]] = []
         if self.learns_on_policy:
             measured.append(self._learn([[self._on_policy(rollout)]], rollout.rewards.numel(), c))
+        elif is_large(rollout):
+            self._check_learnable(rollout, c)
         replayed = self._replays()
         if replayed:
             rows = self.replay_buffer.segment_length * self._replay_batch
@@ -381,6 +387,14 @@ class ACER(ShortRollouts):
             finally:
                 self._n_updates += steps.taken
         return {**steps.means(), "ratio_max": steps.largest("ratio_max")}, steps.taken
+
+    def _check_learnable(self, rollout: Rollout, c: Coefficients) -> None:
+        """
+        :raises Refusal: a step on this rollout would be refused. Accepted now, it would stop one update after the other from
+            within the memory.
+        """
+        with self.gradient_steps(c, rollout.rewards.numel(), one_by_one=True) as steps:
+            steps.check(self._on_policy(rollout))
 
     def _replays(self) -> int:
         """How many updates are to be replayed now."""
@@ -445,6 +459,14 @@ class ACER(ShortRollouts):
             return None
         *batches, rows, n = actions.shape
         return th.randn((*batches, 1 + 2 * self.n_dueling_samples, rows, n), device=self.device)
+
+
+def is_large(rollout: Rollout) -> bool:
+    """Whether the gradient of a rollout might overflow."""
+    numbers = [rollout.rewards, rollout.values, rollout.next_values]
+    for seen in (rollout.observations, rollout.last_observations, rollout.final_observations):
+        numbers += seen.values() if isinstance(seen, dict) else [] if seen is None else [seen]
+    return any(x.is_floating_point() and x.abs().max() > LARGE for x in numbers)
 
 
 def _together(parts: list[tuple[Metrics, int]]) -> Metrics:

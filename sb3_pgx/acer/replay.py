@@ -1,5 +1,6 @@
 """The replay memory of ACER: the newest rows of every environment, sampled as segments of consecutive rows of one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,13 +89,14 @@ class SegmentReplay:
         """How many different segments there are to sample, over all environments."""
         return max(self.size - (self.segment_length - 1) * self.n_envs, 0)
 
-    def add(self, record: Record, raw: bool) -> None:
+    def add(self, record: Record, raw: bool) -> Callable[[], None]:
         """
         Write a rollout over the oldest rows. Where an environment did not go on from what followed its newest row, since
         it was reset or the memory comes from a file, that row becomes truncated, unless it ended an episode anyway.
 
         :param record: of at least one step; its newest steps are kept if it is longer than the ring
         :param raw: whether observations and rewards are as the environment gave them, before ``VecNormalize``
+        :return: takes the rollout out again, if nothing else has been added: what it overwrote is back
         :raises ValueError: what is held differs in ``raw``; the memory is as before
         """
         if self.raw not in (None, raw):
@@ -103,12 +105,14 @@ class SegmentReplay:
                 f"the replay memory holds {self.size} transitions {held}, and the new ones are {new}: they cannot be mixed. "
                 "Go on as before, or empty the memory with model.replay_buffer.reset()."
             )
+        take_out = self.reset if self.raw is None else self._kept(record.rewards[-self.max_steps :].size)
         if self.raw is None:
             self._allocate(record)
             self.raw = raw
         else:
             self._mark_breaks(map_tensors(lambda x: x[0], record.observations))
         self._write(record)
+        return take_out
 
     def sample(self, size: int | tuple[int, int], generator: np.random.Generator) -> Sample:
         """
@@ -168,6 +172,24 @@ class SegmentReplay:
 
         self._observations = map_tensors(ring, record.observations)
         self._columns = {name: ring(getattr(record, name)) for name in COLUMNS}
+
+    def _kept(self, n_rows: int) -> Callable[[], None]:
+        """Keep all that writing so many rows changes: those rows, the step after them, and the newest step."""
+        rows = self._wrap(self._head + np.arange(-self.n_envs, n_rows + self.n_envs))
+        rings = [self._columns, self._observations if isinstance(self._observations, dict) else {"": self._observations}]
+        before = [(ring, ring[rows]) for named in rings for ring in named.values()]
+        final = {int(row): self._final_observations[int(row)] for row in rows[self._columns["truncated"][rows]]}
+        size, head = self.size, self._head
+
+        def put_back() -> None:
+            for row in rows.tolist():
+                self._final_observations.pop(row, None)
+            self._final_observations.update(final)
+            for ring, values in before:
+                ring[rows] = values
+            self.size, self._head = size, head
+
+        return put_back
 
     def _mark_breaks(self, observations: Array) -> None:
         """Truncate the newest rows from which the environments did not go on to ``observations``, ``[N, *obs]``."""

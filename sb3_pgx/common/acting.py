@@ -15,6 +15,7 @@ from sb3_pgx.common.errors import blaming_numbers, not_finite_parameter
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import CompiledPass
 from sb3_pgx.common.policies import is_sb3s
+from sb3_pgx.common.undo import Refusal
 
 # What SB3's acting is made of: with all of it untouched, the action alone is the same action.
 _ACTING = ("forward", "_predict", "get_distribution", "extract_features")
@@ -83,9 +84,9 @@ class Acting:
                 return actions, None, None
         return act(policy, observations, self.evaluates)
 
-    def _refusal(self, policy: ActorCriticPolicy, what: str) -> ValueError:
+    def _refusal(self, policy: ActorCriticPolicy, what: str) -> Refusal:
         bad = not_finite_parameter(policy)
-        return ValueError(
+        return Refusal(
             f"the policy cannot act {self._since}: {what if bad is None else f'the parameter {bad} is not finite'}. Load the "
             "last saved model and lower learning_rate."
         )

@@ -18,6 +18,7 @@ from stable_baselines3.common.policies import (
     BasePolicy,
     MultiInputActorCriticPolicy,
 )
+from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
@@ -40,6 +41,7 @@ from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import DictRolloutView, FedBuffer, RolloutView, batches, is_users_own, rollout_of, to_numpy
 from sb3_pgx.common.schedules import Coefficient, as_schedule, evaluate_coefficient
 from sb3_pgx.common.spaces import environment_actions, within, zero_based
+from sb3_pgx.common.undo import Copies, Undo, attributes_of, numbers_of, options_of, undone_if_refused
 from sb3_pgx.common.update import Follower, GradientSteps, Objective, Plan, Update
 from sb3_pgx.ops.returns import gae
 
@@ -48,7 +50,19 @@ SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
 ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
-_NOT_SAVED = ("_steps", "_modules", "_metrics", "_acting", "_evaluation", "_compiled", "keeps_distribution")
+# By collection and `learn`. Episodes of a refused rollout would spoil the means that are logged.
+_CHANGED_BY_ROLLOUTS = ("num_timesteps", "_current_progress_remaining", "ep_info_buffer", "ep_success_buffer")
+_NOT_SAVED = (
+    "_steps",
+    "_modules",
+    "_metrics",
+    "_acting",
+    "_evaluation",
+    "_compiled",
+    "_undo",
+    "_copies",
+    "keeps_distribution",
+)
 
 
 class PolicyGradientAlgorithm(OnPolicyAlgorithm):
@@ -66,6 +80,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     ``log_probs`` among the locals of ``on_step`` are computed when they are first read. One difference: the last update is
     logged, too.
 
+    A rollout that is refused, in any stage, changes nothing: see :meth:`learn`.
+
     Arguments are SB3's; ``learning_rate`` and every coefficient also take a string such as ``"lin_0.01"``.
     """
 
@@ -81,6 +97,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     keeps_distribution = False  # whether rollouts keep the action distributions for whoever looks at them
 
     objective: ClassVar[Objective | None] = None  # of an algorithm that steps through minibatches with `gradient_steps`
+    takes_one_step = False  # whether an update is one step of the objective, which is taken as a whole or not at all
 
     def __init__(
         self, policy: str | type[ActorCriticPolicy], env: GymEnv | str | None, compile: bool | str = "auto", **kwargs: Any
@@ -225,6 +242,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         release_graph(self.policy)
         self._compiled, self._metrics = False, {}
         self._discounts = {"gamma": self.gamma, "gae_lambda": self.gae_lambda}
+        self._undo, self._copies = Undo(), Copies()
         self._modules = Modules()
         self._acting = acting_pass(self.observation_space, self._tell)
         self._evaluation = evaluation_pass(self.observation_space, self._tell)
@@ -290,6 +308,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     # ------------------------------------------------------------------------------------------------ the stages
 
+    @undone_if_refused
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
@@ -303,6 +322,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         self._modules.train(self.policy, False)
         quota = self.quota(env, n_rollout_steps)
         guard = FiniteGuard(env, self._vec_normalize_env, self._n_updates)
+        self._undo.forget()
+        self._undo.add(self._reset_later, guard.put_back, attributes_of(self, *_CHANGED_BY_ROLLOUTS))
         self._start_whole_episodes(env, quota, guard)
         recorder = Recorder(self.observation_space, self.action_space, env.num_envs, capacity=n_rollout_steps)
         buffer = self._following(rollout_buffer, recorder)
@@ -491,6 +512,10 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             raise
         return new_obs, rewards, dones, infos
 
+    def _reset_later(self) -> None:
+        """The next ``learn`` starts by resetting the environments."""
+        self._last_obs = None
+
     def follower(self) -> Follower | None:
         """A second policy, which follows the one that is trained as the objective says."""
         return None
@@ -511,7 +536,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         adapt, numbers = (None, ()) if controller is None else (adapted_scale, controller.numbers)
         plan = Plan(coefficients, self.max_grad_norm, rows, max_distance, adapt, numbers, one_by_one)
         version, follower = self._modules.version, self.follower()
-        with self._steps.update(self.policy, plan, self._compiled, self._n_updates, version, follower) as update:
+        others = (version, follower, self._keep_parameters) if self.takes_one_step else (version, follower)
+        with self._steps.update(self.policy, plan, self._compiled, self._n_updates, *others) as update:
             try:
                 yield update
             finally:
@@ -560,14 +586,32 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def _measured_update(self) -> dict[str, float]:
         self._modules.look(self.policy)  # a callback may have changed it
-        rollout = self._learned_rollout()
-        self._modules.train(self.policy, True)
-        self._update_learning_rate(self.policy.optimizer)
-        try:
-            metrics = self.update(rollout)
-        finally:
-            release_graph(self.policy)
-        return read(metrics)
+        with self._undo.on(Exception):
+            rollout = self._learned_rollout()
+            self._modules.train(self.policy, True)
+            self._undo.add(numbers_of(self), options_of(self.policy.optimizer))
+            self._update_learning_rate(self.policy.optimizer)
+            if isinstance(self.learning_rate, KLAdaptiveLearningRate):
+                self._undo.add(numbers_of(self.learning_rate))
+            if not self.takes_one_step:
+                self._keep_parameters()
+            try:
+                metrics = read(self.update(rollout))
+            finally:
+                release_graph(self.policy)
+        self._undo.forget()
+        return metrics
+
+    def _keep_parameters(self) -> None:
+        """Whatever is saved as a state dictionary: policy and optimizer, and what an algorithm has besides."""
+        tensors, optimizers = self._modules.tensors(), []
+        for name in self._get_torch_save_params()[0]:
+            kept = recursive_getattr(self, name)
+            if isinstance(kept, th.optim.Optimizer):
+                optimizers.append(kept)
+            elif kept is not self.policy:
+                tensors += [*kept.parameters(), *kept.buffers()]
+        self._undo.add(self._copies.keep(tensors, optimizers))
 
     def _learned_rollout(self) -> Rollout:
         """What stands in the rollout buffer now."""
@@ -607,6 +651,12 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     ) -> SelfAlgorithm:
         """
         Train.
+
+        A rollout or an update that is refused, for instance because of a number that is not finite, changes nothing: policy,
+        optimizer, ``VecNormalize``'s statistics, counters (``num_timesteps`` included) and ACER's memory are as they were
+        before the rollout, and the next call resets the environments and goes on from there. Any other exception in an update
+        undoes it, too. One in the environment or in a callback leaves things as they are then, between two gradient steps,
+        and so does an interrupt. The random number generators of the process have moved on in any case.
 
         :param total_timesteps: environment steps; the last rollout is completed, so that more may be done
         :param callback: called at every step; where they are defined, ``on_update_end(metrics)`` is called after each update

@@ -9,6 +9,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_pgx.common.errors import warn
+from sb3_pgx.common.undo import Refusal
 
 Array = np.ndarray | dict[str, np.ndarray]
 
@@ -81,6 +82,11 @@ class FiniteGuard:
         self.env, self.normalize, self.n_updates = env, normalize, n_updates
         self.statistics = copy.deepcopy(statistics_of(normalize)) if normalize is not None else {}
 
+    def put_back(self) -> None:
+        """The statistics of ``VecNormalize`` become those of the rollout's start."""
+        if self.normalize is not None:
+            vars(self.normalize).update(self.statistics)
+
     def check(self, observations: Any, rewards: np.ndarray | None = None, step: int | None = None) -> None:
         """
         :param observations: as the environment returned them, ``[N, ...]``
@@ -98,21 +104,49 @@ class FiniteGuard:
             raw = {"reward": self.normalize.old_reward, **raw}
         for returned in (raw, seen):
             if not all(all_finite(values) for values in returned.values()):
-                if self.normalize is not None:
-                    vars(self.normalize).update(self.statistics)
+                self.put_back()
                 self._raise(returned, step)
+        overflowed = self._overflowed()
+        if overflowed is not None:
+            self.put_back()
+            self._refuse_statistics(*overflowed, raw, step)
+
+    def _overflowed(self) -> tuple[str, np.ndarray] | None:
+        """Whose running variance is not finite, and this variance; ``None``: all are."""
+        variances = {} if self.normalize is None else variances_of(self.normalize)
+        return next(((what, variance) for what, variance in variances.items() if not all_finite(variance)), None)
+
+    def _refuse_statistics(self, what: str, variance: np.ndarray, raw: dict[str, np.ndarray], step: int | None) -> None:
+        """A finite number may be so large that a variance is not, by which ``VecNormalize`` divides from then on."""
+        kind, unchanged = what.split()[0], f"are unchanged since update {self.n_updates}"
+        if self._overflowed() is not None:
+            raise Refusal(
+                f"VecNormalize's variance of the {kind} was not finite before this rollout. It and the policy {unchanged}; "
+                "make a new VecNormalize, or load an earlier one."
+            )
+        large = raw[what][..., ~np.isfinite(variance)].reshape(self.env.num_envs, -1)  # [N, ...] -> [N, K]
+        index, place = np.unravel_index(np.abs(large).argmax(), large.shape)
+        raise Refusal(
+            f"{environment_name(self.env, int(index))} returned {what} {large[index, place]} {moment_of(step)}, so large that "
+            f"VecNormalize's variance is not finite. Policy and VecNormalize {unchanged}; check the environment's {kind}, or "
+            "wrap it in a wrapper that clips it."
+        )
 
     def _raise(self, returned: dict[str, np.ndarray], step: int | None) -> None:
-        when = "when it was reset" if step is None else f"at step {step} of this rollout"
         for what, values in returned.items():
             for index, value in enumerate(values):
                 bad = np.asarray(value)[~np.isfinite(value)].ravel()
                 if bad.size:
-                    raise ValueError(
-                        f"{environment_name(self.env, index)} returned {what} {bad[0]} {when}. The policy is unchanged "
-                        f"since update {self.n_updates}; check the environment's {what.split()[0]}, or wrap it in a "
+                    raise Refusal(
+                        f"{environment_name(self.env, index)} returned {what} {bad[0]} {moment_of(step)}. The policy is "
+                        f"unchanged since update {self.n_updates}; check the environment's {what.split()[0]}, or wrap it in a "
                         "wrapper that clips it."
                     )
+
+
+def moment_of(step: int | None) -> str:
+    """When an environment returned something."""
+    return "when it was reset" if step is None else f"at step {step} of this rollout"
 
 
 def by_name(observations: Any) -> dict[str, np.ndarray]:
@@ -124,7 +158,14 @@ def by_name(observations: Any) -> dict[str, np.ndarray]:
 
 def statistics_of(normalize: VecNormalize) -> dict[str, Any]:
     """What ``VecNormalize`` learns from data, by attribute."""
-    return {name: getattr(normalize, name) for name in ("obs_rms", "ret_rms") if hasattr(normalize, name)}
+    return {name: getattr(normalize, name) for name in ("obs_rms", "ret_rms", "returns") if hasattr(normalize, name)}
+
+
+def variances_of(normalize: VecNormalize) -> dict[str, np.ndarray]:
+    """The running variances by which ``VecNormalize`` divides, under the names of :func:`by_name`."""
+    observations: Any = by_name(normalize.obs_rms) if normalize.norm_obs else {}
+    used = observations | ({"reward": normalize.ret_rms} if normalize.norm_reward else {})
+    return {what: statistics.var for what, statistics in used.items()}
 
 
 def all_finite(values: Array) -> bool:

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pgx.common.checks import Array, all_finite, environment_name
 from sb3_pgx.common.rollout import Rollout, map_tensors
 from sb3_pgx.common.spaces import has_start, kept_action_type, kept_type, zero_based
+from sb3_pgx.common.undo import Refusal
 
 HOST = th.device("cpu")  # where environments are
 
@@ -77,7 +78,7 @@ class EpisodeQuota:
         self.lengths[dones] = 0
         if self.lengths.max() >= self.max_episode_steps:
             index = int(self.lengths.argmax())
-            raise ValueError(
+            raise Refusal(
                 f"{environment_name(self.env, index)} has not ended its episode after {self.max_episode_steps} steps, and "
                 "this algorithm learns from whole episodes. Wrap the environment in gymnasium.wrappers.TimeLimit, or raise "
                 "max_episode_steps."
@@ -227,14 +228,14 @@ class Recorder:
         """Where ``VecNormalize`` has clipped it, an infinite number can no longer be told from a large one."""
         observation = info.get("terminal_observation")
         if observation is None:
-            raise ValueError(
+            raise Refusal(
                 f"{environment_name(env, index)} was truncated without a terminal_observation in its info: the value of "
                 "the state in which the episode was cut off is unknown. SB3's VecEnv classes provide it; a vectorised "
                 "environment of your own must put it into info when it resets."
             )
         kept = {k: np.array(v) for k, v in observation.items()} if isinstance(observation, dict) else np.array(observation)
         if not all_finite(kept):
-            raise ValueError(
+            raise Refusal(
                 f"{environment_name(env, index)} was truncated with a final observation that is not finite, "
                 f"at step {self.size} of this rollout: {observation}. "
                 "Check the environment, or wrap it in a wrapper that clips it."

@@ -13,6 +13,7 @@ from sb3_pgx.common.errors import blaming_numbers
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import CompiledPass
 from sb3_pgx.common.rollout import Observations, Rollout, as_policy_input, map_tensors
+from sb3_pgx.common.undo import Refusal
 from sb3_pgx.ops.returns import next_values
 
 # Numbers of observation that one pass may hold: 64 MiB as float32; a network's activations are a small multiple of it.
@@ -89,8 +90,8 @@ def _check(total: Any, rollout: Rollout) -> None:
         raise _not_finite()
 
 
-def _not_finite() -> ValueError:
-    return ValueError(
+def _not_finite() -> Refusal:
+    return Refusal(
         "the policy gives values or log-probabilities that are not finite for the observations of this rollout: "
         "the step before was too large (lower learning_rate, set max_grad_norm) or the observations are huge "
         "(wrap the environment in VecNormalize)."

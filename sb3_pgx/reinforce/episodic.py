@@ -15,6 +15,7 @@ from sb3_pgx.common.errors import blaming_numbers
 from sb3_pgx.common.evaluate import chunks
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Rollout, as_policy_input, flatten
+from sb3_pgx.common.undo import attributes_of
 from sb3_pgx.common.update.eager import refused
 from sb3_pgx.ops.objectives import score_function
 from sb3_pgx.reinforce.episodes import Episodes
@@ -71,6 +72,7 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
     ) -> bool:
         complete = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         if complete:
+            self._undo.add(attributes_of(self, "discarded_steps"))
             self.discarded_steps += int((~self._rollout.valid).sum())
             self.logger.record("rollout/discarded_steps", self.discarded_steps)
         return complete

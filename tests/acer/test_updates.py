@@ -184,7 +184,7 @@ def test_a_policy_that_is_loaded_again_and_again_needs_no_new_graph_and_one_that
 
 
 @pytest.mark.parametrize("compile", [False, True])
-def test_an_update_that_is_refused_says_which_and_changes_nothing(compile, graphs):
+def test_an_update_that_is_refused_says_which_and_undoes_those_of_the_same_rollout(compile, graphs):
     """The tenth of eleven on the memory, which come in two epochs: one on each of two rollouts came before."""
     model = make(compile=compile, replay_start=24)
     model.replay_ratio, before = 1.0, []
@@ -199,14 +199,15 @@ def test_an_update_that_is_refused_says_which_and_changes_nothing(compile, graph
     generator, model._generator = model._generator, Eleven()
 
     def spoil(segments, steps):
+        if len(told) == 1:
+            before.extend([parameters(model), flat(model.average_policy)])
         if len(told) == 11:
             segments.rewards[2, 1] = math.nan
-            before.extend([parameters(model), flat(model.average_policy)])
 
     told = watch_steps(model, spoil)
     with pytest.raises(ValueError, match="the rewards is not finite in update 12; the step was not taken"):
         model.learn(24)
-    assert model._n_updates == 11 == model.n_gradient_steps
+    assert model._n_updates == 1 == model.n_gradient_steps
     assert_same(before[0], parameters(model))
     assert th.equal(before[1], flat(model.average_policy))
-    assert {float(state["step"]) for state in model.policy.optimizer.state.values()} == {11.0}
+    assert {float(state["step"]) for state in model.policy.optimizer.state.values()} == {1.0}

@@ -1,7 +1,8 @@
 """A policy's parameters and its optimizer's moments for the time of one update: as flat vectors, or where they are."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch as th
@@ -46,6 +47,10 @@ class Held(ABC):
         if len(set(scalars)) > 1:
             return like.new_tensor(scalars).unbind()
         return [remembered((scalars[0], like.dtype, like.device), lambda: like.new_tensor(scalars[0]))] * n
+
+    def is_finite(self) -> bool:
+        """Whether parameters and moments are. Those that the gate of a step has looked at are."""
+        return True
 
     @abstractmethod
     def flat(self, taken: int) -> "Flat":
@@ -102,6 +107,9 @@ class Flat(Held):
         if self.step == 0:
             return th.full_like(self.theta, self.rule.initial)
         return _flatten_dense_tensors([state[name] for state in self._states])
+
+    def is_finite(self) -> bool:
+        return all(map(all_finite, (self.theta, *self.moments)))
 
     def flat(self, taken: int) -> "Flat":
         return self
@@ -187,6 +195,9 @@ class ByOptimizer(Flat):
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
 
+    def is_finite(self) -> bool:
+        return all(all_finite(p) for p in self.parameters) and bad_state(self.optimizer, self.parameters) is None
+
     def store(self, steps: int) -> None:
         """The optimizer has."""
 
@@ -194,6 +205,20 @@ class ByOptimizer(Flat):
 def states_of(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
     """What the optimizer keeps for each parameter; empty where it has not taken a step."""
     return [optimizer.state.get(p, {}) for p in parameters]
+
+
+def bad_state(optimizer: Optimizer, parameters: Iterable[Tensor]) -> tuple[Tensor, str] | None:
+    """A parameter and the name of what the optimizer keeps for it that is not finite, if there is one."""
+    for p in parameters:
+        for name, value in optimizer.state.get(p, {}).items():
+            if isinstance(value, Tensor) and not all_finite(value):
+                return p, name
+    return None
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether no number is NaN or infinite; the sum is a quick test, which only an overflow fails without one."""
+    return math.isfinite(x.detach().sum()) or bool(th.isfinite(x).all())
 
 
 def steps_taken(states: Sequence[Mapping[str, Any]], rule: type[Rule]) -> list[int]:

@@ -95,9 +95,10 @@ def gated_step(
     limits: Sequence[Tensor | float],
     scalars: Sequence[Tensor],
     adapt: Callable[..., Tensor] | None = None,
+    irrevocable: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
     """
-    Clips the gradient and takes the optimizer's step, in place, if the gate is open and stays so.
+    Clip the gradient and take the optimizer's step, in place, if the gate is open and stays so.
 
     The parameters come in pieces, or as one flat vector, which is one piece.
 
@@ -114,11 +115,24 @@ def gated_step(
     :param scalars: the rule's
     :param adapt: a controller of the learning rate's factor: from the factor, the distance and its own numbers, which end
         ``limits``, to the factor of this step and the next
+    :param irrevocable: nobody can undo the step: it is not taken if its result would not be finite
     :return: whether the step was taken, and the new pieces of ``theta``
     """
     max_grad_norm, max_distance = limits[:N_LIMITS]
     norm = total_norm(gradient)
+    clip = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+    scale = flags[SCALE] if adapt is None else adapt(flags[SCALE], distance, *limits[N_LIMITS:])
+    before, after = [], []
+    for x, g, *kept in zip(theta, gradient, *moments, strict=True):
+        new, new_kept = rule.step(x, g * clip.to(g.dtype), kept, scalars)
+        if adapt is not None:
+            new = x + scale.to(x.dtype) * (new - x)  # every rule's step is linear in its learning rate
+        before += [x, *kept]
+        after += [new, *new_kept]
+
     finite = th.isfinite(norm) & th.isfinite(measured[0])
+    if irrevocable:
+        finite &= sum(map(zero_if_finite, after)) == 0
     gate = flags[GATE]
     seen = gate == OPEN
     if distance is None:
@@ -128,24 +142,20 @@ def gated_step(
     verdict = th.where(seen, verdict.to(flags.dtype), gate)
     go = verdict == OPEN
 
-    clip = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-    scale = flags[SCALE]
-    if adapt is not None:
-        scale = th.where(go, adapt(scale, distance, *limits[N_LIMITS:]), scale)
-    reached = []
-    for x, g, *kept in zip(theta, gradient, *moments, strict=True):
-        new, new_kept = rule.step(x, g * clip.to(g.dtype), kept, scalars)
-        if adapt is not None:
-            new = x + scale.to(x.dtype) * (new - x)  # every rule's step is linear in its learning rate
-        gated = [th.where(go, y, old) for old, y in zip((x, *kept), (new, *new_kept), strict=True)]
-        for old, y in zip((x, *kept), gated, strict=True):
-            old.copy_(y)
-        reached.append(gated[0])
+    gated = [th.where(go, new, old) for old, new in zip(before, after, strict=True)]
+    for old, y in zip(before, gated, strict=True):
+        old.copy_(y)
+    scale = th.where(go, scale, flags[SCALE])
 
     values = th.stack([*measured, th.where(go, norm, 0.0), (go & (norm > max_grad_norm)).to(norm.dtype)])
     outcome.copy_(th.where(seen, values.to(outcome.dtype), outcome))
     flags.copy_(th.stack([verdict, flags[SEEN] + seen, flags[TAKEN] + go, scale]))
-    return go, reached
+    return go, gated[:: 1 + len(moments)]
+
+
+def zero_if_finite(x: Tensor) -> Tensor:
+    """0 if all numbers are finite, NaN otherwise; a sum of the numbers themselves might overflow."""
+    return (0 * x).sum()
 
 
 def total_norm(pieces: Sequence[Tensor]) -> Tensor:

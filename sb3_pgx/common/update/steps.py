@@ -1,5 +1,6 @@
 """The gradient steps of a first-order algorithm, epoch by epoch: eager, or compiled where that is wanted and possible."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from operator import attrgetter
@@ -17,7 +18,7 @@ from sb3_pgx.common.errors import blaming_numbers
 from sb3_pgx.common.functional import left_as_it_is
 from sb3_pgx.common.policies import split_parameters
 from sb3_pgx.common.rollout import Rows
-from sb3_pgx.common.update.eager import not_finite, refused
+from sb3_pgx.common.update.eager import check_state, led_astray, not_finite, refused
 from sb3_pgx.common.update.flat import ByOptimizer, Flat, Held, InPlace, states_of, steps_taken
 from sb3_pgx.common.update.follower import Follower, follow
 from sb3_pgx.common.update.plan import Plan
@@ -28,6 +29,7 @@ from sb3_pgx.common.update.step import (
     Objective,
     gated_step,
     gradients_of_loss,
+    total_norm,
     used,
     verdict,
 )
@@ -69,6 +71,7 @@ class GradientSteps:
         number: int,
         version: int = 0,
         follower: Follower | None = None,
+        keep: Callable[[], None] = lambda: None,
     ) -> Iterator["Update"]:
         """
         One update. Policy and optimizer hold its result when the context ends, by an exception, too.
@@ -79,9 +82,10 @@ class GradientSteps:
         :param number: of updates done before, for an error
         :param version: of the policy's layers, from :class:`~sb3_pgx.common.modules.Modules`
         :param follower: where the objective says how one follows the policy
+        :param keep: called before the first step that changes something although it may turn out to be refused
         """
         self._version, self.followers = version, [] if follower is None else [follower]
-        update = Update(self, policy, plan, compiled, number)
+        update = Update(self, policy, plan, compiled, number, keep)
         try:
             yield update
         finally:
@@ -172,8 +176,17 @@ class Update:
     learning rate.
     """
 
-    def __init__(self, steps: GradientSteps, policy: ActorCriticPolicy, plan: Plan, compiled: bool, number: int):
+    def __init__(
+        self,
+        steps: GradientSteps,
+        policy: ActorCriticPolicy,
+        plan: Plan,
+        compiled: bool,
+        number: int,
+        keep: Callable[[], None] = lambda: None,
+    ):
         self.steps, self.policy, self.plan, self.compiled, self._number = steps, policy, plan, compiled, number
+        self._keep: Callable[[], None] | None = keep
         self.taken = 0
         self.scale, self.gate = 1.0, OPEN
         self._outcomes: list[list[float]] = []  # metrics of each minibatch seen, the gradient's norm and its clipping last
@@ -224,7 +237,8 @@ class Update:
         """
         A step for each minibatch. What became of them is read once, at the end, where the steps are compiled or on CUDA.
 
-        :raises ValueError: a loss or a gradient is not finite; the parameters are those before that step
+        :raises Refusal: a loss, a gradient or the result of a step is not finite; what the steps before it have changed is for
+            the caller to undo
         """
         batches = list(batches)
         if not hasattr(self, "_held"):
@@ -247,6 +261,21 @@ class Update:
             if self._lagging:
                 self._held.store_parameters()
             raise self._not_finite(batches[self.seen - self._before[0] - 1])
+        if not self._held.is_finite():
+            raise led_astray(self._done)
+
+    def check(self, batch: Rows) -> None:
+        """
+        Look whether a step on a batch could be taken, and take none.
+
+        :raises Refusal: loss or gradient is not finite
+        """
+        if not hasattr(self, "_held"):
+            self._begin(batch, single=True)
+        with left_as_it_is(self.policy):
+            measured, gradient = self._measured_gradient(batch)
+            if not all(map(math.isfinite, (measured["loss"].item(), th.linalg.vector_norm(gradient)))):
+                raise self._not_finite(batch)
 
     def store(self) -> None:
         """Write what has been reached into policy and optimizer."""
@@ -266,6 +295,8 @@ class Update:
         else:
             kind = InPlace if self.compiled and (single or self.plan.one_by_one) else Flat
             self._held = kind(self.steps.used, self.policy.optimizer, rule)
+        if not self._held.is_finite():
+            self._check_state()
         self._device = self.steps.used[0].device
         # Where the host does not wait, gate and metrics live on the device.
         self._on_device = self.compiled or (self._device.type == "cuda" and not isinstance(rule, str))
@@ -303,6 +334,9 @@ class Update:
             self._read()  # the steps that it counts
             self._lasting, self._graphs, self._graph = [], {}, None
         self._held = flat = held.flat(self.taken)
+        if self._keep is not None:
+            self._keep()
+            self._keep = None
         if self._lagging:
             flat.store_parameters()
             self._lagging = False
@@ -385,13 +419,20 @@ class Update:
 
     def _not_finite(self, batch: Rows) -> ValueError:
         """Does the step once more, at the parameters before it, to see what went wrong."""
+        self._check_state()
         with self._refusals():
             measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
         pieces = gradients_of_loss(measured["loss"], self.steps.used)
         names = {id(p): name for name, p in self.policy.named_parameters()}
         gradients = {f"gradient of {names[id(p)]}": g for p, g in zip(self.steps.used, pieces, strict=True)}
         parts = {name: value for name, value in measured.items() if name != "loss"}
+        if all(map(math.isfinite, (measured["loss"].item(), total_norm(pieces)))):
+            return led_astray(self._done)
         return not_finite({**batch.suspects(), **parts, "loss": measured["loss"], **gradients}, self._done)
+
+    def _check_state(self) -> None:
+        names = {id(p): name for name, p in self.policy.named_parameters()}
+        check_state(self.policy.optimizer, {names[id(p)]: p for p in self.steps.used}, self._done)
 
     def _means(self, seen: int, taken: int) -> Metrics:
         """Since so many minibatches and steps."""
