@@ -15,7 +15,7 @@ import torch as th
 from capabilities import BOX, CELLS, DICT, QUICK, envs, supported
 from gymnasium import spaces
 from models import assert_same, assert_same_optimizer, make, parameters, takes
-from problems import DEVICE, AnySpace, vectorised
+from problems import DEVICE, AnySpace, Scripted, vectorised
 from readme_tables import published_capabilities
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback, EveryNTimesteps
@@ -268,6 +268,67 @@ def test_the_same_seed_gives_the_same_training(name):
     first, second, other = (make(name, seed=seed).learn(60) for seed in (3, 3, 4))
     assert_same(parameters(first), parameters(second))
     assert any(not th.equal(a, b) for a, b in zip(first.policy.parameters(), other.policy.parameters(), strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------- rows
+
+
+class Numbered(Scripted):
+    """Its first episode is not number 0; the reward depends on the action."""
+
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, first, lengths, truncates):
+        super().__init__(lengths, truncates)
+        self.episode, self.first = first - 1, first
+
+    def step(self, action):
+        self.step_number += 1
+        k = self.episode - self.first
+        done, truncates = self.step_number >= self.lengths[k % len(self.lengths)], self.truncates[k % len(self.lengths)]
+        reward = float(np.sin(3 * self.episode + self.step_number) + action)
+        return self.observe(), reward, done and not truncates, done and truncates, {}
+
+
+def acts_by_the_observation(policy_class):
+    """The policy's class with actions that are no random ones: they are the same whatever they are computed beside."""
+
+    class Fixed(policy_class):
+        def forward(self, obs, deterministic=False):
+            actions = (7 * obs[:, 0] + 5 * obs[:, 1]).long() % 3
+            values, log_prob, _ = self.evaluate_actions(obs, actions)
+            return actions, values, log_prob
+
+    return Fixed
+
+
+# Lengths of four episodes, and which of them are truncated.
+LENGTHS, TRUNCATES = [3, 5, 6, 2], [False, True, True, False]
+# Whole batches, so that the order of the rows does not matter, and no clipping, which would hide a factor.
+WHOLE = dict(batch_size=16, n_epochs=3, critic_batch_size=16, gae_lambda=0.8, max_grad_norm=1e9)
+WHOLE |= dict(replay_ratio=0, on_policy_update=True, discount_state_weighting=True)
+
+
+def test_an_update_does_not_depend_on_how_rows_are_split_over_environments(name):
+    """The same four episodes, one environment plays all of them, or each of two environments two."""
+    policy = acts_by_the_observation(ALGORITHMS[name].policy_aliases["MlpPolicy"])
+    settings = {argument: value for argument, value in WHOLE.items() if takes(name, argument)}
+    settings |= dict(baseline="loo", normalize_returns=True) if name == "reinforce" else {}
+    sgd, reached = dict(net_arch=[8], optimizer_class=th.optim.SGD), []
+    for n_envs in (1, 2):
+        each = 4 // n_envs
+        parts = [slice(i, i + each) for i in range(0, 4, each)]
+        env = vectorised(*(Numbered(part.start, LENGTHS[part], TRUNCATES[part]) for part in parts))
+        steps = dict(n_steps=16 // n_envs) if takes(name, "n_steps") else dict(n_episodes=each)
+        model = ALGORITHMS[name](
+            policy, env, learning_rate=0.1, policy_kwargs=sgd, seed=0, device=DEVICE, compile=False, **steps, **settings
+        )
+        before = th.nn.utils.parameters_to_vector(model.policy.parameters()).detach().clone()
+        model.learn(16)
+        assert model.num_timesteps == 16 and model._n_updates == settings.get("n_epochs", 1)
+        reached.append(th.nn.utils.parameters_to_vector(model.policy.parameters()).detach())
+    assert (reached[0] - before).abs().max() > 1e-3
+    th.testing.assert_close(reached[1], reached[0], rtol=0, atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------- callbacks

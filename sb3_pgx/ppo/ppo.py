@@ -21,6 +21,12 @@ from sb3_pgx.ops.objectives import clipped_surrogate, standardized, weighted
 
 # An epoch ends early when the policy has moved this many times target_kl; SB3's factor.
 KL_MARGIN = 1.5
+# The last bits of a log-probability or a value depend on the batch in which it is computed, so those of a policy that has not
+# moved differ a little from the rollout's. With a clip range of 0, where a schedule may end, rounding would decide which rows
+# of an update's first step are clipped. Hence two floors: for the ratio, the spacing of float32 at 1;
+MIN_CLIP_RANGE = 2.0**-23
+# for the values, this part of the largest one.
+MIN_CLIP_RANGE_VF = 1e-6
 
 
 class Coefficients(NamedTuple):
@@ -58,7 +64,7 @@ def scaled_advantages(batch: Batch, c: Any) -> Tensor:
 
 
 def value_error(now: Evaluation, batch: Batch, c: Any) -> Tensor:
-    """Mean squared, of values that are kept within ``clip_range_vf`` of those before the update."""
+    """Mean squared error of the values, which are kept within ``clip_range_vf`` of those before the update."""
     values = now.values
     if c.clip_range_vf is not None:
         values = batch.values + (values - batch.values).clamp(-c.clip_range_vf, c.clip_range_vf)
@@ -219,7 +225,7 @@ class PPO(PolicyGradientAlgorithm):
     def coefficients(self) -> Coefficients:
         """Their values for the update that follows."""
         return Coefficients(
-            clip_range=self.coefficient("clip_range"),
+            clip_range=max(self.coefficient("clip_range"), MIN_CLIP_RANGE),
             clip_range_vf=None if self.clip_range_vf is None else self.coefficient("clip_range_vf"),
             normalize_advantage=self.normalize_advantage,
             ent_coef=self.coefficient("ent_coef"),
@@ -236,6 +242,9 @@ class PPO(PolicyGradientAlgorithm):
 
     def update(self, rollout: Rollout) -> Metrics:
         c = self.coefficients()
+        if c.clip_range_vf is not None:
+            smallest = MIN_CLIP_RANGE_VF * rollout.values.abs().max().item()
+            c = c._replace(clip_range_vf=max(c.clip_range_vf, smallest))
         with self.gradient_steps(c, self.batch_size, self.max_distance()) as steps:
             for epoch in range(self.n_epochs):
                 steps.epoch(self.minibatches(rollout, self.batch_size))
@@ -249,7 +258,7 @@ class PPO(PolicyGradientAlgorithm):
             "loss": steps.last["loss"],  # SB3's two exceptions from the mean over all minibatches
             "approx_kl": steps.last_epoch["approx_kl"],
             "explained_variance": self.explained_variance(),
-            **({} if c.clip_range is None else {"clip_range": c.clip_range}),
-            **({} if c.clip_range_vf is None else {"clip_range_vf": c.clip_range_vf}),
+            **({} if c.clip_range is None else {"clip_range": self.coefficient("clip_range")}),
+            **({} if c.clip_range_vf is None else {"clip_range_vf": self.coefficient("clip_range_vf")}),
             **self.spread(),
         }

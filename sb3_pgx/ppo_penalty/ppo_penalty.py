@@ -17,7 +17,7 @@ from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.update import Evaluation, Objective
 from sb3_pgx.ops.metrics import approximate_kl, clip_fraction
 from sb3_pgx.ops.objectives import clipped_surrogate, kl_hinge, weighted
-from sb3_pgx.ppo.ppo import PPO, scaled_advantages, value_error
+from sb3_pgx.ppo.ppo import MIN_CLIP_RANGE, PPO, scaled_advantages, value_error
 
 
 class Coefficients(NamedTuple):
@@ -180,7 +180,7 @@ class PPOPenalty(PPO):
             kl_coef=self.kl_coef,
             target_kl=self.target_kl,  # type: ignore[arg-type]
             hinge_coef=self.hinge_coef,
-            clip_range=None if self.clip_range is None else self.coefficient("clip_range"),
+            clip_range=None if self.clip_range is None else max(self.coefficient("clip_range"), MIN_CLIP_RANGE),
             clip_range_vf=None if self.clip_range_vf is None else self.coefficient("clip_range_vf"),
             normalize_advantage=self.normalize_advantage,
             ent_coef=self.coefficient("ent_coef"),

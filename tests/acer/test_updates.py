@@ -117,6 +117,20 @@ def test_without_a_seed_numpys_global_one_decides():
     assert first() == first()
 
 
+@BOTH
+def test_a_step_of_gradient_descent_is_as_long_as_max_grad_norm_allows_and_in_the_same_direction(kind):
+    steps, sgd = [], dict(optimizer_class=th.optim.SGD)
+    for max_grad_norm in (None, 0.01):
+        settings = dict(learning_rate=1.0, replay_ratio=0, on_policy_update=True, max_grad_norm=max_grad_norm)
+        model = make(kind, policy_kwargs=sgd, **settings)
+        before = flat(model.policy)
+        model.learn(12)
+        steps.append(flat(model.policy) - before)
+    whole, clipped = steps
+    assert whole.norm() > 0.1 and clipped.norm().item() == pytest.approx(0.01, rel=1e-3)
+    th.testing.assert_close(clipped, 0.01 * whole / whole.norm(), rtol=1e-3, atol=1e-6)
+
+
 def test_a_replay_ratio_of_0_is_refused_when_it_leaves_nothing_to_learn_from():
     with pytest.raises(ValueError, match="replay_ratio=0 leaves nothing to learn from"):
         make("Box").learn(72, callback=Change(16, replay_ratio=0.0))

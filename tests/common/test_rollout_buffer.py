@@ -288,6 +288,29 @@ def test_discounts_may_be_changed_in_model_or_buffer(name, owner):
 
 
 # ------------------------------------------------------------------------------------------------------- a class of one's own
+class Shapes(BaseCallback):
+    """Adds 1 to all rewards of the buffer and has returns and advantages computed again, as SB3's users do."""
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        buffer = self.model.rollout_buffer
+        buffer.rewards += 1
+        buffer.compute_returns_and_advantage(self.locals["values"], self.locals["dones"])
+        self.arrays = buffer.advantages.copy(), buffer.returns.copy()
+
+
+def test_estimates_that_are_computed_again_keep_the_bootstraps_of_truncated_episodes():
+    """Episodes that are truncated or terminated in the middle and at the end of a rollout, and one that goes on."""
+    computed = []
+    for model_class in (sb3.A2C, A2C):
+        env = vectorised(Scripted([2, 3, 4], [True, False, True]), Scripted([3, 6], [True, True]), Scripted([7]))
+        callback = Shapes()
+        model_class("MlpPolicy", env, n_steps=9, gae_lambda=0.8, seed=0, device=DEVICE).learn(27, callback=callback)
+        computed.append(callback.arrays)
+    for theirs, ours in zip(*computed, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 class Recording(RolloutBuffer):

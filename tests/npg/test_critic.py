@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+import sb3_contrib
 import torch as th
 from capabilities import BOX, DICT, IMAGE, QUICK, OwnExtractor
 from natural import Updated, Updates, double_model, is_actors
@@ -79,6 +80,19 @@ def test_damping_leaves_a_linear_critic_within_its_constraint_and_short_of_least
         assert r.constraint < epsilon and (r.best - r.returns).square().mean() < r.error < r.variance
 
 
+def test_damping_is_part_of_a_linear_critics_solution_and_of_its_length():
+    """√(2εσ² / sᵀ(H + λI)s) s with (H + λI) s = −g, H = XᵀX / N, and g the gradient of the mean squared error."""
+    epsilon, damping = 1e-3, 0.1
+    update = Updated(double_model("npg", **LINEAR, cg_damping=damping, critic_epsilon=epsilon))
+    r, x = Regression(update), update.batch.observations
+    X = th.cat([x, th.ones_like(x[:, :1])], dim=1).to(r.old)
+    damped = X.T @ X / len(X) + damping * th.eye(4).to(X)
+    s = th.linalg.solve(damped, 2 * X.T @ (r.returns - r.old) / len(X))
+    length = (2 * epsilon * r.variance / (s @ damped @ s)).sqrt()
+    assert length < 0.5
+    th.testing.assert_close(r.new - r.old, length * (X @ s), rtol=1e-7, atol=1e-9)
+
+
 # ------------------------------------------------------------------------------------------------------- not linear
 
 
@@ -145,6 +159,24 @@ def test_a_critic_without_error_stays_bit_for_bit_as_does_the_policy_without_adv
     assert all(th.equal(p, before[key]) for key, p in model.policy.state_dict().items())
     for metrics in callback.metrics:
         assert metrics["value_loss"] == metrics["critic_constraint"] == 0.0
+
+
+# ------------------------------------------------------------------------------------------------------- by minibatches
+
+
+@pytest.mark.filterwarnings("ignore:.*truncated mini-batch:UserWarning")
+@pytest.mark.parametrize("n_critic_updates, batch_size", [(1, 32), (3, 32), (2, 12), (10, 8)])
+@BOTH
+def test_the_minibatch_critic_is_that_of_sb3_contribs_trpo(name, n_critic_updates, batch_size):
+    """Whatever the policy's step: the critic has layers of its own here."""
+    settings = dict(n_steps=16, batch_size=batch_size, n_critic_updates=n_critic_updates, learning_rate=0.02, seed=0)
+    critics = []
+    for model_class, own in ((sb3_contrib.TRPO, {}), ({"npg": NPG, "trpo": TRPO}[name], dict(compile=False))):
+        model = model_class("MlpPolicy", envs(), device=DEVICE, policy_kwargs=dict(net_arch=[8]), **settings, **own)
+        before = critic_of(model.policy)
+        critics.append(critic_of(model.learn(32).policy))
+    assert (critics[0] - before).abs().max() > 0.01
+    th.testing.assert_close(critics[1], critics[0], rtol=0, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------- the distribution

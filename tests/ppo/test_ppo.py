@@ -10,6 +10,7 @@ import torch as th
 from gymnasium import spaces
 from problems import DEVICE, AnySpace, DoubleFeatures, Scripted, vectorised
 from spies import Metrics, Spy
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgx import PPO
@@ -294,6 +295,37 @@ def test_a_critic_whose_weight_is_set_to_zero_goes_on_as_sb3s_by_its_momentum_al
         after = th.nn.utils.parameters_to_vector(model.policy.value_net.parameters()).detach()
         assert (after - before).abs().max() > 1e-3
     th.testing.assert_close(reached[1], reached[0], rtol=0, atol=1e-5)
+
+
+class Rounds(BaseCallback):
+    """Log-probabilities and values of the rollout as another order of summation might have given them."""
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        generator, buffer = np.random.default_rng(0), self.model.rollout_buffer
+        for array in (buffer.log_probs, buffer.values):
+            array += 6e-8 * generator.choice([-1, 1], array.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("clips", [dict(clip_range=0.0), dict(clip_range_vf=lambda progress: 0.0)], ids=list)
+def test_a_clip_range_that_has_reached_zero_gives_sb3s_update(clips, compile, graphs):
+    """In the first step of an update, ratios are 1 and values the old ones up to rounding: none of them is clipped."""
+    reached = []
+    for model_class, callback, kwargs in ((sb3.PPO, None, {}), (PPO, Rounds(), dict(compile=compile))):
+        env = make_vec_env("CartPole-v1", 4, seed=0)
+        settings = dict(n_steps=128, batch_size=64, n_epochs=1, learning_rate=1e-3, seed=0, device=DEVICE)
+        model = model_class("MlpPolicy", env, **settings, **clips, **kwargs).learn(512, callback=callback)
+        reached.append(th.nn.utils.parameters_to_vector(model.policy.parameters()).detach())
+    th.testing.assert_close(reached[1], reached[0], rtol=0, atol=1e-6)
+
+
+def test_clip_ranges_of_zero_are_logged_as_zero():
+    callback, zero = Metrics(), dict(clip_range=0.0, clip_range_vf=lambda progress: 0.0)
+    PPO("MlpPolicy", vectorised(Scripted([3])), n_steps=8, batch_size=8, **zero, device=DEVICE).learn(8, callback=callback)
+    assert (callback.updates[0]["clip_range"], callback.updates[0]["clip_range_vf"]) == (0.0, 0.0)
 
 
 # ------------------------------------------------------------------------------------------------------- when it ends

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import stable_baselines3 as sb3
 import torch as th
 from gymnasium import spaces
 from models import ACTION_SPACES, kl_of
@@ -14,6 +15,7 @@ from problems import DEVICE, AnySpace, Scripted, vectorised
 from spies import Spy
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
 import sb3_pgx.ppo_penalty.ppo_penalty as module
 from sb3_pgx import PPO, PPOPenalty
@@ -171,6 +173,49 @@ def test_the_measurement_of_the_divergence_draws_no_random_numbers(monkeypatch):
         model.learn(90)
         results.append((th.nn.utils.parameters_to_vector(model.policy.parameters()), th.rand(1), np.random.rand()))
     assert th.equal(results[0][0], results[1][0]) and results[0][1:] == results[1][1:]
+
+
+class Dropout(FlattenExtractor):
+    """Features a half of which is left out at random while the policy is in training mode."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.dropout = th.nn.Dropout(0.5)
+
+    def forward(self, observations):
+        return self.dropout(super().forward(observations))
+
+
+def test_the_divergence_is_that_of_the_policies_as_they_act():
+    model, callback = moved_model(policy_kwargs=dict(features_extractor_class=Dropout), batch_size=15), Updates()
+    model.learn(30, callback=callback)
+    (old,), (new,) = callback.before, callback.after
+    kl = kl_of(old, new.train(False), callback.observations[0])
+    assert callback.metrics[0]["kl"] == pytest.approx(kl.mean().item(), rel=1e-4)
+    new.train(True)
+    assert abs(kl_of(old, new, callback.observations[0]).mean() / kl.mean() - 1) > 0.1, "dropout makes a difference"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(),
+        dict(normalize_advantage=False),
+        dict(ent_coef=0.5),
+        dict(clip_range_vf=0.05, vf_coef=2.0),
+        dict(ent_coef=0.1, vf_coef=0.3, clip_range=0.05, max_grad_norm=0.1),
+    ],
+    ids=str,
+)
+def test_with_a_clip_and_hardly_any_penalty_the_update_is_that_of_sb3s_ppo(settings):
+    """Everything but the penalty means what it means there."""
+    reached = []
+    for model_class, own in ((sb3.PPO, {}), (PPOPenalty, dict(kl_coef=1e-30, compile=False))):
+        settings = dict(QUICK, n_epochs=4, learning_rate=0.02, clip_range=0.2) | settings
+        env = vectorised(*(AnySpace(copy.deepcopy(BOX), copy.deepcopy(ACTION_SPACES["Discrete"])) for _ in range(2)))
+        model = model_class("MlpPolicy", env, policy_kwargs=dict(net_arch=[8]), **settings, **own).learn(32)
+        reached.append(th.nn.utils.parameters_to_vector(model.policy.parameters()).detach())
+    th.testing.assert_close(reached[1], reached[0], rtol=0, atol=1e-5)
 
 
 def test_beta_is_saved_and_training_goes_on_with_it(tmp_path):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from problems import DEVICE
+from problems import DEVICE, DoubleFeatures
+from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_pgx import REINFORCE
+from sb3_pgx import REINFORCE, REINFORCEBaseline
 from sb3_pgx.common.evaluate import evaluate_rollout
 from sb3_pgx.common.policies import ActorPolicy
 from sb3_pgx.common.rollout import Rollout
@@ -52,8 +53,8 @@ class DoublePolicy(ActorPolicy):
         return super()._get_action_dist_from_latent(latent_pi.double())
 
 
-def make_model(**kwargs):
-    model = REINFORCE(DoublePolicy, Corridor(), gamma=GAMMA, seed=0, device=DEVICE, **kwargs)
+def make_model(model_class=REINFORCE, policy=DoublePolicy, **kwargs):
+    model = model_class(policy, Corridor(), gamma=GAMMA, seed=0, device=DEVICE, **kwargs)
     with th.no_grad():
         model.policy.action_net.weight.copy_(th.tensor([[0.2, -0.4], [0.7, 0.1]]))
     return model
@@ -141,6 +142,25 @@ def test_the_expected_gradient_is_exact_with_discounted_state_weighting(baseline
     assert_equal(expected_estimate(model, episodes), exact_gradient(model))
 
 
+class DoubleActorCritic(ActorCriticPolicy):
+    """:class:`DoublePolicy` with a critic."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{**kwargs, "net_arch": [], "ortho_init": False, "features_extractor_class": DoubleFeatures})
+        self.double()
+
+
+@pytest.mark.parametrize("discounted", [True, False])
+def test_a_learned_baseline_leaves_the_expected_gradient_exact(discounted):
+    """With weights of the discounted states that of J, and without the usual sum, whatever V is."""
+    model = make_model(REINFORCEBaseline, DoubleActorCritic, discount_state_weighting=discounted, bootstrap_truncated=False)
+    result = expected_estimate(model, 2)
+    assert_equal(result, exact_gradient(model) if discounted else undiscounted_state_weighting(model))
+    rollout = rollout_of(TRAJECTORIES)
+    evaluate_rollout(model.policy, rollout)
+    assert rollout.values.abs().max() > 0.1, "there is something to subtract"
+
+
 @pytest.mark.parametrize("baseline", [None, "loo"])
 def test_without_state_weighting_it_is_the_usual_sum_and_not_the_gradient(baseline):
     model = make_model(baseline=baseline)
@@ -204,9 +224,9 @@ def test_the_entropy_bonus_adds_its_own_gradient_summed_over_the_steps(discounte
     assert_equal(with_bonus - without, th.cat([g.flatten() for g in gradient]))
 
 
-def defined_gradient(model, trajectories, per_parameter):
+def defined_gradient(model, trajectories, per_parameter, normalized=False):
     """
-    (1/E) Σ_i Σ_t w_t s_it (G_it − b_it) with b_it = Σ_j w_jt G_jt / Σ_j w_jt over the other episodes alive at t, w = ‖s‖² or
+    (1/E) Σ_i Σ_t s_it (G_it − b_it) with b_it = Σ_j w_jt G_jt / Σ_j w_jt over the other episodes alive at t, w = ‖s‖² or
     s∘s, and the mean return of all steps of the others where none is alive: loops, and one backward pass a score.
     """
     table = log_probs(model)
@@ -217,6 +237,10 @@ def defined_gradient(model, trajectories, per_parameter):
 
     scores = [[score(s, a) for s, a in zip(states, actions, strict=True)] for states, actions, _, _ in trajectories]
     returns = [[sum(GAMMA ** (k - t) * r[k] for k in range(t, len(r))) for t in range(len(r))] for _, _, r, _ in trajectories]
+    if normalized:
+        every = np.concatenate(returns)
+        mean, std = every.mean(), every.std()
+        returns = [[(G - mean) / std for G in own] for own in returns]
     total = 0.0
     for i, own in enumerate(returns):
         rest = [j for j in range(len(returns)) if j != i]
@@ -241,6 +265,17 @@ def test_variance_optimal_baselines_equal_their_definition_for_ragged_episodes(b
     assert_equal(gradient, defined_gradient(model, batch, per_parameter=baseline == "optimal_per_parameter"))
     _, plain = estimate(make_model(baseline="loo"), batch)
     assert (gradient - plain).norm() > 1e-3 * plain.norm()
+
+
+@pytest.mark.parametrize("baseline", ["optimal", "optimal_per_parameter"])
+def test_variance_optimal_baselines_are_those_of_the_normalised_returns(baseline):
+    """To the 1e-8 that is added to the deviation."""
+    batch = [TRAJECTORIES[3], TRAJECTORIES[1], TRAJECTORIES[0], TRAJECTORIES[1]]
+    model = make_model(baseline=baseline, normalize_returns=True)
+    _, gradient = estimate(model, batch)
+    assert_equal(gradient, defined_gradient(model, batch, baseline == "optimal_per_parameter", normalized=True), rel=1e-7)
+    _, raw = estimate(make_model(baseline=baseline), batch)
+    assert (gradient - raw).norm() > 0.1 * raw.norm()
 
 
 def test_chunks_of_rows_give_the_gradient_of_the_whole(monkeypatch):

@@ -166,6 +166,23 @@ def test_the_advantage_is_standardised_over_the_rows_that_count():
     assert len(counted) == 10 and abs(counted.mean()) < 1e-5 and counted.std() == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.parametrize("model_class, part", [(REINFORCE, 0), (REINFORCEBaseline, 0), (REINFORCEBaseline, 1)])
+def test_a_step_of_gradient_descent_is_as_long_as_max_grad_norm_allows_and_in_the_same_direction(model_class, part):
+    """Of the actor (part 0) and of the critic (part 1)."""
+    critic = dict(critic_learning_rate=1.0, n_critic_updates=1) if model_class is REINFORCEBaseline else {}
+    policy_kwargs, steps = dict(optimizer_class=th.optim.SGD, net_arch=[8]), []
+    for max_grad_norm in (None, 0.01):
+        settings = dict(n_episodes=2, learning_rate=1.0, max_grad_norm=max_grad_norm, seed=0, device=DEVICE, **critic)
+        model = model_class("MlpPolicy", scripted(3, 5), policy_kwargs=policy_kwargs, **settings)
+        chosen = split_parameters(model.policy)[part]
+        before = snapshot(chosen)
+        model.learn(8)
+        steps.append(th.cat([(p.detach() - before[n]).flatten() for n, p in chosen.items()]))
+    whole, clipped = steps
+    assert whole.norm() > 0.1 and clipped.norm().item() == pytest.approx(0.01, rel=1e-3)
+    th.testing.assert_close(clipped, 0.01 * whole / whole.norm(), rtol=1e-3, atol=1e-6)
+
+
 # ----------------------------------------------------------------------------------------------------- arguments
 
 
