@@ -127,9 +127,9 @@ class FiniteGuard:
         large = raw[what][..., ~np.isfinite(variance)].reshape(self.env.num_envs, -1)  # [N, ...] -> [N, K]
         index, place = np.unravel_index(np.abs(large).argmax(), large.shape)
         raise Refusal(
-            f"{environment_name(self.env, int(index))} returned {what} {large[index, place]} {moment_of(step)}, so large that "
-            f"VecNormalize's variance is not finite. Policy and VecNormalize {unchanged}; check the environment's {kind}, or "
-            "wrap it in a wrapper that clips it."
+            f"{environment_name(self.env, int(index))} returned {what} {large[index, place]:g} {moment_of(step)}, so large "
+            f"that VecNormalize's variance is not finite. Policy and VecNormalize {unchanged}; check the environment's "
+            f"{kind}, or wrap it in a wrapper that clips it."
         )
 
     def _raise(self, returned: dict[str, np.ndarray], step: int | None) -> None:

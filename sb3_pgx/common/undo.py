@@ -76,17 +76,21 @@ def attributes_of(owner: Any, *names: str) -> PutBack:
 
 def numbers_of(owner: Any) -> PutBack:
     """Keep all numbers among the attributes of an object: counters, and coefficients that adapt."""
-
-    def numbers() -> dict[str, float]:
-        return {name: value for name, value in vars(owner).items() if isinstance(value, int | float)}
+    attributes = vars(owner)
+    before = {**attributes}
 
     def put_back() -> None:
-        for name in numbers().keys() - before.keys():
-            delattr(owner, name)
-        vars(owner).update(before)
+        for name, value in [*attributes.items()]:
+            if name not in before and is_number(value):  # as long as it was 0, it was the class's
+                del attributes[name]
+        attributes.update({name: value for name, value in before.items() if is_number(value)})
 
-    before = numbers()
     return put_back
+
+
+def is_number(value: Any) -> bool:
+    """Whether an attribute is one, truth values included."""
+    return isinstance(value, int | float)
 
 
 def options_of(optimizer: Optimizer) -> PutBack:

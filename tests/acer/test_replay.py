@@ -371,3 +371,37 @@ def test_a_copy_gives_the_same_samples_and_goes_its_own_way(duplicate):
     before = replay.sample(30, np.random.default_rng(6))
     other.add(world.rollout(8), raw=True)
     assert_same_sample(replay.sample(30, np.random.default_rng(6)), before)
+
+
+@pytest.mark.parametrize("space", [VECTOR, BOTH])
+@pytest.mark.parametrize("ends", [(0.0, 0.0), (0.2, 0.4)])
+def test_a_rollout_that_is_taken_out_again_leaves_the_memory_as_if_it_had_never_come(space, ends):
+    """At any place of the ring, for rollouts of any length, after breaks, and the first one of all."""
+    world, random = World(space=space, ends=ends), np.random.default_rng(1)
+    replay = SegmentReplay(7 * world.n_envs, 3, space, MOVES, world.n_envs)
+
+    def held():
+        return copy.deepcopy({k: v for k, v in vars(replay).items() if not k.endswith("_space")})
+
+    for length in (2, 9, *random.integers(1, 12, size=40)):
+        if random.random() < 0.3 and world.history[0]:
+            world.interrupt(*random.choice(world.n_envs, size=2, replace=False))
+        before, record = held(), world.rollout(int(length))
+        take_out = replay.add(record, raw=False)
+        after = held()
+        take_out()
+        assert_same_state(held(), before)
+        replay.add(record, raw=False)
+        assert_same_state(held(), after)
+
+
+def assert_same_state(actual, expected):
+    """Of the arrays all of them, whatever is in use."""
+    if isinstance(expected, dict):
+        assert actual.keys() == expected.keys()
+        for key in expected:
+            assert_same_state(actual[key], expected[key])
+    elif isinstance(expected, np.ndarray):
+        np.testing.assert_array_equal(actual, expected, strict=True)
+    else:
+        assert actual == expected

@@ -116,7 +116,7 @@ class Flat(Held):
 
     def take(self, gradient: Tensor, number: int, scale: float) -> None:
         """
-        A step, and the policy gets its result.
+        Take a step; the policy gets its result from :meth:`store_parameters`.
 
         :param gradient: clipped, ``[P]``
         :param number: of the step since this was made, from 1
@@ -125,7 +125,10 @@ class Flat(Held):
         (group,) = self.optimizer.param_groups
         scaled = {**group, "lr": scale * group["lr"]}
         self.rule.step_(self.theta, gradient, self.moments, scaled, self.step + number)
-        self.store_parameters()
+
+    def take_back(self) -> None:
+        """Forget the first step, whose result nobody has got."""
+        self.theta.copy_(_flatten_dense_tensors(self._data))
 
     def store_parameters(self) -> None:
         th._foreach_copy_(self._data, self._views)
@@ -178,7 +181,7 @@ class InPlace(Held):
 
 
 class ByOptimizer(Flat):
-    """For an optimizer without a rule: it takes the step itself, and the host waits for every one."""
+    """For an optimizer without a rule: it takes the step itself, on the policy, and the host waits for every one."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer):
         super().__init__(parameters, optimizer, Untouched)
@@ -194,6 +197,9 @@ class ByOptimizer(Flat):
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
+
+    def store_parameters(self) -> None:
+        """They are there."""
 
     def is_finite(self) -> bool:
         return all(all_finite(p) for p in self.parameters) and bad_state(self.optimizer, self.parameters) is None

@@ -51,6 +51,7 @@ class GradientSteps:
         self.names: list[str] = []  # of what the objective measures
         self.used: list[nn.Parameter] = []  # those that the optimizer moves
         self.fixed: list[nn.Parameter] = []  # the policy's others
+        self.has_buffers = False  # which a pass may change
         self._structure: tuple[Any, ...] | None = None
         self._graphs: dict[Any, Compiled | None] = {}
         self._refused: str | None = None
@@ -71,7 +72,7 @@ class GradientSteps:
         number: int,
         version: int = 0,
         follower: Follower | None = None,
-        keep: Callable[[], None] = lambda: None,
+        keep: Callable[[], None] | None = None,
     ) -> Iterator["Update"]:
         """
         One update. Policy and optimizer hold its result when the context ends, by an exception, too.
@@ -82,7 +83,8 @@ class GradientSteps:
         :param number: of updates done before, for an error
         :param version: of the policy's layers, from :class:`~sb3_pgx.common.modules.Modules`
         :param follower: where the objective says how one follows the policy
-        :param keep: called before the first step that changes something although it may turn out to be refused
+        :param keep: for an update of one step, which nobody can undo: either it changes nothing where it is refused, or this
+            is called before it
         """
         self._version, self.followers = version, [] if follower is None else [follower]
         update = Update(self, policy, plan, compiled, number, keep)
@@ -119,6 +121,7 @@ class GradientSteps:
                 spared = {id(p) for p in split_parameters(policy)[0].values()} if self.objective.critic_only else set()
                 candidates = [p for p in parameters if p.requires_grad and id(p) not in spared]
                 self.used = used(measured["loss"], candidates)
+            self.has_buffers = next(policy.buffers(), None) is not None
             self.names = ["loss", *(name for name in measured if name != "loss")]
             moved = {id(p) for p in self.used}
             self.fixed = [p for p in policy.parameters() if id(p) not in moved]
@@ -183,10 +186,10 @@ class Update:
         plan: Plan,
         compiled: bool,
         number: int,
-        keep: Callable[[], None] = lambda: None,
+        keep: Callable[[], None] | None = None,
     ):
         self.steps, self.policy, self.plan, self.compiled, self._number = steps, policy, plan, compiled, number
-        self._keep: Callable[[], None] | None = keep
+        self._keep, self._irrevocable = keep, False
         self.taken = 0
         self.scale, self.gate = 1.0, OPEN
         self._outcomes: list[list[float]] = []  # metrics of each minibatch seen, the gradient's norm and its clipping last
@@ -261,7 +264,8 @@ class Update:
             if self._lagging:
                 self._held.store_parameters()
             raise self._not_finite(batches[self.seen - self._before[0] - 1])
-        if not self._held.is_finite():
+        if not (self._irrevocable or self._held.is_finite()):
+            self._check_state()
             raise led_astray(self._done)
 
     def check(self, batch: Rows) -> None:
@@ -288,6 +292,10 @@ class Update:
     def _begin(self, batch: Rows, single: bool) -> None:
         with self._refusals():
             rule = self.steps.prepare(self.policy, self.plan, batch)
+        if self._keep is not None:
+            self._irrevocable = single and not isinstance(rule, str) and not self.steps.has_buffers
+            if not self._irrevocable:
+                self._keep()
         if isinstance(rule, str):
             if self.compiled:
                 self.steps.refuse(rule)
@@ -295,8 +303,6 @@ class Update:
         else:
             kind = InPlace if self.compiled and (single or self.plan.one_by_one) else Flat
             self._held = kind(self.steps.used, self.policy.optimizer, rule)
-        if not self._held.is_finite():
-            self._check_state()
         self._device = self.steps.used[0].device
         # Where the host does not wait, gate and metrics live on the device.
         self._on_device = self.compiled or (self._device.type == "cuda" and not isinstance(rule, str))
@@ -334,9 +340,6 @@ class Update:
             self._read()  # the steps that it counts
             self._lasting, self._graphs, self._graph = [], {}, None
         self._held = flat = held.flat(self.taken)
-        if self._keep is not None:
-            self._keep()
-            self._keep = None
         if self._lagging:
             flat.store_parameters()
             self._lagging = False
@@ -352,10 +355,9 @@ class Update:
         measured, gradient = self._measured_gradient(batch)
         distance, parts = self.steps.distance(measured), [measured[name] for name in self.steps.names]
         theta, moments, scalars = [flat.theta], [[moment] for moment in flat.moments], row.unbind()
-        flags, outcome = self._opened().flags, self._opened().outcome
-        go, _ = gated_step(
-            flat.rule, flags, outcome, theta, moments, [gradient], parts, distance, plan.limits, scalars, plan.adapt
-        )
+        flags, outcome, limits = self._opened().flags, self._opened().outcome, plan.limits
+        step = (flat.rule, flags, outcome, theta, moments, [gradient], parts, distance, limits, scalars, plan.adapt)
+        go, _ = gated_step(*step, irrevocable=self._irrevocable)
         self._opened().told()
         flat.store_parameters()
         self._follow(go)
@@ -372,10 +374,15 @@ class Update:
             if self.plan.adapt is not None:
                 scale, distance = th.tensor([self.scale, self.distance], dtype=th.float64)
                 self.scale = self.plan.adapt(scale, distance, *self.plan.adapt_numbers).item()
+            gradient.mul_(min(1.0, self.plan.limits[MAX_GRAD_NORM] / (length + 1e-6)))
+            flat.take(gradient, self.taken + 1, self.scale)
+            if self._irrevocable and not flat.is_finite():
+                flat.take_back()
+                self.gate = DIVERGED
+                return
             self.taken += 1
             self._outcomes[-1][-2:] = [length, float(length > self.plan.limits[MAX_GRAD_NORM])]
-            gradient.mul_(min(1.0, self.plan.limits[MAX_GRAD_NORM] / (length + 1e-6)))
-            flat.take(gradient, self.taken, self.scale)
+            flat.store_parameters()
             self._follow()
 
     def _follow(self, go: Tensor | None = None) -> None:
@@ -399,6 +406,7 @@ class Update:
 
     def _refusal(self, what: str) -> ValueError:
         self._read()
+        self._check_state()
         return refused(f"the policy failed ({what})", self._done)
 
     # ------------------------------------------------------------------------------------------------ what became of it

@@ -64,8 +64,8 @@ def traceable_step(steps: "GradientSteps", policy: ActorCriticPolicy, plan: Plan
         with th.no_grad():
             parts = [measured[name] for name in steps.names]
             distance = steps.distance(measured)
-            step_of = (held.rule, flags, outcome, theta, moments, gradient, parts, distance, limits, row.unbind(), plan.adapt)
-            go, reached = gated_step(*step_of, irrevocable=not flat)
+            taken = (held.rule, flags, outcome, theta, moments, gradient, parts, distance, limits, row.unbind(), plan.adapt)
+            go, reached = gated_step(*taken, irrevocable=not flat)
             if steps.objective.follows is not None:
                 led = values | by_name(reached)
                 pairs = [(x, led[name.removeprefix("follower.")]) for name, x in following.items()]
