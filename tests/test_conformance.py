@@ -248,7 +248,7 @@ def test_a_dictionary_observation_trains_as_the_same_flat_one(name):
     for part in ("observations", "last_observations", "final_observations"):
         setattr(dictionary._rollout, part, {"only": getattr(rollout, part)})
     for model in (flat, dictionary):
-        model.rollout_buffer.show(model._rollout)
+        model.rollout_buffer.show(model._rollout, model.gamma)
     dictionary.policy.optimizer.load_state_dict(copy.deepcopy(flat.policy.optimizer.state_dict()))
     for model in (flat, dictionary):
         np.random.seed(0)

@@ -241,7 +241,6 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         super()._setup_model()
         release_graph(self.policy)
         self._compiled, self._metrics = False, {}
-        self._discounts = {"gamma": self.gamma, "gae_lambda": self.gae_lambda}
         self._undo, self._copies = Undo(), Copies()
         self._modules = Modules()
         self._acting = acting_pass(self.observation_space, self._tell)
@@ -400,25 +399,18 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             self.evaluate(rollout)
             buffer.users.compute_returns_and_advantage(last_values=rollout.last_values, dones=dones)
             return
-        self._share_discounts(buffer)
         as_sb3 = self._estimates_as_sb3 and rollout.complete
         estimate = None if as_sb3 else self._estimate_and_weigh
-        if not buffer.collected(rollout):
+        # As in SB3, bootstrapped rewards are discounted by the model's γ, and all that follows by the buffer's γ and λ.
+        own = as_sb3 and (buffer.gamma, buffer.gae_lambda) != (self.gamma, self.gae_lambda)
+        if not (buffer.collected(rollout) or own):
             self.evaluate_and_estimate(rollout)
-            buffer.show(rollout, estimate)
+            buffer.show(rollout, self.gamma, estimate)
             return
         self.evaluate(rollout)
-        buffer.show(rollout, estimate)
+        buffer.show(rollout, self.gamma, estimate)
         buffer.compute_returns_and_advantage(last_values=rollout.last_values, dones=dones)
         buffer.rollout(self.device)
-
-    def _share_discounts(self, buffer: RolloutView) -> None:
-        """Keep γ and λ of model and buffer equal, whichever of the two somebody has changed."""
-        for name in ("gamma", "gae_lambda"):
-            known, here, there = self._discounts[name], getattr(self, name), getattr(buffer, name)
-            self._discounts[name] = there if there != known else here
-            setattr(self, name, self._discounts[name])
-            setattr(buffer, name, self._discounts[name])
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         # An environment may use a dictionary again in its next step.

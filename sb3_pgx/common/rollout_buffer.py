@@ -135,14 +135,15 @@ class RolloutView(RolloutBuffer):
         self._read(rollout, held - {*BRIEF, "advantages", "returns"})
         return bool(held)
 
-    def show(self, rollout: Rollout, estimate: Callable[[Rollout], None] | None = None) -> None:
+    def show(self, rollout: Rollout, gamma: float, estimate: Callable[[Rollout], None] | None = None) -> None:
         """
         Present a rollout as a full buffer.
 
         :param rollout: evaluated, and estimated unless :meth:`compute_returns_and_advantage` is to follow
+        :param gamma: discount factor of bootstrapped rewards
         :param estimate: of an algorithm whose returns and advantages are not those of SB3's buffer
         """
-        self._recorder, self._rollout, self._estimate = None, rollout, estimate
+        self._recorder, self._rollout, self._gamma, self._estimate = None, rollout, gamma, estimate
         self.buffer_size, self.n_envs = rollout.shape
         for name in ("advantages", "returns"):
             vars(self).pop(name, None)
@@ -253,7 +254,7 @@ class RolloutView(RolloutBuffer):
 
     def _of_rollout(self, name: str, rollout: Rollout) -> Any:
         if name == "rewards":
-            return to_numpy(shown_rewards(rollout, self.gamma))
+            return to_numpy(shown_rewards(rollout, self._gamma))
         if name == "episode_starts":
             return to_numpy(rollout.episode_starts.float())
         if not hasattr(rollout, LEARNED[name]):
@@ -261,11 +262,8 @@ class RolloutView(RolloutBuffer):
         return map_tensors(to_numpy, getattr(rollout, LEARNED[name]))
 
     def _of_recorder(self, name: str, recorder: Recorder) -> Any:
-        if name == "observations":
-            return recorder.observations if recorder.observations is not None else self._empty(name)
-        if name == "actions":
-            return recorder.actions
-        array = self._empty(name)
+        kept = getattr(recorder, name, None) if name in ("observations", "actions") else None
+        array = self._empty(name) if kept is None else map_tensors(np.zeros_like, kept)
         self._write(name, array, slice(self.pos))
         return array
 
@@ -294,8 +292,7 @@ class RolloutView(RolloutBuffer):
         assert recorder is not None
         if name in ("observations", "actions"):
             for into, kept in pairs(array, getattr(recorder, name)):
-                if into is not kept:
-                    into[rows] = kept[rows]
+                into[rows] = kept[rows]
         elif name == "episode_starts":
             array[rows] = recorder.episode_starts[rows]
         elif name == "rewards":

@@ -1,4 +1,4 @@
-"""What people train on: vectorised environments and wrappers of their own, SB3's wrappers, and environments that are swapped."""
+"""What people train on: their own vectorised environments and wrappers, SB3's wrappers, and swapped environments."""
 
 import gymnasium as gym
 import numpy as np

@@ -78,7 +78,7 @@ class Explores(ActorCriticPolicy):
     """Now and then a random action, by a ``forward`` of its own."""
 
     def forward(self, obs, deterministic=False):
-        actions, values, log_prob = super().forward(obs, deterministic)
+        actions, values, _ = super().forward(obs, deterministic)
         actions = th.where(th.rand(len(actions)) < 0.3, th.randint(3, (len(actions),)), actions)
         return actions, values, self.get_distribution(obs).log_prob(actions)
 
