@@ -166,7 +166,7 @@ def _named(name: Path) -> _Disk:
 
 
 def _unfinished_name(target: Path) -> Path:
-    return target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}{UNFINISHED}")
+    return target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}{UNFINISHED}")
 
 
 def _sweep(folder: Path) -> None:

@@ -101,6 +101,15 @@ def test_a_loss_that_is_not_finite_stops_sb3s_algorithms_before_the_step_and_all
     assert not any(p._post_accumulate_grad_hooks for p in model.policy.parameters())
 
 
+def test_what_is_kept_is_read_without_unpickling(tmp_path):
+    _, folder, _, before = breakdown(PPO, tmp_path, poison=spoil_advantages, batch_size=8, normalize_advantage=False)
+    state = th.load(folder / "state.pt", weights_only=True)
+    assert state.keys() == {"policy", "optimizer", "random_state", "random_state_before_update"}
+    assert all(th.equal(state["policy"][name], value) for name, value in before[-1].items())
+    np.random.set_state(state["random_state"]["numpy"])
+    assert all(array.dtype != object for array in np.load(folder / "batch.npz", allow_pickle=False).values())
+
+
 def test_random_numbers_can_be_drawn_again_as_the_update_drew_them(tmp_path):
     drawn = []
     permutation = np.random.permutation

@@ -4,7 +4,6 @@ import multiprocessing as mp
 import os
 import pickle
 import random
-import resource
 import stat
 import time
 import zipfile
@@ -12,6 +11,7 @@ import zipfile
 import pytest
 import stable_baselines3 as sb3
 import torch as th
+from disk import full_disk
 from models import make
 from stable_baselines3.common.save_util import load_from_zip_file
 
@@ -20,14 +20,6 @@ from sb3_pgx.callbacks.plots import plot_folder
 from sb3_pgx.common import files
 from sb3_pgx.common.files import new_folder, replacing, write_text
 from sb3_pgx.registry import ALGORITHMS
-
-
-@pytest.fixture
-def full_disk():
-    """A function: no file grows beyond so many bytes from here on, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(params=["nameless", "named"])
@@ -133,37 +125,33 @@ def test_a_folder_that_was_being_filled_by_a_process_that_died_is_swept_away(tmp
 
 
 @pytest.mark.parametrize("bytes_that_fit", [0, 10_000, 30_000])
-def test_a_full_disk_is_one_sentence_and_the_old_file_stays(name, bytes_that_fit, system, full_disk, tmp_path):
+def test_a_full_disk_is_one_sentence_and_the_old_file_stays(name, bytes_that_fit, system, tmp_path):
     model = make(name).learn(12)
     model.save(tmp_path / "model")
     old = (tmp_path / "model.zip").read_bytes()
     assert len(old) > 30_000
-    full_disk(bytes_that_fit)
-    with pytest.raises(OSError) as error:
+    with pytest.raises(OSError) as error, full_disk(bytes_that_fit):
         model.save(tmp_path / "model")
-    full_disk(resource.RLIM_INFINITY)
     assert str(error.value) == f"{tmp_path}/model.zip cannot be written: File too large; the file that is there is unchanged"
     assert (tmp_path / "model.zip").read_bytes() == old and everything_in(tmp_path) == ["model.zip"]
     model.learn(12)  # what was computed is still there
 
 
-def test_pictures_and_pages_on_a_full_disk_keep_the_old_ones_and_name_the_path(full_disk, tmp_path):
+def test_pictures_and_pages_on_a_full_disk_keep_the_old_ones_and_name_the_path(tmp_path):
     (tmp_path / "progress.csv").write_text("time/total_timesteps,train/approx_kl\n1,2.0\n2,1.0\n")
     pictures = plot_folder(tmp_path)
     old = [path.read_bytes() for path in pictures]
-    full_disk(1000)
-    with pytest.raises(OSError, match=r"diagnostics\.png cannot be written: File too large; the file .* is unchanged$"):
+    sentence = r"diagnostics\.png cannot be written: File too large; the file .* is unchanged$"
+    with pytest.raises(OSError, match=sentence), full_disk(1000):
         plot_folder(tmp_path, force=True)
-    full_disk(resource.RLIM_INFINITY)
     assert [path.read_bytes() for path in pictures] == old
     assert everything_in(tmp_path) == ["diagnostics.html", "diagnostics.png", "progress.csv"]
 
 
-def test_a_report_that_cannot_be_written_does_not_end_the_run_in_an_error(full_disk, tmp_path, capsys):
+def test_a_report_that_cannot_be_written_does_not_end_the_run_in_an_error(tmp_path):
     model = make("ppo")
-    full_disk(10)
-    model.learn(24, callback=HealthCallback(report_folder=tmp_path))
-    full_disk(resource.RLIM_INFINITY)
+    with full_disk(10):
+        model.learn(24, callback=HealthCallback(report_folder=tmp_path))
     assert model.num_timesteps >= 24 and everything_in(tmp_path) == []
 
 
@@ -200,7 +188,7 @@ def test_an_error_of_the_writer_comes_through_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("as_type", [str, lambda path: path], ids=["str", "Path"])
-@pytest.mark.parametrize("file", ["model", "model.zip", "model.v2", "new/folder/model", "taken.zip", "a" * 240])
+@pytest.mark.parametrize("file", ["model", "model.zip", "model.v2", "new/folder/model", "taken.zip", "a" * 240, "ß" * 120])
 @pytest.mark.filterwarnings("ignore:Path '.*' (does not exist|is a folder)")
 def test_a_model_has_the_name_that_sb3_gives_it(file, as_type, tmp_path):
     for folder, model in (("ours", make("a2c")), ("sb3", sb3.A2C("MlpPolicy", "CartPole-v1"))):

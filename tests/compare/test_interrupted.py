@@ -4,7 +4,7 @@ import csv
 import multiprocessing as mp
 import os
 import random
-import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +14,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from disk import full_disk
 from here import run_all_here
 
 from sb3_pgx.cli import main
@@ -92,6 +93,23 @@ def test_a_comparison_that_is_killed_at_any_moment_has_the_tables_of_one_start(u
     assert_same(tmp_path / "out", uninterrupted)
 
 
+def test_a_report_that_is_killed_in_the_middle_of_a_picture_keeps_the_old_one(uninterrupted, runs_in_this_process, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(uninterrupted, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    def die_in_the_middle():
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # what a process gets that writes beyond the limit
+        with full_disk(15_000):
+            main(into(folder))
+
+    process = mp.get_context("fork").Process(target=die_in_the_middle)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGXFSZ
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
 @pytest.mark.slow
 def test_the_command_that_is_killed_at_any_moment_has_the_tables_of_one_start(uninterrupted, tmp_path):
     """With its processes."""
@@ -107,20 +125,11 @@ def test_the_command_that_is_killed_at_any_moment_has_the_tables_of_one_start(un
     assert_same(tmp_path / "out", uninterrupted)
 
 
-@pytest.fixture
-def full_disk():
-    """A function: no file grows beyond so many bytes from here on, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_report_that_finds_the_disk_full_is_printed_and_written_at_the_next_start(
-    uninterrupted, runs_in_this_process, full_disk, tmp_path, capsys
+    uninterrupted, runs_in_this_process, tmp_path, capsys
 ):
-    full_disk(20_000)  # runs fit, pictures do not
-    assert main(into(tmp_path / "out")) == 1
-    full_disk(resource.RLIM_INFINITY)
+    with full_disk(20_000):  # runs fit, pictures do not
+        assert main(into(tmp_path / "out")) == 1
     captured = capsys.readouterr()
     assert "| sb3:a2c |" in captured.out and "written to" not in captured.out
     path = tmp_path / "out" / "curves.png"
@@ -130,22 +139,20 @@ def test_a_report_that_finds_the_disk_full_is_printed_and_written_at_the_next_st
     assert_same(tmp_path / "out", uninterrupted)
 
 
-def test_compare_returns_what_it_could_not_write(runs_in_this_process, full_disk, tmp_path):
-    full_disk(20_000)
-    with pytest.warns(UserWarning, match=r"curves\.png cannot be written: File too large; what compare\(\) returned has all"):
+def test_compare_returns_what_it_could_not_write(runs_in_this_process, tmp_path):
+    sentence = r"curves\.png cannot be written: File too large; what compare\(\) returned has all"
+    with pytest.warns(UserWarning, match=sentence), full_disk(20_000):
         found = compare(ENV, ["sb3:a2c"], 40, 1, tmp_path / "out", eval_episodes=2, progress=False)
-    full_disk(resource.RLIM_INFINITY)
     assert len(found.results) == 1 and "| sb3:a2c |" in found.brief and isinstance(found.unwritten, OSError)
 
 
-def test_a_run_whose_file_cannot_be_written_is_in_the_report_all_the_same(full_disk, tmp_path, capsys):
+def test_a_run_whose_file_cannot_be_written_is_in_the_report_all_the_same(tmp_path, capsys):
     from stable_baselines3 import A2C
 
     spec = RunSpec("sb3:a2c", A2C, "CartPole-v1", 0, 20, RunConfig(source="test", n_envs=4), curve_points=0, eval_episodes=2)
     expected = execute(spec)
-    full_disk(100)
-    result = pool._write(expected, tmp_path / "run.json")
-    full_disk(resource.RLIM_INFINITY)
+    with full_disk(100):
+        result = pool._write(expected, tmp_path / "run.json")
     assert result is expected and np.isfinite(result.mean_return) and not list(tmp_path.iterdir())
     assert (
         f"{tmp_path / 'run.json'} cannot be written: File too large; the report will have this run" in capsys.readouterr().err

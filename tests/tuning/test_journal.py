@@ -3,12 +3,12 @@
 import json
 import multiprocessing as mp
 import os
-import resource
 import sqlite3
 import zipfile
 
 import optuna
 import pytest
+from disk import full_disk
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -149,13 +149,8 @@ def test_a_full_disk_is_one_sentence_and_the_study_goes_on_when_there_is_room(st
     p = plan(trials=3, seeds=2)
     search(plan(trials=1, seeds=2))
     path = p.output / "journal.log"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 3000, hard))  # in the middle of the second trial
-    try:
-        with pytest.raises(OSError) as error:
-            search(p)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.raises(OSError) as error, full_disk(path.stat().st_size + 3000):  # in the middle of the second trial
+        search(p)
     assert str(error.value) == f"{path} cannot be written: File too large; what it holds is kept"
     done = stub.executions()
     _, study = search(p)
