@@ -69,6 +69,7 @@ def test_a_trial_that_was_interrupted_while_it_was_sampled_gets_what_it_would_ha
     study.ask()
     trial = study.ask()
     expected = {name: trial.suggest_float(name, 0.0, 1.0) for name in names}
+    assert len(set(expected.values())) == 3
     again = open_study(plan(trials=9, sampler="random", output=p.output.with_name("again")))
     again.ask()
     half = again.ask()
