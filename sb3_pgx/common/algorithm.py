@@ -4,6 +4,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import compress
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -367,7 +368,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
                 recorder.observe(observed)
             valid = quota.contributing()
             # A waiting environment starts episodes that it may not finish: those that it does finish are short ones.
-            self._update_info_buffer([infos[i] for i in valid.nonzero()[0]], dones[valid])
+            self._update_info_buffer(list(compress(infos, valid)), dones[valid])
             given = (values, log_probs) if evaluation is None else evaluation.to_keep(row, actions)
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)  # which SB3's callbacks find at on_rollout_end
@@ -414,7 +415,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         # An environment may use a dictionary again in its next step.
-        kept = [{**info, "episode": dict(info["episode"])} if info.get("episode") else info for info in infos]
+        kept = [{**info, "episode": dict(info["episode"])} if "episode" in info else info for info in infos]
         super()._update_info_buffer(kept, dones)
 
     def predict(

@@ -28,6 +28,7 @@ LEARNED = {
     "returns": "returns",
 }
 COLUMNS = (*LEARNED, "rewards", "episode_starts")
+_NAMES = frozenset(COLUMNS)
 BRIEF = ("values", "log_probs")  # known for some rows while a rollout is collected, if somebody asks
 
 
@@ -312,7 +313,7 @@ class RolloutView(RolloutBuffer):
 
     def _held(self) -> set[str]:
         """Arrays that somebody may have written to."""
-        return {name for name in COLUMNS if name in vars(self)}
+        return vars(self).keys() & _NAMES
 
     def _read(self, rollout: Rollout, names: Iterable[str]) -> None:
         """Give the rollout what stands in some of the arrays."""

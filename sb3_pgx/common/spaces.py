@@ -9,8 +9,9 @@ from stable_baselines3.common.policies import BasePolicy
 
 def start_of(space: spaces.Space) -> Any:
     """Return the first choice of a Discrete space, or the first choices of a MultiDiscrete one; ``None`` if all are 0."""
-    start = getattr(space, "start", None) if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else None
-    return start if np.any(start) else None
+    if isinstance(space, spaces.Discrete):
+        return space.start if space.start else None
+    return space.start if isinstance(space, spaces.MultiDiscrete) and np.any(space.start) else None
 
 
 def has_start(space: spaces.Space) -> bool:
@@ -42,7 +43,7 @@ def within(actions: Any, space: spaces.Space) -> Any:
     :param actions: of one environment or of several
     :param space: of one environment
     """
-    if isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating):
+    if isinstance(space, spaces.Box) and space.dtype.kind in "iu":
         actions = np.rint(actions)
     start = start_of(space)
     return (actions if start is None else actions + start).astype(space.dtype, copy=False)
