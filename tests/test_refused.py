@@ -119,10 +119,10 @@ def assert_refused(model, match=None):
     assert_alike(everything(model), start.state)
 
 
-def illnesses(name, normalize):
-    """(what, value, step of the rollout, which is where it says so)."""
+def illnesses(name, normalize, at_once):
+    """What, which value, and in which step of the rollout; ``at_once``: in the last one alone."""
     last = QUICK[name].get("n_steps", LENGTH)
-    for step in (1, 4, last):
+    for step in (last,) if at_once else (1, 4, last):
         seen = [] if step == LENGTH else [-math.inf, 1e20 if normalize else 3e38]  # a final observation may not matter
         rewards = [math.nan] if normalize else [math.nan, 1e30]
         yield from (("reward", value, step) for value in rewards)
@@ -183,7 +183,7 @@ def test_whatever_is_refused_leaves_no_trace(name, action_space, kwargs, compile
     refuse()  # before there are any moments
     for each in (model, untouched):
         restarted(each).learn(36, reset_num_timesteps=False)
-    for what, value, step in illnesses(name, normalize):
+    for what, value, step in illnesses(name, normalize, at_once=compile):
         restarted(model).env.unwrapped.envs[0].ill = (what, value, step)
         refuse()
     if model.policy.optimizer.state:  # those of two trust regions need none
