@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pgx.common.controllers import KLAdaptiveLearningRate
 
-LENGTH = 5  # of an episode
+LENGTH = 5  # of the first environment's episodes; the other's are shorter
 NOT_COMPARED = ("compile", "_compiled", "_total_timesteps", "_num_timesteps_at_start", "start_time")
 
 
@@ -41,7 +41,7 @@ class Patient(gym.Env):
     def step(self, action):
         self.age += 1
         observation = self.random.normal(size=3).astype(np.float32)
-        reward, end = float(np.sum(action) + observation[0]), self.age == LENGTH
+        reward, end = float(np.sum(action) + observation[0]), self.age == LENGTH - self.index
         what, value, left = self.ill or (None, 0.0, 0)
         if self.ill:
             self.ill = (what, value, left - 1)
@@ -119,10 +119,10 @@ def assert_refused(model, match=None):
     assert_alike(everything(model), start.state)
 
 
-def illnesses(name, normalize):
-    """(what, value, step of the rollout, which is where it says so)."""
+def illnesses(name, normalize, at_once):
+    """What, which value, and in which step of the rollout; ``at_once``: in the last one alone."""
     last = QUICK[name].get("n_steps", LENGTH)
-    for step in (1, 4, last):
+    for step in (last,) if at_once else (1, 4, last):
         seen = [] if step == LENGTH else [-math.inf, 1e20 if normalize else 3e38]  # a final observation may not matter
         rewards = [math.nan] if normalize else [math.nan, 1e30]
         yield from (("reward", value, step) for value in rewards)
@@ -183,7 +183,7 @@ def test_whatever_is_refused_leaves_no_trace(name, action_space, kwargs, compile
     refuse()  # before there are any moments
     for each in (model, untouched):
         restarted(each).learn(36, reset_num_timesteps=False)
-    for what, value, step in illnesses(name, normalize):
+    for what, value, step in illnesses(name, normalize, at_once=compile):
         restarted(model).env.unwrapped.envs[0].ill = (what, value, step)
         refuse()
     if model.policy.optimizer.state:  # those of two trust regions need none
@@ -204,7 +204,7 @@ class Fault(RuntimeError):
 
 
 class FailsAt(th.nn.Module):
-    """A layer that raises in its backward pass, the third time."""
+    """A layer that raises in its backward pass, the fifth time."""
 
     def __init__(self):
         super().__init__()
@@ -217,14 +217,15 @@ class FailsAt(th.nn.Module):
 
     def fail(self, gradient):
         self.passes += 1
-        if self.passes == 3:
+        if self.passes == 5:
             raise Fault("the user's")
 
 
 @pytest.mark.parametrize("name", ["a2c", "acer", "ppo", "reinforce_baseline"])
 def test_a_users_exception_in_an_update_comes_through_and_undoes_it(name):
-    """In A2C's third update; in that of the others, after steps that were taken."""
-    model = restarted(make(name, patients(DISCRETE, True), compile=False, policy_kwargs=dict(net_arch=[8])))
+    """In the first step of an update of A2C, and after some of the others."""
+    kwargs = dict(learning_rate=KLAdaptiveLearningRate(3e-4)) if name == "ppo" else {}
+    model = restarted(make(name, patients(DISCRETE, True), compile=False, policy_kwargs=dict(net_arch=[8]), **kwargs))
     before, measured_update = [], model._measured_update
 
     def watched():
@@ -239,7 +240,7 @@ def test_a_users_exception_in_an_update_comes_through_and_undoes_it(name):
     model._measured_update = watched
     with pytest.raises(Fault, match=r"^the user's"):
         model.learn(240, reset_num_timesteps=False)
-    for part in ("policy", "optimizer", "average", "random"):
+    for part in ("policy", "optimizer", "rate", "average", "random"):
         assert_alike(everything(model).get(part), before[0].get(part), part)
     assert model.num_timesteps == before[0]["counters"]["num_timesteps"] - len(model._rollout.rewards) * model.n_envs
     model.learn(24, reset_num_timesteps=False)
@@ -255,10 +256,13 @@ def test_buffers_are_put_back(name):
 
 
 @pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize("name", ["a2c", "ppo", "reinforce", "reinforce_baseline"])
-def test_a_step_to_parameters_that_are_not_finite_is_refused(name, compile, graphs):
-    policy_kwargs = dict(net_arch=[8], optimizer_class=th.optim.SGD)
-    model = restarted(make(name, patients(DISCRETE, False), compile=compile, policy_kwargs=policy_kwargs, max_grad_norm=1e9))
+@pytest.mark.parametrize(
+    "name, kwargs",
+    [("a2c", {}), ("ppo", {}), ("ppo", dict(batch_size=12, n_epochs=1)), ("reinforce", {}), ("reinforce_baseline", {})],
+)
+def test_a_step_to_parameters_that_are_not_finite_is_refused(name, kwargs, compile, graphs):
+    kwargs = dict(policy_kwargs=dict(net_arch=[8], optimizer_class=th.optim.SGD), max_grad_norm=1e9, **kwargs)
+    model = restarted(make(name, patients(DISCRETE, False), compile=compile, **kwargs))
     model.learning_rate = lambda progress: 3e38
     model.env.envs[0].ill = ("reward", 1e6, 4)
     assert_refused(model, "learning_rate")
