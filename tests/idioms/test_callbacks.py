@@ -1,5 +1,7 @@
 """What callbacks do to a training: they edit what is at hand at a step or at a rollout's end, and read what SB3 shows them."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch as th
@@ -108,6 +110,53 @@ def test_values_and_log_probabilities_of_a_step_are_read_and_used(make):
 
     model = make().learn(STEPS, callback=OnStep(shape))
     return model, seen
+
+
+@idiom("PPO", "A2C")
+def test_values_of_steps_are_kept_until_the_rollouts_end(make):
+    """In the ways in which people handle tensors."""
+    kept, seen = [], []
+
+    def keep(callback):
+        values, log_probs = callback.locals["values"], callback.locals["log_probs"]
+        assert isinstance(values, th.Tensor) and isinstance(log_probs, th.Tensor) and not values.requires_grad
+        kept.append(values)
+        seen.append([float(values[0]), values.mean().item(), np.asarray(log_probs.cpu())[1], *log_probs.exp().tolist()])
+        seen[-1] += [*values.squeeze(1).tolist(), (values.flatten() - log_probs).max().item(), len(values), *values.shape]
+
+    class Keep(OnStep):
+        def _on_rollout_end(self):
+            baseline = th.stack(kept).squeeze(2).cpu().numpy()
+            self.model.rollout_buffer.advantages = self.model.rollout_buffer.returns - 0.5 * baseline
+            kept.clear()
+
+    model = make().learn(STEPS, callback=Keep(keep))
+    return model, seen
+
+
+@idiom("PPO", "A2C")
+def test_the_observation_that_was_acted_on_is_replaced(make):
+    def replace(callback):
+        callback.locals["new_obs"][callback.locals["dones"]] = 0.0
+        callback.model._last_obs = 0.5 * callback.model._last_obs
+
+    return make().learn(STEPS, callback=OnStep(replace))
+
+
+@idiom("PPO")
+def test_a_copy_of_the_buffer_is_iterated(make):
+    """Demonstrations, kept for later: the original stays as it is."""
+    rows = []
+
+    def keep(callback):
+        buffer = copy.deepcopy(callback.model.rollout_buffer)
+        rows.append(buffer.swap_and_flatten(buffer.advantages).ravel().copy())
+        samples = next(buffer.get(batch_size=4))
+        rows[-1] = np.concatenate([rows[-1], samples.observations.cpu().ravel(), samples.old_log_prob.cpu()])
+        buffer.reset()
+
+    model = make().learn(STEPS, callback=OnRolloutEnd(keep))
+    return model, rows
 
 
 @idiom()

@@ -80,6 +80,19 @@ def test_a_vec_env_without_a_monitor(make):
     return make(env=Arrays()).learn(STEPS)
 
 
+class Silent(Arrays):
+    """Returns no dictionaries at all unless an episode ends."""
+
+    def step_wait(self):
+        observations, rewards, dones, infos = super().step_wait()
+        return observations, rewards, dones, infos if dones.any() else []
+
+
+@idiom("PPO", "A2C")
+def test_a_vec_env_that_returns_infos_only_where_an_episode_ends(make):
+    return make(env=Silent()).learn(STEPS)
+
+
 class Shaped(VecEnvWrapper):
     """Rewards with a potential, and observations of half the size."""
 
