@@ -20,7 +20,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "PPO": dict(n_steps=8, batch_size=8, n_epochs=2, learning_rate=2e-3),
     "A2C": dict(n_steps=8),
     # As many steps of conjugate gradients as it takes to solve the system: sb3-contrib starts them at random.
-    "TRPO": dict(n_steps=8, batch_size=8, n_critic_updates=2, cg_max_steps=40, cg_damping=0.5, learning_rate=2e-3),
+    "TRPO": dict(n_steps=8, batch_size=8, n_critic_updates=2, cg_max_steps=25, cg_damping=0.5, learning_rate=2e-3),
 }
 CLASSES = {
     "PPO": (sb3.PPO, sb3_pgx.PPO),
@@ -137,21 +137,23 @@ def outcome(script: Callable[..., Any], make: Make, **fixtures: Any) -> Outcome:
     return Outcome(script(make, **fixtures))
 
 
-def idiom(*algorithms: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+def idiom(*algorithms: str, quick: bool = False) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     """
     Make a test of a script: our class has to end where SB3's does, uncompiled and, for the first algorithm, compiled, too.
 
     A script takes ``make`` and fixtures, and returns a model, or a tuple of a model and numbers.
 
     :param algorithms: keys of :data:`CLASSES`; none: all
+    :param quick: run it compiled in the quick suite, too, where graphs may make a difference
     """
     names = algorithms or tuple(CLASSES)
-    cases = [*((name, False) for name in names), (names[0], True)]
+    compiled = pytest.param(names[0], True, id=f"{names[0]}, compiled", marks=[] if quick else pytest.mark.slow)
+    cases = [*(pytest.param(name, False, id=name) for name in names), compiled]
 
     def decorate(script: Callable[..., Any]) -> Callable[..., None]:
         arguments = list(inspect.signature(script).parameters.values())[1:]
 
-        @pytest.mark.parametrize("algorithm, compile", cases, ids=[f"{n}, compiled" if c else n for n, c in cases])
+        @pytest.mark.parametrize("algorithm, compile", cases)
         @pytest.mark.usefixtures("graphs")
         @pytest.mark.filterwarnings("ignore:compile=True:UserWarning")
         def test(algorithm: str, compile: bool, request: Any, monkeypatch: Any, **given: Any) -> None:

@@ -69,7 +69,7 @@ class TrainsPPO:
                 ratio = th.exp(log_prob - data.old_log_prob)
                 clipped = th.clamp(ratio, 1 - clip_range, 1 + clip_range)
                 surrogate = th.min(advantages * ratio, advantages * (0.9 * clipped + 0.1 * ratio))
-                loss = -surrogate.mean() - 0.01 * entropy.mean() + self.vf_coef * F.mse_loss(data.returns, values.flatten())
+                loss = -surrogate.mean() - 0.5 * entropy.mean() + self.vf_coef * F.mse_loss(data.returns, values.flatten())
                 self.policy.optimizer.zero_grad()
                 loss.backward()
                 th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
@@ -103,7 +103,7 @@ def of(make, *mixins):
 # ------------------------------------------------------------------------------------------------------- subclasses
 
 
-@idiom()
+@idiom(quick=True)
 def test_a_subclass_collects_as_sb3_does(make):
     return make(cls=of(make, Collects)).learn(STEPS)
 
@@ -115,7 +115,7 @@ def test_a_subclass_collects_box_actions_as_sb3_does(make):
 
 @idiom("PPO")
 def test_a_subclass_trains_as_sb3s_ppo_does(make):
-    return make(cls=of(make, TrainsPPO)).learn(STEPS)
+    return make(cls=of(make, TrainsPPO), env=drifting(BOX)).learn(STEPS)
 
 
 @idiom("A2C")
@@ -137,7 +137,7 @@ def test_a_subclass_edits_the_buffer_before_training(make):
             buffer.returns += 0.1
             super().train()
 
-    return make(cls=of(make, Edits), **({"normalize_advantage": False})).learn(STEPS)
+    return make(cls=of(make, Edits), normalize_advantage=False).learn(STEPS)
 
 
 @idiom("PPO", "A2C")
@@ -185,7 +185,7 @@ def test_a_subclass_adds_arguments_and_sets_up_more(make):
 # ------------------------------------------------------------------------------------------------------- buffers
 
 
-@idiom("PPO", "A2C", "TRPO")
+@idiom()
 def test_the_buffer_is_replaced_by_one_of_sb3s(make):
     model = make()
     spaces_of = (model.observation_space, model.action_space)
@@ -224,7 +224,7 @@ class Prioritised(RolloutBuffer):
             yield type(samples)(*(part[rows] for part in samples))
 
 
-@idiom("PPO")
+@idiom("PPO", quick=True)
 def test_a_buffer_class_of_ones_own_chooses_rows(make):
     return make(rollout_buffer_class=Prioritised, rollout_buffer_kwargs=dict(share=0.5), batch_size=4).learn(STEPS)
 
@@ -256,7 +256,7 @@ def fill(model, env, observations, starts):
     return observations, starts
 
 
-@idiom()
+@idiom(quick=True)
 def test_a_fresh_model_is_trained_by_hand(make):
     model, env = make(), drifting()
     env.seed(3)
@@ -308,7 +308,7 @@ def test_ones_own_loop_calls_collect_rollouts_and_train(make):
     while model.num_timesteps < total:
         assert model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
         model._update_current_progress_remaining(model.num_timesteps, total)
-        model.rollout_buffer.advantages *= 1.5
+        model.rollout_buffer.advantages[model.rollout_buffer.advantages < 0] *= 0.2
         model.train()
     callback.on_training_end()
     return model
@@ -342,7 +342,7 @@ class Keeps(BaseCallback):
         self.rows.append(np.concatenate([np.asarray(getattr(buffer, name), float).ravel() for name in names]))
 
 
-@idiom("A2C", "TRPO")
+@idiom("A2C")
 def test_the_buffer_is_copied_for_later(make):
     callback = Keeps()
     model = make().learn(STEPS, callback=callback)

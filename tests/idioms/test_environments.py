@@ -70,7 +70,7 @@ class Arrays(VecEnv):
         return [False, False]
 
 
-@idiom()
+@idiom(quick=True)
 def test_a_vec_env_of_ones_own_that_reuses_its_arrays(make):
     return make(env=VecMonitor(Arrays())).learn(STEPS)
 
@@ -78,6 +78,19 @@ def test_a_vec_env_of_ones_own_that_reuses_its_arrays(make):
 @idiom("A2C", "PPO")
 def test_a_vec_env_without_a_monitor(make):
     return make(env=Arrays()).learn(STEPS)
+
+
+class Silent(Arrays):
+    """Returns no dictionaries at all unless an episode ends."""
+
+    def step_wait(self):
+        observations, rewards, dones, infos = super().step_wait()
+        return observations, rewards, dones, infos if dones.any() else []
+
+
+@idiom("PPO", "A2C")
+def test_a_vec_env_that_returns_infos_only_where_an_episode_ends(make):
+    return make(env=Silent()).learn(STEPS)
 
 
 class Shaped(VecEnvWrapper):
@@ -97,7 +110,7 @@ class Shaped(VecEnvWrapper):
         return 0.5 * observations, rewards, dones, infos
 
 
-@idiom()
+@idiom("PPO", "A2C")
 def test_a_vec_env_wrapper_that_changes_rewards_and_observations(make):
     return make(env=Shaped(drifting())).learn(STEPS)
 
@@ -126,7 +139,7 @@ def test_stacked_frames(make):
     return make(env=VecFrameStack(drifting(), 3)).learn(STEPS)
 
 
-@idiom("PPO", "TRPO")
+@idiom("PPO")
 def test_stacked_and_normalised_frames_of_box_observations_with_a_monitor(make):
     env = VecNormalize(VecFrameStack(VecMonitor(drifting()), 2), norm_reward=False)
     model = make(env=env).learn(STEPS)
@@ -182,7 +195,7 @@ def test_make_vec_env_with_a_wrapper(make):
     return make(env=env).learn(STEPS)
 
 
-@idiom()
+@idiom("PPO", "A2C")
 def test_a_single_environment_that_is_not_vectorised(make):
     return make(env=Drift(BOX) if make.algorithm != "TRPO" else Drift(), n_steps=16).learn(STEPS)
 

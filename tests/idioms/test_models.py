@@ -24,7 +24,7 @@ class Extractor(BaseFeaturesExtractor):
         return self.linear(observations)
 
 
-@idiom()
+@idiom("PPO", "A2C")
 @pytest.mark.parametrize(
     "policy_kwargs",
     [
@@ -69,7 +69,7 @@ class CustomPolicy(ActorCriticPolicy):
         self.mlp_extractor = Network(self.features_dim)
 
 
-@idiom()
+@idiom("PPO", "A2C")
 def test_a_policy_with_an_extractor_of_its_own(make):
     return make(CustomPolicy).learn(STEPS)
 
@@ -83,7 +83,7 @@ class Explores(ActorCriticPolicy):
         return actions, values, self.get_distribution(obs).log_prob(actions)
 
 
-@idiom()
+@idiom(quick=True)
 def test_a_policy_that_acts_by_a_forward_of_its_own(make):
     return make(Explores).learn(STEPS)
 
@@ -110,7 +110,7 @@ class Forbids(ActorCriticPolicy):
         return self.predict_values(obs), distribution.log_prob(actions), distribution.entropy()
 
 
-@idiom("PPO", "A2C")
+@idiom("PPO", "A2C", quick=True)
 def test_a_policy_that_masks_actions(make):
     return make(Forbids, ent_coef=0.01).learn(STEPS)
 
@@ -138,7 +138,7 @@ def test_squashed_state_dependent_exploration(make):
     return make(env=drifting(wide), use_sde=True, policy_kwargs=dict(squash_output=True, net_arch=[8])).learn(STEPS)
 
 
-@idiom("PPO", "A2C")
+@idiom("PPO", "A2C", quick=True)
 def test_layers_are_replaced_after_construction(make):
     model = make()
     model.policy.mlp_extractor.policy_net = nn.Sequential(nn.Linear(2, 8), nn.SiLU()).to(DEVICE)
@@ -165,7 +165,7 @@ def test_an_optimizer_class(make, kind):
     return make(policy_kwargs=dict(net_arch=[8], optimizer_class=kind, optimizer_kwargs=options)).learn(STEPS)
 
 
-@idiom("PPO", "A2C")
+@idiom("PPO", "A2C", quick=True)
 def test_groups_of_parameters_with_settings_of_their_own(make):
     model = make()
     value = [p for name, p in model.policy.named_parameters() if "value" in name]
@@ -175,7 +175,7 @@ def test_groups_of_parameters_with_settings_of_their_own(make):
     return model.learn(STEPS)
 
 
-@idiom("PPO", "A2C")
+@idiom("PPO", "A2C", quick=True)
 def test_layers_are_frozen(make):
     model = make(policy_kwargs=dict(net_arch=[4], features_extractor_class=Extractor))
     for p in model.policy.features_extractor.parameters():
@@ -198,7 +198,7 @@ def test_the_critic_is_warmed_up_before_the_actor_learns(make):
     return model.learn(32, reset_num_timesteps=False)
 
 
-@idiom("PPO", "A2C")
+@idiom("PPO", "A2C", quick=True)
 def test_gradients_are_scaled_by_hooks(make):
     model = make()
     for p in model.policy.mlp_extractor.policy_net.parameters():
@@ -254,7 +254,7 @@ def test_parameters_are_averaged_over_models(make):
     return models[0].learn(16, reset_num_timesteps=False)
 
 
-@idiom()
+@idiom("PPO", "A2C")
 def test_predictions(make):
     model = make().learn(STEPS)
     observations = np.random.default_rng(3).normal(size=(20, 2)).astype(np.float32)
