@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sb3_pgx.common.compiling import NotCompilable
-from sb3_pgx.common.distributions import distribution_kept, takes_one_hot
+from sb3_pgx.common.distributions import Unvalidated, distribution_kept, takes_one_hot
 from sb3_pgx.common.modules import has_hooks
 
 
@@ -46,6 +46,7 @@ class PolicyFunction:
             for policy in (self.policy, *self.others):
                 stack.enter_context(distribution_kept(policy))
                 stack.enter_context(takes_one_hot(policy))
+            stack.enter_context(Unvalidated())
             return functional_call(self.module, replaced, inputs, tie_weights=False)
 
 

@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.common.compiling import Compiled, Function, NotCompilable, Remembered, compile_function, signature
-from sb3_pgx.common.distributions import has_one_hot, one_hot, sample_with, without_validation
+from sb3_pgx.common.distributions import has_one_hot, one_hot, sample_with
 from sb3_pgx.common.functional import PolicyFunction, check_traceable, laid_out
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.rollout import Observations, as_policy_input
@@ -178,8 +178,7 @@ class CompiledPass:
         with th.no_grad():
             if compiled and self.prepare(policy, modules, inputs, moved=moved):
                 return self(inputs)
-            with without_validation():
-                return self.bound(policy, modules.parameters, moved)(dict(modules.parameters), *inputs)
+            return self.bound(policy, modules.parameters, moved)(dict(modules.parameters), *inputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The pass's result for inputs such as those that it was prepared for, none of which requires a gradient."""
