@@ -33,17 +33,16 @@ class Remembered:
     """A value that is made anew when what it is made from has changed: small tensors cost more to make than to compare."""
 
     def __init__(self) -> None:
-        self._key: Any = None
-        self._value: Any = None
+        self._kept: tuple[Any, Any] = (None, None)  # what the value was made from, and the value
 
     def __call__(self, key: Any, make: Callable[[], Any]) -> Any:
         """
         :param key: all that the value depends on
         :param make: makes it; nobody may change it
         """
-        if key != self._key:
-            self._key, self._value = key, make()
-        return self._value
+        if key != self._kept[0]:
+            self._kept = (key, make())
+        return self._kept[1]
 
 
 class Compiled:

@@ -88,7 +88,7 @@ def gauss_newton_product(function: Callable[[Tensor], Tensor], theta: Tensor, me
     :param theta: θ, ``[P]``
     :param metric: tangents of the outputs ``[B, K]`` -> each row times its own M, ``[B, K]``
     """
-    outputs, pullback = vjp(function, theta)  # u -> Jᵀu
+    outputs, pullback, *_ = vjp(function, theta)  # u -> Jᵀu
     pushforward = vjp(lambda u: vjp(function, theta)[1](u)[0], th.zeros_like(outputs))[1]  # v -> J v
 
     def product(v: Tensor) -> Tensor:
