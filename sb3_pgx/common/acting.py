@@ -34,6 +34,7 @@ class Acting:
         self.n_envs, self.n_updates, self.evaluates = n_envs, n_updates, evaluates
         self._policy: ActorCriticPolicy | None = None  # that of the graph
         self._graph: CompiledPass
+        self._modules: Modules
         self._noise: Callable[[], Tensor]
 
     def compile(self, policy: ActorCriticPolicy, graph: CompiledPass, modules: Modules, observations: PyTorchObs) -> None:
@@ -56,7 +57,7 @@ class Acting:
 
         if graph.prepare(policy, modules, graph.inputs(observations), numbers):
             self._noise = noise_source(policy.action_dist, self.n_envs, policy.device)
-            self._policy, self._graph = policy, graph
+            self._policy, self._graph, self._modules = policy, graph, modules
 
     def __call__(self, policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """
@@ -76,7 +77,7 @@ class Acting:
         return actions, values, log_probs
 
     def _act(self, policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if policy is self._policy:
+        if policy is self._policy and self._graph.is_current(self._modules):  # a callback may have changed the layers
             tensors = self._graph.inputs(observations)
             # A callback may have drawn noise of another shape for gSDE, which takes no random numbers here.
             if self._graph.takes(tensors) and [(noise := self._noise()).shape] == self._graph.shapes_before:

@@ -1,14 +1,15 @@
 """Tracing and compiling: a pure function of tensors becomes one graph, or there is one sentence that says why it cannot."""
 
+import sys
 import warnings
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch as th
 from torch import Tensor
-
-from sb3_pgx.common.distributions import without_validation
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Function = Callable[..., Any]
 
@@ -32,17 +33,16 @@ class Remembered:
     """A value that is made anew when what it is made from has changed: small tensors cost more to make than to compare."""
 
     def __init__(self) -> None:
-        self._key: Any = None
-        self._value: Any = None
+        self._kept: tuple[Any, Any] = (None, None)  # what the value was made from, and the value
 
     def __call__(self, key: Any, make: Callable[[], Any]) -> Any:
         """
         :param key: all that the value depends on
         :param make: makes it; nobody may change it
         """
-        if key != self._key:
-            self._key, self._value = key, make()
-        return self._value
+        if key != self._kept[0]:
+            self._kept = (key, make())
+        return self._kept[1]
 
 
 class Compiled:
@@ -70,8 +70,7 @@ def compile_function(function: Function, examples: Sequence[Tensor]) -> Compiled
     :return: the same function, for such arguments alone; it takes them as one sequence
     :raises NotCompilable: it cannot be traced or compiled; the message is a sentence without a full stop
     """
-    with without_validation(), warnings.catch_warnings(), th.no_grad(), th.random.fork_rng():
-        warnings.simplefilter("ignore")
+    with _compile_lock(), th.no_grad():
         try:
             graph, read = trace(function, examples)
             kept = [examples[i] for i in read]
@@ -84,6 +83,31 @@ def compile_function(function: Function, examples: Sequence[Tensor]) -> Compiled
     return compiled
 
 
+def _compile_lock() -> AbstractContextManager[Any]:
+    """
+    The lock that makes threads take turns. Tracing and compiling change what belongs to the whole process: the tracer replaces
+    methods of ``nn.Module``, and remembers in a global variable which ones. It is torch's own lock, so that a thread in
+    ``torch.compile`` waits, too.
+    """
+    if "sympy" not in sys.modules:
+        import sympy  # noqa: F401  # which torch's compiler imports, and which adds to the process's filters of warnings
+
+        for added in [x for x in warnings.filters if x[2].__module__.startswith("sympy.")]:
+            warnings.filters.remove(added)  # type: ignore[attr-defined]
+    from torch._dynamo.convert_frame import compile_lock
+
+    return compile_lock
+
+
+class Undrawn(TorchDispatchMode):
+    """A context in which random numbers are refused before any is drawn: there is one generator for the whole process."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if th.Tag.nondeterministic_seeded in func.tags:
+            raise NotCompilable(f"it draws random numbers ({func})")
+        return func(*args, **(kwargs or {}))
+
+
 def trace(function: Function, examples: Sequence[Tensor]) -> tuple[th.fx.GraphModule, list[int]]:
     """
     The operations of a function, gradients included, and which of its arguments they read.
@@ -92,12 +116,14 @@ def trace(function: Function, examples: Sequence[Tensor]) -> tuple[th.fx.GraphMo
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    graph = make_fx(function)(*(_like(x) for x in examples))
+    def undrawn(*tensors: Tensor) -> Any:
+        with Undrawn():
+            return function(*tensors)
+
+    graph = make_fx(undrawn)(*(_like(x) for x in examples))
     for node in graph.graph.nodes:
         if node.op == "get_attr" and not all(user.target is th.ops.aten.lift_fresh_copy.default for user in node.users):
             raise NotCompilable("it reads a tensor that is neither a parameter nor in the batch")
-        if node.op == "call_function" and th.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise NotCompilable(f"it draws random numbers ({node.target})")
     simplify(graph)
     for node in graph.graph.nodes:
         node.meta.clear()  # describes tensors of this trace, which the compiler would take for its own

@@ -1,5 +1,6 @@
 """What SB3's distributions need before functions can be differentiated sample by sample, copied and pickled."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, preprocess_obs
 from torch.distributions import Distribution as TorchDistribution
 from torch.distributions import Normal
+from torch.overrides import TorchFunctionMode
 
 from sb3_pgx.ops.divergences import (
     entropy_categorical,
@@ -55,15 +57,20 @@ def _detached(value: Any) -> Any:
     return value
 
 
-@contextmanager
-def without_validation() -> Iterator[None]:
-    """Argument checks of torch's distributions read tensor values, which function transforms cannot do."""
-    before = TorchDistribution._validate_args
-    TorchDistribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        TorchDistribution.set_default_validate_args(before)
+class Unvalidated(TorchFunctionMode):
+    """
+    A context without the argument checks of torch's distributions, which read values: function transforms and traces cannot.
+    It holds for the thread that enters it; torch's own switch, ``set_default_validate_args``, is one for the whole process.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _ALL_TRUE and sys._getframe(1).f_globals["__name__"] == "torch.distributions.distribution":
+            return True
+        return func(*args, **(kwargs or {}))
+
+
+# How torch's distributions ask whether arguments are valid.
+_ALL_TRUE = (th._is_all_true, th.Tensor.all)
 
 
 @contextmanager

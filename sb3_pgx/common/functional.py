@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sb3_pgx.common.compiling import NotCompilable
-from sb3_pgx.common.distributions import distribution_kept, takes_one_hot
-from sb3_pgx.common.modules import has_hooks
+from sb3_pgx.common.distributions import Unvalidated, distribution_kept, takes_one_hot
+from sb3_pgx.common.modules import has_hooks, hooks_are_found
 
 
 class PolicyFunction:
@@ -46,6 +46,7 @@ class PolicyFunction:
             for policy in (self.policy, *self.others):
                 stack.enter_context(distribution_kept(policy))
                 stack.enter_context(takes_one_hot(policy))
+            stack.enter_context(Unvalidated())
             return functional_call(self.module, replaced, inputs, tie_weights=False)
 
 
@@ -104,5 +105,7 @@ def check_traceable(policy: ActorCriticPolicy) -> None:
     """:raises NotCompilable: a trace of the policy would not do what the policy does"""
     if next(iter(policy.buffers()), None) is not None:
         raise NotCompilable("the policy has buffers, which a layer such as BatchNorm changes while it is trained")
+    if not hooks_are_found():
+        raise NotCompilable("this version of torch keeps hooks in another place, and a graph would not call those of a layer")
     if any(has_hooks(module) for module in policy.modules()):
         raise NotCompilable("a layer or a parameter of the policy has hooks, which a graph would not call")

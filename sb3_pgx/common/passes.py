@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.common.compiling import Compiled, Function, NotCompilable, Remembered, compile_function, signature
-from sb3_pgx.common.distributions import has_one_hot, one_hot, sample_with, without_validation
+from sb3_pgx.common.distributions import has_one_hot, one_hot, sample_with
 from sb3_pgx.common.functional import PolicyFunction, check_traceable, laid_out
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.rollout import Observations, as_policy_input
@@ -108,10 +108,11 @@ class CompiledPass:
         self.shapes_before: list[th.Size] = []  # of what comes before the inputs
         self._layout: list[Any] = []  # of inputs, whose device is always the same
         self._parameters: list[Tensor] = []
+        self._pointers: list[int] = []  # to where they are
         self._graph: Compiled | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_structure": None, "_layout": [], "_parameters": [], "_graph": None}
+        return {**vars(self), "_structure": None, "_layout": [], "_parameters": [], "_pointers": [], "_graph": None}
 
     def prepare(
         self,
@@ -133,8 +134,9 @@ class CompiledPass:
         """
         structure = (modules.version, tuple(moved), signature(inputs))
         self._parameters = [p.detach() for p in modules.parameters.values()]  # which asks for no context without gradients
+        self._pointers = list(map(Tensor.data_ptr, self._parameters))
         if structure != self._structure:
-            self._structure, self._graph = structure, None
+            self._structure = self._graph = None  # an interruption leaves it to be made at the next opportunity
             self._layout = _layout(inputs)
             try:
                 check_traceable(policy)
@@ -148,7 +150,16 @@ class CompiledPass:
                 self.tell(f"{self.what} is compiled")
             except NotCompilable as reason:
                 self.tell(f"{self.what} runs uncompiled: {reason}")
+            self._structure = structure
         return self._graph is not None
+
+    def is_current(self, modules: Modules) -> bool:
+        """Whether the graph computes what the policy does now; its layers or parameters may have been replaced."""
+        return (
+            self._structure[0] == modules.version
+            and modules.act_as_before()
+            and self._pointers == list(map(Tensor.data_ptr, modules.parameters.values()))
+        )
 
     def takes(self, inputs: Sequence[Tensor]) -> bool:
         """Whether these are such inputs."""
@@ -178,8 +189,7 @@ class CompiledPass:
         with th.no_grad():
             if compiled and self.prepare(policy, modules, inputs, moved=moved):
                 return self(inputs)
-            with without_validation():
-                return self.bound(policy, modules.parameters, moved)(dict(modules.parameters), *inputs)
+            return self.bound(policy, modules.parameters, moved)(dict(modules.parameters), *inputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The pass's result for inputs such as those that it was prepared for, none of which requires a gradient."""

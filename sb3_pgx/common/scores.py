@@ -7,7 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from sb3_pgx.common.distributions import one_hot, without_validation
+from sb3_pgx.common.distributions import one_hot
 from sb3_pgx.common.errors import first_line, is_torchs
 from sb3_pgx.common.functional import PolicyFunction
 from sb3_pgx.common.rollout import Observations, as_policy_input, map_tensors
@@ -37,16 +37,15 @@ def map_scores(
     """
     log_prob = PolicyFunction(_log_prob_of_one, policy, parameters)
     inputs = (one_hot(observations, policy.observation_space), as_policy_input(actions, action_space))
-    with without_validation():
-        try:
-            return th.cat([function(gradients) for _, gradients in per_sample_gradients(log_prob, parameters, inputs)])
-        except RuntimeError as error:
-            if not is_torchs(error):
-                raise
-            raise ValueError(
-                f"{type(policy).__name__} cannot be differentiated sample by sample, which variance-optimal baselines need "
-                f'(torch says: {first_line(error)}). Use baseline="loo" instead.'
-            ) from error
+    try:
+        return th.cat([function(gradients) for _, gradients in per_sample_gradients(log_prob, parameters, inputs)])
+    except RuntimeError as error:
+        if not is_torchs(error):
+            raise
+        raise ValueError(
+            f"{type(policy).__name__} cannot be differentiated sample by sample, which variance-optimal baselines need "
+            f'(torch says: {first_line(error)}). Use baseline="loo" instead.'
+        ) from error
 
 
 def _log_prob_of_one(policy: ActorCriticPolicy, observation: Observations, action: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from sb3_pgx.common.compiling import Function
-from sb3_pgx.common.distributions import without_validation
 from sb3_pgx.common.functional import PolicyFunction
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import CompiledPass, as_observations
@@ -180,11 +179,11 @@ class Surroundings:
         if self._compiled and region.product.prepare(policy, modules, [self.gradient, *inputs], moved=self.moved):
             return lambda v: region.product.run(policy, modules, [v, *inputs], True, self.moved)[0]
         function = PolicyFunction(region.product.function, policy, modules.parameters)
-        with th.no_grad(), without_validation():
+        with th.no_grad():
             product = region.product_at(function, dict(modules.parameters), self.moved, inputs)
 
         def uncompiled(v: Tensor) -> Tensor:
-            with th.no_grad(), without_validation():
+            with th.no_grad():
                 return product(v)
 
         return uncompiled

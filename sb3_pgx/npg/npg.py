@@ -42,6 +42,8 @@ from sb3_pgx.ops.objectives import standardized
 
 STEP_RULES = ("kl", "fixed")
 CRITICS = ("sgd", "trust_region")
+# How torch says that a layer's gradient cannot be differentiated.
+ONCE_DIFFERENTIABLE = ("once_differentiable", "derivative for", "does not require grad")
 # Of a step that was refused.
 CAUSES = (
     "target_kl or step_size too large, or cg_damping too small, rewards or observations of huge size (wrap the environment in "
@@ -308,10 +310,10 @@ class NPG(PolicyGradientAlgorithm):
             product = damped(here.product(), self.cg_damping)
             solution = conjugate_gradient(product, here.gradient, self.cg_max_steps, self.cg_tolerance)
         except RuntimeError as error:
-            if not (is_torchs(error) and ("forward AD" in str(error) or "functorch" in str(error))):
+            if not (is_torchs(error) and any(sign in str(error) for sign in ONCE_DIFFERENTIABLE)):
                 raise
             raise ValueError(
-                f"{type(self).__name__} needs derivatives of the policy in both directions, and a layer of it lacks one "
+                f"{type(self).__name__} needs derivatives of the policy's gradient, and a layer of the policy has none "
                 f"({first_line(error)}). Replace the layer, or use PPO, which needs gradients alone."
             ) from error
         self.n_gradient_steps += solution.steps

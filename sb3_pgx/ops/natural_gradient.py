@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import torch as th
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch.func import vjp
 
 Product = Callable[[Tensor], Tensor]
 StoppedBy = Literal["tolerance", "max_steps", "curvature"]
@@ -80,15 +80,19 @@ def gauss_newton_product(function: Callable[[Tensor], Tensor], theta: Tensor, me
     With a Fisher metric of :mod:`~sb3_pgx.ops.divergences` the matrix is the Fisher matrix of the policy, the Hessian of the
     mean KL at the old policy; with the identity for a metric, and V for a function, it is (1/B) Σ ∇V ∇Vᵀ.
 
-    :param function: θ ``[P]`` -> outputs ``[B, K]``
+    Both factors come from reverse mode: Jᵀu is linear in u, so that J v is the gradient of vᵀ(Jᵀu) in u. Forward mode
+    (``torch.func.jvp``) would need no second derivative, but torch keeps its nesting level for the whole process: two threads
+    in it at once get wrong numbers.
+
+    :param function: θ ``[P]`` -> outputs ``[B, K]``; it must be differentiable twice
     :param theta: θ, ``[P]``
     :param metric: tangents of the outputs ``[B, K]`` -> each row times its own M, ``[B, K]``
     """
-    pullback = vjp(function, theta)[1]  # kept for all products
+    outputs, pullback, *_ = vjp(function, theta)  # u -> Jᵀu
+    pushforward = vjp(lambda u: vjp(function, theta)[1](u)[0], th.zeros_like(outputs))[1]  # v -> J v
 
     def product(v: Tensor) -> Tensor:
-        tangents = jvp(function, (theta,), (v,))[1]  # [B, K]
-        return pullback(metric(tangents))[0] / len(tangents)
+        return pullback(metric(pushforward(v)[0]))[0] / len(outputs)
 
     return product
 

@@ -116,6 +116,7 @@ class GradientSteps:
         versions = [self._version, *(f.modules.version for f in self.followers)]
         structure = (objects, (described, rule, plan.structure, versions))
         if not self._is_known(structure):
+            self._structure = None  # an interruption leaves it to be prepared at the next opportunity
             with left_as_it_is(policy):
                 measured = self.measure(policy, batch, plan.as_tensors())
                 spared = {id(p) for p in split_parameters(policy)[0].values()} if self.objective.critic_only else set()
