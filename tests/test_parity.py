@@ -82,24 +82,28 @@ def test_the_same_seed_gives_sb3s_training(algorithm, case):
 
 
 @pytest.mark.parametrize("algorithm", OWN)
-def test_the_log_is_sb3s_one_dump_later_for_the_last_update(algorithm):
+def test_the_log_is_sb3s_and_its_last_row_has_the_last_update(algorithm):
+    """SB3 writes a row before each update, and leaves the metrics of the last update in the logger."""
     *classes, own = OWN[algorithm]
-    logs = []
+    logs, left = [], []
     for model_class in classes:
         dumps = []
         logger = configure(None, [""])
         original = logger.dump
-        logger.dump = lambda step=0, log=logger, d=dumps, o=original: d.append(dict(log.name_to_value)) or o(step)
+        logger.dump = lambda step=0, log=logger, d=dumps, o=original: d.append((step, dict(log.name_to_value))) or o(step)
         model = model_class("MlpPolicy", make_vec_env("CartPole-v1", 4, seed=0), seed=0, device=DEVICE, **own)
         model.set_logger(logger)
         model.learn(400, log_interval=1)
         logs.append(dumps)
+        left.append(dict(logger.name_to_value))
     theirs, ours = logs
-    assert len(ours) == len(theirs) + 1
-    for mine, expected in zip(ours, theirs, strict=False):
+    theirs[-1][1].update(left[0])
+    assert [step for step, _ in ours] == [step for step, _ in theirs]
+    for (_, mine), (_, expected) in zip(ours, theirs, strict=True):
         assert expected.keys() <= mine.keys()
         for key in expected.keys() - {"time/fps", "time/time_elapsed"}:
             np.testing.assert_allclose(mine[key], expected[key], rtol=1e-3, atol=1e-4, err_msg=key)
+    assert left[0].keys() <= left[1].keys()
 
 
 # ------------------------------------------------------------------------------------------------------- ten rollouts

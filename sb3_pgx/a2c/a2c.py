@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sb3_pgx.common.algorithm import ceil_div
-from sb3_pgx.common.checks import check_counts
+from sb3_pgx.common.checks import as_flag, check_counts
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import RolloutView
@@ -146,6 +146,8 @@ class A2C(ShortRollouts):
     def check_arguments(self) -> None:
         super().check_arguments()
         check_counts(n_steps=self.n_steps)
+        self.normalize_advantage = as_flag("normalize_advantage", self.normalize_advantage)
+        self.discount_state_weighting = as_flag("discount_state_weighting", self.discount_state_weighting)
         if self.discount_state_weighting and self.normalize_advantage:
             raise ValueError(
                 "discount_state_weighting=True cannot be combined with normalize_advantage=True: the weights would be lost"

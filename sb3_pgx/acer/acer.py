@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterable, Iterator
-from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +19,14 @@ from sb3_pgx.acer.replay import SegmentReplay
 from sb3_pgx.acer.replay_files import load_replay, save_replay
 from sb3_pgx.acer.segments import Segments, joined, room_for, windows
 from sb3_pgx.common.algorithm import ceil_div
-from sb3_pgx.common.checks import check_choice, check_counts, check_finite_not_negative, check_unit_interval
+from sb3_pgx.common.checks import (
+    as_flag,
+    check_choice,
+    check_counts,
+    check_finite_not_negative,
+    check_unit_interval,
+    is_number,
+)
 from sb3_pgx.common.errors import warn
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.report import Metrics
@@ -30,6 +36,7 @@ from sb3_pgx.common.short_rollouts import ShortRollouts, with_rms_prop
 from sb3_pgx.common.undo import state_of
 from sb3_pgx.common.update import Follower, Objective
 
+MAX_REPLAY_RATIO = 1_000_000
 DRAWN_AT_ONCE = 8  # batches of segments: a call costs as much as its copies, and of pictures more would take much memory
 
 LARGE = 1e6  # the squares of numbers below it are far from the largest of single precision
@@ -177,18 +184,22 @@ class ACER(ShortRollouts):
                 "choices at once have too many combinations for the one and none of the other. Use PPO, A2C or TRPO, or make "
                 "one Discrete choice of them."
             )
-        if not issubclass(self.policy_class, ACERMixin):
+        if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, ACERMixin)):
+            name = getattr(self.policy_class, "__name__", self.policy_class)
             raise ValueError(
-                f"ACER's critic knows actions, and that of {self.policy_class.__name__} does not: derive it from "
-                "sb3_pgx.acer.policies.ACERPolicy."
+                f"ACER's critic knows actions, and that of {name} does not: derive it from sb3_pgx.acer.policies.ACERPolicy."
             )
         check_counts(n_steps=self.n_steps, buffer_size=self.buffer_size, n_dueling_samples=self.n_dueling_samples)
         if self.replay_batch is not None:
             check_counts(replay_batch=self.replay_batch)
         check_finite_not_negative(replay_start=self.replay_start, replay_ratio=self.replay_ratio)
-        if not isinstance(self.importance_clip, Real) or not self.importance_clip > 0:
+        if self.replay_ratio > MAX_REPLAY_RATIO:
+            raise ValueError(
+                f"replay_ratio={self.replay_ratio} must be at most {MAX_REPLAY_RATIO:,}: a rollout would never end"
+            )
+        if not is_number(self.importance_clip) or not self.importance_clip > 0:
             raise ValueError(f"importance_clip={self.importance_clip!r} must be a positive number; math.inf never truncates")
-        if not isinstance(self.trust_region_delta, Real) or not self.trust_region_delta >= 0:
+        if not is_number(self.trust_region_delta) or not self.trust_region_delta >= 0:
             raise ValueError(
                 f"trust_region_delta={self.trust_region_delta!r} must not be negative; trust_region=False turns it off"
             )
@@ -196,6 +207,9 @@ class ACER(ShortRollouts):
         check_unit_interval(average_coef=self.average_coef)
         for name in ("ent_coef", "q_coef"):
             self.coefficient(name)
+        self.trust_region = as_flag("trust_region", self.trust_region)
+        if self.on_policy_update is not None:
+            self.on_policy_update = as_flag("on_policy_update", self.on_policy_update)
         if self.policy_kwargs.get("use_sde"):
             raise ValueError("ACER needs the density of each action, which gSDE's noise does not have: leave use_sde out")
         self._check_learns()

@@ -1,6 +1,7 @@
 """The pipeline: collect, evaluate, estimate, update, report. An algorithm fills in three of the stages."""
 
 import copy
+import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +26,27 @@ from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.common.acting import Acting
-from sb3_pgx.common.checks import FiniteGuard, check_unit_interval
+from sb3_pgx.common.arguments import (
+    as_timesteps,
+    check_device,
+    check_environment,
+    check_learn,
+    check_mapping,
+    check_policy,
+    check_policy_kwargs,
+    check_sb3s_arguments,
+    check_spaces,
+    check_verbose,
+)
+from sb3_pgx.common.checks import (
+    FiniteGuard,
+    as_arrays,
+    as_flag,
+    check_positive_or_none,
+    check_unit_interval,
+    naming_dead_workers,
+    without_arrays,
+)
 from sb3_pgx.common.collect import HOST, Quota, Recorder, StepQuota, moved
 from sb3_pgx.common.compiling import COMPILE_AFTER, check_compile
 from sb3_pgx.common.controllers import KLAdaptiveLearningRate, adapted_scale
@@ -36,7 +57,7 @@ from sb3_pgx.common.evaluate import evaluate_by_graph, evaluate_rollout, evaluat
 from sb3_pgx.common.files import saving
 from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, acting_pass, evaluation_pass
-from sb3_pgx.common.policies import mean_std, policy_class_for
+from sb3_pgx.common.policies import follow_parameters, mean_std, policy_class_for
 from sb3_pgx.common.report import Metrics, notify, notify_of_error, read
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import DictRolloutView, FedBuffer, RolloutView, batches, is_users_own, rollout_of, to_numpy
@@ -104,6 +125,10 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         self, policy: str | type[ActorCriticPolicy], env: GymEnv | str | None, compile: bool | str = "auto", **kwargs: Any
     ):
         check_compile(compile)
+        check_policy(policy, self.policy_aliases)
+        check_device(kwargs.get("device", "auto"))
+        check_mapping(policy_kwargs=kwargs.get("policy_kwargs"))
+        check_verbose(kwargs.get("verbose", 0))
         self.compile = compile
         super().__init__(
             policy,
@@ -113,6 +138,11 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             _init_setup_model=False,
         )
         self.policy_class = policy_class_for(self.policy_class, self.policy_kwargs)
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_environment(env)
+        return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     # ------------------------------------------------------------------------------------------------ what differs
 
@@ -207,9 +237,12 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
         :raises ValueError: an argument makes no sense
         """
+        check_sb3s_arguments(self)
+        check_policy_kwargs(self.policy_class, self.policy_kwargs)
+        check_spaces(self.policy_class, self.policy_kwargs, self.observation_space, self.action_space)
+        self.use_sde = as_flag("use_sde", self.use_sde)
         check_unit_interval(gamma=self.gamma, gae_lambda=self.gae_lambda)
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm={self.max_grad_norm} must be positive; None turns clipping off")
+        check_positive_or_none("turns clipping off", max_grad_norm=self.max_grad_norm)
         self.coefficient("learning_rate")
         if is_users_own(self.rollout_buffer_class):
             self._refuse_buffer(self.rollout_buffer_class, "rollout_buffer_class")  # type: ignore[arg-type]
@@ -238,12 +271,16 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         super()._update_learning_rate(optimizers)
 
     def _setup_model(self) -> None:
+        if self.env is None and not hasattr(self, "observation_space"):
+            raise ValueError(f"env=None: {type(self).__name__} needs an environment to know what its policy acts on")
+        vars(self).update(without_arrays(vars(self)))
         self.check_arguments()
         super()._setup_model()
         release_graph(self.policy)
         self._compiled, self._metrics = False, {}
         self._undo, self._copies = Undo(), Copies()
         self._modules = Modules()
+        self._modules.look(self.policy)
         self._acting = acting_pass(self.observation_space, self._tell)
         self._evaluation = evaluation_pass(self.observation_space, self._tell)
         if self.objective is not None:
@@ -442,15 +479,17 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         assert self.env is not None
         guard = FiniteGuard(self.env, self._vec_normalize_env, self._n_updates)
-        result = super()._setup_learn(*args, **kwargs)
+        with naming_dead_workers(self.env):
+            result = super()._setup_learn(*args, **kwargs)
         self._check_start(guard)
-        self._modules.look(self.policy, start=True)
+        self._look_at_policy(start=True)
         self._decide_on_compiling(result[0])
         return result
 
     def _decide_on_compiling(self, total_timesteps: int) -> None:
         if self.compile == "auto":
-            planned = self.planned_gradient_steps(total_timesteps - self.num_timesteps)
+            remaining = min(total_timesteps, sys.maxsize) - self.num_timesteps  # it may be infinite
+            planned = self.planned_gradient_steps(remaining)
             self._compiled = self._compiled or self.n_gradient_steps + planned > COMPILE_AFTER
         else:
             self._compiled = bool(self.compile)
@@ -462,23 +501,33 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def _start_whole_episodes(self, env: VecEnv, quota: Quota, guard: FiniteGuard) -> None:
         if quota.whole_episodes and not np.all(self._last_episode_starts):
-            self._last_obs = env.reset()  # type: ignore[assignment]
+            with naming_dead_workers(env):
+                self._last_obs = env.reset()  # type: ignore[assignment]
             self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
             self._check_start(guard)
 
     def _check_start(self, guard: FiniteGuard) -> None:
         """What ``reset`` returned; after an error, the next ``learn`` resets once more."""
         try:
+            self._last_obs = as_arrays(self._last_obs)
             guard.check(self._last_obs)
-        except ValueError:
+        except (TypeError, ValueError):
             self._last_obs = None
             raise
 
     def _look(self) -> None:
         """During a rollout: a callback may have changed the policy, and what is new in it has to be in evaluation mode."""
         before = self._modules.version
-        if self._modules.look(self.policy) != before:
+        if self._look_at_policy() != before:
             self._modules.train(self.policy, False)
+
+    def _look_at_policy(self, start: bool = False) -> int:
+        """What the policy's layers are now; see :meth:`~sb3_pgx.common.modules.Modules.look`."""
+        before = self._modules.parameters
+        version = self._modules.look(self.policy, start)
+        if self._modules.parameters is not before:
+            follow_parameters(self.policy.optimizer, before, self.policy)
+        return version
 
     def _as_tensor(self, observations: Any) -> Any:
         if isinstance(observations, np.ndarray):
@@ -497,12 +546,13 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         """Step the environments; after an error, the next ``learn`` starts by resetting them."""
         try:
             new_obs, rewards, dones, infos = env.step(actions)
-            rewards = np.asarray(rewards)  # SB3 takes lists, too
+            new_obs, rewards = as_arrays(new_obs), as_arrays(rewards)
             guard.check(new_obs, rewards, step)
             dones = np.array(dones, dtype=bool)  # a copy, of what may be numbers
         except BaseException:
             self._last_obs = None
-            raise
+            with naming_dead_workers(env):
+                raise
         return new_obs, rewards, dones, infos
 
     def _reset_later(self) -> None:
@@ -578,7 +628,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         self._report(self._metrics)
 
     def _measured_update(self) -> dict[str, float]:
-        self._modules.look(self.policy)  # a callback may have changed it
+        self._look_at_policy()  # a callback may have changed it
         with self._undo.on(Exception):
             rollout = self._learned_rollout()
             self._modules.train(self.policy, True)
@@ -661,8 +711,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         :return: itself
         """
         iteration = 0
+        check_learn(self, callback, log_interval)
         total_timesteps, callback = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
+            as_timesteps(total_timesteps), callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
         )
         callback.on_training_start(locals(), globals())
         try:
@@ -670,7 +721,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         except Exception as error:
             notify_of_error(callback, error)
             raise
-        # SB3's order, log then update, would lose the last update. As after SB3's learn, its metrics stay in the logger.
+        # SB3 logs before it updates, which would lose the last update. As after SB3's learn, its metrics stay in the logger.
         if log_interval is not None and iteration > 0:
             self.dump_logs(iteration)
             self._report(self._metrics)
@@ -687,7 +738,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
                 break
             iteration += 1
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            if log_interval is not None and iteration % log_interval == 0:
+            is_last = self.num_timesteps >= total_timesteps  # its row is written after its update, and once
+            if log_interval is not None and iteration % log_interval == 0 and not is_last:
                 self.dump_logs(iteration)
             self._metrics = {}
             self.train()  # a subclass may have its own

@@ -2,10 +2,14 @@
 
 import copy
 import math
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_pgx.common.errors import warn
@@ -14,47 +18,83 @@ from sb3_pgx.common.undo import Refusal
 Array = np.ndarray | dict[str, np.ndarray]
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a real number; a truth value is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def without_arrays(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with NumPy's scalars, and arrays and tensors without dimensions, as Python's numbers and truth values."""
+    return {name: x.item() if getattr(x, "shape", None) == () and hasattr(x, "item") else x for name, x in arguments.items()}
+
+
 def check_unit_interval(**arguments: float) -> None:
-    """:raises ValueError: an argument is outside [0, 1]"""
+    """:raises ValueError: an argument is no number in [0, 1]"""
     for name, value in arguments.items():
+        if not is_number(value):
+            raise ValueError(f"{name}={value!r} must be a number in [0, 1]")
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"{name}={value} is outside [0, 1]")
 
 
-def check_counts(**arguments: int) -> None:
-    """:raises ValueError: an argument is no whole number, or below 1"""
+def check_counts(least: int = 1, **arguments: int) -> None:
+    """:raises ValueError: an argument is no whole number, or below ``least``"""
     for name, value in arguments.items():
-        if not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name}={value} must be a whole number, at least 1")
+        if not is_number(value) or not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name}={value!r} must be a whole number, at least {least}")
 
 
 def check_positive(**arguments: float) -> None:
     """:raises ValueError: an argument is no number above 0, or infinite"""
     for name, value in arguments.items():
-        if not isinstance(value, Real) or not 0 < value < math.inf:
+        if not is_number(value) or not 0 < value < math.inf:
             raise ValueError(f"{name}={value!r} must be positive and finite")
+
+
+def check_positive_or_none(none: str, **arguments: float | None) -> None:
+    """
+    :param none: what ``None`` does, for the error
+    :raises ValueError: an argument is neither ``None`` nor a number above 0; it may be infinite
+    """
+    for name, value in arguments.items():
+        if value is not None and (not is_number(value) or not value > 0):
+            raise ValueError(f"{name}={value!r} must be positive; None {none}")
 
 
 def check_finite_not_negative(**arguments: float) -> None:
     """:raises ValueError: an argument is no number from 0 up, or infinite"""
     for name, value in arguments.items():
-        if not isinstance(value, Real) or not 0 <= value < math.inf:
+        if not is_number(value) or not 0 <= value < math.inf:
             raise ValueError(f"{name}={value!r} must be finite and not negative")
 
 
 def check_choice(choices: tuple[Any, ...], **arguments: Any) -> None:
     """:raises ValueError: an argument is none of ``choices``"""
     for name, value in arguments.items():
-        if value not in choices:
+        if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
             raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}")
 
 
-def warn_of_truncated_batches(batch_size: int, n_steps: int, n_envs: int) -> None:
+def as_flag(name: str, value: Any) -> bool:
+    """
+    A truth value, which SB3's users may also write as 0 or 1.
+
+    :raises ValueError: it is anything else
+    """
+    (plain,) = without_arrays({name: value}).values()
+    if isinstance(plain, Integral) and plain in (0, 1):
+        return bool(plain)
+    raise ValueError(f"{name}={value!r} must be True or False")
+
+
+def warn_of_uneven_batches(batch_size: int, n_steps: int, n_envs: int) -> None:
     """As SB3 warns."""
-    rows = n_steps * n_envs
-    if rows % batch_size:
+    rows, where = n_steps * n_envs, f"(n_steps={n_steps}, n_envs={n_envs})"
+    if batch_size > rows:
+        warn(f"batch_size={batch_size} is larger than a rollout {where}: every epoch is one mini-batch of all its {rows} rows")
+    elif rows % batch_size:
         warn(
-            f"batch_size={batch_size} does not divide the {rows} rows of a rollout (n_steps={n_steps}, n_envs={n_envs}): "
+            f"batch_size={batch_size} does not divide the {rows} rows of a rollout {where}: "
             f"there will be a truncated mini-batch of size {rows % batch_size} in every epoch"
         )
 
@@ -156,6 +196,26 @@ def by_name(observations: Any) -> dict[str, np.ndarray]:
     return {"observation": observations}
 
 
+@contextmanager
+def naming_dead_workers(env: VecEnv) -> Iterator[None]:
+    """Say which environment it was whose process has ended: what comes through a broken pipe has no text."""
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        for index, process in enumerate(getattr(env.unwrapped, "processes", ())):
+            process.join(timeout=1)
+            if not process.is_alive():
+                raise type(error)(
+                    f"environment {index} is gone: its process {_ended(process.exitcode)}. An exception of the environment is "
+                    "printed by that process, and raised here if the environments run in a DummyVecEnv instead."
+                ) from error
+        raise
+
+
+def _ended(exit_code: int) -> str:
+    return f"was ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"has ended with exit code {exit_code}"
+
+
 def statistics_of(normalize: VecNormalize) -> dict[str, Any]:
     """What ``VecNormalize`` learns from data, by attribute."""
     return {name: getattr(normalize, name) for name in ("obs_rms", "ret_rms", "returns") if hasattr(normalize, name)}
@@ -166,6 +226,25 @@ def variances_of(normalize: VecNormalize) -> dict[str, np.ndarray]:
     observations: Any = by_name(normalize.obs_rms) if normalize.norm_obs else {}
     used = observations | ({"reward": normalize.ret_rms} if normalize.norm_reward else {})
     return {what: statistics.var for what, statistics in used.items()}
+
+
+def as_arrays(values: Any) -> Any:
+    """
+    What an environment returned as an array or a dictionary of arrays, also if it is a list or a tensor.
+
+    :raises TypeError: it is not made of numbers
+    """
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
+        return values
+    if isinstance(values, dict):
+        return {key: as_arrays(part) for key, part in values.items()}
+    try:
+        array = values.numpy(force=True) if isinstance(values, th.Tensor) else np.asarray(values)
+    except ValueError:  # rows of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"the environment returned {values!r}, and observations and rewards must be arrays of numbers")
+    return array
 
 
 def all_finite(values: Array) -> bool:

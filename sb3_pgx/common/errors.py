@@ -64,6 +64,12 @@ def is_torchs(error: Exception) -> bool:
     return frame.f_code.co_code[instruction] not in _RAISES  # what C++ raises comes from the line that called it
 
 
+def raised_in(error: BaseException, module: str) -> bool:
+    """Whether code of that module raised it, or what it called in C."""
+    frame, _ = _innermost(error)
+    return frame is not None and _module(frame) == module
+
+
 def not_finite_parameter(policy: nn.Module) -> str | None:
     """The name of the first parameter with NaN or infinity, or ``None``."""
     return next((name for name, p in policy.named_parameters() if not th.isfinite(p).all()), None)

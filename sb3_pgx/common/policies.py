@@ -190,6 +190,27 @@ def restart_optimizer(policy: ActorCriticPolicy, learning_rate: float) -> None:
     policy.optimizer = policy.optimizer_class(policy.parameters(), lr=learning_rate, **policy.optimizer_kwargs)  # type: ignore[call-arg]
 
 
+def follow_parameters(optimizer: th.optim.Optimizer, before: Mapping[str, nn.Parameter], policy: nn.Module) -> None:
+    """
+    If all of the policy's parameters have been replaced, as ``load_state_dict(assign=True)`` does, let its optimizer move the
+    new ones, moments included.
+
+    :param optimizer: the policy's
+    :param before: the policy's parameters when they were looked at last, by name
+    :param policy: as it is now
+    """
+    now, names = dict(policy.named_parameters()), {id(p): name for name, p in before.items()}
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    known = {id(p) for p in now.values()}
+    if any(id(p) in known or names.get(id(p)) not in now for p in held):
+        return
+    for group in optimizer.param_groups:
+        group["params"] = [now[names[id(p)]] for p in group["params"]]
+    for p in held:
+        if p in optimizer.state:
+            optimizer.state[now[names[id(p)]]] = optimizer.state.pop(p)
+
+
 def leave_out(optimizer: th.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
     """Take ``parameters`` out of an optimizer, with the state that some optimizers make at once."""
     members = {id(p) for p in parameters.values()}

@@ -1,6 +1,7 @@
 """
 Coefficients that may be a number, a function of the remaining progress, or a string that stands for such a function:
 
+    "<number>"                                  that number: YAML reads 3e-4 as a string
     "lin_<start>", "lin_<start>_<end>"          linear, to 0 unless an end is given, as in rl_zoo3
     "cos_<start>", "cos_<start>_<end>"          :class:`Cosine`, to 0 unless an end is given
     "exp_<start>_<end>"                         :class:`Exponential`
@@ -16,18 +17,25 @@ only where this package is installed.
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+
+from sb3_pgx.common.errors import raised_in
+
+# Adam moves each parameter by about the learning rate: two layers of weights this large give values whose square is beyond
+# float32.
+MAX_LEARNING_RATE = 1e10
 
 Coefficient = float | str | Schedule
 
 FORMS = (
-    'give a number, a function, or a string such as "lin_0.01", "lin_0.01_0.001", "cos_0.01_0.001", "exp_0.01_0.0001" or '
-    '"piecewise_0:0.01_0.5:0.001_1:0"'
+    'give a number, a function, or a string such as "0.01", "lin_0.01", "lin_0.01_0.001", "cos_0.01_0.001", '
+    '"exp_0.01_0.0001" or "piecewise_0:0.01_0.5:0.001_1:0"'
 )
 
 
@@ -46,9 +54,15 @@ def as_schedule(value: Coefficient, name: str) -> FloatSchedule:
             value = _parse(value)
         except ValueError as error:
             raise ValueError(f'{name}="{value}" is not a schedule: {error}; {FORMS}') from None
-    if not callable(value) and (isinstance(value, bool) or not hasattr(value, "__float__")):
+    if callable(value):
+        return FloatSchedule(value)
+    try:
+        number = None if isinstance(value, bool | np.bool_) else float(value)
+    except (TypeError, ValueError, RuntimeError):  # of anything that is no number, or several
+        number = None
+    if number is None:
         raise ValueError(f"{name}={value!r} is not a coefficient: {FORMS}")
-    return FloatSchedule(value if callable(value) else float(value))
+    return FloatSchedule(number)
 
 
 def evaluate_coefficient(value: Coefficient, progress_remaining: float, name: str) -> float:
@@ -61,9 +75,19 @@ def evaluate_coefficient(value: Coefficient, progress_remaining: float, name: st
     :return: finite, not negative
     :raises ValueError: the schedule returned a negative or non-finite number
     """
-    result = as_schedule(value, name)(progress_remaining)
+    schedule = as_schedule(value, name)
+    try:
+        result = schedule(progress_remaining)
+    except (TypeError, ValueError) as error:
+        if not raised_in(error, FloatSchedule.__module__):
+            raise  # the user's function did
+        raise ValueError(
+            f"{name} at remaining progress {progress_remaining:.3f} is not a number ({error}): its schedule must return one"
+        ) from error
     if not math.isfinite(result) or result < 0:
         raise ValueError(f"{name} is {result} at remaining progress {progress_remaining:.3f}; it must be finite and >= 0")
+    if result > MAX_LEARNING_RATE and name.endswith("learning_rate"):
+        raise ValueError(f"{name} is {result}; beyond {MAX_LEARNING_RATE:g} one step makes the numbers of a network overflow")
     return result
 
 
@@ -144,6 +168,9 @@ class Piecewise:
 
 
 def _parse(text: str) -> Schedule:
+    if "_" not in text:  # which Python's numbers may have, and ours have not
+        with suppress(ValueError):
+            return ConstantSchedule(float(text))
     kind, *parts = text.split("_")
     if kind == "piecewise":
         return Piecewise([(float(done), float(value)) for done, _, value in (part.partition(":") for part in parts)])

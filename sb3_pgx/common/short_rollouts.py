@@ -7,6 +7,8 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_pgx.common.algorithm import PolicyGradientAlgorithm, SelfAlgorithm
+from sb3_pgx.common.arguments import check_mapping
+from sb3_pgx.common.checks import as_flag, check_finite_not_negative, without_arrays
 
 
 def with_rms_prop(policy_kwargs: dict[str, Any] | None, use_rms_prop: bool, eps: float) -> dict[str, Any]:
@@ -15,7 +17,12 @@ def with_rms_prop(policy_kwargs: dict[str, Any] | None, use_rms_prop: bool, eps:
     :param use_rms_prop: whether RMSprop is wanted at all
     :param eps: its ε
     :return: with the optimizer, unless they name one
+    :raises ValueError: an argument makes no sense
+    :raises TypeError: ``policy_kwargs`` is no dictionary
     """
+    check_mapping(policy_kwargs=policy_kwargs)
+    check_finite_not_negative(**without_arrays({"rms_prop_eps": eps}))
+    use_rms_prop = as_flag("use_rms_prop", use_rms_prop)
     policy_kwargs = dict(policy_kwargs or {})
     if use_rms_prop and "optimizer_class" not in policy_kwargs:
         policy_kwargs["optimizer_class"] = th.optim.RMSprop

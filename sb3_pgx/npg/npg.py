@@ -5,18 +5,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from sb3_pgx.common.algorithm import PolicyGradientAlgorithm, ceil_div
 from sb3_pgx.common.checks import (
+    as_flag,
     check_choice,
     check_counts,
     check_finite_not_negative,
     check_positive,
-    warn_of_truncated_batches,
+    warn_of_uneven_batches,
 )
 from sb3_pgx.common.critic import CRITIC_OBJECTIVE, fit_critic
 from sb3_pgx.common.distributions import family_of
@@ -178,11 +181,9 @@ class NPG(PolicyGradientAlgorithm):
     # ------------------------------------------------------------------------------------------------ set up
 
     def check_arguments(self) -> None:
-        if self.max_grad_norm == 0:  # what sb3-contrib's TRPO puts into its files
-            raise ValueError(
-                f"max_grad_norm=0.0: a model that sb3-contrib saved cannot be loaded as {type(self).__name__}, whose "
-                "target_kl bounds another divergence. Make a new one, and load its policy: model.policy.load_state_dict(…)."
-            )
+        if self.max_grad_norm == 0:  # sb3-contrib's TRPO writes it into its files, and clips nothing
+            self.max_grad_norm = None  # type: ignore[assignment]
+            self._warn_of_contribs_target()
         super().check_arguments()
         self.check_numbers()
         if self.env is None:
@@ -193,7 +194,16 @@ class NPG(PolicyGradientAlgorithm):
             f"normalize_advantage=True needs more than one row: n_steps * n_envs = {rows}"
         )
         if self.critic == "sgd":
-            warn_of_truncated_batches(self.batch_size, self.n_steps, self.n_envs)
+            warn_of_uneven_batches(self.batch_size, self.n_steps, self.n_envs)
+
+    def _warn_of_contribs_target(self) -> None:
+        n = get_action_dim(self.action_space)
+        if n > 1 and isinstance(self.action_space, spaces.Box | spaces.MultiBinary):
+            warn(
+                f"sb3-contrib saved this model, and bounds a mean over the {n} dimensions of an action where "
+                f"{type(self).__name__} bounds their sum: its steps are those of target_kl and cg_damping {n} times as large, "
+                f"load(path, target_kl={n} * {self.target_kl}, cg_damping={n} * {self.cg_damping})"
+            )
 
     def check_numbers(self) -> None:
         """:raises ValueError: an argument makes no sense"""
@@ -212,6 +222,7 @@ class NPG(PolicyGradientAlgorithm):
         check_finite_not_negative(cg_damping=self.cg_damping, cg_tolerance=self.cg_tolerance)
         if self.cg_tolerance >= 1:
             raise ValueError(f"cg_tolerance={self.cg_tolerance} must be below 1: the policy would never move")
+        self.normalize_advantage = as_flag("normalize_advantage", self.normalize_advantage)
         check_choice(STEP_RULES, step_rule=self.step_rule)
         check_choice(CRITICS, critic=self.critic)
 

@@ -4,14 +4,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 from torch.nn import functional as F
 
 from sb3_pgx.common.algorithm import PolicyGradientAlgorithm, ceil_div
-from sb3_pgx.common.checks import check_counts, warn_of_truncated_batches
+from sb3_pgx.common.checks import as_flag, check_counts, check_positive_or_none, is_number, warn_of_uneven_batches
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.schedules import as_schedule
@@ -83,7 +82,7 @@ class PPO(PolicyGradientAlgorithm):
     :param env: environment, or its id
     :param learning_rate: a number, a function of the remaining progress, or a string such as ``"lin_3e-4"``
     :param n_steps: steps of each environment, a rollout
-    :param batch_size: rows of a minibatch
+    :param batch_size: rows of a minibatch; the whole rollout at most
     :param n_epochs: passes over the rollout; more: fewer samples needed, until the policy has moved too far from them
     :param gamma: discount factor, in [0, 1]
     :param gae_lambda: λ of the advantages, in [0, 1]; lower: less variance, more bias from the critic
@@ -176,7 +175,6 @@ class PPO(PolicyGradientAlgorithm):
         self.target_kl = target_kl
         if _init_setup_model:
             self._setup_model()
-            self._check_batch_fits()
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -195,32 +193,20 @@ class PPO(PolicyGradientAlgorithm):
             self.coefficient("clip_range")
         if self.clip_range_vf is not None:
             # SB3's exception, which scripts may catch; so is the next one.
-            positive = callable(self.clip_range_vf) or isinstance(self.clip_range_vf, str) or self.clip_range_vf > 0
+            positive = not is_number(self.clip_range_vf) or not self.clip_range_vf <= 0  # type: ignore[operator]
             assert positive, f"clip_range_vf={self.clip_range_vf} must be positive; None lets the values move freely"
             self.coefficient("clip_range_vf")
-        if self.target_kl is not None and not self.target_kl > 0:
-            raise ValueError(f"target_kl={self.target_kl} must be positive; None never ends an update early")
+        check_positive_or_none("never ends an update early", target_kl=self.target_kl)
+        self.normalize_advantage = as_flag("normalize_advantage", self.normalize_advantage)
         if self.env is not None:
             self._check_batches(self.n_steps * self.n_envs)
-
-    def _check_batch_fits(self) -> None:
-        rows = self.n_steps * self.n_envs
-        if self.batch_size > rows:
-            raise ValueError(
-                f"batch_size={self.batch_size} is larger than a rollout, which has n_steps * n_envs = {self.n_steps} * "
-                f"{self.n_envs} = {rows} rows: lower batch_size, or raise n_steps"
-            )
-
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        self._check_batch_fits()  # not when a model is loaded: one environment may be enough to evaluate it
-        return super()._setup_learn(*args, **kwargs)
 
     def _check_batches(self, rows: int) -> None:
         if self.normalize_advantage:
             assert self.batch_size > 1 and rows > 1, (
                 f"normalize_advantage=True needs more than one row: batch_size={self.batch_size}, n_steps * n_envs={rows}"
             )
-        warn_of_truncated_batches(self.batch_size, self.n_steps, self.n_envs)
+        warn_of_uneven_batches(self.batch_size, self.n_steps, self.n_envs)
 
     def coefficients(self) -> Coefficients:
         """Their values for the update that follows."""
@@ -245,7 +231,7 @@ class PPO(PolicyGradientAlgorithm):
         if c.clip_range_vf is not None:
             smallest = MIN_CLIP_RANGE_VF * rollout.values.abs().max().item()
             c = c._replace(clip_range_vf=max(c.clip_range_vf, smallest))
-        with self.gradient_steps(c, self.batch_size, self.max_distance()) as steps:
+        with self.gradient_steps(c, min(self.batch_size, rollout.n_valid), self.max_distance()) as steps:
             for epoch in range(self.n_epochs):
                 steps.epoch(self.minibatches(rollout, self.batch_size))
                 self._n_updates += 1

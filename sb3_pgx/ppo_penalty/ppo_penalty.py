@@ -8,7 +8,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from sb3_pgx.common.checks import check_finite_not_negative, check_positive
+from sb3_pgx.common.checks import check_finite_not_negative, check_positive, check_positive_or_none
 from sb3_pgx.common.controllers import adapted_kl_coef
 from sb3_pgx.common.distributions import Family, family_of
 from sb3_pgx.common.evaluate import evaluate_rows
@@ -155,7 +155,6 @@ class PPOPenalty(PPO):
         self.early_stop_kl = early_stop_kl
         if _init_setup_model:
             self._setup_model()
-            self._check_batch_fits()
 
     def check_arguments(self) -> None:
         super().check_arguments()
@@ -168,8 +167,7 @@ class PPOPenalty(PPO):
             if not getattr(self, name) > 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be greater than 1")
         check_finite_not_negative(hinge_coef=self.hinge_coef)
-        if self.early_stop_kl is not None and not self.early_stop_kl > 0:
-            raise ValueError(f"early_stop_kl={self.early_stop_kl} must be positive; None never ends an update early")
+        check_positive_or_none("never ends an update early", early_stop_kl=self.early_stop_kl)
 
     @property
     def refuses_buffers(self) -> str | None:

@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
 from sb3_pgx.common.algorithm import PolicyGradientAlgorithm
-from sb3_pgx.common.checks import check_counts
+from sb3_pgx.common.checks import as_flag, check_counts
 from sb3_pgx.common.collect import EpisodeQuota, Quota
 from sb3_pgx.common.errors import blaming_numbers
 from sb3_pgx.common.evaluate import chunks
@@ -52,6 +52,7 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
     def check_arguments(self) -> None:
         super().check_arguments()
         check_counts(n_episodes=self.n_episodes, max_episode_steps=self.max_episode_steps)
+        self.discount_state_weighting = as_flag("discount_state_weighting", self.discount_state_weighting)
         self.coefficient("ent_coef")
 
     @property

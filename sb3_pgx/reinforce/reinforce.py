@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from sb3_pgx.common.checks import check_choice
+from sb3_pgx.common.checks import as_flag, check_choice
 from sb3_pgx.common.policies import (
     ActorCnnPolicy,
     ActorMultiInputPolicy,
@@ -141,6 +141,7 @@ class REINFORCE(EpisodicAlgorithm):
     def check_arguments(self) -> None:
         super().check_arguments()
         check_choice(BASELINES, baseline=self.baseline)
+        self.normalize_returns = as_flag("normalize_returns", self.normalize_returns)
         leaves_one_out = self.baseline not in (None, "mean")
         if leaves_one_out and self.env is not None and self.n_episodes * self.n_envs < 2:
             raise ValueError(

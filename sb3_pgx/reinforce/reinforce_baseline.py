@@ -10,7 +10,7 @@ from stable_baselines3.common.utils import update_learning_rate
 from torch import Tensor
 
 from sb3_pgx.common.algorithm import ceil_div
-from sb3_pgx.common.checks import check_counts
+from sb3_pgx.common.checks import as_flag, check_counts
 from sb3_pgx.common.critic import CRITIC_OBJECTIVE, fit_critic
 from sb3_pgx.common.policies import split_parameters
 from sb3_pgx.common.report import Metrics
@@ -119,6 +119,8 @@ class REINFORCEBaseline(EpisodicAlgorithm):
     def check_arguments(self) -> None:
         super().check_arguments()
         check_counts(n_critic_updates=self.n_critic_updates, critic_batch_size=self.critic_batch_size)
+        self.bootstrap_truncated = as_flag("bootstrap_truncated", self.bootstrap_truncated)
+        self.normalize_advantage = as_flag("normalize_advantage", self.normalize_advantage)
         self.coefficient("critic_learning_rate")
         self.coefficient("vf_coef")
 

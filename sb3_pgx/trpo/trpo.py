@@ -8,7 +8,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from sb3_pgx.common.checks import check_counts
+from sb3_pgx.common.checks import check_counts, is_number
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.trust_region import Surroundings
 from sb3_pgx.npg.npg import NPG
@@ -110,8 +110,8 @@ class TRPO(NPG):
     def check_numbers(self) -> None:
         super().check_numbers()
         check_counts(line_search_max_iter=self.line_search_max_iter)
-        if not 0 < self.line_search_shrinking_factor < 1:
-            raise ValueError(f"line_search_shrinking_factor={self.line_search_shrinking_factor} must be between 0 and 1")
+        if not (is_number(self.line_search_shrinking_factor) and 0 < self.line_search_shrinking_factor < 1):
+            raise ValueError(f"line_search_shrinking_factor={self.line_search_shrinking_factor!r} must be between 0 and 1")
 
     def step_length(self, solution: Solution) -> float:
         return kl_step_length(solution.curvature, self.coefficient("target_kl"))

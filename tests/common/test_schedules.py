@@ -17,14 +17,22 @@ from sb3_pgx.common.schedules import Cosine, Exponential, Piecewise, as_schedule
 
 @pytest.mark.parametrize(
     "value, expected",
-    [(0.3, 0.3), (2, 2.0), (np.float32(0.25), 0.25), ("lin_0.01", 0.0025), (lambda p: p * p, 0.0625)],
+    [
+        (0.3, 0.3),
+        (2, 2.0),
+        (np.float32(0.25), 0.25),
+        ("lin_0.01", 0.0025),
+        ("0.01", 0.01),
+        ("3e-4", 3e-4),
+        (lambda p: p * p, 0.0625),
+    ],
 )
 def test_a_coefficient_is_a_number_a_function_or_a_string(value, expected):
     result = evaluate_coefficient(value, 0.25, "ent_coef")
     assert type(result) is float and result == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("value", ["tan_1", "0.01", "", True, None, [1.0], -0.1, float("nan"), lambda p: -p])
+@pytest.mark.parametrize("value", ["tan_1", "1_0", "nan", "", True, None, [1.0], -0.1, float("nan"), lambda p: -p])
 def test_anything_else_is_an_error_that_names_it(value):
     with pytest.raises(ValueError, match="ent_coef"):
         evaluate_coefficient(value, 0.5, "ent_coef")

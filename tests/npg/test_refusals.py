@@ -5,7 +5,6 @@ import math
 import warnings
 
 import pytest
-import sb3_contrib
 import torch as th
 from capabilities import BOX, OwnExtractor
 from models import assert_same, parameters
@@ -64,12 +63,6 @@ def test_an_attribute_that_is_set_to_what_makes_no_sense_is_refused_before_the_n
     with pytest.raises(ValueError, match=message):
         model.learn(12, reset_num_timesteps=False)
     assert_same(parameters(model), before)
-
-
-def test_a_model_that_contrib_saved_is_refused_for_what_its_target_means(tmp_path):
-    sb3_contrib.TRPO("MlpPolicy", vectorised(Scripted([3])), n_steps=8, batch_size=8, device=DEVICE).save(tmp_path / "theirs")
-    with pytest.raises(ValueError, match=r"sb3-contrib saved cannot be loaded as TRPO, whose target_kl bounds another"):
-        TRPO.load(tmp_path / "theirs", device=DEVICE)
 
 
 class Attention(OwnExtractor):
