@@ -27,7 +27,8 @@ class CpuKernels(CustomGraphPass):
     """
     The last pass over the compiler's graph, for float32: biases are added apart, outer products are taken element by element,
     small products are sums, which become part of the kernels around them, and the tanh of a layer is :func:`rational_tanh`.
-    Elsewhere tanh stays: the density of a squashed action has log(1 − tanh²), where every digit counts.
+    Elsewhere tanh stays: the density of a squashed action has log(1 − tanh²), where every digit counts. The compiler's own
+    expm1 (of ELU, SELU and CELU) is exp(x) − 1, which is 0 for small x: :func:`exact_expm1` takes its place.
     """
 
     def __call__(self, graph: fx.Graph) -> None:
@@ -35,6 +36,8 @@ class CpuKernels(CustomGraphPass):
         for node in _float32(graph, aten.tanh.default):
             if _is_product(node.all_input_nodes[0]):
                 _replace(node, _TANH)
+        for node in _float32(graph, aten.expm1.default):
+            _replace(node, _EXPM1)
         for node in _float32(graph, aten.addmm.default):
             if not node.kwargs:
                 _replace(node, _ADDMM)
@@ -86,6 +89,17 @@ def rational_tanh(x: Tensor) -> Tensor:
     return th.copysign(th.where(size < TANH_SMALL, product * inverse, 1 - rest * inverse), x)
 
 
+def exact_expm1(x: Tensor) -> Tensor:
+    """
+    Return exp(x) − 1 without cancellation, from (u − 1) x / log u for u = exp(x), in which the rounding of u cancels (Kahan).
+
+    :param x: float32
+    """
+    u = x.exp()
+    near_zero = th.where(u == 1, x, (u - 1) * x / u.log())
+    return th.where(x.abs() < 0.5, near_zero, u - 1)
+
+
 def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     result = x * coefficients[0] + coefficients[1]
     for coefficient in coefficients[2:]:
@@ -120,6 +134,7 @@ def _replace(node: fx.Node, function: fx.Graph) -> None:
 
 _SUMS_AND_SHAPES = (aten.add.Tensor, aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 _TANH = make_fx(rational_tanh, select_decomp_table())(th.zeros(2)).graph
+_EXPM1 = make_fx(exact_expm1, select_decomp_table())(th.zeros(2)).graph
 # On the CPU addmm copies the bias into the result and multiplies then, which takes as long as a small layer's product; a sum
 # is part of the kernel that comes next, such as the activation's.
 _ADDMM = make_fx(lambda bias, rows, weights: th.mm(rows, weights) + bias)(th.zeros(1), th.zeros(1, 1), th.zeros(1, 1)).graph

@@ -9,7 +9,7 @@ import stable_baselines3 as sb3
 import torch as th
 from capabilities import BOX, DICT, FAR, IMAGE
 from gymnasium import spaces
-from pairs import envs
+from pairs import envs, make
 from problems import DEVICE, AnySpace, vectorised
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecNormalize, is_vecenv_wrapped
 from stable_baselines3.common.vec_env.vec_transpose import VecTransposeImage
 
 from sb3_pgx import A2C, PPO
+from sb3_pgx.common import compiling
 from sb3_pgx.common.distributions import noise_source, sample_with
 
 # ------------------------------------------------------------------------------------------------------- random numbers
@@ -392,3 +393,115 @@ def test_a_policy_whose_parameters_are_not_finite_does_not_act_unnoticed(action_
         model.learn(24)
     for key, value in model.policy.state_dict().items():
         th.testing.assert_close(value, before[key], rtol=0, atol=0, equal_nan=True)
+
+
+# ------------------------------------------------------------------------------------------------------- in the middle
+
+
+def _replace_activation(model):
+    model.policy.mlp_extractor.policy_net[1] = th.nn.ReLU()
+
+
+def _append_layer(model):
+    model.policy.mlp_extractor.policy_net.append(th.nn.Tanh())
+
+
+def _pre_hook(model):
+    model.policy.action_net.register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1.0,))
+
+
+MIDDLE = [_put_elsewhere, _replace_layer, _replace_policy, _hook, _pre_hook, _replace_activation, _append_layer]
+
+
+class InTheMiddle(Watch):
+    """Changes the policy with the fourth step of the second rollout; what is done from then on until that rollout ends."""
+
+    def __init__(self, change, n_steps):
+        super().__init__()
+        self.change, self.when = change, n_steps + 4
+
+    def _on_step(self):
+        if self.n_calls == self.when:
+            self.change(self.model)
+        return super()._on_step()
+
+
+@pytest.mark.parametrize("change", MIDDLE)
+@pytest.mark.filterwarnings("ignore:compile=True")
+def test_a_policy_that_a_callback_changes_in_the_middle_of_a_rollout_acts_as_it_is_from_the_next_step_on(change, graphs):
+    results = []
+    for compile in (False, True):
+        model = A2C(
+            "MlpPolicy", envs(), n_steps=12, seed=0, device=DEVICE, compile=compile, policy_kwargs=dict(net_arch=[8, 8])
+        )
+        model.learn(48, callback=(watch := InTheMiddle(change, 12)))
+        results.append(np.stack(watch.actions))
+    assert len(graphs) >= 2
+    np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-4)
+    plain = A2C("MlpPolicy", envs(), n_steps=12, seed=0, device=DEVICE, compile=False, policy_kwargs=dict(net_arch=[8, 8]))
+    plain.learn(48, callback=(watch := Watch()))
+    assert abs(results[0][16:24] - np.stack(watch.actions)[16:24]).max() > 1e-3, "the change is seen in what is done"
+
+
+@pytest.mark.filterwarnings("ignore:compile=True")
+def test_hooks_for_all_layers_of_the_process_are_called(graphs):
+    results = []
+    for compile in (False, True):
+        model = A2C("MlpPolicy", envs(), n_steps=12, seed=0, device=DEVICE, compile=compile)
+        handle = th.nn.modules.module.register_module_forward_hook(
+            lambda module, inputs, output: output + 1.0 if isinstance(module, th.nn.Linear) else None
+        )
+        try:
+            model.learn(24, callback=(watch := Watch()))
+        finally:
+            handle.remove()
+        results.append(np.stack(watch.actions))
+    assert not graphs
+    np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "register", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook", "a parameter's"]
+)
+def test_hooks_that_torch_keeps_in_another_place_prevent_compiling(register, graphs, monkeypatch):
+    """As if a later version of torch kept them under another name: a graph would leave them out without a word."""
+    if register == "a parameter's":
+        monkeypatch.setattr(th.Tensor, "register_hook", lambda self, hook: None)
+    else:
+        monkeypatch.setattr(th.nn.Module, register, lambda self, hook: vars(self).setdefault("_elsewhere", [hook]))
+    model = A2C("MlpPolicy", envs(), n_steps=12, seed=0, device=DEVICE, compile=True)
+    with pytest.warns(UserWarning, match="runs uncompiled: this version of torch keeps hooks in another place"):
+        model.learn(24)
+    assert not graphs
+
+
+PARTS = {
+    "a2c": ["acting", "the evaluation of a rollout", "the gradient step"],
+    "trpo": [
+        "acting",
+        "the evaluation of a rollout",
+        *(f"the {part} of the {what}" for what in ("policy", "critic") for part in ("gradient", "curvature", "measure")),
+    ],
+}
+
+
+@pytest.mark.parametrize("name, part", [(name, part) for name, parts in PARTS.items() for part in range(len(parts))])
+def test_what_is_interrupted_while_it_is_compiled_is_compiled_at_the_next_opportunity(name, part, monkeypatch):
+    """By Ctrl-C, in each of the parts that are compiled, one after the other."""
+    calls = []
+
+    def interrupted_once(graph, examples):
+        calls.append(graph)
+        if len(calls) == part + 1:
+            raise KeyboardInterrupt
+        return graph
+
+    monkeypatch.setattr(compiling, "backend", interrupted_once)
+    kwargs = dict(n_steps=12, **(dict(critic="trust_region") if name == "trpo" else {}))
+    model = make(name, compile=True, **kwargs)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(48)
+    assert len(calls) == part + 1
+    model.learn(48)
+    assert len(calls) == len(PARTS[name]) + 1
+    assert model.log.sentences == [f"{what} is compiled" for what in PARTS[name]]
