@@ -1,4 +1,4 @@
-"""Several trainings in one process at once: nothing that belongs to the process changes, and each learns what it learns alone."""
+"""Several trainings in one process at once: each learns what it learns alone, and what belongs to the process stays."""
 
 import sys
 import threading

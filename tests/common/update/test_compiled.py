@@ -5,15 +5,22 @@ A graph is traced as for the compiler and then runs operation by operation, whic
 compiler agrees is checked on four cells, and on all of them by ``-m slow``.
 """
 
+import copy
+
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch as th
 from capabilities import BOX, DICT, FAR, IMAGE, OwnExtractor
 from gymnasium import spaces
 from pairs import NAMES, SEVERAL_EPOCHS, assert_same_training, envs, make, optimizer, pair, trained
+from problems import vectorised
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from sb3_pgx.common import compiling
+from sb3_pgx.common.kernels import CpuKernels
 from sb3_pgx.common.update import steps
 
 
@@ -152,3 +159,86 @@ def test_of_one_hot_observations_one_minibatch_is_held_at_a_time(space, at_once,
     model.learn(12, reset_num_timesteps=False)
     of_the_update = events[events.index("encode") :]
     assert of_the_update == (["encode"] * at_once + ["__call__"] * at_once) * (6 // at_once)
+
+
+# ------------------------------------------------------------------------------------------------------- numbers of any size
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """The compiler's graphs as they are rewritten for the CPU, run operation by operation."""
+
+    def backend(graph, examples):
+        rewritten = make_fx(graph, tracing_mode="fake")(*examples)  # as the compiler has it
+        CpuKernels()(rewritten.graph)
+        rewritten.recompile()
+        return rewritten
+
+    monkeypatch.setattr(compiling, "backend", backend)
+
+
+class Sized(gym.Env):
+    """Normally distributed observations times a factor, of which the seventh step's may be another one; random rewards."""
+
+    action_space, observation_space = spaces.Discrete(3), spaces.Box(-np.inf, np.inf, (4,), np.float32)
+
+    def begin(self, factor, seventh=None):
+        self.factor, self.seventh, self.steps, self.rng = factor, seventh, 0, np.random.default_rng(0)
+
+    def reset(self, *, seed=None, options=None):
+        return self._observation(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self._observation(), self.rng.normal(), self.steps % 10 == 0, False, {}
+
+    def _observation(self):
+        observation = self.rng.normal(size=4) * self.factor
+        if self.steps == 7 and self.seventh is not None:
+            observation[1] = self.seventh
+        return observation.astype(np.float32)
+
+
+SIZED = {
+    "ppo": dict(n_steps=64, batch_size=64, n_epochs=1),
+    "ppo, epochs": dict(n_steps=64, batch_size=32, n_epochs=4),
+    "a2c": dict(n_steps=16),
+}
+SIZES = [
+    *(dict(factor=10.0**exponent) for exponent in (-30, 0, 2, 3, 4, 6, 30)),
+    *(dict(factor=1.0, seventh=size) for size in (1e10, 1e30, 1e38, -3e38)),
+]
+
+
+def check_sizes(case):
+    """The same model eager and compiled, from the same start for observations of each size."""
+    envs = Sized(), Sized()
+    for env in envs:
+        env.begin(1.0)
+    eager, compiled = models = [
+        make(case.split(",")[0], vectorised(env), policy_kwargs=dict(net_arch=[64, 64]), compile=compile, **SIZED[case])
+        for env, compile in zip(envs, (False, True), strict=True)
+    ]
+    policy, optimizer = (copy.deepcopy(x.state_dict()) for x in (eager.policy, eager.policy.optimizer))
+    for size in SIZES:
+        for model, env in zip(models, envs, strict=True):
+            env.begin(**size)
+            model.policy.load_state_dict(policy)
+            model.policy.optimizer.load_state_dict(copy.deepcopy(optimizer))
+            trained(model, timesteps=64)
+        for key, expected in eager.policy.state_dict().items():
+            reached = compiled.policy.state_dict()[key]
+            th.testing.assert_close(reached, expected, rtol=0, atol=2e-6, msg=lambda text, at=(size, key): f"{at}: {text}")
+    assert sum("is compiled" in sentence for sentence in compiled.log.sentences) >= 2
+
+
+@pytest.mark.parametrize("case", SIZED)
+def test_observations_of_any_size_lead_to_the_eager_parameters(case, kernels):
+    """Most of all where units are saturated: Adam and RMSprop turn a derivative that should be 0 into full steps."""
+    check_sizes(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SIZED)
+def test_observations_of_any_size_lead_the_compilers_training_to_the_eager_parameters(case, compiler):
+    check_sizes(case)
