@@ -181,7 +181,7 @@ def check_spaces(
     :param action_space: of the environment
     :raises ValueError: SB3's policies cannot work with a space
     """
-    _check_action_space(action_space)
+    _check_action_space(action_space, bool(kwargs.get("squash_output")))
     extractor = _extractor_class(policy_class, kwargs)
     if extractor is None:
         return
@@ -212,7 +212,14 @@ def check_spaces(
             )
 
 
-def _check_action_space(space: spaces.Space) -> None:
+def _check_action_space(space: spaces.Space, squashed: bool) -> None:
+    if isinstance(space, spaces.Box) and squashed:
+        width = space.high - space.low
+        if not np.array_equal(width, space.high.astype(float) - space.low.astype(float)) and space.dtype.kind in "iu":
+            raise ValueError(
+                f"the action space is {space}, whose width overflows {space.dtype}, and squash_output=True needs it: use a "
+                "wider type, or leave squash_output out"
+            )
     if isinstance(space, spaces.Box) and not np.prod(space.shape, dtype=int):
         raise ValueError(f"the action space is {space}, whose actions have no numbers: give it at least one")
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1:

@@ -69,14 +69,18 @@ def assert_trained_alike(one, other):
     assert one.num_timesteps == other.num_timesteps
 
 
-@pytest.fixture(params=[False, True], ids=["eager", "compiled"])
-def compile(request, graphs):
-    return request.param
+# Compiled, one algorithm for each kind of graph: of one step, of epochs, of derivatives, and of the memory.
+COMPILED = ("a2c", "ppo_penalty", "trpo", "acer")
+CASES = [(name, False) for name in ALGORITHMS] + [(name, True) for name in COMPILED]
+
+each = pytest.mark.parametrize("name, compile", CASES)
+pytestmark = pytest.mark.usefixtures("graphs")
 
 
 # ------------------------------------------------------------------------------------------------------- observations
 
 
+@each
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
 def test_whole_numbered_observations_under_vec_normalize_train_as_floats(name, dtype, compile):
     plain = trained(name, PLAIN, normalise=True)
@@ -107,6 +111,7 @@ def test_images_stay_what_they_are(name):
     assert model.rollout_buffer.observations.dtype == np.uint8
 
 
+@each
 @pytest.mark.parametrize("start", [1, -3])
 def test_discrete_observations_and_actions_that_do_not_count_from_0(name, start, compile):
     def walk(start):
@@ -140,7 +145,7 @@ def multi_discrete(start):
     )
 
 
-@pytest.mark.parametrize("name", [n for n in ALGORITHMS if n != "acer"])
+@pytest.mark.parametrize("name, compile", [case for case in CASES if case[0] != "acer"])
 def test_multi_discrete_spaces_that_do_not_count_from_0(name, compile):
     model, plain = trained(name, multi_discrete(np.array([5, -2])), compile=compile), trained(name, multi_discrete([0, 0]))
     assert_trained_alike(model, plain)
@@ -153,6 +158,7 @@ def dictionary(start):
     return space, lambda k: {"k": k + start, "box": np.array([k], np.float32)}, spaces.Discrete(3), int
 
 
+@each
 @pytest.mark.parametrize("normalise", [False, True])
 def test_parts_of_a_dictionary_that_do_not_count_from_0(name, normalise, compile):
     def train(start, **kwargs):
@@ -179,6 +185,7 @@ def test_the_file_of_a_shifted_space_is_sb3s_and_sb3_counts_from_0(tmp_path):
 # ------------------------------------------------------------------------------------------------------- actions
 
 
+@each
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64])
 def test_an_integer_box_gets_the_nearest_whole_numbers_and_the_sampled_actions_are_learned_from(name, dtype, compile):
     def walk(dtype, act):
@@ -192,6 +199,18 @@ def test_an_integer_box_gets_the_nearest_whole_numbers_and_the_sampled_actions_a
     observations = np.random.default_rng(0).uniform(0, 9, (20, 1)).astype(np.float32)
     actions, expected = (m.predict(observations, deterministic=True)[0] for m in (ours, plain))
     assert np.array_equal(actions, np.rint(expected)) and all(map(ours.action_space.contains, actions))
+
+
+@pytest.mark.parametrize("low, high, fits", [(-100, 100, False), (-60, 60, True)])
+def test_a_squashed_integer_box_is_refused_if_its_width_overflows(low, high, fits):
+    env = vectorised(AnySpace(box(np.float32), spaces.Box(low, high, (1,), np.int8)))
+    arguments = dict(use_sde=True, n_steps=10, policy_kwargs=dict(squash_output=True), device=DEVICE)
+    if fits:
+        return PPO("MlpPolicy", env, batch_size=10, **arguments).learn(
+            20
+        )  # AnySpace looks whether the actions are in the space
+    with pytest.raises(ValueError, match=r"whose width overflows int8, and squash_output=True needs it"):
+        PPO("MlpPolicy", env, batch_size=10, **arguments)
 
 
 # ------------------------------------------------------------------------------------------------------- handed over
@@ -232,6 +251,7 @@ def spoil(given):
         info.clear()
 
 
+@each
 def test_whatever_an_environment_does_to_what_it_handed_over_is_not_learned_from(name, compile):
     assert_trained_alike(trained(name, PLAIN, Reuses, compile=compile), trained(name, PLAIN))
 
