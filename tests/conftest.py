@@ -58,7 +58,7 @@ def graphs(monkeypatch):
 
 @pytest.fixture
 def validation_stays_on(monkeypatch):
-    """The compiler, once imported, turns the validation of distributions off for good."""
+    """``torch.compile``, once used, turns the validation of distributions off for good; this package does not use it."""
     monkeypatch.setattr(th.distributions.Distribution, "_validate_args", th.distributions.Distribution._validate_args)
 
 

@@ -191,7 +191,6 @@ def fraction_of_equal_rows(ours, theirs):
 
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("theirs", [*LONG, *CHAOTIC], indirect=True)
-@pytest.mark.usefixtures("validation_stays_on")
 def test_one_iteration_from_each_of_sb3s_states_gives_sb3s_actions_and_parameters(compile, theirs):
     case, states, actions, reached = theirs
     assert len(states) == len(reached) == N_ROLLOUTS

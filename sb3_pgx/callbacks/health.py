@@ -1,7 +1,6 @@
 """A callback that judges what the diagnostics measure: warnings in plain English while training, a report at its end."""
 
 import math
-import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,10 +113,9 @@ class HealthCallback(DiagnosticsCallback):
             return {}
         if unwrap_vec_normalize(self.training_env) is not None:
             sync_envs_normalization(self.training_env, self.eval_env)
-        with as_it_acts(self._model.policy), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Evaluation environment is not wrapped with a ``Monitor``")
-            # As it acts in training, whose return this one is compared with.
-            mean, _ = evaluate_policy(self._model, self.eval_env, self.n_eval_episodes, deterministic=False)
+        with as_it_acts(self._model.policy):
+            # As it acts in training, whose return this one is compared with. No warning that the environment has no Monitor.
+            mean, _ = evaluate_policy(self._model, self.eval_env, self.n_eval_episodes, deterministic=False, warn=False)
         return {"true_return": mean}  # type: ignore[dict-item]  # a list where every episode is asked for
 
     def on_measured(self) -> None:

@@ -143,7 +143,7 @@ def test_the_density_of_a_squashed_action_keeps_its_tanh():
     assert operations.count("aten::tanh") == 1 and "aten::reciprocal" not in operations
 
 
-def test_the_compiler_runs_the_pass(monkeypatch, validation_stays_on):
+def test_the_compiler_runs_the_pass(monkeypatch):
     """On a layer, whose bias leads it where tanh has no digits left, and on what is no number."""
     monkeypatch.setattr(CpuKernels, "uuid", lambda _: None)  # what is in the compiler's cache needs no pass
     passed = []

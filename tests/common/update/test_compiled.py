@@ -25,7 +25,7 @@ from sb3_pgx.common.update import steps
 
 
 @pytest.fixture
-def compiler(monkeypatch, validation_stays_on):
+def compiler(monkeypatch):
     """The graphs that are given to the real compiler."""
     made = []
     monkeypatch.setattr(
