@@ -81,7 +81,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     Differences from SB3 that a callback can see: ``values`` and ``log_probs`` are among the locals at ``on_rollout_end``
     but not at ``on_step``, and the buffer is filled at the end of the rollout; its rewards never contain a bootstrapped
-    value; the last update is logged, too.
+    value; the last row of the log has the last update, which SB3 does not log.
 
     Arguments are SB3's; ``learning_rate`` and every coefficient also take a string such as ``"lin_0.01"``.
     """
