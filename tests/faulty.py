@@ -105,6 +105,56 @@ class TimeLimitTerminates(Sound):
         return self.age >= 20
 
 
+class RunsOutOfFuel(TimeLimitTerminates):
+    """The same end, and the observation tells what is left."""
+
+    observation_space = spaces.Box(-5, 5, (3,), np.float32)
+
+    def observe(self) -> Any:
+        return np.append(super().observe(), np.float32(1 - self.age / 20))
+
+
+class EndsInAState(TimeLimitTerminates):
+    """The same end, in a state that is no other's number."""
+
+    observation_space = spaces.Discrete(4)
+
+    def observe(self) -> Any:
+        return 1 if self.age >= 20 else int(self.np_random.choice([0, 2, 3]))
+
+
+class Goal(Sound):
+    """An environment with a goal, as HER wants it."""
+
+    observation_space = spaces.Dict({key: Sound.observation_space for key in ("observation", "achieved_goal", "desired_goal")})
+
+    def observe(self) -> Any:
+        place = super().observe()
+        return {"observation": place, "achieved_goal": place, "desired_goal": -place}
+
+    def reward(self) -> float:
+        return float(self.compute_reward(self.place.astype(np.float32), -self.place.astype(np.float32), {}))
+
+    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any:
+        return -np.abs(achieved_goal - desired_goal).sum(axis=-1) / 10
+
+
+class RoundsBeyond(Sound):
+    """By the last digit."""
+
+    observation_space = spaces.Box(0, 1, (2,), np.float64)
+
+    def observe(self) -> Any:
+        return np.array([1.0000000000000002 if self.age == 3 else 0.5, self.place[0] / 10 + 0.5])
+
+
+class BarelyOutside(RoundsBeyond):
+    """By no matter of rounding."""
+
+    def observe(self) -> Any:
+        return super().observe() + np.array([1e-9, 0]) * (self.age == 3)
+
+
 class NeverEnds(Sound):
     def terminated(self) -> bool:
         return False

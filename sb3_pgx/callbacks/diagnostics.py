@@ -44,8 +44,9 @@ class DiagnosticsCallback(BaseCallback):
     and logs ``diagnostics/…``: :data:`~sb3_pgx.callbacks.METRICS` says what each number means.
 
     It looks at the policy at the end of a rollout and again after the update. It measures the updates that will be logged
-    (all of them where ``log_interval`` is ``None``), and the last one, which it dumps at the end of the training. It changes
-    nothing: the same seed gives the same training with and without it.
+    (all of them where ``log_interval`` is ``None``), and the last one, which it dumps at the end of the training of SB3's
+    algorithms; the last row of this package's has the last update. It changes nothing: the same seed gives the same training
+    with and without it.
 
     ``history`` holds all that was measured, logged or not, one dictionary an update, with ``timesteps`` and ``update``.
 

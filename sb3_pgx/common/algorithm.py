@@ -99,8 +99,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     Callbacks and subclasses find what they know from SB3: ``rollout_buffer`` fills step by step, and what stands in it when
     ``train`` starts is what is learned from (:class:`~sb3_pgx.common.rollout_buffer.RolloutView`). ``values`` and
-    ``log_probs`` among the locals of ``on_step`` are computed when they are first read. One difference: the last update is
-    logged, too.
+    ``log_probs`` among the locals of ``on_step`` are computed when they are first read. One difference: the last row of the
+    log has the last update, which SB3 does not log.
 
     A rollout that is refused, in any stage, changes nothing: see :meth:`learn`.
 

@@ -1,5 +1,7 @@
 """Tracing and compiling: a pure function of tensors becomes one graph, or there is one sentence that says why it cannot."""
 
+import re
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Collection, Sequence
@@ -243,9 +245,22 @@ def _same(one: Function, other: Function, examples: Sequence[Tensor]) -> bool:
 backend: Callable[[th.fx.GraphModule, Sequence[Tensor]], Function] = inductor
 
 
-def _first_line(error: Exception) -> str:
+# What a C++ compiler or linker says of the cause; what follows is of its consequences.
+_CAUSE = re.compile(r"cannot find|No such file|No space left|\berror\b", re.IGNORECASE)
+
+
+def _first_line(error: BaseException) -> str:
+    """What went wrong, without a full stop; of a C++ compiler's output, the line that names the cause."""
     kind = type(error).__name__
     if "CxxCompiler" in kind or "CxxCompiler" in str(error):
-        return "no C++ compiler was found"
+        from torch._inductor import config
+
+        paths = [path for name in config.cpp.cxx if name and (path := shutil.which(name))]
+        return f"the C++ compiler {paths[0]} fails when it is asked for its version" if paths else "no C++ compiler was found"
+    _, is_output, output = str(error).partition("Output:\n")
+    if is_output and "C++ compile error" in str(error):
+        command = str(error).partition("Command:\n")[2].split()
+        lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it says nothing"]
+        return f"the C++ compiler {command[0]} failed: {next(filter(_CAUSE.search, lines), lines[0])}"
     lines = str(error).strip().splitlines()
     return f"{kind}: {lines[0]}" if lines else kind

@@ -56,6 +56,8 @@ def check_with_sb3(env: gym.Env) -> list[Finding]:
     What SB3's ``check_env`` says: a failed assertion, or an exception of the environment, is a fault; what it recommends is
     a note, and any other warning a warning.
     """
+    if hasattr(env.unwrapped, "compute_reward") and not hasattr(env, "compute_reward"):
+        env.compute_reward = env.unwrapped.compute_reward  # type: ignore[attr-defined]  # which the checker asks a wrapper for
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         error: Exception | None = None

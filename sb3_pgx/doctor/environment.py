@@ -5,12 +5,13 @@ the rollouts of a training alike.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from sb3_pgx.doctor.findings import Finding, Severity
-from sb3_pgx.doctor.record import DryRun
+from sb3_pgx.doctor.record import DryRun, Part, in_digits
 
 # Jones (2021) wants what networks read and learn within about ±10; returns of ten times that are worth a note.
 LARGE_OBSERVATION, LARGE_RETURN = 10.0, 100.0
@@ -60,12 +61,20 @@ def _observation_outside_space(record: DryRun) -> str | None:
         if (bounds := part.bounds()) is None:
             continue
         low, high = bounds
-        outside = (part.flat < low) | (part.flat > high)  # false for NaN, which has a rule of its own
+        # False for NaN, which has a rule of its own.
+        outside = (part.flat < low - rounding(part, low)) | (part.flat > high + rounding(part, high))
         if outside.any():
             sentence, i = part.first(outside)
             low, high = (np.broadcast_to(bound, outside.shape[1:])[i] for bound in bounds)
-            return f"{sentence}, and its space goes from {low:g} to {high:g}"
+            return f"{sentence}, and its space goes from {in_digits(low)} to {in_digits(high)}"
     return None
+
+
+def rounding(part: Part, bound: Any) -> Any:
+    """How far rounding may take a number beyond a bound: some units of the last digit that the space's type has."""
+    if not np.issubdtype(part.space.dtype, np.floating):
+        return 0
+    return 4 * np.finfo(part.space.dtype).eps * np.maximum(np.abs(np.where(np.isfinite(bound), bound, 0)), 1)
 
 
 def _observation_dtype(record: DryRun) -> str | None:
@@ -118,7 +127,23 @@ def _time_limit_as_termination(record: DryRun) -> str | None:
     lengths = record.episode_lengths()
     if len(lengths) < 2 or record.truncated.any() or len(np.unique(lengths)) > 1 or lengths[0] == 1:
         return None
-    return f"all {len(lengths)} episodes end after {lengths[0]} steps, and none of them is flagged as truncated"
+    if any(_tells_the_end(after, record.ends.ravel()) for _, after in record.pairs()):
+        return None  # the end is a matter of the state, or of a time that is known
+    return (
+        f"all {len(lengths)} episodes end after {lengths[0]} steps, and none of them is flagged as truncated, nor does the "
+        "observation tell the end"
+    )
+
+
+def _tells_the_end(after: Part, ends: np.ndarray) -> bool:
+    """Whether an entry of the observation is beyond, or different from, all others where an episode ends."""
+    final, others = after.flat[ends], after.flat[~ends]
+    if not len(others):
+        return False
+    beyond = (final.min(axis=0) > others.max(axis=0)) | (final.max(axis=0) < others.min(axis=0))
+    if beyond.any() or np.issubdtype(final.dtype, np.inexact):
+        return bool(beyond.any())
+    return any(not np.isin(x, y).any() for x, y in zip(final.T, others.T, strict=True))
 
 
 def _no_episode_ends(record: DryRun) -> str | None:

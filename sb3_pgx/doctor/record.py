@@ -100,8 +100,13 @@ class Part:
         row, entry = np.argwhere(bad)[0]
         step, copy = divmod(int(row), self.values.shape[1])
         where = f"step {step}" + (f" of environment {copy}" if self.values.shape[1] > 1 else "")
-        return f"{self.entry(int(entry))} is {self.flat[row, entry]:g} at {where}", int(entry)
+        return f"{self.entry(int(entry))} is {in_digits(self.flat[row, entry])} at {where}", int(entry)
 
     def entry(self, number: int) -> str:
         """How a sentence calls one of its D entries."""
         return self.name + "".join(f"[{i}]" for i in np.unravel_index(number, self.values.shape[2:]))
+
+
+def in_digits(number: Any) -> str:
+    """A number with as many digits as tell it from its neighbours of the same type."""
+    return f"{number:g}" if float(f"{number:g}") == number or number != number else str(number)

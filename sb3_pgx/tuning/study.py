@@ -226,7 +226,9 @@ def _without_password(url: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    details = getattr(error, "details", None)  # of gRPC's errors, whose text begins with a class's name
+    text = details() if callable(details) else str(error)
+    return (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _methods(plan: Plan) -> dict[str, Any]:

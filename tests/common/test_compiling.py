@@ -1,11 +1,13 @@
 """One function to one graph: what a graph may read, and what compiling leaves behind in the process."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 import torch as th
 
+from sb3_pgx.common import compiling
 from sb3_pgx.common.compiling import NotCompilable, compile_function
 
 
@@ -18,6 +20,63 @@ def test_a_function_that_closes_over_a_tensor_or_fails_is_not_compiled(graphs):
     with pytest.raises(NotCompilable, match=r"^KeyError: 'no'$"):
         compile_function(lambda x: {}["no"], [th.ones(2)])
     assert compile_function(lambda x: (x + th.tensor(2.0),), [th.ones(2)])([outside])[0].tolist() == [3.0, 3.0]
+
+
+OUTPUTS = {
+    "/usr/bin/ld: cannot find -lgomp: No such file or directory\ncollect2: error: ld returned 1 exit status": (
+        "/usr/bin/ld: cannot find -lgomp: No such file or directory"
+    ),
+    "In file included from a.cpp:1:\nb.h:2:10: fatal error: omp.h: No such file or directory\ncompilation terminated.": (
+        "b.h:2:10: fatal error: omp.h: No such file or directory"
+    ),
+    "{standard input}: Assembler messages:\nas: error: main.s: No space left on device": (
+        "as: error: main.s: No space left on device"
+    ),
+    "Killed\n": "Killed",
+    "": "it says nothing",
+}
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_a_compiler_that_fails_is_named_and_what_it_says_of_the_cause(output, monkeypatch):
+    from torch._inductor.exc import CppCompileError
+
+    def backend(graph, examples):
+        raise CppCompileError(["/usr/bin/g++", "main.cpp", "-o", "main.so"], output)
+
+    monkeypatch.setattr(compiling, "backend", backend)
+    with pytest.raises(NotCompilable) as raised:
+        compile_function(lambda x: (x * 2,), [th.ones(2)])
+    assert str(raised.value) == f"the C++ compiler /usr/bin/g++ failed: {OUTPUTS[output]}"
+
+
+FAKES = {
+    "#!/bin/sh\nexit 1\n": "the C++ compiler {} fails when it is asked for its version",
+    '#!/bin/sh\ncase "$*" in *--version*|*-dumpversion*) exec g++ "$@";; esac\necho "ld: cannot find -lgomp" >&2\nexit 1\n': (
+        "the C++ compiler {} failed: ld: cannot find -lgomp"
+    ),
+    None: "no C++ compiler was found",
+}
+ONE_FUNCTION = """
+import torch as th
+from sb3_pgx.common.compiling import NotCompilable, compile_function
+try:
+    compile_function(lambda x: (x.tanh() + x.sin(),), [th.ones(64, 64)])
+except NotCompilable as reason:
+    print(reason)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", FAKES)
+def test_the_compiler_that_the_environment_names_is_blamed(script, tmp_path):
+    path = tmp_path / "c++"
+    if script is not None:
+        path.write_text(script)
+        path.chmod(0o755)
+    env = {**os.environ, "CXX": str(path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    result = subprocess.run([sys.executable, "-c", ONE_FUNCTION], env=env, capture_output=True, text=True)
+    assert result.stdout.strip() == FAKES[script].format(path), result.stderr
 
 
 def test_examples_are_not_changed_and_arguments_that_are_not_read_are_not_passed(graphs):

@@ -22,6 +22,11 @@ PLANTED = [
     (faulty.RewardNaN, "reward_not_finite", r"the reward is nan at step \d+ \(\d+ of 400 rewards\)"),
     (faulty.ObservationInfinite, "observation_not_finite", r"observation\[1\] is inf at step \d+"),
     (faulty.OutsideItsSpace, "observation_outside_space", r"observation\[1\] is .* at step \d+, .* goes from -5 to 5"),
+    (
+        faulty.BarelyOutside,
+        "observation_outside_space",
+        r"observation\[0\] is 1.000000001\d* at step \d+, .* goes from 0 to 1$",
+    ),
     (faulty.NumberOutsideItsSpace, "observation_outside_space", r"observation is 3 at step \d+, .* from 0 to 2"),
     (faulty.OtherDtype, "observation_dtype", "has dtype float64, and its space says float32"),
     (faulty.ConstantDimension, "constant_observation", r"never changes in 1 of 2 dimensions \(1\) in 400 steps"),
@@ -51,9 +56,18 @@ def test_every_rule_has_an_environment_that_breaks_it():
     assert {name for _, name, _ in PLANTED} == {check.name for check in CHECKS}
 
 
-@pytest.mark.parametrize("env", [faulty.Sound, faulty.OfBytes])
+SOUND = [faulty.Sound, faulty.OfBytes, faulty.RunsOutOfFuel, faulty.EndsInAState, faulty.Goal, faulty.RoundsBeyond]
+
+
+@pytest.mark.parametrize("env", SOUND)
 def test_a_sound_environment_has_no_findings(env):
     assert found(env()) == {}
+
+
+def test_sb3s_checker_finds_what_it_asks_of_an_environment_with_a_goal_through_gymnasiums_wrappers():
+    gym.register("Goal-v0", entry_point=faulty.Goal, max_episode_steps=30)
+    findings = examine_environment("Goal-v0", steps=100).findings
+    assert not [f for f in findings if f.is_problem], findings
 
 
 @pytest.mark.parametrize("env_id, notes", [("CartPole-v1", []), ("Pendulum-v1", ["sb3_check_env", "large_return"])])

@@ -140,6 +140,11 @@ def test_grpc_proxy_serves_several_machines(plan):
             assert [trial.state.name for trial in one.trials] == ["RUNNING", "RUNNING"]
             with pytest.raises(StudyMismatch):
                 open_study(plan(storage=storage, seeds=5))
+            process.kill()
+            process.wait()
+            with pytest.raises(OSError, match=rf"^storage {storage} cannot be reached: (?!<).*(connect|Socket closed)"):
+                with studies.reachable(storage):
+                    one.ask()
             for study in (one, other):
                 study._storage.close()
         finally:
