@@ -90,6 +90,7 @@ class GradientSteps:
         update = Update(self, policy, plan, compiled, number, keep)
         try:
             yield update
+            update.check_result()
         finally:
             update.store()
 
@@ -241,8 +242,7 @@ class Update:
         """
         A step for each minibatch. What became of them is read once, at the end, where the steps are compiled or on CUDA.
 
-        :raises Refusal: a loss, a gradient or the result of a step is not finite; what the steps before it have changed is for
-            the caller to undo
+        :raises Refusal: a loss or a gradient is not finite; what the steps before it have changed is for the caller to undo
         """
         batches = list(batches)
         if not hasattr(self, "_held"):
@@ -265,9 +265,6 @@ class Update:
             if self._lagging:
                 self._held.store_parameters()
             raise self._not_finite(batches[self.seen - self._before[0] - 1])
-        if not (self._irrevocable or self._held.is_finite()):
-            self._check_state()
-            raise led_astray(self._done)
 
     def check(self, batch: Rows) -> None:
         """
@@ -281,6 +278,16 @@ class Update:
             measured, gradient = self._measured_gradient(batch)
             if not all(map(math.isfinite, (measured["loss"].item(), th.linalg.vector_norm(gradient)))):
                 raise self._not_finite(batch)
+
+    def check_result(self) -> None:
+        """
+        Look at what all steps have led to.
+
+        :raises Refusal: it is not finite
+        """
+        if hasattr(self, "_held") and not (self._irrevocable or self._held.is_finite()):
+            self._check_state()
+            raise led_astray(self._done)
 
     def store(self) -> None:
         """Write what has been reached into policy and optimizer."""
