@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check format table benchmark clean
+.PHONY: demo test test-all fuzz check format table benchmark clean
 
 demo: .venv/.plots  ## train REINFORCE, REINFORCEBaseline and SB3's PPO on CartPole-v1, side by side
 	$(BIN)/sb3-pgx compare --env CartPole-v1 --algos reinforce reinforce_baseline sb3:ppo --seeds 3 --timesteps 60000
@@ -12,6 +12,9 @@ test: .venv/.tests  ## the test suite, on two processes
 
 test-all: .venv/.tests  ## with the tests that compile every policy and space
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "slow or not slow"
+
+fuzz: .venv/.tests  ## 2,400 random uses of the algorithms, what became of them into tests/fuzz.json
+	$(BIN)/python tests/fuzz.py
 
 check: .venv/.dev  ## style and types
 	$(BIN)/ruff format --check .

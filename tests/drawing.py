@@ -205,7 +205,9 @@ def environment(draw: Draw) -> Any:
         env.scale = draw.scale
         envs.append(env)
     env = vectorised(*envs)
-    return VecNormalize(env) if draw.normalised else env
+    boxes = draw.observations.values() if isinstance(draw.observations, spaces.Dict) else [draw.observations]
+    normalised = draw.normalised and all(isinstance(box, spaces.Box) for box in boxes)  # as VecNormalize wants it
+    return VecNormalize(env) if normalised else env
 
 
 def outcome(draw: Draw) -> str:

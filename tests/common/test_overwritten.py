@@ -44,7 +44,9 @@ class Overwrites(VecEnvWrapper):
         observations, rewards, dones, infos = copy.deepcopy(self.venv.step_wait())
         for i, info in enumerate(infos):
             if "terminal_observation" in info:
-                final = self._hand("final observations", info["terminal_observation"], key=f"final observations {i}")
+                final = info["terminal_observation"]
+                final = {k: np.array(x) for k, x in final.items()} if isinstance(final, dict) else final
+                final = self._hand("final observations", final, key=f"final observations {i}")
                 info["terminal_observation"] = final
         results = zip(KINDS[:3], (observations, rewards, dones), strict=True)
         return (*(self._hand(kind, x) for kind, x in results), self._hand_infos(infos))
