@@ -63,7 +63,7 @@ from sb3_pgx.common.rollout import Batch, Rollout
 from sb3_pgx.common.rollout_buffer import DictRolloutView, FedBuffer, RolloutView, batches, is_users_own, rollout_of, to_numpy
 from sb3_pgx.common.schedules import Coefficient, as_schedule, evaluate_coefficient
 from sb3_pgx.common.spaces import environment_actions, within, zero_based
-from sb3_pgx.common.undo import Copies, Undo, attributes_of, numbers_of, options_of, undone_if_refused
+from sb3_pgx.common.undo import Undo, attributes_of, numbers_of, options_of, tensors_of, undone_if_refused
 from sb3_pgx.common.update import Follower, GradientSteps, Objective, Plan, Update
 from sb3_pgx.ops.returns import gae
 
@@ -82,7 +82,6 @@ _NOT_SAVED = (
     "_evaluation",
     "_compiled",
     "_undo",
-    "_copies",
     "keeps_distribution",
 )
 
@@ -278,7 +277,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         super()._setup_model()
         release_graph(self.policy)
         self._compiled, self._metrics = False, {}
-        self._undo, self._copies = Undo(), Copies()
+        self._undo = Undo()
         self._modules = Modules()
         self._modules.look(self.policy)
         self._acting = acting_pass(self.observation_space, self._tell)
@@ -654,7 +653,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
                 optimizers.append(kept)
             elif kept is not self.policy:
                 tensors += [*kept.parameters(), *kept.buffers()]
-        self._undo.add(self._copies.keep(tensors, optimizers))
+        self._undo.add(tensors_of(tensors, optimizers))
 
     def _learned_rollout(self) -> Rollout:
         """What stands in the rollout buffer now."""

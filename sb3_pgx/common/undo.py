@@ -11,8 +11,6 @@ import torch as th
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sb3_pgx.common.compiling import signature
-
 PutBack = Callable[[], None]
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -114,44 +112,27 @@ def state_of(generator: np.random.Generator) -> PutBack:
     return put_back
 
 
-class Copies:
-    """Copies of tensors and optimizer states, in memory that the next ones use again."""
+def tensors_of(tensors: Sequence[Tensor], optimizers: Iterable[Optimizer]) -> PutBack:
+    """
+    Keep parameters and buffers, and of optimizers the moments, step counts, and for which parameters there are any.
 
-    def __init__(self) -> None:
-        self._copies: list[Tensor] = []
-        self._kinds: tuple[Any, ...] = ()
+    The copies take as much memory as the originals, until they are forgotten.
+    """
+    tensors, states = [*tensors], []
+    for optimizer in optimizers:
+        before = {p: {**state} for p, state in optimizer.state.items()}
+        for state in before.values():
+            tensors += [x for x in state.values() if isinstance(x, Tensor)]
+            state.update({name: copy.deepcopy(x) for name, x in state.items() if not isinstance(x, Tensor)})
+        states.append((optimizer.state, before))
+    with th.no_grad():
+        copies = [x.clone() for x in tensors]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(Copies())
-
-    def keep(self, tensors: Sequence[Tensor], optimizers: Iterable[Optimizer]) -> PutBack:
-        """
-        :param tensors: parameters and buffers
-        :param optimizers: of which moments, step counts, and for which parameters there are any are kept
-        """
-        tensors, states = [*tensors], []
-        for optimizer in optimizers:
-            before = {p: {**state} for p, state in optimizer.state.items()}
-            for state in before.values():
-                tensors += [x for x in state.values() if isinstance(x, Tensor)]
-                state.update({name: copy.deepcopy(x) for name, x in state.items() if not isinstance(x, Tensor)})
-            states.append((optimizer.state, before))
-        copies = self._copied(tensors)
-
-        def put_back() -> None:
-            with th.no_grad():
-                th._foreach_copy_(tensors, copies)
-            for held, before in states:
-                held.clear()
-                held.update(before)
-
-        return put_back
-
-    def _copied(self, tensors: list[Tensor]) -> list[Tensor]:
-        kinds = signature(tensors)
+    def put_back() -> None:
         with th.no_grad():
-            if kinds == self._kinds:
-                th._foreach_copy_(self._copies, tensors)
-            else:
-                self._copies, self._kinds = [x.clone() for x in tensors], kinds
-        return self._copies
+            th._foreach_copy_(tensors, copies)
+        for held, before in states:
+            held.clear()
+            held.update(before)
+
+    return put_back

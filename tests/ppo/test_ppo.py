@@ -135,7 +135,8 @@ def test_the_second_epochs_step_is_the_clipped_one_at_where_the_first_has_led():
     model.evaluate(rollout)
     model.estimate(rollout)
     rollout.advantages = A[:, None]
-    model.rollout_buffer.show(rollout)
+    model.rollout_buffer.show(rollout, model.gamma)
+    model._rollout = rollout
 
     theta = actor(model)
     old = log_softmax(model, x)[th.arange(8), actions]
