@@ -274,6 +274,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             raise ValueError(f"env=None: {type(self).__name__} needs an environment to know what its policy acts on")
         vars(self).update(without_arrays(vars(self)))
         self.check_arguments()
+        if not is_users_own(self.rollout_buffer_class):
+            self.rollout_buffer_class = None  # SB3 takes the one of its two that fits the observations
         super()._setup_model()
         release_graph(self.policy)
         self._compiled, self._metrics = False, {}
@@ -547,7 +549,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             new_obs, rewards, dones, infos = env.step(actions)
             new_obs, rewards = as_arrays(new_obs), as_arrays(rewards)
             guard.check(new_obs, rewards, step)
-            dones = np.array(dones, dtype=bool)  # a copy, of what may be numbers
+            dones = np.array(as_arrays(dones), dtype=bool)  # a copy, of what may be numbers
         except BaseException:
             self._last_obs = None
             with naming_dead_workers(env):

@@ -191,10 +191,17 @@ def check_spaces(
             "as float32: call torch.set_default_dtype(torch.float32), or write an extractor that converts"
         )
     is_dict = isinstance(observation_space, spaces.Dict)
-    if extractor is CombinedExtractor and not is_dict:
+    is_image = isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 3
+    wanted = {
+        CombinedExtractor: ("dictionaries", is_dict),
+        NatureCNN: ("images", is_image),
+        FlattenExtractor: ("arrays", not is_dict),
+    }
+    takes, fits = wanted[extractor]
+    if not fits:
         raise ValueError(
-            f"{policy_class.__name__} takes dictionaries, and the observation space is {observation_space}: use MlpPolicy, or "
-            "CnnPolicy for images"
+            f"{policy_class.__name__} takes {takes}, and the observation space is {one_line(observation_space)}: use "
+            f"{'MultiInputPolicy' if is_dict else 'CnnPolicy' if is_image else 'MlpPolicy'}"
         )
     parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
     if not parts:
@@ -204,12 +211,18 @@ def check_spaces(
         if is_dict:
             _check_key(key, name)
         _check_observation_part(part, name)
-        is_image = len(part.shape or ()) == 3 if extractor is NatureCNN else is_dict and is_image_space(part)
-        if is_image and min(part.shape[1:]) < MIN_IMAGE:  # type: ignore[index]
+        if (is_image if extractor is NatureCNN else is_dict and is_image_space(part)) and min(
+            (part.shape or ())[1:]
+        ) < MIN_IMAGE:
             raise ValueError(
                 f"{name} has images of shape {part.shape}, and SB3's NatureCNN takes {MIN_IMAGE} × {MIN_IMAGE} pixels or "
                 "more: enlarge them (gymnasium.wrappers.ResizeObservation), or use MlpPolicy"
             )
+
+
+def one_line(space: spaces.Space) -> str:
+    """NumPy prints some bounds and sizes in several lines."""
+    return " ".join(str(space).split())
 
 
 def _check_action_space(space: spaces.Space, squashed: bool) -> None:
@@ -217,11 +230,11 @@ def _check_action_space(space: spaces.Space, squashed: bool) -> None:
         width = space.high - space.low
         if not np.array_equal(width, space.high.astype(float) - space.low.astype(float)) and space.dtype.kind in "iu":
             raise ValueError(
-                f"the action space is {space}, whose width overflows {space.dtype}, and squash_output=True needs it: use a "
-                "wider type, or leave squash_output out"
+                f"the action space is {one_line(space)}, whose width overflows {space.dtype}, and squash_output=True needs "
+                "it: use a wider type, or leave squash_output out"
             )
     if isinstance(space, spaces.Box) and not np.prod(space.shape, dtype=int):
-        raise ValueError(f"the action space is {space}, whose actions have no numbers: give it at least one")
+        raise ValueError(f"the action space is {one_line(space)}, whose actions have no numbers: give it at least one")
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1:
         raise ValueError(
             f"the action space is MultiDiscrete({space.nvec.tolist()}), and SB3's policies take one row of choices: flatten "
@@ -229,7 +242,7 @@ def _check_action_space(space: spaces.Space, squashed: bool) -> None:
         )
     if isinstance(space, spaces.MultiBinary) and not isinstance(space.n, int):
         raise ValueError(
-            f"the action space is {space}, and SB3's policies take one row of switches: flatten it, "
+            f"the action space is {one_line(space)}, and SB3's policies take one row of switches: flatten it, "
             f"MultiBinary({int(np.prod(space.shape))}), and reshape the action in the environment"
         )
 
@@ -237,7 +250,7 @@ def _check_action_space(space: spaces.Space, squashed: bool) -> None:
 def _check_observation_part(space: spaces.Space, name: str) -> None:
     if isinstance(space, spaces.Box) and (space.shape == () or 0 in space.shape):
         what, remedy = ("no dimension", "give it shape (1,)") if space.shape == () else ("no numbers", "leave it out")
-        raise ValueError(f"{name} is {space}, which has {what}: {remedy}")
+        raise ValueError(f"{name} is {one_line(space)}, which has {what}: {remedy}")
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1:
         raise ValueError(
             f"{name} is MultiDiscrete({space.nvec.tolist()}), and SB3's policies take one row of choices: flatten it, "

@@ -158,9 +158,12 @@ def policy_class_for(policy_class: Any, policy_kwargs: dict[str, Any]) -> Any:
 
     :raises ValueError: a class of the user's own is asked for one of the options
     """
-    if not any(policy_kwargs.get(name) for name in STD_OPTIONS) or issubclass(policy_class, GaussianStdMixin):
+    asked = [policy_kwargs.get(name) for name in STD_OPTIONS if name in policy_kwargs]
+    if not asked or (isinstance(policy_class, type) and issubclass(policy_class, GaussianStdMixin)):
         return policy_class
     if policy_class not in _WITH_STD_OPTIONS:
+        if not any(asked):
+            return policy_class
         raise ValueError(
             f"{policy_class.__name__} does not take {' and '.join(STD_OPTIONS)}: derive it from "
             "sb3_pgx.common.policies.GaussianStdPolicy, or leave them out."

@@ -171,6 +171,14 @@ def test_an_optimizer_that_somebody_puts_in_place_is_looked_at_before_training(n
     assert "LBFGS evaluates the loss several times" in refusal(lambda: model.learn(24))
 
 
+def test_options_of_ours_may_be_switched_off_and_sb3s_own_buffers_named(name):
+    policy_kwargs = dict(state_dependent_std=False, log_std_bounds=None, net_arch=[4])
+    make(name, policy_kwargs=policy_kwargs).learn(24)
+    if takes(name, "rollout_buffer_class"):
+        dictionary = envs(spaces.Dict({"a": BOX}))
+        make(name, dictionary, "MultiInputPolicy", rollout_buffer_class=sb3.common.buffers.RolloutBuffer).learn(24)
+
+
 @pytest.mark.parametrize("net_arch", [(8, 8), np.array([8, 8]), dict(pi=[8]), [dict(pi=[8], vf=[8])], []])
 def test_layers_may_be_given_in_every_way_that_sb3_takes(net_arch):
     make("ppo", policy_kwargs=dict(net_arch=net_arch)).learn(24)
@@ -238,7 +246,15 @@ def test_a_box_of_actions_may_have_any_number_of_dimensions(name, space):
 
 
 def test_the_wrong_policy_for_the_observations_is_refused(name):
-    assert "takes dictionaries" in refusal(lambda: make(name, envs(), "MultiInputPolicy"))
+    def refused(space, policy):
+        return refusal(lambda: make(name, envs(space), policy))
+
+    assert "takes dictionaries, and the observation space is Box(" in refused(BOX, "MultiInputPolicy")
+    assert "takes arrays, and the observation space is Dict(" in refused(
+        spaces.Dict({"a": BOX}), ALGORITHMS[name].policy_aliases["MlpPolicy"]
+    )
+    for space in (BOX, spaces.Discrete(3)):
+        assert refused(space, "CnnPolicy").endswith("use MlpPolicy")
     small = envs(spaces.Box(0, 255, (35, 60, 1), np.uint8))
     assert "images of shape (1, 35, 60), and SB3's NatureCNN" in refusal(lambda: make(name, small, "CnnPolicy"))
     assert "is unknown; choose one of MlpPolicy" in refusal(lambda: make(name, envs(), "MLPPolicy"))

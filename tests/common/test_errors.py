@@ -1,5 +1,6 @@
 """Whose fault an exception is: the user's passes through as it is, and only NaN and infinity get advice on learning rates."""
 
+import subprocess
 import sys
 import warnings
 
@@ -197,3 +198,19 @@ def test_warnings_point_at_the_users_line():
     assert truncated == {(__file__, line + 2), (__file__, line + 3)}
     assert where(warned, HealthWarning, "always") == (__file__, line + 4)
     assert where(warned, UserWarning, "compile=True: ") == (__file__, line + 5)
+
+
+TRAINS = """
+import warnings
+warnings.simplefilter("error", DeprecationWarning)
+from sb3_pgx import {name}
+{name}("MlpPolicy", "Pendulum-v1", n_steps=16, batch_size=16, device="cpu").learn(32)
+"""
+
+
+@pytest.mark.parametrize("algorithm", ["TRPO", "NPG"])
+def test_nothing_deprecated_is_used(algorithm):
+    """In a process of its own: torch warns of ``torch.jit.script`` once, where forward mode is first used."""
+    result = subprocess.run([sys.executable, "-c", TRAINS.format(name=algorithm)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "DeprecationWarning" not in result.stderr
