@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space
@@ -105,6 +106,18 @@ def check_sb3s_arguments(model: Any) -> None:
     if model.rollout_buffer_class is not None and not callable(model.rollout_buffer_class):
         raise TypeError(f"rollout_buffer_class={model.rollout_buffer_class!r} must be a class, or None")
     check_mapping(rollout_buffer_kwargs=model.rollout_buffer_kwargs)
+    _check_buffer_arguments(model.rollout_buffer_class or RolloutBuffer, model.rollout_buffer_kwargs or {})
+
+
+def _check_buffer_arguments(buffer_class: Any, kwargs: Mapping[str, Any]) -> None:
+    given = dict(device=None, gamma=0.0, gae_lambda=0.0, n_envs=1)
+    try:
+        inspect.signature(buffer_class).bind(0, None, None, **{**given, **kwargs})
+    except TypeError as error:
+        raise TypeError(
+            f"rollout_buffer_class={buffer_class!r} cannot be made with rollout_buffer_kwargs={dict(kwargs)!r} ({error}): it "
+            "is called with the arguments of SB3's RolloutBuffer and these"
+        ) from None
 
 
 def check_policy_kwargs(policy_class: Any, kwargs: Mapping[str, Any]) -> None:
