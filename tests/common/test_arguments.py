@@ -51,6 +51,11 @@ NUMBERS = [
 ]
 
 
+def mostly_slow(cases):
+    """Compiling takes long: PPO's case stands for all but in `make test-all`."""
+    return [case if case[0] == "ppo" else pytest.param(*case, marks=pytest.mark.slow) for case in cases]
+
+
 def refusal(build):
     """The error, which is ours: raised in this package, by a type that scripts catch, in one line."""
     with pytest.raises((ValueError, TypeError)) as raised:
@@ -413,6 +418,7 @@ def test_a_number_of_steps_is_what_it_is_for_sb3(value):
     assert ours.num_timesteps == theirs.num_timesteps
 
 
+@pytest.mark.parametrize("name,", mostly_slow([(n,) for n in ALGORITHMS]))
 def test_a_training_may_have_no_end_of_its_own(name, graphs):
     """And is long enough to compile it."""
     model = make(name)
@@ -430,8 +436,12 @@ def test_arguments_of_learn_are_looked_at(arguments):
 # ------------------------------------------------------------------------------------------------------- batches
 
 
-@pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize("name", ["ppo", "ppo_penalty", "npg", "trpo", "reinforce_baseline"])
+WITH_BATCHES = ("ppo", "ppo_penalty", "npg", "trpo", "reinforce_baseline")
+
+
+@pytest.mark.parametrize(
+    "name, compile", [*((n, False) for n in WITH_BATCHES), *mostly_slow([(n, True) for n in WITH_BATCHES])]
+)
 def test_a_batch_larger_than_a_rollout_is_the_whole_rollout(name, compile, graphs):
     argument = "critic_batch_size" if name == "reinforce_baseline" else "batch_size"
     whole = 10 if name == "reinforce_baseline" else 12
@@ -484,7 +494,11 @@ def test_a_model_of_contribs_loads_predicts_the_same_and_trains_on(action_space,
 # ------------------------------------------------------------------------------------------------------- replaced parameters
 
 
-@pytest.mark.parametrize("when, compile", [("before", False), ("between", False), ("in a rollout", False), ("between", True)])
+EAGER = [(n, when, False) for n in ALGORITHMS for when in ("before", "between", "in a rollout")]
+COMPILED = [(n, "between", True) for n in ALGORITHMS]
+
+
+@pytest.mark.parametrize("name, when, compile", [*EAGER, *mostly_slow(COMPILED)])
 def test_parameters_that_are_assigned_are_trained_as_those_that_are_copied(name, when, compile, graphs):
     """``load_state_dict(assign=True)`` puts other parameters into the policy than its optimizer moves."""
     results = []

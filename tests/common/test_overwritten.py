@@ -113,7 +113,7 @@ def trained(name: str, kind: type[Scripted], fates: dict[str, str] | None, norma
     return parameters(model), kept, model.num_timesteps, copy.deepcopy(statistics)
 
 
-@settings(max_examples=40, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from(list(ALGORITHMS)),
     kind=st.sampled_from([Scripted, ScriptedDict]),
