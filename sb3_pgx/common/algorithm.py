@@ -126,7 +126,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         check_compile(compile)
         check_policy(policy, self.policy_aliases)
         check_device(kwargs.get("device", "auto"))
-        check_mapping(policy_kwargs=kwargs.get("policy_kwargs"))
+        check_mapping(**{name: kwargs.get(name) for name in ("policy_kwargs", "rollout_buffer_kwargs")})
         check_verbose(kwargs.get("verbose", 0))
         self.compile = compile
         super().__init__(

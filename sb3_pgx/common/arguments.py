@@ -105,7 +105,6 @@ def check_sb3s_arguments(model: Any) -> None:
         raise TypeError(f"tensorboard_log={model.tensorboard_log!r} must be the path of a folder, or None")
     if model.rollout_buffer_class is not None and not callable(model.rollout_buffer_class):
         raise TypeError(f"rollout_buffer_class={model.rollout_buffer_class!r} must be a class, or None")
-    check_mapping(rollout_buffer_kwargs=model.rollout_buffer_kwargs)
     _check_buffer_arguments(model.rollout_buffer_class or RolloutBuffer, model.rollout_buffer_kwargs or {})
 
 
