@@ -485,7 +485,15 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("name, part", [(name, part) for name, parts in PARTS.items() for part in range(len(parts))])
+# The quick suite interrupts acting and the first part of an update; the rest are alike.
+INTERRUPTED = [
+    pytest.param(name, part, marks=[pytest.mark.slow] if part not in (0, 2) else [])
+    for name, parts in PARTS.items()
+    for part in range(len(parts))
+]
+
+
+@pytest.mark.parametrize("name, part", INTERRUPTED)
 def test_what_is_interrupted_while_it_is_compiled_is_compiled_at_the_next_opportunity(name, part, monkeypatch):
     """By Ctrl-C, in each of the parts that are compiled, one after the other."""
     calls = []

@@ -106,8 +106,12 @@ class Watched(th.nn.Linear):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize("case", CASES)
+WATCHED = [(case, False) for case in CASES] + [
+    pytest.param(case, True, marks=[pytest.mark.slow] if case not in ("a2c", "trpo") else []) for case in CASES
+]
+
+
+@pytest.mark.parametrize("case, compile", WATCHED)
 def test_nothing_of_the_process_changes_while_an_update_is_computed(case, compile, graphs):
     make("a2c", compile=True).learn(12)  # whatever is imported for the first time adds filters of its own
     model, seen = make(case.split(",")[0], envs(), compile=compile, **CASES[case]), []
