@@ -128,6 +128,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         check_device(kwargs.get("device", "auto"))
         check_mapping(policy_kwargs=kwargs.get("policy_kwargs"))
         check_verbose(kwargs.get("verbose", 0))
+        as_flag("use_sde", kwargs.get("use_sde", False))
         self.compile = compile
         super().__init__(
             policy,
