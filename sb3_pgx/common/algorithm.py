@@ -128,6 +128,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         check_device(kwargs.get("device", "auto"))
         check_mapping(**{name: kwargs.get(name) for name in ("policy_kwargs", "rollout_buffer_kwargs")})
         check_verbose(kwargs.get("verbose", 0))
+        as_flag("use_sde", kwargs.get("use_sde", False))
         self.compile = compile
         super().__init__(
             policy,
