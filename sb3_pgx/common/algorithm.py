@@ -674,9 +674,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def _refuse_buffer(self, buffer_class: type, name: str) -> None:
         if self.refuses_buffers is not None:
-            raise ValueError(
-                f"{self.refuses_buffers}, which {name}={buffer_class.__name__} cannot keep: leave {name} as it was."
-            )
+            given = getattr(buffer_class, "__name__", buffer_class)
+            raise ValueError(f"{self.refuses_buffers}, which {name}={given} cannot keep: leave {name} as it was.")
 
     def _report(self, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():

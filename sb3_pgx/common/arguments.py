@@ -103,7 +103,7 @@ def check_sb3s_arguments(model: Any) -> None:
         raise ValueError(f"seed={seed!r} must be a whole number from 0 to {MAX_SEED}, or None")
     if model.tensorboard_log is not None and not isinstance(model.tensorboard_log, str | os.PathLike):
         raise TypeError(f"tensorboard_log={model.tensorboard_log!r} must be the path of a folder, or None")
-    if model.rollout_buffer_class is not None and not isinstance(model.rollout_buffer_class, type):
+    if model.rollout_buffer_class is not None and not callable(model.rollout_buffer_class):
         raise TypeError(f"rollout_buffer_class={model.rollout_buffer_class!r} must be a class, or None")
     _check_buffer_arguments(model.rollout_buffer_class or RolloutBuffer, model.rollout_buffer_kwargs or {})
 
