@@ -78,6 +78,7 @@ class ACERMixin(GaussianStdMixin):
         values, log_prob = self.values_of(distribution, self.value_net(latent_vf)), distribution.log_prob(actions)
         return actions.reshape((-1, *self.action_space.shape)), values, log_prob  # type: ignore[misc]
 
+    @samples_as_sb3
     def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         distribution, latent_vf = self.distribution_and_latent(obs)
         values = self.values_of(distribution, self.value_net(latent_vf))

@@ -18,7 +18,7 @@ from sb3_pgx.common.policies import is_sb3s
 from sb3_pgx.common.undo import Refusal
 
 # What SB3's acting is made of: with all of it untouched, the action alone is the same action.
-_ACTING = ("forward", "_predict", "get_distribution", "extract_features")
+_ACTING = ("forward", "_predict", "get_distribution", "extract_features", "evaluate_actions")
 
 
 class Acting:

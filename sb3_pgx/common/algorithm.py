@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import compress
 from typing import Any, ClassVar, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch as th
@@ -50,7 +51,7 @@ from sb3_pgx.common.checks import (
 from sb3_pgx.common.collect import HOST, Quota, Recorder, StepQuota, moved
 from sb3_pgx.common.compiling import COMPILE_AFTER, check_compile
 from sb3_pgx.common.controllers import KLAdaptiveLearningRate, adapted_scale
-from sb3_pgx.common.deferred import StepEvaluation, may_read_locals
+from sb3_pgx.common.deferred import ActingPolicy, StepEvaluation, may_read_locals
 from sb3_pgx.common.distributions import release_graph
 from sb3_pgx.common.errors import warn
 from sb3_pgx.common.evaluate import evaluate_by_graph, evaluate_rollout, evaluate_rows
@@ -59,8 +60,17 @@ from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.passes import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, acting_pass, evaluation_pass
 from sb3_pgx.common.policies import follow_parameters, mean_std, policy_class_for
 from sb3_pgx.common.report import Metrics, notify, notify_of_error, read
-from sb3_pgx.common.rollout import Batch, Rollout
-from sb3_pgx.common.rollout_buffer import DictRolloutView, FedBuffer, RolloutView, batches, is_users_own, rollout_of, to_numpy
+from sb3_pgx.common.rollout import Batch, Rollout, map_tensors
+from sb3_pgx.common.rollout_buffer import (
+    DictRolloutView,
+    FedBuffer,
+    RolloutView,
+    batches,
+    final_value,
+    is_users_own,
+    rollout_of,
+    to_numpy,
+)
 from sb3_pgx.common.schedules import Coefficient, as_schedule, evaluate_coefficient
 from sb3_pgx.common.spaces import environment_actions, within, zero_based
 from sb3_pgx.common.undo import Undo, attributes_of, numbers_of, options_of, tensors_of, undone_if_refused
@@ -289,9 +299,11 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             self._steps = GradientSteps(self.objective, self._tell)
         if not is_users_own(self.rollout_buffer_class):
             view: Any = DictRolloutView if isinstance(self.observation_space, spaces.Dict) else RolloutView
-            self.rollout_buffer = view(
+            made = view(
                 self.n_steps, self.observation_space, self.action_space, self.device, self.gae_lambda, self.gamma, self.n_envs
             )
+            made.refuses_rows, made.unlearned = self.refuses_rows, self.unlearned
+            self.rollout_buffer = made
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
         # SB3 knows its MlpPolicy by the class's name, and ours have names of their own.
@@ -367,6 +379,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         recorder = Recorder(self.observation_space, self.action_space, env.num_envs, capacity=n_rollout_steps)
         buffer = self._following(rollout_buffer, recorder)
         watched = may_read_locals(callback)
+        acting = ActingPolicy(self.policy) if watched else None
+        evaluations: WeakValueDictionary[int, StepEvaluation] = WeakValueDictionary()  # that a callback may have kept
         n_steps, complete = 0, False
         if self.use_sde:
             self._reset_noise(env)
@@ -386,7 +400,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             clipped_actions = environment_actions(actions, self.policy, self.action_space)
             evaluation = StepEvaluation(self.policy, row, actions) if watched and values is None else None
             if evaluation is not None:
-                values, log_probs = evaluation.deferred
+                evaluations[n_steps], (values, log_probs) = evaluation, evaluation.deferred
             if not recorder.shifts:
                 self._last_obs = row  # what a callback writes into it is kept, as by SB3
             before = self._last_obs
@@ -401,6 +415,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
                 # Whatever the callback did, the next rollout starts from where the environments are.
                 self._last_obs, self._last_episode_starts = new_obs, dones
             if not continues:
+                for kept in evaluations.values():
+                    kept.computed()  # by the policy that acted
+                self._undo.forget()  # the steps were done
                 return False
 
             if observed is not before:
@@ -412,12 +429,18 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)  # which SB3's callbacks find at on_rollout_end
             recorder.add(actions, rewards, dones, infos, valid, episode_starts, env, given)
+            if acting is not None and acting.has_changed(self.policy):
+                self._evaluate_before_change(acting, recorder)
+                acting = ActingPolicy(self.policy)
+                buffer.follow_policy(self.policy)
             buffer.recorded()
             complete = quota.count(dones)
             n_steps += 1
 
         rollout = self._rollout = recorder.rollout(new_obs, self.device)
-        self._complete(rollout, buffer, dones)
+        self._complete(rollout, buffer, dones, recorder.ends_as_started)
+        for t, kept in evaluations.items():
+            kept.settle(rollout.values[t], rollout.log_prob[t])
         values, log_probs = rollout.last_values[:, None], rollout.log_prob[-1]
         callback.update_locals(locals())
         callback.on_rollout_end()
@@ -433,7 +456,20 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         followed.follow(recorder, self.policy, self.gamma)
         return followed
 
-    def _complete(self, rollout: Rollout, buffer: RolloutView | FedBuffer, dones: np.ndarray) -> None:
+    def _evaluate_before_change(self, acting: ActingPolicy, recorder: Recorder) -> None:
+        """Evaluate the rows so far by the policy that acted in them, which a callback has changed."""
+        with acting.as_it_acted():
+            for t in range(recorder.size):
+                if t not in recorder.given:
+                    observations = map_tensors(lambda x, t=t: x[t], recorder.observations)
+                    values, log_prob = StepEvaluation(acting.policy, observations, recorder.actions[t]).computed()
+                    recorder.given[t] = values.flatten(), log_prob.flatten()
+            # SB3 evaluates final observations after on_step: those of the newest row belong to the changed policy.
+            for place, observation in enumerate(recorder.finals_before(recorder.size - 1)):
+                if place not in recorder.given_finals:
+                    recorder.given_finals[place] = final_value(acting.policy, observation)
+
+    def _complete(self, rollout: Rollout, buffer: RolloutView | FedBuffer, dones: np.ndarray, ends_as_started: bool) -> None:
         """Stages 2 and 3, from what callbacks have made of the rows while they were collected."""
         if isinstance(buffer, FedBuffer):
             self.evaluate(rollout)
@@ -442,7 +478,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         as_sb3 = self._estimates_as_sb3 and rollout.complete
         estimate = None if as_sb3 else self._estimate_and_weigh
         # As in SB3, bootstrapped rewards are discounted by the model's γ, and all that follows by the buffer's γ and λ.
-        own = as_sb3 and (buffer.gamma, buffer.gae_lambda) != (self.gamma, self.gae_lambda)
+        own = as_sb3 and ((buffer.gamma, buffer.gae_lambda) != (self.gamma, self.gae_lambda) or not ends_as_started)
         if not (buffer.collected(rollout) or own):
             self.evaluate_and_estimate(rollout)
             buffer.show(rollout, self.gamma, estimate)

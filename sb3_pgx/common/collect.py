@@ -110,6 +110,7 @@ class Recorder:
         self.given: dict[
             int, tuple[th.Tensor, th.Tensor]
         ] = {}  # values and log-probabilities of rows that have them, [N] each
+        self.given_finals: dict[int, float] = {}  # values of final observations that have them, by their place
         self.shifts = has_start(observation_space)
 
     @property
@@ -168,8 +169,18 @@ class Recorder:
 
     def truncated_in(self, t: int) -> Iterator[tuple[int, Any]]:
         """Yield the environments whose episode was truncated in row t, and their final observations."""
-        first = int(self.flags[1, :t].sum())
+        first = len(self.finals_before(t))
         yield from zip(self.flags[1, t].nonzero()[0].tolist(), self.final_observations[first:], strict=False)
+
+    def finals_before(self, t: int) -> list[Any]:
+        """Return the final observations of the rows before row t."""
+        return self.final_observations[: int(self.flags[1, :t].sum())]
+
+    @property
+    def ends_as_started(self) -> bool:
+        """Whether episodes start where others have ended, and nowhere else: a callback may have changed the starts."""
+        terminated, truncated, _, starts = self.flags[:, : self.size]
+        return np.array_equal(starts[1:], terminated[:-1] | truncated[:-1])
 
     def rollout(self, last_observations: Array, device: th.device) -> Rollout:
         """
@@ -193,6 +204,7 @@ class Recorder:
             final_observations=self._stack_final(device),
             last_observations=self.as_tensors(zero_based(last_observations, self.space), self.n_envs, device),
             given=dict(self.given),
+            given_finals=dict(self.given_finals),
         )
 
     def as_tensors(self, observations: Any, n: int, device: th.device) -> Any:

@@ -1,6 +1,7 @@
 """Values and log-probabilities of a step, computed when a callback first reads them: most callbacks never do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -64,6 +65,16 @@ class StepEvaluation:
             self._result = values, log_prob
         return self._result
 
+    def settle(self, values: Tensor, log_prob: Tensor) -> None:
+        """
+        Keep the numbers of the evaluated rollout for whoever reads them later, unless they have been read already.
+
+        :param values: V(s), ``[N]``
+        :param log_prob: log π(a|s), ``[N]``
+        """
+        if self._result is None:
+            self._result = values[:, None].clone(), log_prob.clone()
+
     def to_keep(self, observations: Array, actions: np.ndarray) -> tuple[Tensor, Tensor] | None:
         """
         Return what evaluating the rollout later would not find any more, as it stands after ``on_step``: what somebody has
@@ -75,6 +86,46 @@ class StepEvaluation:
         if self._result is None and np.array_equal(self.actions, actions) and _same(self.observations, observations):
             return None
         return self.computed()
+
+
+class ActingPolicy:
+    """
+    The policy that acts in a rollout, and how it was when it started to: a callback may change it in the middle.
+
+    :param policy: in evaluation mode
+    """
+
+    def __init__(self, policy: ActorCriticPolicy):
+        self.policy = policy
+        self._tensors = [*policy.parameters(), *policy.buffers()]
+        self._before = [x.detach().clone() for x in self._tensors]
+        self._versions = [x._version for x in self._tensors]
+        # Whoever writes through ``.data`` leaves no version; nearly all changes reach some of the small tensors.
+        self._small = [(x, y) for x, y in zip(self._tensors, self._before, strict=True) if x.numel() <= SMALL]
+
+    def has_changed(self, policy: ActorCriticPolicy) -> bool:
+        """
+        Return whether another policy acts from now on, or this one with other parameters.
+
+        :param policy: that of the model now
+        """
+        if policy is not self.policy or [x._version for x in self._tensors] != self._versions:
+            return True
+        return not all(th.equal(x, y) for x, y in self._small)
+
+    @contextmanager
+    def as_it_acted(self) -> Iterator[None]:
+        """Within this context the policy is as it was when it started to act."""
+        with th.no_grad():
+            now = [x.detach().clone() for x in self._tensors]
+            try:
+                th._foreach_copy_(self._tensors, self._before)
+                yield
+            finally:
+                th._foreach_copy_(self._tensors, now)
+
+
+SMALL = 4096  # numbers of a tensor whose values are compared at each step
 
 
 def may_read_locals(callback: BaseCallback) -> bool:

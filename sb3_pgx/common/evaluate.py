@@ -130,6 +130,8 @@ def _final_values(policy: ActorCriticPolicy, rollout: Rollout) -> Tensor | None:
     if rollout.final_observations is None:
         return None
     values = values_of(policy, rollout.final_observations, int(rollout.truncated.sum()))
+    for place, value in rollout.given_finals.items():
+        values[place] = value
     final = values.new_zeros(rollout.shape)
     final[rollout.truncated] = values
     return final

@@ -38,6 +38,7 @@ class Rollout:
     final_observations: Observations | None  # [K, *obs]; None: no episode was truncated
     last_observations: Observations  # [N, *obs], after the last row
     given: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # by row: values and log π known since, [N] each
+    given_finals: dict[int, float] = field(default_factory=dict)  # by place: values of final observations known since
     # evaluate
     values: Tensor = field(init=False)  # V(s_t), [T, N]
     next_values: Tensor = field(init=False)  # V(s_{t+1}); of the final observation where truncated, 0 where terminated

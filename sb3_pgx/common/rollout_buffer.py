@@ -64,7 +64,8 @@ class RolloutView(RolloutBuffer):
     observations keep what the policy acted on (``VecNormalize`` makes floats of whole numbers), and actions of a Box are
     floats. ``valid`` (``[T, N]``) marks the rows that count; ``get`` yields only these.
 
-    Nothing is copied or computed for arrays that nobody touches.
+    Nothing is copied or computed for arrays that nobody touches. A rollout of whole episodes may outgrow its arrays while it
+    is collected: ask the buffer for them at each step.
     """
 
     observations = Column()
@@ -83,6 +84,12 @@ class RolloutView(RolloutBuffer):
     _rollout: Rollout | None = None  # that has been collected
     _estimate: Callable[[Rollout], None] | None = None  # of an algorithm whose estimate is not SB3's
     _last_dones: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All arrays, without the model that they belong to."""
+        for name in COLUMNS:
+            getattr(self, name)
+        return {**vars(self), "_recorder": None, "_policy": None, "_estimate": None}
 
     def reset(self) -> None:
         """Forget all rows."""
@@ -105,6 +112,10 @@ class RolloutView(RolloutBuffer):
         self.reset()
         self.buffer_size, self._recorder, self._policy, self._gamma = recorder.capacity, recorder, policy, gamma
 
+    def follow_policy(self, policy: ActorCriticPolicy) -> None:
+        """:param policy: that acts from now on"""
+        self._policy = policy
+
     def recorded(self) -> None:
         """Take note of a new row: arrays that somebody has in hand get it, too."""
         row, self.pos = self.pos, self.pos + 1
@@ -113,6 +124,8 @@ class RolloutView(RolloutBuffer):
                 if name in arrays:
                     arrays[name] = map_tensors(lambda x: x if row < len(x) else doubled(x), arrays[name])
             array = vars(self)[name]
+            if name == "observations":  # which may have to hold other types than at first
+                array = vars(self)[name] = as_types_of(self._recorder.observations, array)  # type: ignore[union-attr]
             self._write(name, array, slice(row, row + 1))
             for into, written in pairs(self._originals.get(name), array) if name in self._originals else ():
                 into[row] = written[row]
@@ -265,7 +278,8 @@ class RolloutView(RolloutBuffer):
     def _of_recorder(self, name: str, recorder: Recorder) -> Any:
         kept = getattr(recorder, name, None) if name in ("observations", "actions") else None
         array = self._empty(name) if kept is None else map_tensors(np.zeros_like, kept)
-        self._write(name, array, slice(self.pos))
+        if self.pos > 0:
+            self._write(name, array, slice(self.pos))
         return array
 
     def _empty(self, name: str) -> Any:
@@ -360,6 +374,10 @@ class FedBuffer:
         self.users.reset()
         self._recorder, self._policy, self._gamma = recorder, policy, gamma
 
+    def follow_policy(self, policy: ActorCriticPolicy) -> None:
+        """As that of :class:`RolloutView`."""
+        self._policy = policy
+
     def recorded(self) -> None:
         """Add the newest row, with γ V(final observation) in the rewards of truncated episodes."""
         recorder, t = self._recorder, self._recorder.size - 1
@@ -453,6 +471,13 @@ def not_learned(name: str) -> str:
         f"rollout_buffer.{name} was written to, and this algorithm does not learn from it: change rewards and observations in "
         "a wrapper of the environment, or in on_step."
     )
+
+
+def as_types_of(like: Any, array: Any) -> Any:
+    """Return observations in the types of others."""
+    if isinstance(like, dict):
+        return {key: array[key].astype(x.dtype, copy=False) for key, x in like.items()}
+    return array.astype(like.dtype, copy=False)
 
 
 def doubled(array: np.ndarray) -> np.ndarray:

@@ -1,5 +1,10 @@
 """The live view of a rollout, against SB3's own buffers filled by SB3's own collection."""
 
+import copy
+import pickle
+import threading
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
@@ -10,6 +15,7 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_pgx
 from sb3_pgx import A2C, ACER, PPO, REINFORCE, PPOPenalty, REINFORCEBaseline
@@ -125,15 +131,11 @@ def test_rows_appear_step_by_step_as_in_sb3s_buffer(scripted, policy, first):
                     np.testing.assert_allclose(arrays_of(mine[name])[key], array, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-class Count(ActorCriticPolicy):
-    evaluated = 0
+def test_values_and_log_probabilities_of_a_step_cost_nothing_until_they_are_read(monkeypatch):
+    original, evaluated = ActorCriticPolicy.evaluate_actions, []
+    counted = lambda self, *args: evaluated.append(1) or original(self, *args)  # noqa: E731
+    monkeypatch.setattr(ActorCriticPolicy, "evaluate_actions", counted)
 
-    def evaluate_actions(self, obs, actions):
-        type(self).evaluated += 1
-        return super().evaluate_actions(obs, actions)
-
-
-def test_values_and_log_probabilities_of_a_step_cost_nothing_until_they_are_read():
     class Reads(BaseCallback):
         def __init__(self, at):
             super().__init__()
@@ -145,11 +147,141 @@ def test_values_and_log_probabilities_of_a_step_cost_nothing_until_they_are_read
             return True
 
     def evaluations(callback):
-        Count.evaluated = 0
-        A2C(Count, vectorised(Scripted([3])), n_steps=5, device=DEVICE).learn(5, callback=callback)
-        return Count.evaluated
+        evaluated.clear()
+        A2C("MlpPolicy", vectorised(Scripted([3])), n_steps=5, device=DEVICE, compile=False).learn(5, callback=callback)
+        return len(evaluated)
 
     assert [evaluations(Reads(at)) - evaluations(None) for at in ((), (2,), (2, 4))] == [0, 1, 2]
+
+
+def perturb(model):
+    with th.no_grad():
+        for p in model.policy.parameters():
+            p += 0.3
+
+
+def perturb_data(model):
+    for p in model.policy.parameters():
+        p.data.mul_(1.5)
+
+
+def replace_policy(model):
+    other = copy.deepcopy(model.policy)
+    perturb_data(SimpleNamespace(policy=other))
+    model.policy = other
+
+
+@pytest.mark.parametrize("change", [perturb, perturb_data, replace_policy])
+@pytest.mark.parametrize("compile", [False, True])
+def test_rows_are_evaluated_by_the_policy_that_acted_in_them(change, compile, graphs):
+    class Changes(BaseCallback):
+        def _on_step(self):
+            if self.n_calls == 4:
+                change(self.model)
+            return True
+
+        def _on_rollout_end(self):
+            buffer = self.model.rollout_buffer
+            self.arrays = [np.copy(getattr(buffer, name)) for name in ("values", "log_probs", "advantages", "actions")]
+
+    def arrays(model_class, **kwargs):
+        env = vectorised(Scripted([3, 2], [True, False]), Scripted([2], [True]))
+        callback = Changes()
+        model_class("MlpPolicy", env, n_steps=7, seed=0, device="cpu", **kwargs).learn(14, callback=callback)
+        return callback.arrays
+
+    for ours, theirs in zip(arrays(A2C, compile=compile), arrays(sb3.A2C), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("timesteps", [10, 8])
+def test_values_that_are_kept_and_read_later_are_those_of_the_policy_that_acted(timesteps):
+    class Keeps(BaseCallback):
+        def __init__(self):
+            super().__init__()
+            self.kept = []
+
+        def _on_step(self):
+            self.kept.append((self.locals["values"], self.locals["log_probs"]))
+            return self.num_timesteps < timesteps
+
+    def kept(model_class):
+        callback = Keeps()
+        env = vectorised(Scripted([3, 2]))
+        model = model_class("MlpPolicy", env, n_steps=5, learning_rate=0.1, seed=0, device="cpu")
+        model.learn(10, callback=callback)
+        perturb(model)
+        return [th.cat([x.flatten() for x in column]) for column in zip(*callback.kept, strict=True)]
+
+    for ours, theirs in zip(kept(A2C), kept(sb3.A2C), strict=True):
+        th.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+class Evaluates(ActorCriticPolicy):
+    """Another value for training than for acting."""
+
+    def evaluate_actions(self, obs, actions):
+        values, log_prob, entropy = super().evaluate_actions(obs, actions)
+        return values * 0.5, log_prob, entropy
+
+
+def starts_everywhere(model):
+    model._last_episode_starts = np.ones(1, bool)
+
+
+def reads_at_the_start(model):
+    model.rollout_buffer.observations  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "policy, on_start, on_step",
+    [(Evaluates, None, None), ("MlpPolicy", None, starts_everywhere), ("MlpPolicy", reads_at_the_start, None)],
+)
+@pytest.mark.parametrize("normalise", [False, True])
+def test_trains_as_sb3_does(policy, on_start, on_step, normalise):
+    class Does(BaseCallback):
+        def _on_rollout_start(self):
+            if on_start:
+                on_start(self.model)
+
+        def _on_step(self):
+            if on_step:
+                on_step(self.model)
+            return True
+
+    def train(library):
+        env = vectorised(Scripted([3, 2], [True, False]))
+        env = VecNormalize(env, norm_reward=False) if normalise else env
+        return list(library.A2C(policy, env, seed=0, device="cpu").learn(20, callback=Does()).policy.parameters())
+
+    for ours, theirs in zip(train(sb3_pgx), train(sb3), strict=True):
+        th.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", [A2C, REINFORCE])
+def test_a_buffer_is_pickled_without_its_model(algorithm):
+    class WithLock(Scripted):
+        def __init__(self, lengths):
+            super().__init__(lengths)
+            self.lock = threading.Lock()
+
+    arguments = dict(discount_state_weighting=True) if algorithm is A2C else {}
+    buffer = algorithm("MlpPolicy", vectorised(WithLock([5])), seed=0, device=DEVICE, **arguments).learn(5).rollout_buffer
+    data = pickle.dumps(buffer)
+    assert len(data) < 50_000
+    for name in (*NAMES, "observations"):
+        np.testing.assert_array_equal(getattr(pickle.loads(data), name), getattr(buffer, name))
+
+
+def test_what_a_stopped_rollout_did_is_not_undone_by_a_later_call():
+    class Stops(BaseCallback):
+        def _on_step(self):
+            return self.num_timesteps < 8
+
+    model = A2C("MlpPolicy", vectorised(Scripted([5])), device=DEVICE).learn(20, callback=Stops())
+    with pytest.raises(ValueError, match="the rollout buffer holds 2 of 5 steps"):
+        model.train()
+    assert model.num_timesteps == 8 and model._last_obs is not None
 
 
 @pytest.fixture(params=["shared", "separate"])
@@ -223,11 +355,13 @@ def test_a_write_that_cannot_be_learned_from_is_refused(column, when, how):
     assert all(map(th.equal, before, model.policy.parameters()))
 
 
+@pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("algorithm", [REINFORCE, REINFORCEBaseline, ACER])
-def test_an_algorithm_that_needs_more_of_a_row_refuses_added_ones(algorithm):
+def test_an_algorithm_that_needs_more_of_a_row_refuses_added_ones(algorithm, learned):
     model = algorithm("MlpPolicy", vectorised(Scripted([5])), device=DEVICE)
-    model.learn(5)
-    model.rollout_buffer.reset()
+    if learned:
+        model.learn(5)
+        model.rollout_buffer.reset()
     with pytest.raises(ValueError, match=rf"rollout_buffer.add: {algorithm.__name__} learns from"):
         model.rollout_buffer.add(np.zeros((1, 2)), np.zeros(1), np.zeros(1), np.ones(1), th.zeros(1), th.zeros(1))
 
