@@ -379,12 +379,13 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         recorder = Recorder(self.observation_space, self.action_space, env.num_envs, capacity=n_rollout_steps)
         buffer = self._following(rollout_buffer, recorder)
         watched = may_read_locals(callback)
-        acting = ActingPolicy(self.policy) if watched else None
         evaluations: WeakValueDictionary[int, StepEvaluation] = WeakValueDictionary()  # that a callback may have kept
         n_steps, complete = 0, False
         if self.use_sde:
             self._reset_noise(env)
         callback.on_rollout_start()
+        acting = ActingPolicy(self.policy) if watched else None
+        buffer.follow_policy(self.policy)
         act = Acting(env.num_envs, self._n_updates, evaluates=isinstance(buffer, FedBuffer))
         self._look()
         if self._compiled:

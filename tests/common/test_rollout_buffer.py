@@ -173,10 +173,15 @@ def replace_policy(model):
 
 @pytest.mark.parametrize("change", [perturb, perturb_data, replace_policy])
 @pytest.mark.parametrize("compile", [False, True])
-def test_rows_are_evaluated_by_the_policy_that_acted_in_them(change, compile, graphs):
+@pytest.mark.parametrize("when", [0, 4])
+def test_rows_are_evaluated_by_the_policy_that_acted_in_them(change, when, compile, graphs):
     class Changes(BaseCallback):
+        def _on_rollout_start(self):
+            if when == 0:
+                change(self.model)
+
         def _on_step(self):
-            if self.n_calls == 4:
+            if self.n_calls == when:
                 change(self.model)
             return True
 
