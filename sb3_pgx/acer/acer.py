@@ -1,6 +1,7 @@
 """ACER: an update on every rollout, and several on segments that are replayed."""
 
 import copy
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
@@ -32,6 +33,7 @@ from sb3_pgx.common.modules import Modules
 from sb3_pgx.common.report import Metrics
 from sb3_pgx.common.rollout import Rollout, map_tensors
 from sb3_pgx.common.rollout_buffer import COLUMNS
+from sb3_pgx.common.schedules import MAX_FLOAT32
 from sb3_pgx.common.short_rollouts import ShortRollouts, with_rms_prop
 from sb3_pgx.common.undo import state_of
 from sb3_pgx.common.update import Follower, Objective
@@ -197,7 +199,9 @@ class ACER(ShortRollouts):
             raise ValueError(
                 f"replay_ratio={self.replay_ratio} must be at most {MAX_REPLAY_RATIO:,}: a rollout would never end"
             )
-        if not is_number(self.importance_clip) or not self.importance_clip > 0:
+        if not is_number(self.importance_clip) or not (
+            0 < self.importance_clip <= MAX_FLOAT32 or self.importance_clip == math.inf
+        ):
             raise ValueError(f"importance_clip={self.importance_clip!r} must be a positive number; math.inf never truncates")
         if not is_number(self.trust_region_delta) or not self.trust_region_delta >= 0:
             raise ValueError(

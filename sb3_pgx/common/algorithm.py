@@ -136,7 +136,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         check_compile(compile)
         check_policy(policy, self.policy_aliases)
         check_device(kwargs.get("device", "auto"))
-        check_mapping(**{name: kwargs.get(name) for name in ("policy_kwargs", "rollout_buffer_kwargs")})
+        check_mapping(policy_kwargs=kwargs.get("policy_kwargs"), rollout_buffer_kwargs=kwargs.get("rollout_buffer_kwargs"))
         check_verbose(kwargs.get("verbose", 0))
         as_flag("use_sde", kwargs.get("use_sde", False))
         self.compile = compile

@@ -215,10 +215,9 @@ class NPG(PolicyGradientAlgorithm):
             sub_sampling_factor=self.sub_sampling_factor,
         )
         check_positive(step_size=self.step_size, critic_epsilon=self.critic_epsilon)
-        if isinstance(self.target_kl, str) or callable(self.target_kl):
-            self.coefficient("target_kl")  # a schedule may end at 0
-        else:
+        if not isinstance(self.target_kl, str) and not callable(self.target_kl):  # a schedule may end at 0
             check_positive(target_kl=self.target_kl)
+        self.coefficient("target_kl")
         check_finite_not_negative(cg_damping=self.cg_damping, cg_tolerance=self.cg_tolerance)
         if self.cg_tolerance >= 1:
             raise ValueError(f"cg_tolerance={self.cg_tolerance} must be below 1: the policy would never move")
