@@ -459,7 +459,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
     def _evaluate_before_change(self, acting: ActingPolicy, recorder: Recorder) -> None:
         """Evaluate the rows so far by the policy that acted in them, which a callback has changed."""
-        with acting.as_it_acted():
+        with acting.as_it_acted() as possible:
+            if not possible:
+                return
             for t in range(recorder.size):
                 if t not in recorder.given:
                     observations = map_tensors(lambda x, t=t: x[t], recorder.observations)

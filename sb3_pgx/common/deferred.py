@@ -90,18 +90,18 @@ class StepEvaluation:
 
 class ActingPolicy:
     """
-    The policy that acts in a rollout, and how it was when it started to: a callback may change it in the middle.
+    The policy that acts in a rollout, with the parameters that it had when it started to: a callback may change them.
 
     :param policy: in evaluation mode
     """
 
     def __init__(self, policy: ActorCriticPolicy):
         self.policy = policy
-        self._tensors = [*policy.parameters(), *policy.buffers()]
-        self._before = [x.detach().clone() for x in self._tensors]
-        self._versions = [x._version for x in self._tensors]
-        # Whoever writes through ``.data`` leaves no version; nearly all changes reach some of the small tensors.
-        self._small = [(x, y) for x, y in zip(self._tensors, self._before, strict=True) if x.numel() <= SMALL]
+        self._parameters = [*policy.parameters()]
+        self._before = [p.detach().clone() for p in self._parameters]
+        self._versions = [p._version for p in self._parameters]
+        # Whoever writes through ``.data`` leaves no version; nearly all changes reach some of the small parameters.
+        self._small = [(p, x) for p, x in zip(self._parameters, self._before, strict=True) if p.numel() <= SMALL]
 
     def has_changed(self, policy: ActorCriticPolicy) -> bool:
         """
@@ -109,20 +109,24 @@ class ActingPolicy:
 
         :param policy: that of the model now
         """
-        if policy is not self.policy or [x._version for x in self._tensors] != self._versions:
+        if policy is not self.policy or list(map(id, policy.parameters())) != list(map(id, self._parameters)):
             return True
-        return not all(th.equal(x, y) for x, y in self._small)
+        versions = [p._version for p in self._parameters]
+        return versions != self._versions or not all(th.equal(p, x) for p, x in self._small)
 
     @contextmanager
-    def as_it_acted(self) -> Iterator[None]:
-        """Within this context the policy is as it was when it started to act."""
-        with th.no_grad():
-            now = [x.detach().clone() for x in self._tensors]
-            try:
-                th._foreach_copy_(self._tensors, self._before)
-                yield
-            finally:
-                th._foreach_copy_(self._tensors, now)
+    def as_it_acted(self) -> Iterator[bool]:
+        """Within this context the policy has the parameters of then; false if it has others by now, of other shapes."""
+        parameters = [p.detach() for p in self.policy.parameters()]
+        if [p.shape for p in parameters] != [x.shape for x in self._before]:
+            yield False
+            return
+        now = [p.clone() for p in parameters]
+        try:
+            th._foreach_copy_(parameters, self._before)
+            yield True
+        finally:
+            th._foreach_copy_(parameters, now)
 
 
 SMALL = 4096  # numbers of a tensor whose values are compared at each step

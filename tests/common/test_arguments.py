@@ -133,7 +133,7 @@ def test_a_schedule_that_returns_no_number_is_named_and_one_that_fails_is_the_us
         ("ppo", dict(device="gpu"), "device='gpu' is unknown; choose"),
         ("ppo", dict(tensorboard_log=3), "tensorboard_log=3 must be the path"),
         ("ppo", dict(rollout_buffer_class="own"), "rollout_buffer_class='own' must be a class"),
-        ("ppo", dict(rollout_buffer_class=lambda *args: None), "must be a class"),
+        ("ppo", dict(rollout_buffer_class=lambda *args: None), "cannot be made with rollout_buffer_kwargs={}"),
         ("ppo", dict(use_sde=np.array([1, 2])), "use_sde=array([1, 2]) must be True or False"),
         ("ppo", dict(rollout_buffer_kwargs="own"), "rollout_buffer_kwargs='own' must be a dictionary"),
         ("ppo", dict(policy_kwargs="own"), "policy_kwargs='own' must be a dictionary"),

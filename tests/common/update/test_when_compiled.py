@@ -158,6 +158,7 @@ def test_without_a_compiler_training_is_eager(name, monkeypatch):
         raise InvalidCxxCompiler()
 
     monkeypatch.setattr(compiling, "backend", backend)
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
     eager, compiled = pair(name)
     expected, _ = warned(eager)
     result, told = warned(compiled)
