@@ -133,12 +133,12 @@ def illnesses(name, normalize, at_once):
             yield ("final observation", 3e38, 0)
 
 
-def spoil_optimizer(model):
-    """NaN in the moment that the optimizer keeps first; gives what undoes it."""
+def spoil_optimizer(model, names=("exp_avg", "square_avg"), value=math.nan):
+    """A number that is not finite in a moment of the optimizer; gives what undoes it."""
     moments = [state for p in model.policy.parameters() if (state := model.policy.optimizer.state.get(p))]
-    (moment,) = [x for key, x in moments[0].items() if key in ("exp_avg", "square_avg")]
+    (moment,) = [x for key, x in moments[0].items() if key in names]
     before = moment.clone()
-    moment.view(-1)[0] = math.nan
+    moment.view(-1)[0] = value
     return lambda: moment.copy_(before)
 
 
@@ -255,17 +255,28 @@ def test_buffers_are_put_back(name):
     assert_refused(model, "the step was not taken")
 
 
+ONE_BATCH = dict(batch_size=12, n_epochs=1)
+STEPS = [("a2c", {}), ("ppo", {}), ("ppo", ONE_BATCH), ("reinforce", {}), ("reinforce_baseline", {})]
+
+
 @pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize(
-    "name, kwargs",
-    [("a2c", {}), ("ppo", {}), ("ppo", dict(batch_size=12, n_epochs=1)), ("reinforce", {}), ("reinforce_baseline", {})],
-)
+@pytest.mark.parametrize("name, kwargs", STEPS)
 def test_a_step_to_parameters_that_are_not_finite_is_refused(name, kwargs, compile, graphs):
-    kwargs = dict(policy_kwargs=dict(net_arch=[8], optimizer_class=th.optim.SGD), max_grad_norm=1e9, **kwargs)
-    model = restarted(make(name, patients(DISCRETE, False), compile=compile, **kwargs))
-    model.learning_rate = lambda progress: 3e38
-    model.env.envs[0].ill = ("reward", 1e6, 4)
-    assert_refused(model, "learning_rate")
+    """Loss and gradient are finite; what the optimizer makes of them is not."""
+    decay = dict(optimizer_class=th.optim.SGD, optimizer_kwargs=dict(weight_decay=1e38))
+    model = make(name, patients(DISCRETE, False), compile=compile, policy_kwargs=dict(net_arch=[8], **decay), **kwargs)
+    model.learning_rate = 1e5
+    assert_refused(restarted(model), r"in update 1; the step was not taken, and the model is as it was before this rollout")
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("name, kwargs", [*STEPS, ("acer", {}), ("npg", {})])
+def test_an_infinite_moment_is_refused_although_it_only_stops_a_parameter(name, kwargs, compile, graphs):
+    model = restarted(make(name, patients(DISCRETE, False), compile=compile, policy_kwargs=dict(net_arch=[8]), **kwargs))
+    spoil_optimizer(restarted(model.learn(24)), ("exp_avg_sq", "square_avg"), math.inf)
+    assert_refused(
+        model, r"the optimizer's (exp_avg_sq|square_avg) of \S+ is not finite in update \d+; the step was not taken"
+    )
 
 
 @pytest.mark.parametrize("name, compile", [("a2c", False), ("a2c", True), ("ppo", False)])

@@ -1,6 +1,7 @@
 """Undo a refused rollout: whatever a rollout and its update have changed is put back as it was."""
 
 import copy
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -66,9 +67,10 @@ def undone_if_refused(method: Method) -> Method:
 
 
 def attributes_of(owner: Any, *names: str) -> PutBack:
-    """Keep attributes of an object; shallow copies of collections."""
+    """Keep attributes of an object; of queues, copies."""
     attributes = vars(owner)
-    before = {name: copy.copy(attributes[name]) for name in names if name in attributes}
+    before = {name: attributes[name] for name in names if name in attributes}
+    before |= {name: value.copy() for name, value in before.items() if isinstance(value, deque)}
     return lambda: attributes.update(before)
 
 
