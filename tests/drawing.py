@@ -139,6 +139,12 @@ def is_taken(space: spaces.Space) -> bool:
     return flat and 0 not in space.shape and (space.shape != () or isinstance(space, spaces.Discrete))
 
 
+def arguments_of(name: str) -> list[str]:
+    """Those of an algorithm's constructor that may be drawn."""
+    parameters = inspect.signature(ALGORITHMS[name].__init__).parameters
+    return [argument for argument in parameters if argument not in ("self", "policy", "env", "_init_setup_model")]
+
+
 @st.composite
 def draws(draw: Any, names: tuple[str, ...] = tuple(ALGORITHMS)) -> Draw:
     """Mostly sensible ones, each with an oddity now and then."""
@@ -148,11 +154,7 @@ def draws(draw: Any, names: tuple[str, ...] = tuple(ALGORITHMS)) -> Draw:
     actions = draw(st.sampled_from(ACTIONS if draw(odd_space) else [x for x in ACTIONS if is_taken(x)]))
     fitting = "MultiInputPolicy" if isinstance(observations, spaces.Dict) else "MlpPolicy"
     policy = draw(st.sampled_from([fitting] * 40 + POLICIES))
-    known = [
-        n
-        for n in inspect.signature(ALGORITHMS[name].__init__).parameters
-        if n not in ("self", "policy", "env", "_init_setup_model")
-    ]
+    known = arguments_of(name)
     arguments = dict(QUICK[name])
     for argument in draw(st.lists(st.sampled_from(known), max_size=5, unique=True)):
         if argument == "policy_kwargs":

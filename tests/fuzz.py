@@ -1,5 +1,6 @@
 """
-Draws random uses of the algorithms (:mod:`drawing`), and writes what became of them: ``python tests/fuzz.py [draws] [seed]``.
+Tries every odd value of every argument and draws random uses of the algorithms (:mod:`drawing`), and writes what became of
+them: ``python tests/fuzz.py [draws] [seed]``.
 
 A draw that neither trains nor is refused as it should be ends the run with the smallest such draw.
 """
@@ -16,7 +17,8 @@ import hypothesis
 import numpy
 import stable_baselines3
 import torch
-from drawing import draws, outcome
+from capabilities import BOX, QUICK
+from drawing import ODD, Draw, arguments_of, draws, outcome
 from hypothesis import HealthCheck, given, seed, settings
 
 from sb3_pgx.common import compiling
@@ -30,7 +32,6 @@ def fuzz(n_draws: int, number: int) -> dict[str, dict[str, int]]:
     """How often each algorithm came to each outcome."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     each = -(-n_draws // len(ALGORITHMS))
-    compiling.backend = lambda graph, examples: graph  # graphs run as they were traced
     for name in ALGORITHMS:
 
         @seed(number)
@@ -44,6 +45,20 @@ def fuzz(n_draws: int, number: int) -> dict[str, dict[str, int]]:
     return {name: dict(sorted(outcomes.items())) for name, outcomes in counts.items()}
 
 
+def sweep() -> dict[str, int]:
+    """What becomes of every odd value of every argument of every algorithm, one at a time."""
+    counts: Counter[str] = Counter()
+    for name in ALGORITHMS:
+        for argument in arguments_of(name):
+            for value in ODD if argument != "tensorboard_log" else ():  # a string is a folder
+                use = Draw(name, "MlpPolicy", BOX, BOX, 1, False, 1.0, {**QUICK[name], argument: value})
+                try:
+                    counts[outcome(use)] += 1
+                except AssertionError as error:
+                    raise AssertionError(f"{name}: {argument}={value!r}") from error
+    return dict(sorted(counts.items()))
+
+
 def commit() -> str:
     """The checkout's, marked if files have been changed."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
@@ -53,12 +68,14 @@ def commit() -> str:
 if __name__ == "__main__":
     n_draws, number = (int(x) for x in (*sys.argv[1:], *("2400", "0")[len(sys.argv) - 1 :]))
     torch.set_num_threads(1)
+    compiling.backend = lambda graph, examples: graph  # graphs run as they were traced
     summary = {
         "command": f"python tests/fuzz.py {n_draws} {number}",
         "commit": commit(),
         "python": platform.python_version(),
         "versions": {module.__name__: module.__version__ for module in VERSIONS},
         "seed": number,
+        "odd values, one at a time": sweep(),
         "outcomes": fuzz(n_draws, number),
     }
     summary["draws"] = sum(sum(outcomes.values()) for outcomes in summary["outcomes"].values())

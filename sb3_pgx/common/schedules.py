@@ -27,10 +27,15 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 
 from sb3_pgx.common.errors import raised_in
 
-# Adam moves each parameter by about the learning rate: two layers of weights this large give values whose square is beyond
-# float32.
-MAX_LEARNING_RATE = 1e10
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
+# Adam moves each parameter by about the learning rate: two layers of weights this large give values whose square is beyond
+# float32. What is larger than float32 cannot clip it.
+MOST = {
+    **dict.fromkeys(
+        ("learning_rate", "critic_learning_rate"), (1e10, "a larger step makes the numbers of a network overflow")
+    ),
+    **dict.fromkeys(("clip_range", "clip_range_vf"), (MAX_FLOAT32, "no number in float32 is larger")),
+}
 
 Coefficient = float | str | Schedule
 
@@ -87,10 +92,9 @@ def evaluate_coefficient(value: Coefficient, progress_remaining: float, name: st
         ) from error
     if not math.isfinite(result) or result < 0:
         raise ValueError(f"{name} is {result} at remaining progress {progress_remaining:.3f}; it must be finite and >= 0")
-    if result > MAX_FLOAT32:
-        raise ValueError(f"{name} is {result}; the numbers that it is to weigh or bound end at {MAX_FLOAT32:.1e}")
-    if result > MAX_LEARNING_RATE and name.endswith("learning_rate"):
-        raise ValueError(f"{name} is {result}; beyond {MAX_LEARNING_RATE:g} one step makes the numbers of a network overflow")
+    most, why = MOST.get(name, (math.inf, ""))
+    if result > most:
+        raise ValueError(f"{name} is {result}, and must be at most {most:.3g}: {why}")
     return result
 
 

@@ -112,7 +112,9 @@ def test_a_learning_rate_may_be_a_number_in_a_string_and_not_beyond_all_bounds(n
     models = [make(name, **{argument: value}).learn(24) for value in (3e-4, "3e-4")]
     assert_same(*map(parameters, models))
     for value in (1e30, "1e30", lambda progress: 1e30):
-        assert f"{argument} is 1e+30; beyond 1e+10 one step" in refusal(lambda value=value: make(name, **{argument: value}))
+        assert f"{argument} is 1e+30, and must be at most 1e+10: a larger step" in refusal(
+            lambda value=value: make(name, **{argument: value})
+        )
 
 
 def test_a_schedule_that_returns_no_number_is_named_and_one_that_fails_is_the_users():
@@ -141,7 +143,7 @@ def test_a_schedule_that_returns_no_number_is_named_and_one_that_fails_is_the_us
         ("a2c", dict(rms_prop_eps="own"), "rms_prop_eps='own' must be finite"),
         ("acer", dict(replay_ratio=1e300), "replay_ratio=1e+300 must be at most 1,000,000"),
         ("acer", dict(importance_clip=1e300), "importance_clip=1e+300 must be a positive number"),
-        ("ppo", dict(clip_range_vf=1e300), "clip_range_vf is 1e+300; the numbers that it is to weigh or bound end at 3.4e+38"),
+        ("ppo", dict(clip_range_vf=1e300), "clip_range_vf is 1e+300, and must be at most 3.4e+38: no number"),
         ("ppo", dict(rollout_buffer_kwargs=np.array([1, 2])), "rollout_buffer_kwargs=array([1, 2]) must be a dictionary"),
         ("acer", dict(replay_ratio=math.inf), "replay_ratio=inf must be finite"),
         ("trpo", dict(line_search_shrinking_factor="0.5"), "line_search_shrinking_factor='0.5' must be between 0 and 1"),
