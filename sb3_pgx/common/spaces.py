@@ -78,4 +78,6 @@ def kept_type(array: np.ndarray, space: spaces.Space) -> np.dtype[Any]:
 
 def kept_action_type(space: spaces.Space) -> np.dtype[Any]:
     """Return the type in which sampled actions are kept: those of a Box are real numbers, whatever the environment takes."""
-    return np.dtype(np.float32 if isinstance(space, spaces.Box) else space.dtype)
+    if not isinstance(space, spaces.Box):
+        return np.dtype(space.dtype)
+    return np.dtype(np.float64 if space.dtype == np.float64 else np.float32)
