@@ -157,7 +157,7 @@ def assert_only_the_critic_learned(callback, steps=1):
 
 @pytest.mark.parametrize(
     "critic, compile, target_kl",
-    [("sgd", False, 5.0), ("trust_region", False, 5.0), ("trust_region", True, 5.0), ("sgd", False, 1e300)],
+    [("sgd", False, 5.0), ("trust_region", False, 5.0), ("trust_region", True, 5.0), ("sgd", False, 1e38)],
 )
 def test_where_no_length_keeps_the_bound_the_actor_stays_bit_for_bit_and_the_critic_learns(critic, compile, target_kl, graphs):
     callback = Updates()

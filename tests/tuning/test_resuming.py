@@ -82,16 +82,18 @@ def test_a_trial_that_was_interrupted_while_it_was_sampled_gets_what_it_would_ha
     assert following[0] == following[1]
 
 
-def kills_and_an_uninterrupted_search_agree(plan, search, folder, kills, trials_, seconds):
+def kills_and_an_uninterrupted_search_agree(plan, search, folder, kills, trials_):
     """Starts that are killed (SIGKILL) at random moments, and then one that is not."""
     settings = {"trials": trials_, "seeds": 2}
+    start = time.perf_counter()
     _, uninterrupted = search(plan(output=folder / "uninterrupted", **settings))
+    seconds = 0.8 * (time.perf_counter() - start)
     p = plan(output=folder / "killed", **settings)
     killed = 0
     for _ in range(kills):
         process = mp.get_context("fork").Process(target=search, args=(p,))
         process.start()
-        process.join(random.uniform(0.02, seconds))
+        process.join(random.uniform(0.0, seconds))
         killed += process.is_alive()
         process.kill()
         process.join()
@@ -106,7 +108,7 @@ def kills_and_an_uninterrupted_search_agree(plan, search, folder, kills, trials_
 def test_a_search_that_is_killed_at_any_moment_is_that_of_one_start(scored_by_parameters, plan, search, folder, monkeypatch):
     monkeypatch.setattr(journal, "GRACE_SECONDS", 1)
     scored_by_parameters.seconds = 0.02
-    kills_and_an_uninterrupted_search_agree(plan, search, folder, kills=4, trials_=5, seconds=0.5)
+    kills_and_an_uninterrupted_search_agree(plan, search, folder, kills=4, trials_=5)
 
 
 @pytest.mark.slow
@@ -115,7 +117,7 @@ def test_a_search_that_is_killed_at_any_moment_many_times(scored_by_parameters, 
     monkeypatch.setattr(journal, "GRACE_SECONDS", 1)
     scored_by_parameters.seconds = 0.02
     for k in range(10):
-        kills_and_an_uninterrupted_search_agree(plan, search, folder / f"{k}", kills=10, trials_=12, seconds=0.6)
+        kills_and_an_uninterrupted_search_agree(plan, search, folder / f"{k}", kills=10, trials_=12)
 
 
 # ---------------------------------------------------------------------------------------------------- the report

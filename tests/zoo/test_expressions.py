@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+import gymnasium
 import pytest
 import torch as th
 import yaml
@@ -136,6 +137,14 @@ def test_a_strangers_settings_run_none_of_their_code_and_the_sentence_says_where
     assert not ran.exists()
 
 
+@pytest.fixture
+def time_limit_stays(monkeypatch):
+    """Importing rl_zoo3 replaces Gymnasium's TimeLimit, for every other test, too."""
+    for module in (gymnasium.wrappers, gymnasium.wrappers.common, gymnasium.envs.registration):
+        monkeypatch.setattr(module, "TimeLimit", getattr(module, "TimeLimit", None), raising=False)
+
+
+@pytest.mark.usefixtures("time_limit_stays")
 @pytest.mark.parametrize("algo", ["a2c", "sb3_a2c"])
 @pytest.mark.parametrize("key", ["policy_kwargs", "normalize", "monitor_kwargs", "replay_buffer_kwargs"])
 def test_train_runs_no_code_of_a_settings_file(strangers, algo, key, tmp_path, monkeypatch, capsys):
