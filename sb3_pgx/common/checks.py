@@ -19,7 +19,7 @@ Array = np.ndarray | dict[str, np.ndarray]
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a real number; a truth value is none."""
+    """Return whether a value is a real number; truth values do not count."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
