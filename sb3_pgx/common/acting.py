@@ -27,11 +27,12 @@ class Acting:
 
     :param n_envs: N
     :param n_updates: updates done so far, for an error
+    :param watched: a callback may change the policy's layers between two steps
     :param evaluates: values and log-probabilities are needed at each step, as the policy's ``forward`` returns them
     """
 
-    def __init__(self, n_envs: int, n_updates: int, evaluates: bool = False):
-        self.n_envs, self.n_updates, self.evaluates = n_envs, n_updates, evaluates
+    def __init__(self, n_envs: int, n_updates: int, watched: bool = True, evaluates: bool = False):
+        self.n_envs, self.n_updates, self.watched, self.evaluates = n_envs, n_updates, watched, evaluates
         self._policy: ActorCriticPolicy | None = None  # that of the graph
         self._graph: CompiledPass
         self._modules: Modules
@@ -77,7 +78,7 @@ class Acting:
         return actions, values, log_probs
 
     def _act(self, policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if policy is self._policy and self._graph.is_current(self._modules):  # a callback may have changed the layers
+        if policy is self._policy and not (self.watched and self._graph.is_outdated(self._modules)):
             tensors = self._graph.inputs(observations)
             # A callback may have drawn noise of another shape for gSDE, which takes no random numbers here.
             if self._graph.takes(tensors) and [(noise := self._noise()).shape] == self._graph.shapes_before:

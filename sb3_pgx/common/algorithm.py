@@ -180,7 +180,6 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     def evaluate_and_estimate(self, rollout: Rollout) -> None:
         """Both stages, for a short rollout by one graph, unless a class has one of them of its own."""
         if self._compiled and self._has_graph(rollout):
-            self._look()
             arguments = (self.policy, rollout, self._evaluation, self._modules, self.gamma, self.gae_lambda)
             if evaluate_by_graph(*arguments):
                 self.weigh(rollout)
@@ -386,7 +385,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         callback.on_rollout_start()
         acting = ActingPolicy(self.policy) if watched else None
         buffer.follow_policy(self.policy)
-        act = Acting(env.num_envs, self._n_updates, evaluates=isinstance(buffer, FedBuffer))
+        act = Acting(env.num_envs, self._n_updates, watched, evaluates=isinstance(buffer, FedBuffer))
         self._look()
         if self._compiled:
             act.compile(self.policy, self._acting, self._modules, self._as_tensor(recorder.observe(self._last_obs)))
@@ -408,7 +407,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             new_obs, rewards, dones, infos = self._step(env, clipped_actions, guard, n_steps)
 
             self.num_timesteps += env.num_envs
-            callback.update_locals(locals())
+            if watched:
+                callback.update_locals(locals())
             try:
                 continues = callback.on_step()
                 observed, episode_starts = self._last_obs, self._last_episode_starts  # as the callback has left them
@@ -424,8 +424,11 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             if observed is not before:
                 recorder.observe(observed)
             valid = quota.contributing()
-            # A waiting environment starts episodes that it may not finish: those that it does finish are short ones.
-            self._update_info_buffer(list(compress(infos, valid)), dones[valid])
+            if quota.whole_episodes:
+                # A waiting environment starts episodes that it may not finish: those that it does finish are short ones.
+                self._update_info_buffer(list(compress(infos, valid)), dones[valid])
+            else:
+                self._update_info_buffer(infos, dones)
             given = (values, log_probs) if evaluation is None else evaluation.to_keep(row, actions)
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)  # which SB3's callbacks find at on_rollout_end
@@ -439,7 +442,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             n_steps += 1
 
         rollout = self._rollout = recorder.rollout(new_obs, self.device)
-        self._complete(rollout, buffer, dones, recorder.ends_as_started)
+        if watched:
+            self._look()
+        self._complete(rollout, buffer, dones, not watched or recorder.ends_as_started)
         for t, kept in evaluations.items():
             kept.settle(rollout.values[t], rollout.log_prob[t])
         values, log_probs = rollout.last_values[:, None], rollout.log_prob[-1]
@@ -492,9 +497,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         buffer.rollout(self.device)
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
-        # An environment may use a dictionary again in its next step.
-        kept = [{**info, "episode": dict(info["episode"])} if "episode" in info else info for info in infos]
-        super()._update_info_buffer(kept, dones)
+        if any("episode" in info for info in infos):  # which an environment may use again in its next step
+            infos = [{**info, "episode": dict(info["episode"])} if "episode" in info else info for info in infos]
+        super()._update_info_buffer(infos, dones)
 
     def predict(
         self,

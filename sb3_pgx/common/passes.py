@@ -153,12 +153,12 @@ class CompiledPass:
             self._structure = structure
         return self._graph is not None
 
-    def is_current(self, modules: Modules) -> bool:
-        """Whether the graph computes what the policy does now; its layers or parameters may have been replaced."""
+    def is_outdated(self, modules: Modules) -> bool:
+        """Whether the policy's layers or parameters have been replaced since the graph was prepared."""
         return (
-            self._structure[0] == modules.version
-            and modules.act_as_before()
-            and self._pointers == list(map(Tensor.data_ptr, modules.parameters.values()))
+            self._structure[0] != modules.version
+            or not modules.act_as_before()
+            or self._pointers != list(map(Tensor.data_ptr, modules.parameters.values()))
         )
 
     def takes(self, inputs: Sequence[Tensor]) -> bool:
