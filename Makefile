@@ -10,8 +10,8 @@ demo: .venv/.plots  ## train REINFORCE, REINFORCEBaseline and SB3's PPO on CartP
 test: .venv/.tests  ## the test suite, on two processes
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
-test-all: .venv/.tests  ## with the tests that compile every policy and space
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "slow or not slow"
+test-all: .venv/.tests  ## with the slow tests; writes tests/summary.txt
+	$(BIN)/python tests/summary.py
 
 fuzz: .venv/.tests  ## 2,400 random uses of the algorithms, what became of them into tests/fuzz.json
 	$(BIN)/python tests/fuzz.py

@@ -91,7 +91,7 @@ CELLS: dict[str, Callable[[str], Any]] = {
     "separate feature extractors": lambda a: train(
         a, "CnnPolicy", envs(IMAGE), policy_kwargs=dict(share_features_extractor=False)
     ),
-    "any optimizer class": lambda a: train(
+    "any first-order optimizer class": lambda a: train(
         a, "MlpPolicy", envs(), policy_kwargs=dict(optimizer_class=th.optim.SGD, optimizer_kwargs=dict(momentum=0.9))
     ),
     "VecNormalize": lambda a: train(a, "MlpPolicy", VecNormalize(envs())),

@@ -8,13 +8,14 @@ import pytest
 import torch as th
 from capabilities import BOX, QUICK
 from problems import DEVICE, AnySpace, vectorised
+from selection import mostly_slow
 from stable_baselines3.common.logger import KVWriter, Logger, SeqWriter
 
 from sb3_pgx.registry import ALGORITHMS
 
 NAMES = ["a2c", "ppo", "ppo_penalty"]
 ON_POLICY = pytest.mark.parametrize("name", NAMES)
-MOSTLY_PPO = pytest.mark.parametrize("name", ["ppo", *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES if n != "ppo")])
+MOSTLY_PPO = pytest.mark.parametrize("name", mostly_slow(NAMES, ["ppo"]))
 SEVERAL_EPOCHS = ("ppo", "ppo_penalty")
 
 

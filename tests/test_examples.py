@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from selection import mostly_slow
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path for path in (ROOT / "examples").glob("*.py") if path.stem != "shared")
@@ -32,7 +33,10 @@ def expected(script):
     return [line for line in lines if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+QUICK = ("baselines_and_variance", "gae_lambda", "own_environment", "swap_sb3_ppo")
+
+
+@pytest.mark.parametrize("script", mostly_slow(SCRIPTS, lambda path: path.stem in QUICK), ids=lambda path: path.stem)
 def test_a_script_prints_its_numbers_and_draws_its_picture(script, run_script, tmp_path):
     output = run_script(script, "--quick", "--output", tmp_path)
     for pattern in expected(script):

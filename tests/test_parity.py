@@ -12,6 +12,7 @@ from capabilities import BOX, DICT, envs
 from gymnasium import spaces
 from gymnasium.envs.mujoco import MujocoEnv
 from problems import DEVICE, Scripted, vectorised
+from selection import mostly_slow
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
@@ -189,8 +190,8 @@ def fraction_of_equal_rows(ours, theirs):
     return close.reshape(*ours.shape[:2], -1).all(axis=2).mean()
 
 
-@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("theirs", [*LONG, *CHAOTIC], indirect=True)
+@pytest.mark.parametrize("compile", mostly_slow([False, True], [False]))
+@pytest.mark.parametrize("theirs", mostly_slow([*LONG, *CHAOTIC], [*LONG, *CHAOTIC][::2]), indirect=True)
 def test_one_iteration_from_each_of_sb3s_states_gives_sb3s_actions_and_parameters(compile, theirs):
     case, states, actions, reached = theirs
     assert len(states) == len(reached) == N_ROLLOUTS
@@ -225,7 +226,7 @@ def test_one_iteration_from_each_of_sb3s_states_gives_sb3s_actions_and_parameter
             assert np.array_equal(drawn[0][0], after[1][1]) and drawn[0][1] == after[1][2] and th.equal(drawn[1], after[2])
 
 
-@pytest.mark.parametrize("theirs", LONG, indirect=True)
+@pytest.mark.parametrize("theirs", mostly_slow(LONG, [*LONG][::2]), indirect=True)
 def test_ten_rollouts_on_its_own_give_sb3s_actions_and_parameters(theirs):
     case, _, actions, reached = theirs
     callback = Actions()

@@ -153,8 +153,15 @@ except ImportError:
 """
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("name, reference", [("a2c", sb3.A2C), ("ppo", sb3.PPO)])
+@pytest.mark.parametrize(
+    "name, reference, compiled",
+    [
+        ("a2c", sb3.A2C, False),
+        ("ppo", sb3.PPO, False),
+        pytest.param("a2c", sb3.A2C, True, marks=pytest.mark.slow),
+        pytest.param("ppo", sb3.PPO, True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_saved_drop_in_holds_nothing_of_this_package_and_sb3_trains_on_as_ours_does(
     name, reference, compiled, tmp_path, graphs
 ):

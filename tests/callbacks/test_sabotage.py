@@ -5,6 +5,7 @@ import warnings
 import pytest
 from faults import FAULTS, Fault, settings_of
 from sb3_contrib import TRPO as ContribTRPO
+from selection import mostly_slow
 from stable_baselines3 import A2C as SB3A2C
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.env_util import make_vec_env
@@ -33,7 +34,7 @@ def updates_until_it_fires(fault: Fault) -> tuple[int | None, HealthCallback]:
     return fired.get(fault.rule), health
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", mostly_slow(FAULTS, [*FAULTS][::3]))
 def test_a_planted_fault_is_found_in_time(name):
     fault = FAULTS[name]
     when, health = updates_until_it_fires(fault)
@@ -45,14 +46,17 @@ def test_a_planted_fault_is_found_in_time(name):
 
 @pytest.mark.parametrize(
     "algorithm, env",
-    [
-        (PPO, "CartPole-v1"),
-        (SB3PPO, "Pendulum-v1"),
-        (A2C, "Pendulum-v1"),
-        (SB3A2C, "CartPole-v1"),
-        (ContribTRPO, "CartPole-v1"),
-        (ContribTRPO, "Pendulum-v1"),
-    ],
+    mostly_slow(
+        [
+            (PPO, "CartPole-v1"),
+            (SB3PPO, "Pendulum-v1"),
+            (A2C, "Pendulum-v1"),
+            (SB3A2C, "CartPole-v1"),
+            (ContribTRPO, "CartPole-v1"),
+            (ContribTRPO, "Pendulum-v1"),
+        ],
+        quick=[(PPO, "CartPole-v1"), (A2C, "Pendulum-v1")],
+    ),
 )
 def test_a_healthy_training_of_the_same_length_fires_nothing(algorithm, env):
     made = make_vec_env(env, 4, seed=0)

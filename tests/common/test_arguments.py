@@ -16,6 +16,7 @@ from capabilities import BOX, QUICK, OwnExtractor, envs
 from gymnasium import spaces
 from models import assert_same, make, parameters, takes
 from problems import DEVICE, AnySpace
+from selection import mostly_slow
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
@@ -49,11 +50,6 @@ NUMBERS = [
     for argument in inspect.signature(ALGORITHMS[n].__init__).parameters
     if argument not in ("self", *NOT_NUMBERS) and (n, argument) not in FLAGS
 ]
-
-
-def mostly_slow(cases):
-    """Compiling takes long: PPO's case stands for all but in `make test-all`."""
-    return [case if case[0] == "ppo" else pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
 def refusal(build):
@@ -425,7 +421,7 @@ def test_a_number_of_steps_is_what_it_is_for_sb3(value):
     assert ours.num_timesteps == theirs.num_timesteps
 
 
-@pytest.mark.parametrize("name,", mostly_slow([(n,) for n in ALGORITHMS]))
+@pytest.mark.parametrize("name", mostly_slow(ALGORITHMS, ["ppo"]))
 def test_a_training_may_have_no_end_of_its_own(name, graphs):
     """And is long enough to compile it."""
     model = make(name)
@@ -447,7 +443,7 @@ WITH_BATCHES = ("ppo", "ppo_penalty", "npg", "trpo", "reinforce_baseline")
 
 
 @pytest.mark.parametrize(
-    "name, compile", [*((n, False) for n in WITH_BATCHES), *mostly_slow([(n, True) for n in WITH_BATCHES])]
+    "name, compile", [*((n, False) for n in WITH_BATCHES), *mostly_slow([(n, True) for n in WITH_BATCHES], [("ppo", True)])]
 )
 def test_a_batch_larger_than_a_rollout_is_the_whole_rollout(name, compile, graphs):
     argument = "critic_batch_size" if name == "reinforce_baseline" else "batch_size"
@@ -505,7 +501,7 @@ EAGER = [(n, when, False) for n in ALGORITHMS for when in ("before", "between", 
 COMPILED = [(n, "between", True) for n in ALGORITHMS]
 
 
-@pytest.mark.parametrize("name, when, compile", [*EAGER, *mostly_slow(COMPILED)])
+@pytest.mark.parametrize("name, when, compile", [*EAGER, *mostly_slow(COMPILED, lambda name, when, compile: name == "ppo")])
 def test_parameters_that_are_assigned_are_trained_as_those_that_are_copied(name, when, compile, graphs):
     """``load_state_dict(assign=True)`` puts other parameters into the policy than its optimizer moves."""
     results = []

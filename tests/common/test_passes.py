@@ -11,6 +11,7 @@ from capabilities import BOX, DICT, FAR, IMAGE
 from gymnasium import spaces
 from pairs import envs, make
 from problems import DEVICE, AnySpace, vectorised
+from selection import mostly_slow
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize, is_vecenv_wrapped
@@ -134,7 +135,7 @@ def watched(model, timesteps=48):
     return watch, (np.random.rand(), th.rand(1).item())
 
 
-@pytest.mark.parametrize("case", ENVIRONMENTS)
+@pytest.mark.parametrize("case", mostly_slow(ENVIRONMENTS, [*ENVIRONMENTS][::3]))
 def test_compiled_acting_and_evaluation_are_the_eager_ones(case, graphs):
     results = []
     for compile in (False, True):
@@ -316,7 +317,12 @@ class Changing(Watch):
         return super()._on_step()
 
 
-@pytest.mark.parametrize("change", [_put_elsewhere, _transpose, _replace_layer, _replace_policy, _hook])
+@pytest.mark.parametrize(
+    "change",
+    mostly_slow(
+        [_put_elsewhere, _transpose, _replace_layer, _replace_policy, _hook], [_transpose, _replace_layer, _replace_policy]
+    ),
+)
 def test_a_policy_that_a_callback_changes_acts_and_is_evaluated_as_it_is_then(change, graphs):
     results = []
     for compile in (False, True):
@@ -426,7 +432,7 @@ class InTheMiddle(Watch):
         return super()._on_step()
 
 
-@pytest.mark.parametrize("change", MIDDLE)
+@pytest.mark.parametrize("change", mostly_slow(MIDDLE, [_put_elsewhere, _replace_layer, _hook]))
 @pytest.mark.filterwarnings("ignore:compile=True")
 def test_a_policy_that_a_callback_changes_in_the_middle_of_a_rollout_acts_as_it_is_from_the_next_step_on(change, graphs):
     results = []
@@ -486,11 +492,10 @@ PARTS = {
 
 
 # The quick suite interrupts acting and the first part of an update; the rest are alike.
-INTERRUPTED = [
-    pytest.param(name, part, marks=[pytest.mark.slow] if part not in (0, 2) else [])
-    for name, parts in PARTS.items()
-    for part in range(len(parts))
-]
+INTERRUPTED = mostly_slow(
+    [(name, part) for name, parts in PARTS.items() for part in range(len(parts))],
+    lambda name, part: part == 2 or (part == 0 and name == "trpo"),
+)
 
 
 @pytest.mark.parametrize("name, part", INTERRUPTED)

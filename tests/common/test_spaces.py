@@ -12,6 +12,7 @@ import torch as th
 from gymnasium import spaces
 from models import make, parameters
 from problems import DEVICE, AnySpace, vectorised
+from selection import mostly_slow
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -73,7 +74,8 @@ def assert_trained_alike(one, other):
 COMPILED = ("a2c", "ppo_penalty", "trpo", "acer")
 CASES = [(name, False) for name in ALGORITHMS] + [(name, True) for name in COMPILED]
 
-each = pytest.mark.parametrize("name, compile", CASES)
+QUICK_CASES = mostly_slow(CASES, lambda name, compile: not compile or name == "ppo_penalty")
+each = pytest.mark.parametrize("name, compile", QUICK_CASES)
 pytestmark = pytest.mark.usefixtures("graphs")
 
 
@@ -145,7 +147,7 @@ def multi_discrete(start):
     )
 
 
-@pytest.mark.parametrize("name, compile", [case for case in CASES if case[0] != "acer"])
+@pytest.mark.parametrize("name, compile", [case for case in QUICK_CASES if case.values[0] != "acer"])
 def test_multi_discrete_spaces_that_do_not_count_from_0(name, compile):
     model, plain = trained(name, multi_discrete(np.array([5, -2])), compile=compile), trained(name, multi_discrete([0, 0]))
     assert_trained_alike(model, plain)

@@ -8,6 +8,7 @@ import pytest
 import torch as th
 from models import parameters
 from pairs import envs, make
+from selection import mostly_slow
 from torch.distributions import Distribution
 
 CASES = {
@@ -71,8 +72,15 @@ def updated(model, n=8):
     return parameters(model)
 
 
-@pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize("cases", [("trpo", "trpo"), tuple(CASES)], ids=["twice the same", "all"])
+@pytest.mark.parametrize(
+    "cases, compile",
+    [
+        pytest.param(("trpo", "trpo"), False, id="twice the same"),
+        pytest.param(("trpo", "trpo"), True, id="twice the same, compiled"),
+        pytest.param(tuple(CASES), False, id="all"),
+        pytest.param(tuple(CASES), True, id="all, compiled", marks=pytest.mark.slow),
+    ],
+)
 def test_updates_at_the_same_time_are_those_one_after_the_other(cases, compile, graphs):
     alone = [updated(with_a_fixed_rollout(case, seed, compile)) for seed, case in enumerate(cases)]
     models = [with_a_fixed_rollout(case, seed, compile) for seed, case in enumerate(cases)]
@@ -81,6 +89,7 @@ def test_updates_at_the_same_time_are_those_one_after_the_other(cases, compile, 
             assert th.equal(reached[name], value), f"{case}: {name}"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*truncated mini-batch:UserWarning")
 def test_all_algorithms_train_at_the_same_time(graphs):
     """Compiling all that they can; the fixture of all tests looks at what belongs to the process."""
@@ -106,9 +115,9 @@ class Watched(th.nn.Linear):
         return super().forward(x)
 
 
-WATCHED = [(case, False) for case in CASES] + [
-    pytest.param(case, True, marks=[pytest.mark.slow] if case not in ("a2c", "trpo") else []) for case in CASES
-]
+WATCHED = mostly_slow(
+    [(case, compile) for case in CASES for compile in (False, True)], lambda case, compile: not compile or case == "trpo"
+)
 
 
 @pytest.mark.parametrize("case, compile", WATCHED)

@@ -272,6 +272,7 @@ def test_a_case_whose_environment_needs_a_missing_package_is_skipped_with_its_re
     assert [result.case.name for result in read_results(tmp_path / "bench.json")] == ["third"]
 
 
+@pytest.mark.slow
 def test_a_small_benchmark_measures_everything(tmp_path, monkeypatch, capsys):
     """Two rounds of our PPO beside SB3's, as if SBX were not installed and ours compiled."""
     find_spec = cases.find_spec

@@ -20,6 +20,7 @@ from broken import (
     TruncationIsTermination,
 )
 from gymnasium import spaces
+from selection import mostly_slow
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
@@ -39,7 +40,9 @@ def outcomes(results, outcome):
     return {result.name for result in results if result.outcome == outcome}
 
 
-@pytest.mark.parametrize("name", [*ALGORITHMS, "sb3:ppo", "sb3:a2c", "contrib:trpo"])
+@pytest.mark.parametrize(
+    "name", mostly_slow([*ALGORITHMS, "sb3:ppo", "sb3:a2c", "contrib:trpo"], ["a2c", "reinforce", "sb3:ppo"])
+)
 def test_a_sound_algorithm_passes_every_probe_that_applies_to_it(name):
     results = examine_algorithm(resolve_peer(name).algorithm)
     assert [result.name for result in results] == [*(probe.name for probe in PROBES), *sorted(MECHANICS, reverse=True)]
@@ -52,18 +55,20 @@ def test_a_sound_algorithm_passes_every_probe_that_applies_to_it(name):
 @pytest.mark.parametrize(
     "cls, probes",
     [
-        (AdvantagesOfTheWrongSign, ACTIONS),
-        (ReturnsOfTheWrongSign, ACTIONS),
+        pytest.param(AdvantagesOfTheWrongSign, ACTIONS, marks=pytest.mark.slow),
+        pytest.param(ReturnsOfTheWrongSign, ACTIONS, marks=pytest.mark.slow),
         (SB3WithAdvantagesOfTheWrongSign, ACTIONS),
-        (TruncationIsTermination, {"time limit", "final observation"}),
-        (CompletesWithTheNextEpisode, {"final observation"}),
+        pytest.param(TruncationIsTermination, {"time limit", "final observation"}, marks=pytest.mark.slow),
+        pytest.param(CompletesWithTheNextEpisode, {"final observation"}, marks=pytest.mark.slow),
         (RewardsAStepLate, {"observation", "discounting", "final observation", *ACTIONS}),
-        (EpisodesRunOn, {"constant reward", "observation", "discounting", "final observation"}),
+        pytest.param(
+            EpisodesRunOn, {"constant reward", "observation", "discounting", "final observation"}, marks=pytest.mark.slow
+        ),
         (LogProbOfThePolicyBefore, {"stored log-probability"}),
-        (LogProbOfTheClippedAction, {"stored log-probability"}),
+        pytest.param(LogProbOfTheClippedAction, {"stored log-probability"}, marks=pytest.mark.slow),
         (ComparesWithTheNewPolicy, {"size of an update"}),
-        (FourTrustRegions, {"size of an update"}),
-        (StepsThreeTimesAsFar, {"size of an update"}),
+        pytest.param(FourTrustRegions, {"size of an update"}, marks=pytest.mark.slow),
+        pytest.param(StepsThreeTimesAsFar, {"size of an update"}, marks=pytest.mark.slow),
     ],
 )
 def test_damage_fails_the_probes_that_are_made_for_it_and_no_other(cls, probes):

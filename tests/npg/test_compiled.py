@@ -6,6 +6,7 @@ from capabilities import OwnExtractor
 from gymnasium import spaces
 from models import assert_same, parameters
 from pairs import envs, make, pair, trained
+from selection import mostly_slow
 
 BOX = spaces.Box(-1, 1, (2,), "float32")
 DICT = spaces.Dict({"vector": BOX, "number": spaces.Discrete(3)})
@@ -22,7 +23,7 @@ CELLS = {
 }
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", mostly_slow(CELLS, ["Discrete", "gSDE", "Dict observations", "a sample of the states"]))
 def test_a_compiled_training_is_the_uncompiled_one(cell, graphs):
     name, critic, case = CELLS[cell]
     eager, compiled = models = pair(name, case, critic=critic, n_steps=12, batch_size=8, cg_max_steps=5)

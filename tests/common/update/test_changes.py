@@ -6,6 +6,7 @@ import pytest
 import torch as th
 from pairs import MOSTLY_PPO, ON_POLICY, assert_same_training, envs, pair, trained
 from problems import DEVICE
+from selection import mostly_slow
 
 # ------------------------------------------------------------------------------------------------------- values and structure
 
@@ -110,7 +111,7 @@ def compiled_parts(model):
     return [sentence.removesuffix(" is compiled") for sentence in model.log.sentences if sentence.endswith(" is compiled")]
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", mostly_slow(CHANGES, [*CHANGES][::2]))
 @MOSTLY_PPO
 def test_what_happens_between_two_trainings_is_seen(name, change, graphs):
     models = pair(name)

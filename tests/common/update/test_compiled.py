@@ -2,7 +2,7 @@
 Compiled training against eager training: the same numbers, for every policy that compiles.
 
 A graph is traced as for the compiler and then runs operation by operation, which takes a twentieth of the time. That the real
-compiler agrees is checked on four cells, and on all of them by ``-m slow``.
+compiler agrees is checked on one cell, and on all of them by ``-m slow``.
 """
 
 import copy
@@ -15,6 +15,7 @@ from capabilities import BOX, DICT, FAR, IMAGE, OwnExtractor
 from gymnasium import spaces
 from pairs import NAMES, SEVERAL_EPOCHS, assert_same_training, envs, make, optimizer, pair, trained
 from problems import vectorised
+from selection import mostly_slow
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -85,26 +86,31 @@ CELLS = {
 }
 # What differs from algorithm to algorithm: the distributions that PPOPenalty measures, and A2C's single step.
 QUICKLY = {
-    "a2c": ["Box", "Discrete", "gSDE", "Dict observations", "no clipping", "SGD with momentum"],
+    "ppo": [
+        "Box",
+        "MultiBinary",
+        "gSDE, one environment",
+        "bounded std",
+        "MultiDiscrete observations",
+        "Dict observations",
+        "images",
+        "separate extractors",
+        "VecNormalize",
+        "AdamW",
+    ],
+    "a2c": ["Box", "gSDE", "no clipping", "SGD with momentum"],
     "ppo_penalty": [
         "Discrete",
-        "Box",
         "MultiDiscrete",
-        "MultiBinary",
-        "gSDE",
         "gSDE, squashed",
         "bounded, state-dependent std",
     ],
 }
-BY_THE_COMPILER = [("a2c", "Discrete"), ("ppo", "target_kl"), ("ppo_penalty", "MultiDiscrete"), ("ppo", "gSDE, squashed")]
+BY_THE_COMPILER = [("ppo", "target_kl")]
 
 
 def is_quick(name, cell):
-    return name == "ppo" or cell not in ANY or cell in QUICKLY[name]
-
-
-def slow(cell, quick):
-    return cell if quick else pytest.param(cell, marks=pytest.mark.slow)
+    return cell not in ANY or cell in QUICKLY[name]
 
 
 def check(cell, made):
@@ -118,19 +124,19 @@ def check(cell, made):
 
 
 @pytest.mark.filterwarnings("ignore:.*truncated mini-batch:UserWarning")
-@pytest.mark.parametrize("cell", [slow(c, is_quick(*c)) for c in CELLS], ids=", ".join)
-def test_a_compiled_training_is_the_eager_one(cell, graphs):
-    model = check(cell, graphs)
-    if "kl" in cell[1]:
+@pytest.mark.parametrize("name, cell", mostly_slow(CELLS, is_quick))
+def test_a_compiled_training_is_the_eager_one(name, cell, graphs):
+    model = check((name, cell), graphs)
+    if "kl" in cell:
         planned = 2 * model.n_epochs * -(-12 // model.batch_size)
         assert 2 < model.n_gradient_steps < planned, "it was to stop in the middle"
         assert model.n_gradient_steps % -(-12 // model.batch_size), "it was to stop within an epoch"
 
 
 @pytest.mark.filterwarnings("ignore:.*truncated mini-batch:UserWarning")
-@pytest.mark.parametrize("cell", [slow(c, c in BY_THE_COMPILER) for c in CELLS], ids=", ".join)
-def test_the_compilers_training_is_the_eager_one(cell, compiler):
-    check(cell, compiler)
+@pytest.mark.parametrize("name, cell", mostly_slow(CELLS, BY_THE_COMPILER))
+def test_the_compilers_training_is_the_eager_one(name, cell, compiler):
+    check((name, cell), compiler)
 
 
 def test_an_environment_in_a_process_of_its_own_is_trained_on(graphs):
@@ -232,7 +238,7 @@ def check_sizes(case):
     assert sum("is compiled" in sentence for sentence in compiled.log.sentences) >= 2
 
 
-@pytest.mark.parametrize("case", SIZED)
+@pytest.mark.parametrize("case", mostly_slow(SIZED, ["ppo, epochs"]))
 def test_observations_of_any_size_lead_to_the_eager_parameters(case, kernels):
     """Most of all where units are saturated: Adam and RMSprop turn a derivative that should be 0 into full steps."""
     check_sizes(case)

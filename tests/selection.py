@@ -1,0 +1,21 @@
+"""Which cases of a test belong to the quick suite; ``make test-all`` runs all of them."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+
+def mostly_slow(cases: Iterable[Any], quick: Iterable[Any] | Callable[..., bool]) -> list[Any]:
+    """
+    Mark the cases that are not quick as slow.
+
+    :param cases: parameters of a test, single ones or tuples
+    :param quick: the cases that are, or a function that takes a case's parameters and says whether it is
+    """
+    chosen = quick if callable(quick) else lambda *case, known=list(quick): (case if len(case) > 1 else case[0]) in known
+    marked = []
+    for case in cases:
+        parameters = case if isinstance(case, tuple) else (case,)
+        marked.append(pytest.param(*parameters, marks=[] if chosen(*parameters) else pytest.mark.slow))
+    return marked
