@@ -5,7 +5,6 @@ import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import compress
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakValueDictionary
 
@@ -48,7 +47,7 @@ from sb3_pgx.common.checks import (
     naming_dead_workers,
     without_arrays,
 )
-from sb3_pgx.common.collect import HOST, Quota, Recorder, StepQuota, moved
+from sb3_pgx.common.collect import HOST, Quota, Recorder, StepQuota, counted, moved
 from sb3_pgx.common.compiling import COMPILE_AFTER, check_compile
 from sb3_pgx.common.controllers import KLAdaptiveLearningRate, adapted_scale
 from sb3_pgx.common.deferred import ActingPolicy, StepEvaluation, may_read_locals
@@ -416,19 +415,13 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
                 # Whatever the callback did, the next rollout starts from where the environments are.
                 self._last_obs, self._last_episode_starts = new_obs, dones
             if not continues:
-                for kept in evaluations.values():
-                    kept.computed()  # by the policy that acted
-                self._undo.forget()  # the steps were done
+                self._stop(evaluations.values())
                 return False
 
             if observed is not before:
                 recorder.observe(observed)
             valid = quota.contributing()
-            if quota.whole_episodes:
-                # A waiting environment starts episodes that it may not finish: those that it does finish are short ones.
-                self._update_info_buffer(list(compress(infos, valid)), dones[valid])
-            else:
-                self._update_info_buffer(infos, dones)
+            self._update_info_buffer(*counted(infos, dones, quota))
             given = (values, log_probs) if evaluation is None else evaluation.to_keep(row, actions)
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)  # which SB3's callbacks find at on_rollout_end
@@ -442,15 +435,19 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
             n_steps += 1
 
         rollout = self._rollout = recorder.rollout(new_obs, self.device)
-        if watched:
-            self._look()
-        self._complete(rollout, buffer, dones, not watched or recorder.ends_as_started)
+        self._complete(rollout, buffer, dones, recorder if watched else None)
         for t, kept in evaluations.items():
             kept.settle(rollout.values[t], rollout.log_prob[t])
         values, log_probs = rollout.last_values[:, None], rollout.log_prob[-1]
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _stop(self, evaluations: Iterable[StepEvaluation]) -> None:
+        """Leave a rollout that a callback has stopped: its steps were done, and what the callback has kept is computed."""
+        for evaluation in evaluations:
+            evaluation.computed()  # by the policy that acted
+        self._undo.forget()
 
     def _following(self, buffer: RolloutBuffer, recorder: Recorder) -> RolloutView | FedBuffer:
         """The buffer, empty, as it will follow the rows of a recorder."""
@@ -477,8 +474,12 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
                 if place not in recorder.given_finals:
                     recorder.given_finals[place] = final_value(acting.policy, observation)
 
-    def _complete(self, rollout: Rollout, buffer: RolloutView | FedBuffer, dones: np.ndarray, ends_as_started: bool) -> None:
-        """Stages 2 and 3, from what callbacks have made of the rows while they were collected."""
+    def _complete(
+        self, rollout: Rollout, buffer: RolloutView | FedBuffer, dones: np.ndarray, watched: Recorder | None
+    ) -> None:
+        """Stages 2 and 3, from what callbacks, if there are any, have made of the ``watched`` rows and of the policy."""
+        if watched is not None:
+            self._look()
         if isinstance(buffer, FedBuffer):
             self.evaluate(rollout)
             buffer.users.compute_returns_and_advantage(last_values=rollout.last_values, dones=dones)
@@ -486,7 +487,8 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         as_sb3 = self._estimates_as_sb3 and rollout.complete
         estimate = None if as_sb3 else self._estimate_and_weigh
         # As in SB3, bootstrapped rewards are discounted by the model's γ, and all that follows by the buffer's γ and λ.
-        own = as_sb3 and ((buffer.gamma, buffer.gae_lambda) != (self.gamma, self.gae_lambda) or not ends_as_started)
+        changed = watched is not None and not watched.ends_as_started  # starts or ends of episodes
+        own = as_sb3 and (changed or (buffer.gamma, buffer.gae_lambda) != (self.gamma, self.gae_lambda))
         if not (buffer.collected(rollout) or own):
             self.evaluate_and_estimate(rollout)
             buffer.show(rollout, self.gamma, estimate)

@@ -1,6 +1,7 @@
 """Stepping the environments: when a rollout is complete, and where its rows are kept."""
 
 from collections.abc import Iterator
+from itertools import compress
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,6 +85,17 @@ class EpisodeQuota:
                 "max_episode_steps."
             )
         return not (self.missing > 0).any()
+
+
+def counted(infos: list[dict[str, Any]], dones: np.ndarray, quota: Quota) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """
+    Return the infos and ends of the environments that still contribute. A waiting environment starts episodes that it may not
+    finish; those that it does finish are short ones, and would bias the means that are logged.
+    """
+    if not quota.whole_episodes:
+        return infos, dones
+    valid = quota.contributing()
+    return list(compress(infos, valid)), dones[valid]
 
 
 class Recorder:
