@@ -25,11 +25,11 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-table: .venv/.tests  ## rewrite the README's tables from what trains and from zoo_configs/results
+table: .venv/.tests  ## rewrite the README's tables from what trains and from benchmarks/results
 	$(BIN)/python tests/readme_tables.py
 
-benchmark: .venv/.bench  ## the speed beside SB3, SBX and PFRL, into zoo_configs/results/bench.json; then make table
-	$(BIN)/sb3-pgx bench --write
+benchmark: .venv/.bench  ## the speed beside SB3, SBX and PFRL, into benchmarks/results/bench.json; then make table
+	$(BIN)/python -m benchmarks.speed --write
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'

@@ -10,10 +10,10 @@ is compared. The second shows what it is worth in training.
 from shared import Run, arguments, difference, draw_curves, new_figure, print_table, save, train, with_interval
 from stable_baselines3.common.env_util import make_vec_env
 
+from benchmarks.claims.gradient_variance import LEARNED, GradientVarianceClaim, relative_variances
 from sb3_pgx import REINFORCE, REINFORCEBaseline
-from sb3_pgx.compare.gradient_variance import LEARNED, GradientVarianceClaim, relative_variances
-from sb3_pgx.compare.report.pictures import COLORS
-from sb3_pgx.compare.statistics import interquartile_mean
+from sb3_pgx.experiments.report.pictures import COLORS
+from sb3_pgx.experiments.statistics import interquartile_mean
 
 BASELINES = {"none": None, "mean": "mean", "leave-one-out": "loo", "optimal": "optimal", "learned V(s)": LEARNED}
 

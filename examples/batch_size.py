@@ -10,7 +10,7 @@ from shared import Run, arguments, difference, draw_curves, new_figure, print_ta
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgx import PPO
-from sb3_pgx.compare.statistics import interquartile_mean
+from sb3_pgx.experiments.statistics import interquartile_mean
 
 BATCH_SIZES = (32, 128, 512)  # of the 512 rows of a rollout
 WAYS = {"normalised": True, "as they are": False}

@@ -11,7 +11,7 @@ from shared import arguments, difference, draw_curves, new_figure, print_table, 
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgx import PPO, TRPO, PPOPenalty
-from sb3_pgx.callbacks import DiagnosticsCallback
+from sb3_pgx.diagnostics import DiagnosticsCallback
 
 PASSES = dict(n_steps=128, batch_size=256, n_epochs=10, learning_rate=3e-3)
 METHODS = {

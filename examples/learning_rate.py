@@ -9,7 +9,7 @@ from shared import Run, arguments, draw_curves, new_figure, print_table, save, t
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgx import PPO
-from sb3_pgx.compare.statistics import interquartile_mean
+from sb3_pgx.experiments.statistics import interquartile_mean
 
 RATES = (1e-4, 1e-3, 3e-3, 1e-2)
 TASKS = {"CartPole-v1": 0.98, "Pendulum-v1": 0.9}  # with their discount factors

@@ -14,7 +14,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pgx import PPO
-from sb3_pgx.callbacks import HealthCallback, HealthWarning
+from sb3_pgx.diagnostics import HealthCallback, HealthWarning
 
 SETTINGS = dict(n_steps=64, batch_size=64, n_epochs=10, learning_rate=1e-3)
 # What is wrong, and what the alarm says to do about it.

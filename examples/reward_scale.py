@@ -12,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pgx import PPO
-from sb3_pgx.compare.statistics import interquartile_mean
+from sb3_pgx.experiments.statistics import interquartile_mean
 
 SCALES = (0.01, 1, 100)
 WAYS = ("as they come", "normalised")

@@ -17,9 +17,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization, unwrap_vec_normalize
 
-from sb3_pgx.common.extras import require_extra
-from sb3_pgx.compare.report.pictures import COLORS
-from sb3_pgx.compare.statistics import (
+from sb3_pgx.core.optional_packages import require_extra
+from sb3_pgx.experiments.report.pictures import COLORS
+from sb3_pgx.experiments.statistics import (
     bootstrap_interval,
     bootstrap_interval_of_groups,
     interquartile_mean,

@@ -12,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pgx import PPO
-from sb3_pgx.callbacks import DiagnosticsCallback
+from sb3_pgx.diagnostics import DiagnosticsCallback
 
 CRITICS = {
     "not trained": dict(vf=[64, 64]),

@@ -4,13 +4,13 @@ from difflib import get_close_matches
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_pgx.a2c import A2C
-from sb3_pgx.acer import ACER
-from sb3_pgx.npg import NPG
-from sb3_pgx.ppo import PPO
-from sb3_pgx.ppo_penalty import PPOPenalty
-from sb3_pgx.reinforce import REINFORCE, REINFORCEBaseline
-from sb3_pgx.trpo import TRPO
+from sb3_pgx.algorithms.a2c import A2C
+from sb3_pgx.algorithms.acer import ACER
+from sb3_pgx.algorithms.npg import NPG
+from sb3_pgx.algorithms.ppo import PPO
+from sb3_pgx.algorithms.ppo_penalty import PPOPenalty
+from sb3_pgx.algorithms.reinforce import REINFORCE, REINFORCEBaseline
+from sb3_pgx.algorithms.trpo import TRPO
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "a2c": A2C,

@@ -4,11 +4,11 @@ import os
 
 import pytest
 import torch as th
-from here import run_all_here
-from problems import DEVICE
+from support.run_in_process import run_all_here
+from support.small_environments import DEVICE
 
-from sb3_pgx.common import compiling
-from sb3_pgx.compare import finished
+from sb3_pgx.engine import compiler as compiling
+from sb3_pgx.experiments import finished
 from sb3_pgx.registry import ALGORITHMS
 
 th.set_num_threads(1)

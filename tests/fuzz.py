@@ -17,11 +17,11 @@ import hypothesis
 import numpy
 import stable_baselines3
 import torch
-from capabilities import BOX, QUICK
-from drawing import ODD, Draw, arguments_of, draws, outcome
 from hypothesis import HealthCheck, given, seed, settings
+from support.capabilities import BOX, QUICK
+from support.random_uses import ODD, Draw, arguments_of, draws, outcome
 
-from sb3_pgx.common import compiling
+from sb3_pgx.engine import compiler as compiling
 from sb3_pgx.registry import ALGORITHMS
 
 SUMMARY = Path(__file__).with_name("fuzz.json")

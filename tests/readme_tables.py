@@ -1,6 +1,6 @@
 """
 The README's tables, from what they are about: ``python tests/readme_tables.py`` rewrites them. What trains is tried anew; the
-claims' and the benchmark's figures are those of ``zoo_configs/results/``.
+claims' and the benchmark's figures are those of ``benchmarks/results/``.
 """
 
 import json
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
-from capabilities import table
-from faults import FAULTS
-from logged import table as logged_table
+from support.capabilities import table
+from support.logged_metrics import table as logged_table
+from support.planted_faults import FAULTS
 
-from sb3_pgx.callbacks import METRICS
-from sb3_pgx.compare.bench.report import markdown
-from sb3_pgx.compare.bench.results import read_results
-from sb3_pgx.compare.claims import MUJOCO
-from sb3_pgx.compare.statistics import bootstrap_interval, interquartile_mean
+from benchmarks.claims.check import MUJOCO
+from benchmarks.speed.report import markdown
+from benchmarks.speed.results import read_results
+from sb3_pgx.diagnostics import METRICS
+from sb3_pgx.experiments.statistics import bootstrap_interval, interquartile_mean
 from sb3_pgx.registry import ALGORITHMS
 
 ROOT = Path(__file__).parent.parent
@@ -171,7 +171,7 @@ def variance_sentence() -> str:
 
 
 def speed_tables() -> str:
-    """What ``sb3-pgx bench --write`` measured last; as it stands if it has not."""
+    """What ``python -m benchmarks.speed --write`` measured last; as it stands if it has not."""
     return markdown(read_results(BENCH)) if BENCH.is_file() else section("speed")
 
 

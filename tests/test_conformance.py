@@ -13,17 +13,17 @@ import pytest
 import sb3_contrib
 import stable_baselines3 as sb3
 import torch as th
-from capabilities import BOX, CELLS, DICT, QUICK, envs, supported
 from gymnasium import spaces
-from models import assert_same, assert_same_optimizer, make, parameters, takes
-from problems import DEVICE, AnySpace, Scripted, vectorised
 from readme_tables import published_capabilities
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger, configure
+from support.capabilities import BOX, CELLS, DICT, QUICK, envs, supported
+from support.models import assert_same, assert_same_optimizer, make, parameters, takes
+from support.small_environments import DEVICE, AnySpace, Scripted, vectorised
 
-from sb3_pgx.common.controllers import KLAdaptiveLearningRate
+from sb3_pgx.core.controllers import KLAdaptiveLearningRate
 from sb3_pgx.registry import ALGORITHMS
 
 # Arguments that SB3 does not have come after its own, by keyword only.

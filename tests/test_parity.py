@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch as th
-from capabilities import BOX, DICT, envs
 from gymnasium import spaces
 from gymnasium.envs.mujoco import MujocoEnv
-from problems import DEVICE, Scripted, vectorised
 from selection import mostly_slow
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
+from support.capabilities import BOX, DICT, envs
+from support.small_environments import DEVICE, Scripted, vectorised
 
 import sb3_pgx
 

@@ -1,8 +1,8 @@
 """Whatever an algorithm is given, it trains or says why not; `make fuzz` draws more of it."""
 
 import pytest
-from drawing import LATER, REFUSED, SB3S, TRAINED, draws, outcome
 from hypothesis import HealthCheck, given, settings
+from support.random_uses import LATER, REFUSED, SB3S, TRAINED, draws, outcome
 
 QUICKLY = settings(max_examples=150, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
@@ -10,7 +10,7 @@ QUICKLY = settings(max_examples=150, derandomize=True, deadline=None, database=N
 @pytest.fixture(scope="module")
 def cheap_graphs():
     """Graphs run as they were traced."""
-    from sb3_pgx.common import compiling
+    from sb3_pgx.engine import compiler as compiling
 
     before, compiling.backend = compiling.backend, lambda graph, examples: graph
     yield

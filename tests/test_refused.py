@@ -8,15 +8,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from capabilities import QUICK
 from gymnasium import spaces
-from models import make
-from problems import vectorised
-from replaying import Normalising
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
+from support.acer_models import Normalising
+from support.capabilities import QUICK
+from support.models import make
+from support.small_environments import vectorised
 
-from sb3_pgx.common.controllers import KLAdaptiveLearningRate
+from sb3_pgx.core.controllers import KLAdaptiveLearningRate
 
 LENGTH = 5  # of the first environment's episodes; the other's are shorter
 NOT_COMPARED = ("compile", "_compiled", "_total_timesteps", "_num_timesteps_at_start", "start_time")

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch as th
-from capabilities import BOX, DICT, IMAGE, envs
-from models import assert_same, assert_same_optimizer, make, parameters, takes, with_sde
-from problems import DEVICE
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
+from support.capabilities import BOX, DICT, IMAGE, envs
+from support.models import assert_same, assert_same_optimizer, make, parameters, takes, with_sde
+from support.small_environments import DEVICE
 
 from sb3_pgx.registry import ALGORITHMS
 

@@ -32,7 +32,7 @@ def run_in(site: Path, code: str) -> str:
 def test_the_installed_wheel_finds_its_hyperparameters(installed):
     _, site = installed
     code = (
-        "import sb3_pgx; from sb3_pgx.zoo.configs import config_folder, load_config;"
+        "import sb3_pgx; from sb3_pgx.settings.configs import config_folder, load_config;"
         "print(sb3_pgx.__file__); print(config_folder());"
         "print(load_config('reinforce', 'CartPole-v1').hyperparameters['baseline'])"
     )
@@ -47,7 +47,7 @@ def test_the_wheel_is_typed_licensed_and_has_the_command(installed):
     wheel, site = installed
     names = zipfile.ZipFile(wheel).namelist()
     assert "sb3_pgx/py.typed" in names and any(n.endswith("licenses/LICENSE") for n in names)
-    assert not any(n.startswith(("tests/", "zoo_configs/")) for n in names)
+    assert not any(n.startswith(("tests/", "zoo_configs/", "benchmarks/")) or "results" in n for n in names)
     version = run_in(site, "import sys; sys.argv = ['sb3-pgx', '--version']; from sb3_pgx.cli import main; main()")
     assert version.split()[-1] == run_in(site, "import sb3_pgx; print(sb3_pgx.__version__)")
 

@@ -18,12 +18,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
-from capabilities import CELLS, DICT, IMAGE, envs, supported
 from gymnasium import spaces
-from models import make, takes
-from problems import DEVICE
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
+from support.capabilities import CELLS, DICT, IMAGE, envs, supported
+from support.models import make, takes
+from support.small_environments import DEVICE
 
 from sb3_pgx.registry import ALGORITHMS
 

@@ -1,24 +1,21 @@
 """The command ``sb3-pgx``: reads arguments, hands them to the package, and turns user errors into one sentence."""
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 
-from sb3_pgx.cli import bench, claims, compare, doctor, plot, tune, zoo
+from sb3_pgx.cli import compare, doctor, plot, tune, zoo
 from sb3_pgx.cli.common import INTERRUPTED
 
-COMMANDS = (zoo, tune, compare, claims, bench, plot, doctor)  # in the order of the help text
+COMMANDS = (zoo, tune, compare, plot, doctor)  # in the order of the help text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
     :param argv: arguments; default those of the process
-    :return: exit status: 0, 1 where a claim, a case of the benchmark or every run failed, or the doctor found something, 2 for
-        a user error, 130 after Ctrl-C
+    :return: exit status: 0, 1 if every run failed or the doctor found something, 2 for a user error, 130 after Ctrl-C
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    args = _parser().parse_args(arguments, argparse.Namespace(command_line=f"sb3-pgx {shlex.join(arguments)}"))
+    args = _parser().parse_args(argv)
     try:
         return args.command(args)
     except KeyboardInterrupt:

@@ -53,9 +53,9 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sb3_pgx.compare.arguments import read_normalize, read_seeds, read_threshold
-    from sb3_pgx.compare.comparison import make_folder, plan_comparison, run_comparison
-    from sb3_pgx.compare.wording import count
+    from sb3_pgx.experiments.arguments import read_normalize, read_seeds, read_threshold
+    from sb3_pgx.experiments.comparison import make_folder, plan_comparison, run_comparison
+    from sb3_pgx.experiments.wording import count
 
     try:
         plan = plan_comparison(

@@ -51,10 +51,10 @@ def _doctor_env(args: argparse.Namespace) -> int:
 
 
 def _doctor_algo(args: argparse.Namespace) -> int:
-    from sb3_pgx.compare.peers import resolve_peer
     from sb3_pgx.doctor.algorithm import examine_algorithm
     from sb3_pgx.doctor.report import algorithm_text
-    from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters
+    from sb3_pgx.experiments.peers import resolve_peer
+    from sb3_pgx.settings.configs import RunConfig, check_hyperparameters
 
     try:
         peer = resolve_peer(args.name)

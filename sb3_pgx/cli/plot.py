@@ -19,7 +19,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sb3_pgx.callbacks.plots import plot_folder
+    from sb3_pgx.diagnostics.plots import plot_folder
 
     try:
         written = plot_folder(args.folder, args.force)

@@ -22,8 +22,8 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sb3_pgx.zoo.plugin import run_command
-    from sb3_pgx.zoo.refusal import Refusal
+    from sb3_pgx.rl_zoo3.plugin import run_command
+    from sb3_pgx.rl_zoo3.refusal import Refusal
 
     try:
         run_command(args.name, args.arguments)

@@ -10,7 +10,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_pgx.common.policies import ActorMixin
+from sb3_pgx.core.policies import ActorMixin
 from sb3_pgx.doctor.mechanics import STEP_SUSPECT, StoredLogProb
 from sb3_pgx.doctor.probes import BOOTSTRAP, BOX, CRITIC, PROBES, Probe, RewardedAction
 from sb3_pgx.doctor.questions import Answer, probabilities

@@ -13,8 +13,8 @@ from stable_baselines3.common import env_checker
 from sb3_pgx.doctor.environment import check_record
 from sb3_pgx.doctor.findings import Finding, Severity
 from sb3_pgx.doctor.record import DryRun
-from sb3_pgx.zoo.configs import RunConfig
-from sb3_pgx.zoo.environments import check_environment
+from sb3_pgx.settings.configs import RunConfig
+from sb3_pgx.settings.environments import check_environment
 
 MAX_BYTES = 2**26  # of observations that are kept; with large images, a dry run is shorter
 ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)

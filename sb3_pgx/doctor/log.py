@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sb3_pgx.callbacks import DEFAULT_RULES, Rule
-from sb3_pgx.callbacks.progress import judge, read_progress
-from sb3_pgx.callbacks.rules import Watch
+from sb3_pgx.diagnostics import DEFAULT_RULES, Rule
+from sb3_pgx.diagnostics.conditions import Watch
+from sb3_pgx.diagnostics.progress_file import judge, read_progress
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class LogExamination:
 
 def examine_log(folder: Path, rules: Sequence[Rule] = DEFAULT_RULES) -> LogExamination:
     """
-    :param folder: with the ``progress.csv`` of a run, best one with :class:`~sb3_pgx.callbacks.DiagnosticsCallback`
+    :param folder: with the ``progress.csv`` of a run, best one with :class:`~sb3_pgx.diagnostics.DiagnosticsCallback`
     :param rules: to apply
     :return: what they say
     :raises ValueError: there is no log, or nothing in it that can be judged

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sb3_pgx.callbacks.report import headline
+from sb3_pgx.diagnostics.health_report import headline
 from sb3_pgx.doctor.algorithm import FAILED, SKIPPED, ProbeResult
 from sb3_pgx.doctor.dry_run import EnvironmentExamination
 from sb3_pgx.doctor.findings import Severity

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sb3_pgx.common.files import write_text
-from sb3_pgx.zoo.configs import RunConfig
-from sb3_pgx.zoo.expressions import name_of
+from sb3_pgx.core.files import write_text
+from sb3_pgx.settings.configs import RunConfig
+from sb3_pgx.settings.expressions import name_of
 
 
 def write_config(path: Path, env_id: str, config: RunConfig, comment: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from optuna.storages.journal import BaseJournalBackend, JournalFileSymlinkLock
 
-from sb3_pgx.common.files import cannot_write
+from sb3_pgx.core.files import cannot_write
 
 RECORD = b'{"op_code":'  # how Optuna begins each line
 SQLITE, ZIP = b"SQLite format 3\0", b"PK\x03\x04"

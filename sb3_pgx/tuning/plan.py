@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sb3_pgx.common.extras import COMPARISON, require_extra
-from sb3_pgx.compare.comparison import check_positive
-from sb3_pgx.compare.peers import Peer, config_of, own_file, resolve_peer
-from sb3_pgx.compare.runs import RunSpec, file_name, steps_between_points
-from sb3_pgx.zoo.configs import RunConfig, check_hyperparameters
-from sb3_pgx.zoo.environments import check_environment
-from sb3_pgx.zoo.search_spaces import merged, search_space
+from sb3_pgx.core.optional_packages import COMPARISON, require_extra
+from sb3_pgx.experiments.comparison import check_positive
+from sb3_pgx.experiments.peers import Peer, config_of, own_file, resolve_peer
+from sb3_pgx.experiments.runs import RunSpec, file_name, steps_between_points
+from sb3_pgx.settings.configs import RunConfig, check_hyperparameters
+from sb3_pgx.settings.environments import check_environment
+from sb3_pgx.settings.search_spaces import merged, search_space
 
 FIRST_SEED = 100  # claims are measured on seeds from 0 up, and a seed that chose the hyperparameters cannot judge them
 PRUNERS = ("median", "hyperband", "wilcoxon", "none")

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sb3_pgx.common.files import replacing, write_text
+from sb3_pgx.core.files import replacing, write_text
+from sb3_pgx.settings.configs import RunConfig
+from sb3_pgx.settings.search_spaces import arguments_of, names_of
 from sb3_pgx.tuning import trials
 from sb3_pgx.tuning.best import write_config
 from sb3_pgx.tuning.plan import PAGE_HEAD, Plan
-from sb3_pgx.zoo.configs import RunConfig
-from sb3_pgx.zoo.search_spaces import arguments_of, names_of
 
 if TYPE_CHECKING:
     import optuna

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from sb3_pgx.settings.search_spaces import names_of, params_of
 from sb3_pgx.tuning.owner import has_ended, this_process
 from sb3_pgx.tuning.plan import Plan
 from sb3_pgx.tuning.work import Finished
-from sb3_pgx.zoo.search_spaces import names_of, params_of
 
 if TYPE_CHECKING:
     import optuna

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sb3_pgx.settings.search_spaces import sample_params
 from sb3_pgx.tuning import trials
 from sb3_pgx.tuning.plan import Plan, plan_tuning
 from sb3_pgx.tuning.report import Summary, summarize, write_report
 from sb3_pgx.tuning.study import open_study, reachable
 from sb3_pgx.tuning.work import Task
 from sb3_pgx.tuning.workers import End, Message, Point, Seed, Steps, Worker, messages
-from sb3_pgx.zoo.search_spaces import sample_params
 
 if TYPE_CHECKING:
     import optuna

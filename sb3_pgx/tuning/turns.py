@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch as th
 
-from sb3_pgx.compare.runs import Interrupted
+from sb3_pgx.experiments.runs import Interrupted
 
 T = TypeVar("T")
 Pause = Callable[[Any], None]

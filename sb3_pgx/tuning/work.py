@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from sb3_pgx.compare.runs import RunResult, RunSpec, execute
+from sb3_pgx.experiments.runs import RunResult, RunSpec, execute
 from sb3_pgx.tuning.turns import Pause, Strand
 
 

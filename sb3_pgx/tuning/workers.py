@@ -8,8 +8,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import TypeAlias
 
-from sb3_pgx.compare.pool import become_worker
-from sb3_pgx.compare.runs import Interrupted
+from sb3_pgx.experiments.pool import become_worker
+from sb3_pgx.experiments.runs import Interrupted
 from sb3_pgx.tuning.work import Finished, Task, describe, work
 
 SECONDS_TO_LEAVE = 5.0

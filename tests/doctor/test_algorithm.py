@@ -4,7 +4,11 @@ from typing import ClassVar
 
 import pytest
 import stable_baselines3 as sb3
-from broken import (
+from gymnasium import spaces
+from selection import mostly_slow
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from support.broken_algorithms import (
     AdvantagesOfTheWrongSign,
     ComparesWithTheNewPolicy,
     CompletesWithTheNextEpisode,
@@ -19,17 +23,13 @@ from broken import (
     StepsThreeTimesAsFar,
     TruncationIsTermination,
 )
-from gymnasium import spaces
-from selection import mostly_slow
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import BasePolicy
 
 from sb3_pgx import A2C, PPO, REINFORCEBaseline
-from sb3_pgx.common.algorithm import PolicyGradientAlgorithm
-from sb3_pgx.compare.peers import resolve_peer
 from sb3_pgx.doctor import examine_algorithm
 from sb3_pgx.doctor.probes import PROBES
+from sb3_pgx.experiments.peers import resolve_peer
 from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm
 
 VALUES = {"constant reward", "observation", "discounting", "time limit", "final observation"}
 ACTIONS = {"action", "action and observation", "delayed reward", "continuous action"}

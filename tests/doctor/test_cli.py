@@ -1,9 +1,9 @@
 """``sb3-pgx doctor``: exit codes, one sentence for each user error, and what it prints."""
 
-import faulty
 import gymnasium as gym
 import pytest
-from broken import TruncationIsTermination
+from support import faulty_environments as faulty
+from support.broken_algorithms import TruncationIsTermination
 
 from sb3_pgx.cli import main
 from sb3_pgx.registry import ALGORITHMS

@@ -3,11 +3,11 @@
 import dataclasses
 import re
 
-import faulty
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from support import faulty_environments as faulty
 
 from sb3_pgx.doctor import DryRun, check_record, examine_environment
 from sb3_pgx.doctor.dry_run import MAX_BYTES, check_with_sb3, record_dry_run

@@ -1,12 +1,12 @@
 """Logs of sick and healthy trainings, examined from the command line."""
 
 import pytest
-from spies import logging_to
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.env_util import make_vec_env
+from support.observers import logging_to
 
-from sb3_pgx.callbacks import DiagnosticsCallback
 from sb3_pgx.cli import main
+from sb3_pgx.diagnostics import DiagnosticsCallback
 
 
 def log(folder, callback, **settings):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from problems import DEVICE
-from side_by_side import BOX, STEPS, drifting, idiom
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import obs_as_tensor
+from support.beside_sb3 import BOX, STEPS, drifting, idiom
+from support.small_environments import DEVICE
 from torch.nn import functional as F
 
 

@@ -5,8 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch as th
-from problems import DEVICE
-from side_by_side import BOX, STEPS, Drift, drifting, idiom
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -19,6 +17,8 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnvWrapper
+from support.beside_sb3 import BOX, STEPS, Drift, drifting, idiom
+from support.small_environments import DEVICE
 from torch import nn
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training and eval env are not of the same type:UserWarning")

@@ -4,8 +4,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from problems import vectorised
-from side_by_side import BOX, STEPS, Drift, drifting, idiom
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
@@ -16,6 +14,8 @@ from stable_baselines3.common.vec_env import (
     VecMonitor,
     VecNormalize,
 )
+from support.beside_sb3 import BOX, STEPS, Drift, drifting, idiom
+from support.small_environments import vectorised
 
 
 class Arrays(VecEnv):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from problems import DEVICE
-from side_by_side import BOX, STEPS, Make, drifting, idiom
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from support.beside_sb3 import BOX, STEPS, Make, drifting, idiom
+from support.small_environments import DEVICE
 from torch import nn
 
 # ------------------------------------------------------------------------------------------------------- networks

@@ -20,7 +20,7 @@ from stable_baselines3.common.distributions import (
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 from torch.func import hessian
 
-from sb3_pgx.common.distributions import Family, family_of, packed
+from sb3_pgx.core.distributions import Family, family_of, packed
 from sb3_pgx.ops.divergences import (
     entropy_categorical,
     fisher_bernoulli,

@@ -10,7 +10,7 @@ from threading import Thread
 import optuna
 import pytest
 
-from sb3_pgx.compare.runs import RunResult
+from sb3_pgx.experiments.runs import RunResult
 from sb3_pgx.tuning import tuner, work, workers
 from sb3_pgx.tuning.plan import plan_tuning
 from sb3_pgx.tuning.study import open_study

@@ -7,11 +7,11 @@ import torch as th
 import yaml
 from torch import nn
 
-from sb3_pgx.compare.peers import prepare
+from sb3_pgx.experiments.peers import prepare
 from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.settings.configs import RunConfig, config_folder, load_config
 from sb3_pgx.tuning.best import write_config
 from sb3_pgx.tuning.report import summarize, write_report
-from sb3_pgx.zoo.configs import RunConfig, config_folder, load_config
 
 
 def read_back(config, folder, env_id="CartPole-v1"):

@@ -8,9 +8,9 @@ import zipfile
 
 import optuna
 import pytest
-from disk import full_disk
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from support.full_disk import full_disk
 
 from sb3_pgx.cli import main
 from sb3_pgx.tuning import journal

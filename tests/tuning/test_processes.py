@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 from sb3_pgx.cli import main
-from sb3_pgx.compare.runs import FINAL_SEEDS, SEED_STRIDE
+from sb3_pgx.experiments.runs import FINAL_SEEDS, SEED_STRIDE
 from sb3_pgx.tuning.workers import End, Worker, messages
 
 ENV = "test_processes:OneStep-v0"

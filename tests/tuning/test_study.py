@@ -11,11 +11,11 @@ import optuna
 import pytest
 
 from sb3_pgx.cli import main
+from sb3_pgx.settings import search_spaces
 from sb3_pgx.tuning import study as studies
 from sb3_pgx.tuning import trials
 from sb3_pgx.tuning.plan import plan_tuning
 from sb3_pgx.tuning.study import StudyMismatch, mend_journal, open_storage, open_study
-from sb3_pgx.zoo import search_spaces
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sb3_pgx.settings.search_spaces import arguments_of
 from sb3_pgx.tuning import trials, tuner
 from sb3_pgx.tuning.owner import this_process
 from sb3_pgx.tuning.study import open_study
-from sb3_pgx.zoo.search_spaces import arguments_of
 
 
 @pytest.fixture(params=["journal", "sqlite"])

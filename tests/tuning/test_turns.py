@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_pgx.a2c import A2C
-from sb3_pgx.compare.runs import Interrupted, RunSpec, execute
+from sb3_pgx.algorithms.a2c import A2C
+from sb3_pgx.experiments.runs import Interrupted, RunSpec, execute
+from sb3_pgx.settings.configs import RunConfig
 from sb3_pgx.tuning.turns import Strand
 from sb3_pgx.tuning.work import Failure, Task, work
-from sb3_pgx.zoo.configs import RunConfig
 
 SPECS = tuple(
     RunSpec("a2c", A2C, "CartPole-v1", seed, 200, RunConfig("", n_envs=2), curve_points=2, curve_episodes=1, eval_episodes=2)

@@ -1,0 +1,1 @@
+"""What this package claims of its algorithms, and how each claim is measured."""

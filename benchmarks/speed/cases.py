@@ -1,0 +1,242 @@
+"""What the benchmark measures: a short record for each case, with the ratios that it is meant to reach."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+from benchmarks.speed.pfrl_acer import PFRLACER
+from sb3_pgx.experiments.peers import PEERS, resolve_peer
+from sb3_pgx.settings.configs import suggestion
+
+DIAGNOSTICS = "+diagnostics"
+PFRL_ACER = "pfrl:acer"  # has nothing of SB3's interface, so that it can be timed and not compared otherwise
+PPO_ROLLOUT = {"n_steps": 256, "batch_size": 64, "n_epochs": 10}
+TRPO_ROLLOUT = {"n_steps": 256, "batch_size": 128, "cg_max_steps": 15, "n_critic_updates": 10}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """
+    A ratio to reach, by its median over the rounds.
+
+    :param metric: a key of :data:`~benchmarks.speed.results.METRICS`
+    :param peer: against which peer
+    :param ratio: at least this, or at most where less is meant, as the metric says
+    """
+
+    metric: str
+    peer: str
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    One comparison on speed.
+
+    :param name: of the case, on the command line and in the report
+    :param algorithm: of this package
+    :param env_id: Gymnasium's name of the environment
+    :param peers: what it is measured against: ``sb3:ppo``, ``contrib:trpo``, ``sbx:ppo``, ``pfrl:acer``, or one of ours;
+        ``+diagnostics`` behind a name trains it with a ``DiagnosticsCallback``
+    :param goals: ratios to reach
+    :param acting_goal: microseconds of a collection step beyond those of the environments, to stay below
+    :param callback_goal: part of the whole time that the callback's own methods take, to stay below
+    :param timesteps: environment steps of a round, at least: the last rollout is completed
+    :param hyperparameters: of all contenders
+    :param ours: arguments that only algorithms of this package have
+    :param alone: arguments of single contenders, by name
+    :param policy: of all contenders
+    :param n_envs: environments, stepped one after the other in one process
+    """
+
+    name: str
+    algorithm: str
+    env_id: str
+    peers: tuple[str, ...] = ("sb3:ppo",)
+    goals: tuple[Goal, ...] = ()
+    acting_goal: float | None = None
+    callback_goal: float | None = None
+    timesteps: int = 20_480
+    hyperparameters: Mapping[str, Any] = field(default_factory=lambda: PPO_ROLLOUT)
+    ours: Mapping[str, Any] = field(default_factory=lambda: {"compile": True})
+    alone: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    policy: str = "MlpPolicy"
+    n_envs: int = 8
+
+    def arguments(self, contender: str) -> dict[str, Any]:
+        """Keyword arguments of a contender's constructor."""
+        return {**self.hyperparameters, **({} if ":" in contender else self.ours), **self.alone.get(contender, {})}
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the algorithm of this package compiles its update."""
+        return bool(self.ours.get("compile"))
+
+
+CASES = (
+    Case(
+        "ppo-cartpole",
+        "ppo",
+        "CartPole-v1",
+        ("sb3:ppo", "sbx:ppo"),
+        (
+            Goal("frames", "sb3:ppo", 4.5),
+            Goal("frames", "sbx:ppo", 1.8),
+            Goal("step", "sb3:ppo", 6.0),
+            Goal("step", "sbx:ppo", 1.8),
+            Goal("acting", "sb3:ppo", 190 / 60),  # the goal below, where SB3 takes 190 µs: machines differ
+            Goal("data", "sb3:ppo", 1.15),
+        ),
+        acting_goal=60.0,
+    ),
+    Case(
+        "ppo-pendulum",
+        "ppo",
+        "Pendulum-v1",
+        ("sb3:ppo", "sbx:ppo"),
+        (Goal("frames", "sb3:ppo", 4.5), Goal("frames", "sbx:ppo", 1.8)),
+    ),
+    Case(
+        "ppo-halfcheetah",
+        "ppo",
+        "HalfCheetah-v5",
+        ("sb3:ppo", "sbx:ppo"),
+        (Goal("frames", "sb3:ppo", 3.0), Goal("frames", "sbx:ppo", 1.5)),
+        timesteps=10_240,
+    ),
+    Case(
+        "ppo-cartpole-eager",
+        "ppo",
+        "CartPole-v1",
+        goals=(Goal("frames", "sb3:ppo", 1.6), Goal("memory", "sb3:ppo", 1.15)),
+        timesteps=10_240,
+        ours={"compile": False},
+    ),
+    Case("ppo_penalty-cartpole", "ppo_penalty", "CartPole-v1", ("ppo",), (Goal("frames", "ppo", 0.85),)),
+    Case(
+        "ppo_penalty-halfcheetah", "ppo_penalty", "HalfCheetah-v5", ("ppo",), (Goal("frames", "ppo", 0.85),), timesteps=10_240
+    ),
+    Case("a2c-cartpole", "a2c", "CartPole-v1", ("sb3:a2c",), (Goal("frames", "sb3:a2c", 2.5),), hyperparameters={}),
+    *(
+        # A replayed update of 16 segments of 20 steps may cost as much as three steps of PPO on as many rows. With 4 a rollout
+        # each bears a quarter of what a rollout costs once; with 16 it is nearly the update alone, as PPO's 80 steps are.
+        Case(
+            name,
+            "acer",
+            env_id,
+            ("ppo",),
+            (Goal("step", "ppo", 1 / 3),),
+            hyperparameters={},
+            alone={"acer": {"n_steps": 20, "replay_start": 320, **replay}, "ppo": {"n_steps": 160, "batch_size": 320}},
+            n_envs=16,
+        )
+        for name, env_id, replay in (
+            ("acer-cartpole", "CartPole-v1", {}),
+            ("acer-pendulum", "Pendulum-v1", {}),
+            ("acer-pendulum-16-replays", "Pendulum-v1", {"replay_ratio": 16.0}),
+        )
+    ),
+    Case(  # theirs needs seconds for a few rollouts
+        "acer-cartpole-pfrl",
+        "acer",
+        "CartPole-v1",
+        (PFRL_ACER,),
+        timesteps=1_280,
+        hyperparameters={"n_steps": 20, "replay_start": 320},
+        n_envs=16,
+    ),
+    Case(
+        "trpo-cartpole",
+        "trpo",
+        "CartPole-v1",
+        ("contrib:trpo",),
+        (Goal("frames", "contrib:trpo", 2.0),),
+        hyperparameters=TRPO_ROLLOUT,
+    ),
+    Case(
+        "trpo-halfcheetah",
+        "trpo",
+        "HalfCheetah-v5",
+        ("contrib:trpo",),
+        (Goal("frames", "contrib:trpo", 1.6),),
+        timesteps=10_240,
+        hyperparameters=TRPO_ROLLOUT,
+    ),
+    Case(
+        "trpo-halfcheetah-trust-region-critic",
+        "trpo",
+        "HalfCheetah-v5",
+        ("contrib:trpo",),
+        timesteps=10_240,
+        hyperparameters=TRPO_ROLLOUT,
+        ours={"compile": True, "critic": "trust_region"},
+    ),
+    Case(
+        "ppo-halfcheetah-256x256",
+        "ppo",
+        "HalfCheetah-v5",
+        goals=(Goal("frames", "sb3:ppo", 1.3),),
+        timesteps=8_192,
+        hyperparameters={**PPO_ROLLOUT, "batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}},
+    ),
+    *(
+        Case(  # what a DiagnosticsCallback costs, at its defaults and those of the algorithm
+            f"{name.replace(':', '-')}-diagnostics",
+            f"{name}+diagnostics",
+            "CartPole-v1",
+            (name,),
+            callback_goal=share,
+            timesteps=timesteps,
+            hyperparameters={},
+            ours={} if ":" in name else {"compile": True},
+        )
+        for name, share, timesteps in (
+            ("ppo", 0.03, 32_768),
+            ("sb3:ppo", 0.03, 16_384),
+            ("a2c", 0.1, 40_960),
+            ("sb3:a2c", 0.1, 20_480),
+        )
+    ),
+    Case(
+        "ppo-images",
+        "ppo",
+        "benchmarks.speed.frames:RandomFrames-v0",
+        goals=(Goal("frames", "sb3:ppo", 1.3),),
+        timesteps=256,
+        hyperparameters={**PPO_ROLLOUT, "n_steps": 32},
+        policy="CnnPolicy",
+    ),
+)
+
+
+def select_cases(names: Sequence[str] | None) -> tuple[Case, ...]:
+    """
+    :param names: of cases; ``None`` for all
+    :return: the cases, in the order of :data:`CASES`
+    :raises ValueError: no case of a name; gives the nearest ones
+    """
+    known = [case.name for case in CASES]
+    for name in names or ():
+        if name not in known:
+            hint = suggestion(name, known) or f"; choose from {', '.join(known)}"
+            raise ValueError(f"benchmark case {name!r} is unknown{hint}")
+    return tuple(case for case in CASES if names is None or case.name in names)
+
+
+def missing_package(contender: str) -> str | None:
+    """Why a contender cannot run here, and the remedy; ``None`` if its package is installed."""
+    origin, colon, _ = contender.partition(":")
+    if contender == PFRL_ACER:
+        return None if find_spec("pfrl") and find_spec("gym") else f"{contender} needs PFRL and Gym: pip install pfrl gym"
+    if not colon or find_spec(PEERS[origin].module):
+        return None
+    return f"{contender} needs {PEERS[origin].module}, which is not installed: pip install {PEERS[origin].distribution}"
+
+
+def contender_class(contender: str) -> type[Any]:
+    """The class that a contender's name stands for, with what of SB3's interface is timed; its package must be installed."""
+    if contender == PFRL_ACER:
+        return PFRLACER
+    return resolve_peer(contender.removesuffix(DIAGNOSTICS)).algorithm

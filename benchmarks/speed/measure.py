@@ -1,0 +1,181 @@
+"""One contender in a process of its own: built, warmed up, then timed through the interface that users have."""
+
+import gc
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import Logger
+
+from benchmarks.speed.cases import DIAGNOSTICS, Case, contender_class
+from benchmarks.speed.phases import watch
+from benchmarks.speed.results import PhaseRound, Round
+from sb3_pgx.diagnostics import DiagnosticsCallback
+
+SEED = 0
+WARM_UP = 3  # iterations: compiling, caches, and one that is neither
+ACTIONS = 64  # different random actions of the ceiling, drawn before the clock runs
+
+T = TypeVar("T")
+
+
+class Measurement:
+    """
+    A model that is timed again and again.
+
+    :param case: what to train
+    :param contender: which algorithm
+    """
+
+    def __init__(self, case: Case, contender: str):
+        env = make_vec_env(case.env_id, case.n_envs, seed=SEED)
+        arguments: dict[str, Any] = case.arguments(contender)
+        self.case = case
+        self.model = contender_class(contender)(case.policy, env, seed=SEED, device="cpu", verbose=0, **arguments)
+        self.model.set_logger(Logger(None, []))  # SB3 would make a folder at each call of learn
+        self.diagnostics = DiagnosticsCallback() if contender.endswith(DIAGNOSTICS) else None
+
+    def warm_up(self) -> float:
+        """
+        The first iterations, which compile.
+
+        :return: seconds beyond those that as many of the fastest one would take
+        """
+        seconds = [self.round(1).seconds for _ in range(WARM_UP)]
+        return sum(seconds) - len(seconds) * min(seconds)
+
+    def round(self, timesteps: int, diagnosed: bool = True) -> Round:
+        """
+        Trains on.
+
+        :param timesteps: environment steps, or a little more
+        :param diagnosed: with the diagnostics, if the contender has them
+        """
+        callback = self.diagnostics if diagnosed else None
+        before, start = self.model.num_timesteps, time.perf_counter()
+        self.model.learn(timesteps, callback, reset_num_timesteps=False)
+        return Round(self.model.num_timesteps - before, time.perf_counter() - start)
+
+    def phase_round(self, timesteps: int, diagnosed: bool = True) -> PhaseRound:
+        """The same, with a stopwatch on every phase."""
+        callback = self.diagnostics if diagnosed else None
+        before = getattr(self.model, "n_gradient_steps", 0)
+        with watch(self.model, callback) as stopwatch:
+            self.model.learn(timesteps, callback, reset_num_timesteps=False)
+            seconds = stopwatch.seconds()
+        steps = stopwatch.calls["update"] * gradient_steps_an_update(self.model)
+        if hasattr(self.model, "replay_ratio"):  # how many there are is left to chance
+            steps = self.model.n_gradient_steps - before
+        return PhaseRound(seconds, stopwatch.calls["environment"], steps)
+
+    def peak_memory(self) -> float:
+        """Peak resident memory of this process in MiB."""
+        return peak_memory()
+
+    def data_bytes(self) -> int:
+        """Bytes of all tensors of this process, and of the rollout buffer's arrays, between two updates."""
+        gc.collect()
+        # By type: a compiler leaves tensors without data behind, and lazy modules warn when they are asked what they are.
+        storages = [x.untyped_storage() for x in gc.get_objects() if type(x) in (th.Tensor, th.nn.Parameter)]
+        held = {storage.data_ptr(): storage.nbytes() for storage in storages}
+        buffer = getattr(self.model, "rollout_buffer", None)
+        arrays = [x for x in vars(buffer).values() if isinstance(x, np.ndarray)] if buffer is not None else []
+        return sum({**{x.ctypes.data: x.nbytes for x in arrays}, **held}.values())
+
+    def ceiling(self, timesteps: int) -> Round:
+        """The environments alone, with random actions, for as many steps: what no algorithm can exceed."""
+        env = make_vec_env(self.case.env_id, self.case.n_envs, seed=SEED)
+        env.reset()
+        env.action_space.seed(SEED)
+        actions = [np.stack([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(ACTIONS)]
+        n_steps = max(-(-timesteps // env.num_envs), self.model.n_steps)
+        start = time.perf_counter()
+        for step in range(n_steps):
+            env.step(actions[step % ACTIONS])
+        seconds = time.perf_counter() - start
+        env.close()
+        return Round(n_steps * env.num_envs, seconds)
+
+
+class Process:
+    """
+    A :class:`Measurement` in a fresh process, whose model stays there between calls. Nothing process-wide, such as what a
+    compiler changes or the threads of JAX, reaches other contenders.
+
+    :param case: what to train
+    :param contender: which algorithm
+    :param cache: folder for what is compiled, with a place for each contender
+    """
+
+    def __init__(self, case: Case, contender: str, cache: Path):
+        folder = cache / contender.replace(":", "-")
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"), _initialize, (folder,))
+        self._built = self._pool.submit(_build, case, contender)
+
+    def wait(self) -> None:
+        """:raises Exception: what building the model raised"""
+        self._built.result()
+
+    def call(self, method: Callable[..., T], *args: Any) -> T:
+        """
+        Calls a method of :class:`Measurement` there and waits.
+
+        :raises Exception: what it raised there
+        """
+        self.wait()
+        return self._pool.submit(_call, method.__name__, *args).result()
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+
+def gradient_steps_an_update(model: BaseAlgorithm) -> int:
+    """Minibatches times epochs, from the hyperparameters; one where the algorithm has no epochs."""
+    if not hasattr(model, "n_epochs"):
+        return 1
+    rows = model.n_steps * model.n_envs  # type: ignore[attr-defined]
+    return model.n_epochs * -(-rows // model.batch_size)  # type: ignore[attr-defined]
+
+
+def peak_memory() -> float:
+    """Peak resident memory of this process in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Linux's ru_maxrss survives exec: a child would report its parent's peak where that is the higher one.
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) / 2**10
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
+
+
+_measurement: Measurement
+
+
+def _initialize(cache: Path) -> None:
+    """Prepares the process, before anything that reads these variables is imported."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C as well, and lets the round end
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    th.set_num_threads(1)
+
+
+def _build(case: Case, contender: str) -> None:
+    global _measurement
+    _measurement = Measurement(case, contender)
+
+
+def _call(method: str, *args: Any) -> Any:
+    return getattr(_measurement, method)(*args)

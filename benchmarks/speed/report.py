@@ -1,0 +1,97 @@
+"""The benchmark as a person reads it: a table of ratios, a table of where the time goes, and how both were measured."""
+
+from collections.abc import Sequence
+from statistics import median
+
+from benchmarks.speed.phases import PHASES
+from benchmarks.speed.results import METRICS, CaseResult, Comparison, Spread, Timing, compare, spread
+from sb3_pgx.experiments.wording import thousands
+
+
+def headline(result: CaseResult) -> str:
+    """One line: how many times the peers' speed."""
+    ratios = [f"{_spread(c.ratio)} times {c.peer}" for c in compare(result) if c.metric == "frames"]
+    skipped = [f"{reason} (skipped)" for reason in result.skipped.values()]
+    return f"{result.case.name}: {'; '.join([*ratios, *skipped])}"
+
+
+def markdown(results: Sequence[CaseResult]) -> str:
+    """Both tables, and what has to be known to read them."""
+    return "\n".join([*_ratios(results), "", *_where_time_goes(results), "", _measured(results)])
+
+
+def _ratios(results: Sequence[CaseResult]) -> list[str]:
+    lines = [
+        "| case | peer | frames a second: ours, peer, environments alone | times as fast | minibatch step, times as fast "
+        "| acting, times as fast | peak memory, ratio | data, ratio |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for result in results:
+        comparisons = compare(result)
+        for peer in dict.fromkeys(c.peer for c in comparisons):
+            of = {c.metric: c for c in comparisons if c.peer == peer}
+            speeds = [of["frames"].ours, of["frames"].theirs, median(r.frames_per_second for r in result.ceiling)]
+            ratios = [_judged(of[metric]) for metric in METRICS]
+            lines.append(_row([result.case.name, peer, " / ".join(map(thousands, speeds)), *ratios]))
+    return lines
+
+
+def _where_time_goes(results: Sequence[CaseResult]) -> list[str]:
+    names = ["case", "algorithm", *PHASES, "acting, µs a step", "minibatch step, µs", "compile, s: cold / warm", "peak, MiB"]
+    lines = [_row(names), "|---|---|" + "--:|" * (len(names) - 2)]
+    for result in results:
+        lines += [_phases(result, name, timing) for name, timing in result.timings.items()]
+    return lines
+
+
+def _phases(result: CaseResult, name: str, timing: Timing) -> str:
+    rounds = timing.phase_rounds
+    shares = {phase: f"{100 * median(r.share(phase) for r in rounds):.0f} %" for phase in PHASES}
+    callback_goal = result.case.callback_goal if name == result.case.algorithm else None
+    if callback_goal is not None:
+        share = median(r.share("callback") for r in rounds)
+        shares["callback"] = f"{100 * share:.1f} %, {_mark(share <= callback_goal)} ≤ {100 * callback_goal:g} %"
+    acting = spread([r.acting_us for r in rounds])
+    goal = result.case.acting_goal if name == result.case.algorithm else None
+    acting_cell = f"{acting.median:.0f}" + ("" if goal is None else f", {_mark(acting.median <= goal)} ≤ {goal:g}")
+    compiling = "–"
+    if timing.warm_cache_seconds is not None:
+        compiling = f"{timing.warm_up_seconds:.1f} / {timing.warm_cache_seconds:.1f}"
+    elif name.startswith("sbx:"):  # JAX keeps nothing for the next process unless it is told to
+        compiling = f"{timing.warm_up_seconds:.1f}"
+    step = f"{median(r.step_us for r in rounds):.0f}"
+    return _row([result.case.name, name, *shares.values(), acting_cell, step, compiling, f"{timing.peak_memory_mib:.0f}"])
+
+
+def _measured(results: Sequence[CaseResult]) -> str:
+    """When, where and how, each different answer once; versions that are part of another case's say nothing more."""
+    dates = ", ".join(sorted({r.date for r in results}))
+    machines = "; ".join(sorted({f"{r.machine['cpu']}, {r.machine['cores']} cores, {r.machine['system']}" for r in results}))
+    whole = [r.versions for r in results if not any(r.versions.items() < other.versions.items() for other in results)]
+    versions = "; ".join(sorted({", ".join(f"{name} {version}" for name, version in v.items()) for v in whole}))
+    rounds = ", ".join(str(n) for n in sorted({len(t.rounds) for r in results for t in r.timings.values()}))
+    return (
+        f"Measured {dates} on {machines}; {versions}. Ratios are medians (lowest–highest) over the rounds, {rounds} a case, "
+        "in which the contenders took turns, one torch thread each, after a warm-up; memory is the peak of a process of its "
+        "own, the compiler's included; data are all tensors and the rollout buffer between two updates. Shares, acting (a "
+        "step of all environments, without these) and minibatch steps are from rounds with a stopwatch."
+    )
+
+
+def _judged(comparison: Comparison) -> str:
+    if comparison.goal is None:
+        return _spread(comparison.ratio)
+    sign = "≤" if METRICS[comparison.metric].at_most else "≥"
+    return f"{_spread(comparison.ratio)}, {_mark(bool(comparison.reached))} {sign} {comparison.goal:.3g}"
+
+
+def _spread(ratio: Spread) -> str:
+    return f"{ratio.median:.2f}" + (f" ({ratio.low:.2f}–{ratio.high:.2f})" if ratio.low < ratio.high else "")
+
+
+def _mark(reached: bool) -> str:
+    return "✓" if reached else "✗"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,188 @@
+"""The benchmark from its arguments to its file: checked first, then measured in turn, each case on disk when it is done."""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks import RESULTS
+from benchmarks.speed.cases import DIAGNOSTICS, Case, missing_package, select_cases
+from benchmarks.speed.measure import Measurement, Process
+from benchmarks.speed.report import headline
+from benchmarks.speed.results import CaseResult, Timing, as_record, machine
+from sb3_pgx.core.optional_packages import installed_versions, require_extra
+from sb3_pgx.experiments.arguments import check_positive
+from sb3_pgx.experiments.pool import write_json
+from sb3_pgx.experiments.runs import versions
+from sb3_pgx.settings.configs import RunConfig
+from sb3_pgx.settings.environments import check_environment
+
+ROUNDS, QUICK_ROUNDS = 5, 2
+RESULTS_FILE = "bench.json"
+OPTIONAL = ("sb3_contrib", "sbx-rl", "jax", "mujoco", "pfrl")  # of which some cases are
+CEILING = "environments alone"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """
+    A benchmark whose arguments were checked.
+
+    :param cases: that can run here
+    :param skipped: reasons why others cannot, by case
+    :param rounds: whole trainings of each contender; about half as many more get a stopwatch
+    :param timesteps: of a round; ``None``: as the case says
+    :param output: file for the results
+    :param kept: entries of that file that stay, unless they are measured anew
+    """
+
+    cases: tuple[Case, ...]
+    skipped: dict[str, str]
+    rounds: int
+    timesteps: int | None
+    output: Path
+    kept: dict[str, Any]
+
+
+def plan_bench(
+    cases: Sequence[str] | None = None,
+    rounds: int | None = None,
+    timesteps: int | None = None,
+    output: Path | None = None,
+    force: bool = False,
+    write: bool = False,
+    quick: bool = False,
+) -> BenchPlan:
+    """
+    Checks what can be checked before measuring, and creates nothing.
+
+    :param cases: names; ``None`` for all
+    :param rounds: default 5, with ``quick`` 2
+    :param timesteps: environment steps of a round, at least; default as each case says, with ``quick`` one rollout
+    :param output: file for the results; default ``runs/bench-<time>.json``
+    :param force: whether to replace that file
+    :param write: keep the results in the repository's ``benchmarks/results``, instead of ``output``
+    :param quick: whether it works, not how fast it is
+    :raises ValueError: an unknown name, a number out of range, or results that are not fit to be kept
+    :raises FileExistsError: ``output`` exists and ``force`` is False
+    :raises ImportError: a package that this needs is not installed
+    """
+    require_extra()
+    if quick and write:
+        raise ValueError("--quick measures too little for results that are kept; leave out --quick or --write")
+    rounds = (QUICK_ROUNDS if quick else ROUNDS) if rounds is None else rounds
+    timesteps = 1 if quick and timesteps is None else timesteps
+    check_positive(rounds=rounds, timesteps=1 if timesteps is None else timesteps)
+    selected = select_cases(cases)
+    file = RESULTS / RESULTS_FILE if write else output or Path("runs") / f"bench-{datetime.now():%Y%m%d-%H%M%S}.json"
+    if not write and file.exists() and (file.is_dir() or not force):
+        raise FileExistsError(f"{file} exists; choose another file{'' if file.is_dir() else ', or use --force to replace it'}")
+    skipped = {case.name: reason for case in selected if (reason := _missing_environment(case))}
+    kept = json.loads(file.read_text(encoding="utf-8")) if write and file.is_file() else {}
+    return BenchPlan(tuple(c for c in selected if c.name not in skipped), skipped, rounds, timesteps, file, kept)
+
+
+def run_bench(plan: BenchPlan, command: str, tell: Callable[[str], None] = print) -> tuple[list[CaseResult], dict[str, str]]:
+    """
+    Measures every case, and writes the file anew after each.
+
+    :param plan: what to do
+    :param command: what reproduces it, for the record
+    :param tell: takes a line for each case
+    :return: results, and the sentences of cases that failed
+    """
+    for name, reason in plan.skipped.items():
+        tell(f"{name}: skipped, {reason}")
+    results: list[CaseResult] = []
+    failures: dict[str, str] = {}
+    entries = dict(plan.kept)
+    for case in plan.cases:
+        try:
+            result = measure(case, plan.rounds, plan.timesteps or case.timesteps, command)
+            entries[case.name] = as_record(result)
+        except Exception as error:  # a case that fails takes no other with it
+            failures[case.name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            tell(f"{case.name}: failed, {failures[case.name]}")
+            continue
+        results.append(result)
+        tell(headline(result))
+        try:
+            write_json(plan.output, entries)
+        except OSError as error:
+            failures[case.name] = str(error)
+            tell(f"{case.name}: {error}")
+    return results, failures
+
+
+def measure(case: Case, rounds: int, timesteps: int, command: str) -> CaseResult:
+    """
+    One case. Contenders take turns, one at a time: whatever the machine does meanwhile, it does to all of them.
+
+    :param case: what to measure
+    :param rounds: whole trainings of each contender; about half as many more get a stopwatch
+    :param timesteps: environment steps of a round, at least
+    :param command: for the record
+    :raises Exception: what a contender raised
+    """
+    skipped = {peer: reason for peer in case.peers if (reason := missing_package(peer))}
+    peers = [peer for peer in case.peers if peer not in skipped]
+    contenders = [*peers[:1], case.algorithm, *peers[1:]]
+    with ExitStack() as stack:
+        cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sb3-pgx-bench-")))
+        processes = {name: stack.enter_context(Process(case, name, cache)) for name in contenders}
+        for process in processes.values():  # they start side by side, and from here on only one runs
+            process.wait()
+        warm_up = {name: process.call(Measurement.warm_up) for name, process in processes.items()}
+        # With and without diagnostics, one model takes both turns: two processes differ by more than diagnostics cost.
+        diagnosed = {name: f"{name}{DIAGNOSTICS}" not in contenders for name in contenders}
+        runs = {n: p if diagnosed[n] else processes[f"{n}{DIAGNOSTICS}"] for n, p in processes.items()}
+        trainings = take_turns(
+            {n: partial(p.call, Measurement.round, timesteps, diagnosed[n]) for n, p in runs.items()}, rounds
+        )
+        memory = {name: process.call(Measurement.peak_memory) for name, process in processes.items()}
+        data = {name: process.call(Measurement.data_bytes) for name, process in processes.items()}
+        turns: dict[str, Callable[[], Any]] = {
+            **{n: partial(p.call, Measurement.phase_round, timesteps, diagnosed[n]) for n, p in runs.items()},
+            CEILING: partial(processes[case.algorithm].call, Measurement.ceiling, timesteps),
+        }
+        phases = take_turns(turns, (rounds + 1) // 2)
+        timings = {n: Timing(trainings[n], phases[n], warm_up[n], memory[n], data[n]) for n in contenders}
+        if case.compiles:
+            fresh = stack.enter_context(Process(case, case.algorithm, cache))
+            warm = fresh.call(Measurement.warm_up)
+            timings[case.algorithm] = replace(timings[case.algorithm], warm_cache_seconds=warm)
+    return CaseResult(
+        case=case,
+        timings=timings,
+        ceiling=phases[CEILING],
+        skipped=skipped,
+        timesteps=timesteps,
+        command=command,
+        date=date.today().isoformat(),
+        machine=machine(),
+        versions={**versions(), **installed_versions(OPTIONAL)},
+    )
+
+
+def take_turns(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """Calls every contender once, then every one once more, and so on; what each returned, in its order."""
+    measured: dict[str, list[T]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            measured[name].append(contender())
+    return measured
+
+
+def _missing_environment(case: Case) -> str | None:
+    try:
+        check_environment(case.env_id, RunConfig(source=case.name))
+    except ImportError as error:
+        return str(error)
+    return None

@@ -1,5 +1,0 @@
-"""Actor-critic with experience replay (Wang et al., 2017)."""
-
-from sb3_pgx.acer.acer import ACER
-
-__all__ = ["ACER"]

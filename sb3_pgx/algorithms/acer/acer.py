@@ -1,0 +1,504 @@
+"""ACER: an update on every rollout, and several on segments that are replayed."""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from sb3_pgx.algorithms.acer.objective import BOX_OBJECTIVE, DISCRETE_OBJECTIVE, Coefficients
+from sb3_pgx.algorithms.acer.policies import ACERCnnPolicy, ACERMixin, ACERMultiInputPolicy, ACERPolicy
+from sb3_pgx.algorithms.acer.record import RawTransitions, normalizes_last, record_of
+from sb3_pgx.algorithms.acer.replay import SegmentReplay
+from sb3_pgx.algorithms.acer.replay_files import load_replay, save_replay
+from sb3_pgx.algorithms.acer.segments import Segments, joined, room_for, windows
+from sb3_pgx.algorithms.rmsprop import ShortRollouts, with_rms_prop
+from sb3_pgx.core.checks import (
+    as_flag,
+    check_choice,
+    check_counts,
+    check_finite_not_negative,
+    check_unit_interval,
+    is_number,
+)
+from sb3_pgx.core.errors import warn
+from sb3_pgx.core.rollout import Rollout, map_tensors
+from sb3_pgx.core.rollout_buffer import COLUMNS
+from sb3_pgx.core.schedules import MAX_FLOAT32
+from sb3_pgx.core.undo import state_of
+from sb3_pgx.engine import Follower, Objective
+from sb3_pgx.engine.layers import Modules
+from sb3_pgx.stages.algorithm import ceil_div
+from sb3_pgx.stages.report import Metrics
+
+MAX_REPLAY_RATIO = 1_000_000
+DRAWN_AT_ONCE = 8  # batches of segments: a call costs as much as its copies, and of pictures more would take much memory
+
+LARGE = 1e6  # the squares of numbers below it are far from the largest of single precision
+
+
+class ACER(ShortRollouts):
+    """
+    Actor-critic with experience replay (Wang et al., 2017), for Discrete and Box actions.
+
+    Each rollout of ``n_steps`` is kept, and learned from once as it comes; then follow as many updates as a Poisson
+    distribution says, each on ``replay_batch`` segments of the memory. Returns are Retrace's, importance weights are truncated
+    and their bias is corrected, and each row's gradient is held within a trust region around an average policy.
+
+    A Discrete policy's critic is Q(s, ·); a Box policy's is a stochastic dueling network, its standard deviation is fixed
+    (``policy_kwargs=dict(log_std_init=…, learn_std=…)``), and it learns from the memory alone, as in the paper.
+
+    :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy``, or a class derived from
+        :class:`~sb3_pgx.algorithms.acer.policies.ACERMixin`
+    :param env: environment, or its id
+    :param learning_rate: a number, a function of the remaining progress, or a string such as ``"lin_7e-4"``
+    :param n_steps: steps of each environment, a rollout; also the length of a segment
+    :param buffer_size: transitions that the memory holds, over all environments
+    :param replay_start: transitions in the memory before it is replayed
+    :param replay_batch: segments of a replayed update; ``None``: as many as there are environments
+    :param replay_ratio: replayed updates a rollout, on average; 0 keeps no memory
+    :param gamma: discount factor, in [0, 1]
+    :param importance_clip: c, at which importance weights are truncated; smaller: less variance, more bias correction
+    :param trust_region: whether there is one
+    :param trust_region_delta: δ, the rate of divergence from the average policy that a row's gradient may bring; it goes with
+        the size of the advantages: with normalised rewards, and Box actions, 1 is hardly ever reached
+    :param average_coef: α of the average policy, θ_a ← α θ_a + (1 − α) θ after every update
+    :param q_coef: weight of the critic's loss
+    :param ent_coef: weight of the entropy, whose gradient is outside of the trust region; both may be schedules or strings
+    :param max_grad_norm: norm to which the gradient is clipped
+    :param rms_prop_eps: ε of RMSprop
+    :param use_rms_prop: RMSprop, as in the paper, instead of Adam
+    :param stats_window_size: episodes over which ``rollout/ep_rew_mean`` is averaged
+    :param tensorboard_log: folder for TensorBoard
+    :param policy_kwargs: for the policy
+    :param verbose: 0 nothing, 1 messages, 2 debug
+    :param seed: for everything random
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
+    :param _init_setup_model: build the networks now
+    :param compile: compile acting and the gradient step: ``True``, ``False``, or where the training is long enough,
+        ``"auto"`` (:data:`sb3_pgx.engine.compiler.COMPILE_AFTER`)
+    :param on_policy_update: learn from each rollout as it comes; ``None``: with Discrete actions
+    :param trust_region_statistics: Discrete: ``"probs"``, the space of the trust region in the paper, or ``"logits"``, in
+        which the same δ is reached far later
+    :param n_dueling_samples: Box: actions that a dueling network's value averages over
+    :raises ValueError: an argument makes no sense
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ACERPolicy,
+        "CnnPolicy": ACERCnnPolicy,
+        "MultiInputPolicy": ACERMultiInputPolicy,
+    }
+    policy: ACERMixin
+    average_policy: ACERMixin
+    replay_buffer: SegmentReplay
+    _raw: RawTransitions | None = None  # of the rollout under way
+
+    def __init__(
+        self,
+        policy: str | type[ACERMixin],
+        env: GymEnv | str,
+        learning_rate: float | str | Schedule = 7e-4,
+        n_steps: int = 20,
+        buffer_size: int = 50_000,
+        replay_start: int = 1_000,
+        replay_batch: int | None = None,
+        replay_ratio: float = 4.0,
+        gamma: float = 0.99,
+        importance_clip: float = 10.0,
+        trust_region: bool = True,
+        trust_region_delta: float = 1.0,
+        average_coef: float = 0.99,
+        q_coef: float | str | Schedule = 0.5,
+        ent_coef: float | str | Schedule = 0.01,
+        max_grad_norm: float = 10.0,
+        rms_prop_eps: float = 1e-5,
+        use_rms_prop: bool = True,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        compile: bool | str = "auto",
+        on_policy_update: bool | None = None,
+        trust_region_statistics: str = "probs",
+        n_dueling_samples: int = 5,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=1.0,
+            ent_coef=ent_coef,
+            vf_coef=0.0,
+            max_grad_norm=max_grad_norm,
+            use_sde=False,
+            sde_sample_freq=-1,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=with_rms_prop(policy_kwargs, use_rms_prop, rms_prop_eps),
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            compile=compile,
+        )
+        self.buffer_size, self.replay_start = buffer_size, replay_start
+        self.replay_batch, self.replay_ratio = replay_batch, replay_ratio
+        self.importance_clip = importance_clip
+        self.trust_region, self.trust_region_delta = trust_region, trust_region_delta
+        self.trust_region_statistics = trust_region_statistics
+        self.average_coef = average_coef
+        self.q_coef = q_coef
+        self.on_policy_update = on_policy_update
+        self.n_dueling_samples = n_dueling_samples
+        if _init_setup_model:
+            self._setup_model()
+
+    # ------------------------------------------------------------------------------------------------ set up
+
+    @property
+    def objective(self) -> Objective:  # type: ignore[override]
+        """What a step descends on."""
+        return DISCRETE_OBJECTIVE if isinstance(self.action_space, spaces.Discrete) else BOX_OBJECTIVE
+
+    @property
+    def learns_on_policy(self) -> bool:
+        """Whether a rollout is learned from as it comes."""
+        return isinstance(self.action_space, spaces.Discrete) if self.on_policy_update is None else self.on_policy_update
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        if not isinstance(self.action_space, spaces.Discrete | spaces.Box):
+            raise ValueError(
+                f"ACER cannot act in {self.action_space}: it needs Q of every action, or a density of actions, and several "
+                "choices at once have too many combinations for the one and none of the other. Use PPO, A2C or TRPO, or make "
+                "one Discrete choice of them."
+            )
+        if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, ACERMixin)):
+            name = getattr(self.policy_class, "__name__", self.policy_class)
+            raise ValueError(
+                f"ACER needs an action-value critic, but {name} has only V(s): derive it from "
+                "sb3_pgx.algorithms.acer.policies.ACERPolicy."
+            )
+        check_counts(n_steps=self.n_steps, buffer_size=self.buffer_size, n_dueling_samples=self.n_dueling_samples)
+        if self.replay_batch is not None:
+            check_counts(replay_batch=self.replay_batch)
+        check_finite_not_negative(replay_start=self.replay_start, replay_ratio=self.replay_ratio)
+        if self.replay_ratio > MAX_REPLAY_RATIO:
+            raise ValueError(
+                f"replay_ratio={self.replay_ratio} must be at most {MAX_REPLAY_RATIO:,}: a rollout would never end"
+            )
+        if not is_number(self.importance_clip) or not (
+            0 < self.importance_clip <= MAX_FLOAT32 or self.importance_clip == math.inf
+        ):
+            raise ValueError(f"importance_clip={self.importance_clip!r} must be a positive number; math.inf never truncates")
+        if not is_number(self.trust_region_delta) or not self.trust_region_delta >= 0:
+            raise ValueError(
+                f"trust_region_delta={self.trust_region_delta!r} must not be negative; trust_region=False turns it off"
+            )
+        check_choice(("probs", "logits"), trust_region_statistics=self.trust_region_statistics)
+        check_unit_interval(average_coef=self.average_coef)
+        for name in ("ent_coef", "q_coef"):
+            self.coefficient(name)
+        self.trust_region = as_flag("trust_region", self.trust_region)
+        if self.on_policy_update is not None:
+            self.on_policy_update = as_flag("on_policy_update", self.on_policy_update)
+        if self.policy_kwargs.get("use_sde"):
+            raise ValueError("ACER needs the density of each action, which gSDE's noise does not have: leave use_sde out")
+        self._check_learns()
+
+    def _check_learns(self) -> None:
+        if self.replay_ratio == 0 and not self.learns_on_policy:
+            raise ValueError(
+                "replay_ratio=0 leaves nothing to learn from: with Box actions, ACER learns from the memory alone unless "
+                "on_policy_update=True"
+            )
+
+    def _setup_model(self) -> None:
+        known = [vars(self).get(name) for name in ("_generator", "_generator_seed")]  # of a model that is loaded
+        super()._setup_model()
+        if known[0] is not None and known[1] == self.seed:
+            self._generator = known[0]
+        self._restart_average()
+        self._average_modules = Modules()
+        self._bounds = _bounds_of(self.action_space, self.device)
+        self.replay_buffer = SegmentReplay(
+            self.buffer_size, self.n_steps, self.observation_space, self.action_space, self.n_envs
+        )
+        self._check_replay_starts(self.replay_buffer)
+
+    def _check_replay_starts(self, replay: SegmentReplay) -> None:
+        held = replay.max_steps * replay.n_envs
+        if self.replay_start > held:
+            raise ValueError(
+                f"replay_start={self.replay_start} is never reached: the memory holds {held} transitions of {replay.n_envs} "
+                "environments. Lower replay_start, or raise buffer_size"
+            )
+
+    def _restart_average(self) -> None:
+        """The average policy begins as the policy is now; in place where it can, since graphs are made for the object."""
+        if self._average_fits():
+            self.average_policy.load_state_dict(self.policy.state_dict())
+            return
+        self.average_policy = copy.deepcopy(self.policy).requires_grad_(False)
+        self.average_policy.set_training_mode(False)
+
+    def _average_fits(self) -> bool:
+        """Whether the average policy has the layers of the policy."""
+        if not hasattr(self, "average_policy"):
+            return False
+        policies = (self.policy, self.average_policy)
+        one, other = ([(n, x.shape, x.dtype, x.device) for n, x in p.state_dict().items()] for p in policies)
+        return one == other
+
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
+        """As SB3's. A policy that comes without an average policy is its own."""
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        given = load_path_or_dict if isinstance(load_path_or_dict, dict) else ()
+        if "policy" in given and "average_policy" not in given:
+            self._restart_average()
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """As SB3's, and for what is replayed."""
+        super().set_random_seed(seed)
+        self._generator = np.random.default_rng(np.random.randint(2**31) if seed is None else seed)
+        self._generator_seed = seed
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "replay_buffer", "_raw", "_average_modules", "_bounds"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        return [*state_dicts, "average_policy"], tensors
+
+    def save_replay_buffer(self, path: Any) -> None:
+        """
+        Save the memory, which :meth:`save` leaves out. A file that is there already is replaced in one step by a complete one.
+
+        :param path: file, or its path
+        :raises OSError: the file cannot be written; one sentence that names the path
+        """
+        save_replay(path, self.replay_buffer)
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """
+        Replace the memory by one that was saved. This unpickles the file, which runs whatever code its author put there: load
+        only files of people you trust.
+
+        :param path: file, or its path
+        :param truncate_last_traj: as SB3's; here, episodes that do not go on from what the memory saw last are cut in any case
+        :raises ValueError: it is that of another environment, or of another number of them, or too small for ``n_steps`` or
+            ``replay_start``; the model keeps its own
+        """
+        replay = load_replay(path)
+        replay.check_fits(self.observation_space, self.action_space, self.n_envs, self.n_steps)
+        self._check_replay_starts(replay)
+        replay.segment_length = self.n_steps
+        self.replay_buffer = replay
+
+    @property
+    def refuses_rows(self) -> str | None:
+        return "ACER learns from segments of its memory and from the distributions that acted"
+
+    refuses_buffers = refuses_rows
+
+    @property
+    def unlearned(self) -> tuple[str, ...]:
+        return COLUMNS
+
+    def planned_gradient_steps(self, timesteps: int) -> int:
+        return int(ceil_div(timesteps, self.n_steps * self.n_envs) * (self.learns_on_policy + self.replay_ratio))
+
+    # ------------------------------------------------------------------------------------------------ collect
+
+    def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> bool:
+        """As of all algorithms; a complete rollout goes into the memory, after callbacks have seen its end."""
+        normalize = self._vec_normalize_env
+        raw = normalize is not None and normalizes_last(self.env, normalize)
+        self._raw = RawTransitions(normalize, self.observation_space) if raw and normalize is not None else None
+        if not super().collect_rollouts(env, *args, **kwargs):
+            return False
+        if self.replay_ratio > 0:
+            self._undo.add(self.replay_buffer.add(record_of(self._rollout, self._raw), raw=self._raw is not None))
+        return True
+
+    def _step(self, *args: Any) -> Any:
+        new_obs, rewards, dones, infos = super()._step(*args)
+        if self._raw is not None:
+            self._raw.add(dones, infos)
+        return new_obs, rewards, dones, infos
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        held, raw = self.replay_buffer.raw, normalizes_last(self.env, self._vec_normalize_env)
+        if held is not None and held != raw:
+            was, now = ("before VecNormalize" if before else "without VecNormalize, or after it" for before in (held, raw))
+            raise ValueError(
+                f"the memory holds {self.replay_buffer.size} transitions as they were {was}, and those to come are as they "
+                f"are {now}: wrap the environment as it was wrapped then, or empty the memory with model.replay_buffer.reset()"
+            )
+        if not self._average_fits():
+            self._restart_average()  # somebody has given the model another policy
+        if self._vec_normalize_env is not None and not raw and self.replay_ratio > 0:
+            warn(
+                f"{type(self.env).__name__} is above VecNormalize: the memory keeps transitions as they were normalised when "
+                "they came. With VecNormalize as the outermost wrapper they are normalised when they are replayed."
+            )
+        return super()._setup_learn(*args, **kwargs)
+
+    # ------------------------------------------------------------------------------------------------ update
+
+    def follower(self) -> Follower:
+        """The average policy."""
+        self._average_modules.look(self.average_policy)
+        return Follower(self.average_policy, self._average_modules, self._modules)
+
+    def update(self, rollout: Rollout) -> Metrics:
+        self._check_learns()
+        self._undo.add(state_of(self._generator))
+        c = Coefficients(
+            gamma=self.gamma,
+            importance_clip=self.importance_clip,
+            trust_region=self.trust_region,
+            trust_region_delta=self.trust_region_delta,
+            q_coef=self.coefficient("q_coef"),
+            ent_coef=self.coefficient("ent_coef"),
+            in_logits=self.trust_region_statistics == "logits",
+            with_std=self.policy.learns_std,
+            average_coef=self.average_coef,
+        )
+        measured: list[tuple[Metrics, int]] = []
+        if self.learns_on_policy:
+            measured.append(self._learn([[self._on_policy(rollout)]], rollout.rewards.numel(), c))
+        elif is_large(rollout):
+            self._check_learnable(rollout, c)
+        replayed = self._replays()
+        if replayed:
+            rows = self.replay_buffer.segment_length * self._replay_batch
+            measured.append(self._learn(self._replayed(replayed), rows, c))
+        metrics = _together(measured) if measured else {}
+        return {**metrics, "replay_updates": float(replayed), "explained_variance": self.explained_variance(), **self.spread()}
+
+    @property
+    def _replay_batch(self) -> int:
+        return self.replay_batch or self.n_envs
+
+    def _learn(self, epochs: Iterable[list[Segments]], rows: int, c: Coefficients) -> tuple[Metrics, int]:
+        """
+        An update for each of the batches, all of so many rows, which come by as many as are held at once; the means of what
+        was measured, and of how many.
+        """
+        with self.gradient_steps(c, rows, one_by_one=True) as steps:
+            try:
+                for batches in epochs:
+                    steps.epoch(batches)
+            finally:
+                self._n_updates += steps.taken
+        return {**steps.means(), "ratio_max": steps.largest("ratio_max")}, steps.taken
+
+    def _check_learnable(self, rollout: Rollout, c: Coefficients) -> None:
+        """
+        :raises Refusal: a step on this rollout would be refused. Accepted now, it would stop one update after the other from
+            within the memory.
+        """
+        with self.gradient_steps(c, rollout.rewards.numel(), one_by_one=True) as steps:
+            steps.check(self._on_policy(rollout))
+
+    def _replays(self) -> int:
+        """How many updates are to be replayed now."""
+        started = self.replay_ratio > 0 and self.replay_buffer.size >= self.replay_start
+        return int(self._generator.poisson(self.replay_ratio)) if started else 0
+
+    def _on_policy(self, rollout: Rollout) -> Segments:
+        assert rollout.distribution is not None
+        observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
+        actions = rollout.actions.flatten(end_dim=1)
+        return Segments(
+            joined(observations, rollout.last_observations),
+            actions,
+            rollout.distribution.flatten(end_dim=1),
+            rollout.rewards,
+            rollout.terminated,
+            rollout.truncated,
+            rollout.final_observations,
+            self._noise(actions),
+            self._bounds,
+        )
+
+    def _replayed(self, n_batches: int) -> Iterator[list[Segments]]:
+        """Batches of segments from the memory, as many at once as may be held."""
+        for start in range(0, n_batches, DRAWN_AT_ONCE):
+            yield self._drawn(min(DRAWN_AT_ONCE, n_batches - start))
+
+    def _drawn(self, n_batches: int) -> list[Segments]:
+        """Batches of segments, all with tensors of the same shapes."""
+        sample = self.replay_buffer.sample((n_batches, self._replay_batch), self._generator)
+        observations, rewards, final = sample.observations, sample.rewards, sample.final_observations
+        if self.replay_buffer.raw:
+            normalize = self._vec_normalize_env
+            assert normalize is not None, "learn has looked"
+            observations, rewards = normalize.normalize_obs(observations), normalize.normalize_reward(rewards)
+            final = None if final is None else normalize.normalize_obs(final)
+        if final is not None:
+            counts = sample.truncated.sum(axis=(1, 2))
+            places = windows(counts, room_for(counts.max(), self._replay_batch, rewards[0].size))
+            final = map_tensors(lambda x: x[places], final)
+
+        def to_device(array: np.ndarray) -> Tensor:
+            return th.from_numpy(array).to(self.device)
+
+        actions = to_device(sample.actions).flatten(1, 2)
+        drawn = Segments(
+            map_tensors(lambda x: to_device(x).flatten(1, 2), observations),
+            actions,
+            to_device(sample.behaviour).flatten(1, 2),
+            to_device(rewards),
+            to_device(sample.terminated),
+            to_device(sample.truncated),
+            None if final is None else map_tensors(to_device, final),
+            self._noise(actions),
+            None if self._bounds is None else self._bounds.expand(n_batches, -1, -1),
+        )
+        return list(drawn.parted(Tensor.unbind))
+
+    def _noise(self, actions: Tensor) -> Tensor | None:
+        """The random numbers that a step needs beside Box actions ``[..., B, D]``."""
+        if self._bounds is None:
+            return None
+        *batches, rows, n = actions.shape
+        return th.randn((*batches, 1 + 2 * self.n_dueling_samples, rows, n), device=self.device)
+
+
+def is_large(rollout: Rollout) -> bool:
+    """Whether the gradient of a rollout might overflow."""
+    numbers = [rollout.rewards, rollout.values, rollout.next_values]
+    for seen in (rollout.observations, rollout.last_observations, rollout.final_observations):
+        numbers += seen.values() if isinstance(seen, dict) else [] if seen is None else [seen]
+    return any(x.is_floating_point() and x.abs().max() > LARGE for x in numbers)
+
+
+def _together(parts: list[tuple[Metrics, int]]) -> Metrics:
+    """Metrics over all updates from those of some, and how many these were."""
+    if len(parts) == 1:
+        return parts[0][0]
+    total = sum(n for _, n in parts)
+    means = {name: sum(n * metrics[name] for metrics, n in parts) / total for name in parts[0][0]}
+    return {**means, "ratio_max": max(metrics["ratio_max"] for metrics, _ in parts)}
+
+
+def _bounds_of(space: spaces.Space, device: th.device) -> Tensor | None:
+    """Lowest and highest actions of a Box, ``[2, D]``."""
+    if not isinstance(space, spaces.Box):
+        return None
+    return th.from_numpy(np.stack([space.low.ravel(), space.high.ravel()]).astype(np.float32)).to(device)

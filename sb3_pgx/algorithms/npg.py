@@ -1,0 +1,392 @@
+"""NPG: one step along the natural gradient, by a fixed factor or to a KL divergence, and then the critic's."""
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from torch import Tensor
+
+from sb3_pgx.algorithms.trust_region_problems import CRITIC, POLICY
+from sb3_pgx.core.checks import (
+    as_flag,
+    check_choice,
+    check_counts,
+    check_finite_not_negative,
+    check_positive,
+    warn_of_uneven_batches,
+)
+from sb3_pgx.core.distributions import family_of
+from sb3_pgx.core.errors import first_line, is_torchs, warn
+from sb3_pgx.core.policies import split_parameters
+from sb3_pgx.core.rollout import Batch, Observations, Rollout, map_tensors
+from sb3_pgx.engine import Objective
+from sb3_pgx.engine.gradient import not_finite, refused
+from sb3_pgx.ops.metrics import explained_variance
+from sb3_pgx.ops.natural_gradient import (
+    LineSearch,
+    Solution,
+    capped_step_length,
+    conjugate_gradient,
+    damped,
+    kl_step_length,
+)
+from sb3_pgx.ops.objectives import standardized
+from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm, ceil_div
+from sb3_pgx.stages.critic import CRITIC_OBJECTIVE, fit_critic
+from sb3_pgx.stages.evaluate import values_of
+from sb3_pgx.stages.report import Metrics
+from sb3_pgx.stages.trust_region import Surroundings, TrustRegion, named
+
+STEP_RULES = ("kl", "fixed")
+CRITICS = ("sgd", "trust_region")
+# How torch says that a layer's gradient cannot be differentiated.
+ONCE_DIFFERENTIABLE = ("once_differentiable", "derivative for", "does not require grad")
+# Of a step that was refused.
+CAUSES = (
+    "target_kl or step_size too large, or cg_damping too small, rewards or observations of huge size (wrap the environment in "
+    "VecNormalize), a collapsed standard deviation (policy_kwargs=dict(log_std_bounds=(-20, 2)))"
+)
+
+
+class NPG(PolicyGradientAlgorithm):
+    """
+    Natural policy gradient (Kakade, 2001).
+
+    Each update takes one step along F⁻¹g, g the gradient of the mean of A π(a|s) / π_old(a|s), F the Fisher matrix of the
+    action distribution averaged over the states, in exactly the parameters that the distribution depends on. F is never
+    formed: products with it are exact, conjugate gradients solve the system. Then the critic is fitted to the returns; it
+    leaves the action distribution as it is, so that layers shared with the actor are trained by the actor alone. Whatever
+    differs between training and acting (dropout, the statistics of BatchNorm) is as in acting. With gSDE, SB3's policies let
+    no gradient of the standard deviations into the layers below, which F then leaves out: δ is met less closely.
+
+    :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy`` or a class
+    :param env: environment, or its id
+    :param learning_rate: of the critic (``critic="sgd"``): a number, a function of the remaining progress, or a string
+    :param n_steps: steps of each environment, a rollout
+    :param batch_size: rows of a minibatch of the critic
+    :param gamma: discount factor, in [0, 1]
+    :param gae_lambda: λ of the advantages, in [0, 1]; lower: less variance, more bias from the critic
+    :param cg_max_steps: the most steps of conjugate gradients, one product with F each
+    :param cg_damping: λ of (F + λI)⁻¹g; more: closer to the plain gradient, and safer
+    :param n_critic_updates: passes over the rollout for the critic (``critic="sgd"``)
+    :param use_sde: generalised state-dependent exploration
+    :param sde_sample_freq: new exploration noise every so many steps; −1: at the start of a rollout
+    :param rollout_buffer_class: a class of your own with the interface of SB3's; it is filled after collection
+    :param rollout_buffer_kwargs: for that class
+    :param normalize_advantage: standardise the advantages over the batch
+    :param target_kl: δ of ``step_rule="kl"``: mean KL(π_old‖π) over the states, summed over the action's dimensions;
+        a number, a schedule or a string such as ``"lin_0.06"``
+    :param sub_sampling_factor: compute products with F on one state in so many, drawn anew each update; all else always
+        uses the whole batch
+    :param stats_window_size: episodes over which ``rollout/ep_rew_mean`` is averaged
+    :param tensorboard_log: folder for TensorBoard
+    :param policy_kwargs: for the policy
+    :param verbose: 0 nothing, 1 messages, 2 debug
+    :param seed: for everything random
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
+    :param _init_setup_model: build the networks now
+    :param compile: compile acting, products with F and the critic's steps: ``True``, ``False``, or where the training is
+        long enough, ``"auto"`` (:data:`sb3_pgx.engine.compiler.COMPILE_AFTER`)
+    :param step_rule: ``"kl"``: as far as √(2δ / sᵀFs) s, which a quadratic model puts at δ; ``"fixed"``: ``step_size`` F⁻¹g
+    :param step_size: α of ``step_rule="fixed"``
+    :param cg_tolerance: stop conjugate gradients at ‖g − (F + λI) s‖ ≤ tolerance · ‖g‖
+    :param critic: ``"sgd"``: minibatches, with the policy's optimizer; ``"trust_region"``: one Gauss-Newton step by
+        conjugate gradients with mean (V − V_old)² / (2σ²) ≤ ``critic_epsilon``, σ² = mean (V_old − returns)² (Schulman et
+        al., 2016, eq. 29)
+    :param critic_epsilon: ε of ``critic="trust_region"``, kept to a part in a thousand
+    :raises ValueError: an argument makes no sense, or the action distribution has no KL divergence in closed form
+    """
+
+    objective: ClassVar[Objective | None] = CRITIC_OBJECTIVE
+    # Where a step breaks the constraint, V being no linear function; one to the boundary may miss it by rounding.
+    critic_shrinking_factor, critic_max_tries, critic_tolerance = 0.8, 15, 1e-3
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | str | Schedule = 1e-3,
+        n_steps: int = 2048,
+        batch_size: int = 128,
+        gamma: float = 0.99,
+        cg_max_steps: int = 15,
+        cg_damping: float = 0.1,
+        n_critic_updates: int = 10,
+        gae_lambda: float = 0.95,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        normalize_advantage: bool = True,
+        target_kl: float | str | Schedule = 0.01,
+        sub_sampling_factor: int = 1,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        compile: bool | str = "auto",
+        step_rule: str = "kl",
+        step_size: float = 0.1,
+        cg_tolerance: float = 1e-6,
+        critic: str = "sgd",
+        critic_epsilon: float = 0.01,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=0.0,
+            vf_coef=0.0,
+            max_grad_norm=None,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            compile=compile,
+        )
+        self.batch_size = batch_size
+        self.cg_max_steps = cg_max_steps
+        self.cg_damping = cg_damping
+        self.n_critic_updates = n_critic_updates
+        self.normalize_advantage = normalize_advantage
+        self.target_kl = target_kl
+        self.sub_sampling_factor = sub_sampling_factor
+        self.step_rule = step_rule
+        self.step_size = step_size
+        self.cg_tolerance = cg_tolerance
+        self.critic = critic
+        self.critic_epsilon = critic_epsilon
+        if _init_setup_model:
+            self._setup_model()
+
+    # ------------------------------------------------------------------------------------------------ set up
+
+    def check_arguments(self) -> None:
+        if self.max_grad_norm == 0:  # sb3-contrib's TRPO writes it into its files, and clips nothing
+            self.max_grad_norm = None  # type: ignore[assignment]
+            self._warn_of_contribs_target()
+        super().check_arguments()
+        self.check_numbers()
+        if self.env is None:
+            return
+        rows = self.n_steps * self.n_envs
+        # SB3's exception, which scripts may catch.
+        assert rows > 1 or not self.normalize_advantage, (
+            f"normalize_advantage=True needs more than one row: n_steps * n_envs = {rows}"
+        )
+        if self.critic == "sgd":
+            warn_of_uneven_batches(self.batch_size, self.n_steps, self.n_envs)
+
+    def _warn_of_contribs_target(self) -> None:
+        n = get_action_dim(self.action_space)
+        if n > 1 and isinstance(self.action_space, spaces.Box | spaces.MultiBinary):
+            warn(
+                f"sb3-contrib saved this model, and bounds a mean over the {n} dimensions of an action where "
+                f"{type(self).__name__} bounds their sum: its steps are those of target_kl and cg_damping {n} times as large, "
+                f"load(path, target_kl={n} * {self.target_kl}, cg_damping={n} * {self.cg_damping})"
+            )
+
+    def check_numbers(self) -> None:
+        """:raises ValueError: an argument makes no sense"""
+        check_counts(
+            n_steps=self.n_steps,
+            batch_size=self.batch_size,
+            cg_max_steps=self.cg_max_steps,
+            n_critic_updates=self.n_critic_updates,
+            sub_sampling_factor=self.sub_sampling_factor,
+        )
+        check_positive(step_size=self.step_size, critic_epsilon=self.critic_epsilon)
+        if not isinstance(self.target_kl, str) and not callable(self.target_kl):  # a schedule may end at 0
+            check_positive(target_kl=self.target_kl)
+        self.coefficient("target_kl")
+        check_finite_not_negative(cg_damping=self.cg_damping, cg_tolerance=self.cg_tolerance)
+        if self.cg_tolerance >= 1:
+            raise ValueError(f"cg_tolerance={self.cg_tolerance} must be below 1: the policy would never move")
+        self.normalize_advantage = as_flag("normalize_advantage", self.normalize_advantage)
+        check_choice(STEP_RULES, step_rule=self.step_rule)
+        check_choice(CRITICS, critic=self.critic)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        name = type(self).__name__
+        try:
+            family_of(self.policy.action_dist)
+        except ValueError as error:
+            raise ValueError(
+                f"{name} needs the KL divergence and the Fisher matrix in closed form, but {error}. Use a policy with one of "
+                "SB3's distributions, or PPO, which needs neither."
+            ) from None
+        if not split_parameters(self.policy)[1]:
+            raise ValueError(
+                f"{self.policy_class.__name__} has no critic that can be trained, and {name} fits one: use REINFORCE, or a "
+                "policy with a critic."
+            )
+        space = self.observation_space
+        self._policy_region = TrustRegion(POLICY, space, self._tell, "the policy")
+        self._critic_region = TrustRegion(CRITIC, space, self._tell, "the critic")
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_policy_region", "_critic_region"]
+
+    def planned_gradient_steps(self, timesteps: int) -> int:
+        rows = self.n_steps * self.n_envs
+        by_sgd = self.n_critic_updates * ceil_div(rows, self.batch_size)
+        return ceil_div(timesteps, rows) * (self.cg_max_steps + (by_sgd if self.critic == "sgd" else self.cg_max_steps))
+
+    # ------------------------------------------------------------------------------------------------ the update
+
+    def update(self, rollout: Rollout) -> Metrics:
+        self.check_numbers()  # a callback may have set them
+        self._modules.train(self.policy, False)
+        actor, critic = split_parameters(self.policy)
+        own = [name for name in critic if name not in actor]
+        batch = next(iter(self.minibatches(rollout, None)))
+        metrics = self._policy_step(batch, list(actor)) if actor else {}  # with all of it frozen, the critic learns alone
+        if own:
+            metrics |= self._sgd_critic(rollout) if self.critic == "sgd" else self._trust_region_critic(batch, own)
+            metrics |= self._critic_change(batch)
+        self._n_updates += 1
+        return {**metrics, "explained_variance": self.explained_variance(), **self.spread()}
+
+    def _policy_step(self, batch: Batch, moved: list[str]) -> Metrics:
+        scaled = self.normalize_advantage and len(batch) > 1  # one row alone has no deviation
+        advantages = standardized(batch.advantages) if scaled else batch.advantages
+        data = [advantages, batch.actions, batch.log_prob]
+        here = self._around(self._policy_region, moved, data, batch.observations, self._sampled(batch))
+        solution = self._solved(here)
+        length = self.step_length(solution)
+        search = self.search(here, length * solution.x)
+        return {
+            "policy_objective": here.now.gain,
+            "surrogate_improvement": here.now.gain - here.start.gain,
+            "predicted_improvement": search.scale * length * (here.gradient @ solution.x),
+            "kl_divergence_loss": here.now.divergence,
+            "kl_max": here.now.max_divergence,
+            **self.searched(search),
+            "step_length": search.scale * length,
+            "curvature": self._undamped(solution),
+            "cg_steps": float(solution.steps),
+            "cg_residual": solution.residual,
+        }
+
+    def _around(
+        self,
+        region: TrustRegion,
+        moved: list[str],
+        data: list[Tensor],
+        observations: Observations,
+        sample: Observations | None,
+    ) -> Surroundings:
+        """
+        :raises ValueError: the gradient is not finite; the parameters are unchanged
+        """
+        here = Surroundings(region, self.policy, self._modules, moved, data, observations, sample, self._compiled)
+        if not (math.isfinite(here.start.gain) and th.isfinite(here.gradient).all()):
+            pieces = named(here.gradient, self._modules.parameters, moved)
+            gradients = {f"gradient of {name}": piece for name, piece in pieces.items()}
+            quantities = {"returns": data[0]} if region is self._critic_region else {"advantages": data[0]}
+            raise not_finite({**quantities, **gradients}, self._n_updates, CAUSES)
+        return here
+
+    def _sampled(self, batch: Batch) -> Observations | None:
+        """Observations to compute products with F from; ``None``: all."""
+        if self.sub_sampling_factor == 1:
+            return None
+        chosen = np.random.permutation(len(batch))[: ceil_div(len(batch), self.sub_sampling_factor)]
+        rows = th.as_tensor(chosen, device=batch.actions.device)
+        return map_tensors(lambda x: x[rows], batch.observations)
+
+    def _solved(self, here: Surroundings) -> Solution:
+        try:
+            product = damped(here.product(), self.cg_damping)
+            solution = conjugate_gradient(product, here.gradient, self.cg_max_steps, self.cg_tolerance)
+        except RuntimeError as error:
+            if not (is_torchs(error) and any(sign in str(error) for sign in ONCE_DIFFERENTIABLE)):
+                raise
+            raise ValueError(
+                f"{type(self).__name__} needs derivatives of the policy's gradient, and a layer of the policy has none "
+                f"({first_line(error)}). Replace the layer, or use PPO, which needs gradients alone."
+            ) from error
+        self.n_gradient_steps += solution.steps
+        if solution.stopped_by == "curvature":
+            warn(
+                f"conjugate gradients found no positive curvature after {solution.steps} steps in update "
+                f"{self._n_updates + 1} and stopped there; raise cg_damping={self.cg_damping}"
+            )
+        return solution
+
+    def _undamped(self, solution: Solution) -> float:
+        """sᵀFs."""
+        return max(0.0, solution.curvature - self.cg_damping * solution.x.square().sum().item())
+
+    def step_length(self, solution: Solution) -> float:
+        """Of the step along s."""
+        if self.step_rule == "fixed":
+            return self.step_size
+        return kl_step_length(self._undamped(solution), self.coefficient("target_kl"))
+
+    def search(self, here: Surroundings, step: Tensor) -> LineSearch:
+        """
+        Move the policy by the step or a part of it; one that is not accepted leaves it exactly as it was.
+
+        :param here: where it is
+        :param step: ``[P]``
+        """
+        if not step.any():
+            return LineSearch(0.0, 0.0, 0.0, 0)
+        now = here.take(step)
+        if not (math.isfinite(now.gain) and math.isfinite(now.divergence)):
+            here.move(None)
+            raise refused(f"a step of the whole length leads to a KL divergence of {now.divergence}", self._n_updates, CAUSES)
+        return LineSearch(1.0, now.gain - here.start.gain, now.divergence, 1)
+
+    def searched(self, search: LineSearch) -> Metrics:
+        """What to log of the search."""
+        return {}
+
+    # ------------------------------------------------------------------------------------------------ the critic
+
+    def _sgd_critic(self, rollout: Rollout) -> Metrics:
+        return {**fit_critic(self, rollout, self.batch_size, self.n_critic_updates)}
+
+    def _trust_region_critic(self, batch: Batch, moved: list[str]) -> Metrics:
+        here = self._around(self._critic_region, moved, [batch.returns], batch.observations, None)
+        variance = -here.start.gain  # σ², and the mean squared error
+        metrics: Metrics = {"value_loss": variance}
+        if variance == 0:
+            return metrics
+        solution = self._solved(here)
+        length = capped_step_length(solution.curvature, self.critic_epsilon, variance)
+        limit = self.critic_epsilon * (1 + self.critic_tolerance)
+        shrink, tries = self.critic_shrinking_factor, self.critic_max_tries
+        search = here.search(length * solution.x, shrink, tries, limit, unit=2 * variance)
+        return {**metrics, "critic_cg_residual": solution.residual, "critic_step_length": search.scale * length}
+
+    def _critic_change(self, batch: Batch) -> Metrics:
+        """What the critic's step has changed."""
+        with th.no_grad():
+            values = values_of(self.policy, batch.observations, len(batch))
+        variance, change = (batch.values - batch.returns).square().mean(), (values - batch.values).square().mean()
+        return {
+            "critic_constraint": th.where(change > 0, change / (2 * variance), 0.0),
+            "explained_variance_after": explained_variance(values, batch.returns),
+        }

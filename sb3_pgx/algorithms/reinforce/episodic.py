@@ -1,0 +1,122 @@
+"""What both REINFORCE algorithms share: rollouts of whole episodes, and the score-function loss over them."""
+
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+from torch.nn import functional as F
+
+from sb3_pgx.algorithms.reinforce.episodes import Episodes
+from sb3_pgx.core.checks import as_flag, check_counts
+from sb3_pgx.core.errors import blaming_numbers
+from sb3_pgx.core.rollout import Rollout, as_policy_input, flatten
+from sb3_pgx.core.undo import attributes_of
+from sb3_pgx.engine.gradient import refused
+from sb3_pgx.ops.objectives import score_function
+from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm
+from sb3_pgx.stages.collect import EpisodeQuota, Quota
+from sb3_pgx.stages.evaluate import chunks
+from sb3_pgx.stages.report import Metrics
+
+# Rows to make room for at first; a rollout that is longer makes its own.
+_CAPACITY = 512
+
+
+class EpisodicAlgorithm(PolicyGradientAlgorithm):
+    """
+    Learns from whole episodes, the same number from each environment.
+
+    Environments that have delivered their episodes go on stepping until the last one has; these rows are masked, counted
+    in ``rollout/discarded_steps`` (all of them since the model was made) and in ``num_timesteps``, and never used.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        *,
+        n_episodes: int,
+        discount_state_weighting: bool,
+        max_episode_steps: int,
+        **kwargs: Any,
+    ):
+        # SB3's n_steps is the length of a rollout; here it is the room made for one.
+        super().__init__(policy, env, n_steps=_CAPACITY, gae_lambda=1.0, **kwargs)
+        self.n_episodes = n_episodes
+        self.discount_state_weighting = discount_state_weighting
+        self.max_episode_steps = max_episode_steps
+        self.discarded_steps = 0
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        check_counts(n_episodes=self.n_episodes, max_episode_steps=self.max_episode_steps)
+        self.discount_state_weighting = as_flag("discount_state_weighting", self.discount_state_weighting)
+        self.coefficient("ent_coef")
+
+    @property
+    def refuses_rows(self) -> str | None:
+        return f"{type(self).__name__} learns from whole episodes"
+
+    refuses_buffers = refuses_rows
+
+    @property
+    def unlearned(self) -> tuple[str, ...]:
+        return "episode_starts", "log_probs"
+
+    def quota(self, env: VecEnv, n_steps: int) -> Quota:
+        return EpisodeQuota(self.n_episodes, env, self.max_episode_steps)
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        complete = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        if complete:
+            self._undo.add(attributes_of(self, "discarded_steps"))
+            self.discarded_steps += int((~self._rollout.valid).sum())
+            self.logger.record("rollout/discarded_steps", self.discarded_steps)
+        return complete
+
+    def _refusal(self, what: str) -> ValueError:
+        return refused(f"the policy failed ({what})", self._n_updates)
+
+    def accumulate_gradient(self, rollout: Rollout, vf_coef: float | None = None) -> Metrics:
+        """
+        Leave in ``.grad`` the gradient of the mean over episodes of
+
+            −Σ_t w_t (log π(a_t|s_t) Ψ_t + ent_coef · H(π(·|s_t))),   w_t = γ^t or 1,
+
+        in chunks of rows, so that memory does not grow with the length of the episodes.
+
+        :param rollout: Ψ in ``advantages``
+        :param vf_coef: weight of the mean squared value error; ``None``: no such term, the critic gets no gradient
+        :return: the loss and its parts
+        """
+        self.policy.zero_grad(set_to_none=True)  # a callback may have left gradients behind
+        episodes = Episodes.of(rollout)
+        rows = rollout.valid_rows()
+        weights = episodes.discounts(self.gamma if self.discount_state_weighting else 1.0, rollout.rewards.dtype)
+        weights = flatten(weights)[rows] / len(episodes)
+        ent_coef = self.coefficient("ent_coef")
+        totals = th.zeros(4, device=self.device)  # loss, policy's part, entropy, value error
+
+        for r in chunks(rollout.observations, len(rows), leading=2):
+            batch = rollout.rows(rows[r])
+            actions = as_policy_input(batch.actions, self.action_space)
+            with blaming_numbers(self._refusal, lambda: f"while the policy learned, in update {self._n_updates + 1}"):
+                values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
+            entropy = -log_prob if entropy is None else entropy  # no closed form: a sample's estimate, as SB3
+            policy_loss = score_function(log_prob, batch.advantages, weights[r])
+            loss = policy_loss - ent_coef * (weights[r] * entropy).sum()
+            value_loss = F.mse_loss(values.flatten(), batch.returns, reduction="sum") / len(rows)
+            if vf_coef is not None:
+                loss = loss + vf_coef * value_loss
+            loss.backward()
+            totals += th.stack([loss, policy_loss, entropy.sum() / len(rows), value_loss]).detach()
+
+        loss, policy_loss, entropy, value_loss = totals
+        metrics: Metrics = {"loss": loss, "policy_loss": policy_loss, "entropy_loss": -entropy}
+        if vf_coef is not None:
+            metrics["value_loss"] = value_loss
+        return metrics

@@ -1,0 +1,247 @@
+"""REINFORCE: the gradient of whole episodes, without a critic."""
+
+import copy
+from typing import Any, ClassVar
+
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from torch import Tensor
+
+from sb3_pgx.algorithms.reinforce.episodes import Episodes
+from sb3_pgx.algorithms.reinforce.episodic import EpisodicAlgorithm
+from sb3_pgx.core.checks import as_flag, check_choice
+from sb3_pgx.core.policies import (
+    ActorCnnPolicy,
+    ActorMultiInputPolicy,
+    ActorPolicy,
+    leave_out,
+    split_parameters,
+)
+from sb3_pgx.core.rollout import Rollout, map_tensors
+from sb3_pgx.engine import gradient_step
+from sb3_pgx.ops.baselines import leave_one_out, mean_baseline, mean_of_others
+from sb3_pgx.ops.per_sample import MAX_NUMBERS
+from sb3_pgx.ops.returns import monte_carlo, standardize
+from sb3_pgx.stages.report import Metrics
+from sb3_pgx.stages.score_gradients import map_scores
+
+BASELINES = (None, "mean", "loo", "optimal", "optimal_per_parameter")
+
+
+class REINFORCE(EpisodicAlgorithm):
+    """
+    REINFORCE with reward-to-go (Williams, 1992; Sutton & Barto, §13.3).
+
+    One gradient step an update, on the mean over episodes of −Σ_t w_t log π(a_t|s_t) Ψ_t with Ψ_t = G_t − b_t and
+    G_t = Σ_k γ^k r_{t+k}. No critic is built; one that a custom policy brings along gets no gradient and is not in the
+    optimizer. An episode that is truncated ends there: its return is that of a finite horizon (``REINFORCEBaseline``
+    can bootstrap). Every update uses exactly ``n_episodes`` whole episodes **from each environment**, so that no episode
+    length is favoured. If an environment is in the middle of an episode when a rollout starts, all are reset (a ``Monitor``
+    with ``allow_early_resets=False`` does not allow that).
+
+    :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy`` (SB3's, without their critic) or a class
+    :param env: environment, or its id
+    :param learning_rate: a number, a function of the remaining progress, or a string such as ``"lin_0.01"``. The loss sums
+        over the steps of an episode: long episodes want a smaller one
+    :param n_episodes: whole episodes from each environment, an update; more: less variance, fewer updates
+    :param gamma: discount factor, in [0, 1]
+    :param baseline: what is subtracted from the return, the same for all states at step t
+        (:mod:`sb3_pgx.ops.baselines` states the bias of each):
+        ``None`` nothing, unbiased; ``"mean"`` the batch mean of the episodes alive at t, biased: with E episodes alive the
+        term counts (1 − 1/E); ``"loo"`` the mean of the *other* episodes alive at t, unbiased; ``"optimal"`` the same
+        weighted by ‖∇log π‖², which estimates the baseline of least variance, unbiased; ``"optimal_per_parameter"`` the
+        same for every parameter on its own, unbiased (the buffer's ``advantages`` are then the plain returns)
+    :param normalize_returns: standardise the returns over the batch, as textbooks do, before the baseline is taken. It
+        keeps the step size steady, but **changes the direction** of the expected gradient: not only its length, because
+        mean and deviation are those of the batch that they scale
+    :param discount_state_weighting: w_t = γ^t, the exact gradient of the discounted objective. The default, w_t = 1, is
+        what is commonly used: for γ < 1 it is in general the gradient of no function (Nota & Thomas, 2020)
+    :param ent_coef: reward for a nat of entropy at every step, a number, a schedule or a string
+    :param max_grad_norm: norm to which the gradient is clipped; ``None``: not at all
+    :param max_episode_steps: an episode longer than this is an error, since it may never end
+    :param use_sde: generalised state-dependent exploration
+    :param sde_sample_freq: new exploration noise every so many steps; −1: at the start of a rollout
+    :param rollout_buffer_class: refused unless SB3's own, which cannot hold whole episodes
+    :param rollout_buffer_kwargs: as in SB3
+    :param stats_window_size: episodes over which ``rollout/ep_rew_mean`` is averaged
+    :param tensorboard_log: folder for TensorBoard
+    :param policy_kwargs: for the policy; also ``log_std_bounds`` and ``state_dependent_std``
+        (:class:`sb3_pgx.core.policies.GaussianStdMixin`)
+    :param verbose: 0 nothing, 1 messages, 2 debug
+    :param seed: for everything random
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
+    :param _init_setup_model: build the networks now
+    :param compile: ``True``: compile acting; the gradient step runs as it is, because the rollouts differ in length
+    :raises ValueError: an argument makes no sense; leave-one-out with a single episode an update
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ActorPolicy,
+        "CnnPolicy": ActorCnnPolicy,
+        "MultiInputPolicy": ActorMultiInputPolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | str | Schedule = 1e-3,
+        n_episodes: int = 4,
+        gamma: float = 0.99,
+        baseline: str | None = None,
+        normalize_returns: bool = False,
+        discount_state_weighting: bool = False,
+        ent_coef: float | str | Schedule = 0.0,
+        max_grad_norm: float | None = None,
+        max_episode_steps: int = 100_000,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        compile: bool | str = "auto",
+    ):
+        super().__init__(
+            policy,
+            env,
+            n_episodes=n_episodes,
+            discount_state_weighting=discount_state_weighting,
+            max_episode_steps=max_episode_steps,
+            learning_rate=learning_rate,
+            gamma=gamma,
+            ent_coef=ent_coef,
+            vf_coef=0.0,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            compile=compile,
+        )
+        self.baseline = baseline
+        self.normalize_returns = normalize_returns
+        if _init_setup_model:
+            self._setup_model()
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        check_choice(BASELINES, baseline=self.baseline)
+        self.normalize_returns = as_flag("normalize_returns", self.normalize_returns)
+        leaves_one_out = self.baseline not in (None, "mean")
+        if leaves_one_out and self.env is not None and self.n_episodes * self.n_envs < 2:
+            raise ValueError(
+                f'baseline="{self.baseline}" compares an episode with the others of the same update, and there is only one: '
+                "raise n_episodes, or use more environments."
+            )
+
+    @property
+    def unlearned(self) -> tuple[str, ...]:
+        # Without a critic there are no values, and baselines of single parameters are taken from the returns.
+        return (*super().unlearned, "values", *(["advantages"] if self.baseline == "optimal_per_parameter" else []))
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        actor, critic = split_parameters(self.policy)
+        leave_out(self.policy.optimizer, {name: p for name, p in critic.items() if name not in actor})
+
+    def estimate(self, rollout: Rollout) -> None:
+        no_bootstrap = th.zeros_like(rollout.rewards)
+        rollout.returns = monte_carlo(rollout.rewards, no_bootstrap, rollout.ends, self.gamma, rollout.valid)
+        signal = self._signal(rollout)
+        episodes = Episodes.of(rollout)
+        returns, alive = episodes.columns(signal), episodes.columns(rollout.valid)
+        if self.baseline == "mean":
+            signal = signal - episodes.back(mean_baseline(returns, alive))
+        elif self.baseline == "loo":
+            signal = signal - episodes.back(leave_one_out(returns, alive))
+        elif self.baseline == "optimal":
+            weights = masked_place(rollout.valid, self._squared_scores(rollout))
+            signal = signal - episodes.back(leave_one_out(returns, alive, episodes.columns(weights)))
+        rollout.advantages = signal
+
+    def accumulate_gradient(self, rollout: Rollout, vf_coef: float | None = None) -> Metrics:
+        if self.baseline != "optimal_per_parameter":
+            return super().accumulate_gradient(rollout, vf_coef)
+        actor, _ = split_parameters(self.policy)
+        gradient = self._per_parameter_gradient(rollout, actor)
+        entropy_alone = copy.copy(rollout)
+        entropy_alone.advantages = th.zeros_like(rollout.advantages)
+        metrics = super().accumulate_gradient(entropy_alone, vf_coef)
+        for p, g in zip(actor.values(), gradient.split([p.numel() for p in actor.values()]), strict=True):
+            p.grad = g.view_as(p) if p.grad is None else p.grad + g.view_as(p)
+        return metrics
+
+    def update(self, rollout: Rollout) -> Metrics:
+        actor, _ = split_parameters(self.policy)
+        metrics = self.accumulate_gradient(rollout)
+        loss = metrics["loss"]
+        assert isinstance(loss, Tensor)
+        stepped = gradient_step(self.policy.optimizer, actor, self.max_grad_norm, loss, self._n_updates)
+        self._n_updates += 1
+        if self.baseline == "optimal_per_parameter":  # every parameter has a loss of its own
+            del metrics["loss"], metrics["policy_loss"]
+        return {**metrics, **self.spread(), **stepped}
+
+    def _signal(self, rollout: Rollout) -> Tensor:
+        """The returns, standardised over the batch if asked for, zero in rows that are not valid."""
+        return standardize(rollout.returns, rollout.valid) if self.normalize_returns else rollout.returns
+
+    def _squared_scores(self, rollout: Rollout) -> Tensor:
+        """‖∇_θ log π‖² of every valid row, in the order of ``valid.nonzero()``."""
+        actor, _ = split_parameters(self.policy)
+        observations = map_tensors(lambda x: x[rollout.valid], rollout.observations)
+        actions = rollout.actions[rollout.valid]
+        return map_scores(lambda g: g.square().sum(dim=1), self.policy, actor, observations, actions, self.action_space)
+
+    def _per_parameter_gradient(self, rollout: Rollout, actor: dict[str, th.nn.Parameter]) -> Tensor:
+        """
+        −(1/E) Σ_i Σ_t w_t ∇log π(a_it|s_it) ∘ (G_it − b_it) with a baseline b_it of its own for every parameter, ``[P]``.
+
+        In blocks of steps: all episodes' scores at the same step are needed together.
+        """
+        self.policy.set_training_mode(False)
+        episodes = Episodes.of(rollout)
+        signal, alive = episodes.columns(self._signal(rollout)), episodes.columns(rollout.valid)
+        discounts = episodes.columns(
+            episodes.discounts(self.gamma if self.discount_state_weighting else 1.0, rollout.rewards.dtype)
+        )
+        size = sum(p.numel() for p in actor.values())
+        total = th.zeros(size, dtype=signal.dtype, device=self.device)
+        fallback = mean_of_others(signal, alive)
+        block = max(1, MAX_NUMBERS // (len(episodes) * size))
+        row_of = th.full(alive.shape, -1, device=self.device)
+        row_of[episodes.step, episodes.number] = th.arange(len(episodes.step), device=self.device)
+        observations = map_tensors(lambda x: x[rollout.valid], rollout.observations)
+        actions = rollout.actions[rollout.valid]
+        for start in range(0, len(alive), block):
+            b = slice(start, start + block)
+            rows = row_of[b][alive[b]]
+            picked = map_tensors(lambda x, rows=rows: x[rows], observations)
+            scores = map_scores(lambda g: g, self.policy, actor, picked, actions[rows], self.action_space)
+            score = masked_place(alive[b], scores)  # [block, E, P]
+            baseline = leave_one_out(signal[b], alive[b], score.square(), fallback)
+            total += (discounts[b, :, None] * score * (signal[b, :, None] - baseline)).sum(dim=(0, 1))
+        self.policy.set_training_mode(True)
+        return -total / len(episodes)
+
+
+def masked_place(where: Tensor, values: Tensor) -> Tensor:
+    """Zeros shaped as ``where`` (plus the trailing shape of ``values``), with ``values`` at its true entries."""
+    result = values.new_zeros(*where.shape, *values.shape[1:])
+    result[where] = values
+    return result

@@ -1,0 +1,48 @@
+"""The two trust-region problems: the policy's surrogate within a KL divergence, the critic's error within its own change."""
+
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor
+
+from sb3_pgx.core.distributions import family_of, packed
+from sb3_pgx.core.rollout import Observations, as_policy_input
+from sb3_pgx.stages.trust_region import Problem
+
+
+def _distribution(policy: ActorCriticPolicy, observations: Observations) -> Tensor:
+    return packed(policy.get_distribution(observations))
+
+
+def _surrogate(policy: ActorCriticPolicy, _: Tensor, advantages: Tensor, actions: Tensor, log_prob: Tensor) -> Tensor:
+    """A π(a|s) / π_old(a|s)."""
+    now = policy.action_dist.log_prob(as_policy_input(actions, policy.action_space))
+    return advantages * (now - log_prob).exp()
+
+
+def _fisher(policy: ActorCriticPolicy, parameters: Tensor, tangents: Tensor) -> Tensor:
+    return family_of(policy.action_dist).fisher(parameters, tangents)
+
+
+def _kl(policy: ActorCriticPolicy, old: Tensor, new: Tensor) -> Tensor:
+    return family_of(policy.action_dist).kl(old, new)
+
+
+def _values(policy: ActorCriticPolicy, observations: Observations) -> Tensor:
+    return policy.predict_values(observations)
+
+
+def _negative_error(_: ActorCriticPolicy, values: Tensor, returns: Tensor) -> Tensor:
+    return -(values.flatten() - returns).square()
+
+
+def _identity(_: ActorCriticPolicy, __: Tensor, tangents: Tensor) -> Tensor:
+    return tangents
+
+
+def _squared_change(_: ActorCriticPolicy, old: Tensor, new: Tensor) -> Tensor:
+    return (new - old).flatten().square()
+
+
+# Data: advantages, actions, and log π(a|s) when they were taken. The divergence is KL(π_old‖π), summed over the action.
+POLICY = Problem(_distribution, _surrogate, 3, _fisher, _kl)
+# Data: returns. The divergence is (V − V_old)².
+CRITIC = Problem(_values, _negative_error, 1, _identity, _squared_change)

@@ -1,1 +1,0 @@
-"""The pipeline that every algorithm shares, on Stable-Baselines3: collect, evaluate, estimate, update, report."""

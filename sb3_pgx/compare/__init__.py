@@ -1,5 +1,0 @@
-"""Comparisons of algorithms over many seeds, and the learning claims of this package."""
-
-from sb3_pgx.compare.comparison import Comparison, compare
-
-__all__ = ["Comparison", "compare"]

@@ -1,0 +1,1 @@
+"""The nouns: rollouts and SB3's view of them, policies, distributions, schedules, argument checks."""

@@ -1,0 +1,290 @@
+"""
+What SB3's policies lack: actors without a critic, bounded and state-dependent standard deviations, and knowledge of
+which parameters the action distribution depends on.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
+from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+
+from sb3_pgx.core.distributions import Choice, release_graph
+from sb3_pgx.core.rollout import Observations, map_tensors
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+STD_OPTIONS = ("log_std_bounds", "state_dependent_std")
+
+
+class GaussianStdMixin(ActorCriticPolicy):
+    """
+    Two options for Gaussian policies (Box actions, no gSDE), for ``policy_kwargs``.
+
+    :param log_std_bounds: lowest and highest log σ, which is low + (high − low) sigmoid(x) then. The bound is smooth, with
+        a gradient everywhere: a hard clamp would hold a parameter forever once it has left the interval
+    :param state_dependent_std: log σ is a linear function of the actor's last hidden layer instead of a free parameter
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        log_std_bounds: tuple[float, float] | None = None,
+        state_dependent_std: bool = False,
+        **kwargs: Any,
+    ):
+        self.log_std_bounds, self.state_dependent_std = log_std_bounds, state_dependent_std
+        super().__init__(*args, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        if self.log_std_bounds is None and not self.state_dependent_std:
+            return
+        if not isinstance(self.action_space, spaces.Box) or self.use_sde:
+            raise ValueError(f"{' and '.join(STD_OPTIONS)} are for Gaussian policies: Box actions, use_sde=False")
+        initial = self._unbounded(self.log_std_init)
+        if self.state_dependent_std:
+            del self.log_std
+            self.log_std_net = nn.Linear(self.mlp_extractor.latent_dim_pi, get_action_dim(self.action_space))
+            if self.ortho_init:
+                self.init_weights(self.log_std_net, gain=0.01)
+            nn.init.constant_(self.log_std_net.bias, initial)
+        else:
+            nn.init.constant_(self.log_std, initial)
+        restart_optimizer(self, lr_schedule(1))
+
+    def _unbounded(self, log_std: float) -> float:
+        """Inverse of the bound, so that training starts at ``log_std_init``."""
+        if self.log_std_bounds is None:
+            return log_std
+        low, high = self.log_std_bounds
+        if not (np.isfinite([low, high]).all() and low < log_std < high):
+            raise ValueError(f"log_std_bounds={self.log_std_bounds} must be finite and enclose log_std_init={log_std}")
+        return float(np.log((log_std - low) / (high - log_std)))
+
+    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Any:
+        if self.log_std_bounds is None and not self.state_dependent_std:
+            return super()._get_action_dist_from_latent(latent_pi)
+        log_std = self.log_std_net(latent_pi) if self.state_dependent_std else self.log_std
+        if self.log_std_bounds is not None:
+            low, high = self.log_std_bounds
+            log_std = low + (high - low) * th.sigmoid(log_std)
+        return self.action_dist.proba_distribution(self.action_net(latent_pi), log_std)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        # SB3's own list lacks share_features_extractor, so that a policy saved without sharing loads with it.
+        return {
+            **super()._get_constructor_parameters(),
+            "share_features_extractor": self.share_features_extractor,
+            **{name: getattr(self, name) for name in STD_OPTIONS},
+        }
+
+
+class ActorMixin(GaussianStdMixin):
+    """
+    A policy without a critic: no value network is built, and ``predict_values`` returns zeros.
+
+    ``net_arch`` and ``share_features_extractor`` are accepted as SB3's policies take them; their critic part is ignored.
+    """
+
+    def __init__(self, *args: Any, share_features_extractor: bool = True, **kwargs: Any):
+        super().__init__(*args, share_features_extractor=True, **kwargs)
+
+    def _build_mlp_extractor(self) -> None:
+        layers = self.net_arch.get("pi", []) if isinstance(self.net_arch, dict) else self.net_arch
+        self.mlp_extractor = MlpExtractor(
+            self.features_dim, net_arch=dict(pi=layers, vf=[]), activation_fn=self.activation_fn, device=self.device
+        )
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        self.value_net = NoCritic()  # type: ignore[assignment]
+        restart_optimizer(self, lr_schedule(1))
+
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
+        first = next(iter(obs.values())) if isinstance(obs, dict) else obs
+        return th.zeros(len(first), 1, device=first.device)
+
+
+class NoCritic(nn.Module):
+    """Stands where SB3's policies have their value network: V = 0."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return latent.new_zeros(len(latent), 1)
+
+
+class GaussianStdPolicy(GaussianStdMixin, ActorCriticPolicy):
+    """SB3's ``MlpPolicy`` with the options of :class:`GaussianStdMixin`."""
+
+
+class GaussianStdCnnPolicy(GaussianStdMixin, ActorCriticCnnPolicy):
+    """SB3's ``CnnPolicy`` with the options of :class:`GaussianStdMixin`."""
+
+
+class GaussianStdMultiInputPolicy(GaussianStdMixin, MultiInputActorCriticPolicy):
+    """SB3's ``MultiInputPolicy`` with the options of :class:`GaussianStdMixin`."""
+
+
+class ActorPolicy(ActorMixin, ActorCriticPolicy):
+    """SB3's ``MlpPolicy`` without a critic."""
+
+
+class ActorCnnPolicy(ActorMixin, ActorCriticCnnPolicy):
+    """SB3's ``CnnPolicy`` without a critic."""
+
+
+class ActorMultiInputPolicy(ActorMixin, MultiInputActorCriticPolicy):
+    """SB3's ``MultiInputPolicy`` without a critic."""
+
+
+_WITH_STD_OPTIONS: dict[type, type[ActorCriticPolicy]] = {
+    ActorCriticPolicy: GaussianStdPolicy,
+    ActorCriticCnnPolicy: GaussianStdCnnPolicy,
+    MultiInputActorCriticPolicy: GaussianStdMultiInputPolicy,
+}
+
+
+def policy_class_for(policy_class: Any, policy_kwargs: dict[str, Any]) -> Any:
+    """
+    SB3's own class, or ours where ``policy_kwargs`` ask for one of its options.
+
+    :raises ValueError: a class of the user's own is asked for one of the options
+    """
+    asked = [policy_kwargs.get(name) for name in STD_OPTIONS if name in policy_kwargs]
+    if not asked or (isinstance(policy_class, type) and issubclass(policy_class, GaussianStdMixin)):
+        return policy_class
+    if policy_class not in _WITH_STD_OPTIONS:
+        if not any(asked):
+            return policy_class
+        raise ValueError(
+            f"{policy_class.__name__} does not take {' and '.join(STD_OPTIONS)}: derive it from "
+            "sb3_pgx.core.policies.GaussianStdPolicy, or leave them out."
+        )
+    return _WITH_STD_OPTIONS[policy_class]
+
+
+def mean_std(policy: ActorCriticPolicy, observations: Observations) -> Tensor | float | None:
+    """
+    The mean standard deviation of a Box policy: of the parameter that SB3 logs, or, with our own options, over the
+    observations ``[B, *obs]``; ``None`` where there is none.
+    """
+    log_std = getattr(policy, "log_std", None)
+    bounded = getattr(policy, "log_std_bounds", None) is not None
+    if log_std is not None and not bounded:
+        values = log_std.detach().exp().flatten().tolist()  # the mean of few numbers is found faster than torch's mean
+        return sum(values) / len(values)
+    if not isinstance(policy.action_dist, DiagGaussianDistribution):
+        return None
+    with th.no_grad():
+        distribution: Any = policy.get_distribution(observations).distribution
+    return distribution.stddev.mean()
+
+
+def restart_optimizer(policy: ActorCriticPolicy, learning_rate: float) -> None:
+    """Give the policy a fresh optimizer of its class over the parameters that it has now."""
+    policy.optimizer = policy.optimizer_class(policy.parameters(), lr=learning_rate, **policy.optimizer_kwargs)  # type: ignore[call-arg]
+
+
+def follow_parameters(optimizer: th.optim.Optimizer, before: Mapping[str, nn.Parameter], policy: nn.Module) -> None:
+    """
+    If all of the policy's parameters have been replaced, as ``load_state_dict(assign=True)`` does, let its optimizer move the
+    new ones, moments included.
+
+    :param optimizer: the policy's
+    :param before: the policy's parameters when they were looked at last, by name
+    :param policy: as it is now
+    """
+    now, names = dict(policy.named_parameters()), {id(p): name for name, p in before.items()}
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    known = {id(p) for p in now.values()}
+    if any(id(p) in known or names.get(id(p)) not in now for p in held):
+        return
+    for group in optimizer.param_groups:
+        group["params"] = [now[names[id(p)]] for p in group["params"]]
+    for p in held:
+        if p in optimizer.state:
+            optimizer.state[now[names[id(p)]]] = optimizer.state.pop(p)
+
+
+def leave_out(optimizer: th.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Take ``parameters`` out of an optimizer, with the state that some optimizers make at once."""
+    members = {id(p) for p in parameters.values()}
+    for group in optimizer.param_groups:
+        group["params"] = [p for p in group["params"] if id(p) not in members]
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+    for p in parameters.values():
+        optimizer.state.pop(p, None)
+
+
+def is_sb3s(policy: Any, *methods: str) -> bool:
+    """Whether neither class nor object has methods of its own in the place of these of SB3's ``ActorCriticPolicy``."""
+    return all(_stands_for(getattr(type(policy), name, None), name) and name not in vars(policy) for name in methods)
+
+
+def _stands_for(method: Any, name: str) -> bool:
+    return method is getattr(ActorCriticPolicy, name) or getattr(method, "samples_as_sb3", False)
+
+
+def samples_as_sb3(method: Method) -> Method:
+    """Says of a policy's method that the actions that come of it are those that SB3's own method would give."""
+    method.samples_as_sb3 = True  # type: ignore[attr-defined]
+    return method
+
+
+@contextmanager
+def unchecked(policy: ActorCriticPolicy) -> Iterator[None]:
+    """
+    Within this context ``evaluate_actions`` works on a :class:`~sb3_pgx.core.distributions.Choice`, where both it and the
+    distribution are SB3's. It is for callers that refuse results that are not finite.
+    """
+    before = policy.action_dist
+    if type(before) is CategoricalDistribution and is_sb3s(policy, "evaluate_actions", "_get_action_dist_from_latent"):
+        policy.action_dist = Choice(before.action_dim)
+    try:
+        yield
+    finally:
+        policy.action_dist = before
+
+
+def split_parameters(policy: ActorCriticPolicy) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """
+    The parameters that the action distribution depends on, and those that the value depends on; shared ones are in both.
+
+    Found by differentiating, not by name: a custom policy may call its layers what it likes.
+
+    :return: actor's and critic's parameters by name
+    """
+    device, space = policy.device, policy.observation_space
+
+    def example(space: spaces.Space) -> Tensor:
+        return th.zeros((1, *(space.shape or ())), dtype=th.as_tensor(np.zeros(0, space.dtype)).dtype, device=device)
+
+    observation: Any = map_tensors(example, dict(space.spaces) if isinstance(space, spaces.Dict) else space)
+    training = policy.training
+    policy.set_training_mode(False)
+    try:
+        with th.no_grad():
+            action = policy.get_distribution(observation).mode()
+        values, log_prob, entropy = policy.evaluate_actions(observation, action)
+    finally:
+        policy.set_training_mode(training)
+    target = log_prob.sum() if entropy is None else log_prob.sum() + entropy.sum()
+    release_graph(policy)
+    return depends_on(target, policy), depends_on(values.sum(), policy)
+
+
+def depends_on(output: Tensor, policy: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of ``policy`` that ``output`` was computed from, by name."""
+    named = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+    if not output.requires_grad:
+        return {}
+    gradients = th.autograd.grad(output, list(named.values()), retain_graph=True, allow_unused=True)
+    return {name: p for (name, p), g in zip(named.items(), gradients, strict=True) if g is not None}

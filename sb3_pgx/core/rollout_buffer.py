@@ -1,0 +1,513 @@
+"""
+SB3's rollout buffers as an interface to a :class:`~sb3_pgx.core.rollout.Rollout`: a live view that people may write to, and
+the feeding of buffer classes of their own.
+"""
+
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_obs_shape
+
+from sb3_pgx.core.deferred_values import StepEvaluation
+from sb3_pgx.core.rollout import Batch, OwnBatch, Rollout, map_tensors
+from sb3_pgx.core.spaces import kept_action_type, kept_type
+from sb3_pgx.stages.collect import Recorder
+
+# SB3's arrays that an update may learn from, and what they are called in a rollout.
+LEARNED = {
+    "observations": "observations",
+    "actions": "actions",
+    "values": "values",
+    "log_probs": "log_prob",
+    "advantages": "advantages",
+    "returns": "returns",
+}
+COLUMNS = (*LEARNED, "rewards", "episode_starts")
+_NAMES = frozenset(COLUMNS)
+BRIEF = ("values", "log_probs")  # known for some rows while a rollout is collected, if somebody asks
+
+
+class Column:
+    """
+    An array of a :class:`RolloutView`, made when somebody first has it in hand. From then on it may have been written to.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, buffer: Any, owner: type | None = None) -> Any:
+        if buffer is None:
+            return self
+        arrays = vars(buffer)
+        if self.name not in arrays:
+            arrays[self.name] = buffer.present(self.name)
+        return arrays[self.name]
+
+    def __set__(self, buffer: Any, array: Any) -> None:
+        if self.name in buffer.unlearned:
+            raise ValueError(not_learned(self.name))
+        vars(buffer)[self.name] = array
+
+
+class RolloutView(RolloutBuffer):
+    """
+    SB3's ``RolloutBuffer``, live: row t appears after ``on_step`` of step t, and what stands in the arrays when the update
+    starts is what is learned from, whoever wrote it and however: in place, by assignment, through ``add``, or by
+    ``compute_returns_and_advantage``.
+
+    Names, shapes and meaning are SB3's; the rewards of truncated steps contain γ V(final observation). Two types differ:
+    observations keep what the policy acted on (``VecNormalize`` makes floats of whole numbers), and actions of a Box are
+    floats. ``valid`` (``[T, N]``) marks the rows that count; ``get`` yields only these.
+
+    Nothing is copied or computed for arrays that nobody touches. A rollout of whole episodes may outgrow its arrays while it
+    is collected: ask the buffer for them at each step.
+    """
+
+    observations = Column()
+    actions = Column()
+    rewards = Column()
+    episode_starts = Column()
+    values = Column()
+    log_probs = Column()
+    advantages = Column()
+    returns = Column()
+
+    refuses_rows: str | None = None  # why the algorithm cannot learn from rows that a caller adds
+    unlearned: tuple[str, ...] = ()  # arrays that the algorithm does not learn from
+    _recorder: Recorder | None = None  # of the rollout under way
+    _policy: ActorCriticPolicy  # that acts
+    _rollout: Rollout | None = None  # that has been collected
+    _estimate: Callable[[Rollout], None] | None = None  # of an algorithm whose estimate is not SB3's
+    _last_dones: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All arrays, without the model that they belong to."""
+        for name in COLUMNS:
+            getattr(self, name)
+        return {**vars(self), "_recorder": None, "_policy": None, "_estimate": None}
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        for name in COLUMNS:
+            vars(self).pop(name, None)
+        self.pos, self.full, self.generator_ready = 0, False, False
+        self._recorder = self._rollout = self._last_dones = None
+        self._originals: dict[str, Any] = {}  # copies of presented arrays, to see what has been written into them
+
+    # ------------------------------------------------------------------------------------------------ for collection
+
+    def follow(self, recorder: Recorder, policy: ActorCriticPolicy, gamma: float) -> None:
+        """
+        Forget all rows, and show those of a rollout while it is collected.
+
+        :param recorder: which keeps them
+        :param policy: that acts
+        :param gamma: discount factor of bootstrapped rewards
+        """
+        self.reset()
+        self.buffer_size, self._recorder, self._policy, self._gamma = recorder.capacity, recorder, policy, gamma
+
+    def follow_policy(self, policy: ActorCriticPolicy) -> None:
+        """:param policy: that acts from now on"""
+        self._policy = policy
+
+    def recorded(self) -> None:
+        """Take note of a new row: arrays that somebody has in hand get it, too."""
+        row, self.pos = self.pos, self.pos + 1
+        for name in self._held():
+            for arrays in (vars(self), self._originals):
+                if name in arrays:
+                    arrays[name] = map_tensors(lambda x: x if row < len(x) else doubled(x), arrays[name])
+            array = vars(self)[name]
+            if name == "observations":  # which may have to hold other types than at first
+                array = vars(self)[name] = as_types_of(self._recorder.observations, array)  # type: ignore[union-attr]
+            self._write(name, array, slice(row, row + 1))
+            for into, written in pairs(self._originals.get(name), array) if name in self._originals else ():
+                into[row] = written[row]
+
+    def collected(self, rollout: Rollout) -> bool:
+        """
+        Give a collected rollout what callbacks have written into its rows.
+
+        :param rollout: not yet evaluated
+        :return: whether somebody has any array in hand, so that its returns have to be computed from what stands there
+        """
+        held, n_steps = self._held(), rollout.shape[0]
+        for arrays in (vars(self), self._originals):
+            for name in held & arrays.keys():
+                arrays[name] = map_tensors(lambda x: x[:n_steps], arrays[name])
+        self._check_unlearned()
+        self.buffer_size, self.pos, self.full = n_steps, n_steps, True
+        if not held.isdisjoint(BRIEF):
+            values, log_probs = (th.as_tensor(getattr(self, name), device=rollout.rewards.device) for name in BRIEF)
+            rollout.given = {t: (values[t], log_probs[t]) for t in range(n_steps)}
+        self._read(rollout, held - {*BRIEF, "advantages", "returns"})
+        return bool(held)
+
+    def show(self, rollout: Rollout, gamma: float, estimate: Callable[[Rollout], None] | None = None) -> None:
+        """
+        Present a rollout as a full buffer.
+
+        :param rollout: evaluated, and estimated unless :meth:`compute_returns_and_advantage` is to follow
+        :param gamma: discount factor of bootstrapped rewards
+        :param estimate: of an algorithm whose returns and advantages are not those of SB3's buffer
+        """
+        self._recorder, self._rollout, self._gamma, self._estimate = None, rollout, gamma, estimate
+        self.buffer_size, self.n_envs = rollout.shape
+        for name in ("advantages", "returns"):
+            vars(self).pop(name, None)
+        self.pos, self.full, self.generator_ready = self.buffer_size, True, False
+
+    # ------------------------------------------------------------------------------------------------ for the update
+
+    def rollout(self, device: th.device) -> Rollout:
+        """
+        Return what the update learns from.
+
+        :param device: the model's
+        :raises ValueError: rows are missing, an array has another shape than SB3's, or something was written that the
+            algorithm does not learn from
+        """
+        if not self.full:
+            raise ValueError(
+                f"the rollout buffer holds {self.pos} of {self.buffer_size} steps: call learn(), or fill it with add() and "
+                "compute_returns_and_advantage() before train()."
+            )
+        if self._rollout is None:
+            self._rollout = rollout_of(self, self._last_dones, device)
+            self._originals["rewards"] = np.array(self.rewards, np.float32)
+        else:
+            self._check_unlearned()
+            self._read(self._rollout, self._held())
+        return self._rollout
+
+    @property
+    def observations_in_hand(self) -> bool:
+        """Whether somebody may have changed observations or actions."""
+        return not self._held().isdisjoint(("observations", "actions"))
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Which rows count, ``[T, N]``."""
+        if self._rollout is None:
+            return np.ones((self.buffer_size, self.n_envs), bool)
+        return to_numpy(self._rollout.valid)
+
+    # ------------------------------------------------------------------------------------------------ SB3's interface
+
+    def add(
+        self,
+        obs: Any,
+        action: np.ndarray,
+        reward: np.ndarray,
+        episode_start: np.ndarray,
+        value: th.Tensor,
+        log_prob: th.Tensor,
+    ) -> None:
+        """
+        Add a row, as to SB3's buffer: its reward is learned from as it is.
+
+        :raises ValueError: the algorithm needs more of a row than this
+        """
+        if self.refuses_rows is not None:
+            raise ValueError(f"rollout_buffer.add: {self.refuses_rows}")
+        if self.pos == 0:
+            self.observations = self._rows_for(obs)
+            self.actions = self._empty("actions")
+        super().add(obs, action, reward, episode_start, value, log_prob)
+
+    def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
+        """
+        SB3's generalised advantage estimates, from what stands in the arrays. An algorithm that estimates in a way of its own
+        does so again, from the rewards that stand there.
+
+        :param last_values: V of the observations after the last row, ``[N]`` or ``[N, 1]``
+        :param dones: whether an episode ended in the last row, ``[N]``
+        """
+        if self._estimate is None or self._rollout is None:
+            self._last_dones = np.array(dones)
+            super().compute_returns_and_advantage(last_values, dones)
+            return
+        self._read(self._rollout, self._held() - {"advantages", "returns"})
+        self._estimate(self._rollout)
+        for name in ("advantages", "returns"):
+            vars(self).pop(name, None)
+
+    def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
+        """As SB3's, over the valid rows in one random order."""
+        assert self.full, "the rollout is not complete"
+        if not self.generator_ready:
+            for name in LEARNED:
+                vars(self)[name] = map_tensors(self.swap_and_flatten, getattr(self, name))
+                if name in self._originals:
+                    self._originals[name] = map_tensors(self.swap_and_flatten, self._originals[name])
+            self.generator_ready = True
+        rows = np.flatnonzero(self.valid.T)
+        order = rows[np.random.permutation(len(rows))]
+        for start in range(0, len(order), batch_size or max(len(order), 1)):
+            yield self._get_samples(order[start : start + (batch_size or len(order))])
+
+    # ------------------------------------------------------------------------------------------------ presenting
+
+    def present(self, name: str) -> Any:
+        """Return an array as it stands before anybody has had it in hand."""
+        if self._rollout is not None:
+            array = self._of_rollout(name, self._rollout)
+        elif self._recorder is not None:
+            array = self._of_recorder(name, self._recorder)
+        else:
+            array = self._empty(name)
+        if name == "rewards" or name in self.unlearned:
+            self._originals[name] = map_tensors(np.copy, array)
+        return array
+
+    def _of_rollout(self, name: str, rollout: Rollout) -> Any:
+        if name == "rewards":
+            return to_numpy(shown_rewards(rollout, self._gamma))
+        if name == "episode_starts":
+            return to_numpy(rollout.episode_starts.float())
+        if not hasattr(rollout, LEARNED[name]):
+            return self._empty(name)
+        return map_tensors(to_numpy, getattr(rollout, LEARNED[name]))
+
+    def _of_recorder(self, name: str, recorder: Recorder) -> Any:
+        kept = getattr(recorder, name, None) if name in ("observations", "actions") else None
+        array = self._empty(name) if kept is None else map_tensors(np.zeros_like, kept)
+        if self.pos > 0:
+            self._write(name, array, slice(self.pos))
+        return array
+
+    def _empty(self, name: str) -> Any:
+        """Zeros, as SB3's buffer has them before anything is known."""
+        leading = (self.buffer_size, self.n_envs)
+        if name == "actions":
+            return np.zeros((*leading, self.action_dim), kept_action_type(self.action_space))
+        if name == "observations":
+            space = self.observation_space
+            parts = space.spaces if isinstance(space, spaces.Dict) else space
+            return map_tensors(lambda part: np.zeros((*leading, *get_obs_shape(part)), part.dtype), parts)
+        return np.zeros(leading, np.float32)
+
+    def _rows_for(self, obs: Any) -> Any:
+        """Return room for observations such as these, in types that hold them."""
+        arrays = self._empty("observations")
+        if not isinstance(arrays, dict):
+            return arrays.astype(kept_type(np.asarray(obs), self.observation_space))
+        parts = self.observation_space.spaces  # type: ignore[attr-defined]
+        return {key: array.astype(kept_type(np.asarray(obs[key]), parts[key])) for key, array in arrays.items()}
+
+    def _write(self, name: str, array: Any, rows: slice) -> None:
+        """Bring rows of a presented array up to date while the rollout is collected."""
+        recorder = self._recorder
+        assert recorder is not None
+        if name in ("observations", "actions"):
+            for into, kept in pairs(array, getattr(recorder, name)):
+                into[rows] = kept[rows]
+        elif name == "episode_starts":
+            array[rows] = recorder.episode_starts[rows]
+        elif name == "rewards":
+            array[rows] = recorder.rewards[rows]
+            for t in range(rows.stop)[rows]:
+                for index, observation in recorder.truncated_in(t):
+                    array[t, index] += self._gamma * final_value(self._policy, observation)
+        elif name in BRIEF:
+            for t in range(rows.stop)[rows]:
+                if t not in recorder.given:
+                    observations = map_tensors(lambda x, t=t: x[t], recorder.observations)
+                    values, log_prob = StepEvaluation(self._policy, observations, recorder.actions[t]).computed()
+                    recorder.given[t] = values.flatten(), log_prob.flatten()
+                array[t] = to_numpy(recorder.given[t][BRIEF.index(name)])
+
+    # ------------------------------------------------------------------------------------------------ reading back
+
+    def _held(self) -> set[str]:
+        """Arrays that somebody may have written to."""
+        return vars(self).keys() & _NAMES
+
+    def _read(self, rollout: Rollout, names: Iterable[str]) -> None:
+        """Give the rollout what stands in some of the arrays."""
+        for name in names:
+            array = vars(self)[name]
+            if name == "rewards":
+                known = rollout.rewards
+                written = (array, self._originals[name])
+                now, before = (as_rows(name, x, known, rollout.shape, known.device) for x in written)
+                if not th.equal(now, before):  # the rollout's own contain no bootstrapped value
+                    rollout.rewards = rollout.rewards + (now - before)
+                    self._originals[name] = np.array(array, np.float32)
+            elif name == "episode_starts":
+                known = rollout.episode_starts
+                rollout.episode_starts = as_rows(name, array, known, rollout.shape, known.device)
+            else:
+                like, device = getattr(rollout, LEARNED[name], None), rollout.rewards.device
+                rows = learned_rows(name, array, like, rollout.shape, device, self.generator_ready)
+                setattr(rollout, LEARNED[name], rows)
+
+    def _check_unlearned(self) -> None:
+        """:raises ValueError: somebody has written into an array that the algorithm does not learn from"""
+        for name in self._held().intersection(self.unlearned):
+            if not all(map(np.array_equal, *zip(*pairs(vars(self)[name], self._originals[name]), strict=True))):
+                raise ValueError(not_learned(name))
+
+
+class DictRolloutView(RolloutView, DictRolloutBuffer):
+    """:class:`RolloutView` for dictionary observations."""
+
+
+class FedBuffer:
+    """
+    A buffer class of the user's own, to which each row is added as SB3 adds it.
+
+    :param buffer: with SB3's ``reset``, ``add``, ``compute_returns_and_advantage`` and ``get``
+    """
+
+    def __init__(self, buffer: RolloutBuffer):
+        self.users = buffer
+
+    def follow(self, recorder: Recorder, policy: ActorCriticPolicy, gamma: float) -> None:
+        """As that of :class:`RolloutView`."""
+        self.users.reset()
+        self._recorder, self._policy, self._gamma = recorder, policy, gamma
+
+    def follow_policy(self, policy: ActorCriticPolicy) -> None:
+        """As that of :class:`RolloutView`."""
+        self._policy = policy
+
+    def recorded(self) -> None:
+        """Add the newest row, with γ V(final observation) in the rewards of truncated episodes."""
+        recorder, t = self._recorder, self._recorder.size - 1
+        rewards = recorder.rewards[t].copy()
+        for index, observation in recorder.truncated_in(t):
+            rewards[index] += self._gamma * final_value(self._policy, observation)
+        values, log_prob = recorder.given[t]
+        row = map_tensors(lambda x: x[t], recorder.observations)
+        self.users.add(row, recorder.actions[t], rewards, recorder.episode_starts[t], values[:, None], log_prob)
+
+
+def final_value(policy: ActorCriticPolicy, observation: Any) -> float:
+    """Return V of one observation, as SB3 computes it."""
+    with th.no_grad():
+        return float(policy.predict_values(policy.obs_to_tensor(observation)[0]))
+
+
+def shown_rewards(rollout: Rollout, gamma: float) -> th.Tensor:
+    """Return the rewards as SB3's buffer holds them, ``[T, N]``: γ V(final observation) is added where truncated."""
+    if not hasattr(rollout, "next_values"):
+        return rollout.rewards.clone()
+    return rollout.rewards + gamma * rollout.next_values * rollout.truncated
+
+
+def rollout_of(buffer: RolloutBuffer, dones: np.ndarray | None, device: th.device) -> Rollout:
+    """
+    Return the rows that somebody has added to a buffer. All that is known of their episodes is where they begin.
+
+    :param buffer: a full one with SB3's arrays
+    :param dones: whether an episode ended in the last row, ``[N]``; ``None``: not known
+    :param device: the model's
+    """
+    starts = th.as_tensor(np.array(buffer.episode_starts, bool), device=device)
+    ends = th.cat([starts[1:], th.as_tensor(np.zeros(buffer.n_envs, bool) if dones is None else dones, device=device)[None]])
+    rollout = Rollout(
+        observations=None,  # type: ignore[arg-type]
+        actions=None,  # type: ignore[arg-type]
+        rewards=th.as_tensor(np.array(buffer.rewards, np.float32), device=device),
+        terminated=ends,
+        truncated=th.zeros_like(ends),
+        valid=th.ones_like(ends),
+        episode_starts=starts,
+        final_observations=None,
+        last_observations=None,  # type: ignore[arg-type]
+    )
+    for name, attribute in LEARNED.items():
+        array = getattr(buffer, name)
+        setattr(rollout, attribute, learned_rows(name, array, None, rollout.shape, device, buffer.generator_ready))
+    rollout.last_observations = map_tensors(lambda x: x[-1], rollout.observations)
+    return rollout
+
+
+def learned_rows(name: str, array: Any, like: Any, shape: tuple[int, int], device: th.device, flattened: bool) -> Any:
+    """Return one of the arrays that are learned from as tensors ``[T, N, ...]``; SB3's ``get`` leaves them flattened."""
+    if isinstance(array, dict):
+        parts = {key: None if like is None else like[key] for key in (like or array)}
+        return {key: learned_rows(name, array[key], part, shape, device, flattened) for key, part in parts.items()}
+    if flattened:
+        array = np.reshape(array, (shape[1], shape[0], *np.shape(array)[1:])).swapaxes(0, 1)
+    return as_rows(name, array, like, shape, device)
+
+
+def as_rows(name: str, array: Any, like: th.Tensor | None, shape: tuple[int, int], device: th.device) -> th.Tensor:
+    """
+    Return an array as a tensor ``[T, N, ...]``.
+
+    :param name: of the array, for the error
+    :param array: an array or a tensor
+    :param like: of the shape and type that are wanted; observations and actions may have types of their own; ``None``: unknown
+    :param shape: T and N
+    :param device: where it is wanted
+    :raises ValueError: it has another shape
+    """
+    values = array.numpy(force=True) if isinstance(array, th.Tensor) else np.asarray(array)
+    own = name in ("observations", "actions")
+    rest = like.shape[2:] if like is not None else values.shape[2:] if own else ()
+    try:
+        values = values.reshape(*shape, *rest)
+    except ValueError:
+        raise ValueError(
+            f"rollout_buffer.{name} has the shape {values.shape}, and the rollout has {shape[0]} steps of {shape[1]} "
+            "environments: assign an array of the shape that it had"
+        ) from None
+    kind = None if own else th.float32 if like is None else like.dtype
+    return th.as_tensor(np.ascontiguousarray(values), dtype=kind, device=device)
+
+
+def not_learned(name: str) -> str:
+    """Return the sentence for a write that would have no effect."""
+    return (
+        f"rollout_buffer.{name} was written to, and this algorithm does not learn from it: change rewards and observations in "
+        "a wrapper of the environment, or in on_step."
+    )
+
+
+def as_types_of(like: Any, array: Any) -> Any:
+    """Return observations in the types of others."""
+    if isinstance(like, dict):
+        return {key: array[key].astype(x.dtype, copy=False) for key, x in like.items()}
+    return array.astype(like.dtype, copy=False)
+
+
+def doubled(array: np.ndarray) -> np.ndarray:
+    """Return the array with as many zeros after it."""
+    return np.concatenate([array, np.zeros_like(array)])
+
+
+def is_users_own(buffer_class: type[RolloutBuffer] | None) -> bool:
+    """SB3 writes its own two classes into every saved file: they mean that nobody chose one."""
+    return buffer_class not in (None, RolloutBuffer, DictRolloutBuffer)
+
+
+def batches(buffer: RolloutBuffer, batch_size: int | None) -> Generator[Batch, None, None]:
+    """What a user's own buffer class yields, as batches."""
+    for samples in buffer.get(batch_size):
+        yield OwnBatch(
+            observations=samples.observations,
+            actions=samples.actions.reshape(len(samples.old_values), -1),
+            values=samples.old_values,
+            log_prob=samples.old_log_prob,
+            advantages=samples.advantages,
+            returns=samples.returns,
+        )
+
+
+def pairs(one: Any, other: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the arrays of two sets of observations, key by key."""
+    return [(one[k], other[k]) for k in one] if isinstance(one, dict) else [(one, other)]
+
+
+def to_numpy(values: th.Tensor) -> np.ndarray:
+    """A view on the CPU, a copy on CUDA."""
+    return values.numpy(force=True)

@@ -1,0 +1,42 @@
+"""A second policy that follows the one that is trained, step by step."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor
+
+from sb3_pgx.engine.layers import Modules
+
+# From a parameter of the follower, the same of the policy, and the objective's coefficients, to the former's new value.
+FollowerRule = Callable[[Tensor, Tensor, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Follower:
+    """A policy of the same structure as the one that is trained, which the objective may read; no step is taken on it."""
+
+    policy: ActorCriticPolicy  # in evaluation mode
+    modules: Modules  # its layers, as they were looked at last
+    leader: Modules  # those of the policy that is trained
+
+    def pairs(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """All its parameters and buffers, each with that of the policy it follows."""
+        return zip(self.modules.tensors(), self.leader.tensors(), strict=True)
+
+
+def follow(pairs: Iterable[tuple[Tensor, Tensor]], rule: FollowerRule, coefficients: Any, go: Tensor | None = None) -> None:
+    """
+    One step after the policy, in place; whole numbers, such as counters, are copied.
+
+    :param pairs: of a follower's tensor and the policy's
+    :param rule: for fractions
+    :param coefficients: of the objective
+    :param go: on the device, whether to
+    """
+    with th.no_grad():
+        for held, led in pairs:
+            new = rule(held, led, coefficients) if held.is_floating_point() else led
+            held.copy_(new if go is None else th.where(go, new, held))

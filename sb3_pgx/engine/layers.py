@@ -1,0 +1,158 @@
+"""The layers of a policy, remembered: to switch all of them between acting and training, and to see when they have changed."""
+
+from collections.abc import Callable, Iterable
+from itertools import chain
+from operator import attrgetter, is_
+from typing import Any
+
+from stable_baselines3.common.policies import BaseModel
+from torch import Tensor, nn
+
+from sb3_pgx.engine.compiler import signature
+
+# Where torch keeps hooks: those of a layer, those of all layers of the process, and those of a parameter.
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
+_PARAMETER_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+class Modules:
+    """
+    The layers and parameters of one policy.
+
+    ``version`` grows whenever :meth:`look` finds other layers, parameters, hooks, types, devices or layouts than before:
+    what was built from them must be built anew. Plain attributes that a layer reads are compared at the start of a training
+    alone, for some count in them. ``parameters`` are the policy's, by name.
+    """
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.parameters: dict[str, nn.Parameter] = {}
+        self._modules: list[nn.Module] = []
+        self._holders: list[dict[str, Any]] = []  # of children and parameters
+        self._empty: list[dict[str, Any]] = []  # those that hold none
+        self._hooks: list[dict[int, Any]] = []
+        self._held: list[Any] = []
+        self._kinds: tuple[Any, ...] = ()
+        self._layers_hooked = self._hooked = self._plain_train = False
+        self._attributes: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(Modules()) | {"version": self.version}  # whatever is looked at next is new
+
+    def look(self, policy: BaseModel, start: bool = False) -> int:
+        """
+        Compare with what was there before.
+
+        :param policy: whatever is the policy now
+        :param start: of a training: compare attributes, too
+        :return: the version
+        """
+        # The version grows before anything is remembered: an interruption in between must not hide a change.
+        if not (self._modules and self._modules[0] is policy and self._is_known()):
+            self.version += 1
+            self._remember(policy)
+        kinds = signature(self.parameters.values())
+        if kinds != self._kinds:
+            self.version += 1
+            self._kinds = kinds
+        if start:
+            attributes = [_attributes(m) for m in (*self._modules, getattr(policy, "action_dist", None))]
+            self.version += self._attributes not in (None, attributes)
+            self._attributes = attributes
+        return self.version
+
+    def tensors(self) -> list[Tensor]:
+        """Parameters and buffers."""
+        buffers = {id(b): b for m in self._modules for b in m._buffers.values() if b is not None}  # layers may share one
+        return [*self.parameters.values(), *buffers.values()]
+
+    def _is_known(self) -> bool:
+        return self.act_as_before() and self._hooked == self._has_hooks()
+
+    def act_as_before(self) -> bool:
+        """
+        Whether the layers compute what they did at the last :meth:`look`: no layer, parameter or hook has come or gone. Hooks
+        of parameters do not count, which gradients alone meet. It takes a few microseconds, for use at every step.
+        """
+        held = list(chain.from_iterable(map(dict.values, self._holders)))
+        if any(self._empty) or len(held) != len(self._held) or not all(map(is_, held, self._held)):
+            return False
+        return self._layers_hooked == any(self._hooks)
+
+    def _remember(self, policy: BaseModel) -> None:
+        self._modules = list(policy.modules())
+        holders = [holder for m in self._modules for holder in (m._modules, m._parameters)]
+        self._holders, self._empty = [x for x in holders if x], [x for x in holders if not x]
+        self._hooks = [hooks for m in self._modules for hooks in _hooks_of_layer(m)] + _global_hooks()
+        self._held = list(chain.from_iterable(map(dict.values, self._holders)))
+        self.parameters = dict(policy.named_parameters())
+        self._layers_hooked, self._hooked = any(self._hooks), self._has_hooks()
+        self._plain_train = getattr(type(policy), "set_training_mode", None) is BaseModel.set_training_mode and all(
+            type(m).train is nn.Module.train and "train" not in vars(m) for m in self._modules
+        )
+
+    def _has_hooks(self) -> bool:
+        return any(self._hooks) or any(map(any, map(_hooks_of_parameter, self.parameters.values())))
+
+    def train(self, policy: BaseModel, mode: bool) -> None:
+        """Make ``mode`` the mode of the policy and of all its layers, as ``set_training_mode`` does."""
+        if not (self._plain_train and self._modules[0] is policy):
+            policy.set_training_mode(mode)
+            return
+        for module in self._modules:
+            vars(module)["training"] = mode
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks are called when a layer runs or when its own parameters get a gradient, which a graph would not do."""
+    hooks = [*_hooks_of_layer(module), *_global_hooks()]
+    return any(hooks) or any(p is not None and any(_hooks_of_parameter(p)) for p in module._parameters.values())
+
+
+def hooks_are_found() -> bool:
+    """
+    Whether :func:`has_hooks` finds hooks of every kind. It looks where torch keeps them, under private names: with another
+    version of torch it might find none, although there are some.
+    """
+    kinds: list[Callable[[nn.Linear], Any]] = [
+        lambda layer: layer.register_forward_hook(_nothing),
+        lambda layer: layer.register_forward_pre_hook(_nothing),
+        lambda layer: layer.register_full_backward_hook(_nothing),
+        lambda layer: layer.register_full_backward_pre_hook(_nothing),
+        lambda layer: layer.bias.register_hook(_nothing),
+        lambda layer: layer.bias.register_post_accumulate_grad_hook(_nothing),
+    ]
+    for register in kinds:
+        layer = nn.Linear(1, 1, device="meta")
+        register(layer)
+        if not has_hooks(layer):
+            return False
+    return all(hasattr(nn.modules.module, name) for name in _GLOBAL_HOOKS)
+
+
+def _nothing(*_: Any) -> None:
+    """A hook."""
+
+
+def _hooks_of_layer(module: nn.Module) -> list[dict[int, Any]]:
+    return [hooks for name in _HOOKS if (hooks := vars(module).get(name)) is not None]
+
+
+def _global_hooks() -> list[dict[int, Any]]:
+    return [hooks for name in _GLOBAL_HOOKS if (hooks := getattr(nn.modules.module, name, None)) is not None]
+
+
+_hooks_of_parameter: Callable[[Tensor], Iterable[Any]] = (
+    attrgetter(*_PARAMETER_HOOKS) if all(hasattr(Tensor, name) for name in _PARAMETER_HOOKS) else lambda parameter: ()
+)
+
+
+def _attributes(owner: Any) -> dict[str, Any]:
+    """Numbers, strings and the like that belong to a layer, or tuples of them."""
+    values = vars(owner).items() if owner is not None else ()
+    return {name: value for name, value in values if _is_plain(value) and name != "training"}
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float | str | None) or (isinstance(value, tuple) and all(map(_is_plain, value)))

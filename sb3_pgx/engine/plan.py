@@ -1,0 +1,61 @@
+"""What one update is to do: numbers that may change at no cost, and the structure that a compiled step has built in."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import torch as th
+from torch import Tensor
+
+Adapt = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    ``coefficients`` is a named tuple for the objective: its numbers reach a compiled step as tensors, and all else in it
+    (``None``, booleans) is part of the graph. Minibatches of ``rows`` rows are worth a graph, others run eagerly. ``adapt``
+    and ``adapt_numbers`` are those of a controller of the learning rate, see
+    :func:`~sb3_pgx.engine.step.gated_step`. ``one_by_one`` says that each step counts as an update, of which there are
+    so few at a time that the parameters stay where they are.
+    """
+
+    coefficients: Any
+    max_grad_norm: float | None
+    rows: int
+    max_distance: float | None = None
+    adapt: Adapt | None = None
+    adapt_numbers: tuple[float, ...] = ()
+    one_by_one: bool = False
+
+    @property
+    def limits(self) -> tuple[float, ...]:
+        """Of a step: norm of the gradient and distance, infinite for none; then the controller's numbers."""
+        return (*(math.inf if x is None else float(x) for x in (self.max_grad_norm, self.max_distance)), *self.adapt_numbers)
+
+    @property
+    def numbers(self) -> list[float]:
+        """All that reaches a compiled step as one tensor."""
+        return [*self.limits, *(float(c) for c in self.coefficients if is_number(c))]
+
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """All that a compiled step has built in."""
+        return (len(self.limits), self.adapt, *("number" if is_number(c) else c for c in self.coefficients))
+
+    def as_tensors(self) -> Any:
+        """The coefficients as an objective gets them in a compiled step."""
+        return self.unpack(th.tensor(self.numbers, dtype=th.float64).unbind())[1]
+
+    def unpack(self, numbers: Sequence[Tensor]) -> tuple[Sequence[Tensor], Any]:
+        """Limits and coefficients from the tensors of :attr:`numbers`."""
+        n = len(self.limits)
+        rest = iter(numbers[n:])
+        return numbers[:n], type(self.coefficients)(*(next(rest) if is_number(c) else c for c in self.coefficients))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a coefficient may change from update to update."""
+    return isinstance(value, Real) and not isinstance(value, bool)

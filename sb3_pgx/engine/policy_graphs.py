@@ -1,0 +1,201 @@
+"""A policy's passes without gradients, for acting and for the evaluation of a rollout, compiled where that is wanted."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor
+
+from sb3_pgx.core.distributions import has_one_hot, one_hot, sample_with
+from sb3_pgx.core.rollout import Observations, as_policy_input
+from sb3_pgx.engine.compiler import Compiled, Function, NotCompilable, Remembered, compile_function, signature
+from sb3_pgx.engine.layers import Modules
+from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable, laid_out
+from sb3_pgx.ops.returns import gae, next_values
+
+# Of rollouts that are evaluated by a graph: longer ones are bound by arithmetic, and the recursion of GAE is unrolled.
+MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS = 512, 16
+
+
+def acting_pass(space: spaces.Space, tell: Callable[[str], None]) -> "CompiledPass":
+    """From :func:`~sb3_pgx.core.distributions.noise_source`'s numbers and observations ``[N, *obs]`` to actions."""
+    return CompiledPass(_actions, space, tell, "acting")
+
+
+def evaluation_pass(space: spaces.Space, tell: Callable[[str], None]) -> "CompiledPass":
+    """
+    Evaluation and estimate of a rollout. From γ and λ ``[2]``, actions ``[T, N, action_dim]``, rewards, ``terminated``,
+    ``truncated`` and values of the final observations ``[T, N]``, observations ``[T * N, *obs]`` and last observations to
+    values, log π, the next values, advantages and returns ``[T, N]``, the last values ``[N]``, and a number that is finite
+    if values and log π are.
+    """
+    return CompiledPass(_evaluation, space, tell, "the evaluation of a rollout")
+
+
+def _actions(policy: ActorCriticPolicy, noise: Tensor, *tensors: Tensor) -> tuple[Tensor]:
+    actions = sample_with(policy.get_distribution(as_observations(policy, tensors)), noise)
+    return (actions.reshape((-1, *policy.action_space.shape)),)  # type: ignore[misc]
+
+
+def _evaluation(
+    policy: ActorCriticPolicy,
+    discounts: Tensor,
+    actions: Tensor,
+    rewards: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    final_values: Tensor,
+    *tensors: Tensor,
+) -> tuple[Tensor, ...]:
+    middle = len(tensors) // 2
+    observations, last = (as_observations(policy, part) for part in (tensors[:middle], tensors[middle:]))
+    taken = as_policy_input(actions.flatten(end_dim=1), policy.action_space)
+    values, log_prob, _ = policy.evaluate_actions(observations, taken)
+    values, log_prob = values.view_as(rewards), log_prob.view_as(rewards)
+    last_values = policy.predict_values(last).flatten()
+    following = next_values(values, last_values, terminated, truncated, final_values)
+    advantages = gae(rewards, values, following, terminated | truncated, *discounts.unbind())
+    check = values.sum() + following.sum() + log_prob.sum()
+    return values, log_prob, following, advantages, advantages + values, last_values, check
+
+
+class Inputs:
+    """
+    Observations as a pass takes them: in the order of the space, one-hot encoded.
+
+    :param space: theirs
+    """
+
+    def __init__(self, space: spaces.Space):
+        self._space = space
+        self._has_one_hot = has_one_hot(space)
+
+    def __call__(self, observations: Observations) -> list[Tensor]:
+        """
+        :param observations: of the space, but for their types: they are those that the policy acted on
+        :return: one tensor, or as many as the space has parts
+        """
+        if self._has_one_hot:
+            observations = one_hot(observations, self._space)
+        if isinstance(observations, dict):
+            return [observations[key] for key in self._space.spaces]  # type: ignore[attr-defined]
+        return [observations]
+
+
+def as_observations(policy: ActorCriticPolicy, tensors: Sequence[Tensor]) -> Observations:
+    """The way back."""
+    space = policy.observation_space
+    return dict(zip(space.spaces, tensors, strict=True)) if isinstance(space, spaces.Dict) else tensors[0]
+
+
+class CompiledPass:
+    """
+    One pass of a policy, with the policy's parameters as they are at each call.
+
+    :param function: of the policy and tensors, to a tuple of tensors; pure
+    :param space: of the observations, which ``inputs`` turns into tensors
+    :param tell: takes one sentence about compiling
+    :param what: the pass, in that sentence
+    """
+
+    def __init__(self, function: Callable[..., Any], space: spaces.Space, tell: Callable[[str], None], what: str):
+        self.function, self.tell, self.what = function, tell, what
+        self.inputs = Inputs(space)
+        self.constants = Remembered()  # among the inputs
+        self._structure: Any = None
+        self.shapes_before: list[th.Size] = []  # of what comes before the inputs
+        self._layout: list[Any] = []  # of inputs, whose device is always the same
+        self._parameters: list[Tensor] = []
+        self._pointers: list[int] = []  # to where they are
+        self._graph: Compiled | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_structure": None, "_layout": [], "_parameters": [], "_pointers": [], "_graph": None}
+
+    def prepare(
+        self,
+        policy: ActorCriticPolicy,
+        modules: Modules,
+        inputs: Sequence[Tensor],
+        others: Callable[[], Sequence[Tensor]] = tuple,
+        moved: Sequence[str] = (),
+    ) -> bool:
+        """
+        Before a rollout: look whether anything has changed but the values of the parameters.
+
+        :param policy: in evaluation mode
+        :param modules: its layers, as they were looked at last
+        :param inputs: such as those to come; their values do not matter
+        :param others: gives what comes before them and is always the same but for its values
+        :param moved: parameters in which the pass differentiates, by name
+        :return: whether the pass is compiled
+        """
+        structure = (modules.version, tuple(moved), signature(inputs))
+        self._parameters = [p.detach() for p in modules.parameters.values()]  # which asks for no context without gradients
+        self._pointers = list(map(Tensor.data_ptr, self._parameters))
+        if structure != self._structure:
+            self._structure = self._graph = None  # an interruption leaves it to be made at the next opportunity
+            self._layout = _layout(inputs)
+            try:
+                check_traceable(policy)
+                function = self.bound(policy, modules.parameters, moved)
+                n, names, before = len(modules.parameters), list(modules.parameters), others()
+                self.shapes_before = [x.shape for x in before]
+                self._graph = compile_function(
+                    lambda *tensors: function(laid_out(dict(zip(names, tensors, strict=False))), *tensors[n:]),
+                    [*self._parameters, *before, *inputs],
+                )
+                self.tell(f"{self.what} is compiled")
+            except NotCompilable as reason:
+                self.tell(f"{self.what} runs uncompiled: {reason}")
+            self._structure = structure
+        return self._graph is not None
+
+    def is_outdated(self, modules: Modules) -> bool:
+        """Whether the policy's layers or parameters have been replaced since the graph was prepared."""
+        return (
+            self._structure[0] != modules.version
+            or not modules.act_as_before()
+            or self._pointers != list(map(Tensor.data_ptr, modules.parameters.values()))
+        )
+
+    def takes(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether these are such inputs."""
+        return self._layout == _layout(inputs)
+
+    def bound(self, policy: ActorCriticPolicy, parameters: Mapping[str, Tensor], moved: Sequence[str]) -> Function:
+        """The pass as a function of the values of the policy's parameters, by name, and of its inputs."""
+        return PolicyFunction(self.function, policy, parameters)
+
+    def run(
+        self,
+        policy: ActorCriticPolicy,
+        modules: Modules,
+        inputs: Sequence[Tensor],
+        compiled: bool,
+        moved: Sequence[str] = (),
+    ) -> tuple[Tensor, ...]:
+        """
+        The pass's result for any inputs.
+
+        :param policy: in evaluation mode
+        :param modules: its layers, as they were looked at last
+        :param inputs: one-hot encoded
+        :param compiled: run compiled if it is possible
+        :param moved: parameters in which the pass differentiates, by name
+        """
+        with th.no_grad():
+            if compiled and self.prepare(policy, modules, inputs, moved=moved):
+                return self(inputs)
+            return self.bound(policy, modules.parameters, moved)(dict(modules.parameters), *inputs)
+
+    def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The pass's result for inputs such as those that it was prepared for, none of which requires a gradient."""
+        assert self._graph is not None
+        return self._graph([*self._parameters, *inputs])
+
+
+def _layout(inputs: Sequence[Tensor]) -> list[Any]:
+    return [(x.shape, x.stride(), x.dtype) for x in inputs]

@@ -1,0 +1,75 @@
+"""The gated step of an objective as a function of tensors alone, which can be traced."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor
+
+from sb3_pgx.core.rollout import Rows
+from sb3_pgx.engine.compiler import Function, NotCompilable
+from sb3_pgx.engine.follower import follow
+from sb3_pgx.engine.parameters import Held, InPlace
+from sb3_pgx.engine.plan import Plan
+from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable, laid_out
+from sb3_pgx.engine.step import gated_step
+
+if TYPE_CHECKING:
+    from sb3_pgx.engine.epochs import GradientSteps
+
+
+def traceable_step(steps: "GradientSteps", policy: ActorCriticPolicy, plan: Plan, held: Held, batch: Rows) -> Function:
+    """
+    :param steps: whose objective it is, and which parameters move
+    :param policy: in training mode
+    :param plan: its structure is built in, its numbers are not
+    :param held: the parameters that move; its rule is built in
+    :param batch: encoded, for the shapes
+    :return: function of what ``held`` holds, the parameters that do not move, those of the follower, the plan's numbers, the
+        step's flags and outcome, the rule's scalars, and the batch's tensors; it changes parameters, moments, follower, flags
+        and outcome in place
+    :raises NotCompilable: a trace would not do what the policy does
+    """
+    followers = [f.policy for f in steps.followers]
+    for each in (policy, *followers):
+        check_traceable(each)
+    named = dict(policy.named_parameters())
+    of_follower = {f"follower.{name}": p for each in followers for name, p in each.named_parameters()}
+    if {id(p) for p in named.values()} & {id(p) for p in of_follower.values()}:
+        raise NotCompilable("the policy and the one that follows it share a parameter")
+    measure = PolicyFunction(steps.measure, policy, named | of_follower, followers)
+    names = {id(p): name for name, p in named.items()}
+    moved = {names[id(p)]: p for p in held.parameters}
+    fixed = [name for name in named if name not in moved]
+    shapes = [p.shape for p in moved.values()]
+    flat = not isinstance(held, InPlace)
+    n, n_held = len(held.pieces), len(held.pieces) + len(held.moments)
+
+    def by_name(pieces: Sequence[Tensor]) -> dict[str, Tensor]:
+        if flat:
+            pieces = pieces[0].split([shape.numel() for shape in shapes])
+        return {name: x.view(shape) for name, x, shape in zip(moved, pieces, shapes, strict=True)}
+
+    def step(*tensors: Tensor) -> tuple[()]:
+        theta, *moments = [tensors[i : i + n] for i in range(0, n_held, n)]
+        left = iter(tensors[n_held:])
+        values, following = ({name: next(left) for name in given} for given in (fixed, of_follower))
+        numbers, flags, outcome, row, *of_batch = left
+        limits, coefficients = plan.unpack(numbers.unbind())
+        leaves = [x.detach().requires_grad_(True) for x in theta]
+        with th.enable_grad():
+            measured = measure(laid_out(values | by_name(leaves) | following), batch.replaced(of_batch), coefficients)
+            gradient = th.autograd.grad(measured["loss"], leaves)
+        with th.no_grad():
+            parts = [measured[name] for name in steps.names]
+            distance = steps.distance(measured)
+            taken = (held.rule, flags, outcome, theta, moments, gradient, parts, distance, limits, row.unbind(), plan.adapt)
+            go, reached = gated_step(*taken, irrevocable=not flat)
+            if steps.objective.follows is not None:
+                led = values | by_name(reached)
+                pairs = [(x, led[name.removeprefix("follower.")]) for name, x in following.items()]
+                follow(pairs, steps.objective.follows, coefficients, go)
+        return ()
+
+    return step

@@ -1,0 +1,150 @@
+"""What a comparison found, over all of its environments: every number of the report, and every line of its pictures."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+
+from sb3_pgx.experiments.aggregates import (
+    AGGREGATES,
+    performance_profile,
+    pooled_interquartile_mean,
+    probability_of_improvement,
+)
+from sb3_pgx.experiments.normalized_scores import RETURNS, Scale, complete_seeds, find_scale, score_matrix
+from sb3_pgx.experiments.runs import RunResult
+from sb3_pgx.experiments.setting import Setting
+from sb3_pgx.experiments.statistics import Floats, stratified_interval
+from sb3_pgx.experiments.summary import Band, Estimate, Summary, summarize
+
+LINE_RESAMPLES = 2_000  # of a line with an interval at each point
+PROFILE_POINTS, SECONDS_POINTS = 101, 50
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """
+    One algorithm over all environments, from the seeds that finished in each of them.
+
+    :param label: of the algorithm
+    :param seeds: that finished everywhere
+    :param estimates: by the names of :data:`~sb3_pgx.experiments.aggregates.AGGREGATES`
+    :param profile: share of the runs that score above τ, over τ
+    :param by_steps: interquartile mean of the score over environment steps
+    :param by_seconds: the same over seconds of training
+    """
+
+    label: str
+    seeds: tuple[int, ...]
+    estimates: dict[str, Estimate]
+    profile: Band
+    by_steps: Band | None
+    by_seconds: Band | None
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """Probability that a run of ``first`` scores above one of ``second``."""
+
+    first: str
+    second: str
+    probability: Estimate
+
+
+@dataclass(frozen=True)
+class Findings:
+    """
+    :param summaries: one for each algorithm, by environment
+    :param scales: what counts as 0 and as 1, by environment
+    :param aggregates: of the algorithms that have at least one seed that finished everywhere
+    :param improvements: of each pair of these
+    """
+
+    summaries: dict[str, list[Summary]]
+    scales: dict[str, Scale]
+    aggregates: list[Aggregate]
+    improvements: list[Improvement]
+
+
+def examine(results: Sequence[RunResult], setting: Setting) -> Findings:
+    """
+    :param results: all runs of a comparison
+    :param setting: what they share
+    """
+    in_env = {env_id: [r for r in results if r.env_id == env_id] for env_id in setting.env_ids}
+    scales = {env_id: _scale(runs, env_id, setting) for env_id, runs in in_env.items()}
+    of_label = {label: [r for r in results if r.label == label] for label in setting.algorithms}
+    scores = {label: matrix for label, runs in of_label.items() if len(matrix := score_matrix(runs, scales))}
+    taus = _taus([*scores.values()], setting.scored)
+    return Findings(
+        summaries={env_id: summarize(runs, setting.thresholds.get(env_id)) for env_id, runs in in_env.items()},
+        scales=scales,
+        aggregates=[_aggregate(label, matrix, of_label[label], scales, taus) for label, matrix in scores.items()],
+        improvements=[
+            Improvement(a, b, _estimate([scores[a], scores[b]], probability_of_improvement))
+            for a, b in combinations(scores, 2)
+        ],
+    )
+
+
+def _scale(results: Sequence[RunResult], env_id: str, setting: Setting) -> Scale:
+    if not setting.scored:
+        return RETURNS
+    returns = [r.mean_return for r in results if r.error is None]
+    return find_scale(
+        returns, setting.normalize.get(env_id), setting.random_returns.get(env_id), setting.thresholds.get(env_id)
+    )
+
+
+def _taus(scores: Sequence[Floats], scored: bool) -> Floats:
+    """Over all scores, and from 0 to 1 at least where they are scores."""
+    values = np.concatenate([*(matrix.ravel() for matrix in scores), [0.0, 1.0] if scored or not scores else []])
+    margin = 0.02 * (values.max() - values.min()) or 1.0
+    return np.linspace(values.min() - margin, values.max() + margin, PROFILE_POINTS)
+
+
+def _aggregate(label: str, scores: Floats, results: Sequence[RunResult], scales: dict[str, Scale], taus: Floats) -> Aggregate:
+    seeds = complete_seeds(results, [*scales])
+    runs = {(r.seed, r.env_id): r for r in results}
+    of_seeds = [[runs[seed, env_id] for env_id in scales] for seed in seeds]
+    by_steps = by_seconds = None
+    if all(len(run.curve_steps) > 0 for row in of_seeds for run in row):
+        curves = [[(r.curve_steps, scales[r.env_id](r.curve_returns)) for r in row] for row in of_seeds]
+        steps = [np.asarray(steps) for row in curves for steps, _ in row]
+        start, end = max(x[0] for x in steps), min(x[-1] for x in steps)
+        shared = np.array([x for x in steps[0] if start <= x <= end], dtype=float)
+        if len(shared):  # a budget of a few steps may end before a run of more environments is first evaluated
+            by_steps = _line(shared, curves)
+        timed = [[(r.curve_seconds, scales[r.env_id](r.curve_returns)) for r in row] for row in of_seeds]
+        if all(len(seconds) > 0 for row in timed for seconds, _ in row):
+            by_seconds = _line(_seconds([seconds for row in timed for seconds, _ in row]), timed)
+    return Aggregate(
+        label=label,
+        seeds=tuple(seeds),
+        estimates={name: _estimate([scores], statistic) for name, statistic in AGGREGATES.items()},
+        profile=_band(taus, scores, partial(performance_profile, taus=taus)),
+        by_steps=by_steps,
+        by_seconds=by_seconds,
+    )
+
+
+def _seconds(runs: Sequence[Sequence[float]]) -> Floats:
+    """From where every run has been evaluated to where the last one ends; a run that has ended keeps its last score."""
+    return np.linspace(max(seconds[0] for seconds in runs), max(seconds[-1] for seconds in runs), SECONDS_POINTS)
+
+
+def _line(grid: Floats, curves: Sequence[Sequence[tuple[Sequence[float], Floats]]]) -> Band:
+    """Interquartile mean over runs at each point of the grid; the curves are ``[S][E]``."""
+    scores = np.array([[np.interp(grid, x, y) for x, y in row] for row in curves])  # [S, E, P]
+    return _band(grid, scores, pooled_interquartile_mean)
+
+
+def _band(x: Floats, scores: Floats, statistic: Callable[[Floats], Floats]) -> Band:
+    center = statistic(np.moveaxis(scores, (0, 1), (-2, -1)))
+    return Band(x, center, *stratified_interval([scores], statistic, resamples=LINE_RESAMPLES))
+
+
+def _estimate(groups: Sequence[Floats], statistic: Callable[..., Floats]) -> Estimate:
+    return Estimate(float(statistic(*groups)), *map(float, stratified_interval(groups, statistic)))

@@ -1,0 +1,190 @@
+"""
+Turns a name such as ``reinforce``, ``sb3:ppo`` or ``trpo[critic=trust_region]`` into a class and what differs from its
+settings, so that peers and variants run side by side.
+"""
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_pgx.core.optional_packages import installed_versions
+from sb3_pgx.core.schedules import as_schedule
+from sb3_pgx.registry import ALGORITHMS, algorithm_class
+from sb3_pgx.settings.configs import CLASS_DEFAULTS, RunConfig, check_hyperparameters, is_number, load_config, suggestion
+from sb3_pgx.settings.environments import check_environment
+
+FLAX_NAMES = {"LeakyReLU": "leaky_relu", "Hardtanh": "hard_tanh"}  # where it is not the lower-case name
+SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where peers come from: the module, the name under which it is installed, and its classes."""
+
+    module: str
+    distribution: str
+    classes: tuple[str, ...]
+
+    def load(self, name: str) -> ModuleType:
+        """
+        :param name: of the algorithm that needs it, for the error
+        :raises ImportError: it is not installed; says how to install it
+        """
+        try:
+            return importlib.import_module(self.module)
+        except ModuleNotFoundError:
+            remedy = f"pip install {self.distribution}"
+            raise ImportError(f"{name} needs {self.module}, which is not installed: {remedy}") from None
+
+
+PEERS = {
+    "sb3": Origin("stable_baselines3", "stable_baselines3", ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")),
+    "contrib": Origin("sb3_contrib", "sb3_contrib", ("ARS", "CrossQ", "QRDQN", "TQC", "TRPO")),
+    "sbx": Origin("sbx", "sbx-rl", ("CrossQ", "DDPG", "DQN", "PPO", "SAC", "TD3", "TQC")),
+}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """
+    An algorithm in a comparison: its name there, its class, the hyperparameter file that it reads, and the hyperparameters
+    that it has instead of the file's.
+    """
+
+    label: str
+    algorithm: type[BaseAlgorithm]
+    config_key: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def adapt(self, config: RunConfig) -> RunConfig:
+        """
+        The settings of this variant, as the class understands them: classes of this package read schedules such as
+        ``lin_<x>``, others do not. Statistics of the reward are those of its γ, as with a file that says the same.
+
+        :raises ValueError: a string is not a schedule
+        """
+        if self.changes:
+            source = f"{config.source}, {', '.join(f'{name}={value}' for name, value in self.changes.items())}"
+            config = dataclasses.replace(
+                config.with_hyperparameters({**config.hyperparameters, **self.changes}), source=source
+            )
+        if ":" not in base_name(self.label):
+            return config
+        schedules = {
+            name: as_schedule(value, f"{config.source}: {name}")
+            for name, value in config.hyperparameters.items()
+            if name in SCHEDULES and isinstance(value, str)
+        }
+        return dataclasses.replace(config, hyperparameters={**config.hyperparameters, **schedules})
+
+
+def prepare(name: str, env_id: str, configs: Path | None = None) -> tuple[Peer, RunConfig, EnvSpec]:
+    """
+    Everything that a run of an algorithm in an environment needs, checked.
+
+    :param name: as :func:`resolve_peer` takes it
+    :param env_id: Gymnasium's name of the environment
+    :param configs: folder of hyperparameter files; default this package's
+    :return: the algorithm, its settings there, and what Gymnasium knows of the environment
+    :raises ValueError: an unknown name, or a broken hyperparameter file
+    :raises ImportError: a package that the algorithm or the environment needs is not installed
+    """
+    peer = resolve_peer(name)
+    config = peer.adapt(config_of(peer, env_id, configs))
+    check_hyperparameters(peer.algorithm, config)
+    return peer, config, check_environment(env_id, config)
+
+
+def config_of(peer: Peer, env_id: str, configs: Path | None = None) -> RunConfig:
+    """
+    The settings of an algorithm as they are written: in a peer's own file, ``contrib_trpo.yml``, where there is one that says
+    something for the environment; else it reads ours: like is compared with like. Arguments and errors of :func:`prepare`.
+    """
+    own = load_config(own_file(peer), env_id, configs)
+    return load_config(peer.config_key, env_id, configs) if own.source == CLASS_DEFAULTS else own
+
+
+def own_file(peer: Peer) -> str:
+    """The name of the hyperparameter file that is this algorithm's alone, without its suffix."""
+    return base_name(peer.label).replace(":", "_")
+
+
+def base_name(label: str) -> str:
+    """``sb3:ppo`` of ``sb3:ppo[gamma=0.9]``: what stands in the brackets may hold colons of its own."""
+    return label.partition("[")[0]
+
+
+def resolve_peer(name: str) -> Peer:
+    """
+    :param name: an algorithm of this package, ``sb3:<name>``, ``contrib:<name>`` or ``sbx:<name>``; with hyperparameters
+        in brackets, which are used instead of those in its file: ``trpo[critic=trust_region, target_kl=0.02]``
+    :return: what the name stands for; the configuration key of ``sb3:ppo`` is ``ppo``
+    :raises ValueError: no such algorithm; gives the nearest names
+    :raises ImportError: the package that holds it is not installed; says how to install it
+    """
+    base = base_name(name)
+    changes = _changes(name, name[len(base) + 1 :]) if base != name else {}
+    origin, colon, key = base.partition(":")
+    if not colon:
+        return Peer(name, algorithm_class(base), base, changes)
+    known = [f"{prefix}:{c.lower()}" for prefix, peers in PEERS.items() for c in peers.classes]
+    if base not in known:
+        hint = suggestion(base, [*known, *ALGORITHMS]) or f"; choose one of {', '.join([*ALGORITHMS, *known])}"
+        raise ValueError(f"algorithm {base!r} is unknown{hint}")
+    module = PEERS[origin].load(base)
+    return Peer(name, getattr(module, next(c for c in PEERS[origin].classes if c.lower() == key)), key, changes)
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of the packages beside SB3 that algorithms of these names come from, where they are installed."""
+    bases = map(base_name, names)
+    origins = dict.fromkeys(base.partition(":")[0] for base in bases if ":" in base)
+    return installed_versions(PEERS[origin].distribution for origin in origins if origin != "sb3")
+
+
+def constructor_arguments(algorithm: type[BaseAlgorithm], hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Hyperparameters as the class takes them. SBX's policies are JAX's: an activation function that a file names as PyTorch's
+    module becomes flax's function of the same name.
+
+    :raises ValueError: flax has no such function
+    """
+    policy_kwargs = hyperparameters.get("policy_kwargs") or {}
+    activation = policy_kwargs.get("activation_fn")
+    if algorithm.__module__.partition(".")[0] != PEERS["sbx"].module or not isinstance(activation, type):
+        return dict(hyperparameters)
+    functions = importlib.import_module("flax.linen")
+    name = FLAX_NAMES.get(activation.__name__, activation.__name__.lower())
+    if not hasattr(functions, name):
+        raise ValueError(f"activation_fn={activation.__name__}: flax has no function {name!r}; choose another one for SBX")
+    return {**hyperparameters, "policy_kwargs": {**policy_kwargs, "activation_fn": getattr(functions, name)}}
+
+
+def _changes(name: str, text: str) -> dict[str, Any]:
+    """What stands in brackets, as a hyperparameter file would have it; 1e-3, which YAML reads as text, is a number."""
+    import yaml
+
+    refusal = ValueError(
+        f"algorithm {name!r}: write name[hyperparameter=value, hyperparameter=value], with {{key: value}} for a dictionary"
+    )
+    pairs, count = re.subn(r"(\w+)\s*=\s*(?=[^\s,=\]])", r"\1: ", text)
+    try:
+        values = yaml.safe_load(f"{{{pairs.removesuffix(']')}}}")
+    except yaml.YAMLError:
+        raise refusal from None
+    if not text.endswith("]") or count == 0 or len(values) != count or "(" in text:
+        raise refusal
+    return {key: _read(value) if isinstance(value, str) else value for key, value in values.items()}
+
+
+def _read(value: str) -> Any:
+    """What YAML takes for text and Python does not."""
+    return None if value == "None" else float(value) if is_number(value) else value

@@ -1,0 +1,81 @@
+"""The numbers of a comparison as CSV files, for people who draw their own pictures."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sb3_pgx.core.files import write_text
+from sb3_pgx.experiments.findings import Findings
+from sb3_pgx.experiments.runs import RunResult
+from sb3_pgx.experiments.summary import Estimate
+
+RUNS = (
+    "environment",
+    "algorithm",
+    "seed",
+    "steps",
+    "mean_return",
+    "score",
+    "training_seconds",
+    "frames_per_second",
+    "error",
+)
+CURVES = ("environment", "algorithm", "seed", "steps", "seconds", "mean_return", "score")
+SUMMARY = ("environment", "algorithm", "statistic", "value", "low", "high")
+ALL = "all"
+
+
+def save_spreadsheets(findings: Findings, results: Sequence[RunResult], folder: Path) -> None:
+    """Writes ``runs.csv`` (a row a run), ``curves.csv`` (a row an evaluation) and ``summary.csv`` (a row an estimate)."""
+    _save(folder / "runs.csv", RUNS, (_run(result, findings) for result in results))
+    _save(folder / "curves.csv", CURVES, (row for result in results for row in _curve(result, findings)))
+    _save(folder / "summary.csv", SUMMARY, _summary(findings))
+
+
+def _save(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *rows])
+    write_text(path, text.getvalue())
+
+
+def _run(r: RunResult, findings: Findings) -> tuple[Any, ...]:
+    if r.error is not None:
+        return (r.env_id, r.label, r.seed, r.steps, "", "", "", "", r.error)
+    score = float(findings.scales[r.env_id](r.mean_return))
+    return (r.env_id, r.label, r.seed, r.steps, r.mean_return, score, r.training_seconds, r.frames_per_second, "")
+
+
+def _curve(r: RunResult, findings: Findings) -> Iterable[tuple[Any, ...]]:
+    scores = findings.scales[r.env_id](r.curve_returns)
+    seconds: Sequence[Any] = r.curve_seconds or [""] * len(r.curve_steps)
+    for step, second, mean_return, score in zip(r.curve_steps, seconds, r.curve_returns, scores, strict=True):
+        yield r.env_id, r.label, r.seed, step, second, mean_return, float(score)
+
+
+def _summary(findings: Findings) -> Iterable[tuple[Any, ...]]:
+    for env_id, summaries in findings.summaries.items():
+        for s in summaries:
+            yield env_id, s.label, "mean return", *_numbers(s.mean)
+            yield env_id, s.label, "interquartile mean of return", *_numbers(s.interquartile_mean)
+            yield (
+                env_id,
+                s.label,
+                "median steps to threshold",
+                "" if s.steps_to_threshold is None else s.steps_to_threshold,
+                "",
+                "",
+            )
+            yield env_id, s.label, "frames per second", "" if math.isnan(s.frames_per_second) else s.frames_per_second, "", ""
+    for aggregate in findings.aggregates:
+        for name, estimate in aggregate.estimates.items():
+            yield ALL, aggregate.label, f"{name} of score", *_numbers(estimate)
+    for improvement in findings.improvements:
+        name = f"probability of improvement over {improvement.second}"
+        yield ALL, improvement.first, name, *_numbers(improvement.probability)
+
+
+def _numbers(estimate: Estimate) -> tuple[Any, ...]:
+    return tuple("" if math.isnan(x) else x for x in (estimate.value, estimate.low, estimate.high))

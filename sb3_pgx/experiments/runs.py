@@ -1,0 +1,261 @@
+"""One training run with its evaluation: the same budget, seeds and clock for every algorithm."""
+
+import platform
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import stable_baselines3 as sb3
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import sync_envs_normalization
+
+import sb3_pgx
+from sb3_pgx.experiments.peers import constructor_arguments
+from sb3_pgx.settings.configs import RunConfig
+from sb3_pgx.settings.environments import make_eval_env, make_train_env
+from sb3_pgx.settings.registration import simulator_versions
+
+# Environments count their seeds up from the run's; the stride keeps the episodes of different runs apart, and the
+# offsets keep those of the learning curve and of the final evaluation apart from training (for run seeds below 1000).
+CURVE_SEEDS, FINAL_SEEDS, SEED_STRIDE = 1_000_000, 2_000_000, 1_000
+MAX_EVAL_ENVS = 20
+
+Report = Callable[[int], bool]  # steps done since the last call -> whether to go on
+AtPoint = Callable[[int, float], None]  # environment steps so far and the mean return that was measured there
+
+
+def nowhere(steps: int, mean_return: float) -> None:
+    """Does nothing at a point of the learning curve."""
+
+
+class Interrupted(Exception):
+    """The run was told to stop before it used up its budget."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """
+    One run: what to train, how long, and how to judge it.
+
+    ``timesteps`` counts the steps of all environments together; ``curve_points`` evaluations of ``curve_episodes``
+    deterministic episodes are spread evenly over the run (0 for none), and ``eval_episodes`` follow it.
+    """
+
+    label: str
+    algorithm: type[BaseAlgorithm]
+    env_id: str
+    seed: int
+    timesteps: int
+    config: RunConfig
+    curve_points: int = 20
+    curve_episodes: int = 5
+    eval_episodes: int = 20
+
+    @property
+    def name(self) -> str:
+        """A file name: ``sb3-ppo-seed0``."""
+        return f"{file_name(self.label)}-seed{self.seed}"
+
+
+def steps_between_points(timesteps: int, curve_points: int, n_envs: int) -> int:
+    """Environment steps from one point of a learning curve to the next, over all environments."""
+    return max(timesteps // (curve_points * n_envs), 1) * n_envs
+
+
+def file_name(label: str) -> str:
+    """A label without what file systems or shells take for something else; variants keep names of their own by a digest."""
+    name, bracket, _ = label.replace(":", "-").partition("[")
+    return f"{name}-{sha256(label.encode()).hexdigest()[:8]}" if bracket else name
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """
+    What a run gave. ``steps`` were taken in the environments; ``curve_steps``, ``curve_seconds`` and ``curve_returns`` are
+    the evaluations during training (steps and seconds of training before each, mean return of each), ``returns`` the
+    episodes played by the final policy; ``training_seconds`` leaves out the time spent in evaluations; ``error`` is None, or
+    the sentence with which the run failed.
+    """
+
+    label: str
+    env_id: str
+    seed: int
+    timesteps: int
+    source: str
+    steps: int = 0
+    curve_steps: list[int] = field(default_factory=list)
+    curve_returns: list[float] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
+    training_seconds: float = 0.0
+    error: str | None = None
+    traceback: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    curve_seconds: list[float] = field(default_factory=list)
+
+    @property
+    def mean_return(self) -> float:
+        """Mean over the final policy's episodes."""
+        return float(np.mean(self.returns))
+
+    @property
+    def frames_per_second(self) -> float:
+        """Environment steps a second of training."""
+        return self.steps / self.training_seconds
+
+
+def execute(spec: RunSpec, report: Report = lambda steps: True, at_point: AtPoint = nowhere) -> RunResult:
+    """
+    Trains and evaluates. A failure is part of the result, so that it does not take other runs with it.
+
+    :param spec: the run
+    :param report: told now and then how many steps were done since it was last called; returns whether to go on
+    :param at_point: told each point of the learning curve as it is measured; raises :class:`Interrupted` to end the run
+    :return: the result
+    :raises Interrupted: ``report`` returned False, or ``at_point`` raised it
+    """
+    try:
+        return _train_and_evaluate(spec, report, at_point)
+    except Interrupted:
+        raise
+    except Exception as error:
+        return failed(spec, error)
+
+
+def failed(spec: RunSpec, error: BaseException) -> RunResult:
+    """The result of a run that raised ``error``."""
+    sentence = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return _result(spec, error=sentence, traceback="".join(traceback.format_exception(error)))
+
+
+def versions(*env_ids: str) -> dict[str, str]:
+    """Versions of what decides a run's outcome; of the packages that simulate these environments, too."""
+    return {
+        "sb3_pgx": sb3_pgx.__version__,
+        "python": platform.python_version(),
+        "torch": str(th.__version__),
+        "stable_baselines3": sb3.__version__,
+        "gymnasium": gym.__version__,
+        **simulator_versions(env_ids),
+    }
+
+
+def _train_and_evaluate(spec: RunSpec, report: Report, at_point: AtPoint) -> RunResult:
+    config = spec.config
+    with ExitStack() as stack:
+        env = make_train_env(config, spec.env_id, spec.seed)
+        stack.callback(env.close)
+        arguments = constructor_arguments(spec.algorithm, config.hyperparameters)
+        model = spec.algorithm(config.policy, env, seed=spec.seed, verbose=0, **arguments)
+        env.seed(SEED_STRIDE * spec.seed)  # the constructor has counted them up from the run's own: runs would share episodes
+        watch = _Watch(spec.timesteps, report)
+        curve = _LearningCurve(spec, env.num_envs, at_point) if spec.curve_points else None
+        if curve is not None:
+            stack.callback(curve.eval_env.close)
+        callbacks: list[BaseCallback] = [watch] if curve is None else [watch, curve]
+        start = time.perf_counter()
+        model.learn(spec.timesteps, callback=callbacks)
+        training_seconds = time.perf_counter() - start - (curve.seconds if curve else 0.0)
+        watch.flush()
+        return _result(
+            spec,
+            steps=model.num_timesteps,
+            curve_steps=curve.steps if curve else [],
+            curve_seconds=curve.training_seconds if curve else [],
+            curve_returns=curve.returns if curve else [],
+            returns=_final_returns(spec, model),
+            training_seconds=training_seconds,
+        )
+
+
+def _result(spec: RunSpec, **outcome: Any) -> RunResult:
+    return RunResult(
+        label=spec.label,
+        env_id=spec.env_id,
+        seed=spec.seed,
+        timesteps=spec.timesteps,
+        source=spec.config.source,
+        config=asdict(spec.config),
+        versions=versions(spec.env_id),
+        **outcome,
+    )
+
+
+def _final_returns(spec: RunSpec, model: BaseAlgorithm) -> list[float]:
+    """Return of each deterministic episode that the policy plays after training, on environments of its own."""
+    seed = FINAL_SEEDS + SEED_STRIDE * spec.seed
+    env = make_eval_env(spec.config, spec.env_id, seed, min(spec.eval_episodes, MAX_EVAL_ENVS))
+    training_env = model.get_env()
+    assert training_env is not None
+    sync_envs_normalization(training_env, env)
+    returns, _ = evaluate_policy(model, env, spec.eval_episodes, deterministic=True, return_episode_rewards=True)
+    env.close()
+    if not np.isfinite(returns).all():  # it would be neither better nor worse than any other, and its mean says nothing
+        raise ValueError(f"the final policy's episodes returned {returns}; check the environment's reward function")
+    return [float(r) for r in returns]  # type: ignore[union-attr]
+
+
+class _Watch(BaseCallback):
+    """
+    Ends training once the budget is spent, and reports progress.
+
+    Rollouts of fixed length, and of whole episodes even more so, overshoot the number of steps asked for; without this,
+    some algorithms would learn from more data than others. It stops *beyond* the budget, not at it: a rollout that ends
+    exactly there is within the budget and still has to be learned from, and one that is cut short is not learned from.
+    """
+
+    SECONDS = 0.2
+
+    def __init__(self, timesteps: int, report: Report):
+        super().__init__()
+        self.timesteps, self.report = timesteps, report
+        self.reported_steps, self.reported_at = 0, 0.0
+
+    def _on_step(self) -> bool:
+        if time.monotonic() - self.reported_at > self.SECONDS:
+            self.flush()
+        return self.num_timesteps <= self.timesteps
+
+    def flush(self) -> None:
+        """Reports the steps that were not reported yet."""
+        steps, self.reported_steps = self.num_timesteps - self.reported_steps, self.num_timesteps
+        self.reported_at = time.monotonic()
+        if not self.report(steps):
+            raise Interrupted
+
+
+class _LearningCurve(EvalCallback):
+    """Evaluations spread evenly over the run, and the seconds that they took; training starts when it is made."""
+
+    def __init__(self, spec: RunSpec, n_envs: int, at_point: AtPoint):
+        seed = CURVE_SEEDS + SEED_STRIDE * spec.seed
+        env = make_eval_env(spec.config, spec.env_id, seed, min(spec.curve_episodes, MAX_EVAL_ENVS))
+        # In calls, each a step of all environments.
+        every = steps_between_points(spec.timesteps, spec.curve_points, n_envs) // n_envs
+        super().__init__(env, n_eval_episodes=spec.curve_episodes, eval_freq=every, deterministic=True, verbose=0)
+        self.at_point = at_point
+        self.seconds = 0.0
+        self.started = time.perf_counter()
+        self.steps: list[int] = []
+        self.training_seconds: list[float] = []
+        self.returns: list[float] = []
+
+    def _on_step(self) -> bool:
+        start = time.perf_counter()
+        go_on = super()._on_step()
+        if self.n_calls % self.eval_freq == 0:
+            self.steps.append(self.num_timesteps)
+            self.training_seconds.append(start - self.started - self.seconds)
+            self.returns.append(float(self.last_mean_reward))
+            self.at_point(self.steps[-1], self.returns[-1])
+        self.seconds += time.perf_counter() - start
+        return go_on

@@ -1,0 +1,99 @@
+"""What a comparison says about each algorithm in one environment, as numbers: report and pictures only write it down."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sb3_pgx.experiments.runs import RunResult
+from sb3_pgx.experiments.statistics import (
+    Floats,
+    Statistic,
+    align_curves,
+    bootstrap_interval,
+    interquartile_mean,
+    mean,
+    median_steps,
+    steps_to_threshold,
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % bootstrap interval; the ends are NaN for one seed, and all of it for none."""
+
+    value: float
+    low: float = np.nan
+    high: float = np.nan
+
+
+@dataclass(frozen=True)
+class Band:
+    """A line with its pointwise 95 % bootstrap interval (NaN for one seed), each ``[P]``."""
+
+    x: Floats
+    center: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True)
+class Summary:
+    """
+    One algorithm in one environment, over its seeds. ``mean`` and ``interquartile_mean`` are over the seeds' mean final
+    returns; ``steps_to_threshold`` is the median over seeds, None for never, and ``reached`` counts the seeds that reached it,
+    which a failed run never did; failed runs are in ``errors`` by seed.
+    """
+
+    label: str
+    source: str
+    n_finished: int
+    mean: Estimate
+    interquartile_mean: Estimate
+    steps_to_threshold: float | None
+    reached: int
+    frames_per_second: float
+    curve: Band | None
+    errors: dict[int, str]
+
+
+def summarize(results: Sequence[RunResult], threshold: float | None) -> list[Summary]:
+    """
+    :param results: runs of any number of algorithms in one environment
+    :param threshold: return that counts as solved, or None
+    :return: one summary for each algorithm, in the order of their first runs
+    """
+    labels = dict.fromkeys(result.label for result in results)
+    return [_summarize_one([r for r in results if r.label == label], threshold) for label in labels]
+
+
+def _summarize_one(results: Sequence[RunResult], threshold: float | None) -> Summary:
+    finished = [r for r in results if r.error is None]
+    returns = [r.mean_return for r in finished]
+    # A run that failed has no evaluations, and has never reached it.
+    reached = [steps_to_threshold(r.curve_steps, r.curve_returns, threshold) for r in results if threshold is not None]
+    return Summary(
+        label=results[0].label,
+        source=results[0].source,
+        n_finished=len(finished),
+        mean=_estimate(returns, mean),
+        interquartile_mean=_estimate(returns, interquartile_mean),
+        steps_to_threshold=median_steps(reached) if reached else None,
+        reached=sum(steps is not None for steps in reached),
+        frames_per_second=float(np.mean([r.frames_per_second for r in finished])) if finished else np.nan,
+        curve=_curve([r for r in finished if r.curve_steps]),
+        errors={r.seed: r.error for r in results if r.error is not None},
+    )
+
+
+def _estimate(values: Sequence[float], statistic: Statistic) -> Estimate:
+    if not values:
+        return Estimate(np.nan)
+    return Estimate(float(statistic(np.array(values), axis=0)), *map(float, bootstrap_interval(values, statistic)))
+
+
+def _curve(results: Sequence[RunResult]) -> Band | None:
+    if not results:
+        return None
+    steps, returns = align_curves([(r.curve_steps, r.curve_returns) for r in results])
+    return Band(steps, returns.mean(axis=0), *bootstrap_interval(returns))

@@ -1,6 +1,0 @@
-"""REINFORCE, without and with a learned value function."""
-
-from sb3_pgx.reinforce.reinforce import REINFORCE
-from sb3_pgx.reinforce.reinforce_baseline import REINFORCEBaseline
-
-__all__ = ["REINFORCE", "REINFORCEBaseline"]

@@ -1,0 +1,1 @@
+"""This package's algorithms in rl_zoo3's commands."""

@@ -1,0 +1,26 @@
+"""``python -m sb3_pgx.rl_zoo3 train``, ``enjoy``, ``record_video`` and ``plot_train``: the same as with ``sb3-pgx``."""
+
+import argparse
+import sys
+
+from sb3_pgx.rl_zoo3.plugin import COMMANDS, run_command
+from sb3_pgx.rl_zoo3.refusal import Refusal
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        "python -m sb3_pgx.rl_zoo3", description="rl_zoo3's commands with this package's algorithms."
+    )
+    names = [name.replace("-", "_") for name in COMMANDS]
+    parser.add_argument("command", choices=names, help="its own help follows with -h after it")
+    name = parser.parse_args(sys.argv[1:2]).command
+    try:
+        run_command(name.replace("_", "-"), sys.argv[2:])
+    except Refusal as refusal:
+        print(f"sb3_pgx.rl_zoo3: {refusal}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

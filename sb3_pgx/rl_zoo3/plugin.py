@@ -1,0 +1,297 @@
+"""
+rl_zoo3's own commands with this package's algorithms among theirs.
+
+rl_zoo3 reads its algorithms from tables; ours are put there by :func:`register`, never by an import. What a user got wrong is
+found before a command is handed over, where it can be, and is one sentence.
+"""
+
+import argparse
+import contextlib
+import importlib
+import itertools
+import os
+import runpy
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_pgx.core.files import replacing
+from sb3_pgx.core.optional_packages import ZOO, require_extra
+from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.rl_zoo3.refusal import refusals
+from sb3_pgx.settings.configs import suggestion
+from sb3_pgx.settings.environments import find_environment
+from sb3_pgx.settings.registration import register_environment
+
+LOGS = "logs"  # where rl_zoo3's train writes
+
+# rl_zoo3's algorithms whose names are ours now: SB3's and sb3-contrib's stay, under these. Not with the colon of
+# `sb3-pgx compare`: rl_zoo3 makes folders of names, and not every system has colons in those.
+RENAMED = {"a2c": "sb3_a2c", "ppo": "sb3_ppo", "trpo": "contrib_trpo"}
+
+
+def register() -> None:
+    """
+    Put this package's algorithms and their search spaces into rl_zoo3's tables, and our
+    :class:`~sb3_pgx.rl_zoo3.experiment_manager.Experiment` into its ``train``. If rl_zoo3 has an algorithm of the same name,
+    the name stands for ours from now on, and :data:`RENAMED` gives the name of theirs.
+
+    :raises ImportError: rl_zoo3 is not installed; says how to install it
+    """
+    require_extra("rl_zoo3's commands", ZOO, "zoo")
+    from rl_zoo3 import train
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+    from rl_zoo3.utils import ALGOS
+
+    from sb3_pgx.rl_zoo3.experiment_manager import Experiment, converter, sampler
+
+    train.ExperimentManager = Experiment  # type: ignore[misc]
+    tables: tuple[dict[str, Any], ...] = (ALGOS, HYPERPARAMS_SAMPLER, HYPERPARAMS_CONVERTER)
+    for name, theirs in RENAMED.items():
+        for table in tables:
+            table.setdefault(theirs, table[name])
+    for name, algorithm in ALGORITHMS.items():
+        for table, entry in zip(tables, (algorithm, sampler(name), converter(name)), strict=True):
+            table[name] = entry
+
+
+def run_command(name: str, arguments: Sequence[str]) -> None:
+    """
+    Runs a command of rl_zoo3, which prints and writes what it always does.
+
+    :param name: a key of :data:`COMMANDS`
+    :param arguments: rl_zoo3's, as the command line has them
+    :raises Refusal: the command cannot be run as it was asked for
+    :raises SystemExit: it showed its help, or an option is none of its
+    """
+    command = COMMANDS[name]
+    asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
+    if asks_for_help:
+        print(f"{command.description}\n")
+    with refusals():
+        register()
+        if not asks_for_help:
+            _check(command, arguments)
+    with _process_arguments([f"sb3-pgx {name}", *command.defaults, *arguments]):
+        command.run()
+
+
+def _check(command: "Command", arguments: Sequence[str]) -> None:
+    """
+    The names that rl_zoo3 would refuse at length, or later.
+
+    :raises ValueError: nothing has that name; gives the nearest ones
+    :raises ImportError: a package of ``--gym-packages`` is not there, or one cannot register its environments
+    """
+    from rl_zoo3.utils import ALGOS
+
+    asked = _names(command, arguments)
+    if asked.algo is None:
+        return  # rl_zoo3 says that it is needed
+    if asked.algo not in ALGOS:
+        hint = suggestion(asked.algo, list(ALGOS)) or f"; choose one of {', '.join(sorted(ALGOS))}"
+        raise ValueError(f"algorithm {asked.algo!r} is unknown{hint}")
+    if command is TRAIN:
+        for package in asked.gym_packages:
+            importlib.import_module(package)
+        package, colon, env = asked.env.rpartition(":")
+        if colon:
+            raise ValueError(f"rl_zoo3 takes the package of an environment apart: --gym-packages {package} --env {env}")
+        find_environment(env)
+        agent = asked.trained_agent
+        if agent and not (agent.endswith(".zip") and Path(agent).is_file()):
+            raise ValueError(f"--trained-agent {agent}: there is no such file, or it is no .zip")
+    elif not (Path(asked.folder, asked.algo).is_dir() or "rl-trained-agents" in asked.folder):  # these it can download
+        raise ValueError(
+            f"there is no run of {asked.algo} in {asked.folder}: `sb3-pgx train --algo {asked.algo}` makes one, -f names "
+            "another folder"
+        )
+    if command in (ENJOY, RECORD_VIDEO):
+        register_environment(asked.env)
+    if command is ENJOY and not (asked.no_render or _has_display()):
+        raise ValueError("there is no display to show it on: pass --no-render, or film it with `sb3-pgx record-video`")
+
+
+def _has_display() -> bool:
+    # Without one, MuJoCo's window ends the process.
+    return not sys.platform.startswith("linux") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+def _names(command: "Command", arguments: Sequence[str]) -> argparse.Namespace:
+    """What the arguments name; whatever else is wrong with them, rl_zoo3 says."""
+    parser = argparse.ArgumentParser(f"sb3-pgx {command.name}", add_help=False, allow_abbrev=False)
+    parser.add_argument("-a", "--algo", default=None if command is PLOT_TRAIN else "ppo")  # rl_zoo3's defaults
+    if command is not PLOT_TRAIN:
+        parser.add_argument("--env", default="CartPole-v1")
+    if command is TRAIN:
+        parser.add_argument("-i", "--trained-agent", default="")
+        parser.add_argument("--gym-packages", nargs="+", default=[])
+    else:
+        parser.add_argument("-f", "--folder", "--exp-folder", default=LOGS)
+        parser.add_argument("--no-render", action="store_true")
+    for options in (("--env-kwargs",), ("--eval-env-kwargs",), ("-params", "--hyperparams")):
+        parser.add_argument(*options, nargs="+", action=_CheckValues)
+    return parser.parse_known_args(arguments)[0]
+
+
+class _CheckValues(argparse.Action):
+    """rl_zoo3 evaluates each ``name:value``, and where it cannot, its user sees a traceback."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        from rl_zoo3.utils import StoreDict
+
+        for value in values:
+            try:
+                StoreDict([], self.dest)(parser, argparse.Namespace(), [value])
+            except Exception:  # whatever evaluating may raise
+                raise ValueError(
+                    f"{option_string} {value}: write name:value, the value as Python has it; a text needs quotes of its own, "
+                    "as in learning_rate:\"'lin_0.001'\""
+                ) from None
+
+
+@contextlib.contextmanager
+def _process_arguments(arguments: list[str]) -> Iterator[None]:
+    before, sys.argv = sys.argv, arguments
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _train() -> None:
+    from rl_zoo3.train import train
+
+    train()
+
+
+def _enjoy() -> None:
+    from rl_zoo3.enjoy import enjoy
+
+    with refusals():
+        enjoy()
+
+
+def _record_video() -> None:
+    from rl_zoo3.utils import ALGOS
+
+    players: dict[str, Any] = {name: _Player(algorithm) for name, algorithm in ALGORITHMS.items()}
+    ALGOS.update(players)
+    try:
+        with refusals():
+            runpy.run_module("rl_zoo3.record_video", run_name="__main__")
+    finally:
+        ALGOS.update(ALGORITHMS)
+
+
+@dataclass(frozen=True)
+class _Player:
+    """
+    Loads a model without an environment, as enjoy does. record_video gives it the one that it films, in which the model need
+    not be able to train.
+    """
+
+    algorithm: type[BaseAlgorithm]
+
+    def load(self, path: str, env: VecEnv, **kwargs: Any) -> BaseAlgorithm:
+        return self.algorithm.load(path, **kwargs)
+
+
+def _plot_train() -> None:
+    from matplotlib import pyplot as plt
+
+    rliable = sys.modules.get("rliable")
+    sys.modules["rliable"] = None  # type: ignore[assignment]  # only another of rl_zoo3's plots needs it, and it may not load
+    try:
+        from rl_zoo3.plots import plot_train
+    finally:
+        del sys.modules["rliable"]
+        if rliable is not None:
+            sys.modules["rliable"] = rliable
+    with refusals(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "FigureCanvas.* is non-interactive|No artists with labels")
+        plot_train()
+        _keep_picture(plt)
+
+
+def _keep_picture(plt: Any) -> None:
+    """Without a display nothing has been shown, and the picture would be lost."""
+    if not plt.get_fignums():
+        return
+    figure = plt.gcf()
+    (axes,) = figure.axes
+    if not axes.lines:
+        plt.close(figure)
+        raise ValueError("nothing to draw: no run of that environment has as many episodes as are averaged (--episode-window)")
+    name = axes.get_ylabel().lower().replace(" ", "_")
+    paths = (Path(f"{name}_{number}.png") for number in itertools.count(1))  # numbered as train numbers runs
+    path = next(path for path in paths if not path.exists())
+    with replacing(path) as file:
+        figure.savefig(file, format="png")
+    plt.close(figure)
+    print(f"there is no display: the picture is in {path}")
+
+
+@dataclass(frozen=True)
+class Command:
+    """
+    One of rl_zoo3's.
+
+    :param name: its name in ``sb3-pgx``
+    :param description: what stands before rl_zoo3's own help
+    :param defaults: arguments that those of the user override
+    :param run: hands over to rl_zoo3, which reads ``sys.argv``
+    """
+
+    name: str
+    description: str
+    defaults: tuple[str, ...]
+    run: Callable[[], None]
+
+
+_NAMES = (
+    f"Algorithms: this package's ({', '.join(ALGORITHMS)}),\nwith the hyperparameters of zoo_configs/, "
+    "and SB3's and sb3-contrib's with rl_zoo3's. Where a name would stand for two, theirs\n"
+    f"are {', '.join(RENAMED.values())}."
+)
+TRAIN = Command(
+    "train",
+    "Train one algorithm in one environment with rl_zoo3's train, into logs/<algo>/<env>_<number>.\n\n"
+    f"{_NAMES}\n\n"
+    "  sb3-pgx train --algo ppo_penalty --env CartPole-v1 -n 50000\n"
+    "  sb3-pgx train --algo trpo --env Pendulum-v1 -params target_kl:0.02 learning_rate:\"'lin_0.001'\"\n"
+    "  sb3-pgx train --algo sb3_ppo --env CartPole-v1 -conf my_settings.yml",
+    (),
+    _train,
+)
+ENJOY = Command(
+    "enjoy",
+    "Let a policy that `sb3-pgx train` saved play, with rl_zoo3's enjoy.\n"
+    "It is looked for in logs/ unless -f says otherwise.\n\n"
+    "  sb3-pgx enjoy --algo ppo_penalty --env CartPole-v1 --no-render -n 2000",
+    ("-f", LOGS),
+    _enjoy,
+)
+RECORD_VIDEO = Command(
+    "record-video",
+    "Film a policy that `sb3-pgx train` saved, with rl_zoo3's record_video: an MP4 file in the run's folder,\n"
+    "under videos/. (MuJoCo without a display: MUJOCO_GL=egl before the command, where EGL is installed.)\n\n"
+    "  sb3-pgx record-video --algo ppo_penalty --env CartPole-v1 -n 500",
+    ("-f", LOGS),
+    _record_video,
+)
+PLOT_TRAIN = Command(
+    "plot-train",
+    "Draw returns (or lengths, or successes) of the training episodes of every run, with rl_zoo3's plot_train.\n"
+    "Without a display the picture is written into the working folder.\n\n"
+    "  sb3-pgx plot-train --algo ppo_penalty --env CartPole-v1",
+    ("-f", LOGS),
+    _plot_train,
+)
+COMMANDS = {command.name: command for command in (TRAIN, ENJOY, RECORD_VIDEO, PLOT_TRAIN)}

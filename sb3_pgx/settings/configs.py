@@ -1,0 +1,323 @@
+"""
+Reads hyperparameter files in rl_zoo3's format, so that one file serves the zoo, ``compare`` and ``claims``.
+
+Reading a file runs none of it. Wrappers that it names are imported when an environment is made.
+"""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_pgx.settings.expressions import value_of
+from sb3_pgx.settings.registration import register_environment
+
+DEFAULT_N_ENVS = 8
+CLASS_DEFAULTS = "defaults of the class"
+UNSUPPORTED_KEYS = ("callback", "vec_env_wrapper", "monitor_kwargs")
+TRUSTED = ("gymnasium", "stable_baselines3", "sb3_contrib", "sb3_pgx", "rl_zoo3")  # imported to check a wrapper's name
+RESERVED_ARGUMENTS = ("policy", "env", "seed", "verbose")
+EVALUATED = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "normalize", "monitor_kwargs")  # by rl_zoo3
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """
+    How to train one algorithm in one environment.
+
+    ``normalize`` holds the keyword arguments of ``VecNormalize``, or None for no normalisation; ``wrappers`` are
+    dotted names with keyword arguments, innermost first; ``hyperparameters`` go to the algorithm's constructor as they
+    are; ``n_timesteps`` is in environment steps over all environments; ``source`` tells where all of it came from.
+    """
+
+    source: str
+    policy: str = "MlpPolicy"
+    n_envs: int = DEFAULT_N_ENVS
+    n_timesteps: int | None = None
+    normalize: dict[str, Any] | None = None
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    wrappers: tuple[tuple[str, dict[str, Any]], ...] = ()
+    frame_stack: int | None = None
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+
+    def with_hyperparameters(self, hyperparameters: dict[str, Any]) -> "RunConfig":
+        """The same with other hyperparameters; ``VecNormalize`` has their γ, as where it is read from a file."""
+        normalize = self.normalize
+        if normalize is not None and "gamma" in hyperparameters:
+            normalize = {**normalize, "gamma": hyperparameters["gamma"]}
+        return replace(self, hyperparameters=hyperparameters, normalize=normalize)
+
+
+def config_folder() -> Path:
+    """The folder of the hyperparameter files: inside the package in a wheel, beside it in the repository."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "zoo_configs"
+    return inside if inside.is_dir() else package.parent / "zoo_configs"
+
+
+def load_config(algo_key: str, env_id: str, folder: Path | None = None) -> RunConfig:
+    """
+    The settings of an algorithm in an environment: those under the environment's name in ``<algo_key>.yml``, else for an Atari
+    game those under ``atari``, else those under ``default``, else the defaults of the class with 8 environments.
+
+    :param algo_key: name of the file without its suffix, such as ``"ppo"``
+    :param env_id: Gymnasium's name of the environment
+    :param folder: where the file lies; default :func:`config_folder`
+    :return: the settings; ``source`` says which of the four they are
+    :raises ValueError: the file is not valid YAML, or a key in it has no meaning or the wrong type
+    :raises FileNotFoundError: ``folder`` was given and does not exist
+    """
+    check_folder(folder)
+    path = (folder or config_folder()) / f"{algo_key}.yml"
+    return read_config(path, env_id, UNSUPPORTED_KEYS) if path.is_file() else RunConfig(source=CLASS_DEFAULTS)
+
+
+def read_config(
+    path: Path, env_id: str, unsupported: tuple[str, ...] = (), changes: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """
+    As :func:`load_config`, from one file.
+
+    :param path: the file
+    :param env_id: Gymnasium's name of the environment
+    :param unsupported: of rl_zoo3's keys those that are refused; the others that mean nothing here are left out
+    :param changes: what the settings have in the place of the file's
+    :raises ValueError: the file is not valid YAML, or a key in it has no meaning or the wrong type
+    :raises OSError: the file cannot be read
+    """
+    entry = _entry(path, env_id, changes)
+    return RunConfig(source=CLASS_DEFAULTS) if entry is None else entry.parse(unsupported)
+
+
+def check_expressions(path: Path, env_id: str) -> None:
+    """
+    Check what rl_zoo3 would evaluate as Python, in the settings of any algorithm.
+
+    :param path: the file
+    :param env_id: Gymnasium's name of the environment
+    :raises ValueError: the file is not valid YAML, or a text in it is more than a value; names file, line and key
+    """
+    entry = _entry(path, env_id)
+    for key in EVALUATED:
+        if entry is not None and isinstance(text := entry.values.get(key), str):
+            entry.evaluate(key, text)
+
+
+def is_atari(env_id: str) -> bool:
+    """Whether the environment is an Atari game, as rl_zoo3 tells it; one that is not registered is none."""
+    with suppress(ImportError):  # told where the environment is made
+        register_environment(env_id)
+    spec = gym.registry.get(env_id.rpartition(":")[2])
+    return spec is not None and "AtariEnv" in str(spec.entry_point)
+
+
+def check_folder(folder: Path | None) -> None:
+    """:raises FileNotFoundError: a folder of hyperparameter files was given and does not exist"""
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(f"the folder of hyperparameter files {folder} does not exist")
+
+
+def check_hyperparameters(algorithm: type[BaseAlgorithm], config: RunConfig) -> None:
+    """
+    :param algorithm: the class that the hyperparameters are for
+    :param config: the settings
+    :raises ValueError: the constructor knows no argument of that name; names the nearest ones
+    """
+    parameters = inspect.signature(algorithm).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    known = [name for name in parameters if name not in RESERVED_ARGUMENTS]
+    for name in config.hyperparameters:
+        if name not in known:
+            raise ValueError(f"{config.source}: {algorithm.__name__} has no argument {name!r}{suggestion(name, known)}")
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """``; did you mean 'gamma'?``, or nothing where no known name is near."""
+    near = get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def import_name(dotted: str) -> Any:
+    """
+    What a dotted name such as ``"package.module.Class"`` stands for.
+
+    :raises ImportError: no such module, or nothing of that name in it
+    """
+    module, _, name = dotted.rpartition(".")
+    if not module:
+        raise ImportError(f"{dotted!r} has no module: write package.module.Class")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except AttributeError:
+        raise ImportError(f"module {module} has no {name}") from None
+
+
+Lines = dict[tuple[str, str | None], int]
+
+
+def _entry(path: Path, env_id: str, changes: Mapping[str, Any] | None = None) -> "_Entry | None":
+    entries, lines = _read(path)
+    key = next((key for key in (env_id, *(["atari"] if is_atari(env_id) else []), "default") if key in entries), None)
+    if key is None:
+        return None
+    where = f"{path.name}, line {lines[key, None]}, {key}"
+    if not isinstance(entries[key], dict):
+        raise ValueError(f"{where}: expected hyperparameters, one `name: value` a line, got {entries[key]!r}")
+    return _Entry({**entries[key], **(changes or {})}, path, key, lines)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Lines]:
+    """The file's entries, and the line of each entry ``(entry, None)`` and of each of its keys ``(entry, key)``."""
+    import yaml
+
+    text = path.read_text(encoding="utf-8")
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        entries = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{path}{line} is not valid YAML: {error.problem}") from None
+    if root is None:
+        return {}, {}
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path}: expected an environment's name at the start of each line, got a {type(entries).__name__}")
+    lines: Lines = {}
+    for key, value in root.value:
+        if (key.value, None) in lines:
+            raise ValueError(
+                f"{path}, line {key.start_mark.line + 1}: {key.value} is there already in line {lines[key.value, None]}"
+            )
+        lines[key.value, None] = key.start_mark.line + 1
+        if isinstance(value, yaml.MappingNode):
+            lines.update({(key.value, inner.value): inner.start_mark.line + 1 for inner, _ in value.value})
+    return {str(key): value for key, value in entries.items()}, lines
+
+
+@dataclass
+class _Entry:
+    """One environment's keys while they are being consumed; what is left over goes to the constructor."""
+
+    values: dict[str, Any]
+    path: Path
+    env_key: str
+    lines: Lines
+
+    def parse(self, unsupported: tuple[str, ...]) -> RunConfig:
+        for key in UNSUPPORTED_KEYS:
+            if key in self.values and key in unsupported:
+                raise self._error(key, "this key of rl_zoo3 has no effect here; remove it")
+            self.values.pop(key, None)
+        return RunConfig(
+            source=f"{self.path.name}: {self.env_key}",
+            policy=self._policy(),
+            n_envs=self._count("n_envs") or 1,
+            n_timesteps=self._count("n_timesteps"),
+            normalize=self._normalize(),
+            env_kwargs=self._mapping("env_kwargs", self.values.pop("env_kwargs", {})),
+            wrappers=self._wrappers(),
+            frame_stack=self._count("frame_stack"),
+            hyperparameters=self._hyperparameters(),
+        )
+
+    def _error(self, key: str, problem: str) -> ValueError:
+        line = self.lines.get((self.env_key, key), self.lines[self.env_key, None])
+        return ValueError(f"{self.path}, line {line}, {self.env_key}, {key}: {problem}")
+
+    def _policy(self) -> str:
+        policy = self.values.pop("policy", "MlpPolicy")
+        if not isinstance(policy, str):
+            raise self._error("policy", f"{policy!r} is not the name of a policy, such as MlpPolicy")
+        return policy
+
+    def _count(self, key: str) -> int | None:
+        value = self.values.pop(key, None)
+        if value is None:
+            return None
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = 0.0
+        if isinstance(value, bool) or not number.is_integer() or number < 1:
+            raise self._error(key, f"{value!r} is not a whole number of at least 1")
+        return int(number)
+
+    def _mapping(self, key: str, value: Any) -> dict[str, Any]:
+        if isinstance(value, str):
+            value = self.evaluate(key, value)
+        if not isinstance(value, Mapping):
+            raise self._error(key, f"{value!r} is not a dictionary")
+        return dict(value)
+
+    def _normalize(self) -> dict[str, Any] | None:
+        value = self.values.pop("normalize", False)
+        if isinstance(value, bool):
+            kwargs: dict[str, Any] | None = {} if value else None
+        else:
+            kwargs = self._mapping("normalize", value)
+        if kwargs is not None and "gamma" in self.values:
+            kwargs["gamma"] = self.values["gamma"]
+        return kwargs
+
+    def _wrappers(self) -> tuple[tuple[str, dict[str, Any]], ...]:
+        value = self.values.pop("env_wrapper", None) or []
+        wrappers = []
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, str):
+                item = {item: {}}
+            if not (isinstance(item, dict) and len(item) == 1):
+                raise self._error("env_wrapper", f"{item!r} is neither a dotted name nor one dotted name with its arguments")
+            name, kwargs = next(iter(item.items()))
+            try:
+                _check_name(name)
+            except ImportError as error:
+                raise self._error("env_wrapper", str(error)) from None
+            wrappers.append((name, dict(kwargs or {})))
+        return tuple(wrappers)
+
+    def _hyperparameters(self) -> dict[str, Any]:
+        for key, value in self.values.items():
+            # YAML 1.1 reads 1e-3, without a point, as text, and the algorithm would fail far from here.
+            if isinstance(value, str) and is_number(value):
+                raise self._error(key, f"YAML reads {value} as text; write {float(value)!r} or !!float {value}")
+        if isinstance(self.values.get("policy_kwargs"), str):
+            self.values["policy_kwargs"] = self.evaluate("policy_kwargs", self.values["policy_kwargs"])
+        return self.values
+
+    def evaluate(self, key: str, text: str) -> Any:
+        """The value of an expression, which is not run."""
+        try:
+            return value_of(text)
+        except ValueError as error:
+            raise self._error(key, f"cannot evaluate {text!r}: {error}") from None
+
+
+def _check_name(dotted: str) -> None:
+    """
+    Check a dotted name as far as that is possible without running code of a package that nobody has imported yet.
+
+    :raises ImportError: no such module, or nothing of that name in it
+    """
+    package = dotted.partition(".")[0]
+    if package in sys.modules or package in TRUSTED or "." not in dotted:
+        import_name(dotted)
+    elif find_spec(package) is None:
+        raise ImportError(f"No module named {package!r}")
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number to Python."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

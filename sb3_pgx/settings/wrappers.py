@@ -1,0 +1,34 @@
+"""Wrappers that hyperparameter files name."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from sb3_pgx.core.checks import check_counts
+
+
+class PlanesAsImage(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
+    """
+    Makes an image of boolean planes ``[H, W, C]``, as MinAtar's games show them: uint8 ``[scale * H, scale * W, C]`` of 0 and
+    255, large enough for the convolutions of ``CnnPolicy``, which need 36 pixels.
+
+    :param env: environment with such observations
+    :param scale: pixels of a field, in each direction
+    :raises ValueError: observations are no boolean planes, or ``scale`` is no positive whole number
+    """
+
+    def __init__(self, env: gym.Env, scale: int = 4):
+        gym.utils.RecordConstructorArgs.__init__(self, scale=scale)
+        super().__init__(env)
+        space = env.observation_space
+        if not (isinstance(space, spaces.Box) and space.dtype == bool and len(space.shape) == 3):
+            raise ValueError(f"PlanesAsImage makes images of boolean planes [H, W, C], and the observations are {space}")
+        height, width, planes = space.shape
+        check_counts(scale=scale)
+        self.scale = scale
+        self.observation_space = spaces.Box(0, 255, (scale * height, scale * width, planes), np.uint8)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        return np.where(observation, np.uint8(255), np.uint8(0)).repeat(self.scale, axis=0).repeat(self.scale, axis=1)

@@ -1,0 +1,1 @@
+"""The five stages of an algorithm: collect, evaluate, estimate, update, report."""

@@ -1,0 +1,161 @@
+"""The one batched pass after collection: values, log-probabilities, and the values that complete cut episodes."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor
+
+from sb3_pgx.core.distributions import packed
+from sb3_pgx.core.errors import blaming_numbers
+from sb3_pgx.core.rollout import Observations, Rollout, as_policy_input, map_tensors
+from sb3_pgx.core.undo import Refusal
+from sb3_pgx.engine.layers import Modules
+from sb3_pgx.engine.policy_graphs import CompiledPass
+from sb3_pgx.ops.returns import next_values
+
+# Numbers of observation that one pass may hold: 64 MiB as float32; a network's activations are a small multiple of it.
+MAX_NUMBERS = 2**24
+MAX_ROWS = 4096  # of a small network; more would leave the cache
+
+
+def evaluate_rollout(policy: ActorCriticPolicy, rollout: Rollout, with_distribution: bool = False) -> None:
+    """
+    Fill in ``values``, ``log_prob``, ``last_values`` and ``next_values``, and ``distribution`` if it is wanted.
+
+    :param policy: in evaluation mode, as it acted
+    :param rollout: as collected; rows whose values and log-probabilities are ``given`` keep them
+    :param with_distribution: keep the packed parameters of the action distributions
+    :raises ValueError: the policy returned NaN or infinity
+    """
+    given, (n_steps, _) = rollout.given, rollout.shape
+    with th.no_grad():
+        if with_distribution or len(given) < n_steps:
+            rollout.values, rollout.log_prob, rollout.distribution = evaluate_rows(policy, rollout, with_distribution)
+            for t, (values, log_prob) in given.items():
+                rollout.values[t], rollout.log_prob[t] = values, log_prob
+        else:
+            rollout.values, rollout.log_prob = (th.stack(x) for x in zip(*(given[t] for t in range(n_steps)), strict=True))
+        rollout.last_values = values_of(policy, rollout.last_observations, rollout.shape[1])
+        final = _final_values(policy, rollout)
+        rollout.next_values = next_values(rollout.values, rollout.last_values, rollout.terminated, rollout.truncated, final)
+        parts = (rollout.values, rollout.next_values, rollout.log_prob)
+        _check(sum(x.sum() for x in parts), rollout)
+
+
+def evaluate_by_graph(
+    policy: ActorCriticPolicy, rollout: Rollout, graph: CompiledPass, modules: Modules, gamma: float, gae_lambda: float
+) -> bool:
+    """
+    The same without the distribution, and the estimate, by GAE: fill in ``advantages`` and ``returns``, too.
+
+    :param policy: in evaluation mode, as it acted
+    :param rollout: as collected
+    :param graph: an :func:`~sb3_pgx.engine.policy_graphs.evaluation_pass`
+    :param modules: the policy's layers, as they were looked at last
+    :param gamma: discount factor
+    :param gae_lambda: λ
+    :return: false where there is no graph; nothing was done
+    :raises ValueError: the policy returned NaN or infinity
+    """
+    with th.no_grad():
+        like, device = next(iter(modules.parameters.values())), rollout.rewards.device
+        # Zeros stand for the final values until it is known that there is a graph.
+        discounts, no_finals = graph.constants(
+            (gamma, gae_lambda, rollout.shape, like.dtype, device),
+            lambda: (th.tensor((gamma, gae_lambda), dtype=th.float64, device=device), like.new_zeros(rollout.shape)),
+        )
+        before = [discounts, rollout.actions, rollout.rewards, rollout.terminated, rollout.truncated]
+        after = [
+            *graph.inputs(map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)),
+            *graph.inputs(rollout.last_observations),
+        ]
+        if not graph.prepare(policy, modules, [*before, no_finals, *after]):
+            return False
+        final = _final_values(policy, rollout)
+        rollout.values, rollout.log_prob, rollout.next_values, *others, check = graph(
+            [*before, no_finals if final is None else final.to(no_finals.dtype), *after]  # the policy's values may be wider
+        )
+        rollout.advantages, rollout.returns, rollout.last_values = others
+        _check(check, rollout)
+    return True
+
+
+def _check(total: Any, rollout: Rollout) -> None:
+    """``total`` is the sum of what is checked: a quick test, which only an overflow fails without a number that is bad."""
+    parts = (rollout.values, rollout.next_values, rollout.log_prob)
+    if not math.isfinite(total) and not all(th.isfinite(x).all() for x in parts):
+        raise _not_finite()
+
+
+def _not_finite() -> Refusal:
+    return Refusal(
+        "the policy gives values or log-probabilities that are not finite for the observations of this rollout: "
+        "the step before was too large (lower learning_rate, set max_grad_norm) or the observations are huge "
+        "(wrap the environment in VecNormalize)."
+    )
+
+
+def _refusals() -> Any:
+    """Torch's distributions refuse NaN, and a standard deviation of 0; what the policy itself raises is not ours."""
+    return blaming_numbers(lambda what: _not_finite(), lambda: "while the policy evaluated a rollout")
+
+
+@_refusals()
+def evaluate_rows(
+    policy: ActorCriticPolicy, rollout: Rollout, with_distribution: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """V(s_t) and log π(a_t|s_t), ``[T, N]`` each, and the packed parameters of π(·|s_t), ``[T, N, K]``, of the policy now."""
+    observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
+    actions = rollout.actions.flatten(end_dim=1)
+    values, log_prob, distribution = [], [], []
+    for rows in chunks(observations, len(actions)):
+        picked = map_tensors(lambda x, rows=rows: x[rows], observations)
+        value, log_probability, _ = policy.evaluate_actions(picked, as_policy_input(actions[rows], policy.action_space))
+        values.append(value.flatten())
+        log_prob.append(log_probability.flatten())
+        if with_distribution:
+            distribution.append(packed(policy.action_dist))
+    return (
+        th.cat(values).view(rollout.shape),
+        th.cat(log_prob).view(rollout.shape),
+        th.cat(distribution).unflatten(0, rollout.shape) if with_distribution else None,
+    )
+
+
+def _final_values(policy: ActorCriticPolicy, rollout: Rollout) -> Tensor | None:
+    """V of the final observations where episodes were truncated, ``[T, N]``; ``None`` where none was."""
+    if rollout.final_observations is None:
+        return None
+    values = values_of(policy, rollout.final_observations, int(rollout.truncated.sum()))
+    for place, value in rollout.given_finals.items():
+        values[place] = value
+    final = values.new_zeros(rollout.shape)
+    final[rollout.truncated] = values
+    return final
+
+
+@_refusals()
+def values_of(policy: ActorCriticPolicy, observations: Observations, total: int) -> Tensor:
+    """V of ``total`` observations."""
+    parts = [
+        policy.predict_values(map_tensors(lambda x, r=r: x[r], observations)).flatten() for r in chunks(observations, total)
+    ]
+    return th.cat(parts)
+
+
+def chunks(observations: Observations, total: int, leading: int = 1) -> Iterator[slice]:
+    """
+    Consecutive rows, as many at a time as memory allows.
+
+    :param observations: what the rows are made of, ``[..., *obs]``
+    :param total: number of rows
+    :param leading: dimensions before those of one observation
+    """
+    tensors = observations.values() if isinstance(observations, dict) else [observations]
+    numbers = sum(x.shape[leading:].numel() for x in tensors)
+    rows = min(MAX_ROWS, max(1, MAX_NUMBERS // max(numbers, 1)))
+    for start in range(0, total, rows):
+        yield slice(start, min(start + rows, total))

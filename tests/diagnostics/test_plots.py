@@ -1,0 +1,108 @@
+"""Reading a run's log and drawing it: what is in the pictures, and what cannot be read."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from stable_baselines3 import PPO as SB3PPO
+from stable_baselines3.common.env_util import make_vec_env
+from support.browser import browse, needs_browser, pixels_of
+from support.models import ACTION_SPACES
+from support.observers import logging_to
+from support.witnessed_runs import OBSERVATIONS, AnySpace
+
+from sb3_pgx.cli import main
+from sb3_pgx.diagnostics import Above, DiagnosticsCallback, Rule
+from sb3_pgx.diagnostics.plots import LINE, plot_folder
+from sb3_pgx.diagnostics.progress_file import judge, read_progress
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder that a training of three updates logged to, and its history."""
+    folder = tmp_path_factory.mktemp("run")
+    env = make_vec_env(lambda: AnySpace(OBSERVATIONS, ACTION_SPACES["Discrete"]), 2)
+    model = SB3PPO("MlpPolicy", env, n_steps=16, batch_size=8, n_epochs=1, seed=0, device="cpu")
+    diagnostics = DiagnosticsCallback()
+    with logging_to(folder, model):
+        model.learn(96, callback=diagnostics)
+    return folder, diagnostics.history
+
+
+def test_the_log_is_read_as_it_was_measured(run):
+    folder, history = run
+    steps, series = read_progress(folder)
+    known = [not math.isnan(x) for x in series["kl"]]
+    assert [steps[i] for i in np.flatnonzero(known)] == [64, 96, 96]  # SB3 logs an update with the rollout after it
+    for name in history[0].keys() - {"timesteps", "update"}:
+        measured = [numbers.get(name, math.nan) for numbers in history]
+        np.testing.assert_allclose(np.array(series[name])[known], measured, rtol=1e-4, atol=1e-8, err_msg=name)
+    assert not math.isnan(series["training_return"][-1])
+
+
+def test_a_log_of_sb3_alone_is_read_under_the_same_names(tmp_path):
+    rows = "time/total_timesteps,train/approx_kl,rollout/ep_rew_mean\n64,,1.5\n128,0.02,2.5\n,0.03,\n"
+    (tmp_path / "progress.csv").write_text(rows)
+    steps, series = read_progress(tmp_path)
+    assert steps == [64, 128, 128]
+    np.testing.assert_array_equal(series["approx_kl"], [math.nan, 0.02, 0.03])
+    np.testing.assert_array_equal(series["training_return"], [1.5, 2.5, math.nan])
+
+
+def test_rules_judge_a_log_as_they_would_have_judged_the_training():
+    rule = Rule("r", "kl", Above(1.0), "s", "m", patience=2, until=0.75)
+    (watch,) = judge((rule,), {"kl": [2.0, math.nan, 2.0, 2.0], "entropy": [0.0] * 4})
+    assert (watch.looked, watch.alarms) == (2, 1), "the last row is past the share of the training for which the rule speaks"
+
+
+def test_the_page_holds_every_series_its_healthy_range_and_all_that_it_needs(run, tmp_path):
+    folder, history = run
+    (tmp_path / "progress.csv").write_bytes((folder / "progress.csv").read_bytes())
+    png, html = plot_folder(tmp_path)
+    page = html.read_text(encoding="utf-8")
+    assert not re.search(r'<(script|link)[^>]+(src|href)="http', page), "it would need a network"
+    arguments = re.search(r'Plotly\.newPlot\(\s*"[^"]+",\s*(\[.*?\]),\s*(\{"template".*?\}),\s*\{"responsive"', page, re.S)
+    traces, layout = (json.loads(part) for part in arguments.groups())
+    by_name = {trace["name"]: trace for trace in traces}
+    assert {"kl", "entropy", "explained_variance", "training_return"} <= by_name.keys()
+    np.testing.assert_allclose(by_name["kl"]["y"], [numbers["kl"] for numbers in history], rtol=1e-4)
+    shaded = [(shape["y0"], shape["y1"]) for shape in layout["shapes"]]
+    assert (0.003, 0.02) in shaded and (0.7, 1.0) in shaded
+    image = np.asarray(Image.open(png).convert("RGB")).reshape(-1, 3)
+    assert (image == (0x1F, 0x77, 0xB4)).all(axis=1).sum() > 1000, "lines"
+    assert (abs(image.astype(int) - (222, 241, 222)) <= 3).all(axis=1).mean() > 0.05, "healthy ranges"
+
+
+@needs_browser
+def test_a_browser_shows_the_page_and_has_nothing_to_complain_about(run, tmp_path):
+    (tmp_path / "progress.csv").write_bytes((run[0] / "progress.csv").read_bytes())
+    seen, console = browse(plot_folder(tmp_path)[1])
+    assert console == []
+    assert pixels_of(seen, LINE) > 500
+
+
+def test_the_command_tells_what_it_wrote_and_replaces_nothing_unasked(run, tmp_path, capsys):
+    (tmp_path / "progress.csv").write_bytes((run[0] / "progress.csv").read_bytes())
+    (tmp_path / "diagnostics.html").write_text("mine")
+    assert main(["plot", str(tmp_path)]) == 2
+    assert "diagnostics.html exists already; --force replaces it" in capsys.readouterr().err
+    assert (tmp_path / "diagnostics.html").read_text() == "mine" and not (tmp_path / "diagnostics.png").exists()
+    assert main(["plot", str(tmp_path), "--force"]) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "diagnostics.png"), str(tmp_path / "diagnostics.html")]
+
+
+def test_what_cannot_be_drawn_is_one_sentence(tmp_path, capsys, monkeypatch):
+    assert main(["plot", str(tmp_path)]) == 2
+    assert "progress.csv does not exist; give a folder that a run logged to" in capsys.readouterr().err
+    (tmp_path / "progress.csv").write_text("time/fps\n3\n")
+    assert main(["plot", str(tmp_path)]) == 2
+    assert "holds neither diagnostics/… nor what SB3's on-policy algorithms log" in capsys.readouterr().err
+    (tmp_path / "progress.csv").write_text("diagnostics/kl,train/approx_kl\n,nan\n")
+    assert main(["plot", str(tmp_path)]) == 2
+    assert "holds no number that can be drawn" in capsys.readouterr().err
+    monkeypatch.setattr("sb3_pgx.core.optional_packages.find_spec", lambda name: None if name == "plotly" else object())
+    assert main(["plot", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == 'sb3-pgx: pictures need plotly: pip install "sb3_pgx[plots]"\n'

@@ -1,0 +1,74 @@
+"""Trainings with a fault planted: which rule must fire, and how soon; healthy ones of the same length fire none."""
+
+import warnings
+
+import pytest
+from sb3_contrib import TRPO as ContribTRPO
+from selection import mostly_slow
+from stable_baselines3 import A2C as SB3A2C
+from stable_baselines3 import PPO as SB3PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+from support.planted_faults import FAULTS, Fault, settings_of
+
+from sb3_pgx import A2C, PPO
+from sb3_pgx.diagnostics import DEFAULT_RULES, HealthCallback, HealthWarning
+
+
+def updates_until_it_fires(fault: Fault) -> tuple[int | None, HealthCallback]:
+    """Trains as long as the rule may take; when it fired, if it did."""
+    fired: dict[str, int] = {}
+
+    class Noted(HealthCallback):
+        def on_measured(self) -> None:
+            super().on_measured()
+            for watch in self.watches:
+                if watch.in_alarm:
+                    fired.setdefault(watch.rule.name, len(self.history))
+
+    health = Noted(costly_every=1, **fault.health)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HealthWarning)
+        model, rule = fault.model(), next(rule for rule in DEFAULT_RULES if rule.name == fault.rule)
+        model.learn(int(fault.within / rule.until) * 4 * model.n_steps, callback=health, log_interval=1)
+    return fired.get(fault.rule), health
+
+
+@pytest.mark.parametrize("name", mostly_slow(FAULTS, [*FAULTS][::3]))
+def test_a_planted_fault_is_found_in_time(name):
+    fault = FAULTS[name]
+    when, health = updates_until_it_fires(fault)
+    assert when is not None and when <= fault.within, [w.rule.name for w in health.watches if w.alarms]
+    watch = next(w for w in health.watches if w.rule.name == fault.rule)
+    assert f"| {fault.rule} | **alarm** at {watch.alarms} of {watch.looked} updates |" in health.report()
+    assert any(fault.rule in warning and watch.rule.remedy in warning for warning in health.warnings)
+
+
+@pytest.mark.parametrize(
+    "algorithm, env",
+    mostly_slow(
+        [
+            (PPO, "CartPole-v1"),
+            (SB3PPO, "Pendulum-v1"),
+            (A2C, "Pendulum-v1"),
+            (SB3A2C, "CartPole-v1"),
+            (ContribTRPO, "CartPole-v1"),
+            (ContribTRPO, "Pendulum-v1"),
+        ],
+        quick=[(PPO, "CartPole-v1"), (A2C, "Pendulum-v1")],
+    ),
+)
+def test_a_healthy_training_of_the_same_length_fires_nothing(algorithm, env):
+    made = make_vec_env(env, 4, seed=0)
+    venv = VecNormalize(made, gamma=0.95) if env == "Pendulum-v1" else made
+    model = algorithm("MlpPolicy", venv, gamma=0.95, **settings_of(algorithm))
+    health = HealthCallback(costly_every=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", HealthWarning)
+        model.learn(30 * 4 * model.n_steps, callback=health, log_interval=1)
+    assert len(health.history) == 30 and not any(watch.alarms for watch in health.watches)
+    assert health.report().splitlines()[2].startswith("Healthy: none of ")
+
+
+def test_every_rule_has_a_fault_that_trips_it():
+    assert {fault.rule for fault in FAULTS.values()} == {rule.name for rule in DEFAULT_RULES}

@@ -1,0 +1,170 @@
+"""When a training is compiled: by ``compile``, by its length, and not where it cannot be, which one sentence says."""
+
+import pytest
+import stable_baselines3 as sb3
+import torch as th
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from support.capabilities import QUICK
+from support.eager_and_compiled import ON_POLICY, assert_same_training, drawn, envs, make, optimizer, pair, warned
+from support.small_environments import DEVICE
+
+from sb3_pgx import PPO
+from sb3_pgx.engine import compiler as compiling
+
+# ------------------------------------------------------------------------------------------------------- when
+
+
+@pytest.mark.parametrize("name, a_rollout", [("a2c", 1), ("ppo", 6), ("ppo_penalty", 6)])  # 12 rows: a batch of 4, twice
+def test_auto_compiles_a_training_of_more_gradient_steps_than_the_limit(name, a_rollout, graphs, monkeypatch):
+    monkeypatch.setattr("sb3_pgx.stages.algorithm.COMPILE_AFTER", 2 * a_rollout)
+    model = make(name, compile="auto")
+    model.learn(24)
+    assert model.n_gradient_steps == 2 * a_rollout
+    assert not graphs, "as many as the limit"
+    make(name, compile=False).learn(60)
+    assert not graphs, "compiling is switched off"
+    make(name, compile="auto").learn(25)
+    assert graphs, "one rollout more"
+
+
+def test_auto_counts_the_steps_of_earlier_trainings_and_stays_compiled(graphs, monkeypatch, tmp_path):
+    monkeypatch.setattr("sb3_pgx.stages.algorithm.COMPILE_AFTER", 12)
+    model = make("ppo", compile="auto")
+    model.learn(12)
+    model.learn(12)
+    assert not graphs
+    model.save(tmp_path / "model.zip")
+    loaded = PPO.load(tmp_path / "model.zip", env=envs(), device=DEVICE)
+    model.learn(12)
+    count = len(graphs)
+    assert count == 3
+    loaded.learn(12)
+    assert len(graphs) == 2 * count, "a saved model has its steps behind it, too"
+    monkeypatch.setattr("sb3_pgx.stages.algorithm.COMPILE_AFTER", 10**9)
+    model.learn(12)
+    assert model._compiled and len(graphs) == 2 * count
+    compiled = [s for s in model.log.sentences if "is compiled" in s]
+    assert len(compiled) == len(set(compiled)) == 3 and not any("uncompiled" in s for s in model.log.sentences)
+    assert model.n_gradient_steps == 24
+
+
+# ------------------------------------------------------------------------------------------------------- what does not
+
+
+class WithLayer(FlattenExtractor):
+    """A feature extractor with one more layer."""
+
+    def __init__(self, observation_space, layer):
+        super().__init__(observation_space)
+        self.layer = layer(self.features_dim)
+
+    def forward(self, observations):
+        return self.layer(super().forward(observations))
+
+
+class ReadsValues(FlattenExtractor):
+    def forward(self, observations):
+        return observations if observations.sum() > 0 else -observations
+
+
+def extractor(layer):
+    return dict(policy_kwargs=dict(features_extractor_class=WithLayer, features_extractor_kwargs=dict(layer=layer)))
+
+
+UNCOMPILABLE = {
+    "BatchNorm": (lambda: extractor(th.nn.BatchNorm1d), "the policy has buffers"),
+    "Dropout": (lambda: extractor(lambda _: th.nn.Dropout(0.3)), "it draws random numbers"),
+    "an optimizer without a rule": (optimizer(th.optim.Adamax), "there is no rule for the optimizer Adamax"),
+    "Adam with amsgrad": (optimizer(th.optim.Adam, amsgrad=True), "there is no rule for Adam with amsgrad"),
+    "a policy that reads values": (lambda: dict(policy_kwargs=dict(features_extractor_class=ReadsValues)), ""),
+}
+STEP = "the gradient step runs uncompiled: "
+
+
+@pytest.mark.parametrize("case", UNCOMPILABLE)
+@ON_POLICY
+def test_what_cannot_be_compiled_trains_as_without_and_one_warning_says_why(name, case, graphs):
+    cell, reason = UNCOMPILABLE[case]
+    eager, compiled = pair(name, cell)
+    expected, silence = warned(eager)
+    result, told = warned(compiled)
+    assert silence == [] and result == expected, "random numbers were drawn differently"
+    assert_same_training(eager, compiled)
+    (told,) = [sentence for sentence in told if STEP in sentence]
+    assert told.startswith("compile=True: " + STEP + reason) and "\n" not in told
+
+
+@pytest.mark.parametrize(
+    "name, theirs, layer",
+    [
+        ("a2c", sb3.A2C, th.nn.BatchNorm1d),
+        ("ppo", sb3.PPO, th.nn.BatchNorm1d),
+        ("ppo", sb3.PPO, lambda _: th.nn.Dropout(0.3)),  # A2C's one batch is not in SB3's order, and so has other masks
+    ],
+    ids=["A2C with BatchNorm", "PPO with BatchNorm", "PPO with Dropout"],
+)
+def test_layers_that_keep_statistics_or_draw_random_numbers_do_so_once_a_step_as_in_sb3(name, theirs, layer):
+    model = make(name, make_vec_env("Pendulum-v1", 2, seed=0), compile=False, **extractor(layer))
+    policy_kwargs = dict(net_arch=[8], **extractor(layer)["policy_kwargs"])
+    env = make_vec_env("Pendulum-v1", 2, seed=0)
+    expected = theirs("MlpPolicy", env, seed=0, device=DEVICE, policy_kwargs=policy_kwargs, **QUICK[name])
+    numbers = []
+    for m in (model, expected):
+        drawn()
+        m.learn(24)
+        numbers.append(drawn())
+    assert numbers[0] == numbers[1], "random numbers were drawn differently"
+    for key, value in expected.policy.state_dict().items():
+        th.testing.assert_close(model.policy.state_dict()[key], value, rtol=1e-4, atol=1e-5)
+
+
+class Double(th.nn.Module):
+    def forward(self, x):
+        return x.double()
+
+
+@pytest.mark.parametrize("name, theirs", [pytest.param("a2c", sb3.A2C, marks=pytest.mark.slow), ("ppo", sb3.PPO)])
+def test_parameters_of_two_types_train_uncompiled_as_sb3s_do(name, theirs):
+    model = make(name, make_vec_env("Pendulum-v1", 2, seed=0), compile=True)
+    env = make_vec_env("Pendulum-v1", 2, seed=0)
+    expected = theirs("MlpPolicy", env, seed=0, device=DEVICE, policy_kwargs=dict(net_arch=[8]), **QUICK[name])
+    for policy in (model.policy, expected.policy):
+        policy.value_net = th.nn.Sequential(Double(), policy.value_net.double())
+        policy.optimizer = policy.optimizer_class(policy.parameters(), lr=policy.optimizer.defaults["lr"])
+    told = warned(model)[1]
+    drawn()
+    expected.learn(24)
+    assert any(STEP + "the policy's parameters differ in type or device" in sentence for sentence in told)
+    for key, value in expected.policy.state_dict().items():
+        th.testing.assert_close(model.policy.state_dict()[key], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", UNCOMPILABLE)
+def test_where_compiling_was_not_asked_for_a_line_of_the_log_says_why_not(case, graphs, monkeypatch):
+    monkeypatch.setattr("sb3_pgx.stages.algorithm.COMPILE_AFTER", 1)
+    cell, reason = UNCOMPILABLE[case]
+    model = make("ppo", **cell(), compile="auto")
+    _, told = warned(model)
+    assert told == []
+    assert len([s for s in model.log.sentences if s.startswith(STEP + reason)]) == 1
+
+
+@ON_POLICY
+def test_without_a_compiler_training_is_eager(name, monkeypatch):
+    def backend(graph, examples):
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        raise InvalidCxxCompiler()
+
+    monkeypatch.setattr(compiling, "backend", backend)
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    eager, compiled = pair(name)
+    expected, _ = warned(eager)
+    result, told = warned(compiled)
+    assert result == expected
+    assert f"compile=True: {STEP}no C++ compiler was found" in told
+    assert all(sentence.endswith("no C++ compiler was found") for sentence in told)
+    assert len(told) == len(set(told)) == (2 if name == "ppo_penalty" else 3)  # not once an update
+    for p, q in zip(eager.policy.parameters(), compiled.policy.parameters(), strict=True):
+        assert th.equal(p, q)

@@ -1,0 +1,265 @@
+"""A comparison as a whole: several environments, what is written, and what goes on where it was interrupted."""
+
+import csv
+import json
+from dataclasses import replace
+from itertools import product
+
+import gymnasium
+import numpy as np
+import pytest
+from support.browser import browse, needs_browser, pixels_of
+from support.run_in_process import run_all_here
+
+from sb3_pgx.cli import main
+from sb3_pgx.experiments import compare, comparison, finished
+from sb3_pgx.experiments.pool import read_result, write_result
+from sb3_pgx.experiments.report.pictures import COLORS
+
+ENVS, ALGOS = ("Thirty-v0", "Forty-v0"), ("a2c", "sb3:a2c")
+COMPARE = ["compare", "--env", *ENVS, "--algos", *ALGOS, "--seeds", "2", "--timesteps", "80", "--eval-episodes", "2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environments():
+    """Two tasks whose episodes have 30 and 40 steps at most."""
+    for env_id, steps in zip(ENVS, (30, 40), strict=True):
+        entry = "gymnasium.envs.classic_control:CartPoleEnv"
+        gymnasium.register(env_id, entry, max_episode_steps=steps, reward_threshold=steps - 0.5)
+    yield
+    for env_id in ENVS:
+        gymnasium.registry.pop(env_id)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The comparison's folder, which the tests below only read."""
+    folder = tmp_path_factory.mktemp("first") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finished, "run_all", run_all_here)
+        assert main([*COMPARE, "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Which runs are trained: none of them really."""
+    trained = []
+
+    def run_all(specs, paths, workers, progress, on_result):
+        trained.extend(f"{spec.label} {spec.env_id} {spec.seed}" for spec in specs)
+        return [done[spec.env_id, spec.label, spec.seed] for spec in specs]
+
+    done = {}
+    monkeypatch.setattr(finished, "run_all", run_all)
+    return trained, done
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """For tests that look at the runs alone."""
+    monkeypatch.setattr(comparison, "write_report", lambda *args: ("", ""))
+
+
+@pytest.fixture
+def again(first, tmp_path, trained):
+    """A copy of the folder, and a function that gives the command once more: exit status, and what was trained."""
+    names, done = trained
+    folder = tmp_path / "out"
+    for path in first.rglob("*"):
+        if path.is_file():
+            copy = folder / path.relative_to(first)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    for path in first.glob("runs/*/*.json"):
+        result = read_result(path)
+        done[result.env_id, result.label, result.seed] = result
+
+    def command(*options):
+        names.clear()
+        status = main([*COMPARE, *options, "--output", str(folder)])
+        return status, list(names)
+
+    return folder, command
+
+
+def table(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_environment_algorithm_and_seed_is_a_run_and_a_row(first):
+    runs = {path.relative_to(first / "runs").as_posix() for path in first.glob("runs/*/*.json")}
+    assert runs == {f"{e}/{a}-seed{s}.json" for e, a, s in product(ENVS, ("a2c", "sb3-a2c"), (0, 1))}
+    rows = table(first / "runs.csv")
+    assert [(r["environment"], r["algorithm"], r["seed"]) for r in rows] == [*product(ENVS, ALGOS, ("0", "1"))]
+    for row in rows:
+        run = json.loads(
+            (first / "runs" / row["environment"] / f"{row['algorithm'].replace(':', '-')}-seed{row['seed']}.json").read_text()
+        )
+        assert float(row["mean_return"]) == run["mean_return"] and run["timesteps"] == 80
+    assert len(table(first / "curves.csv")) == sum(
+        len(json.loads(p.read_text())["curve_steps"]) for p in first.glob("runs/*/*")
+    )
+
+
+def test_scores_are_0_for_a_random_policy_and_1_at_the_threshold(first):
+    report = (first / "report.md").read_text()
+    scale = {}
+    for line in report.partition("## What counts as 0 and as 1")[2].splitlines()[4:6]:
+        env_id, low, why_low, high, why_high = (cell.strip() for cell in line.strip("|").split("|"))
+        assert (why_low, why_high) == ("a random policy (at most 20 episodes)", "the threshold")
+        scale[env_id] = (float(low), float(high))
+    assert [high for _, high in scale.values()] == [29.5, 39.5] and all(15 < low < 29 for low, _ in scale.values())
+    for row in table(first / "runs.csv"):
+        low, high = scale[row["environment"]]
+        assert float(row["score"]) == pytest.approx((float(row["mean_return"]) - low) / (high - low), abs=0.2)
+
+
+def test_the_summary_sums_up_the_rows_of_the_runs(first):
+    rows, summary = table(first / "runs.csv"), table(first / "summary.csv")
+    for algorithm in ALGOS:
+        scores = np.array([float(r["score"]) for r in rows if r["algorithm"] == algorithm])  # two of each environment
+        (iqm,) = [
+            r for r in summary if (r["environment"], r["algorithm"]) == ("all", algorithm) and "interq" in r["statistic"]
+        ]
+        assert float(iqm["value"]) == pytest.approx(np.sort(scores)[1:3].mean())
+        assert float(iqm["low"]) <= float(iqm["value"]) <= float(iqm["high"])
+    assert [r["statistic"] for r in summary if "improvement" in r["statistic"]] == ["probability of improvement over sb3:a2c"]
+
+
+def test_the_report_names_what_it_takes_to_do_it_again(first):
+    for report in ((first / "report.md").read_text(), (first / "report.html").read_text()):
+        assert (
+            "sb3-pgx compare --env Thirty-v0 Forty-v0 --algos a2c sb3:a2c --timesteps 80 --seeds 2 --eval-episodes 2" in report
+        )
+        assert "2 seeds are few" in report and "torch 2." in report and "a2c.yml: default" in report
+    names = {"curves", "aggregates", "profiles", "improvement", "sample_efficiency", "wall_clock"}
+    assert {path.stem for path in first.glob("*.png")} == names
+
+
+@needs_browser
+def test_a_browser_shows_every_picture_and_has_nothing_to_complain_about(first):
+    seen, console = browse(first / "report.html")
+    assert console == []
+    for color in COLORS[: len(ALGOS)]:
+        assert pixels_of(seen, color) > 500
+    page = (first / "report.html").read_text()
+    assert page.count('src="data:image/svg+xml;base64,') == 6 and "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_finished_runs_are_not_trained_again(again, capsys):
+    folder, command = again
+    before = (folder / "report.md").read_text()
+    assert command() == (0, [])
+    assert (folder / "report.md").read_text() == before
+    assert "8 of them are finished there" in capsys.readouterr().out
+
+
+def test_runs_that_are_missing_failed_or_half_written_are_trained_again(no_report, again, capsys):
+    folder, command = again
+    missing, failed, half, other = (
+        folder / "runs" / name
+        for name in (
+            "Thirty-v0/a2c-seed0.json",
+            "Thirty-v0/a2c-seed1.json",
+            "Forty-v0/a2c-seed0.json",
+            "Forty-v0/sb3-a2c-seed1.json",
+        )
+    )
+    missing.unlink()
+    write_result(replace(read_result(failed), error="MemoryError: no"), failed)
+    half.write_bytes(half.read_bytes()[:200])
+    other.write_bytes((folder / "runs/Thirty-v0/sb3-a2c-seed1.json").read_bytes())
+    assert command() == (0, ["a2c Thirty-v0 0", "a2c Thirty-v0 1", "a2c Forty-v0 0", "sb3:a2c Forty-v0 1"])
+    printed = capsys.readouterr().out
+    for path in (half, other):
+        assert f"{path} is half written or of another run; it is trained again" in printed
+    assert str(failed) not in printed and "4 of them are finished there" in printed
+
+
+def test_further_seeds_and_algorithms_may_join(no_report, again):
+    folder, command = again
+    record = json.loads((folder / "comparison.json").read_text())
+    del record["configs"]["Forty-v0"]
+    (folder / "comparison.json").write_text(json.dumps({**record, "seeds": [0]}))
+    assert command() == (0, [])
+    assert json.loads((folder / "comparison.json").read_text())["seeds"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        (["--timesteps", "81"], "timesteps is 80 there and 81 here"),
+        (["--eval-episodes", "3"], "eval_episodes is 2 there and 3 here"),
+        (["--seeds", "1"], "of seeds [0, 1], here [0]"),
+        (["--algos", "a2c"], "it has sb3:a2c on Thirty-v0, which is not asked for here"),
+        (["--env", "Thirty-v0"], "it has a2c on Forty-v0, which is not asked for here"),
+        (["--configs", "CONFIGS"], "settings of a2c on Thirty-v0: gamma is None there and 0.5 here"),
+    ],
+)
+def test_a_folder_of_another_comparison_is_refused_and_untouched(again, tmp_path, capsys, options, difference):
+    folder, command = again
+    (tmp_path / "CONFIGS").mkdir()
+    (tmp_path / "CONFIGS" / "a2c.yml").write_text("default: {n_envs: 8, n_timesteps: 7, gamma: 0.5}\n")
+    options = [str(tmp_path / "CONFIGS") if word == "CONFIGS" else word for word in options]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert command(*options) == (2, [])
+    error = capsys.readouterr().err
+    assert (
+        f"{folder} holds another comparison ({difference}); choose another one, or use --force" in error
+        and error.count("\n") == 1
+    )
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_other_versions_are_another_comparison_and_force_trains_every_run_anew(no_report, again, capsys):
+    folder, command = again
+    record = json.loads((folder / "comparison.json").read_text())
+    record["versions"]["torch"] = "1.0"
+    (folder / "comparison.json").write_text(json.dumps(record))
+    (folder / "notes.txt").write_text("precious")
+    assert command() == (2, [])
+    assert "torch was 1.0 there and is 2." in capsys.readouterr().err
+    (folder / "comparison.json").write_text("{half")
+    assert command() == (2, []) and "comparison.json there cannot be read" in capsys.readouterr().err
+    status, trained = command("--force")
+    assert status == 0 and len(trained) == 8
+    assert not list(folder.glob("runs/*/*.json")), "what was there would count as finished after an interruption"
+    assert (folder / "notes.txt").read_text() == "precious"
+
+
+def test_runs_of_what_was_there_before_force_do_not_count_as_those_of_another_comparison(no_report, again, tmp_path):
+    folder, command = again
+    (tmp_path / "configs").mkdir()
+    for name in ("a2c", "sb3_a2c"):
+        (tmp_path / "configs" / f"{name}.yml").write_text("default: {n_envs: 8, gamma: 0.5}\n")
+    settings = ["--configs", str(tmp_path / "configs")]
+    assert command(*settings, "--algos", "a2c", "--force")[0] == 0
+    assert len(list(folder.glob("runs/*/sb3-a2c-seed*.json"))) == 4
+    assert set(command(*settings)[1]) >= {f"sb3:a2c {env_id} {seed}" for env_id, seed in product(ENVS, (0, 1))}
+
+
+def test_one_environment_keeps_returns_and_leaves_out_what_sums_environments_up(runs_in_this_process, tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "a2c.yml").write_text("default: {n_envs: 4}\n")
+    (tmp_path / "configs" / "ppo.yml").write_text("default: {n_envs: 4, n_steps: 64, learning_rate: -1.0}\n")
+    output = tmp_path / "out"
+    found = compare(
+        "Thirty-v0",
+        ["sb3:a2c", "sb3:ppo"],
+        80,
+        seeds=[3],
+        output=output,
+        eval_episodes=2,
+        configs=tmp_path / "configs",
+        progress=False,
+    )
+    assert found.report == (output / "report.md").read_text()
+    assert "| sb3:ppo | every run failed |" in found.brief
+    assert "sb3:ppo on Thirty-v0, seed 3: ValueError: Invalid learning rate: -1.0" in found.brief
+    assert "One seed says nothing about the spread" in found.report
+    assert {path.stem for path in output.glob("*.png")} == {"curves", "profiles", "wall_clock"}
+    assert "score" not in found.report and "--seeds 3," in found.report
+    ran, failed = table(output / "runs.csv")
+    assert ran["score"] == ran["mean_return"] and failed["error"].startswith("ValueError: Invalid learning rate")

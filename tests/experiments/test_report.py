@@ -1,0 +1,253 @@
+"""The report: that tables and pictures say what the runs gave."""
+
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgb
+
+from sb3_pgx.experiments.findings import examine
+from sb3_pgx.experiments.normalized_scores import complete_seeds, find_scale, random_return, score_matrix
+from sb3_pgx.experiments.report.content import compose
+from sb3_pgx.experiments.report.document import Bullets, Document, Picture, Section, Table
+from sb3_pgx.experiments.report.html import html
+from sb3_pgx.experiments.report.markdown import brief, markdown
+from sb3_pgx.experiments.report.pictures import draw, draw_curves
+from sb3_pgx.experiments.setting import Setting
+from sb3_pgx.settings.configs import RunConfig
+
+SETTING = Setting(("CartPole-v1",), ("good", "sb3:bad"), (0, 1), 60_000, {"CartPole-v1": 475.0}, workers=2)
+STEPS = [10_000, 20_000, 30_000]
+
+
+@pytest.fixture
+def results(result):
+    return [
+        result("good", 0, returns=[490.0, 500.0], curve_steps=STEPS, curve_returns=[100.0, 480.0, 300.0]),
+        result(
+            "good", 1, returns=[400.0, 410.0], curve_steps=STEPS, curve_returns=[200.0, 300.0, 500.0], training_seconds=4.0
+        ),
+        result("sb3:bad", 0, returns=[9.0, 11.0], curve_steps=STEPS, curve_returns=[10.0, 10.0, 10.0]),
+        result("sb3:bad", 1, error="ValueError: Invalid learning rate: -1", steps=0),
+    ]
+
+
+@pytest.fixture
+def several(result):
+    """Two algorithms, two seeds, two environments; A-v0 is twice as slow, and ``b`` failed once there."""
+
+    def one(label, env_id, seed, curve, seconds, **outcome):
+        curves = {"curve_steps": STEPS, "curve_returns": curve, "curve_seconds": [seconds * k for k in (1.0, 2.0, 3.0)]}
+        return result(label, seed, env_id=env_id, returns=[curve[-1]], timesteps=30_000, **curves, **outcome)
+
+    return [
+        one("a", "A-v0", 0, [0.0, 50.0, 100.0], 2.0),
+        one("a", "A-v0", 1, [0.0, 30.0, 60.0], 2.0),
+        one("b", "A-v0", 0, [0.0, 10.0, 20.0], 2.0),
+        one("b", "A-v0", 1, [0.0, 0.0, 0.0], 2.0, error="ValueError: no"),
+        one("a", "B-v0", 0, [-100.0, -50.0, -50.0], 1.0),
+        one("a", "B-v0", 1, [-100.0, -75.0, -25.0], 1.0),
+        one("b", "B-v0", 0, [-100.0, -100.0, -100.0], 1.0),
+        one("b", "B-v0", 1, [-100.0, -100.0, -100.0], 1.0),
+    ]
+
+
+# Scores are returns / 100 in A-v0 and 1 + return / 100 in B-v0.
+OF_SEVERAL = Setting(
+    ("A-v0", "B-v0"),
+    ("a", "b"),
+    (0, 1),
+    30_000,
+    {"A-v0": 100.0},
+    normalize={"B-v0": (-100.0, 0.0)},
+    random_returns={"A-v0": 0.0},
+)
+
+
+def report(results, setting):
+    return markdown(compose(examine(results, setting), results, setting, ()))
+
+
+def rows(text: str, section: str) -> list[list[str]]:
+    lines = text.partition(f"## {section}\n")[2].partition("\n## ")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+
+
+def test_table_has_a_row_for_each_algorithm(results):
+    header, _, good, bad = rows(report(results, SETTING), "CartPole-v1")
+    assert header[1:] == [
+        "final return [95 % interval]",
+        "interquartile mean",
+        "steps to 475",
+        "frames per second",
+        "hyperparameters",
+    ]
+    # seed means 495 and 405; thresholds at 20 000 and 30 000 steps; 1000 steps in 2 and in 4 seconds
+    mean = "450.0 [405.0, 495.0]"
+    assert good == ["good", mean, mean, "25 000 (2 of 2 seeds reached it)", "375", "good.yml: default"]
+    assert bad == [
+        "sb3:bad",
+        "10.0 (no interval from one seed), of 1 of 2 runs: the others failed",
+        "10.0 (no interval from one seed)",
+        "not by 60 000 (0 of 2 seeds reached it)",
+        "500",
+        "sb3:bad.yml: default",
+    ]
+
+
+def test_failed_runs_are_told_with_their_sentence(results):
+    text = report(results, SETTING)
+    assert "1 run failed" in text and "- sb3:bad on CartPole-v1, seed 1: ValueError: Invalid learning rate: -1" in text
+    assert "failed and gave" not in report(results[:3], SETTING)
+
+
+def test_the_report_warns_that_an_interval_over_few_seeds_is_too_narrow(results):
+    assert "2 seeds are few" in report(results[:2], SETTING)
+    assert "seeds are few" not in report(results[:2], Setting(("CartPole-v1",), ("good",), tuple(range(10)), 60_000))
+
+
+def test_an_algorithm_whose_every_run_failed_keeps_its_row(results):
+    setting = Setting(("CartPole-v1",), ("sb3:bad",), (1,), 60_000, {"CartPole-v1": 475.0})
+    assert rows(report(results[3:], setting), "CartPole-v1")[2] == [
+        "sb3:bad", "every run failed", "–", "–", "–", "sb3:bad.yml: default",
+    ]  # fmt: skip
+    assert list(draw(examine(results[3:], setting), setting)) == ["curves"]
+
+
+def test_a_terminal_is_told_why_nothing_is_summed_up(result):
+    runs = [result("a", 0, env_id=env_id, error="ValueError: no") for env_id in ("A-v0", "B-v0")]
+    setting = Setting(("A-v0", "B-v0"), ("a",), (0,), 10, random_returns={"A-v0": 0.0, "B-v0": 0.0})
+    told = brief(compose(examine(runs, setting), runs, setting, ()))
+    assert "All environments together\n\nNo algorithm has a seed that finished in every environment" in told
+
+
+def test_without_threshold_its_column_is_omitted(results):
+    setting = Setting(("CartPole-v1",), ("good", "sb3:bad"), (0, 1), 60_000)
+    text = report(results, setting)
+    assert {len(row) for row in rows(text, "CartPole-v1")} == {5}
+    assert "hreshold" not in text and "steps to" not in text
+    (axes,) = draw_curves(examine(results, setting), setting).axes
+    assert all(line.get_linestyle() == "-" for line in axes.lines)
+
+
+def test_lines_are_means_over_seeds_and_bands_their_intervals(results):
+    (axes,) = draw_curves(examine(results, SETTING), SETTING).axes
+    good, bad, threshold = axes.lines
+    points = {line: np.asarray(line.get_xydata(), dtype=float).tolist() for line in axes.lines}
+    assert points[good] == [[10_000, 150.0], [20_000, 390.0], [30_000, 400.0]]
+    assert points[bad] == [[10_000, 10.0], [20_000, 10.0], [30_000, 10.0]]
+    assert threshold.get_linestyle() == "--" and [y for _, y in points[threshold]] == [475.0, 475.0]
+    (band,) = [artist for artist in axes.collections if isinstance(artist, PolyCollection)]  # one seed has no band
+    corners = {(x, y) for x, y in np.asarray(band.get_paths()[0].vertices)}
+    # of two seeds, the interval of the mean ends at the two values
+    assert {(10_000, 100.0), (10_000, 200.0), (20_000, 300.0), (20_000, 480.0), (30_000, 300.0), (30_000, 500.0)} <= corners
+    assert to_rgb(np.asarray(band.get_facecolor())[0][:3]) == to_rgb(good.get_color())
+
+
+def test_axes_and_legend_are_labelled(results):
+    (axes,) = draw_curves(examine(results, SETTING), SETTING).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["good", "sb3:bad", "threshold 475"]
+    assert "steps" in axes.get_xlabel() and "return" in axes.get_ylabel() and "CartPole-v1" in axes.get_title(loc="left")
+    assert axes.get_xlim() == (0, 60_000)
+
+
+def test_environments_are_summed_up_on_their_scales_from_seeds_that_finished_everywhere(several):
+    found = examine(several, OF_SEVERAL)
+    a, b = found.aggregates
+    # final scores of a: 1, 0.6 in A-v0 and 0.5, 0.75 in B-v0; of b, whose seed 1 failed: 0.2 and 0
+    assert a.estimates["interquartile mean"].value == pytest.approx((0.6 + 0.75) / 2)
+    assert (a.estimates["mean"].value, b.estimates["mean"].value) == pytest.approx((0.7125, 0.1))
+    assert a.estimates["optimality gap"].value == pytest.approx(1 - 0.7125)
+    assert (a.seeds, b.seeds) == ((0, 1), (0,)) and np.isnan(b.estimates["mean"].low)
+    (improvement,) = found.improvements
+    assert (improvement.first, improvement.second, improvement.probability.value) == ("a", "b", 1.0)
+    table = rows(report(several, OF_SEVERAL), "All environments together")
+    assert table[2][1].startswith("0.675 [") and [row[-1] for row in table[2:]] == ["2 of 2", "1 of 2"]
+    assert rows(report(several, OF_SEVERAL), "What counts as 0 and as 1")[2:] == [
+        ["A-v0", "0.0", "a random policy (at most 20 episodes)", "100.0", "the threshold"],
+        ["B-v0", "-100.0", "given", "0.0", "given"],
+    ]
+
+
+def test_efficiency_is_the_interquartile_mean_of_scores_over_steps_and_over_seconds(several):
+    a = examine(several, OF_SEVERAL).aggregates[0]
+    assert a.by_steps is not None and a.by_seconds is not None
+    # scores at 20 000 steps: 0.5, 0.3 and 0.5, 0.25
+    np.testing.assert_allclose(a.by_steps.center, [0.0, (0.3 + 0.5) / 2, (0.6 + 0.75) / 2])
+    assert (a.by_seconds.x[0], a.by_seconds.x[-1]) == (2.0, 6.0)  # A-v0 is first evaluated at 2 s, and ends at 6 s
+    # at 2 s: 0, 0 in A-v0 and 0.5, 0.25 in B-v0; at 6 s B-v0's runs have ended and keep their last score
+    np.testing.assert_allclose(a.by_seconds.center[[0, -1]], [0.125, (0.6 + 0.75) / 2])
+
+
+def test_runs_that_are_evaluated_at_no_common_step_have_a_report_without_that_line(result):
+    """Of ten steps, sixteen environments take sixteen, and one takes eleven."""
+    curves = {"A-v0": ([16], [1.0], [0.2]), "B-v0": ([1, 11], [0.0, 1.0], [0.1, 0.3])}
+    runs = [
+        result("a", 0, env_id=env_id, returns=[1.0], curve_steps=steps, curve_returns=returns, curve_seconds=seconds)
+        for env_id, (steps, returns, seconds) in curves.items()
+    ]
+    setting = Setting(("A-v0", "B-v0"), ("a",), (0,), 10, random_returns={"A-v0": 0.0, "B-v0": 0.0})
+    (found,) = examine(runs, setting).aggregates
+    assert found.by_steps is None and found.by_seconds is not None
+    assert "sample_efficiency" in draw(examine(runs, setting), setting)
+
+
+def test_settings_tell_normalisation_as_it_is_from_none(result):
+    runs = [
+        result("a", 0, returns=[1.0], config={"n_envs": 8, "normalize": normalize, "env_kwargs": {}, "hyperparameters": {}})
+        for normalize in ({}, None)
+    ]
+    settings = [rows(report([run], SETTING), "Settings")[2][-1] for run in runs]
+    assert settings == ["n_envs=8, normalize=True", "n_envs=8"]
+
+
+def test_pictures_draw_the_numbers_of_the_findings(several):
+    found = examine(several, OF_SEVERAL)
+    figures = draw(found, OF_SEVERAL)
+    assert set(figures) == {"curves", "aggregates", "sample_efficiency", "profiles", "wall_clock", "improvement"}
+    assert [axes.get_title(loc="left") for axes in figures["curves"].axes] == ["A-v0", "B-v0"]
+    profile = figures["profiles"].axes[0].lines[0]
+    np.testing.assert_array_equal(profile.get_ydata(), found.aggregates[0].profile.center)
+    at_half = np.interp(0.55, *np.asarray(profile.get_xydata(), dtype=float).T)
+    assert at_half == pytest.approx(0.75)  # of 1, 0.6, 0.5, 0.75
+    interval, dot = figures["aggregates"].axes[0].lines[:2]
+    estimate = found.aggregates[0].estimates["interquartile mean"]
+    assert list(dot.get_xdata()) == [estimate.value] and list(interval.get_xdata()) == [estimate.low, estimate.high]
+
+
+def test_a_seed_counts_where_it_finished_in_every_environment(several):
+    scales = examine(several, OF_SEVERAL).scales
+    of_b = [r for r in several if r.label == "b"]
+    assert complete_seeds(of_b, ["A-v0", "B-v0"]) == [0] and complete_seeds(of_b, ["B-v0"]) == [0, 1]
+    np.testing.assert_allclose(score_matrix(of_b, scales), [[0.2, 0.0]])
+    assert score_matrix([r for r in of_b if r.seed == 1], scales).shape == (0, 2)
+
+
+def test_scales_are_given_or_from_a_random_policy_to_the_threshold_or_else_to_the_best_run():
+    def ends(*arguments):
+        scale = find_scale(*arguments)
+        return scale.low, scale.high
+
+    assert ends([1.0], (3.0, 7.0), 0.0, 5.0) == (3.0, 7.0)
+    assert ends([1.0, 9.0], None, -2.0, 5.0) == (-2.0, 5.0)
+    assert ends([1.0, 9.0], None, -2.0, None) == ends([1.0, 9.0], None, -2.0, -3.0) == (-2.0, 9.0)
+    assert ends([-5.0, -3.0], None, -2.0, None) == (-2.0, 1.0)  # no run beats a random policy
+    assert ends([], None, -2.0, None) == ends([-2.0], None, -2.0, None) == (-2.0, -1.0)
+    np.testing.assert_allclose(find_scale([], (0.0, 4.0), None, None)([2.0, -4.0, 8.0]), [0.5, -1.0, 2.0])
+
+
+def test_a_random_policy_is_played_as_the_environment_is_trained_and_must_come_to_an_end(monkeypatch):
+    short = RunConfig(source="", wrappers=(("gymnasium.wrappers.TimeLimit", {"max_episode_steps": 7}),), normalize={})
+    assert random_return("CartPole-v1", short) == 7.0
+    assert 15 < random_return("CartPole-v1", RunConfig(source="")) < 30  # published: 22 steps
+    monkeypatch.setattr("sb3_pgx.experiments.normalized_scores.RANDOM_STEPS", 5)
+    with pytest.raises(ValueError, match=r"end no episode of CartPole-v1 within 5 steps.*--normalize CartPole-v1=LOW,HIGH"):
+        random_return("CartPole-v1", RunConfig(source=""))
+
+
+def test_what_runs_say_cannot_break_the_page_or_the_table():
+    table = Table(("a", "b"), (("<script>x</script>", "1 | 2"),))
+    document = Document("T & <i>", (Bullets(("<b>",)),), (Section("S", (table, Picture("p", '"quoted"'))),))
+    page = html(document, {"p": "<svg/>"})
+    assert "<script>" not in page and "&lt;script&gt;" in page and "T &amp; &lt;i&gt;" in page and "<b>" not in page
+    assert 'alt="&quot;quoted&quot;"' in page
+    assert "| <script>x</script> | 1 \\| 2 |" in markdown(document)

@@ -1,0 +1,237 @@
+"""Runs: honest budgets, clocks and evaluations, and results that survive what happens to other runs."""
+
+import json
+import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import A2C, PPO
+
+from sb3_pgx.experiments import pool
+from sb3_pgx.experiments.runs import FINAL_SEEDS, SEED_STRIDE, Interrupted, RunSpec, execute
+from sb3_pgx.settings.configs import RunConfig
+
+
+def spec(algorithm=A2C, seed: int = 0, timesteps: int = 200, n_envs: int = 4, normalize=None, curve_points: int = 0, **kwargs):
+    config = RunConfig(source="test", n_envs=n_envs, normalize=normalize, hyperparameters=kwargs)
+    return RunSpec("sb3:a2c", algorithm, "CartPole-v1", seed, timesteps, config, curve_points, eval_episodes=5)
+
+
+class CountingPPO(PPO):
+    """Counts the rollouts that were learned from."""
+
+    learned = 0
+
+    def train(self) -> None:
+        CountingPPO.learned += 1
+
+
+class AlwaysLeft(A2C):
+    """After training, its policy pushes left whatever it sees; until then, it pushes right."""
+
+    def learn(self, *args, **kwargs):
+        self.push(1)
+        result = super().learn(*args, **kwargs)
+        self.push(0)
+        return result
+
+    def train(self) -> None:
+        pass
+
+    def push(self, action: int) -> None:
+        layer = self.policy.action_net
+        assert isinstance(layer, th.nn.Linear)
+        with th.no_grad():
+            layer.weight.zero_()
+            layer.bias.copy_(th.nn.functional.one_hot(th.tensor(action), 2) * 1e3)
+
+
+class ShiftsStatistics(A2C):
+    """After training, its environments have seen observations around 1000; remembers what its policy is shown then."""
+
+    shown: np.ndarray
+
+    def learn(self, *args, **kwargs):
+        super().learn(*args, **kwargs)
+        statistics: Any = vars(self.get_vec_normalize_env())["obs_rms"]
+        statistics.mean[:], statistics.var[:] = 1000.0, 1.0
+        return self
+
+    def predict(self, observation, *args, **kwargs):
+        ShiftsStatistics.shown = observation
+        return super().predict(observation, *args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "steps", "learned"),
+    [
+        (512, 512, 2),  # two rollouts of 4 * 64 end at the budget: both are learned from
+        (600, 604, 2),  # the third is cut short at the first step beyond it
+        (255, 256, 0),  # the rollout ends one step beyond it: not learned from
+        (100, 104, 0),  # SB3 alone would go on to 256
+    ],
+)
+def test_no_run_exceeds_its_budget_by_more_than_one_step_of_each_environment(timesteps, steps, learned):
+    CountingPPO.learned = 0
+    result = execute(spec(CountingPPO, timesteps=timesteps, n_steps=64))
+    assert result.error is None
+    assert (result.steps, CountingPPO.learned) == (steps, learned)
+    assert result.steps <= timesteps + 4
+
+
+def always_left(seed: int) -> float:
+    env = gym.make("CartPole-v1")
+    env.reset(seed=seed)
+    steps, over = 0, False
+    while not over:
+        _, _, terminated, truncated, _ = env.step(0)
+        steps, over = steps + 1, terminated or truncated
+    return float(steps)
+
+
+def test_final_evaluation_plays_the_final_policy_in_episodes_of_its_own():
+    result = execute(spec(AlwaysLeft, seed=3, curve_points=2))
+    expected = [always_left(FINAL_SEEDS + 3 * SEED_STRIDE + i) for i in range(5)]
+    assert sorted(result.returns) == sorted(expected)
+    assert result.mean_return == pytest.approx(sum(expected) / 5)
+
+
+def test_final_evaluation_sees_the_normalisation_statistics_of_training():
+    result = execute(spec(ShiftsStatistics, normalize={}))
+    assert result.error is None
+    # (about 0 - 1000) / 1, clipped to -10 as VecNormalize does
+    np.testing.assert_array_equal(ShiftsStatistics.shown, np.full((5, 4), -10.0))
+
+
+def test_learning_curve_is_spread_evenly_and_evaluates_the_policy_of_its_time():
+    result = execute(spec(AlwaysLeft, timesteps=400, curve_points=5))
+    assert result.curve_steps == [80, 160, 240, 320, 400]
+    assert np.all(np.diff([0.0, *result.curve_seconds]) > 0) and result.curve_seconds[-1] <= result.training_seconds
+    assert all(8.0 <= value <= 11.0 for value in result.curve_returns)  # a pole that is pushed one way falls at once
+
+
+def test_time_spent_in_evaluations_is_not_training_time(monkeypatch):
+    def slow_evaluation(*args, **kwargs):
+        time.sleep(0.2)
+        return [1.0], [1]
+
+    monkeypatch.setattr("stable_baselines3.common.callbacks.evaluate_policy", slow_evaluation)
+    start = time.perf_counter()
+    result = execute(spec(timesteps=100, curve_points=5))
+    assert result.curve_returns == [1.0] * 5
+    assert result.training_seconds < time.perf_counter() - start - 1.0
+    assert result.curve_seconds[-1] <= result.training_seconds
+    assert result.frames_per_second == pytest.approx(100 / result.training_seconds)
+
+
+def test_same_seed_gives_the_same_run_whether_or_not_it_is_watched():
+    plain, watched = execute(spec(seed=5)), execute(spec(seed=5, curve_points=4))
+    assert plain.returns == watched.returns
+
+
+def test_every_step_is_reported_once():
+    reported: list[int] = []
+
+    def report(steps: int) -> bool:
+        reported.append(steps)
+        return True
+
+    result = execute(spec(timesteps=200), report)
+    assert sum(reported) == result.steps == 200
+
+
+def test_a_run_that_is_told_to_stop_has_no_result():
+    with pytest.raises(Interrupted):
+        execute(spec(timesteps=10**9), lambda steps: False)
+
+
+def test_a_run_that_raises_is_recorded_with_its_sentence():
+    result = execute(spec(learning_rate=-1.0))
+    assert result.error is not None and result.error.startswith("ValueError: Invalid learning rate")
+    assert result.traceback is not None and "Traceback" in result.traceback
+    assert result.returns == []
+
+
+@pytest.mark.parametrize("reward", [float("nan"), -float("inf")])
+def test_a_run_whose_final_returns_are_not_finite_failed(reward, monkeypatch):
+    monkeypatch.setattr("sb3_pgx.experiments.runs.evaluate_policy", lambda *args, **kwargs: ([1.0, reward], [3, 3]))
+    result = execute(spec())
+    assert result.error is not None and "check the environment's reward function" in result.error
+
+
+def test_runs_in_processes_leave_a_file_each_survive_a_failing_one_and_end_when_they_are_interrupted(tmp_path):
+    specs = [spec(seed=1), spec(seed=2, learning_rate=-1.0), spec(seed=3, timesteps=10**9)]
+    results = []
+
+    def interrupt_the_endless_one(result):
+        results.append(result)
+        if len(results) == 2:
+            raise KeyboardInterrupt
+
+    paths = [tmp_path / "of" / f"{spec.seed}.json" for spec in specs]
+    with pytest.raises(KeyboardInterrupt):
+        pool.run_all(specs, paths, workers=1, progress=False, on_result=interrupt_the_endless_one)
+    good, bad = results
+    assert (good.seed, good.error, bad.seed) == (1, None, 2)
+    assert sorted(path.name for path in (tmp_path / "of").iterdir()) == ["1.json", "2.json"]
+    first, second = (json.loads(path.read_text()) for path in paths[:2])
+    assert first["returns"] == good.returns == execute(specs[0]).returns
+    assert first["mean_return"] == pytest.approx(np.mean(good.returns))
+    assert set(good.versions) == {"sb3_pgx", "python", "torch", "stable_baselines3", "gymnasium"}
+    assert second["error"] == bad.error and "Invalid learning rate" in str(bad.error)
+
+
+def test_a_worker_that_dies_is_recorded_as_a_failed_run_with_the_likely_causes(tmp_path):
+    future: Future = Future()
+    future.set_exception(BrokenProcessPool("a child process terminated abruptly"))
+    result = pool._outcome(future, spec(seed=4), tmp_path / "4.json")
+    assert result.error is not None and "ran out of memory (use fewer workers)" in result.error
+    assert json.loads((tmp_path / "4.json").read_text())["error"] == result.error
+
+
+def test_a_worker_ends_when_the_comparison_that_started_it_is_gone(monkeypatch):
+    """Killed, it cannot tell its workers; they would train on, and nothing would wait for them."""
+    events = []
+
+    class Parent:
+        def join(self):  # returns when the process has ended
+            events.append("parent ended")
+
+    monkeypatch.setattr(pool.mp, "parent_process", Parent)
+    monkeypatch.setattr(pool.os, "_exit", lambda status: events.append(f"exit {status}"))
+    pool._end_with_parent()
+    assert events == ["parent ended", "exit 1"]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    pool.write_json(path, {"old": 1})
+    monkeypatch.setattr("os.replace", lambda *args: (_ for _ in ()).throw(OSError("crash")))
+    with pytest.raises(OSError, match="crash"):
+        pool.write_json(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1}
+
+
+def test_runs_with_neighbouring_seeds_share_no_episode():
+    class FirstStates(A2C):
+        seen: ClassVar[list] = []
+
+        def learn(self, *args, **kwargs):
+            FirstStates.seen.append(self.env.reset())
+            return super().learn(*args, **kwargs)
+
+    FirstStates.seen.clear()
+    for seed in (0, 1):
+        assert execute(spec(FirstStates, seed=seed, n_envs=8)).error is None
+    assert len(np.unique(np.concatenate(FirstStates.seen), axis=0)) == 16
+
+
+def test_a_wrapper_that_ends_episodes_does_not_hang_the_evaluation():
+    wrapped = RunConfig(source="", n_envs=2, wrappers=(("gymnasium.wrappers.TimeLimit", {"max_episode_steps": 7}),))
+    result = execute(RunSpec("a2c", A2C, "CartPole-v1", 0, 100, wrapped, curve_points=2))
+    assert result.error is None and set(result.returns) == {7.0}

@@ -1,0 +1,243 @@
+"""rl_zoo3's commands with our algorithms: what they train, find, draw and refuse."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import stable_baselines3
+import yaml
+from filelock import FileLock
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_pgx import NPG, PPOPenalty
+from sb3_pgx.cli import main
+from sb3_pgx.core import optional_packages as extras
+from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.rl_zoo3 import plugin
+from sb3_pgx.settings.configs import load_config
+
+if find_spec("rl_zoo3") is None:  # not importorskip: imported, it replaces Gymnasium's TimeLimit for every other test
+    pytest.skip("rl_zoo3 is not installed", allow_module_level=True)
+
+SMALL = "-n 64 --eval-freq -1 --seed 0 --device cpu -params n_envs:2 n_steps:16 batch_size:32".split()
+COMMANDS = {
+    "trained": ["train", "--algo", "ppo_penalty", "--env", "CartPole-v1", *SMALL, "n_epochs:1"],
+    "played": "enjoy --algo ppo_penalty --env CartPole-v1 --no-render -n 400 --device cpu".split(),
+    "drawn": "plot-train --algo ppo_penalty --env CartPole-v1 -w 2".split(),
+    "drawn again": "plot-train --algo ppo_penalty --env CartPole-v1 -w 2".split(),
+    "SB3's": ["train", "--algo", "sb3_ppo", "--env", "CartPole-v1", *SMALL, "n_epochs:1"],
+    "SB3's played": "-m sb3_pgx.rl_zoo3 enjoy --algo sb3_ppo --env CartPole-v1 --no-render -n 5 --device cpu".split(),
+    "cosine": ["train", "--algo", "npg", "--env", "CartPole-v1", "-conf", "cosine.yml", *SMALL],
+    "whole episodes": "train --algo reinforce --env CartPole-v1 -n 40 --eval-freq -1 --seed 0 --device cpu".split(),
+    "filmed": "record-video --algo reinforce --env CartPole-v1 -n 2".split(),
+    "searched": ["train", "--algo", "ppo", *SMALL[:-4], *"-optimize --n-trials 1 --n-evaluations 1 --no-optim-plots".split()],
+    "help": ["train", "--help"],
+    "nothing asked for": ["plot-train"],
+}
+REFUSED = {
+    "train --algo ppoo": r"algorithm 'ppoo' is unknown; did you mean 'ppo'",
+    "train --algo sb3:ppo": r"algorithm 'sb3:ppo' is unknown; did you mean 'sb3_ppo'",
+    "train --env CartPol-v1": r"environment 'CartPol-v1' is unknown: did you mean 'CartPole-v1'",
+    "train --env some_package:Env-v0": r"--gym-packages some_package --env Env-v0",
+    "train --gym-packages no_such_package": r"No module named 'no_such_package'",
+    "train --algo ppo --env CartPole-v1 -conf broken.yml": r"broken\.yml, line 3 is not valid YAML",
+    "train --algo ppo --env CartPole-v1 -conf text.yml": r"text\.yml, line 3, CartPole-v1, learning_rate: .* write 0\.001",
+    "train --algo ppo --env Acrobot-v1 -conf text.yml": r"text\.yml has no settings for Acrobot-v1: .* Acrobot-v1 or default",
+    "train --algo ppo --trained-agent nowhere.zip": r"--trained-agent nowhere\.zip: there is no such file, or it is no \.zip",
+    "train --algo ppo -params gama:0.9": r"ppo\.yml: CartPole-v1: PPO has no argument 'gama'; did you mean .*'gamma'",
+    "train --algo ppo -params gamma:2": r"gamma=2 is outside \[0, 1\]",
+    "train --algo ppo -params learning_rate:lin_0.1": r"-params learning_rate:lin_0\.1: write name:value, .* quotes",
+    "enjoy --algo acer --env CartPole-v1 --no-render": r"no run of acer in logs: `sb3-pgx train --algo acer` makes one",
+    "enjoy --algo ppo_penalty --env Acrobot-v1 --no-render": r"No model found for ppo_penalty on Acrobot-v1",
+    "enjoy --algo ppo_penalty --env Arcade/Pole-v0 --no-render": r"No model found for ppo_penalty on Arcade-Pole-v0",
+    "plot-train --algo ppo_penalty --env CartPole-v1 -w 100000": r"nothing to draw: .*--episode-window",
+    "enjoy --algo ppo_penalty --env CartPole-v1": r"there is no display to show it on: pass --no-render",
+    "-m sb3_pgx.rl_zoo3 plot_train --algo nqg --env CartPole-v1": r"algorithm 'nqg' is unknown; did you mean .*'npg'",
+}
+# The README's, cut down.
+README = [
+    re.sub(r"(-n|-w) \d+", lambda m: {"-n": "-n 200", "-w": "-w 2"}[m[1]], line).split()[1:]
+    for line in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith(tuple(f"sb3-pgx {name} " for name in plugin.COMMANDS))
+]
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory, worker_id):
+    """A folder where all commands have run, and what they printed; once, however many processes the tests run in."""
+    if worker_id == "master":
+        return run_all(tmp_path_factory.mktemp("zoo"))
+    folder = tmp_path_factory.getbasetemp().parent / "zoo"
+    with FileLock(f"{folder}.lock"):
+        if (answer := Path(f"{folder}.json")).exists():
+            return {"folder": folder, **json.loads(answer.read_text())}
+        folder.mkdir()
+        result = run_all(folder)
+        answer.write_text(json.dumps({name: value for name, value in result.items() if name != "folder"}))
+        return result
+
+
+def run_all(folder):
+    """All commands in one process, in this folder."""
+    (folder / "cosine.yml").write_text(
+        "CartPole-v1:\n  n_timesteps: 64\n  policy: MlpPolicy\n  learning_rate: cos_0.01_0.001\n  n_critic_updates: 1\n"
+    )
+    (folder / "broken.yml").write_text("CartPole-v1:\n  gamma: [0.9\n")
+    (folder / "text.yml").write_text("CartPole-v1:\n  n_timesteps: 64\n  learning_rate: 1e-3\n")
+    (folder / "arcade.py").write_text("def register_envs():\n    print('arcade registers its environments')\n")
+    (folder / "arcade-1.0.dist-info").mkdir()
+    (folder / "arcade-1.0.dist-info" / "entry_points.txt").write_text("[gymnasium.envs]\nArcade = arcade:register_envs\n")
+    commands = [*COMMANDS.values(), *(command.split() for command in REFUSED), *README]
+    tests = Path(__file__).parents[1]
+    environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    environment |= {
+        "MPLBACKEND": "Agg",
+        "SDL_VIDEODRIVER": "dummy",
+        "PYTHONPATH": os.pathsep.join([str(folder), str(tests.parent), *sys.path]),
+    }
+    process = subprocess.run(
+        [sys.executable, tests / "support" / "rl_zoo3_process.py"],
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environment,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr
+    answer = json.loads(process.stdout)
+    names = [*COMMANDS, *REFUSED, *map(" ".join, README)]
+    return {"folder": folder, **answer, "results": dict(zip(names, answer["results"], strict=True))}
+
+
+def printed(zoo, name):
+    result = zoo["results"][name]
+    assert result["status"] == 0, result["out"] + result["err"]
+    return result["out"]
+
+
+def test_the_trained_model_is_ours_with_our_files_settings_and_those_of_the_command_line(zoo):
+    assert f"zoo_configs{os.sep}ppo_penalty.yml" in printed(zoo, "trained")
+    run = zoo["folder"] / "logs" / "ppo_penalty" / "CartPole-v1_1"
+    model = PPOPenalty.load(run / "CartPole-v1.zip", device="cpu")
+    published = load_config("ppo_penalty", "CartPole-v1").hyperparameters
+    changed = {"n_steps": 16, "batch_size": 32, "n_epochs": 1}
+    names = published.keys() - {"learning_rate", "kl_coef"}  # saved as the schedule that it stands for; adapts
+    assert {name: getattr(model, name) for name in names} == {name: {**published, **changed}[name] for name in names}
+    assert (model.num_timesteps, model._n_updates, model.lr_schedule(0.5)) == (64, 2, 0.0005)
+    saved = yaml.unsafe_load((run / "CartPole-v1" / "config.yml").read_text())
+    assert saved["learning_rate"] == published["learning_rate"] and saved["n_steps"] == 16
+    assert (run / "0.monitor.csv").exists() and (run / "1.monitor.csv").exists()
+
+
+def test_enjoy_finds_the_run_and_plays_its_policy(zoo):
+    model = PPOPenalty.load(zoo["folder"] / "logs" / "ppo_penalty" / "CartPole-v1_1" / "CartPole-v1.zip", device="cpu")
+    env = make_vec_env("CartPole-v1", n_envs=1, seed=0)
+    observation, episodes, length = env.reset(), [], 0
+    for _ in range(400):
+        observation, _, dones, _ = env.step(model.predict(observation, deterministic=True)[0])
+        length += 1
+        if dones[0]:
+            episodes, length = [*episodes, length], 0
+    env.close()
+    told = [float(reward) for reward in re.findall(r"Episode Reward: ([\d.]+)", printed(zoo, "played"))]
+    assert told == episodes and len(episodes) > 1
+
+
+def test_without_a_display_the_picture_is_kept_and_no_other_replaced(zoo):
+    for name, file in (("drawn", "training_episodic_reward_1.png"), ("drawn again", "training_episodic_reward_2.png")):
+        assert file in printed(zoo, name)
+        assert (zoo["folder"] / file).read_bytes().startswith(b"\x89PNG")
+
+
+def test_sb3s_and_contribs_algorithms_stay_and_read_rl_zoo3s_files(zoo):
+    ours = {name: f"sb3_pgx.{algorithm.__name__}" for name, algorithm in ALGORITHMS.items()}
+    assert {name: zoo["tables"][name] for name in ours} == ours
+    theirs = {"sb3_ppo": "stable_baselines3.PPO", "sb3_a2c": "stable_baselines3.A2C", "contrib_trpo": "sb3_contrib.TRPO"}
+    assert {name: zoo["tables"][name] for name in theirs} == theirs
+    assert zoo["tables"]["sac"] == "stable_baselines3.SAC" and zoo["tables"]["ppo_lstm"] == "sb3_contrib.RecurrentPPO"
+    assert os.path.join("rl_zoo3", "hyperparams", "ppo.yml") in printed(zoo, "SB3's")
+    saved = zoo["folder"] / "logs" / "sb3_ppo" / "CartPole-v1_1" / "CartPole-v1.zip"
+    assert stable_baselines3.PPO.load(saved, device="cpu").num_timesteps == 64
+    assert str(saved.relative_to(zoo["folder"])) in printed(zoo, "SB3's played")
+
+
+def test_a_schedule_that_rl_zoo3_does_not_know_reaches_the_algorithm(zoo):
+    printed(zoo, "cosine")
+    model = NPG.load(zoo["folder"] / "logs" / "npg" / "CartPole-v1_1" / "CartPole-v1.zip", device="cpu")
+    np.testing.assert_allclose([model.lr_schedule(p) for p in (1.0, 0.5, 0.0)], [0.01, 0.0055, 0.001])
+
+
+def test_a_policy_is_filmed_in_one_environment_that_its_algorithm_could_not_train_in(zoo):
+    printed(zoo, "filmed")
+    (video,) = (zoo["folder"] / "logs" / "reinforce" / "CartPole-v1_1" / "videos").iterdir()
+    assert video.suffix == ".mp4" and video.stat().st_size > 500
+
+
+def test_rl_zoo3s_search_asks_our_search_space(zoo):
+    printed(zoo, "searched")
+    (report,) = (zoo["folder"] / "logs" / "ppo").glob("report_CartPole-v1_1-trials-64*.csv")
+    header = report.read_text().splitlines()[0].split(",")
+    assert {"params_clip_range_schedule", "params_one_minus_gamma"} <= set(header)  # rl_zoo3's has no such schedule
+
+
+def test_rl_zoo3_loads_a_trial_with_the_arguments_that_it_trained_with(zoo):
+    assert load_config("npg", "Acrobot-v1").n_envs == 2 and len(zoo["trials"]) == 10
+    assert all(loaded == sampled for sampled, loaded in zoo["trials"])
+
+
+def test_help_says_what_is_ours_before_rl_zoo3s_own(zoo):
+    ours, _, theirs = printed(zoo, "help").partition("usage: sb3-pgx train")
+    assert all(name in ours for name in [*ALGORITHMS, "sb3_ppo", "contrib_trpo"]) and "--n-timesteps" in theirs
+
+
+def test_the_readmes_commands_run_and_write_what_it_says(zoo):
+    train, enjoy, film, _ = (printed(zoo, " ".join(command)) for command in README)
+    run = zoo["folder"] / "logs" / "ppo_penalty" / "CartPole-v1_2"
+    assert f"Saving to {run.relative_to(zoo['folder'])}" in train and f"{run.name}/CartPole-v1.zip" in enjoy
+    assert {"CartPole-v1.zip", "0.monitor.csv", "CartPole-v1", "videos"} <= {path.name for path in run.iterdir()}
+    assert {path.name for path in (run / "CartPole-v1").iterdir()} == {"args.yml", "config.yml", "command.txt"}
+    assert "video ready" in film
+
+
+def test_an_option_that_rl_zoo3_needs_is_asked_for_by_rl_zoo3(zoo):
+    assert "arguments are required: -a/--algo" in zoo["results"]["nothing asked for"]["err"]
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_what_cannot_be_done_is_one_sentence(zoo, command):
+    result = zoo["results"][command]
+    assert result["status"] == 2
+    (line,) = result["err"].splitlines()
+    assert re.fullmatch(rf"(sb3-pgx|sb3_pgx\.zoo): .*{REFUSED[command]}.*", line)
+
+
+def test_a_model_is_played_in_an_environment_that_an_installed_package_registers(zoo):
+    result = zoo["results"]["enjoy --algo ppo_penalty --env Arcade/Pole-v0 --no-render"]
+    assert "arcade registers its environments" in result["out"]
+
+
+def test_nothing_is_registered_before_a_command_runs(zoo):
+    assert "sb3_pgx" in zoo["imported"] and not {"rl_zoo3", "optuna", "seaborn"} & set(zoo["imported"])
+
+
+def test_rl_zoo3_reads_every_published_entry_as_we_do(zoo):
+    assert len(zoo["entries"]) > 8 * 12
+    for name, read in zoo["entries"].items():
+        algorithm, env_id = name.split(":")
+        config = load_config(algorithm, env_id)
+        assert (read["n_envs"], read["n_timesteps"]) == (config.n_envs, config.n_timesteps), name
+        assert read["normalize"] == config.normalize, name
+        assert read["hyperparameters"] == repr(sorted({**config.hyperparameters, "policy": config.policy}.items())), name
+
+
+def test_a_missing_extra_is_told_with_the_command_that_installs_it(monkeypatch, capsys):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "rl_zoo3" else object())
+    assert main(["train", "--algo", "ppo"]) == 2
+    assert capsys.readouterr().err == 'sb3-pgx: rl_zoo3\'s commands need rl_zoo3: pip install "sb3_pgx[zoo]"\n'

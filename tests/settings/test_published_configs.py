@@ -1,0 +1,108 @@
+"""Every entry of ``zoo_configs/`` for our algorithms makes a model that trains, and says whether it was measured."""
+
+from dataclasses import replace
+from inspect import signature
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+import yaml
+from readme_tables import CONFIGS, comments, measured
+from support.small_environments import DEVICE, AnySpace, vectorised
+
+from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.settings.configs import RunConfig, check_hyperparameters, load_config
+from sb3_pgx.settings.environments import find_environment, make_train_env
+
+ENTRIES = [
+    (algorithm, env_id)
+    for algorithm in ALGORITHMS
+    for env_id in yaml.safe_load((CONFIGS / f"{algorithm}.yml").read_text(encoding="utf-8"))
+]
+# What an entry's sizes are cut down to, so that two updates take a moment: largest values, and what these then need besides.
+SMALL = {
+    "n_steps": 8,
+    "batch_size": 8,
+    "n_epochs": 2,
+    "n_critic_updates": 2,
+    "cg_max_steps": 2,
+    "buffer_size": 64,
+    "replay_start": 8,
+    "replay_batch": 2,
+}
+SMALL_ENVS, SHORT_EPISODE, SOME_STEPS = 2, 6, 400
+# How an entry says that nothing is claimed of it.
+MARKS = ("not measured", "no claim", "checked:", "tuned on seed", "does not solve it", "measured on seeds 100")
+
+
+@pytest.fixture(params=ENTRIES, ids=":".join)
+def entry(request):
+    """An algorithm, an environment that the entry is for, and the settings."""
+    algorithm, env_id = request.param
+    config = load_config(algorithm, env_id)
+    assert config.source == f"{algorithm}.yml: {env_id}" and config.n_timesteps
+    if env_id == "atari":  # the zoo's name for all of its games
+        gym.register_envs(pytest.importorskip("ale_py", reason="Atari is not installed"))
+    if env_id.startswith("MinAtar/"):
+        pytest.importorskip("minatar", reason="MinAtar is not installed")
+    env_id = {"atari": "PongNoFrameskip-v4", "default": "CartPole-v1"}.get(env_id, env_id)
+    if "mujoco" in str(find_environment(env_id).entry_point):
+        pytest.importorskip("mujoco", reason="MuJoCo is not installed")
+    return ALGORITHMS[algorithm], env_id, config
+
+
+def cut_down(algorithm, config: RunConfig) -> RunConfig:
+    """The same settings, with sizes that train in a moment; episodes end early."""
+    given = config.hyperparameters
+    sizes = {
+        name: min(given.get(name) or size, size) for name, size in SMALL.items() if name in signature(algorithm).parameters
+    }
+    generator = np.random.default_rng(0)
+    wrappers = (
+        ("gymnasium.wrappers.TimeLimit", {"max_episode_steps": SHORT_EPISODE}),
+        # Else episodes that a limit ends may all have the same return, and nothing would be learned from them.
+        ("gymnasium.wrappers.TransformReward", {"func": lambda reward: float(reward) + generator.normal()}),
+    )
+    return replace(
+        config,
+        n_envs=min(config.n_envs, SMALL_ENVS),
+        wrappers=(*config.wrappers, *wrappers),
+        hyperparameters={**given, **sizes},
+    )
+
+
+def test_every_entry_is_made_as_it_stands_and_trains_cut_down(entry):
+    algorithm, env_id, config = entry
+    small = cut_down(algorithm, config)
+    env = make_train_env(small, env_id, seed=0)
+    check_hyperparameters(algorithm, config)
+    spaces = [AnySpace(env.observation_space, env.action_space) for _ in range(config.n_envs)]
+    as_it_stands = algorithm(config.policy, vectorised(*spaces), seed=0, device=DEVICE, **config.hyperparameters)
+    for name, value in config.hyperparameters.items():
+        if isinstance(value, int | float | str) and name in vars(as_it_stands) and name != "clip_range":  # SB3's, a function
+            assert getattr(as_it_stands, name) == value, name
+
+    model = algorithm(small.policy, env, seed=0, device=DEVICE, **small.hyperparameters)
+    before = [p.detach().clone() for p in model.policy.parameters()]
+    model.learn(SOME_STEPS, callback=lambda locals_, _: locals_["self"]._n_updates < 2)
+    env.close()
+    assert model._n_updates >= 2
+    assert any(not th.equal(p, q) for p, q in zip(before, model.policy.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_atari_game_has_the_entry_of_all_games_and_another_environment_the_default(algorithm, monkeypatch):
+    monkeypatch.setitem(gym.registry, "Game-v0", gym.envs.registration.EnvSpec("Game-v0", entry_point="some_package:AtariEnv"))
+    assert load_config(algorithm, "Game-v0").source == f"{algorithm}.yml: atari"
+    assert load_config(algorithm, "Taxi-v3").source == f"{algorithm}.yml: default"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_entry_has_a_claim_or_says_that_it_has_none(algorithm):
+    silent = [
+        env_id
+        for env_id, comment in comments(algorithm).items()
+        if (algorithm, env_id) not in measured() and not any(mark in comment.lower() for mark in MARKS)
+    ]
+    assert not silent, f"{algorithm}.yml: say above {silent} that it is a starting point, or what was tried"

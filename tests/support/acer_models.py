@@ -1,0 +1,120 @@
+"""Small models of ACER that keep and replay, on environments that tell what they returned."""
+
+import copy
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from support.small_environments import DEVICE, AnySpace, vectorised
+
+from sb3_pgx.algorithms.acer import ACER
+from sb3_pgx.core.distributions import packed, release_graph
+
+BOX = spaces.Box(-1, 1, (3,), np.float32)
+ACTIONS = {"Discrete": spaces.Discrete(3), "Box": spaces.Box(-1, 1, (2,), np.float32)}
+BOTH = pytest.mark.parametrize("kind", ACTIONS)
+
+
+class Told(AnySpace):
+    """Random observations and rewards, all different, and a list of what each environment returned."""
+
+    def __init__(self, action_space, seed=0):
+        super().__init__(copy.deepcopy(BOX), copy.deepcopy(action_space))
+        self.observation_space.seed(seed)
+        self.rewards, self.observations = [], []
+
+    def reset(self, **kwargs):
+        observation, info = super().reset(**kwargs)
+        self.observations.append(observation)
+        return observation, info
+
+    def step(self, action):
+        observation, _, *others = super().step(action)
+        reward = float(3 + 2 * observation[0])
+        self.observations.append(observation)
+        self.rewards.append(reward)
+        return observation, reward, *others
+
+
+def envs(kind="Discrete", n=2):
+    return vectorised(*(Told(ACTIONS[kind], seed) for seed in range(n)))
+
+
+def make(kind="Discrete", env=None, **kwargs):
+    """Six steps of two environments a rollout, and some replay from the second rollout on."""
+    policy_kwargs = {"net_arch": [8], **kwargs.pop("policy_kwargs", {})}
+    small = dict(n_steps=6, buffer_size=60, replay_start=24, replay_ratio=2.0, learning_rate=5e-3, compile=False)
+    arguments = {**small, "seed": 0, "device": DEVICE, **kwargs}
+    return ACER("MlpPolicy", envs(kind) if env is None else env, policy_kwargs=policy_kwargs, **arguments)
+
+
+def some_observations():
+    return np.random.default_rng(0).uniform(-1, 1, (5, 3)).astype(np.float32)
+
+
+def watch(model, method, note):
+    """Have ``note`` called with a method's arguments before it runs; what it returns is collected."""
+    noted, original = [], getattr(model, method)
+
+    def noting(*args, **kwargs):
+        noted.append(note(*args, **kwargs))
+        return original(*args, **kwargs)
+
+    setattr(model, method, noting)
+    return noted
+
+
+def watch_steps(model, note):
+    """Have ``note`` called with the segments of each step before it is taken, and the update it is part of."""
+    noted, gradient_steps = [], model.gradient_steps
+
+    @contextmanager
+    def noting(*args, **kwargs):
+        with gradient_steps(*args, **kwargs) as steps:
+            take = steps._step
+            steps._step = lambda batch, *others: (noted.append(note(batch, steps)), take(batch, *others))
+            yield steps
+
+    model.gradient_steps = noting
+    return noted
+
+
+def distribution_of(policy, observations):
+    """Packed parameters, as the policy acts."""
+    with th.no_grad():
+        result = packed(policy.get_distribution(observations)).clone()
+    release_graph(policy)
+    return result
+
+
+def flat(policy, buffers=True):
+    tensors = [*policy.parameters(), *(policy.buffers() if buffers else ())]
+    return th.cat([x.detach().double().flatten() for x in tensors])
+
+
+class Change(BaseCallback):
+    """Sets an attribute of the model after so many steps."""
+
+    def __init__(self, after, **attributes):
+        super().__init__()
+        self.after, self.attributes = after, attributes
+
+    def _on_step(self):
+        if self.num_timesteps == self.after:
+            vars(self.model).update(self.attributes)
+        return True
+
+
+class Normalising(FlattenExtractor):
+    """Features with buffers: running statistics, and a counter of batches."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.norm = th.nn.BatchNorm1d(self.features_dim)
+
+    def forward(self, observations):
+        return self.norm(super().forward(observations))

@@ -1,0 +1,118 @@
+"""Algorithms that are broken on purpose, each in one way."""
+
+import copy
+from typing import Any
+
+import stable_baselines3 as sb3
+import torch as th
+
+from sb3_pgx import NPG, PPO, REINFORCE, TRPO
+from sb3_pgx.core.rollout import as_policy_input
+from sb3_pgx.ops.returns import gae
+
+
+class AdvantagesOfTheWrongSign(PPO):
+    def estimate(self, rollout: Any) -> None:
+        super().estimate(rollout)
+        rollout.advantages = -rollout.advantages
+
+
+class ReturnsOfTheWrongSign(REINFORCE):
+    def estimate(self, rollout: Any) -> None:
+        super().estimate(rollout)
+        rollout.advantages = -rollout.advantages
+
+
+class SB3WithAdvantagesOfTheWrongSign(sb3.PPO):
+    def train(self) -> None:
+        self.rollout_buffer.advantages *= -1
+        super().train()
+
+
+class TruncationIsTermination(PPO):
+    def evaluate(self, rollout: Any) -> None:
+        super().evaluate(rollout)
+        rollout.next_values = rollout.next_values * ~rollout.truncated
+
+
+class CompletesWithTheNextEpisode(PPO):
+    """Truncated episodes are completed with the value of the observation after the reset."""
+
+    def evaluate(self, rollout: Any) -> None:
+        super().evaluate(rollout)
+        after = th.cat([rollout.values[1:], rollout.last_values[None]])
+        rollout.next_values = th.where(rollout.truncated, after, rollout.next_values)
+
+
+class RewardsAStepLate(PPO):
+    def estimate(self, rollout: Any) -> None:
+        rollout.rewards = rollout.rewards.roll(1, dims=0)
+        super().estimate(rollout)
+
+
+class EpisodesRunOn(PPO):
+    """The end of an episode cuts nothing off."""
+
+    def estimate(self, rollout: Any) -> None:
+        after = th.cat([rollout.values[1:], rollout.last_values[None]])
+        never = th.zeros_like(rollout.ends)
+        rollout.advantages = gae(rollout.rewards, rollout.values, after, never, self.gamma, self.gae_lambda)
+        rollout.returns = rollout.advantages + rollout.values
+
+
+class ObservationsOfOtherRows(PPO):
+    def estimate(self, rollout: Any) -> None:
+        super().estimate(rollout)
+        rollout.observations = rollout.observations.roll(1, dims=1)
+
+
+class LogProbOfThePolicyBefore(PPO):
+    """The log-probabilities are those of the policy before its last update."""
+
+    before: Any = None
+
+    def evaluate(self, rollout: Any) -> None:
+        super().evaluate(rollout)
+        if self.before is not None:
+            rollout.log_prob = log_prob_of(self.before, rollout, rollout.actions)
+        self.before = copy.deepcopy(self.policy)
+
+
+class LogProbOfTheClippedAction(PPO):
+    """The action that the environment took, in the place of the one that was drawn."""
+
+    def evaluate(self, rollout: Any) -> None:
+        super().evaluate(rollout)
+        rollout.log_prob = log_prob_of(self.policy, rollout, rollout.actions.clamp(-1, 1))
+
+
+class ComparesWithTheNewPolicy(PPO):
+    """The ratio is taken to the policy as it is now, and is always 1."""
+
+    def minibatches(self, rollout: Any, batch_size: int | None) -> Any:
+        for batch in super().minibatches(rollout, batch_size):
+            actions = as_policy_input(batch.actions, self.action_space)
+            with th.no_grad():
+                batch.log_prob = self.policy.evaluate_actions(batch.observations, actions)[1]
+            yield batch
+
+
+class FourTrustRegions(TRPO):
+    """Each of four steps stays within a trust region around the policy as it is then."""
+
+    def _policy_step(self, *args: Any) -> Any:
+        return [super(FourTrustRegions, self)._policy_step(*args) for _ in range(4)][-1]
+
+
+class StepsThreeTimesAsFar(NPG):
+    def step_length(self, solution: Any) -> float:
+        return 3 * super().step_length(solution) if self.step_rule == "kl" else super().step_length(solution)
+
+
+def log_prob_of(policy: Any, rollout: Any, actions: th.Tensor) -> th.Tensor:
+    """``[T, N]``, of a policy of one's choice."""
+    flat = actions.flatten(end_dim=1)
+    discrete = not flat.is_floating_point()
+    with th.no_grad():
+        log_prob = policy.evaluate_actions(rollout.observations.flatten(end_dim=1), flat.flatten() if discrete else flat)[1]
+    return log_prob.reshape(rollout.shape)

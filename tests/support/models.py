@@ -1,0 +1,61 @@
+"""Small models of every algorithm, and what tests compare of two: parameters and distributions."""
+
+import inspect
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from support.capabilities import QUICK, envs
+from support.small_environments import DEVICE
+from torch.distributions import kl_divergence
+
+from sb3_pgx.registry import ALGORITHMS
+
+ACTION_SPACES = {
+    "Discrete": spaces.Discrete(3),
+    "Box": spaces.Box(-1, 1, (2,), np.float32),
+    "MultiDiscrete": spaces.MultiDiscrete([2, 3]),
+    "MultiBinary": spaces.MultiBinary(2),
+}
+
+
+def make(name, env=None, policy="MlpPolicy", **kwargs):
+    return ALGORITHMS[name](policy, env or envs(), **{"seed": 0, "device": DEVICE, **QUICK[name], **kwargs})
+
+
+def takes(name, argument):
+    """Whether an algorithm's constructor has such an argument."""
+    return argument in inspect.signature(ALGORITHMS[name].__init__).parameters
+
+
+def with_sde(name, use_sde):
+    """The argument, for algorithms that have it."""
+    return dict(use_sde=use_sde) if takes(name, "use_sde") else {}
+
+
+def parameters(model):
+    return {n: p.detach().clone() for n, p in model.policy.state_dict().items()}
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for n in left:
+        assert th.equal(left[n], right[n]), n
+
+
+def assert_same_optimizer(left, right):
+    """Of two state dictionaries: settings and moments, bit for bit."""
+    assert left["param_groups"] == right["param_groups"] and left["state"].keys() == right["state"].keys()
+    for key, moments in left["state"].items():
+        as_tensors = ({name: th.as_tensor(value) for name, value in m.items()} for m in (moments, right["state"][key]))
+        assert_same(*as_tensors)
+
+
+def kl_of(old, new, observations):
+    """KL(old‖new) in every state by torch's formulas, summed over the action's dimensions."""
+    with th.no_grad():
+        p, q = (policy.get_distribution(observations).distribution for policy in (old, new))
+        if isinstance(p, list):
+            return sum(kl_divergence(a, b) for a, b in zip(p, q, strict=True))
+        kl = kl_divergence(p, q)
+        return kl if kl.dim() == 1 else kl.sum(dim=1)
