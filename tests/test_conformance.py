@@ -162,7 +162,7 @@ def test_a_callback_that_changes_rewards_and_estimates_again_changes_the_update(
         with pytest.raises(ValueError, match=r"rollout_buffer.rewards was written to, and this algorithm does not learn"):
             model.learn(12, callback=callback)
         return
-    rollout = model.learn(12, callback=callback)._rollout
+    rollout = model.learn(12, callback=callback).last_rollout
     assert np.array_equal(rollout.returns.cpu().numpy(), callback.returns)
     monte_carlo = name in ("reinforce", "reinforce_baseline")  # which is linear in the rewards, and needs no last values
     np.testing.assert_allclose(callback.returns, 2 * callback.before if monte_carlo else callback.sb3s, rtol=1e-5)
@@ -240,16 +240,16 @@ def test_a_dictionary_observation_trains_as_the_same_flat_one(name):
     for network in {"policy", "average_policy"} & set(vars(flat)):
         left, right = getattr(flat, network), getattr(dictionary, network)
         right.load_state_dict(OrderedDict(zip(right.state_dict(), left.state_dict().values(), strict=True)))
-    rollout = flat._rollout
-    dictionary._rollout = copy.deepcopy(rollout)
+    rollout = flat.last_rollout
+    dictionary.last_rollout = copy.deepcopy(rollout)
     for part in ("observations", "last_observations", "final_observations"):
-        setattr(dictionary._rollout, part, {"only": getattr(rollout, part)})
+        setattr(dictionary.last_rollout, part, {"only": getattr(rollout, part)})
     for model in (flat, dictionary):
-        model.rollout_buffer.show(model._rollout, model.gamma)
+        model.rollout_buffer.show(model.last_rollout, model.gamma)
     dictionary.policy.optimizer.load_state_dict(copy.deepcopy(flat.policy.optimizer.state_dict()))
     for model in (flat, dictionary):
         np.random.seed(0)
-        model.estimate(model._rollout)
+        model.estimate(model.last_rollout)
         model.train()
     for p, q in zip(flat.policy.parameters(), dictionary.policy.parameters(), strict=True):
         th.testing.assert_close(p, q)

@@ -242,7 +242,7 @@ def test_a_users_exception_in_an_update_comes_through_and_undoes_it(name):
         model.learn(240, reset_num_timesteps=False)
     for part in ("policy", "optimizer", "rate", "average", "random"):
         assert_alike(everything(model).get(part), before[0].get(part), part)
-    assert model.num_timesteps == before[0]["counters"]["num_timesteps"] - len(model._rollout.rewards) * model.n_envs
+    assert model.num_timesteps == before[0]["counters"]["num_timesteps"] - len(model.last_rollout.rewards) * model.n_envs
     model.learn(24, reset_num_timesteps=False)
 
 

@@ -128,7 +128,7 @@ def test_a_saved_file_does_not_hold_the_rollout(name):
     model = make(name, envs(IMAGE), "CnnPolicy")
     model.save(small)
     model.learn(12)
-    assert model._rollout is not None
+    assert model.last_rollout is not None
     model.save(large)
     pixels = 36 * 36 * 12
     moments = 2 * sum(p.numel() * 4 for p in model.policy.parameters())

@@ -98,7 +98,7 @@ def gradients_of_one_policy(claim: GradientVarianceClaim, seed: int) -> dict[str
 
 def gradient(model: REINFORCE | REINFORCEBaseline, collector: REINFORCEBaseline) -> np.ndarray:
     """The policy's gradient that ``model`` computes from the rollout that ``collector`` has collected."""
-    rollout = copy.copy(collector._rollout)
+    rollout = copy.copy(collector.last_rollout)
     model.estimate(rollout)
     model.accumulate_gradient(rollout)
     parts = {name: p.grad for name, p in model.policy.named_parameters() if p.grad is not None}

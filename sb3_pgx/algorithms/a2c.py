@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -172,11 +173,9 @@ class A2C(ShortRollouts):
             self._ages = self._first_ages = [0 if start else age for start, age in zip(starts, known, strict=True)]
         return super().collect_rollouts(*args, **kwargs)
 
-    def _step(self, *args: Any) -> Any:
-        result = super()._step(*args)
+    def after_step(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
         if self.discount_state_weighting and self._ages is not None:
-            self._ages = [0 if done else age + 1 for done, age in zip(result[2], self._ages, strict=True)]
-        return result
+            self._ages = [0 if done else age + 1 for done, age in zip(dones, self._ages, strict=True)]
 
     def weigh(self, rollout: Rollout) -> None:
         if self.discount_state_weighting:

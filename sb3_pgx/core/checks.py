@@ -1,19 +1,14 @@
 """Checks of arguments and of what an environment returned: each failure is one sentence with its remedy."""
 
-import copy
 import math
-import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch as th
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.core.errors import warn
-from sb3_pgx.core.undo import Refusal
 
 Array = np.ndarray | dict[str, np.ndarray]
 
@@ -107,144 +102,11 @@ def environment_name(env: VecEnv, index: int) -> str:
         return f"environment {index}"
 
 
-class FiniteGuard:
-    """
-    Watches what the environment returns during one rollout, and puts back the statistics of ``VecNormalize`` to the
-    rollout's start when something is not finite: they would stay poisoned otherwise. Made before the environment is
-    stepped or reset.
-
-    :param env: the training environment
-    :param normalize: its ``VecNormalize`` wrapper, if it has one
-    :param n_updates: updates done so far, for the error
-    """
-
-    def __init__(self, env: VecEnv, normalize: VecNormalize | None, n_updates: int):
-        self.env, self.normalize, self.n_updates = env, normalize, n_updates
-        self.statistics = copy.deepcopy(statistics_of(normalize)) if normalize is not None else {}
-
-    def put_back(self) -> None:
-        """The statistics of ``VecNormalize`` become those of the rollout's start."""
-        if self.normalize is not None:
-            vars(self.normalize).update(self.statistics)
-
-    def check(self, observations: Any, rewards: np.ndarray | None = None, step: int | None = None) -> None:
-        """
-        :param observations: as the environment returned them, ``[N, ...]``
-        :param rewards: as the environment returned them, ``[N]``; ``None`` after a reset
-        :param step: steps done in this rollout before this one; ``None`` after a reset
-        :raises ValueError: a reward or an observation is NaN or infinite
-        """
-        if self.normalize is None and (rewards is None or all_finite(rewards)) and all_finite(observations):
-            return
-        seen = {} if rewards is None else {"reward": rewards}
-        seen |= by_name(observations)
-        # Normalisation spreads one bad number over all environments, or clips it: look first at what went into it.
-        raw = {} if self.normalize is None else by_name(getattr(self.normalize, "old_obs", {}))
-        if self.normalize is not None and rewards is not None:
-            raw = {"reward": self.normalize.old_reward, **raw}
-        for returned in (raw, seen):
-            if not all(all_finite(values) for values in returned.values()):
-                self.put_back()
-                self._raise(returned, step)
-        overflowed = self._overflowed()
-        if overflowed is not None:
-            self.put_back()
-            self._refuse_statistics(*overflowed, raw, step)
-
-    def _overflowed(self) -> tuple[str, np.ndarray] | None:
-        """Whose running variance is not finite, and this variance; ``None``: all are."""
-        variances = {} if self.normalize is None else variances_of(self.normalize)
-        return next(((what, variance) for what, variance in variances.items() if not all_finite(variance)), None)
-
-    def _refuse_statistics(self, what: str, variance: np.ndarray, raw: dict[str, np.ndarray], step: int | None) -> None:
-        """A finite number may be so large that a variance is not, by which ``VecNormalize`` divides from then on."""
-        kind, unchanged = what.split()[0], f"are unchanged since update {self.n_updates}"
-        if self._overflowed() is not None:
-            raise Refusal(
-                f"VecNormalize's variance of the {kind} was not finite before this rollout. It and the policy {unchanged}; "
-                "make a new VecNormalize, or load an earlier one."
-            )
-        large = raw[what][..., ~np.isfinite(variance)].reshape(self.env.num_envs, -1)  # [N, ...] -> [N, K]
-        index, place = np.unravel_index(np.abs(large).argmax(), large.shape)
-        raise Refusal(
-            f"{environment_name(self.env, int(index))} returned {what} {large[index, place]:g} {moment_of(step)}, so large "
-            f"that VecNormalize's variance is not finite. Policy and VecNormalize {unchanged}; check the environment's "
-            f"{kind}, or wrap it in a wrapper that clips it."
-        )
-
-    def _raise(self, returned: dict[str, np.ndarray], step: int | None) -> None:
-        for what, values in returned.items():
-            for index, value in enumerate(values):
-                bad = np.asarray(value)[~np.isfinite(value)].ravel()
-                if bad.size:
-                    raise Refusal(
-                        f"{environment_name(self.env, index)} returned {what} {bad[0]} {moment_of(step)}. The policy is "
-                        f"unchanged since update {self.n_updates}; check the environment's {what.split()[0]}, or wrap it in a "
-                        "wrapper that clips it."
-                    )
-
-
-def moment_of(step: int | None) -> str:
-    """When an environment returned something."""
-    return "when it was reset" if step is None else f"at step {step} of this rollout"
-
-
 def by_name(observations: Any) -> dict[str, np.ndarray]:
     """Observations under the names that an error calls them."""
     if isinstance(observations, dict):
         return {f"observation {key}": values for key, values in observations.items()}
     return {"observation": observations}
-
-
-@contextmanager
-def naming_dead_workers(env: VecEnv) -> Iterator[None]:
-    """Say which environment it was whose process has ended: what comes through a broken pipe has no text."""
-    try:
-        yield
-    except (EOFError, ConnectionError) as error:
-        for index, process in enumerate(getattr(env.unwrapped, "processes", ())):
-            process.join(timeout=1)
-            if not process.is_alive():
-                raise type(error)(
-                    f"environment {index} is gone: its process {_ended(process.exitcode)}. An exception of the environment is "
-                    "printed by that process, and raised here if the environments run in a DummyVecEnv instead."
-                ) from error
-        raise
-
-
-def _ended(exit_code: int) -> str:
-    return f"was ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"has ended with exit code {exit_code}"
-
-
-def statistics_of(normalize: VecNormalize) -> dict[str, Any]:
-    """What ``VecNormalize`` learns from data, by attribute."""
-    return {name: getattr(normalize, name) for name in ("obs_rms", "ret_rms", "returns") if hasattr(normalize, name)}
-
-
-def variances_of(normalize: VecNormalize) -> dict[str, np.ndarray]:
-    """The running variances by which ``VecNormalize`` divides, under the names of :func:`by_name`."""
-    observations: Any = by_name(normalize.obs_rms) if normalize.norm_obs else {}
-    used = observations | ({"reward": normalize.ret_rms} if normalize.norm_reward else {})
-    return {what: statistics.var for what, statistics in used.items()}
-
-
-def as_arrays(values: Any) -> Any:
-    """
-    What an environment returned as an array or a dictionary of arrays, also if it is a list or a tensor.
-
-    :raises TypeError: it is not made of numbers
-    """
-    if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
-        return values
-    if isinstance(values, dict):
-        return {key: as_arrays(part) for key, part in values.items()}
-    try:
-        array = values.numpy(force=True) if isinstance(values, th.Tensor) else np.asarray(values)
-    except ValueError:  # rows of different lengths
-        array = np.asarray(None)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"the environment returned {values!r}, and observations and rewards must be arrays of numbers")
-    return array
 
 
 def all_finite(values: Array) -> bool:

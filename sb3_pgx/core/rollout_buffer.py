@@ -14,9 +14,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_obs_shape
 
 from sb3_pgx.core.deferred_values import StepEvaluation
+from sb3_pgx.core.recorder import Recorder
 from sb3_pgx.core.rollout import Batch, OwnBatch, Rollout, map_tensors
 from sb3_pgx.core.spaces import kept_action_type, kept_type
-from sb3_pgx.stages.collect import Recorder
 
 # SB3's arrays that an update may learn from, and what they are called in a rollout.
 LEARNED = {

@@ -131,7 +131,7 @@ class DiagnosticsCallback(BaseCallback):
         self._rollouts += 1
         self._iteration += 1
         if isinstance(self.model, PolicyGradientAlgorithm):
-            self._episodes.rollout(self.model._rollout)
+            self._episodes.rollout(self.model.last_rollout)
         if self._will_be_logged():
             if self._logged % self.every == 0 or self._is_last:
                 self._begin()

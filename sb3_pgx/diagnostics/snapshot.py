@@ -48,7 +48,7 @@ def take_snapshot(model: OnPolicyAlgorithm) -> Snapshot:
     rows = rows_of(model.rollout_buffer, model.device)
     if not isinstance(model.rollout_buffer, RolloutView):
         rows = rows.replaced([x.clone() for x in rows.tensors()])  # it may write into the arrays again before they are read
-    before = kept_distribution(getattr(model, "_rollout", None))
+    before = kept_distribution(getattr(model, "last_rollout", None))
     if before is None:
         with as_it_acts(model.policy), th.no_grad():
             before = th.cat([packed(model.policy.get_distribution(piece)) for piece in pieces(rows)])

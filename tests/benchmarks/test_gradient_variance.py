@@ -25,7 +25,7 @@ def test_all_gradients_come_from_the_same_policy_and_episodes(monkeypatch):
     original = gradient_variance.gradient
 
     def check(model, collector):
-        rollout, result = collector._rollout, original(model, collector)
+        rollout, result = collector.last_rollout, original(model, collector)
         if getattr(model, "baseline", "") is None:
             policy = collector.policy
             observations = rollout.observations[rollout.valid]

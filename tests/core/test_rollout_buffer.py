@@ -78,8 +78,8 @@ def test_names_shapes_types_and_minibatches_are_sb3s(policy, make_env):
 
 def test_arrays_are_views_of_the_rollout_on_the_cpu():
     model = A2C("MlpPolicy", vectorised(Scripted([3])), n_steps=5, device="cpu").learn(5)
-    model._rollout.advantages[2, 0] = 123.0
-    model._rollout.observations[1, 0, 0] = 77.0
+    model.last_rollout.advantages[2, 0] = 123.0
+    model.last_rollout.observations[1, 0, 0] = 77.0
     assert model.rollout_buffer.advantages[2, 0] == 123.0
     assert model.rollout_buffer.observations[1, 0, 0] == 77.0
 

@@ -237,7 +237,7 @@ def test_a_time_limit_that_is_no_truncation_is_seen(flagged, n_steps, unread_ste
     lengths = [3, 5, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8]
     model = A2C("MlpPolicy", vectorised(Scripted(lengths, [flagged] * 12)), n_steps=n_steps, device="cpu")
     model.learn(100, callback=diagnostics, log_interval=1000)
-    rewards = model._rollout.rewards.numpy()  # of the last rollout, without bootstrapped values
+    rewards = model.last_rollout.rewards.numpy()  # of the last rollout, without bootstrapped values
     assert diagnostics.history[-1]["reward_mean"] == pytest.approx(rewards.mean(), abs=1e-6)
     assert diagnostics.history[-1]["reward_std"] == pytest.approx(rewards.std(), abs=1e-6)
     ended = 1 + 1 + 10 + 2  # and the first episodes of the script's second round

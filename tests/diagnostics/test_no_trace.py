@@ -45,7 +45,7 @@ def test_a_training_is_bit_for_bit_the_same_with_and_without(name, graphs):
 
 def test_what_the_pipeline_keeps_for_the_callback_is_no_part_of_a_minibatch():
     model, _ = train("PPO", ACTION_SPACES["Box"], DiagnosticsCallback(), n_updates=1)
-    assert model._rollout.acted.shape == (16, 2, 4) and model._rollout.rows().distribution is None
+    assert model.last_rollout.acted.shape == (16, 2, 4) and model.last_rollout.rows().distribution is None
     assert not model.keeps_distribution
 
 

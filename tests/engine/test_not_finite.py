@@ -109,7 +109,7 @@ def test_a_step_that_was_too_large_is_blamed_on_what_overflowed_after_it_and_und
             p.requires_grad_("value" in key)  # the actor stays as it is
         with pytest.raises(ValueError, match=r"^the value_loss is inf in update \d; the step was not taken"):
             trained(model, 100)
-        values = model.policy.predict_values(model._rollout.last_observations)
+        values = model.policy.predict_values(model.last_rollout.last_observations)
         assert values.abs().max() < 100, "far from where the first step led: the square of an error of 1e19 overflows"
 
 

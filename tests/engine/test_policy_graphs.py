@@ -99,7 +99,7 @@ class Watch(BaseCallback):
         return True
 
     def _on_rollout_end(self):
-        rollout = self.model._rollout
+        rollout = self.model.last_rollout
         parts = (rollout.values, rollout.log_prob, rollout.last_values, rollout.next_values)
         self.evaluations.append([*parts, rollout.advantages, rollout.returns])
 
@@ -192,7 +192,7 @@ def test_a_policy_with_its_own_forward_acts_through_it(graphs):
 @pytest.mark.parametrize("limit, just_enough", [("ROWS", 24), ("STEPS", 12)])
 def test_long_rollouts_are_evaluated_eagerly(limit, just_enough, graphs, monkeypatch):
     for number, expected in ((just_enough, 3), (just_enough - 1, 2)):
-        monkeypatch.setattr(f"sb3_pgx.stages.algorithm.MAX_EVALUATED_{limit}", number)
+        monkeypatch.setattr(f"sb3_pgx.stages.estimate.MAX_EVALUATED_{limit}", number)
         graphs.clear()
         PPO("MlpPolicy", envs(), n_steps=12, batch_size=12, seed=0, device=DEVICE, compile=True).learn(24)
         assert len(graphs) == expected
@@ -216,7 +216,7 @@ def test_values_wider_than_the_parameters_complete_truncated_episodes_as_they_do
             device=DEVICE,
         )
         model.policy.value_net = th.nn.Sequential(model.policy.value_net, Double())
-        return model.learn(12)._rollout
+        return model.learn(12).last_rollout
 
     compiled, eager = rollout(True), rollout(False)
     assert len(graphs) >= 2 and eager.truncated.any() and eager.next_values[eager.truncated].abs().min() > 1e-4

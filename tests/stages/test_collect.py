@@ -26,7 +26,7 @@ def collected(model):
     model._setup_learn(10**3, None)  # too few steps to be worth compiling
     callback = model._init_callback(None)
     assert model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
-    return model._rollout
+    return model.last_rollout
 
 
 def test_rows_are_what_the_environment_returned_and_ends_are_told_apart():
@@ -71,7 +71,7 @@ def test_final_observations_are_normalised_as_the_environment_did_at_that_step()
     model = A2C("MlpPolicy", env, n_steps=6, device=DEVICE, seed=0)
     model._setup_learn(100, None)
     model.collect_rollouts(model.env, model._init_callback(Keep()), model.rollout_buffer, 6)
-    rollout = model._rollout
+    rollout = model.last_rollout
     assert len(seen) == 5
     np.testing.assert_allclose(rollout.next_values[rollout.truncated].tolist(), values_of(model, seen), rtol=1e-5)
 
@@ -125,10 +125,10 @@ def test_a_rollout_of_whole_episodes_starts_with_a_reset_if_one_was_under_way():
     first, second = Scripted([3]), Scripted([2])
     model = REINFORCE("MlpPolicy", vectorised(first, second), n_episodes=1, device=DEVICE)
     model.learn(12)  # two rollouts of three steps: the second environment is one step into its next episode
-    starts = model._rollout.episode_starts[0]
-    assert starts.all() and model._rollout.observations[0, :, 1].tolist() == [0, 0]
+    starts = model.last_rollout.episode_starts[0]
+    assert starts.all() and model.last_rollout.observations[0, :, 1].tolist() == [0, 0]
     both_done = REINFORCE("MlpPolicy", vectorised(Scripted([3]), Scripted([3])), n_episodes=1, device=DEVICE).learn(12)
-    assert both_done._rollout.observations[0, :, 0].tolist() == [1, 1]  # no reset: the second episode follows the first
+    assert both_done.last_rollout.observations[0, :, 0].tolist() == [1, 1]  # no reset: the second episode follows the first
 
 
 def test_an_episode_that_never_ends_is_an_error_that_names_the_environment():
@@ -257,7 +257,7 @@ def test_after_the_environment_raises_the_model_saves_and_goes_on(tmp_path):
     A2C.load(tmp_path / "model", device=DEVICE)
     episode = env.episode
     model.learn(5, reset_num_timesteps=False)
-    assert env.episode > episode and model._rollout.observations[0, 0].tolist() == [episode + 1, 0]
+    assert env.episode > episode and model.last_rollout.observations[0, 0].tolist() == [episode + 1, 0]
 
 
 class Stops(BaseCallback):
@@ -283,7 +283,7 @@ def test_the_observation_is_not_stale_after_a_callback_ends_the_training(error):
         model.learn(100, callback=Stops(7, error))
     assert model.num_timesteps == 7 and model._last_obs.tolist() == [[0.0, 7.0]]
     model.learn(2, reset_num_timesteps=False)
-    assert model._rollout.observations[:2, 0].tolist() == [[0, 7], [0, 8]]
+    assert model.last_rollout.observations[:2, 0].tolist() == [[0, 7], [0, 8]]
 
 
 def test_episode_statistics_are_those_of_the_episodes_that_count():

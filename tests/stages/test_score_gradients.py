@@ -36,7 +36,7 @@ def test_scores_equal_one_backward_pass_a_sample(case):
     policy_name, observation_space, action_space, kwargs = CASES[case]
     env = vectorised(AnySpace(observation_space, action_space))
     model = REINFORCE(policy_name, env, n_episodes=1, seed=0, device=DEVICE, **kwargs).learn(5)
-    policy, rollout = model.policy, model._rollout
+    policy, rollout = model.policy, model.last_rollout
     policy.set_training_mode(False)
     space_before = policy.observation_space
     places_before = {n: id(p) for n, p in policy.named_parameters(remove_duplicate=False)}
@@ -78,7 +78,7 @@ def test_parameters_tied_within_and_across_modules_are_all_replaced():
 
     model = REINFORCE(Tied, vectorised(AnySpace(BOX, BOX)), n_episodes=1, seed=0, device=DEVICE).learn(5)
     model.policy.set_training_mode(False)
-    batch, (actor, _) = model._rollout.rows(), split_parameters(model.policy)
+    batch, (actor, _) = model.last_rollout.rows(), split_parameters(model.policy)
     result = map_scores(lambda g: g, model.policy, actor, batch.observations, batch.actions, model.action_space)
     _, log_prob, _ = model.policy.evaluate_actions(batch.observations, batch.actions.float())
     expected = th.cat([g.flatten() for g in th.autograd.grad(log_prob[0], list(actor.values()))])

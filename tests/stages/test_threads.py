@@ -68,7 +68,7 @@ def with_a_fixed_rollout(case, seed, compile):
 
 def updated(model, n=8):
     for _ in range(n):
-        model.update(model._rollout)
+        model.update(model.last_rollout)
     return parameters(model)
 
 

@@ -78,7 +78,7 @@ class Updates(BaseCallback):
         return True
 
     def _on_rollout_end(self):
-        self.rollouts.append(self.model._rollout)
+        self.rollouts.append(self.model.last_rollout)
         self.before.append(copy.deepcopy(self.model.policy))
 
     def on_update_end(self, metrics):

@@ -331,14 +331,12 @@ class ACER(ShortRollouts):
         if not super().collect_rollouts(env, *args, **kwargs):
             return False
         if self.replay_ratio > 0:
-            self._undo.add(self.replay_buffer.add(record_of(self._rollout, self._raw), raw=self._raw is not None))
+            self._undo.add(self.replay_buffer.add(record_of(self.last_rollout, self._raw), raw=self._raw is not None))
         return True
 
-    def _step(self, *args: Any) -> Any:
-        new_obs, rewards, dones, infos = super()._step(*args)
+    def after_step(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
         if self._raw is not None:
             self._raw.add(dones, infos)
-        return new_obs, rewards, dones, infos
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         held, raw = self.replay_buffer.raw, normalizes_last(self.env, self._vec_normalize_env)

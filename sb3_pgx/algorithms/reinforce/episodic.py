@@ -16,8 +16,8 @@ from sb3_pgx.core.undo import attributes_of
 from sb3_pgx.engine.gradient import refused
 from sb3_pgx.ops.objectives import score_function
 from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm
-from sb3_pgx.stages.collect import EpisodeQuota, Quota
 from sb3_pgx.stages.evaluate import chunks
+from sb3_pgx.stages.quotas import EpisodeQuota, Quota
 from sb3_pgx.stages.report import Metrics
 
 # Rows to make room for at first; a rollout that is longer makes its own.
@@ -74,7 +74,7 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         complete = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         if complete:
             self._undo.add(attributes_of(self, "discarded_steps"))
-            self.discarded_steps += int((~self._rollout.valid).sum())
+            self.discarded_steps += int((~self.last_rollout.valid).sum())
             self.logger.record("rollout/discarded_steps", self.discarded_steps)
         return complete
 

@@ -214,7 +214,7 @@ class Ages(BaseCallback):
         return True
 
     def _on_rollout_end(self):
-        r = self.model._rollout
+        r = self.model.last_rollout
         delta = r.rewards + GAMMA * r.next_values - r.values
         self.weights += (r.advantages / delta).T.flatten().tolist()
         self.counted += r.observations[..., 1].T.flatten().tolist()

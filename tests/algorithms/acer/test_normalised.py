@@ -114,7 +114,7 @@ def test_parts_of_a_dictionary_are_kept_and_normalised_each_as_the_wrapper_says(
 def test_under_another_wrapper_normalised_data_are_kept_and_one_warning_says_so():
     env = VecFrameStack(VecNormalize(envs()), 2)
     model = make(env=env)
-    records = watch(model.replay_buffer, "add", lambda record, raw: (record, raw, copy.deepcopy(model._rollout)))
+    records = watch(model.replay_buffer, "add", lambda record, raw: (record, raw, copy.deepcopy(model.last_rollout)))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.learn(60)

@@ -36,7 +36,7 @@ def test_a_rollout_is_kept_once_as_callbacks_leave_it():
 
     class Relabel(BaseCallback):
         def _on_rollout_end(self):
-            self.model._rollout.rewards.fill_(7.0)
+            self.model.last_rollout.rewards.fill_(7.0)
 
         def _on_step(self):
             return True
@@ -63,7 +63,7 @@ def test_nothing_is_replayed_before_the_memory_holds_enough(kind):
 @pytest.mark.parametrize("kind, given, learns", [("Discrete", None, True), ("Box", None, False), ("Box", True, True)])
 def test_discrete_actions_are_learned_from_as_they_come_and_box_actions_from_the_memory_alone(kind, given, learns):
     model = make(kind, on_policy_update=given, replay_start=60)
-    updates = watch_steps(model, lambda segments, c: th.equal(segments.rewards, model._rollout.rewards))
+    updates = watch_steps(model, lambda segments, c: th.equal(segments.rewards, model.last_rollout.rewards))
     model.learn(36)
     assert updates == [True] * (3 * learns)
     assert model.n_gradient_steps == model._n_updates == 3 * learns

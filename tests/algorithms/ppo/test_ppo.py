@@ -136,7 +136,7 @@ def test_the_second_epochs_step_is_the_clipped_one_at_where_the_first_has_led():
     model.estimate(rollout)
     rollout.advantages = A[:, None]
     model.rollout_buffer.show(rollout, model.gamma)
-    model._rollout = rollout
+    model.last_rollout = rollout
 
     theta = actor(model)
     old = log_softmax(model, x)[th.arange(8), actions]
@@ -240,7 +240,7 @@ def test_every_row_is_used_once_an_epoch_and_the_last_minibatch_may_be_smaller()
     spy = Spy(model)
     model.learn(20)
     assert [len(call.ratio) for call in spy.minibatches] == [8, 8, 4] * 2
-    rows = th.stack([model._rollout.advantages, model._rollout.log_prob], dim=-1).flatten(end_dim=1).tolist()
+    rows = th.stack([model.last_rollout.advantages, model.last_rollout.log_prob], dim=-1).flatten(end_dim=1).tolist()
     orders = []
     for epoch in (spy.minibatches[:3], spy.minibatches[3:]):
         seen = [row for call in epoch for row in th.stack([call.advantages, call.log_prob], dim=1).tolist()]

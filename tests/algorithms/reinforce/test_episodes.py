@@ -12,7 +12,7 @@ from sb3_pgx.algorithms.reinforce.episodes import Episodes
 def rollout():
     """Two episodes from each of three environments: lengths 2, 3; 1, 1; 4, 1. The rows after them do not count."""
     envs = vectorised(Scripted([2, 3]), Scripted([1, 1]), Scripted([4, 1]))
-    return REINFORCE("MlpPolicy", envs, n_episodes=2, device=DEVICE).learn(15)._rollout
+    return REINFORCE("MlpPolicy", envs, n_episodes=2, device=DEVICE).learn(15).last_rollout
 
 
 def test_every_episode_is_a_column_environment_after_environment(rollout):

@@ -71,7 +71,7 @@ def test_the_policy_gradient_uses_the_value_before_it_is_fitted():
             return True
 
         def on_update_end(self, metrics):
-            rollout = self.model._rollout
+            rollout = self.model.last_rollout
             with th.no_grad():
                 now = self.model.policy.predict_values(rollout.observations.flatten(end_dim=1)).view(rollout.shape)
             error = [(v - rollout.returns)[rollout.valid].square().mean().item() for v in (rollout.values, now)]
@@ -143,7 +143,7 @@ def test_the_combined_step_weighs_the_mean_squared_error_of_the_values():
     callback = Metrics()
     model.learn(10, callback=callback)
     (metrics,) = callback.updates
-    rollout = model._rollout
+    rollout = model.last_rollout
     error = (rollout.values - rollout.returns)[rollout.valid].square().mean().item()
     assert metrics["value_loss"] == pytest.approx(error, rel=1e-4)
     assert metrics["loss"] == pytest.approx(metrics["policy_loss"] + 0.5 * error, rel=1e-4)

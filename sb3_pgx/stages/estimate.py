@@ -1,0 +1,112 @@
+"""Stages 2 and 3: values and log-probabilities of a rollout, then its returns and advantages."""
+
+from typing import ClassVar
+
+import numpy as np
+
+from sb3_pgx.core.recorder import Recorder
+from sb3_pgx.core.rollout import Rollout
+from sb3_pgx.core.rollout_buffer import FedBuffer, RolloutView
+from sb3_pgx.engine import Objective
+from sb3_pgx.engine.policy_graphs import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, CompiledPass
+from sb3_pgx.ops.returns import gae
+from sb3_pgx.stages.collect import Collecting
+from sb3_pgx.stages.evaluate import evaluate_by_graph, evaluate_rollout
+
+
+class Estimating(Collecting):
+    """
+    The second and third stage of an algorithm. Subclasses may differ in :meth:`evaluate`, :meth:`estimate` and :meth:`weigh`.
+    """
+
+    objective: ClassVar[Objective | None] = None  # of an algorithm that steps through minibatches with `gradient_steps`
+    keeps_distribution = False  # whether rollouts keep the action distributions for whoever looks at them
+    _evaluation: CompiledPass
+
+    def evaluate(self, rollout: Rollout) -> None:
+        """Stage 2: fill in values, log-probabilities and bootstraps."""
+        # If acting has given the values, it would take one more pass.
+        keep = self.reads_distribution or (self.keeps_distribution and not rollout.given)
+        evaluate_rollout(self.policy, rollout, keep)
+        if not self.reads_distribution:
+            rollout.acted, rollout.distribution = rollout.distribution, None
+
+    def estimate(self, rollout: Rollout) -> None:
+        """Stage 3: fill in ``advantages`` and ``returns``; generalised advantage estimates unless an algorithm differs."""
+        rollout.advantages = gae(
+            rollout.rewards,
+            rollout.values,
+            rollout.next_values,
+            rollout.ends,
+            self.gamma,
+            self.gae_lambda,
+            None if rollout.complete else rollout.valid,
+        )
+        rollout.returns = rollout.advantages + rollout.values
+
+    def evaluate_and_estimate(self, rollout: Rollout) -> None:
+        """Both stages, for a short rollout by one graph, unless a class has one of them of its own."""
+        if self._compiled and self._has_graph(rollout):
+            arguments = (self.policy, rollout, self._evaluation, self._modules, self.gamma, self.gae_lambda)
+            if evaluate_by_graph(*arguments):
+                self.weigh(rollout)
+                return
+        self.evaluate(rollout)
+        self._estimate_and_weigh(rollout)
+
+    def weigh(self, rollout: Rollout) -> None:
+        """Change the advantages after any estimate, also that of a subclass, if the algorithm ``weighs`` its rows."""
+
+    @property
+    def weighs(self) -> bool:
+        """Whether :meth:`weigh` does anything."""
+        return False
+
+    def _estimate_and_weigh(self, rollout: Rollout) -> None:
+        self.estimate(rollout)
+        self.weigh(rollout)
+
+    @property
+    def _estimates_as_sb3(self) -> bool:
+        """Whether returns and advantages are those of SB3's rollout buffer."""
+        own = type(self).estimate is not Estimating.estimate or "estimate" in vars(self)
+        return not own and not self.weighs
+
+    @property
+    def unlearned(self) -> tuple[str, ...]:
+        """Arrays of the rollout buffer that are not learned from; writing into them is refused."""
+        return () if self._estimates_as_sb3 else ("episode_starts",)
+
+    def _has_graph(self, rollout: Rollout) -> bool:
+        base, (n_steps, n_envs) = Estimating, rollout.shape
+        # Rollouts of whole episodes differ in length: each would need a graph of its own.
+        short = n_steps == self.n_steps and n_steps <= MAX_EVALUATED_STEPS and n_steps * n_envs <= MAX_EVALUATED_ROWS
+        own = type(self).evaluate is not base.evaluate or type(self).estimate is not base.estimate
+        own |= not {"evaluate", "estimate"}.isdisjoint(vars(self))
+        return short and not own and not self.reads_distribution and not rollout.given
+
+    @property
+    def reads_distribution(self) -> bool:
+        return self.objective is not None and self.objective.reads_distribution
+
+    def complete(self, rollout: Rollout, buffer: RolloutView | FedBuffer, dones: np.ndarray, watched: Recorder | None) -> None:
+        """Stages 2 and 3, from what callbacks, if there are any, have made of the ``watched`` rows and of the policy."""
+        if watched is not None:
+            self._look()
+        if isinstance(buffer, FedBuffer):
+            self.evaluate(rollout)
+            buffer.users.compute_returns_and_advantage(last_values=rollout.last_values, dones=dones)
+            return
+        as_sb3 = self._estimates_as_sb3 and rollout.complete
+        estimate = None if as_sb3 else self._estimate_and_weigh
+        # As in SB3, bootstrapped rewards are discounted by the model's γ, and all that follows by the buffer's γ and λ.
+        changed = watched is not None and not watched.ends_as_started  # starts or ends of episodes
+        own = as_sb3 and (changed or (buffer.gamma, buffer.gae_lambda) != (self.gamma, self.gae_lambda))
+        if not (buffer.collected(rollout) or own):
+            self.evaluate_and_estimate(rollout)
+            buffer.show(rollout, self.gamma, estimate)
+            return
+        self.evaluate(rollout)
+        buffer.show(rollout, self.gamma, estimate)
+        buffer.compute_returns_and_advantage(last_values=rollout.last_values, dones=dones)
+        buffer.rollout(self.device)

@@ -1,0 +1,85 @@
+"""When a rollout is complete, and which environments still contribute to it."""
+
+from itertools import compress
+from typing import Any, Protocol
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_pgx.core.checks import environment_name
+from sb3_pgx.core.undo import Refusal
+
+
+class Quota(Protocol):
+    """When a rollout is complete, and which environments still contribute to it."""
+
+    whole_episodes: bool
+
+    def contributing(self) -> np.ndarray:
+        """Environments whose next row counts, boolean ``[N]``."""
+
+    def count(self, dones: np.ndarray) -> bool:
+        """Take note of a step; true when the rollout is complete."""
+
+
+class StepQuota:
+    """A fixed number of steps from every environment."""
+
+    whole_episodes = False
+
+    def __init__(self, n_steps: int, n_envs: int):
+        self.remaining = n_steps
+        self._all = np.ones(n_envs, dtype=bool)
+
+    def contributing(self) -> np.ndarray:
+        return self._all
+
+    def count(self, dones: np.ndarray) -> bool:
+        self.remaining -= 1
+        return self.remaining <= 0
+
+
+class EpisodeQuota:
+    """
+    A fixed number of whole episodes from every environment.
+
+    The number is fixed for each environment, not for all together: the first k episodes to finish would be short ones.
+
+    :param n_episodes: episodes from each environment
+    :param env: the environment, for its name in the error
+    :param max_episode_steps: length beyond which an episode is taken to be endless
+    """
+
+    whole_episodes = True
+
+    def __init__(self, n_episodes: int, env: VecEnv, max_episode_steps: int):
+        self.env, self.max_episode_steps = env, max_episode_steps
+        self.missing = np.full(env.num_envs, n_episodes)
+        self.lengths = np.zeros(env.num_envs, dtype=int)
+
+    def contributing(self) -> np.ndarray:
+        return self.missing > 0
+
+    def count(self, dones: np.ndarray) -> bool:
+        self.lengths += 1
+        self.missing -= dones & (self.missing > 0)
+        self.lengths[dones] = 0
+        if self.lengths.max() >= self.max_episode_steps:
+            index = int(self.lengths.argmax())
+            raise Refusal(
+                f"{environment_name(self.env, index)} has not ended its episode after {self.max_episode_steps} steps, and "
+                "this algorithm learns from whole episodes. Wrap the environment in gymnasium.wrappers.TimeLimit, or raise "
+                "max_episode_steps."
+            )
+        return not (self.missing > 0).any()
+
+
+def counted(infos: list[dict[str, Any]], dones: np.ndarray, quota: Quota) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """
+    Return the infos and ends of the environments that still contribute. A waiting environment starts episodes that it may not
+    finish; those that it does finish are short ones, and would bias the means that are logged.
+    """
+    if not quota.whole_episodes:
+        return infos, dones
+    valid = quota.contributing()
+    return list(compress(infos, valid)), dones[valid]

@@ -1,0 +1,169 @@
+"""Stage 4: gradient steps on what stands in the rollout buffer; an update that is refused changes nothing."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.utils import explained_variance
+
+from sb3_pgx.core.controllers import KLAdaptiveLearningRate, adapted_scale
+from sb3_pgx.core.distributions import release_graph
+from sb3_pgx.core.policies import mean_std
+from sb3_pgx.core.rollout import Batch, Rollout
+from sb3_pgx.core.rollout_buffer import RolloutView, batches, rollout_of, to_numpy
+from sb3_pgx.core.schedules import Coefficient, evaluate_coefficient
+from sb3_pgx.core.undo import numbers_of, options_of, tensors_of
+from sb3_pgx.engine import Follower, GradientSteps, Plan, Update
+from sb3_pgx.stages.estimate import Estimating
+from sb3_pgx.stages.evaluate import evaluate_rows
+from sb3_pgx.stages.report import Metrics, read
+
+
+class Updating(Estimating):
+    """The fourth stage of an algorithm. Subclasses fill in :meth:`update`."""
+
+    n_gradient_steps = 0  # taken so far
+    learning_rate: Coefficient  # type: ignore[assignment]
+    takes_one_step = False  # whether an update is one step of the objective, which is taken as a whole or not at all
+    _metrics: dict[str, float]  # of the last update
+    _steps: GradientSteps
+    _scheduled_learning_rate: Any  # for which there is a schedule
+
+    @abstractmethod
+    def update(self, rollout: Rollout) -> Metrics:
+        """Stage 4: change the policy; return what to log, keys without the ``train/`` prefix."""
+
+    def follower(self) -> Follower | None:
+        """A second policy, which follows the one that is trained as the objective says."""
+        return None
+
+    @contextmanager
+    def gradient_steps(
+        self, coefficients: Any, rows: int, max_distance: float | None = None, one_by_one: bool = False
+    ) -> Iterator[Update]:
+        """
+        Steps on the algorithm's ``objective``; see :class:`~sb3_pgx.engine.Update`.
+
+        :param coefficients: a named tuple, as :class:`~sb3_pgx.engine.Plan` wants it
+        :param rows: of a minibatch; smaller ones are never compiled
+        :param max_distance: of the policy from the one that acted; beyond it, no more steps are taken
+        :param one_by_one: whether each step counts as an update, of which there are few
+        """
+        controller = self.learning_rate if isinstance(self.learning_rate, KLAdaptiveLearningRate) else None
+        adapt, numbers = (None, ()) if controller is None else (adapted_scale, controller.numbers)
+        plan = Plan(coefficients, self.max_grad_norm, rows, max_distance, adapt, numbers, one_by_one)
+        version, follower = self._modules.version, self.follower()
+        others = (version, follower, self._keep_parameters) if self.takes_one_step else (version, follower)
+        with self._steps.update(self.policy, plan, self._compiled, self._n_updates, *others) as update:
+            try:
+                yield update
+            finally:
+                self.n_gradient_steps += update.taken
+                if controller is not None:
+                    controller.scaled(update.scale)
+
+    def minibatches(self, rollout: Rollout, batch_size: int | None) -> Iterator[Batch]:
+        """
+        The rollout's rows in a random order, drawn as SB3 draws it, or what the user's own buffer class yields.
+
+        :param rollout: estimated
+        :param batch_size: rows a batch; ``None``: all in one
+        """
+        if not isinstance(self.rollout_buffer, RolloutView):
+            yield from batches(self.rollout_buffer, batch_size)
+            return
+        if batch_size is None:
+            np.random.permutation(rollout.n_valid)  # as SB3 does, even where all rows are one batch
+            yield rollout.rows(None if rollout.complete else rollout.valid_rows())
+        else:
+            rows = rollout.valid_rows()
+            order = th.as_tensor(np.random.permutation(len(rows)), device=rows.device)
+            yield from rollout.rows(rows[order]).split(batch_size)
+
+    def train(self) -> None:
+        """Stages 4 and 5 for the rollout that was collected last."""
+        self._metrics = self._measured_update()
+        self._report(self._metrics)
+
+    def _measured_update(self) -> dict[str, float]:
+        self._look_at_policy()  # a callback may have changed it
+        with self._undo.on(Exception):
+            rollout = self._learned_rollout()
+            self._modules.train(self.policy, True)
+            self._undo.add(numbers_of(self), options_of(self.policy.optimizer))
+            self._update_learning_rate(self.policy.optimizer)
+            if isinstance(self.learning_rate, KLAdaptiveLearningRate):
+                self._undo.add(numbers_of(self.learning_rate))
+            if not self.takes_one_step:
+                self._keep_parameters()
+            try:
+                metrics = read(self.update(rollout))
+            finally:
+                release_graph(self.policy)
+        self._undo.forget()
+        return metrics
+
+    def _keep_parameters(self) -> None:
+        """Whatever is saved as a state dictionary: policy and optimizer, and what an algorithm has besides."""
+        tensors, optimizers = self._modules.tensors(), []
+        for name in self._get_torch_save_params()[0]:
+            kept = recursive_getattr(self, name)
+            if isinstance(kept, th.optim.Optimizer):
+                optimizers.append(kept)
+            elif kept is not self.policy:
+                tensors += [*kept.parameters(), *kept.buffers()]
+        self._undo.add(tensors_of(tensors, optimizers))
+
+    def _learned_rollout(self) -> Rollout:
+        """What stands in the rollout buffer now."""
+        buffer = self.rollout_buffer
+        if not isinstance(buffer, RolloutView):
+            self.refuse_buffer(type(buffer), "rollout_buffer")
+            return rollout_of(buffer, None, self.device) if self.last_rollout is None else self.last_rollout
+        rollout = self.last_rollout = buffer.rollout(self.device)
+        changed = "observations" not in self.unlearned and buffer.observations_in_hand
+        if self.reads_distribution and (rollout.distribution is None or changed):
+            self._modules.train(self.policy, False)
+            with th.no_grad():
+                rollout.distribution = evaluate_rows(self.policy, rollout, True)[2]
+        return rollout
+
+    def _report(self, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self.logger.record(f"train/{name}", value)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        if self.learning_rate is not self._scheduled_learning_rate:  # somebody has set it
+            self._setup_lr_schedule()
+        evaluate_coefficient(self.lr_schedule, self._current_progress_remaining, "learning_rate")
+        super()._update_learning_rate(optimizers)
+
+    def coefficient(self, name: str) -> float:
+        """
+        Value of a coefficient now, from whatever the attribute holds: a number, a schedule or a string.
+
+        :raises ValueError: it is negative, not finite, or no coefficient
+        """
+        return evaluate_coefficient(getattr(self, name), self._current_progress_remaining, name)
+
+    def spread(self) -> Metrics:
+        """``std`` as SB3 logs it, where the policy has one; with our own options, the mean over the last observations."""
+        if not isinstance(self.action_space, spaces.Box) or self.last_rollout is None:
+            return {}
+        std = mean_std(self.policy, self.last_rollout.last_observations)
+        return {} if std is None else {"std": std}
+
+    def explained_variance(self) -> float:
+        """Return 1 − Var(returns − values) / Var(returns), of the values before the update."""
+        ours = isinstance(self.rollout_buffer, RolloutView)
+        values, returns = (
+            to_numpy(getattr(self.last_rollout, name)) if ours else getattr(self.rollout_buffer, name)
+            for name in ("values", "returns")
+        )
+        return float(explained_variance(values.ravel(), returns.ravel()))
