@@ -36,10 +36,10 @@ class Recorder:
         self.rewards = np.zeros((capacity, n_envs), np.float32)
         self.flags = np.zeros((4, capacity, n_envs), bool)  # terminated, truncated, valid, episode start
         self.final_observations: list[Any] = []  # arrays, or dictionaries of them
-        self.given: dict[
+        self.known_rows: dict[
             int, tuple[th.Tensor, th.Tensor]
         ] = {}  # values and log-probabilities of rows that have them, [N] each
-        self.given_finals: dict[int, float] = {}  # values of final observations that have them, by their place
+        self.known_finals: dict[int, float] = {}  # values of final observations that have them, by their place
         self.shifts = has_start(observation_space)
 
     @property
@@ -85,7 +85,7 @@ class Recorder:
         """
         t = self.size
         if evaluated is not None and evaluated[0] is not None and evaluated[1] is not None:
-            self.given[t] = evaluated[0].flatten(), evaluated[1].flatten()
+            self.known_rows[t] = evaluated[0].flatten(), evaluated[1].flatten()
         self.actions[t] = actions.reshape(self.actions.shape[1:])
         self.rewards[t] = rewards
         self.flags[2, t], self.flags[3, t] = valid, episode_starts
@@ -132,8 +132,8 @@ class Recorder:
             episode_starts=episode_starts,
             final_observations=self._stack_final(device),
             last_observations=self.as_tensors(zero_based(last_observations, self.space), self.n_envs, device),
-            given=dict(self.given),
-            given_finals=dict(self.given_finals),
+            known_rows=dict(self.known_rows),
+            known_finals=dict(self.known_finals),
         )
 
     def as_tensors(self, observations: Any, n: int, device: th.device) -> Any:

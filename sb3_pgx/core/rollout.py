@@ -1,7 +1,4 @@
-"""
-The noun that travels through the pipeline: a rollout, ``[T, N, ...]`` tensors on the model's device (time first, then
-environments), and a batch, some of its rows.
-"""
+"""Data that the stages pass on: a rollout, ``[T, N, ...]`` tensors with time first, and batches of its rows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +17,7 @@ SelfRows = TypeVar("SelfRows", bound="Rows")
 @dataclass
 class Rollout:
     """
-    What one round of collection gave, completed stage by stage.
+    The data of one rollout, which each stage adds to.
 
     ``truncated`` is true where the environment said so (``TimeLimit.truncated``), ``terminated`` where the episode ended
     otherwise. ``valid`` is false in rows that must not count. ``rewards`` are as the environment returned them. The K
@@ -37,15 +34,17 @@ class Rollout:
     episode_starts: Tensor  # [T, N], boolean
     final_observations: Observations | None  # [K, *obs]; None: no episode was truncated
     last_observations: Observations  # [N, *obs], after the last row
-    given: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # by row: values and log π known since, [N] each
-    given_finals: dict[int, float] = field(default_factory=dict)  # by place: values of final observations known since
+    known_rows: dict[int, tuple[Tensor, Tensor]] = field(
+        default_factory=dict
+    )  # by row: values and log π known since, [N] each
+    known_finals: dict[int, float] = field(default_factory=dict)  # index of a final observation: its value from collection
     # evaluate
     values: Tensor = field(init=False)  # V(s_t), [T, N]
     next_values: Tensor = field(init=False)  # V(s_{t+1}); of the final observation where truncated, 0 where terminated
     last_values: Tensor = field(init=False)  # V of the last observations, [N]
     log_prob: Tensor = field(init=False)  # [T, N]
-    distribution: Tensor | None = field(init=False, default=None)  # packed, if it is read, [T, N, K]
-    acted: Tensor | None = field(init=False, default=None)  # the same for whoever looks; no batch has it
+    distribution: Tensor | None = field(init=False, default=None)  # packed, if the objective reads it, [T, N, K]
+    acted: Tensor | None = field(init=False, default=None)  # the same, for diagnostics only; not in batches
     # estimate
     advantages: Tensor = field(init=False)  # [T, N]
     returns: Tensor = field(init=False)  # [T, N]
@@ -82,16 +81,16 @@ class Rollout:
 
     @cached_property
     def complete(self) -> bool:
-        """Whether all rows count."""
+        """Whether all rows are valid."""
         return bool(self.valid.all())
 
     @property
     def n_valid(self) -> int:
-        """How many rows count."""
+        """Number of valid rows."""
         return self.valid.numel() if self.complete else int(self.valid.sum())
 
     def valid_rows(self) -> Tensor:
-        """Which rows of the flattened rollout count, ``[R]``."""
+        """Return the indices of the valid rows of the flattened rollout, ``[R]``."""
         if self.complete:
             return th.arange(self.valid.numel(), device=self.valid.device)
         return flatten(self.valid).nonzero().flatten()
@@ -99,13 +98,13 @@ class Rollout:
 
 @dataclass
 class Rows(ABC):
-    """What a gradient step is made of: fields that are tensors, dictionaries of them, or ``None``."""
+    """Rows that a gradient step learns from: fields that are tensors, dictionaries of tensors, or ``None``."""
 
     observations: Observations
-    alike = True  # whether those of an epoch with as many rows are laid out alike in memory
+    alike = True  # whether batches of an epoch with as many rows have the same memory layout
 
     def tensors(self) -> list[Tensor]:
-        """All of them, in a fixed order."""
+        """Return all tensors, in a fixed order."""
         parts: list[Tensor] = []
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
@@ -116,7 +115,7 @@ class Rows(ABC):
         return parts
 
     def replaced(self: SelfRows, tensors: Sequence[Tensor]) -> SelfRows:
-        """The same structure, of what :meth:`tensors` would give."""
+        """Return rows of the same structure, made of such tensors as :meth:`tensors` returns."""
         left = iter(tensors)
         parts: list[Any] = []
         for name in self.__dataclass_fields__:
@@ -127,31 +126,31 @@ class Rows(ABC):
                 parts.append(None if value is None else next(left))
         return type(self)(*parts)
 
-    def parted(self: SelfRows, part: Callable[[Tensor], Sequence[Tensor]]) -> Iterator[SelfRows]:
-        """Of each tensor the first part, then of each the second, and so on."""
+    def split_with(self: SelfRows, part: Callable[[Tensor], Sequence[Tensor]]) -> Iterator[SelfRows]:
+        """Split every tensor with ``part``, and yield the pieces as rows."""
         for parts in zip(*map(part, self.tensors()), strict=True):
             yield self.replaced(parts)
 
     def with_observations(self: SelfRows, function: Callable[[Observations], Observations]) -> SelfRows:
-        """The same rows, with ``function`` of all observations in their place."""
+        """Return the same rows with ``function`` applied to the observations."""
         return replace(self, observations=function(self.observations))
 
     def in_fixed_shapes(self: SelfRows) -> SelfRows:
-        """The same rows with tensors of few different shapes, for a graph."""
+        """Return the same rows in tensors of few different shapes, for a compiled graph."""
         return self
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
 
     def suspects(self) -> dict[str, Tensor]:
-        """What may be to blame for a loss that is not finite, by name."""
+        """Return tensors, by name, that may be to blame for a loss that is not finite."""
         return {}
 
 
 @dataclass
 class Batch(Rows):
-    """Rows of a rollout: what an objective reads. All but the observations are those of the behaviour policy."""
+    """Rows of a rollout, as an objective reads them. Values and log-probabilities are those of the behaviour policy."""
 
     observations: Observations  # [B, *obs]
     actions: Tensor  # [B, action_dim]
@@ -168,26 +167,26 @@ class Batch(Rows):
         return {"advantages": self.advantages, "returns": self.returns}
 
     def split(self, size: int) -> Iterator["Batch"]:
-        """Consecutive batches of ``size`` rows, the last one smaller if need be; views, not copies."""
-        return self.parted(lambda x: x.split(size))
+        """Yield consecutive batches of ``size`` rows, as views; the last one may be smaller."""
+        return self.split_with(lambda x: x.split(size))
 
 
 class OwnBatch(Batch):
-    """From a buffer class of the user's own, which may transpose some and not others."""
+    """A batch from a custom buffer class, which may transpose some of them and not others."""
 
     alike = False
 
 
 def flatten(values: Tensor) -> Tensor:
-    """``[T, N, ...]`` to ``[N * T, ...]``: environment after environment."""
+    """Reshape ``[T, N, ...]`` to ``[N * T, ...]``, environment after environment."""
     return values.transpose(0, 1).flatten(end_dim=1)
 
 
 def map_tensors(function, values):  # type: ignore[no-untyped-def]  # one tensor, or a dictionary of them
-    """``function`` of a tensor (or array), or of each one in a dictionary."""
+    """Apply ``function`` to a tensor or array, or to each one in a dictionary."""
     return {k: function(v) for k, v in values.items()} if isinstance(values, dict) else function(values)
 
 
 def as_policy_input(actions: Tensor, action_space: spaces.Space) -> Tensor:
-    """Stored actions ``[B, action_dim]`` in the type and shape that SB3's policies evaluate."""
+    """Return stored actions ``[B, action_dim]`` in the type and shape that SB3's policies evaluate."""
     return actions.long().flatten() if isinstance(action_space, spaces.Discrete) else actions.float()

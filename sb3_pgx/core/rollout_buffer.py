@@ -1,7 +1,4 @@
-"""
-SB3's rollout buffers as an interface to a :class:`~sb3_pgx.core.rollout.Rollout`: a live view that people may write to, and
-the feeding of buffer classes of their own.
-"""
+"""SB3's rollout buffer as a live view of a :class:`~sb3_pgx.core.rollout.Rollout`, which callbacks may write to."""
 
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
@@ -13,28 +10,32 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_obs_shape
 
+from sb3_pgx.core.buffer_arrays import (
+    COLUMNS,
+    LEARNED,
+    as_rows,
+    as_types_of,
+    doubled,
+    final_value,
+    learned_rows,
+    pairs,
+    rollout_of,
+    shown_rewards,
+    to_numpy,
+)
 from sb3_pgx.core.deferred_values import StepEvaluation
 from sb3_pgx.core.recorder import Recorder
-from sb3_pgx.core.rollout import Batch, OwnBatch, Rollout, map_tensors
+from sb3_pgx.core.rollout import Rollout, map_tensors
 from sb3_pgx.core.spaces import kept_action_type, kept_type
 
-# SB3's arrays that an update may learn from, and what they are called in a rollout.
-LEARNED = {
-    "observations": "observations",
-    "actions": "actions",
-    "values": "values",
-    "log_probs": "log_prob",
-    "advantages": "advantages",
-    "returns": "returns",
-}
-COLUMNS = (*LEARNED, "rewards", "episode_starts")
 _NAMES = frozenset(COLUMNS)
-BRIEF = ("values", "log_probs")  # known for some rows while a rollout is collected, if somebody asks
+# Columns of which single rows are known while a rollout is collected, if a callback has read them.
+ROW_WISE = ("values", "log_probs")
 
 
 class Column:
     """
-    An array of a :class:`RolloutView`, made when somebody first has it in hand. From then on it may have been written to.
+    An array of a :class:`RolloutView`, created at its first access. From then on a caller may have written into it.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -117,7 +118,7 @@ class RolloutView(RolloutBuffer):
         self._policy = policy
 
     def recorded(self) -> None:
-        """Take note of a new row: arrays that somebody has in hand get it, too."""
+        """Add the recorder's newest row to the arrays that a caller has accessed."""
         row, self.pos = self.pos, self.pos + 1
         for name in self._held():
             for arrays in (vars(self), self._originals):
@@ -132,10 +133,10 @@ class RolloutView(RolloutBuffer):
 
     def collected(self, rollout: Rollout) -> bool:
         """
-        Give a collected rollout what callbacks have written into its rows.
+        Read into a collected rollout what callbacks have written into the arrays.
 
         :param rollout: not yet evaluated
-        :return: whether somebody has any array in hand, so that its returns have to be computed from what stands there
+        :return: whether an array was accessed, so that returns must be computed from the arrays
         """
         held, n_steps = self._held(), rollout.shape[0]
         for arrays in (vars(self), self._originals):
@@ -143,10 +144,10 @@ class RolloutView(RolloutBuffer):
                 arrays[name] = map_tensors(lambda x: x[:n_steps], arrays[name])
         self._check_unlearned()
         self.buffer_size, self.pos, self.full = n_steps, n_steps, True
-        if not held.isdisjoint(BRIEF):
-            values, log_probs = (th.as_tensor(getattr(self, name), device=rollout.rewards.device) for name in BRIEF)
-            rollout.given = {t: (values[t], log_probs[t]) for t in range(n_steps)}
-        self._read(rollout, held - {*BRIEF, "advantages", "returns"})
+        if not held.isdisjoint(ROW_WISE):
+            values, log_probs = (th.as_tensor(getattr(self, name), device=rollout.rewards.device) for name in ROW_WISE)
+            rollout.known_rows = {t: (values[t], log_probs[t]) for t in range(n_steps)}
+        self._read(rollout, held - {*ROW_WISE, "advantages", "returns"})
         return bool(held)
 
     def show(self, rollout: Rollout, gamma: float, estimate: Callable[[Rollout], None] | None = None) -> None:
@@ -255,7 +256,7 @@ class RolloutView(RolloutBuffer):
     # ------------------------------------------------------------------------------------------------ presenting
 
     def present(self, name: str) -> Any:
-        """Return an array as it stands before anybody has had it in hand."""
+        """Create an array for its first access."""
         if self._rollout is not None:
             array = self._of_rollout(name, self._rollout)
         elif self._recorder is not None:
@@ -315,22 +316,22 @@ class RolloutView(RolloutBuffer):
             for t in range(rows.stop)[rows]:
                 for index, observation in recorder.truncated_in(t):
                     array[t, index] += self._gamma * final_value(self._policy, observation)
-        elif name in BRIEF:
+        elif name in ROW_WISE:
             for t in range(rows.stop)[rows]:
-                if t not in recorder.given:
+                if t not in recorder.known_rows:
                     observations = map_tensors(lambda x, t=t: x[t], recorder.observations)
                     values, log_prob = StepEvaluation(self._policy, observations, recorder.actions[t]).computed()
-                    recorder.given[t] = values.flatten(), log_prob.flatten()
-                array[t] = to_numpy(recorder.given[t][BRIEF.index(name)])
+                    recorder.known_rows[t] = values.flatten(), log_prob.flatten()
+                array[t] = to_numpy(recorder.known_rows[t][ROW_WISE.index(name)])
 
     # ------------------------------------------------------------------------------------------------ reading back
 
     def _held(self) -> set[str]:
-        """Arrays that somebody may have written to."""
+        """Return the arrays that a caller may have written into."""
         return vars(self).keys() & _NAMES
 
     def _read(self, rollout: Rollout, names: Iterable[str]) -> None:
-        """Give the rollout what stands in some of the arrays."""
+        """Read some of the arrays into the rollout."""
         for name in names:
             array = vars(self)[name]
             if name == "rewards":
@@ -359,155 +360,9 @@ class DictRolloutView(RolloutView, DictRolloutBuffer):
     """:class:`RolloutView` for dictionary observations."""
 
 
-class FedBuffer:
-    """
-    A buffer class of the user's own, to which each row is added as SB3 adds it.
-
-    :param buffer: with SB3's ``reset``, ``add``, ``compute_returns_and_advantage`` and ``get``
-    """
-
-    def __init__(self, buffer: RolloutBuffer):
-        self.users = buffer
-
-    def follow(self, recorder: Recorder, policy: ActorCriticPolicy, gamma: float) -> None:
-        """As that of :class:`RolloutView`."""
-        self.users.reset()
-        self._recorder, self._policy, self._gamma = recorder, policy, gamma
-
-    def follow_policy(self, policy: ActorCriticPolicy) -> None:
-        """As that of :class:`RolloutView`."""
-        self._policy = policy
-
-    def recorded(self) -> None:
-        """Add the newest row, with γ V(final observation) in the rewards of truncated episodes."""
-        recorder, t = self._recorder, self._recorder.size - 1
-        rewards = recorder.rewards[t].copy()
-        for index, observation in recorder.truncated_in(t):
-            rewards[index] += self._gamma * final_value(self._policy, observation)
-        values, log_prob = recorder.given[t]
-        row = map_tensors(lambda x: x[t], recorder.observations)
-        self.users.add(row, recorder.actions[t], rewards, recorder.episode_starts[t], values[:, None], log_prob)
-
-
-def final_value(policy: ActorCriticPolicy, observation: Any) -> float:
-    """Return V of one observation, as SB3 computes it."""
-    with th.no_grad():
-        return float(policy.predict_values(policy.obs_to_tensor(observation)[0]))
-
-
-def shown_rewards(rollout: Rollout, gamma: float) -> th.Tensor:
-    """Return the rewards as SB3's buffer holds them, ``[T, N]``: γ V(final observation) is added where truncated."""
-    if not hasattr(rollout, "next_values"):
-        return rollout.rewards.clone()
-    return rollout.rewards + gamma * rollout.next_values * rollout.truncated
-
-
-def rollout_of(buffer: RolloutBuffer, dones: np.ndarray | None, device: th.device) -> Rollout:
-    """
-    Return the rows that somebody has added to a buffer. All that is known of their episodes is where they begin.
-
-    :param buffer: a full one with SB3's arrays
-    :param dones: whether an episode ended in the last row, ``[N]``; ``None``: not known
-    :param device: the model's
-    """
-    starts = th.as_tensor(np.array(buffer.episode_starts, bool), device=device)
-    ends = th.cat([starts[1:], th.as_tensor(np.zeros(buffer.n_envs, bool) if dones is None else dones, device=device)[None]])
-    rollout = Rollout(
-        observations=None,  # type: ignore[arg-type]
-        actions=None,  # type: ignore[arg-type]
-        rewards=th.as_tensor(np.array(buffer.rewards, np.float32), device=device),
-        terminated=ends,
-        truncated=th.zeros_like(ends),
-        valid=th.ones_like(ends),
-        episode_starts=starts,
-        final_observations=None,
-        last_observations=None,  # type: ignore[arg-type]
-    )
-    for name, attribute in LEARNED.items():
-        array = getattr(buffer, name)
-        setattr(rollout, attribute, learned_rows(name, array, None, rollout.shape, device, buffer.generator_ready))
-    rollout.last_observations = map_tensors(lambda x: x[-1], rollout.observations)
-    return rollout
-
-
-def learned_rows(name: str, array: Any, like: Any, shape: tuple[int, int], device: th.device, flattened: bool) -> Any:
-    """Return one of the arrays that are learned from as tensors ``[T, N, ...]``; SB3's ``get`` leaves them flattened."""
-    if isinstance(array, dict):
-        parts = {key: None if like is None else like[key] for key in (like or array)}
-        return {key: learned_rows(name, array[key], part, shape, device, flattened) for key, part in parts.items()}
-    if flattened:
-        array = np.reshape(array, (shape[1], shape[0], *np.shape(array)[1:])).swapaxes(0, 1)
-    return as_rows(name, array, like, shape, device)
-
-
-def as_rows(name: str, array: Any, like: th.Tensor | None, shape: tuple[int, int], device: th.device) -> th.Tensor:
-    """
-    Return an array as a tensor ``[T, N, ...]``.
-
-    :param name: of the array, for the error
-    :param array: an array or a tensor
-    :param like: of the shape and type that are wanted; observations and actions may have types of their own; ``None``: unknown
-    :param shape: T and N
-    :param device: where it is wanted
-    :raises ValueError: it has another shape
-    """
-    values = array.numpy(force=True) if isinstance(array, th.Tensor) else np.asarray(array)
-    own = name in ("observations", "actions")
-    rest = like.shape[2:] if like is not None else values.shape[2:] if own else ()
-    try:
-        values = values.reshape(*shape, *rest)
-    except ValueError:
-        raise ValueError(
-            f"rollout_buffer.{name} has the shape {values.shape}, and the rollout has {shape[0]} steps of {shape[1]} "
-            "environments: assign an array of the shape that it had"
-        ) from None
-    kind = None if own else th.float32 if like is None else like.dtype
-    return th.as_tensor(np.ascontiguousarray(values), dtype=kind, device=device)
-
-
 def not_learned(name: str) -> str:
     """Return the sentence for a write that would have no effect."""
     return (
         f"rollout_buffer.{name} was written to, and this algorithm does not learn from it: change rewards and observations in "
         "a wrapper of the environment, or in on_step."
     )
-
-
-def as_types_of(like: Any, array: Any) -> Any:
-    """Return observations in the types of others."""
-    if isinstance(like, dict):
-        return {key: array[key].astype(x.dtype, copy=False) for key, x in like.items()}
-    return array.astype(like.dtype, copy=False)
-
-
-def doubled(array: np.ndarray) -> np.ndarray:
-    """Return the array with as many zeros after it."""
-    return np.concatenate([array, np.zeros_like(array)])
-
-
-def is_users_own(buffer_class: type[RolloutBuffer] | None) -> bool:
-    """SB3 writes its own two classes into every saved file: they mean that nobody chose one."""
-    return buffer_class not in (None, RolloutBuffer, DictRolloutBuffer)
-
-
-def batches(buffer: RolloutBuffer, batch_size: int | None) -> Generator[Batch, None, None]:
-    """What a user's own buffer class yields, as batches."""
-    for samples in buffer.get(batch_size):
-        yield OwnBatch(
-            observations=samples.observations,
-            actions=samples.actions.reshape(len(samples.old_values), -1),
-            values=samples.old_values,
-            log_prob=samples.old_log_prob,
-            advantages=samples.advantages,
-            returns=samples.returns,
-        )
-
-
-def pairs(one: Any, other: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the arrays of two sets of observations, key by key."""
-    return [(one[k], other[k]) for k in one] if isinstance(one, dict) else [(one, other)]
-
-
-def to_numpy(values: th.Tensor) -> np.ndarray:
-    """A view on the CPU, a copy on CUDA."""
-    return values.numpy(force=True)

@@ -38,15 +38,12 @@ from sb3_pgx.core.checks import (
     without_arrays,
 )
 from sb3_pgx.core.controllers import KLAdaptiveLearningRate
+from sb3_pgx.core.custom_buffer import is_users_own
 from sb3_pgx.core.distributions import release_graph
 from sb3_pgx.core.errors import warn
 from sb3_pgx.core.files import saving
 from sb3_pgx.core.policies import policy_class_for
-from sb3_pgx.core.rollout_buffer import (
-    DictRolloutView,
-    RolloutView,
-    is_users_own,
-)
+from sb3_pgx.core.rollout_buffer import DictRolloutView, RolloutView
 from sb3_pgx.core.schedules import as_schedule
 from sb3_pgx.core.spaces import within, zero_based
 from sb3_pgx.core.undo import Undo

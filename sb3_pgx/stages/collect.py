@@ -14,11 +14,13 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pgx.core.buffer_arrays import final_value
+from sb3_pgx.core.custom_buffer import CustomBuffer
 from sb3_pgx.core.deferred_values import ActingPolicy, StepEvaluation, may_read_locals
 from sb3_pgx.core.policies import follow_parameters
 from sb3_pgx.core.recorder import Recorder
 from sb3_pgx.core.rollout import Rollout, map_tensors
-from sb3_pgx.core.rollout_buffer import FedBuffer, RolloutView, final_value
+from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.core.spaces import environment_actions
 from sb3_pgx.core.undo import Undo, attributes_of, undone_if_refused
 from sb3_pgx.engine.layers import Modules
@@ -54,17 +56,17 @@ class Collecting(OnPolicyAlgorithm):
 
     @property
     def unlearned(self) -> tuple[str, ...]:
-        """Arrays of the rollout buffer that are not learned from; writing into them is refused."""
+        """Arrays of the rollout buffer that the algorithm does not learn from; writing into them is refused."""
         return ()
 
     @property
     def refuses_rows(self) -> str | None:
-        """Why the algorithm cannot learn from rows that a caller adds to the buffer, in one sentence; ``None``: it can."""
+        """Reason why the algorithm cannot learn from rows that a caller adds to the buffer; ``None`` if it can."""
         return None
 
     @property
     def refuses_buffers(self) -> str | None:
-        """Why the algorithm cannot learn from a buffer class of the user's own, in one sentence; ``None``: it can."""
+        """Reason why the algorithm cannot learn from a custom buffer class; ``None`` if it can."""
         return None
 
     def after_step(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
@@ -76,14 +78,16 @@ class Collecting(OnPolicyAlgorithm):
         """
 
     @abstractmethod
-    def complete(self, rollout: Rollout, buffer: RolloutView | FedBuffer, dones: np.ndarray, watched: Recorder | None) -> None:
+    def evaluate_and_present(
+        self, rollout: Rollout, buffer: RolloutView | CustomBuffer, dones: np.ndarray, watched: Recorder | None
+    ) -> None:
         """
         Evaluate and estimate a rollout that has been collected, and present it as the rollout buffer.
 
-        :param rollout: as collected
-        :param buffer: that has followed it
+        :param rollout: the collected rollout
+        :param buffer: the rollout buffer, which has followed it step by step
         :param dones: which episodes ended in the last row, ``[N]``
-        :param watched: the rollout's rows, if callbacks may have changed them or the policy
+        :param watched: the rollout's recorder if callbacks may have changed rows or the policy, otherwise ``None``
         """
 
     @undone_if_refused
@@ -104,25 +108,25 @@ class Collecting(OnPolicyAlgorithm):
         self._undo.add(self._reset_later, guard.put_back, attributes_of(self, *_CHANGED_BY_ROLLOUTS))
         self._start_whole_episodes(env, quota, guard)
         recorder = Recorder(self.observation_space, self.action_space, env.num_envs, capacity=n_rollout_steps)
-        buffer = self._following(rollout_buffer, recorder)
+        buffer = self._attach_buffer(rollout_buffer, recorder)
         watched = may_read_locals(callback)
         evaluations: WeakValueDictionary[int, StepEvaluation] = WeakValueDictionary()  # that a callback may have kept
-        n_steps, complete = 0, False
+        n_steps, is_full = 0, False
         if self.use_sde:
             self._reset_noise(env)
         callback.on_rollout_start()
-        acting = ActingPolicy(self.policy) if watched else None
+        snapshot = ActingPolicy(self.policy) if watched else None
         buffer.follow_policy(self.policy)
-        act = Acting(env.num_envs, self._n_updates, watched, evaluates=isinstance(buffer, FedBuffer))
+        act = Acting(env.num_envs, self._n_updates, watched, evaluates=isinstance(buffer, CustomBuffer))
         self._look()
         if self._compiled:
             act.compile(self.policy, self._acting, self._modules, self._as_tensor(recorder.observe(self._last_obs)))
 
-        while not complete:
+        while not is_full:
             self._renew_noise(env, n_steps)
             row = recorder.observe(self._last_obs)
             obs_tensor = self._as_tensor(row)
-            # The action alone, unless the policy acts through a forward of its own
+            # Compute the action alone, unless the policy overrides forward.
             action_tensor, values, log_probs = act(self.policy, obs_tensor)
             actions = moved(action_tensor, HOST).numpy()
             clipped_actions = environment_actions(actions, self.policy, self.action_space)
@@ -130,7 +134,7 @@ class Collecting(OnPolicyAlgorithm):
             if evaluation is not None:
                 evaluations[n_steps], (values, log_probs) = evaluation, evaluation.deferred
             if not recorder.shifts:
-                self._last_obs = row  # what a callback writes into it is kept, as by SB3
+                self._last_obs = row  # a callback may write into it, as in SB3
             before = self._last_obs
             new_obs, rewards, dones, infos = self._step(env, clipped_actions, guard, n_steps)
             self.after_step(dones, infos)
@@ -140,7 +144,7 @@ class Collecting(OnPolicyAlgorithm):
                 callback.update_locals(locals())
             try:
                 continues = callback.on_step()
-                observed, episode_starts = self._last_obs, self._last_episode_starts  # as the callback has left them
+                observed, episode_starts = self._last_obs, self._last_episode_starts  # a callback may have replaced them
             finally:
                 # Whatever the callback did, the next rollout starts from where the environments are.
                 self._last_obs, self._last_episode_starts = new_obs, dones
@@ -156,16 +160,16 @@ class Collecting(OnPolicyAlgorithm):
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)  # which SB3's callbacks find at on_rollout_end
             recorder.add(actions, rewards, dones, infos, valid, episode_starts, env, given)
-            if acting is not None and acting.has_changed(self.policy):
-                self._evaluate_before_change(acting, recorder)
-                acting = ActingPolicy(self.policy)
+            if snapshot is not None and snapshot.has_changed(self.policy):
+                self._evaluate_before_change(snapshot, recorder)
+                snapshot = ActingPolicy(self.policy)
                 buffer.follow_policy(self.policy)
             buffer.recorded()
-            complete = quota.count(dones)
+            is_full = quota.count(dones)
             n_steps += 1
 
         rollout = self.last_rollout = recorder.rollout(new_obs, self.device)
-        self.complete(rollout, buffer, dones, recorder if watched else None)
+        self.evaluate_and_present(rollout, buffer, dones, recorder if watched else None)
         for t, kept in evaluations.items():
             kept.settle(rollout.values[t], rollout.log_prob[t])
         values, log_probs = rollout.last_values[:, None], rollout.log_prob[-1]
@@ -173,10 +177,10 @@ class Collecting(OnPolicyAlgorithm):
         callback.on_rollout_end()
         return True
 
-    def _following(self, buffer: RolloutBuffer, recorder: Recorder) -> RolloutView | FedBuffer:
-        """The buffer, empty, as it will follow the rows of a recorder."""
-        followed = buffer if isinstance(buffer, RolloutView) else FedBuffer(buffer)
-        if isinstance(followed, FedBuffer):
+    def _attach_buffer(self, buffer: RolloutBuffer, recorder: Recorder) -> RolloutView | CustomBuffer:
+        """Reset the rollout buffer and connect it to the recorder."""
+        followed = buffer if isinstance(buffer, RolloutView) else CustomBuffer(buffer)
+        if isinstance(followed, CustomBuffer):
             self.refuse_buffer(type(buffer), "rollout_buffer")
         else:
             followed.refuses_rows, followed.unlearned = self.refuses_rows, self.unlearned
@@ -190,25 +194,25 @@ class Collecting(OnPolicyAlgorithm):
             raise ValueError(f"{self.refuses_buffers}, which {name}={given} cannot keep: leave {name} as it was.")
 
     def _stop(self, evaluations: Iterable[StepEvaluation]) -> None:
-        """Leave a rollout that a callback has stopped: its steps were done, and what the callback has kept is computed."""
+        """Leave a rollout that a callback has stopped: keep its steps, and compute what the callback still holds."""
         for evaluation in evaluations:
             evaluation.computed()  # by the policy that acted
         self._undo.forget()
 
     def _evaluate_before_change(self, acting: ActingPolicy, recorder: Recorder) -> None:
-        """Evaluate the rows so far by the policy that acted in them, which a callback has changed."""
+        """Evaluate the rows so far by the policy that acted in them, because a callback has changed it."""
         with acting.as_it_acted() as possible:
             if not possible:
                 return
             for t in range(recorder.size):
-                if t not in recorder.given:
+                if t not in recorder.known_rows:
                     observations = map_tensors(lambda x, t=t: x[t], recorder.observations)
                     values, log_prob = StepEvaluation(acting.policy, observations, recorder.actions[t]).computed()
-                    recorder.given[t] = values.flatten(), log_prob.flatten()
+                    recorder.known_rows[t] = values.flatten(), log_prob.flatten()
             # SB3 evaluates final observations after on_step: those of the newest row belong to the changed policy.
             for place, observation in enumerate(recorder.finals_before(recorder.size - 1)):
-                if place not in recorder.given_finals:
-                    recorder.given_finals[place] = final_value(acting.policy, observation)
+                if place not in recorder.known_finals:
+                    recorder.known_finals[place] = final_value(acting.policy, observation)
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         if any("episode" in info for info in infos):  # which an environment may use again in its next step
@@ -223,7 +227,7 @@ class Collecting(OnPolicyAlgorithm):
             self._check_start(guard)
 
     def _check_start(self, guard: FiniteGuard) -> None:
-        """What ``reset`` returned; after an error, the next ``learn`` resets once more."""
+        """Check what ``reset`` returned. After an error, the next ``learn`` resets once more."""
         try:
             self._last_obs = as_arrays(self._last_obs)
             guard.check(self._last_obs)
@@ -232,13 +236,13 @@ class Collecting(OnPolicyAlgorithm):
             raise
 
     def _look(self) -> None:
-        """During a rollout: a callback may have changed the policy, and what is new in it has to be in evaluation mode."""
+        """Check whether a callback has replaced layers of the policy, and put new ones into evaluation mode."""
         before = self._modules.version
         if self._look_at_policy() != before:
             self._modules.train(self.policy, False)
 
     def _look_at_policy(self, start: bool = False) -> int:
-        """What the policy's layers are now; see :meth:`~sb3_pgx.engine.layers.Modules.look`."""
+        """Compare the policy's layers with those seen last, and return their version; see :meth:`Modules.look`."""
         before = self._modules.parameters
         version = self._modules.look(self.policy, start)
         if self._modules.parameters is not before:
@@ -259,7 +263,7 @@ class Collecting(OnPolicyAlgorithm):
             self.policy.reset_noise(env.num_envs)
 
     def _step(self, env: VecEnv, actions: np.ndarray, guard: FiniteGuard, step: int) -> Any:
-        """Step the environments; after an error, the next ``learn`` starts by resetting them."""
+        """Step the environments. After an error, the next ``learn`` resets them first."""
         try:
             new_obs, rewards, dones, infos = env.step(actions)
             new_obs, rewards = as_arrays(new_obs), as_arrays(rewards)
@@ -272,5 +276,5 @@ class Collecting(OnPolicyAlgorithm):
         return new_obs, rewards, dones, infos
 
     def _reset_later(self) -> None:
-        """The next ``learn`` starts by resetting the environments."""
+        """Make the next ``learn`` start by resetting the environments."""
         self._last_obs = None

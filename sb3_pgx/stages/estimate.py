@@ -4,9 +4,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from sb3_pgx.core.custom_buffer import CustomBuffer
 from sb3_pgx.core.recorder import Recorder
 from sb3_pgx.core.rollout import Rollout
-from sb3_pgx.core.rollout_buffer import FedBuffer, RolloutView
+from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.engine import Objective
 from sb3_pgx.engine.policy_graphs import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, CompiledPass
 from sb3_pgx.ops.returns import gae
@@ -20,19 +21,22 @@ class Estimating(Collecting):
     """
 
     objective: ClassVar[Objective | None] = None  # of an algorithm that steps through minibatches with `gradient_steps`
-    keeps_distribution = False  # whether rollouts keep the action distributions for whoever looks at them
+    keeps_distribution = False  # whether rollouts keep the action distributions, for diagnostics
     _evaluation: CompiledPass
 
     def evaluate(self, rollout: Rollout) -> None:
-        """Stage 2: fill in values, log-probabilities and bootstraps."""
-        # If acting has given the values, it would take one more pass.
-        keep = self.reads_distribution or (self.keeps_distribution and not rollout.given)
+        """Stage 2: fill in values, log-probabilities and bootstrap values."""
+        # If acting returned the values, keeping the distribution would need an extra forward pass.
+        keep = self.reads_distribution or (self.keeps_distribution and not rollout.known_rows)
         evaluate_rollout(self.policy, rollout, keep)
         if not self.reads_distribution:
             rollout.acted, rollout.distribution = rollout.distribution, None
 
     def estimate(self, rollout: Rollout) -> None:
-        """Stage 3: fill in ``advantages`` and ``returns``; generalised advantage estimates unless an algorithm differs."""
+        """
+        Stage 3: fill in ``advantages`` and ``returns``, by GAE unless an algorithm differs. A truncated episode is
+        bootstrapped through ``next_values``; its rewards stay as the environment gave them.
+        """
         rollout.advantages = gae(
             rollout.rewards,
             rollout.values,
@@ -45,7 +49,7 @@ class Estimating(Collecting):
         rollout.returns = rollout.advantages + rollout.values
 
     def evaluate_and_estimate(self, rollout: Rollout) -> None:
-        """Both stages, for a short rollout by one graph, unless a class has one of them of its own."""
+        """Run stages 2 and 3, by one compiled graph if the rollout is short and no subclass overrides a stage."""
         if self._compiled and self._has_graph(rollout):
             arguments = (self.policy, rollout, self._evaluation, self._modules, self.gamma, self.gae_lambda)
             if evaluate_by_graph(*arguments):
@@ -55,11 +59,11 @@ class Estimating(Collecting):
         self._estimate_and_weigh(rollout)
 
     def weigh(self, rollout: Rollout) -> None:
-        """Change the advantages after any estimate, also that of a subclass, if the algorithm ``weighs`` its rows."""
+        """Reweight the advantages after :meth:`estimate`. The default does nothing."""
 
     @property
     def weighs(self) -> bool:
-        """Whether :meth:`weigh` does anything."""
+        """Whether the algorithm overrides :meth:`weigh`."""
         return False
 
     def _estimate_and_weigh(self, rollout: Rollout) -> None:
@@ -74,28 +78,31 @@ class Estimating(Collecting):
 
     @property
     def unlearned(self) -> tuple[str, ...]:
-        """Arrays of the rollout buffer that are not learned from; writing into them is refused."""
+        """Arrays of the rollout buffer that the algorithm does not learn from; writing into them is refused."""
         return () if self._estimates_as_sb3 else ("episode_starts",)
 
     def _has_graph(self, rollout: Rollout) -> bool:
         base, (n_steps, n_envs) = Estimating, rollout.shape
-        # Rollouts of whole episodes differ in length: each would need a graph of its own.
+        # Rollouts of whole episodes differ in length, and each length would need its own graph.
         short = n_steps == self.n_steps and n_steps <= MAX_EVALUATED_STEPS and n_steps * n_envs <= MAX_EVALUATED_ROWS
         own = type(self).evaluate is not base.evaluate or type(self).estimate is not base.estimate
         own |= not {"evaluate", "estimate"}.isdisjoint(vars(self))
-        return short and not own and not self.reads_distribution and not rollout.given
+        return short and not own and not self.reads_distribution and not rollout.known_rows
 
     @property
     def reads_distribution(self) -> bool:
+        """Whether the objective reads the distributions of the policy that acted."""
         return self.objective is not None and self.objective.reads_distribution
 
-    def complete(self, rollout: Rollout, buffer: RolloutView | FedBuffer, dones: np.ndarray, watched: Recorder | None) -> None:
-        """Stages 2 and 3, from what callbacks, if there are any, have made of the ``watched`` rows and of the policy."""
+    def evaluate_and_present(
+        self, rollout: Rollout, buffer: RolloutView | CustomBuffer, dones: np.ndarray, watched: Recorder | None
+    ) -> None:
+        """Run stages 2 and 3 on the rows as callbacks have left them, and show the result in the rollout buffer."""
         if watched is not None:
             self._look()
-        if isinstance(buffer, FedBuffer):
+        if isinstance(buffer, CustomBuffer):
             self.evaluate(rollout)
-            buffer.users.compute_returns_and_advantage(last_values=rollout.last_values, dones=dones)
+            buffer.wrapped.compute_returns_and_advantage(last_values=rollout.last_values, dones=dones)
             return
         as_sb3 = self._estimates_as_sb3 and rollout.complete
         estimate = None if as_sb3 else self._estimate_and_weigh

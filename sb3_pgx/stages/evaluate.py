@@ -1,4 +1,4 @@
-"""The one batched pass after collection: values, log-probabilities, and the values that complete cut episodes."""
+"""Stage 2: values, log-probabilities and the bootstrap values of truncated episodes, in one batched pass."""
 
 import math
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ def evaluate_rollout(policy: ActorCriticPolicy, rollout: Rollout, with_distribut
     Fill in ``values``, ``log_prob``, ``last_values`` and ``next_values``, and ``distribution`` if it is wanted.
 
     :param policy: in evaluation mode, as it acted
-    :param rollout: as collected; rows whose values and log-probabilities are ``given`` keep them
+    :param rollout: the collected rollout; its ``known_rows`` keep their values and log-probabilities
     :param with_distribution: keep the packed parameters of the action distributions
     :raises ValueError: the policy returned NaN or infinity
     """
-    given, (n_steps, _) = rollout.given, rollout.shape
+    given, (n_steps, _) = rollout.known_rows, rollout.shape
     with th.no_grad():
         if with_distribution or len(given) < n_steps:
             rollout.values, rollout.log_prob, rollout.distribution = evaluate_rows(policy, rollout, with_distribution)
@@ -49,7 +49,7 @@ def evaluate_by_graph(
     policy: ActorCriticPolicy, rollout: Rollout, graph: CompiledPass, modules: Modules, gamma: float, gae_lambda: float
 ) -> bool:
     """
-    The same without the distribution, and the estimate, by GAE: fill in ``advantages`` and ``returns``, too.
+    Evaluate the rollout and compute GAE in one compiled graph, without keeping the distribution.
 
     :param policy: in evaluation mode, as it acted
     :param rollout: as collected
@@ -57,12 +57,12 @@ def evaluate_by_graph(
     :param modules: the policy's layers, as they were looked at last
     :param gamma: discount factor
     :param gae_lambda: λ
-    :return: false where there is no graph; nothing was done
+    :return: false if there is no graph; then nothing was done
     :raises ValueError: the policy returned NaN or infinity
     """
     with th.no_grad():
         like, device = next(iter(modules.parameters.values())), rollout.rewards.device
-        # Zeros stand for the final values until it is known that there is a graph.
+        # Zeros stand for the final values until the graph is known to exist.
         discounts, no_finals = graph.constants(
             (gamma, gae_lambda, rollout.shape, like.dtype, device),
             lambda: (th.tensor((gamma, gae_lambda), dtype=th.float64, device=device), like.new_zeros(rollout.shape)),
@@ -84,7 +84,7 @@ def evaluate_by_graph(
 
 
 def _check(total: Any, rollout: Rollout) -> None:
-    """``total`` is the sum of what is checked: a quick test, which only an overflow fails without a number that is bad."""
+    """Refuse values that are not finite. Test their sum first; it may also have overflowed, so then test each tensor."""
     parts = (rollout.values, rollout.next_values, rollout.log_prob)
     if not math.isfinite(total) and not all(th.isfinite(x).all() for x in parts):
         raise _not_finite()
@@ -99,7 +99,7 @@ def _not_finite() -> Refusal:
 
 
 def _refusals() -> Any:
-    """Torch's distributions refuse NaN, and a standard deviation of 0; what the policy itself raises is not ours."""
+    """Turn the errors of torch's distributions about NaN into a refusal. Errors of the policy's own code pass through."""
     return blaming_numbers(lambda what: _not_finite(), lambda: "while the policy evaluated a rollout")
 
 
@@ -107,7 +107,7 @@ def _refusals() -> Any:
 def evaluate_rows(
     policy: ActorCriticPolicy, rollout: Rollout, with_distribution: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """V(s_t) and log π(a_t|s_t), ``[T, N]`` each, and the packed parameters of π(·|s_t), ``[T, N, K]``, of the policy now."""
+    """Return V(s_t) and log π(a_t|s_t), ``[T, N]``, and the packed parameters of π(·|s_t), ``[T, N, K]``."""
     observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
     actions = rollout.actions.flatten(end_dim=1)
     values, log_prob, distribution = [], [], []
@@ -126,11 +126,11 @@ def evaluate_rows(
 
 
 def _final_values(policy: ActorCriticPolicy, rollout: Rollout) -> Tensor | None:
-    """V of the final observations where episodes were truncated, ``[T, N]``; ``None`` where none was."""
+    """Return the bootstrap values of truncated episodes: V of their final observations, ``[T, N]``; ``None`` if none."""
     if rollout.final_observations is None:
         return None
     values = values_of(policy, rollout.final_observations, int(rollout.truncated.sum()))
-    for place, value in rollout.given_finals.items():
+    for place, value in rollout.known_finals.items():
         values[place] = value
     final = values.new_zeros(rollout.shape)
     final[rollout.truncated] = values
@@ -139,7 +139,7 @@ def _final_values(policy: ActorCriticPolicy, rollout: Rollout) -> Tensor | None:
 
 @_refusals()
 def values_of(policy: ActorCriticPolicy, observations: Observations, total: int) -> Tensor:
-    """V of ``total`` observations."""
+    """Return V of ``total`` observations."""
     parts = [
         policy.predict_values(map_tensors(lambda x, r=r: x[r], observations)).flatten() for r in chunks(observations, total)
     ]

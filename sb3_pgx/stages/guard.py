@@ -30,7 +30,7 @@ class FiniteGuard:
         self.statistics = copy.deepcopy(statistics_of(normalize)) if normalize is not None else {}
 
     def put_back(self) -> None:
-        """The statistics of ``VecNormalize`` become those of the rollout's start."""
+        """Restore the statistics of ``VecNormalize`` to those of the rollout's start."""
         if self.normalize is not None:
             vars(self.normalize).update(self.statistics)
 
@@ -59,12 +59,12 @@ class FiniteGuard:
             self._refuse_statistics(*overflowed, raw, step)
 
     def _overflowed(self) -> tuple[str, np.ndarray] | None:
-        """Whose running variance is not finite, and this variance; ``None``: all are."""
+        """Return name and value of the first running variance that is not finite; ``None`` if all are."""
         variances = {} if self.normalize is None else variances_of(self.normalize)
         return next(((what, variance) for what, variance in variances.items() if not all_finite(variance)), None)
 
     def _refuse_statistics(self, what: str, variance: np.ndarray, raw: dict[str, np.ndarray], step: int | None) -> None:
-        """A finite number may be so large that a variance is not, by which ``VecNormalize`` divides from then on."""
+        """Refuse a finite number that is so large that ``VecNormalize``'s variance overflows."""
         kind, unchanged = what.split()[0], f"are unchanged since update {self.n_updates}"
         if self._overflowed() is not None:
             raise Refusal(

@@ -16,10 +16,10 @@ class Quota(Protocol):
     whole_episodes: bool
 
     def contributing(self) -> np.ndarray:
-        """Environments whose next row counts, boolean ``[N]``."""
+        """Return which environments' next rows count, boolean ``[N]``."""
 
     def count(self, dones: np.ndarray) -> bool:
-        """Take note of a step; true when the rollout is complete."""
+        """Count a step. Return whether the rollout is complete."""
 
 
 class StepQuota:
@@ -43,7 +43,7 @@ class EpisodeQuota:
     """
     A fixed number of whole episodes from every environment.
 
-    The number is fixed for each environment, not for all together: the first k episodes to finish would be short ones.
+    The number is fixed per environment, not in total, because the first k episodes to finish are short ones.
 
     :param n_episodes: episodes from each environment
     :param env: the environment, for its name in the error

@@ -1,4 +1,4 @@
-"""Stage 5: what an update measured, as numbers, and to whom it is told."""
+"""Stage 5: read the metrics of an update, and notify callbacks."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ Metrics = dict[str, Tensor | float]
 
 
 def read(metrics: Metrics) -> dict[str, float]:
-    """All metrics as numbers, with one transfer from the device."""
+    """Return all metrics as numbers, with one transfer from the device."""
     tensors = {name: value for name, value in metrics.items() if isinstance(value, Tensor)}
     numbers = th.stack([value.detach().float() for value in tensors.values()]).tolist() if tensors else []
     return {**metrics, **dict(zip(tensors, numbers, strict=True))}
@@ -32,7 +32,7 @@ def notify(callback: BaseCallback | None, hook: str, what: Any) -> None:
 
 
 def notify_of_error(callback: BaseCallback | None, error: Exception) -> None:
-    """Call ``on_training_error``; a callback that fails there must not hide the error that ended the training."""
+    """Call ``on_training_error``. A callback that fails there must not hide the error that ended the run."""
     try:
         notify(callback, "on_training_error", error)
     except Exception as failure:

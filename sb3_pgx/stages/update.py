@@ -11,11 +11,13 @@ from gymnasium import spaces
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.utils import explained_variance
 
+from sb3_pgx.core.buffer_arrays import rollout_of, to_numpy
 from sb3_pgx.core.controllers import KLAdaptiveLearningRate, adapted_scale
+from sb3_pgx.core.custom_buffer import batches
 from sb3_pgx.core.distributions import release_graph
 from sb3_pgx.core.policies import mean_std
 from sb3_pgx.core.rollout import Batch, Rollout
-from sb3_pgx.core.rollout_buffer import RolloutView, batches, rollout_of, to_numpy
+from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.core.schedules import Coefficient, evaluate_coefficient
 from sb3_pgx.core.undo import numbers_of, options_of, tensors_of
 from sb3_pgx.engine import Follower, GradientSteps, Plan, Update
@@ -29,17 +31,17 @@ class Updating(Estimating):
 
     n_gradient_steps = 0  # taken so far
     learning_rate: Coefficient  # type: ignore[assignment]
-    takes_one_step = False  # whether an update is one step of the objective, which is taken as a whole or not at all
+    takes_one_step = False  # whether an update is a single gradient step, which is taken as a whole or not at all
     _metrics: dict[str, float]  # of the last update
     _steps: GradientSteps
     _scheduled_learning_rate: Any  # for which there is a schedule
 
     @abstractmethod
     def update(self, rollout: Rollout) -> Metrics:
-        """Stage 4: change the policy; return what to log, keys without the ``train/`` prefix."""
+        """Stage 4: change the policy. Return the metrics to log, with keys without the ``train/`` prefix."""
 
     def follower(self) -> Follower | None:
-        """A second policy, which follows the one that is trained as the objective says."""
+        """A second policy that follows the trained one, as the objective says; ``None`` if there is none."""
         return None
 
     @contextmanager
@@ -50,9 +52,9 @@ class Updating(Estimating):
         Steps on the algorithm's ``objective``; see :class:`~sb3_pgx.engine.Update`.
 
         :param coefficients: a named tuple, as :class:`~sb3_pgx.engine.Plan` wants it
-        :param rows: of a minibatch; smaller ones are never compiled
-        :param max_distance: of the policy from the one that acted; beyond it, no more steps are taken
-        :param one_by_one: whether each step counts as an update, of which there are few
+        :param rows: rows of a minibatch; smaller minibatches are never compiled
+        :param max_distance: take no more steps once the policy is further than this from the one that acted
+        :param one_by_one: whether each step counts as an update
         """
         controller = self.learning_rate if isinstance(self.learning_rate, KLAdaptiveLearningRate) else None
         adapt, numbers = (None, ()) if controller is None else (adapted_scale, controller.numbers)
@@ -69,10 +71,10 @@ class Updating(Estimating):
 
     def minibatches(self, rollout: Rollout, batch_size: int | None) -> Iterator[Batch]:
         """
-        The rollout's rows in a random order, drawn as SB3 draws it, or what the user's own buffer class yields.
+        Yield the rollout's rows in SB3's random order, or the minibatches of a custom buffer class.
 
-        :param rollout: estimated
-        :param batch_size: rows a batch; ``None``: all in one
+        :param rollout: the estimated rollout
+        :param batch_size: rows per minibatch; ``None`` for all rows at once
         """
         if not isinstance(self.rollout_buffer, RolloutView):
             yield from batches(self.rollout_buffer, batch_size)
@@ -86,7 +88,7 @@ class Updating(Estimating):
             yield from rollout.rows(rows[order]).split(batch_size)
 
     def train(self) -> None:
-        """Stages 4 and 5 for the rollout that was collected last."""
+        """Run stages 4 and 5 on the rollout that was collected last."""
         self._metrics = self._measured_update()
         self._report(self._metrics)
 
@@ -109,7 +111,7 @@ class Updating(Estimating):
         return metrics
 
     def _keep_parameters(self) -> None:
-        """Whatever is saved as a state dictionary: policy and optimizer, and what an algorithm has besides."""
+        """Remember all that is saved as a state dictionary, to restore it if the update is refused."""
         tensors, optimizers = self._modules.tensors(), []
         for name in self._get_torch_save_params()[0]:
             kept = recursive_getattr(self, name)
@@ -120,7 +122,7 @@ class Updating(Estimating):
         self._undo.add(tensors_of(tensors, optimizers))
 
     def _learned_rollout(self) -> Rollout:
-        """What stands in the rollout buffer now."""
+        """Return the rollout as it stands in the rollout buffer now."""
         buffer = self.rollout_buffer
         if not isinstance(buffer, RolloutView):
             self.refuse_buffer(type(buffer), "rollout_buffer")
@@ -146,14 +148,14 @@ class Updating(Estimating):
 
     def coefficient(self, name: str) -> float:
         """
-        Value of a coefficient now, from whatever the attribute holds: a number, a schedule or a string.
+        Return the current value of a coefficient that is a number, a schedule or a string.
 
         :raises ValueError: it is negative, not finite, or no coefficient
         """
         return evaluate_coefficient(getattr(self, name), self._current_progress_remaining, name)
 
     def spread(self) -> Metrics:
-        """``std`` as SB3 logs it, where the policy has one; with our own options, the mean over the last observations."""
+        """Return ``std`` as SB3 logs it, if the policy has one. A state-dependent one is averaged over the last states."""
         if not isinstance(self.action_space, spaces.Box) or self.last_rollout is None:
             return {}
         std = mean_std(self.policy, self.last_rollout.last_observations)

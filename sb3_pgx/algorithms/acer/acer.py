@@ -20,6 +20,7 @@ from sb3_pgx.algorithms.acer.replay import SegmentReplay
 from sb3_pgx.algorithms.acer.replay_files import load_replay, save_replay
 from sb3_pgx.algorithms.acer.segments import Segments, joined, room_for, windows
 from sb3_pgx.algorithms.rmsprop import ShortRollouts, with_rms_prop
+from sb3_pgx.core.buffer_arrays import COLUMNS
 from sb3_pgx.core.checks import (
     as_flag,
     check_choice,
@@ -30,7 +31,6 @@ from sb3_pgx.core.checks import (
 )
 from sb3_pgx.core.errors import warn
 from sb3_pgx.core.rollout import Rollout, map_tensors
-from sb3_pgx.core.rollout_buffer import COLUMNS
 from sb3_pgx.core.schedules import MAX_FLOAT32
 from sb3_pgx.core.undo import state_of
 from sb3_pgx.engine import Follower, Objective
@@ -468,7 +468,7 @@ class ACER(ShortRollouts):
             self._noise(actions),
             None if self._bounds is None else self._bounds.expand(n_batches, -1, -1),
         )
-        return list(drawn.parted(Tensor.unbind))
+        return list(drawn.split_with(Tensor.unbind))
 
     def _noise(self, actions: Tensor) -> Tensor | None:
         """The random numbers that a step needs beside Box actions ``[..., B, D]``."""

@@ -8,9 +8,9 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_pgx.algorithms.acer.replay import Record
+from sb3_pgx.core.buffer_arrays import to_numpy
 from sb3_pgx.core.checks import Array
 from sb3_pgx.core.rollout import Rollout, map_tensors
-from sb3_pgx.core.rollout_buffer import to_numpy
 from sb3_pgx.core.spaces import zero_based
 
 

@@ -1,0 +1,119 @@
+"""Conversions between a rollout's tensors and the arrays of SB3's rollout buffers."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from sb3_pgx.core.rollout import Rollout, map_tensors
+
+# SB3's arrays that an update may learn from, and what they are called in a rollout.
+LEARNED = {
+    "observations": "observations",
+    "actions": "actions",
+    "values": "values",
+    "log_probs": "log_prob",
+    "advantages": "advantages",
+    "returns": "returns",
+}
+COLUMNS = (*LEARNED, "rewards", "episode_starts")
+
+
+def final_value(policy: ActorCriticPolicy, observation: Any) -> float:
+    """Return V of one observation, as SB3 computes it."""
+    with th.no_grad():
+        return float(policy.predict_values(policy.obs_to_tensor(observation)[0]))
+
+
+def shown_rewards(rollout: Rollout, gamma: float) -> th.Tensor:
+    """Return the rewards as SB3's buffer holds them, ``[T, N]``: γ V(final observation) is added where truncated."""
+    if not hasattr(rollout, "next_values"):
+        return rollout.rewards.clone()
+    return rollout.rewards + gamma * rollout.next_values * rollout.truncated
+
+
+def rollout_of(buffer: RolloutBuffer, dones: np.ndarray | None, device: th.device) -> Rollout:
+    """
+    Return the rows that somebody has added to a buffer. All that is known of their episodes is where they begin.
+
+    :param buffer: a full one with SB3's arrays
+    :param dones: whether an episode ended in the last row, ``[N]``; ``None``: not known
+    :param device: the model's
+    """
+    starts = th.as_tensor(np.array(buffer.episode_starts, bool), device=device)
+    ends = th.cat([starts[1:], th.as_tensor(np.zeros(buffer.n_envs, bool) if dones is None else dones, device=device)[None]])
+    rollout = Rollout(
+        observations=None,  # type: ignore[arg-type]
+        actions=None,  # type: ignore[arg-type]
+        rewards=th.as_tensor(np.array(buffer.rewards, np.float32), device=device),
+        terminated=ends,
+        truncated=th.zeros_like(ends),
+        valid=th.ones_like(ends),
+        episode_starts=starts,
+        final_observations=None,
+        last_observations=None,  # type: ignore[arg-type]
+    )
+    for name, attribute in LEARNED.items():
+        array = getattr(buffer, name)
+        setattr(rollout, attribute, learned_rows(name, array, None, rollout.shape, device, buffer.generator_ready))
+    rollout.last_observations = map_tensors(lambda x: x[-1], rollout.observations)
+    return rollout
+
+
+def learned_rows(name: str, array: Any, like: Any, shape: tuple[int, int], device: th.device, flattened: bool) -> Any:
+    """Return one of the arrays that are learned from as tensors ``[T, N, ...]``; SB3's ``get`` leaves them flattened."""
+    if isinstance(array, dict):
+        parts = {key: None if like is None else like[key] for key in (like or array)}
+        return {key: learned_rows(name, array[key], part, shape, device, flattened) for key, part in parts.items()}
+    if flattened:
+        array = np.reshape(array, (shape[1], shape[0], *np.shape(array)[1:])).swapaxes(0, 1)
+    return as_rows(name, array, like, shape, device)
+
+
+def as_rows(name: str, array: Any, like: th.Tensor | None, shape: tuple[int, int], device: th.device) -> th.Tensor:
+    """
+    Return an array as a tensor ``[T, N, ...]``.
+
+    :param name: of the array, for the error
+    :param array: an array or a tensor
+    :param like: of the shape and type that are wanted; observations and actions may have types of their own; ``None``: unknown
+    :param shape: T and N
+    :param device: where it is wanted
+    :raises ValueError: it has another shape
+    """
+    values = array.numpy(force=True) if isinstance(array, th.Tensor) else np.asarray(array)
+    own = name in ("observations", "actions")
+    rest = like.shape[2:] if like is not None else values.shape[2:] if own else ()
+    try:
+        values = values.reshape(*shape, *rest)
+    except ValueError:
+        raise ValueError(
+            f"rollout_buffer.{name} has the shape {values.shape}, and the rollout has {shape[0]} steps of {shape[1]} "
+            "environments: assign an array of the shape that it had"
+        ) from None
+    kind = None if own else th.float32 if like is None else like.dtype
+    return th.as_tensor(np.ascontiguousarray(values), dtype=kind, device=device)
+
+
+def as_types_of(like: Any, array: Any) -> Any:
+    """Return observations in the types of others."""
+    if isinstance(like, dict):
+        return {key: array[key].astype(x.dtype, copy=False) for key, x in like.items()}
+    return array.astype(like.dtype, copy=False)
+
+
+def doubled(array: np.ndarray) -> np.ndarray:
+    """Return the array with as many zeros after it."""
+    return np.concatenate([array, np.zeros_like(array)])
+
+
+def pairs(one: Any, other: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the arrays of two sets of observations, key by key."""
+    return [(one[k], other[k]) for k in one] if isinstance(one, dict) else [(one, other)]
+
+
+def to_numpy(values: th.Tensor) -> np.ndarray:
+    """A view on the CPU, a copy on CUDA."""
+    return values.numpy(force=True)

@@ -1,0 +1,58 @@
+"""Rollout buffer classes of the user's own, which are filled and read as SB3 does it."""
+
+from collections.abc import Generator
+
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from sb3_pgx.core.buffer_arrays import final_value
+from sb3_pgx.core.recorder import Recorder
+from sb3_pgx.core.rollout import Batch, OwnBatch, map_tensors
+
+
+class CustomBuffer:
+    """
+    A buffer class of the user's own, to which each row is added as SB3 adds it.
+
+    :param buffer: with SB3's ``reset``, ``add``, ``compute_returns_and_advantage`` and ``get``
+    """
+
+    def __init__(self, buffer: RolloutBuffer):
+        self.wrapped = buffer
+
+    def follow(self, recorder: Recorder, policy: ActorCriticPolicy, gamma: float) -> None:
+        """As that of :class:`RolloutView`."""
+        self.wrapped.reset()
+        self._recorder, self._policy, self._gamma = recorder, policy, gamma
+
+    def follow_policy(self, policy: ActorCriticPolicy) -> None:
+        """As that of :class:`RolloutView`."""
+        self._policy = policy
+
+    def recorded(self) -> None:
+        """Add the newest row, with γ V(final observation) in the rewards of truncated episodes."""
+        recorder, t = self._recorder, self._recorder.size - 1
+        rewards = recorder.rewards[t].copy()
+        for index, observation in recorder.truncated_in(t):
+            rewards[index] += self._gamma * final_value(self._policy, observation)
+        values, log_prob = recorder.known_rows[t]
+        row = map_tensors(lambda x: x[t], recorder.observations)
+        self.wrapped.add(row, recorder.actions[t], rewards, recorder.episode_starts[t], values[:, None], log_prob)
+
+
+def is_users_own(buffer_class: type[RolloutBuffer] | None) -> bool:
+    """SB3 writes its own two classes into every saved file: they mean that nobody chose one."""
+    return buffer_class not in (None, RolloutBuffer, DictRolloutBuffer)
+
+
+def batches(buffer: RolloutBuffer, batch_size: int | None) -> Generator[Batch, None, None]:
+    """What a user's own buffer class yields, as batches."""
+    for samples in buffer.get(batch_size):
+        yield OwnBatch(
+            observations=samples.observations,
+            actions=samples.actions.reshape(len(samples.old_values), -1),
+            values=samples.old_values,
+            log_prob=samples.old_log_prob,
+            advantages=samples.advantages,
+            returns=samples.returns,
+        )
