@@ -23,6 +23,10 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "trpo": TRPO,
 }
 
+# In rl_zoo3's commands these names stand for this package's algorithms; the algorithms of SB3 and sb3-contrib get the names
+# on the right. rl_zoo3 makes folders of names, so they have no colon as in `sb3-pgx compare`: some systems forbid it.
+RENAMED_IN_RL_ZOO3 = {"a2c": "sb3_a2c", "ppo": "sb3_ppo", "trpo": "contrib_trpo"}
+
 
 def algorithm_class(name: str) -> type[BaseAlgorithm]:
     """

@@ -8,7 +8,7 @@ from support.run_in_process import run_all_here
 from support.small_environments import DEVICE
 
 from sb3_pgx.engine import compiler as compiling
-from sb3_pgx.experiments import finished
+from sb3_pgx.experiments import earlier_runs
 from sb3_pgx.registry import ALGORITHMS
 
 th.set_num_threads(1)
@@ -65,4 +65,4 @@ def validation_stays_on(monkeypatch):
 @pytest.fixture
 def runs_in_this_process(monkeypatch):
     """Comparisons and claims train without the processes that they start."""
-    monkeypatch.setattr(finished, "run_all", run_all_here)
+    monkeypatch.setattr(earlier_runs, "run_all", run_all_here)

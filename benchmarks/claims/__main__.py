@@ -45,12 +45,12 @@ def _parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     from benchmarks.claims.check import check_claims, select_claims
     from benchmarks.claims.verdict import Settings
-    from sb3_pgx.experiments.arguments import check_positive
-    from sb3_pgx.experiments.folder import check_output
+    from sb3_pgx.experiments.comparison_arguments import check_at_least_one
+    from sb3_pgx.experiments.output_folder import check_output
     from sb3_pgx.settings.configs import check_folder
 
     try:
-        check_positive(workers=1 if args.workers is None else args.workers)
+        check_at_least_one(workers=1 if args.workers is None else args.workers)
         check_folder(args.configs)
         claims = select_claims(args.name, args.only, args.configs)
         if args.output is not None and not (args.output / "runs").is_dir():  # of an earlier measurement, which goes on

@@ -6,9 +6,9 @@ from typing import Any
 
 from benchmarks.claims.measure import describe, difference_of, measure, tell, tell_difference
 from benchmarks.claims.verdict import Settings, Verdict, provenance
+from sb3_pgx.experiments.number_format import thousands
 from sb3_pgx.experiments.runs import RunResult
 from sb3_pgx.experiments.statistics import area_under_curve
-from sb3_pgx.experiments.wording import thousands
 
 
 @dataclass(frozen=True)

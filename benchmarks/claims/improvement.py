@@ -6,9 +6,9 @@ from typing import Any
 
 from benchmarks.claims.measure import describe, difference_of, measure_config, tell, tell_difference
 from benchmarks.claims.verdict import Settings, Verdict, provenance
+from sb3_pgx.experiments.number_format import thousands
 from sb3_pgx.experiments.peers import resolve_peer
 from sb3_pgx.experiments.runs import RunResult
-from sb3_pgx.experiments.wording import thousands
 from sb3_pgx.settings.configs import CLASS_DEFAULTS, RunConfig, config_folder, load_config
 
 TUNED = "tuned"  # the folder with what the searches found, beside the published hyperparameters

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from benchmarks.claims.measure import EVAL_EPISODES, SEEDS, describe, measure, tell
 from benchmarks.claims.verdict import Settings, Verdict, provenance
+from sb3_pgx.experiments.number_format import thousands
 from sb3_pgx.experiments.runs import RunResult
-from sb3_pgx.experiments.wording import thousands
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims.verdict import Settings
-from sb3_pgx.experiments.finished import find_finished, run_missing
+from sb3_pgx.experiments.earlier_runs import find_earlier_runs, run_missing
+from sb3_pgx.experiments.number_format import thousands
 from sb3_pgx.experiments.peers import Peer, prepare
 from sb3_pgx.experiments.runs import RunResult, RunSpec, file_name, versions
 from sb3_pgx.experiments.statistics import (
@@ -17,7 +18,6 @@ from sb3_pgx.experiments.statistics import (
     interquartile_mean,
     interquartile_mean_difference,
 )
-from sb3_pgx.experiments.wording import thousands
 from sb3_pgx.settings.configs import RunConfig
 
 # Hyperparameters are tuned on seeds 100 and up: none of these had a say in them.
@@ -63,7 +63,7 @@ def measure_config(
         return run_missing(specs, None, {}, settings.workers, settings.progress)
     folder = run_folder(specs[0], settings.output)
     paths = [folder / f"{spec.name}.json" for spec in specs]
-    return run_missing(specs, paths, find_finished(specs, paths).results, settings.workers, settings.progress)
+    return run_missing(specs, paths, find_earlier_runs(specs, paths).results, settings.workers, settings.progress)
 
 
 def run_folder(spec: RunSpec, output: Path) -> Path:

@@ -7,9 +7,9 @@ import numpy as np
 
 from benchmarks.claims.measure import SEEDS, describe, measure, tell
 from benchmarks.claims.verdict import Settings, Verdict, provenance
+from sb3_pgx.experiments.number_format import thousands
 from sb3_pgx.experiments.runs import RunResult
 from sb3_pgx.experiments.statistics import Floats, Sample, bootstrap_interval_of_groups, interquartile_mean
-from sb3_pgx.experiments.wording import thousands
 
 # Of one environment: the runs of the algorithm, and those of the other one.
 Pair = tuple[Sequence[RunResult], Sequence[RunResult]]

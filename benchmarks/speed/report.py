@@ -5,7 +5,7 @@ from statistics import median
 
 from benchmarks.speed.phases import PHASES
 from benchmarks.speed.results import METRICS, CaseResult, Comparison, Spread, Timing, compare, spread
-from sb3_pgx.experiments.wording import thousands
+from sb3_pgx.experiments.number_format import thousands
 
 
 def headline(result: CaseResult) -> str:

@@ -16,7 +16,7 @@ from benchmarks.speed.measure import Measurement, Process
 from benchmarks.speed.report import headline
 from benchmarks.speed.results import CaseResult, Timing, as_record, machine
 from sb3_pgx.core.optional_packages import installed_versions, require_extra
-from sb3_pgx.experiments.arguments import check_positive
+from sb3_pgx.experiments.comparison_arguments import check_at_least_one
 from sb3_pgx.experiments.pool import write_json
 from sb3_pgx.experiments.runs import versions
 from sb3_pgx.settings.configs import RunConfig
@@ -79,7 +79,7 @@ def plan_bench(
         raise ValueError("--quick measures too little for results that are kept; leave out --quick or --write")
     rounds = (QUICK_ROUNDS if quick else ROUNDS) if rounds is None else rounds
     timesteps = 1 if quick and timesteps is None else timesteps
-    check_positive(rounds=rounds, timesteps=1 if timesteps is None else timesteps)
+    check_at_least_one(rounds=rounds, timesteps=1 if timesteps is None else timesteps)
     selected = select_cases(cases)
     file = RESULTS / RESULTS_FILE if write else output or Path("runs") / f"bench-{datetime.now():%Y%m%d-%H%M%S}.json"
     if not write and file.exists() and (file.is_dir() or not force):

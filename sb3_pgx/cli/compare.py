@@ -53,9 +53,9 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sb3_pgx.experiments.arguments import read_normalize, read_seeds, read_threshold
     from sb3_pgx.experiments.comparison import make_folder, plan_comparison, run_comparison
-    from sb3_pgx.experiments.wording import count
+    from sb3_pgx.experiments.comparison_arguments import read_normalize, read_seeds, read_threshold
+    from sb3_pgx.experiments.number_format import quantity
 
     try:
         plan = plan_comparison(
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         make_folder(plan)  # before hours of training, not after
     except USER_ERRORS as error:
         return usage_error(error)
-    print(f"{count(len(plan.specs), 'run')} into {plan.output}")
+    print(f"{quantity(len(plan.specs), 'run')} into {plan.output}")
     if plan.finished.results:
         print(f"{len(plan.finished.results)} of them are finished there, and are not trained again (--force trains them anew)")
     for path in plan.finished.damaged:

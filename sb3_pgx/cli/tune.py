@@ -53,9 +53,9 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sb3_pgx.tuning.plan import plan_tuning
     from sb3_pgx.tuning.study import open_study
     from sb3_pgx.tuning.tuner import run_tuning
+    from sb3_pgx.tuning.tuning_plan import plan_tuning
 
     try:
         plan = plan_tuning(

@@ -22,11 +22,11 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from sb3_pgx.rl_zoo3.invalid_request import InvalidRequest
     from sb3_pgx.rl_zoo3.plugin import run_command
-    from sb3_pgx.rl_zoo3.refusal import Refusal
 
     try:
         run_command(args.name, args.arguments)
-    except Refusal as refusal:
-        return usage_error(refusal)
+    except InvalidRequest as request:
+        return usage_error(request)
     return 0

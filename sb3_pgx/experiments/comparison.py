@@ -11,44 +11,44 @@ from pathlib import Path
 from typing import Any
 
 from sb3_pgx.core.optional_packages import require_extra
-from sb3_pgx.experiments.arguments import (
+from sb3_pgx.experiments.analysis import Analysis, analyse
+from sb3_pgx.experiments.comparison_arguments import (
     Threshold,
+    check_at_least_one,
+    check_distinct,
     check_normalize,
-    check_positive,
     choose_seeds,
     find_thresholds,
-    without_twins,
 )
-from sb3_pgx.experiments.findings import Findings, examine
-from sb3_pgx.experiments.finished import Finished, find_finished, run_missing
-from sb3_pgx.experiments.folder import RECORD, check_goes_on, describe, folder_name, run_path
+from sb3_pgx.experiments.design import ComparisonDesign
+from sb3_pgx.experiments.earlier_runs import EarlierRuns, find_earlier_runs, run_missing
 from sb3_pgx.experiments.normalized_scores import random_return
+from sb3_pgx.experiments.number_format import duration
+from sb3_pgx.experiments.output_folder import RECORD, check_resumable, comparison_record, folder_name, run_path
 from sb3_pgx.experiments.peers import package_versions, prepare
 from sb3_pgx.experiments.pool import write_json
 from sb3_pgx.experiments.report import report_text, write_report
 from sb3_pgx.experiments.runs import RunResult, RunSpec, versions
-from sb3_pgx.experiments.setting import Setting
-from sb3_pgx.experiments.wording import duration
 
 CURVE_EPISODES = 5
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """
     A comparison whose arguments were checked.
 
     :param specs: all runs
-    :param setting: what they share
+    :param design: what they share
     :param output: folder for the results
     :param finished: what an earlier start of the same comparison left there
     :param force: whether to train every run anew
     """
 
     specs: tuple[RunSpec, ...]
-    setting: Setting
+    design: ComparisonDesign
     output: Path
-    finished: Finished
+    finished: EarlierRuns
     force: bool = False
 
     @property
@@ -59,7 +59,7 @@ class Plan:
     @property
     def record(self) -> dict[str, Any]:
         """What decides the outcome."""
-        return describe(self.specs, self.setting.versions)
+        return comparison_record(self.specs, self.design.versions)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Comparison:
     What a comparison found, and where it was written.
 
     :param results: of all runs
-    :param findings: every number of the report
+    :param analysis: every number of the report
     :param report: as Markdown
     :param brief: its tables of results alone
     :param output: folder with ``report.html``, ``report.md``, pictures, tables as CSV and ``runs/``
@@ -76,7 +76,7 @@ class Comparison:
     """
 
     results: list[RunResult]
-    findings: Findings
+    analysis: Analysis
     report: str
     brief: str
     output: Path
@@ -143,13 +143,13 @@ def plan_comparison(
     configs: Path | str | None = None,
     normalize: Mapping[str, tuple[float, float]] | None = None,
     force: bool = False,
-) -> Plan:
+) -> ComparisonPlan:
     """Checks what can be checked before training, and creates nothing; arguments and errors of :func:`compare`."""
     require_extra()
-    check_positive(timesteps=timesteps, eval_episodes=eval_episodes, workers=1 if workers is None else workers)
+    check_at_least_one(timesteps=timesteps, eval_episodes=eval_episodes, workers=1 if workers is None else workers)
     chosen = choose_seeds(seeds)
-    env_ids = without_twins([env] if isinstance(env, str) else env, "environment")
-    names = without_twins(algorithms, "algorithm")
+    env_ids = check_distinct([env] if isinstance(env, str) else env, "environment")
+    names = check_distinct(algorithms, "algorithm")
     normalize = {} if normalize is None else dict(normalize)
     check_normalize(normalize, env_ids)
     specs: list[RunSpec] = []
@@ -171,7 +171,7 @@ def plan_comparison(
                 )
                 for seed in chosen
             ]
-    setting = Setting(
+    design = ComparisonDesign(
         env_ids=env_ids,
         algorithms=names,
         seeds=chosen,
@@ -185,13 +185,13 @@ def plan_comparison(
         versions={**versions(*env_ids), **package_versions(names)},
     )
     folder = _default_output(env_ids) if output is None else Path(output)
-    check_goes_on(folder, describe(specs, setting.versions), force)
-    setting = with_random_returns(setting, specs)
-    finished = Finished({}, ()) if force else find_finished(specs, [run_path(folder, spec) for spec in specs])
-    return Plan(tuple(specs), setting, folder, finished, force)
+    check_resumable(folder, comparison_record(specs, design.versions), force)
+    design = with_random_returns(design, specs)
+    finished = EarlierRuns({}, ()) if force else find_earlier_runs(specs, [run_path(folder, spec) for spec in specs])
+    return ComparisonPlan(tuple(specs), design, folder, finished, force)
 
 
-def run_comparison(plan: Plan, progress: bool = True, tell: Callable[[str], None] | None = None) -> Comparison:
+def run_comparison(plan: ComparisonPlan, progress: bool = True, tell: Callable[[str], None] | None = None) -> Comparison:
     """
     Does the runs of a plan that are not finished yet, and writes the report.
 
@@ -200,19 +200,21 @@ def run_comparison(plan: Plan, progress: bool = True, tell: Callable[[str], None
     :param tell: takes the lines; default writes them above the bar
     """
     make_folder(plan)
-    teller = _Teller(len(plan.specs) - len(plan.finished.results), tell or _write_line) if progress else lambda result: None
-    results = run_missing(plan.specs, plan.paths, plan.finished.results, plan.setting.workers, progress, teller)
-    findings = examine(results, plan.setting)
+    teller = (
+        _ProgressLines(len(plan.specs) - len(plan.finished.results), tell or _write_line) if progress else lambda result: None
+    )
+    results = run_missing(plan.specs, plan.paths, plan.finished.results, plan.design.workers, progress, teller)
+    analysis = analyse(results, plan.design)
     unwritten = None
     try:
-        report, brief = write_report(findings, results, plan.setting, plan.output)
+        report, brief = write_report(analysis, results, plan.design, plan.output)
     except OSError as error:  # hours of training must not be lost for it
-        report, brief = report_text(findings, results, plan.setting)
+        report, brief = report_text(analysis, results, plan.design)
         unwritten = error
-    return Comparison(results, findings, report, brief, plan.output, unwritten)
+    return Comparison(results, analysis, report, brief, plan.output, unwritten)
 
 
-def make_folder(plan: Plan) -> None:
+def make_folder(plan: ComparisonPlan) -> None:
     """Makes the folder and says there which comparison it is for: before hours of training, not after."""
     plan.output.mkdir(parents=True, exist_ok=True)
     if plan.force:  # else a run of before would count as finished after an interruption
@@ -221,16 +223,16 @@ def make_folder(plan: Plan) -> None:
     write_json(plan.output / RECORD, plan.record)
 
 
-def with_random_returns(setting: Setting, specs: Sequence[RunSpec]) -> Setting:
-    """The setting with what a random policy gets, in the environments where a score needs it."""
-    if not setting.scored:
-        return setting
+def with_random_returns(design: ComparisonDesign, specs: Sequence[RunSpec]) -> ComparisonDesign:
+    """The design with what a random policy gets, in the environments where a score needs it."""
+    if not design.scored:
+        return design
     first = {spec.env_id: spec.config for spec in reversed(specs)}
-    played = {env_id: random_return(env_id, first[env_id]) for env_id in setting.env_ids if env_id not in setting.normalize}
-    return replace(setting, random_returns=played)
+    played = {env_id: random_return(env_id, first[env_id]) for env_id in design.env_ids if env_id not in design.normalize}
+    return replace(design, random_returns=played)
 
 
-class _Teller:
+class _ProgressLines:
     """A line for each run that ends, with an estimate of the time that is left."""
 
     def __init__(self, total: int, tell: Callable[[str], None]):

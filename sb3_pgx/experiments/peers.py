@@ -18,7 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_pgx.core.optional_packages import installed_versions
 from sb3_pgx.core.schedules import as_schedule
 from sb3_pgx.registry import ALGORITHMS, algorithm_class
-from sb3_pgx.settings.configs import CLASS_DEFAULTS, RunConfig, check_hyperparameters, is_number, load_config, suggestion
+from sb3_pgx.settings.configs import CLASS_DEFAULTS, RunConfig, check_hyperparameters, is_numeric_text, load_config, suggestion
 from sb3_pgx.settings.environments import check_environment
 
 FLAX_NAMES = {"LeakyReLU": "leaky_relu", "Hardtanh": "hard_tanh"}  # where it is not the lower-case name
@@ -187,4 +187,4 @@ def _changes(name: str, text: str) -> dict[str, Any]:
 
 def _read(value: str) -> Any:
     """What YAML takes for text and Python does not."""
-    return None if value == "None" else float(value) if is_number(value) else value
+    return None if value == "None" else float(value) if is_numeric_text(value) else value

@@ -68,7 +68,7 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, default=str) + "\n")
 
 
-def as_json(content: Any) -> Any:
+def json_round_trip(content: Any) -> Any:
     """What reading gives of what :func:`write_json` wrote."""
     return json.loads(json.dumps(content, default=str))
 

@@ -29,7 +29,7 @@ from sb3_pgx.settings.registration import simulator_versions
 CURVE_SEEDS, FINAL_SEEDS, SEED_STRIDE = 1_000_000, 2_000_000, 1_000
 MAX_EVAL_ENVS = 20
 
-Report = Callable[[int], bool]  # steps done since the last call -> whether to go on
+ReportSteps = Callable[[int], bool]  # steps done since the last call -> whether to go on
 AtPoint = Callable[[int, float], None]  # environment steps so far and the mean return that was measured there
 
 
@@ -113,7 +113,7 @@ class RunResult:
         return self.steps / self.training_seconds
 
 
-def execute(spec: RunSpec, report: Report = lambda steps: True, at_point: AtPoint = nowhere) -> RunResult:
+def execute(spec: RunSpec, report: ReportSteps = lambda steps: True, at_point: AtPoint = nowhere) -> RunResult:
     """
     Trains and evaluates. A failure is part of the result, so that it does not take other runs with it.
 
@@ -149,7 +149,7 @@ def versions(*env_ids: str) -> dict[str, str]:
     }
 
 
-def _train_and_evaluate(spec: RunSpec, report: Report, at_point: AtPoint) -> RunResult:
+def _train_and_evaluate(spec: RunSpec, report: ReportSteps, at_point: AtPoint) -> RunResult:
     config = spec.config
     with ExitStack() as stack:
         env = make_train_env(config, spec.env_id, spec.seed)
@@ -215,7 +215,7 @@ class _Watch(BaseCallback):
 
     SECONDS = 0.2
 
-    def __init__(self, timesteps: int, report: Report):
+    def __init__(self, timesteps: int, report: ReportSteps):
         super().__init__()
         self.timesteps, self.report = timesteps, report
         self.reported_steps, self.reported_at = 0, 0.0

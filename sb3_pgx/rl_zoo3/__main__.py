@@ -3,8 +3,8 @@
 import argparse
 import sys
 
+from sb3_pgx.rl_zoo3.invalid_request import InvalidRequest
 from sb3_pgx.rl_zoo3.plugin import COMMANDS, run_command
-from sb3_pgx.rl_zoo3.refusal import Refusal
 
 
 def main() -> int:
@@ -16,8 +16,8 @@ def main() -> int:
     name = parser.parse_args(sys.argv[1:2]).command
     try:
         run_command(name.replace("_", "-"), sys.argv[2:])
-    except Refusal as refusal:
-        print(f"sb3_pgx.rl_zoo3: {refusal}", file=sys.stderr)
+    except InvalidRequest as request:
+        print(f"sb3_pgx.rl_zoo3: {request}", file=sys.stderr)
         return 2
     return 0
 

@@ -12,9 +12,8 @@ from optuna import Trial
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_pgx.registry import ALGORITHMS
-from sb3_pgx.rl_zoo3.plugin import RENAMED
-from sb3_pgx.rl_zoo3.refusal import refusals
+from sb3_pgx.registry import ALGORITHMS, RENAMED_IN_RL_ZOO3
+from sb3_pgx.rl_zoo3.invalid_request import invalid_requests
 from sb3_pgx.settings.configs import (
     CLASS_DEFAULTS,
     check_expressions,
@@ -29,7 +28,7 @@ from sb3_pgx.settings.search_spaces import arguments_of, sample_params
 YAML = (".yml", ".yaml")  # what else rl_zoo3 takes is Python
 
 
-class Experiment(ExperimentManager):
+class PgxExperimentManager(ExperimentManager):
     """As rl_zoo3's, also for this package's algorithms and those that are renamed."""
 
     def __init__(self, *args: Any, config: str | None = None, **kwargs: Any):
@@ -41,9 +40,9 @@ class Experiment(ExperimentManager):
         """
         As rl_zoo3's.
 
-        :raises Refusal: the hyperparameters or the environment are not what they should be
+        :raises InvalidRequest: the hyperparameters or the environment are not what they should be
         """
-        with refusals():
+        with invalid_requests():
             if Path(self.config).suffix in YAML:
                 check_expressions(Path(self.config), self.env_name.gym_id)
             if self.algo in ALGORITHMS:
@@ -81,7 +80,7 @@ def _published(algo: str, default: str) -> str:
     """The file that an algorithm's hyperparameters are in, where rl_zoo3 would take the default, in its own folder."""
     if algo in ALGORITHMS:
         return str(config_folder() / f"{algo}.yml")
-    names = [name for name, theirs in RENAMED.items() if theirs == algo]
+    names = [name for name, theirs in RENAMED_IN_RL_ZOO3.items() if theirs == algo]
     return str(Path(default).with_stem(names[0])) if names else default
 
 

@@ -23,24 +23,21 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.core.files import replacing
 from sb3_pgx.core.optional_packages import ZOO, require_extra
-from sb3_pgx.registry import ALGORITHMS
-from sb3_pgx.rl_zoo3.refusal import refusals
+from sb3_pgx.registry import ALGORITHMS, RENAMED_IN_RL_ZOO3
+from sb3_pgx.rl_zoo3.invalid_request import invalid_requests
 from sb3_pgx.settings.configs import suggestion
 from sb3_pgx.settings.environments import find_environment
 from sb3_pgx.settings.registration import register_environment
 
 LOGS = "logs"  # where rl_zoo3's train writes
 
-# rl_zoo3's algorithms whose names are ours now: SB3's and sb3-contrib's stay, under these. Not with the colon of
-# `sb3-pgx compare`: rl_zoo3 makes folders of names, and not every system has colons in those.
-RENAMED = {"a2c": "sb3_a2c", "ppo": "sb3_ppo", "trpo": "contrib_trpo"}
-
 
 def register() -> None:
     """
-    Put this package's algorithms and their search spaces into rl_zoo3's tables, and our
-    :class:`~sb3_pgx.rl_zoo3.experiment_manager.Experiment` into its ``train``. If rl_zoo3 has an algorithm of the same name,
-    the name stands for ours from now on, and :data:`RENAMED` gives the name of theirs.
+    Put this package's algorithms and their search spaces into rl_zoo3's tables, and
+    :class:`~sb3_pgx.rl_zoo3.experiment_manager.PgxExperimentManager` into its ``train``. If rl_zoo3 has an algorithm of the
+    same name, the name stands for ours from then on; rl_zoo3's own gets the name in
+    :data:`~sb3_pgx.registry.RENAMED_IN_RL_ZOO3`.
 
     :raises ImportError: rl_zoo3 is not installed; says how to install it
     """
@@ -49,11 +46,11 @@ def register() -> None:
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
     from rl_zoo3.utils import ALGOS
 
-    from sb3_pgx.rl_zoo3.experiment_manager import Experiment, converter, sampler
+    from sb3_pgx.rl_zoo3.experiment_manager import PgxExperimentManager, converter, sampler
 
-    train.ExperimentManager = Experiment  # type: ignore[misc]
+    train.ExperimentManager = PgxExperimentManager  # type: ignore[misc]
     tables: tuple[dict[str, Any], ...] = (ALGOS, HYPERPARAMS_SAMPLER, HYPERPARAMS_CONVERTER)
-    for name, theirs in RENAMED.items():
+    for name, theirs in RENAMED_IN_RL_ZOO3.items():
         for table in tables:
             table.setdefault(theirs, table[name])
     for name, algorithm in ALGORITHMS.items():
@@ -67,14 +64,14 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
 
     :param name: a key of :data:`COMMANDS`
     :param arguments: rl_zoo3's, as the command line has them
-    :raises Refusal: the command cannot be run as it was asked for
+    :raises InvalidRequest: the command cannot be run as it was asked for
     :raises SystemExit: it showed its help, or an option is none of its
     """
     command = COMMANDS[name]
     asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
     if asks_for_help:
         print(f"{command.description}\n")
-    with refusals():
+    with invalid_requests():
         register()
         if not asks_for_help:
             _check(command, arguments)
@@ -174,7 +171,7 @@ def _train() -> None:
 def _enjoy() -> None:
     from rl_zoo3.enjoy import enjoy
 
-    with refusals():
+    with invalid_requests():
         enjoy()
 
 
@@ -184,7 +181,7 @@ def _record_video() -> None:
     players: dict[str, Any] = {name: _Player(algorithm) for name, algorithm in ALGORITHMS.items()}
     ALGOS.update(players)
     try:
-        with refusals():
+        with invalid_requests():
             runpy.run_module("rl_zoo3.record_video", run_name="__main__")
     finally:
         ALGOS.update(ALGORITHMS)
@@ -214,7 +211,7 @@ def _plot_train() -> None:
         del sys.modules["rliable"]
         if rliable is not None:
             sys.modules["rliable"] = rliable
-    with refusals(), warnings.catch_warnings():
+    with invalid_requests(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "FigureCanvas.* is non-interactive|No artists with labels")
         plot_train()
         _keep_picture(plt)
@@ -258,7 +255,7 @@ class Command:
 _NAMES = (
     f"Algorithms: this package's ({', '.join(ALGORITHMS)}),\nwith the hyperparameters of zoo_configs/, "
     "and SB3's and sb3-contrib's with rl_zoo3's. Where a name would stand for two, theirs\n"
-    f"are {', '.join(RENAMED.values())}."
+    f"are {', '.join(RENAMED_IN_RL_ZOO3.values())}."
 )
 TRAIN = Command(
     "train",

@@ -18,7 +18,7 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_pgx.settings.expressions import value_of
+from sb3_pgx.settings.expressions import evaluate_expression
 from sb3_pgx.settings.registration import register_environment
 
 DEFAULT_N_ENVS = 8
@@ -287,7 +287,7 @@ class _Entry:
     def _hyperparameters(self) -> dict[str, Any]:
         for key, value in self.values.items():
             # YAML 1.1 reads 1e-3, without a point, as text, and the algorithm would fail far from here.
-            if isinstance(value, str) and is_number(value):
+            if isinstance(value, str) and is_numeric_text(value):
                 raise self._error(key, f"YAML reads {value} as text; write {float(value)!r} or !!float {value}")
         if isinstance(self.values.get("policy_kwargs"), str):
             self.values["policy_kwargs"] = self.evaluate("policy_kwargs", self.values["policy_kwargs"])
@@ -296,7 +296,7 @@ class _Entry:
     def evaluate(self, key: str, text: str) -> Any:
         """The value of an expression, which is not run."""
         try:
-            return value_of(text)
+            return evaluate_expression(text)
         except ValueError as error:
             raise self._error(key, f"cannot evaluate {text!r}: {error}") from None
 
@@ -314,7 +314,7 @@ def _check_name(dotted: str) -> None:
         raise ImportError(f"No module named {package!r}")
 
 
-def is_number(text: str) -> bool:
+def is_numeric_text(text: str) -> bool:
     """Whether a text is a number to Python."""
     try:
         float(text)

@@ -21,7 +21,7 @@ PACKAGES: dict[str, tuple[Any, type]] = {  # by the part of a name before its la
 MAX_BITS = 1024  # of a power
 
 
-def value_of(text: str) -> Any:
+def evaluate_expression(text: str) -> Any:
     """
     Return the value of a Python expression that is made of numbers and arithmetic on them, texts, ``True``, ``False``,
     ``None``, lists, tuples, dictionaries, ``dict(name=…)``, and names of classes that policies take, such as ``nn.Tanh``.
@@ -37,8 +37,8 @@ def value_of(text: str) -> Any:
         raise ValueError(str(error)) from None
 
 
-def name_of(value: type) -> str | None:
-    """Return what :func:`value_of` reads as this class, ``None`` if nothing does."""
+def expression_for(value: type) -> str | None:
+    """Return what :func:`evaluate_expression` reads as this class, ``None`` if nothing does."""
     name = value.__name__
     if CLASSES.get(name) is value:
         return name

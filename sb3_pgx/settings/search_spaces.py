@@ -157,7 +157,7 @@ class PowerOfTwo:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Categorical:
     """One of a few values."""
 
     argument: str
@@ -232,7 +232,7 @@ EPISODES = (
     Whole("n_episodes", 1, 8, log=True),
     GAMMA,
     ENTROPY,
-    Choice("max_grad_norm", (None, 0.5, 1.0, 5.0)),
+    Categorical("max_grad_norm", (None, 0.5, 1.0, 5.0)),
 )
 NATURAL = (
     LEARNING_RATE,  # the critic's
@@ -254,8 +254,8 @@ SEARCH_SPACES: dict[str, tuple[Dimension, ...]] = {
         ENTROPY,
         MAX_GRAD_NORM,
         Real("vf_coef", 0.1, 1.0),
-        Choice("normalize_advantage", (False, True)),
-        Choice("use_rms_prop", (True, False)),
+        Categorical("normalize_advantage", (False, True)),
+        Categorical("use_rms_prop", (True, False)),
     ),
     "acer": (
         Scheduled("learning_rate", 1e-4, 1e-2),
@@ -264,26 +264,26 @@ SEARCH_SPACES: dict[str, tuple[Dimension, ...]] = {
         ENTROPY,
         Real("max_grad_norm", 0.3, 20.0),
         Whole("replay_ratio", 1, 8),
-        Choice("replay_batch", (None, 16, 32, 64)),
+        Categorical("replay_batch", (None, 16, 32, 64)),
         Real("q_coef", 0.1, 20.0),
         Real("importance_clip", 0.1, 20.0),
         Real("trust_region_delta", 1e-3, 3.0),
         Real("average_coef", 1e-3, 0.1, complement=True),
-        Choice("use_rms_prop", (True, False)),
+        Categorical("use_rms_prop", (True, False)),
     ),
     "npg": NATURAL,
     "ppo": (*EPOCHS, Scheduled("clip_range", 0.05, 0.4)),
     "ppo_penalty": (*EPOCHS, Real("kl_coef", 0.1, 10.0), Real("target_kl", 1e-3, 0.1)),
     "reinforce": (
         *EPISODES,
-        Choice("baseline", (None, "mean", "loo", "optimal")),
-        Choice("normalize_returns", (False, True)),
+        Categorical("baseline", (None, "mean", "loo", "optimal")),
+        Categorical("normalize_returns", (False, True)),
     ),
     "reinforce_baseline": (
         *EPISODES,
         Scheduled("critic_learning_rate", 1e-4, 1e-2),
         Whole("n_critic_updates", 1, 20),
-        Choice("normalize_advantage", (False, True)),
+        Categorical("normalize_advantage", (False, True)),
     ),
     "trpo": NATURAL,
 }

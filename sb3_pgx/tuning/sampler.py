@@ -7,7 +7,7 @@ from zlib import crc32
 import numpy as np
 from optuna.samplers import BaseSampler
 
-from sb3_pgx.tuning.trials import INSTEAD_OF
+from sb3_pgx.tuning.trial_records import INSTEAD_OF
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sb3_pgx.tuning.plan import Plan
+from sb3_pgx.tuning.tuning_plan import TuningPlan
 
 if TYPE_CHECKING:
     import optuna
@@ -34,7 +34,7 @@ class StudyMismatch(ValueError):
     """The study of that name was started with other settings."""
 
 
-def open_study(plan: Plan) -> "optuna.Study":
+def open_study(plan: TuningPlan) -> "optuna.Study":
     """
     Creates the study, with the plan's own configuration as its first trial, or goes on with one that agrees with the plan.
 
@@ -47,7 +47,7 @@ def open_study(plan: Plan) -> "optuna.Study":
     """
     import optuna
 
-    from sb3_pgx.tuning.trials import enqueue_default
+    from sb3_pgx.tuning.trial_records import enqueue_default
 
     storage = open_storage(plan.storage)
     with reachable(plan.storage):
@@ -65,16 +65,16 @@ def open_study(plan: Plan) -> "optuna.Study":
     return study
 
 
-def _delete(plan: Plan, storage: "BaseStorage") -> None:
+def _delete(plan: TuningPlan, storage: "BaseStorage") -> None:
     import optuna
 
-    from sb3_pgx.tuning.trials import at_work
+    from sb3_pgx.tuning.trial_records import active_processes
 
     try:
         study = optuna.load_study(storage=storage, study_name=plan.study_name)
     except KeyError:
         return
-    if owners := at_work(study):
+    if owners := active_processes(study):
         raise ValueError(
             f"the study {plan.study_name} is not deleted: {' and '.join(owners)} is at work on it; end that first"
         )
@@ -231,13 +231,13 @@ def _first_line(error: BaseException) -> str:
     return (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _methods(plan: Plan) -> dict[str, Any]:
+def _methods(plan: TuningPlan) -> dict[str, Any]:
     """The sampler and the pruner."""
     from optuna import pruners, samplers
 
     from sb3_pgx.tuning.sampler import StreamPerTrial
 
-    # Steps of a report are environment steps, or with the Wilcoxon pruner seeds.
+    # The steps of a report are environment steps, or with the Wilcoxon pruner seeds.
     pruner = {
         "median": lambda: pruners.MedianPruner(STARTUP_TRIALS["median"], n_warmup_steps=plan.timesteps // 4),
         "hyperband": lambda: pruners.HyperbandPruner(plan.steps_between_points, plan.timesteps),
@@ -262,7 +262,7 @@ def _agreement_of(study: "optuna.Study") -> dict[str, Any] | None:
     return agreement
 
 
-def _compare(plan: Plan, old: dict[str, Any]) -> None:
+def _compare(plan: TuningPlan, old: dict[str, Any]) -> None:
     new = json.loads(json.dumps(plan.agreement()))
     for name in [*new, *(name for name in old if name not in new)]:
         if old.get(name) != new.get(name):

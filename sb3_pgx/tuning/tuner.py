@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sb3_pgx.settings.search_spaces import sample_params
-from sb3_pgx.tuning import trials
-from sb3_pgx.tuning.plan import Plan, plan_tuning
-from sb3_pgx.tuning.report import Summary, summarize, write_report
+from sb3_pgx.tuning import trial_records
 from sb3_pgx.tuning.study import open_study, reachable
-from sb3_pgx.tuning.work import Task
-from sb3_pgx.tuning.workers import End, Message, Point, Seed, Steps, Worker, messages
+from sb3_pgx.tuning.study_report import StudySummary, summarize_study, write_study_report
+from sb3_pgx.tuning.trial_runs import Task
+from sb3_pgx.tuning.tuning_plan import TuningPlan, plan_tuning
+from sb3_pgx.tuning.worker_process import CurvePoint, Message, SeedDone, StepsDone, TaskEnded, Worker, messages
 
 if TYPE_CHECKING:
     import optuna
@@ -39,7 +39,7 @@ def tune(
     configs: Path | str | None = None,
     force: bool = False,
     progress: bool = True,
-) -> Summary:
+) -> StudySummary:
     """
     Searches for hyperparameters with Optuna, and writes the best ones as a hyperparameter file, with pictures of the search.
 
@@ -95,7 +95,7 @@ def tune(
     return run_tuning(plan, open_study(plan), progress)
 
 
-def run_tuning(plan: Plan, study: "optuna.Study", progress: bool = True) -> Summary:
+def run_tuning(plan: TuningPlan, study: "optuna.Study", progress: bool = True) -> StudySummary:
     """
     Trains what the study lacks, and writes the report; after Ctrl-C, of what there is by then.
 
@@ -110,11 +110,11 @@ def run_tuning(plan: Plan, study: "optuna.Study", progress: bool = True) -> Summ
         with bar, reachable(plan.storage):
             _Search(plan, study, bar).run()
     except KeyboardInterrupt:
-        if write_report(summarize(study, plan), study, plan):  # who ends a long search wants what it has found
+        if write_study_report(summarize_study(study, plan), study, plan):  # who ends a long search wants what it has found
             bar.write(f"the best so far is in {plan.config_file}")
         raise
-    summary = summarize(study, plan)
-    write_report(summary, study, plan)
+    summary = summarize_study(study, plan)
+    write_study_report(summary, study, plan)
     return summary
 
 
@@ -130,7 +130,7 @@ class _Job:
 
 @dataclass
 class _Search:
-    plan: Plan
+    plan: TuningPlan
     study: "optuna.Study"
     bar: Any
     workers: list[Worker] = field(default_factory=list)
@@ -154,12 +154,12 @@ class _Search:
             for worker in self.workers:
                 worker.close()
             for job in self.jobs.values():
-                trials.interrupt(self.study, job.trial.number)
+                trial_records.interrupt(self.study, job.trial.number)
 
     def _occupy(self) -> None:
         for worker in self.workers:
             if worker not in self.jobs:
-                trial = trials.next_trial(self.study, self.plan)
+                trial = trial_records.next_trial(self.study, self.plan)
                 if trial is None:
                     return
                 self.jobs[worker] = _Job(trial)
@@ -167,24 +167,24 @@ class _Search:
 
     def _hear(self, worker: Worker, message: Message) -> None:
         job = self.jobs[worker]
-        with trials.taken_over():
-            if isinstance(message, Steps):
+        with trial_records.ignoring_takeover():
+            if isinstance(message, StepsDone):
                 job.steps += message.steps
                 self.bar.update(message.steps)
-            elif isinstance(message, Point | Seed):
+            elif isinstance(message, CurvePoint | SeedDone):
                 go_on = False
                 try:
                     go_on = not self._prune(job, message)
                 finally:  # a worker that waits in vain would never be free again
                     worker.answer(go_on)
-            elif isinstance(message, End):
+            elif isinstance(message, TaskEnded):
                 self._tell(job, message)
-        if isinstance(message, End):  # told, and not before: an interruption finds the job as long as the study does not know
+        if isinstance(message, TaskEnded):  # only now: until the study knows the result, an interruption must find the job
             del self.jobs[worker]
 
-    def _prune(self, job: _Job, message: Point | Seed) -> bool:
-        if isinstance(message, Seed):
-            trials.keep(job.trial, message.finished)
+    def _prune(self, job: _Job, message: CurvePoint | SeedDone) -> bool:
+        if isinstance(message, SeedDone):
+            trial_records.store_seed(job.trial, message.finished)
             if self.plan.in_lock_step:
                 return False
             # Optuna's steps are 0, 1, …, so that every trial is compared on the same seeds.
@@ -193,19 +193,19 @@ class _Search:
             step, value = message.steps, message.mean_return
         job.trial.report(value, step)
         job.reported = step, value
-        last = isinstance(message, Seed) and step == len(self.plan.seeds) - 1
+        last = isinstance(message, SeedDone) and step == len(self.plan.seeds) - 1
         job.pruned = not last and job.trial.should_prune()
         return job.pruned
 
-    def _tell(self, job: _Job, end: End) -> None:
+    def _tell(self, job: _Job, end: TaskEnded) -> None:
         from optuna.trial import TrialState
 
         trial = job.trial
-        if not trials.is_under_way(self.study, trial):
+        if not trial_records.is_running(self.study, trial):
             self.bar.write(f"trial {trial.number}: another machine has taken it over")
             return
         if end.reason is not None:
-            trials.fail(self.study, trial, end.reason, end.details)
+            trial_records.mark_failed(self.study, trial, end.reason, end.details)
             outcome = f"failed: {end.reason}"
         elif job.pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
@@ -213,7 +213,7 @@ class _Search:
             where = f"{step} steps" if self.plan.in_lock_step else f"{step + 1} seeds"
             outcome = f"pruned at {value:.1f} after {where}"
         else:
-            score = trials.score(trial)
+            score = trial_records.mean_score(trial)
             self.study.tell(trial, score)
             best = self.study.best_trial
             outcome = f"{score:.1f} (best so far {best.value:.1f}, trial {best.number})"
@@ -222,16 +222,16 @@ class _Search:
 
     def _beat(self) -> None:
         """Now and then: what this machine is at work on, and whether another one has gone."""
-        if time.monotonic() - self.beaten_at < trials.BEAT_SECONDS and self.beaten_at:
+        if time.monotonic() - self.beaten_at < trial_records.HEARTBEAT_SECONDS and self.beaten_at:
             return
         self.beaten_at = time.monotonic()
         for job in self.jobs.values():
-            with trials.taken_over():
-                trials.beat(job.trial)
+            with trial_records.ignoring_takeover():
+                trial_records.record_heartbeat(job.trial)
         self._recover()
 
     def _recover(self) -> None:
-        for number in trials.recover(self.study):
+        for number in trial_records.requeue_abandoned(self.study):
             self.bar.write(f"trial {number} was interrupted, and starts again with the same parameters")
 
     def _is_needed(self) -> bool:
@@ -242,7 +242,7 @@ class _Search:
         self._occupy()
         if self.jobs:
             return True
-        missing = trials.missing(self.study)
+        missing = trial_records.silent_trials(self.study)
         if missing and not self.waiting:
             self.waiting = True
             numbers = " and ".join(map(str, missing))
@@ -250,17 +250,17 @@ class _Search:
         return bool(missing)
 
     def _count_steps(self) -> None:
-        finished = sum(trial.state.is_finished() for trial in trials.counted(self.study))
+        finished = sum(trial.state.is_finished() for trial in trial_records.counted_trials(self.study))
         self.bar.total = self.plan.timesteps * len(self.plan.seeds) * max(self.plan.trials - finished, 0)
 
 
-def task_of(trial: "Trial", plan: Plan) -> Task:
+def task_of(trial: "Trial", plan: TuningPlan) -> Task:
     """
     What there is to train for a trial. A trial that is the configuration as it is, or one that was interrupted, has its
     parameters already; Optuna suggests them here all the same.
     """
-    around = plan.config.n_envs, plan.config.policy, trials.longest_rollout(trial, plan)
+    around = plan.config.n_envs, plan.config.policy, trial_records.longest_rollout(trial, plan)
     hyperparameters = sample_params(plan.algorithm, trial, *around)
-    trial.set_user_attr(trials.HYPERPARAMETERS, {name: repr(value) for name, value in hyperparameters.items()})
+    trial.set_user_attr(trial_records.HYPERPARAMETERS, {name: repr(value) for name, value in hyperparameters.items()})
     specs = plan.specs(hyperparameters, f"trial {trial.number} of {plan.study_name}")
-    return Task(specs, trials.finished_seeds(trial), plan.in_lock_step)
+    return Task(specs, trial_records.finished_seeds(trial), plan.in_lock_step)

@@ -14,7 +14,7 @@ from benchmarks.claims.agreement import AgreementClaim
 from benchmarks.claims.learning import LearningClaim, judge
 from benchmarks.claims.relative import RelativeClaim
 from benchmarks.claims.verdict import Settings, Verdict
-from sb3_pgx.experiments import finished
+from sb3_pgx.experiments import earlier_runs
 from sb3_pgx.experiments.peers import prepare
 from sb3_pgx.experiments.pool import read_result, write_result
 from sb3_pgx.experiments.runs import versions
@@ -211,7 +211,7 @@ def trained(monkeypatch, result):
             write_result(one, path)
         return results
 
-    monkeypatch.setattr(finished, "run_all", run_all)
+    monkeypatch.setattr(earlier_runs, "run_all", run_all)
     return names
 
 

@@ -12,7 +12,7 @@ from support.browser import browse, needs_browser, pixels_of
 from support.run_in_process import run_all_here
 
 from sb3_pgx.cli import main
-from sb3_pgx.experiments import compare, comparison, finished
+from sb3_pgx.experiments import compare, comparison, earlier_runs
 from sb3_pgx.experiments.pool import read_result, write_result
 from sb3_pgx.experiments.report.pictures import COLORS
 
@@ -36,7 +36,7 @@ def first(tmp_path_factory):
     """The comparison's folder, which the tests below only read."""
     folder = tmp_path_factory.mktemp("first") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finished, "run_all", run_all_here)
+        patch.setattr(earlier_runs, "run_all", run_all_here)
         assert main([*COMPARE, "--output", str(folder)]) == 0
     return folder
 
@@ -51,7 +51,7 @@ def trained(monkeypatch):
         return [done[spec.env_id, spec.label, spec.seed] for spec in specs]
 
     done = {}
-    monkeypatch.setattr(finished, "run_all", run_all)
+    monkeypatch.setattr(earlier_runs, "run_all", run_all)
     return trained, done
 
 

@@ -18,7 +18,7 @@ from support.full_disk import full_disk
 from support.run_in_process import run_all_here
 
 from sb3_pgx.cli import main
-from sb3_pgx.experiments import compare, finished, pool
+from sb3_pgx.experiments import compare, earlier_runs, pool
 from sb3_pgx.experiments.pool import read_result
 from sb3_pgx.experiments.runs import RunSpec, execute
 from sb3_pgx.settings.configs import RunConfig
@@ -49,7 +49,7 @@ def this_folder_is_on_the_path():
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finished, "run_all", run_all_here)
+        patch.setattr(earlier_runs, "run_all", run_all_here)
         assert main(into(folder)) == 0
     return folder
 

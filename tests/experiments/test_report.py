@@ -5,17 +5,17 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 
-from sb3_pgx.experiments.findings import examine
+from sb3_pgx.experiments.analysis import analyse
+from sb3_pgx.experiments.design import ComparisonDesign
 from sb3_pgx.experiments.normalized_scores import complete_seeds, find_scale, random_return, score_matrix
-from sb3_pgx.experiments.report.content import compose
-from sb3_pgx.experiments.report.document import Bullets, Document, Picture, Section, Table
-from sb3_pgx.experiments.report.html import html
-from sb3_pgx.experiments.report.markdown import brief, markdown
+from sb3_pgx.experiments.report.blocks import Bullets, Document, Picture, Section, Table
+from sb3_pgx.experiments.report.html import as_html
+from sb3_pgx.experiments.report.markdown import as_markdown, brief
 from sb3_pgx.experiments.report.pictures import draw, draw_curves
-from sb3_pgx.experiments.setting import Setting
+from sb3_pgx.experiments.report.sections import compose
 from sb3_pgx.settings.configs import RunConfig
 
-SETTING = Setting(("CartPole-v1",), ("good", "sb3:bad"), (0, 1), 60_000, {"CartPole-v1": 475.0}, workers=2)
+SETTING = ComparisonDesign(("CartPole-v1",), ("good", "sb3:bad"), (0, 1), 60_000, {"CartPole-v1": 475.0}, workers=2)
 STEPS = [10_000, 20_000, 30_000]
 
 
@@ -52,7 +52,7 @@ def several(result):
 
 
 # Scores are returns / 100 in A-v0 and 1 + return / 100 in B-v0.
-OF_SEVERAL = Setting(
+OF_SEVERAL = ComparisonDesign(
     ("A-v0", "B-v0"),
     ("a", "b"),
     (0, 1),
@@ -63,8 +63,8 @@ OF_SEVERAL = Setting(
 )
 
 
-def report(results, setting):
-    return markdown(compose(examine(results, setting), results, setting, ()))
+def report(results, design):
+    return as_markdown(compose(analyse(results, design), results, design, ()))
 
 
 def rows(text: str, section: str) -> list[list[str]]:
@@ -102,35 +102,35 @@ def test_failed_runs_are_told_with_their_sentence(results):
 
 def test_the_report_warns_that_an_interval_over_few_seeds_is_too_narrow(results):
     assert "2 seeds are few" in report(results[:2], SETTING)
-    assert "seeds are few" not in report(results[:2], Setting(("CartPole-v1",), ("good",), tuple(range(10)), 60_000))
+    assert "seeds are few" not in report(results[:2], ComparisonDesign(("CartPole-v1",), ("good",), tuple(range(10)), 60_000))
 
 
 def test_an_algorithm_whose_every_run_failed_keeps_its_row(results):
-    setting = Setting(("CartPole-v1",), ("sb3:bad",), (1,), 60_000, {"CartPole-v1": 475.0})
-    assert rows(report(results[3:], setting), "CartPole-v1")[2] == [
+    design = ComparisonDesign(("CartPole-v1",), ("sb3:bad",), (1,), 60_000, {"CartPole-v1": 475.0})
+    assert rows(report(results[3:], design), "CartPole-v1")[2] == [
         "sb3:bad", "every run failed", "–", "–", "–", "sb3:bad.yml: default",
     ]  # fmt: skip
-    assert list(draw(examine(results[3:], setting), setting)) == ["curves"]
+    assert list(draw(analyse(results[3:], design), design)) == ["curves"]
 
 
 def test_a_terminal_is_told_why_nothing_is_summed_up(result):
     runs = [result("a", 0, env_id=env_id, error="ValueError: no") for env_id in ("A-v0", "B-v0")]
-    setting = Setting(("A-v0", "B-v0"), ("a",), (0,), 10, random_returns={"A-v0": 0.0, "B-v0": 0.0})
-    told = brief(compose(examine(runs, setting), runs, setting, ()))
+    design = ComparisonDesign(("A-v0", "B-v0"), ("a",), (0,), 10, random_returns={"A-v0": 0.0, "B-v0": 0.0})
+    told = brief(compose(analyse(runs, design), runs, design, ()))
     assert "All environments together\n\nNo algorithm has a seed that finished in every environment" in told
 
 
 def test_without_threshold_its_column_is_omitted(results):
-    setting = Setting(("CartPole-v1",), ("good", "sb3:bad"), (0, 1), 60_000)
-    text = report(results, setting)
+    design = ComparisonDesign(("CartPole-v1",), ("good", "sb3:bad"), (0, 1), 60_000)
+    text = report(results, design)
     assert {len(row) for row in rows(text, "CartPole-v1")} == {5}
     assert "hreshold" not in text and "steps to" not in text
-    (axes,) = draw_curves(examine(results, setting), setting).axes
+    (axes,) = draw_curves(analyse(results, design), design).axes
     assert all(line.get_linestyle() == "-" for line in axes.lines)
 
 
 def test_lines_are_means_over_seeds_and_bands_their_intervals(results):
-    (axes,) = draw_curves(examine(results, SETTING), SETTING).axes
+    (axes,) = draw_curves(analyse(results, SETTING), SETTING).axes
     good, bad, threshold = axes.lines
     points = {line: np.asarray(line.get_xydata(), dtype=float).tolist() for line in axes.lines}
     assert points[good] == [[10_000, 150.0], [20_000, 390.0], [30_000, 400.0]]
@@ -144,14 +144,14 @@ def test_lines_are_means_over_seeds_and_bands_their_intervals(results):
 
 
 def test_axes_and_legend_are_labelled(results):
-    (axes,) = draw_curves(examine(results, SETTING), SETTING).axes
+    (axes,) = draw_curves(analyse(results, SETTING), SETTING).axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["good", "sb3:bad", "threshold 475"]
     assert "steps" in axes.get_xlabel() and "return" in axes.get_ylabel() and "CartPole-v1" in axes.get_title(loc="left")
     assert axes.get_xlim() == (0, 60_000)
 
 
 def test_environments_are_summed_up_on_their_scales_from_seeds_that_finished_everywhere(several):
-    found = examine(several, OF_SEVERAL)
+    found = analyse(several, OF_SEVERAL)
     a, b = found.aggregates
     # final scores of a: 1, 0.6 in A-v0 and 0.5, 0.75 in B-v0; of b, whose seed 1 failed: 0.2 and 0
     assert a.estimates["interquartile mean"].value == pytest.approx((0.6 + 0.75) / 2)
@@ -169,7 +169,7 @@ def test_environments_are_summed_up_on_their_scales_from_seeds_that_finished_eve
 
 
 def test_efficiency_is_the_interquartile_mean_of_scores_over_steps_and_over_seconds(several):
-    a = examine(several, OF_SEVERAL).aggregates[0]
+    a = analyse(several, OF_SEVERAL).aggregates[0]
     assert a.by_steps is not None and a.by_seconds is not None
     # scores at 20 000 steps: 0.5, 0.3 and 0.5, 0.25
     np.testing.assert_allclose(a.by_steps.center, [0.0, (0.3 + 0.5) / 2, (0.6 + 0.75) / 2])
@@ -185,10 +185,10 @@ def test_runs_that_are_evaluated_at_no_common_step_have_a_report_without_that_li
         result("a", 0, env_id=env_id, returns=[1.0], curve_steps=steps, curve_returns=returns, curve_seconds=seconds)
         for env_id, (steps, returns, seconds) in curves.items()
     ]
-    setting = Setting(("A-v0", "B-v0"), ("a",), (0,), 10, random_returns={"A-v0": 0.0, "B-v0": 0.0})
-    (found,) = examine(runs, setting).aggregates
+    design = ComparisonDesign(("A-v0", "B-v0"), ("a",), (0,), 10, random_returns={"A-v0": 0.0, "B-v0": 0.0})
+    (found,) = analyse(runs, design).aggregates
     assert found.by_steps is None and found.by_seconds is not None
-    assert "sample_efficiency" in draw(examine(runs, setting), setting)
+    assert "sample_efficiency" in draw(analyse(runs, design), design)
 
 
 def test_settings_tell_normalisation_as_it_is_from_none(result):
@@ -201,7 +201,7 @@ def test_settings_tell_normalisation_as_it_is_from_none(result):
 
 
 def test_pictures_draw_the_numbers_of_the_findings(several):
-    found = examine(several, OF_SEVERAL)
+    found = analyse(several, OF_SEVERAL)
     figures = draw(found, OF_SEVERAL)
     assert set(figures) == {"curves", "aggregates", "sample_efficiency", "profiles", "wall_clock", "improvement"}
     assert [axes.get_title(loc="left") for axes in figures["curves"].axes] == ["A-v0", "B-v0"]
@@ -215,7 +215,7 @@ def test_pictures_draw_the_numbers_of_the_findings(several):
 
 
 def test_a_seed_counts_where_it_finished_in_every_environment(several):
-    scales = examine(several, OF_SEVERAL).scales
+    scales = analyse(several, OF_SEVERAL).scales
     of_b = [r for r in several if r.label == "b"]
     assert complete_seeds(of_b, ["A-v0", "B-v0"]) == [0] and complete_seeds(of_b, ["B-v0"]) == [0, 1]
     np.testing.assert_allclose(score_matrix(of_b, scales), [[0.2, 0.0]])
@@ -247,7 +247,7 @@ def test_a_random_policy_is_played_as_the_environment_is_trained_and_must_come_t
 def test_what_runs_say_cannot_break_the_page_or_the_table():
     table = Table(("a", "b"), (("<script>x</script>", "1 | 2"),))
     document = Document("T & <i>", (Bullets(("<b>",)),), (Section("S", (table, Picture("p", '"quoted"'))),))
-    page = html(document, {"p": "<svg/>"})
+    page = as_html(document, {"p": "<svg/>"})
     assert "<script>" not in page and "&lt;script&gt;" in page and "T &amp; &lt;i&gt;" in page and "<b>" not in page
     assert 'alt="&quot;quoted&quot;"' in page
-    assert "| <script>x</script> | 1 \\| 2 |" in markdown(document)
+    assert "| <script>x</script> | 1 \\| 2 |" in as_markdown(document)

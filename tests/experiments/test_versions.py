@@ -35,4 +35,4 @@ def test_the_record_of_a_claim_on_several_environments():
 
 def test_a_comparison_in_several_environments(tmp_path):
     plan = plan_comparison(["CartPole-v1", "Pendulum-v1"], ["a2c"], timesteps=10, seeds=1, output=tmp_path / "out")
-    assert simulators(plan.setting.versions) == {"engine of CartPole-v1", "engine of Pendulum-v1"}
+    assert simulators(plan.design.versions) == {"engine of CartPole-v1", "engine of Pendulum-v1"}

@@ -14,7 +14,7 @@ from torch import nn
 
 from sb3_pgx.cli import main
 from sb3_pgx.settings.configs import EVALUATED, config_folder, load_config
-from sb3_pgx.settings.expressions import value_of
+from sb3_pgx.settings.expressions import evaluate_expression
 
 SCOPE = {"nn": nn, "th": th, "torch": th, "RMSpropTFLike": RMSpropTFLike, "HerReplayBuffer": HerReplayBuffer}
 ZOO = Path(find_spec("rl_zoo3").origin).parent / "hyperparams"
@@ -26,7 +26,7 @@ def test_every_file_of_rl_zoo3_and_of_ours_is_read_as_python_would(path):
     for entry in yaml.safe_load(path.read_text()).values():
         for key in (*EVALUATED, "env_kwargs"):
             if isinstance(text := entry.get(key), str):
-                assert value_of(text) == eval(text, dict(SCOPE)), text
+                assert evaluate_expression(text) == eval(text, dict(SCOPE)), text
 
 
 def test_the_zoos_files_hold_what_is_to_be_read():
@@ -56,12 +56,12 @@ def test_the_zoos_files_hold_what_is_to_be_read():
 )
 def test_a_value_is_what_python_makes_of_it(text):
     expected = eval(text.strip(), dict(SCOPE))
-    assert value_of(text) == expected and type(value_of(text)) is type(expected)
+    assert evaluate_expression(text) == expected and type(evaluate_expression(text)) is type(expected)
 
 
 @pytest.mark.parametrize("name", ["NatureCNN", "stable_baselines3.common.torch_layers.NatureCNN"])
 def test_extractors_are_known_by_name_and_by_path(name):
-    assert value_of(f"dict(features_extractor_class={name})") == {"features_extractor_class": NatureCNN}
+    assert evaluate_expression(f"dict(features_extractor_class={name})") == {"features_extractor_class": NatureCNN}
 
 
 CODE = [
@@ -108,7 +108,7 @@ CODE = [
 @pytest.mark.parametrize("text", CODE, ids=[text[:40] for text in CODE])
 def test_what_is_more_than_a_value_is_refused(text):
     with pytest.raises(ValueError):
-        value_of(text)
+        evaluate_expression(text)
 
 
 @pytest.fixture

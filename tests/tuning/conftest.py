@@ -11,20 +11,20 @@ import optuna
 import pytest
 
 from sb3_pgx.experiments.runs import RunResult
-from sb3_pgx.tuning import tuner, work, workers
-from sb3_pgx.tuning.plan import plan_tuning
+from sb3_pgx.tuning import trial_runs, tuner, worker_process
 from sb3_pgx.tuning.study import open_study
+from sb3_pgx.tuning.tuning_plan import plan_tuning
 
 TIMESTEPS, POINTS = 400, 4  # a point each 100 steps: CartPole-v1's entry has 8 environments, whose steps 100 is no multiple of
 
 
-class ThreadWorker(workers.Worker):
+class ThreadWorker(worker_process.Worker):
     """A worker in this process."""
 
     def submit(self, task):
         if self._process is None:
             self._pipe, theirs = Pipe()
-            self._process = Thread(target=workers._serve, args=(theirs,), daemon=True)
+            self._process = Thread(target=worker_process._serve, args=(theirs,), daemon=True)
             self._process.start()
         self._pipe.send(task)
 
@@ -81,7 +81,7 @@ def in_threads(monkeypatch):
 
     def patch():
         monkeypatch.setattr(tuner, "Worker", ThreadWorker)
-        monkeypatch.setattr(workers, "become_worker", lambda: None)
+        monkeypatch.setattr(worker_process, "become_worker", lambda: None)
 
     return patch
 
@@ -90,8 +90,8 @@ def in_threads(monkeypatch):
 def stub(tmp_path, monkeypatch, in_threads):
     stub = Stub(tmp_path)
     in_threads()
-    monkeypatch.setattr(work, "execute", stub.execute)
-    monkeypatch.setattr(tuner, "write_report", lambda *_: [])
+    monkeypatch.setattr(trial_runs, "execute", stub.execute)
+    monkeypatch.setattr(tuner, "write_study_report", lambda *_: [])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     yield stub
     optuna.logging.set_verbosity(optuna.logging.INFO)

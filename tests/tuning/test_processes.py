@@ -13,7 +13,7 @@ import pytest
 
 from sb3_pgx.cli import main
 from sb3_pgx.experiments.runs import FINAL_SEEDS, SEED_STRIDE
-from sb3_pgx.tuning.workers import End, Worker, messages
+from sb3_pgx.tuning.worker_process import TaskEnded, Worker, messages
 
 ENV = "test_processes:OneStep-v0"
 LOG = "ONE_STEP_LOG"
@@ -87,7 +87,8 @@ def test_the_death_of_a_process_is_a_failure_with_its_reason():
         worker.submit(Dies())
         (answer,) = [message for _, message in messages([worker], seconds=120)]
         assert (
-            isinstance(answer, End) and "its process died (exit code 7): it was killed, or ran out of memory" in answer.reason
+            isinstance(answer, TaskEnded)
+            and "its process died (exit code 7): it was killed, or ran out of memory" in answer.reason
         )
         assert worker._process is None  # the next task has a new one
     finally:
@@ -100,7 +101,7 @@ def test_a_worker_that_has_nothing_to_do_leaves_by_itself(monkeypatch):
     try:
         worker.submit(Fails())
         (answer,) = [message for _, message in messages([worker], seconds=120)]
-        assert isinstance(answer, End) and "AttributeError" in answer.reason
+        assert isinstance(answer, TaskEnded) and "AttributeError" in answer.reason
         for violence in ("terminate", "kill"):
             monkeypatch.setattr(worker._process, violence, lambda: pytest.fail("it was ended from outside"))
     finally:

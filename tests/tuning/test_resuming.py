@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sb3_pgx.tuning import journal, trials, work
-from sb3_pgx.tuning.report import write_report
+from sb3_pgx.tuning import journal, trial_records, trial_runs
 from sb3_pgx.tuning.study import open_study
+from sb3_pgx.tuning.study_report import write_study_report
 
 
 @pytest.fixture
@@ -32,14 +32,14 @@ def scored_by_parameters(stub, monkeypatch):
         value = 1e6 * spec.config.hyperparameters["learning_rate"] % 97 + spec.seed
         return dataclasses.replace(result, returns=[value])
 
-    monkeypatch.setattr(work, "execute", by_parameters)
+    monkeypatch.setattr(trial_runs, "execute", by_parameters)
     monkeypatch.setitem(open_study.__globals__["STARTUP_TRIALS"], "tpe", 3)
     return stub
 
 
 def found(study):
     """Parameters and score of each trial, interrupted ones once, in the order of the study."""
-    return [(trial.params, trial.value) for trial in trials.counted(study)]
+    return [(trial.params, trial.value) for trial in trial_records.counted_trials(study)]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
@@ -57,7 +57,7 @@ def test_three_starts_of_three_trials_are_one_start_of_nine(scored_by_parameters
 def test_machines_with_the_same_seed_do_not_try_the_same(plan):
     p = plan(trials=6, sampler="random")
     machines = [open_study(p), open_study(p)]
-    asked = [trials.next_trial(machines[k % 2], p) for k in range(6)]
+    asked = [trial_records.next_trial(machines[k % 2], p) for k in range(6)]
     assert len({trial.suggest_float("x", 0.0, 1.0) for trial in asked}) == 6
 
 
@@ -74,7 +74,7 @@ def test_a_trial_that_was_interrupted_while_it_was_sampled_gets_what_it_would_ha
     again.ask()
     half = again.ask()
     assert half.suggest_float("y", 0.0, 1.0) == expected["y"]
-    trials.interrupt(again, half.number)
+    trial_records.interrupt(again, half.number)
     resumed = again.ask()
     assert resumed.user_attrs["instead of"] == trial.number
     assert {name: resumed.suggest_float(name, 0.0, 1.0) for name in reversed(names)} == expected
@@ -126,7 +126,7 @@ def test_a_search_that_is_killed_at_any_moment_many_times(scored_by_parameters, 
 def test_a_report_that_was_cut_off_does_not_stop_the_study(stub, plan, search):
     p = plan(trials=1, study_name="Größe")
     summary, study = search(p)
-    write_report(summary, study, p)
+    write_study_report(summary, study, p)
     page = p.report.read_bytes()
     title = page.index(b"<title>") + len("<title>")
     lengths = [
@@ -144,7 +144,7 @@ def test_a_report_that_was_cut_off_does_not_stop_the_study(stub, plan, search):
         p.report.write_bytes(page[:length])
         for force in (False, True):
             assert plan(trials=1, study_name="Größe", force=force).output == p.output, length
-    write_report(summary, study, p)
+    write_study_report(summary, study, p)
     assert p.report.read_bytes().endswith(b"</html>\n")
 
 
@@ -159,27 +159,27 @@ def test_a_container_of_the_same_host_name_keeps_its_trials(plan):
     """Its process has a number that means nothing here. All else that tells machines apart differs, the host name does not."""
     p = plan(trials=2)
     study = open_study(p)
-    trial = trials.next_trial(study, p)
+    trial = trial_records.next_trial(study, p)
     apart = {name: f"another {name}" for name in trial.user_attrs["owner"] if name not in ("host", "pid", "at")}
     owner_with(trial, pid=2**22 + 1, **apart)  # beyond every process here
-    assert trials.recover(study) == [] and trials.at_work(study)
+    assert trial_records.requeue_abandoned(study) == [] and trial_records.active_processes(study)
     assert [t.state.name for t in study.trials] == ["RUNNING"]
 
 
 def test_a_later_process_with_the_same_number_does_not_pass_for_one_that_died(plan):
     p = plan(trials=2)
     study = open_study(p)
-    trial = trials.next_trial(study, p)
-    assert trials.recover(study) == [], "this process is alive"
+    trial = trial_records.next_trial(study, p)
+    assert trial_records.requeue_abandoned(study) == [], "this process is alive"
 
     def beat_and_die():
-        trials.beat(trial)
+        trial_records.record_heartbeat(trial)
 
     process = mp.get_context("fork").Process(target=beat_and_die)
     process.start()
     process.join()
     owner_with(open_trial(study, trial), pid=os.getpid())  # as if the system had given the number to this process
-    assert trials.recover(study) == [0]
+    assert trial_records.requeue_abandoned(study) == [0]
 
 
 def open_trial(study, trial):
@@ -191,14 +191,14 @@ def open_trial(study, trial):
 def test_a_process_that_has_ended_and_was_not_waited_for_is_dead(plan):
     p = plan(trials=2)
     study = open_study(p)
-    trial = trials.next_trial(study, p)
+    trial = trial_records.next_trial(study, p)
     pid = os.fork()
     if pid == 0:
-        trials.beat(trial)
+        trial_records.record_heartbeat(trial)
         os._exit(0)
     try:
         time.sleep(0.3)
-        assert trials.recover(study) == [0]
+        assert trial_records.requeue_abandoned(study) == [0]
     finally:
         os.waitpid(pid, 0)
 
@@ -206,19 +206,19 @@ def test_a_process_that_has_ended_and_was_not_waited_for_is_dead(plan):
 @pytest.mark.parametrize("dead", [True, False])
 def test_the_trial_of_a_machine_that_seems_dead_is_settled_before_the_search_ends(stub, plan, search, monkeypatch, dead):
     """It is heard of again, or it is taken for dead and its trial starts again."""
-    monkeypatch.setattr(trials, "SILENT_SECONDS", 62.0)
+    monkeypatch.setattr(trial_records, "DEAD_SECONDS", 62.0)
     p = plan(trials=2, seeds=1)
     study = open_study(p)
-    trial = trials.next_trial(study, p)
+    trial = trial_records.next_trial(study, p)
     owner_with(trial, machine="another machine", at=time.time() - 61.0)
-    recover = trials.recover
+    recover = trial_records.requeue_abandoned
 
     def heard_of_meanwhile(study_):
         if not dead and stub.executions():
             owner_with(trial, machine="another machine", at=time.time())
         return recover(study_)
 
-    monkeypatch.setattr(trials, "recover", heard_of_meanwhile)
+    monkeypatch.setattr(trial_records, "requeue_abandoned", heard_of_meanwhile)
     _, study = search(p)
     states = [t.state.name for t in study.trials]
     assert states == (["FAIL", "COMPLETE", "COMPLETE"] if dead else ["RUNNING", "COMPLETE"])

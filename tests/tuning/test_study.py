@@ -13,9 +13,9 @@ import pytest
 from sb3_pgx.cli import main
 from sb3_pgx.settings import search_spaces
 from sb3_pgx.tuning import study as studies
-from sb3_pgx.tuning import trials
-from sb3_pgx.tuning.plan import plan_tuning
+from sb3_pgx.tuning import trial_records
 from sb3_pgx.tuning.study import StudyMismatch, mend_journal, open_storage, open_study
+from sb3_pgx.tuning.tuning_plan import plan_tuning
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_force_starts_anew(plan):
 
 
 def test_force_spares_a_study_at_which_somebody_is(plan):
-    trials.beat(open_study(plan()).ask())
+    trial_records.record_heartbeat(open_study(plan()).ask())
     with pytest.raises(ValueError, match=rf"is not deleted: process {os.getpid()} on .* is at work on it; end that first"):
         open_study(plan(force=True))
     assert len(open_study(plan()).trials) == 1

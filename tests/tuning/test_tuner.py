@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sb3_pgx.settings.search_spaces import arguments_of
-from sb3_pgx.tuning import trials, tuner
-from sb3_pgx.tuning.owner import this_process
+from sb3_pgx.tuning import trial_records, tuner
+from sb3_pgx.tuning.process_identity import this_process
 from sb3_pgx.tuning.study import open_study
 
 
@@ -100,7 +100,7 @@ def test_ctrl_c_leaves_the_trial_under_way_to_the_next_call(stub, plan, search, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trials, "score", interrupt)
+        patch.setattr(trial_records, "mean_score", interrupt)
         with pytest.raises(KeyboardInterrupt):
             search(plan(trials=1))
     # In the same process, whose number says that whoever was at work on it is alive.
@@ -109,15 +109,15 @@ def test_ctrl_c_leaves_the_trial_under_way_to_the_next_call(stub, plan, search, 
 
 
 def test_after_ctrl_c_the_best_so_far_is_written(stub, plan, search, monkeypatch, capsys):
-    written, keep = [], trials.keep
+    written, keep = [], trial_records.store_seed
 
     def interrupt_the_second(trial, finished):
         if trial.number == 1:
             raise KeyboardInterrupt
         keep(trial, finished)
 
-    monkeypatch.setattr(trials, "keep", interrupt_the_second)
-    monkeypatch.setattr(tuner, "write_report", lambda summary, *_: written.append(summary.best.number) or ["a file"])
+    monkeypatch.setattr(trial_records, "store_seed", interrupt_the_second)
+    monkeypatch.setattr(tuner, "write_study_report", lambda summary, *_: written.append(summary.best.number) or ["a file"])
     with pytest.raises(KeyboardInterrupt):
         search(plan(trials=2))
     assert written == [0] and "the best so far is in" in capsys.readouterr().out
@@ -182,7 +182,7 @@ def test_machines_that_share_a_study_never_train_the_same_trial(stub, plan, sear
     assert sorted(set(executions)) == sorted(executions) and len(executions) == 12
     summary, study = search(p)
     assert len(stub.executions()) == 12 and len(summary.trials) == 6
-    assert sum(trials.DEFAULT in trial.user_attrs for trial in study.trials) == 1
+    assert sum(trial_records.DEFAULT in trial.user_attrs for trial in study.trials) == 1
 
 
 def test_of_two_machines_that_ask_for_the_last_trial_at_once_one_goes_without(plan, monkeypatch):
@@ -191,27 +191,27 @@ def test_of_two_machines_that_ask_for_the_last_trial_at_once_one_goes_without(pl
     ask = one.ask
 
     def ask_after_the_other():
-        assert trials.next_trial(other, p).number == 0
+        assert trial_records.next_trial(other, p).number == 0
         return ask()
 
     monkeypatch.setattr(one, "ask", ask_after_the_other)
-    assert trials.next_trial(one, p) is None and trials.next_trial(other, p) is None
-    assert [trial.number for trial in trials.counted(one)] == [0]
+    assert trial_records.next_trial(one, p) is None and trial_records.next_trial(other, p) is None
+    assert [trial.number for trial in trial_records.counted_trials(one)] == [0]
 
 
 def test_two_machines_that_find_a_dead_one_at_once_start_its_trial_once(stub, plan, search, killed_at, monkeypatch, storage):
     """The second looks after the first has given the trial up, and before it has queued another."""
     p = plan(trials=3, storage=storage)
     killed_at(p, trial=1, seed=101)
-    one, other, enqueue_again = open_study(p), open_study(p), trials._enqueue_again
+    one, other, enqueue_again = open_study(p), open_study(p), trial_records.enqueue_again
 
     def after_the_other(study, trial):
-        monkeypatch.setattr(trials, "_enqueue_again", enqueue_again)
-        trials.recover(other)
+        monkeypatch.setattr(trial_records, "enqueue_again", enqueue_again)
+        trial_records.requeue_abandoned(other)
         enqueue_again(study, trial)
 
-    monkeypatch.setattr(trials, "_enqueue_again", after_the_other)
-    trials.recover(one)
+    monkeypatch.setattr(trial_records, "enqueue_again", after_the_other)
+    trial_records.requeue_abandoned(one)
     assert [trial.user_attrs.get("instead of") for trial in one.trials] == [None, None, 1, 1]
     summary, study = search(p)
     assert stub.executions()[3:] == [(2, 101), (4, 100), (4, 101)]
@@ -222,26 +222,26 @@ def test_two_machines_that_find_a_dead_one_at_once_start_its_trial_once(stub, pl
 def test_what_was_queued_twice_counts_once_though_the_first_of_it_was_interrupted_again(plan):
     p = plan(trials=1)
     study = open_study(p)
-    trials.interrupt(study, study.ask().number)
-    trials._enqueue_again(study, study.trials[0])
-    trials.interrupt(study, study.ask().number)
+    trial_records.interrupt(study, study.ask().number)
+    trial_records.enqueue_again(study, study.trials[0])
+    trial_records.interrupt(study, study.ask().number)
     assert [trial.user_attrs.get("instead of") for trial in study.trials] == [None, 0, 0, 1]
-    assert [trial.number for trial in trials.counted(study)] == [3]
-    assert trials.next_trial(study, p).number == 3
+    assert [trial.number for trial in trial_records.counted_trials(study)] == [3]
+    assert trial_records.next_trial(study, p).number == 3
 
 
 def test_what_was_one_too_many_is_not_started_again_where_its_machine_died_before_it_said_so(plan):
     p = plan(trials=1)
     study = open_study(p)
-    trials.interrupt(study, study.ask().number)
-    trials._enqueue_again(study, study.trials[0])
+    trial_records.interrupt(study, study.ask().number)
+    trial_records.enqueue_again(study, study.trials[0])
     first, second, third = (study.ask() for _ in range(3))
-    third.set_user_attr(trials.SURPLUS, True)
-    trials.interrupt(study, second.number)
-    trials.interrupt(study, third.number)
+    third.set_user_attr(trial_records.SURPLUS, True)
+    trial_records.interrupt(study, second.number)
+    trial_records.interrupt(study, third.number)
     assert [trial.user_attrs.get("instead of") for trial in study.trials] == [None, 0, 0, None, 2, 3]
-    assert [trial.number for trial in trials.counted(study)] == [first.number]
-    assert trials.next_trial(study, p) is None
+    assert [trial.number for trial in trial_records.counted_trials(study)] == [first.number]
+    assert trial_records.next_trial(study, p) is None
 
 
 def test_the_trial_of_a_machine_that_is_silent_starts_again_and_that_of_another_one_does_not(stub, plan, search):
@@ -250,7 +250,7 @@ def test_the_trial_of_a_machine_that_is_silent_starts_again_and_that_of_another_
     for silent in (True, False):
         trial = study.ask()
         trial.set_user_attr("owner", {"host": "elsewhere", "pid": 1, "at": time.time() - 1000 * silent})
-    assert trials.recover(study) == [0]
+    assert trial_records.requeue_abandoned(study) == [0]
     search(p)
     assert states(study) == ["FAIL", "RUNNING", "COMPLETE"]
     assert study.trials[2].params.items() >= {"n_steps": 5, "use_rms_prop": True}.items()  # queued by the first: as it is
@@ -258,15 +258,15 @@ def test_the_trial_of_a_machine_that_is_silent_starts_again_and_that_of_another_
 
 def test_a_trial_that_another_machine_has_taken_over_is_given_up(stub, plan, search, monkeypatch):
     """A machine that was silent for long, such as a suspended one, wakes up."""
-    hear, heard = trials.keep, []
+    hear, heard = trial_records.store_seed, []
 
     def taken_over_meanwhile(trial, finished):
         if not heard:
             heard.append(trial.number)
-            trials.interrupt(trial.study, trial.number)
+            trial_records.interrupt(trial.study, trial.number)
         hear(trial, finished)
 
-    monkeypatch.setattr(trials, "keep", taken_over_meanwhile)
+    monkeypatch.setattr(trial_records, "store_seed", taken_over_meanwhile)
     _, study = search(plan(trials=2))
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
     assert study.trials[1].params == study.trials[0].params
@@ -277,8 +277,8 @@ def test_who_was_killed_between_giving_up_a_trial_and_queueing_it_again_loses_no
     trial = study.ask()
     trial.set_user_attr("owner", {**this_process(), "pid": 2**22 + 1})  # beyond every process
     with monkeypatch.context() as patch:
-        patch.setattr(trials, "_enqueue_again", lambda *_: None)
-        trials.recover(study)
+        patch.setattr(trial_records, "enqueue_again", lambda *_: None)
+        trial_records.requeue_abandoned(study)
     search(plan(trials=1))
     assert states(study) == ["FAIL", "COMPLETE"]
     assert study.trials[1].user_attrs["instead of"] == 0

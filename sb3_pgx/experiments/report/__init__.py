@@ -4,42 +4,42 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sb3_pgx.core.files import write_text
-from sb3_pgx.experiments.findings import Findings
-from sb3_pgx.experiments.report.content import compose
-from sb3_pgx.experiments.report.html import html
-from sb3_pgx.experiments.report.markdown import brief, markdown
+from sb3_pgx.experiments.analysis import Analysis
+from sb3_pgx.experiments.design import ComparisonDesign
+from sb3_pgx.experiments.report.html import as_html
+from sb3_pgx.experiments.report.markdown import as_markdown, brief
 from sb3_pgx.experiments.report.pictures import as_svg, draw, save_png
+from sb3_pgx.experiments.report.sections import compose
 from sb3_pgx.experiments.report.spreadsheets import save_spreadsheets
 from sb3_pgx.experiments.runs import RunResult
-from sb3_pgx.experiments.setting import Setting
 
 __all__ = ["report_text", "write_report"]
 
 
-def write_report(findings: Findings, results: Sequence[RunResult], setting: Setting, folder: Path) -> tuple[str, str]:
+def write_report(analysis: Analysis, results: Sequence[RunResult], design: ComparisonDesign, folder: Path) -> tuple[str, str]:
     """
     Write ``report.html``, ``report.md``, a PNG file for each picture, and the CSV files.
 
-    :param findings: the numbers
+    :param analysis: the numbers
     :param results: all runs
-    :param setting: what they share
+    :param design: what they share
     :param folder: that exists
     :return: the report as Markdown, and its tables of results alone
     :raises OSError: a file cannot be written; one sentence that names the path
     """
-    figures = draw(findings, setting)
+    figures = draw(analysis, design)
     for name, figure in figures.items():
         save_png(figure, folder / f"{name}.png")
-    document = compose(findings, results, setting, figures)
-    text = markdown(document)
+    document = compose(analysis, results, design, figures)
+    text = as_markdown(document)
     write_text(folder / "report.md", text)
-    page = html(document, {name: as_svg(figure) for name, figure in figures.items()})
+    page = as_html(document, {name: as_svg(figure) for name, figure in figures.items()})
     write_text(folder / "report.html", page)
-    save_spreadsheets(findings, results, folder)
+    save_spreadsheets(analysis, results, folder)
     return text, brief(document)
 
 
-def report_text(findings: Findings, results: Sequence[RunResult], setting: Setting) -> tuple[str, str]:
+def report_text(analysis: Analysis, results: Sequence[RunResult], design: ComparisonDesign) -> tuple[str, str]:
     """Return what :func:`write_report` does, and write nothing."""
-    document = compose(findings, results, setting, draw(findings, setting))
-    return markdown(document), brief(document)
+    document = compose(analysis, results, design, draw(analysis, design))
+    return as_markdown(document), brief(document)

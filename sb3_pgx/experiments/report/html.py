@@ -4,7 +4,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from html import escape
 
-from sb3_pgx.experiments.report.document import Block, Bullets, Code, Document, Picture, Table
+from sb3_pgx.experiments.report.blocks import Block, Bullets, Code, Document, Picture, Table
 
 SHORT = 36  # cells of so few letters are not broken into lines
 STYLE = """
@@ -30,7 +30,7 @@ li { margin: .3rem 0; }
 """
 
 
-def html(document: Document, pictures: Mapping[str, str]) -> str:
+def as_html(document: Document, pictures: Mapping[str, str]) -> str:
     """
     :param document: the report
     :param pictures: as SVG, by name

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from sb3_pgx.experiments.report.document import Block, Bullets, Code, Document, Picture, Table
+from sb3_pgx.experiments.report.blocks import Block, Bullets, Code, Document, Picture, Table
 
 
-def markdown(document: Document) -> str:
+def as_markdown(document: Document) -> str:
     """The whole report; pictures are links to the files beside it."""
     blocks = [f"# {document.title}", *map(_block, document.lead)]
     for section in document.sections:

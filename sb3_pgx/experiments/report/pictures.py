@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sb3_pgx.core.files import replacing
-from sb3_pgx.experiments.findings import Aggregate, Findings
-from sb3_pgx.experiments.setting import Setting
-from sb3_pgx.experiments.summary import Band, Estimate
-from sb3_pgx.experiments.wording import count
+from sb3_pgx.experiments.analysis import Aggregate, Analysis
+from sb3_pgx.experiments.design import ComparisonDesign
+from sb3_pgx.experiments.environment_summary import Band, Estimate
+from sb3_pgx.experiments.number_format import quantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,16 +23,16 @@ LINES = ("-", "--", ":")  # once the colours are used up
 COLUMNS = 3
 
 
-def draw(findings: Findings, setting: Setting) -> dict[str, "Figure"]:
+def draw(analysis: Analysis, design: ComparisonDesign) -> dict[str, "Figure"]:
     """Every picture there is something to draw of, by the name of its file."""
-    pictures: dict[str, Callable[[Findings, Setting], Figure]] = {"curves": draw_curves}
-    if findings.aggregates:
-        if len(setting.env_ids) > 1:
+    pictures: dict[str, Callable[[Analysis, ComparisonDesign], Figure]] = {"curves": draw_curves}
+    if analysis.aggregates:
+        if len(design.env_ids) > 1:
             pictures |= {"aggregates": draw_aggregates, "sample_efficiency": draw_sample_efficiency}
         pictures |= {"profiles": draw_profiles, "wall_clock": draw_wall_clock}
-    if findings.improvements:
+    if analysis.improvements:
         pictures["improvement"] = draw_improvement
-    return {name: function(findings, setting) for name, function in pictures.items()}
+    return {name: function(analysis, design) for name, function in pictures.items()}
 
 
 def save_png(figure: "Figure", path: Path) -> None:
@@ -52,89 +52,89 @@ def as_svg(figure: "Figure") -> str:
     return file.getvalue()
 
 
-def draw_curves(findings: Findings, setting: Setting) -> "Figure":
+def draw_curves(analysis: Analysis, design: ComparisonDesign) -> "Figure":
     """Learning curves of each environment: the mean over seeds, its interval, and the threshold as a dashed line."""
-    columns = min(COLUMNS, len(setting.env_ids))
-    rows = -(-len(setting.env_ids) // columns)
+    columns = min(COLUMNS, len(design.env_ids))
+    rows = -(-len(design.env_ids) // columns)
     figure = _figure(8 if columns == 1 else 4 * columns, 4.8 if columns == 1 else 3.4 * rows)
-    for index, (env_id, summaries) in enumerate(findings.summaries.items()):
+    for index, (env_id, summaries) in enumerate(analysis.summaries.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         for summary in summaries:
             if summary.curve is not None:
-                _draw_band(axes, summary.curve, summary.label, setting)
-        if env_id in setting.thresholds:
-            threshold = setting.thresholds[env_id]
+                _draw_band(axes, summary.curve, summary.label, design)
+        if env_id in design.thresholds:
+            threshold = design.thresholds[env_id]
             label = f"threshold {threshold:g}" if columns == 1 else "threshold"
             axes.axhline(threshold, color="0.35", linestyle="--", linewidth=1, label=label, zorder=1)
-        axes.set_xlim(0, setting.timesteps)
-        if index // columns == (len(setting.env_ids) - 1 - index % columns) // columns:
+        axes.set_xlim(0, design.timesteps)
+        if index // columns == (len(design.env_ids) - 1 - index % columns) // columns:
             axes.set_xlabel("environment steps, all environments together" if columns == 1 else "environment steps")
         if index % columns == 0:
-            axes.set_ylabel(f"return of {count(setting.curve_episodes, 'episode')}, mean over seeds")
+            axes.set_ylabel(f"return of {quantity(design.curve_episodes, 'episode')}, mean over seeds")
         _dress(axes, env_id, steps=True)
         _legend(axes, beside=index == columns - 1)
     return figure
 
 
-def draw_aggregates(findings: Findings, setting: Setting) -> "Figure":
+def draw_aggregates(analysis: Analysis, design: ComparisonDesign) -> "Figure":
     """A panel for each aggregate: a dot for each algorithm, a line for its interval."""
-    names = list(findings.aggregates[0].estimates)
-    figure = _figure(2.7 * len(names) + 1, 0.9 + 0.42 * len(findings.aggregates))
+    names = list(analysis.aggregates[0].estimates)
+    figure = _figure(2.7 * len(names) + 1, 0.9 + 0.42 * len(analysis.aggregates))
     for index, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), index + 1)
-        for place, aggregate in enumerate(findings.aggregates):
-            _draw_estimate(axes, place, aggregate.estimates[name], _look(aggregate.label, setting)[0])
-        _label_places(axes, [a.label for a in findings.aggregates] if index == 0 else [""] * len(findings.aggregates))
+        for place, aggregate in enumerate(analysis.aggregates):
+            _draw_estimate(axes, place, aggregate.estimates[name], _look(aggregate.label, design)[0])
+        _label_places(axes, [a.label for a in analysis.aggregates] if index == 0 else [""] * len(analysis.aggregates))
         axes.set_xlabel("score")
         _dress(axes, f"{name} {'(less is better)' if name == 'optimality gap' else ''}")
     return figure
 
 
-def draw_profiles(findings: Findings, setting: Setting) -> "Figure":
+def draw_profiles(analysis: Analysis, design: ComparisonDesign) -> "Figure":
     """Share of the runs above each score."""
     figure, axes = _one()
-    for aggregate in findings.aggregates:
-        _draw_band(axes, aggregate.profile, aggregate.label, setting)
-    axes.set_xlabel(f"{_score(setting)} τ")
-    axes.set_ylabel(f"share of runs with {_score(setting)} > τ")
+    for aggregate in analysis.aggregates:
+        _draw_band(axes, aggregate.profile, aggregate.label, design)
+    axes.set_xlabel(f"{_score(design)} τ")
+    axes.set_ylabel(f"share of runs with {_score(design)} > τ")
     axes.set_ylim(-0.02, 1.02)
     _dress(axes, "Performance profiles")
     _legend(axes)
     return figure
 
 
-def draw_improvement(findings: Findings, setting: Setting) -> "Figure":
+def draw_improvement(analysis: Analysis, design: ComparisonDesign) -> "Figure":
     """A dot for each pair, a line for its interval."""
-    figure = _figure(8, 1.3 + 0.36 * len(findings.improvements))
+    figure = _figure(8, 1.3 + 0.36 * len(analysis.improvements))
     axes = figure.add_subplot()
-    for place, improvement in enumerate(findings.improvements):
-        _draw_estimate(axes, place, improvement.probability, _look(improvement.first, setting)[0])
+    for place, improvement in enumerate(analysis.improvements):
+        _draw_estimate(axes, place, improvement.probability, _look(improvement.first, design)[0])
     axes.axvline(0.5, color="0.35", linestyle="--", linewidth=1, zorder=1)
     axes.set_xlim(-0.03, 1.03)
-    _label_places(axes, [f"{i.first} > {i.second}" for i in findings.improvements])
+    _label_places(axes, [f"{i.first} > {i.second}" for i in analysis.improvements])
     axes.set_xlabel("probability that a run of the first scores above one of the second")
     _dress(axes, "Probability of improvement")
     return figure
 
 
-def draw_sample_efficiency(findings: Findings, setting: Setting) -> "Figure":
+def draw_sample_efficiency(analysis: Analysis, design: ComparisonDesign) -> "Figure":
     """Interquartile mean of the score over environment steps."""
     figure, axes = _one()
-    _draw_lines(axes, findings.aggregates, lambda aggregate: aggregate.by_steps, setting)
-    axes.set_xlim(0, setting.timesteps)
+    _draw_lines(axes, analysis.aggregates, lambda aggregate: aggregate.by_steps, design)
+    axes.set_xlim(0, design.timesteps)
     axes.set_xlabel("environment steps of each run")
-    axes.set_ylabel(f"interquartile mean of the {_score(setting)}")
+    axes.set_ylabel(f"interquartile mean of the {_score(design)}")
     _dress(axes, "Sample efficiency", steps=True)
     _legend(axes)
     return figure
 
 
-def draw_wall_clock(findings: Findings, setting: Setting) -> "Figure":
+def draw_wall_clock(analysis: Analysis, design: ComparisonDesign) -> "Figure":
     """Interquartile mean of the score over seconds of training."""
     figure, axes = _one()
-    _draw_lines(axes, findings.aggregates, lambda aggregate: aggregate.by_seconds, setting)
-    axes.set_xlabel(f"seconds of training of each run, one thread each, {count(setting.workers, 'run')} at a time")
-    axes.set_ylabel(f"interquartile mean of the {_score(setting)}")
+    _draw_lines(axes, analysis.aggregates, lambda aggregate: aggregate.by_seconds, design)
+    axes.set_xlabel(f"seconds of training of each run, one thread each, {quantity(design.workers, 'run')} at a time")
+    axes.set_ylabel(f"interquartile mean of the {_score(design)}")
     axes.set_xlim(left=0)
     _dress(axes, "Wall-clock efficiency")
     _legend(axes)
@@ -142,26 +142,26 @@ def draw_wall_clock(findings: Findings, setting: Setting) -> "Figure":
 
 
 def _draw_lines(
-    axes: "Axes", aggregates: Sequence[Aggregate], line: Callable[[Aggregate], Band | None], setting: Setting
+    axes: "Axes", aggregates: Sequence[Aggregate], line: Callable[[Aggregate], Band | None], design: ComparisonDesign
 ) -> None:
     for aggregate in aggregates:
         band = line(aggregate)
         if band is not None:
-            _draw_band(axes, band, aggregate.label, setting)
+            _draw_band(axes, band, aggregate.label, design)
 
 
-def _score(setting: Setting) -> str:
-    return "score" if setting.scored else "return"
+def _score(design: ComparisonDesign) -> str:
+    return "score" if design.scored else "return"
 
 
-def _look(label: str, setting: Setting) -> tuple[str, str]:
+def _look(label: str, design: ComparisonDesign) -> tuple[str, str]:
     """An algorithm's colour and kind of line, the same in every picture."""
-    index = setting.algorithms.index(label)
+    index = design.algorithms.index(label)
     return COLORS[index % len(COLORS)], LINES[index // len(COLORS) % len(LINES)]
 
 
-def _draw_band(axes: "Axes", band: Band, label: str, setting: Setting) -> None:
-    color, line = _look(label, setting)
+def _draw_band(axes: "Axes", band: Band, label: str, design: ComparisonDesign) -> None:
+    color, line = _look(label, design)
     axes.plot(band.x, band.center, color=color, linestyle=line, linewidth=1.8, label=label)
     if np.isfinite(band.low).all():
         axes.fill_between(band.x, band.low, band.high, color=color, alpha=0.18, linewidth=0)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sb3_pgx.core.files import write_text
-from sb3_pgx.experiments.findings import Findings
+from sb3_pgx.experiments.analysis import Analysis
+from sb3_pgx.experiments.environment_summary import Estimate
 from sb3_pgx.experiments.runs import RunResult
-from sb3_pgx.experiments.summary import Estimate
 
 RUNS = (
     "environment",
@@ -28,11 +28,11 @@ SUMMARY = ("environment", "algorithm", "statistic", "value", "low", "high")
 ALL = "all"
 
 
-def save_spreadsheets(findings: Findings, results: Sequence[RunResult], folder: Path) -> None:
+def save_spreadsheets(analysis: Analysis, results: Sequence[RunResult], folder: Path) -> None:
     """Writes ``runs.csv`` (a row a run), ``curves.csv`` (a row an evaluation) and ``summary.csv`` (a row an estimate)."""
-    _save(folder / "runs.csv", RUNS, (_run(result, findings) for result in results))
-    _save(folder / "curves.csv", CURVES, (row for result in results for row in _curve(result, findings)))
-    _save(folder / "summary.csv", SUMMARY, _summary(findings))
+    _save(folder / "runs.csv", RUNS, (_run(result, analysis) for result in results))
+    _save(folder / "curves.csv", CURVES, (row for result in results for row in _curve(result, analysis)))
+    _save(folder / "summary.csv", SUMMARY, _summary(analysis))
 
 
 def _save(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -41,22 +41,22 @@ def _save(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> N
     write_text(path, text.getvalue())
 
 
-def _run(r: RunResult, findings: Findings) -> tuple[Any, ...]:
+def _run(r: RunResult, analysis: Analysis) -> tuple[Any, ...]:
     if r.error is not None:
         return (r.env_id, r.label, r.seed, r.steps, "", "", "", "", r.error)
-    score = float(findings.scales[r.env_id](r.mean_return))
+    score = float(analysis.scales[r.env_id](r.mean_return))
     return (r.env_id, r.label, r.seed, r.steps, r.mean_return, score, r.training_seconds, r.frames_per_second, "")
 
 
-def _curve(r: RunResult, findings: Findings) -> Iterable[tuple[Any, ...]]:
-    scores = findings.scales[r.env_id](r.curve_returns)
+def _curve(r: RunResult, analysis: Analysis) -> Iterable[tuple[Any, ...]]:
+    scores = analysis.scales[r.env_id](r.curve_returns)
     seconds: Sequence[Any] = r.curve_seconds or [""] * len(r.curve_steps)
     for step, second, mean_return, score in zip(r.curve_steps, seconds, r.curve_returns, scores, strict=True):
         yield r.env_id, r.label, r.seed, step, second, mean_return, float(score)
 
 
-def _summary(findings: Findings) -> Iterable[tuple[Any, ...]]:
-    for env_id, summaries in findings.summaries.items():
+def _summary(analysis: Analysis) -> Iterable[tuple[Any, ...]]:
+    for env_id, summaries in analysis.summaries.items():
         for s in summaries:
             yield env_id, s.label, "mean return", *_numbers(s.mean)
             yield env_id, s.label, "interquartile mean of return", *_numbers(s.interquartile_mean)
@@ -69,10 +69,10 @@ def _summary(findings: Findings) -> Iterable[tuple[Any, ...]]:
                 "",
             )
             yield env_id, s.label, "frames per second", "" if math.isnan(s.frames_per_second) else s.frames_per_second, "", ""
-    for aggregate in findings.aggregates:
+    for aggregate in analysis.aggregates:
         for name, estimate in aggregate.estimates.items():
             yield ALL, aggregate.label, f"{name} of score", *_numbers(estimate)
-    for improvement in findings.improvements:
+    for improvement in analysis.improvements:
         name = f"probability of improvement over {improvement.second}"
         yield ALL, improvement.first, name, *_numbers(improvement.probability)
 

@@ -10,8 +10,8 @@ from torch import nn
 from sb3_pgx.experiments.peers import prepare
 from sb3_pgx.registry import ALGORITHMS
 from sb3_pgx.settings.configs import RunConfig, config_folder, load_config
-from sb3_pgx.tuning.best import write_config
-from sb3_pgx.tuning.report import summarize, write_report
+from sb3_pgx.tuning.config_file import write_config
+from sb3_pgx.tuning.study_report import summarize_study, write_study_report
 
 
 def read_back(config, folder, env_id="CartPole-v1"):
@@ -97,7 +97,7 @@ def test_the_report_shows_every_trial_and_its_pictures_are_not_empty(stub, plan,
     stub.errors = {3: "ValueError: <reward> nan"}
     p = plan(trials=4, pruner="median")
     summary, study = search(p)
-    written = write_report(summarize(study, p), study, p)
+    written = write_study_report(summarize_study(study, p), study, p)
     page = summary.report.read_text()
     assert all(f"<td>{score}</td>" in page for score in ("11.2", "321.8", "17.5"))
     assert "ValueError: &lt;reward&gt; nan" in page and "finished, as it was" in page
@@ -112,7 +112,7 @@ def test_the_report_shows_every_trial_and_its_pictures_are_not_empty(stub, plan,
 def test_what_another_study_left_in_the_folder_stays(stub, plan, search, tmp_path):
     p = plan(trials=1)
     summary, study = search(p)
-    write_report(summary, study, p)
+    write_study_report(summary, study, p)
     assert plan(trials=2).output == p.output, "the same study goes on there"
     another = r"report.html is of another study \(a2c on CartPole-v1: tune-a2c-CartPole-v1\)"
     for other in ({"study_name": "b"}, {"algorithm": "sb3:a2c"}, {"env": "Acrobot-v1"}, {"study_name": "b", "force": True}):
@@ -127,4 +127,4 @@ def test_a_study_without_a_finished_trial_says_why_and_writes_nothing(stub, plan
     stub.errors = {0: "ValueError: reward nan"}
     summary, study = search(plan(trials=1))
     assert summary.best is None and summary.config is None and "reward nan" in summary.text
-    assert write_report(summary, study, plan()) == []
+    assert write_study_report(summary, study, plan()) == []

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Setting:
+class ComparisonDesign:
     """
     :param env_ids: the environments, in the order of the report
     :param algorithms: labels of the algorithms, likewise

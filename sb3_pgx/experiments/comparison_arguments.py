@@ -10,7 +10,7 @@ Threshold: TypeAlias = float | Mapping[str, float] | None
 SEEDS_END = 2**32  # NumPy's generator takes none from there on
 
 
-def check_positive(**arguments: int) -> None:
+def check_at_least_one(**arguments: int) -> None:
     """:raises ValueError: an argument is below 1"""
     for name, value in arguments.items():
         if value < 1:
@@ -23,9 +23,9 @@ def choose_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     :raises ValueError: none, one twice, or one that no generator takes
     """
     if isinstance(seeds, int):
-        check_positive(seeds=seeds)
+        check_at_least_one(seeds=seeds)
         return tuple(range(seeds))
-    check_positive(seeds=len(seeds))
+    check_at_least_one(seeds=len(seeds))
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"a seed is named twice: {', '.join(map(str, seeds))}")
     for seed in seeds:
@@ -34,7 +34,7 @@ def choose_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def without_twins(names: Sequence[str], what: str) -> tuple[str, ...]:
+def check_distinct(names: Sequence[str], what: str) -> tuple[str, ...]:
     """:raises ValueError: no name, or one twice"""
     if not names:
         raise ValueError(f"no {what} to compare was given")

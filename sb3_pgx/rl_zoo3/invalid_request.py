@@ -4,18 +4,18 @@ import contextlib
 from collections.abc import Iterator
 
 
-class Refusal(Exception):
+class InvalidRequest(Exception):
     """A sentence on what was asked for and cannot be done; nothing has been trained."""
 
 
 @contextlib.contextmanager
-def refusals() -> Iterator[None]:
+def invalid_requests() -> Iterator[None]:
     """
     Around what checks arguments and finds files.
 
-    :raises Refusal: for an error of it
+    :raises InvalidRequest: for an error of it
     """
     try:
         yield
     except (ValueError, ImportError, OSError, AssertionError) as error:
-        raise Refusal(" ".join(str(error).split()) or repr(error)) from error
+        raise InvalidRequest(" ".join(str(error).split()) or repr(error)) from error

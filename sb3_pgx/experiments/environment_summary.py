@@ -38,7 +38,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Summary:
+class EnvironmentSummary:
     """
     One algorithm in one environment, over its seeds. ``mean`` and ``interquartile_mean`` are over the seeds' mean final
     returns; ``steps_to_threshold`` is the median over seeds, None for never, and ``reached`` counts the seeds that reached it,
@@ -57,22 +57,22 @@ class Summary:
     errors: dict[int, str]
 
 
-def summarize(results: Sequence[RunResult], threshold: float | None) -> list[Summary]:
+def summarize_environment(results: Sequence[RunResult], threshold: float | None) -> list[EnvironmentSummary]:
     """
     :param results: runs of any number of algorithms in one environment
     :param threshold: return that counts as solved, or None
     :return: one summary for each algorithm, in the order of their first runs
     """
     labels = dict.fromkeys(result.label for result in results)
-    return [_summarize_one([r for r in results if r.label == label], threshold) for label in labels]
+    return [_summarize_algorithm([r for r in results if r.label == label], threshold) for label in labels]
 
 
-def _summarize_one(results: Sequence[RunResult], threshold: float | None) -> Summary:
+def _summarize_algorithm(results: Sequence[RunResult], threshold: float | None) -> EnvironmentSummary:
     finished = [r for r in results if r.error is None]
     returns = [r.mean_return for r in finished]
     # A run that failed has no evaluations, and has never reached it.
     reached = [steps_to_threshold(r.curve_steps, r.curve_returns, threshold) for r in results if threshold is not None]
-    return Summary(
+    return EnvironmentSummary(
         label=results[0].label,
         source=results[0].source,
         n_finished=len(finished),

@@ -14,7 +14,7 @@ T = TypeVar("T")
 Pause = Callable[[Any], None]
 
 
-class Strand(Generic[T]):
+class ThreadCoroutine(Generic[T]):
     """
     A function that runs until it pauses.
 

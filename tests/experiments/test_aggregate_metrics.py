@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from sb3_pgx.experiments.aggregates import (
+from sb3_pgx.experiments.aggregate_metrics import (
     AGGREGATES,
     performance_profile,
     pooled_interquartile_mean,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from sb3_pgx.core.files import replacing, write_text
 from sb3_pgx.settings.configs import RunConfig
 from sb3_pgx.settings.search_spaces import arguments_of, names_of
-from sb3_pgx.tuning import trials
-from sb3_pgx.tuning.best import write_config
-from sb3_pgx.tuning.plan import PAGE_HEAD, Plan
+from sb3_pgx.tuning import trial_records as records
+from sb3_pgx.tuning.config_file import write_config
+from sb3_pgx.tuning.tuning_plan import PAGE_HEAD, TuningPlan
 
 if TYPE_CHECKING:
     import optuna
@@ -30,7 +30,7 @@ WORDS = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING"
 
 
 @dataclass(frozen=True)
-class Summary:
+class StudySummary:
     """
     A study so far: its trials (interrupted ones once), and the best of those that were trained to the end. ``config`` is the
     best trial's, ``None`` with no such trial.
@@ -45,12 +45,12 @@ class Summary:
     @property
     def default_score(self) -> float | None:
         """Of the configuration from which the search started; None where it was pruned, failed, or is not finished."""
-        return next((trial.value for trial in self._of("COMPLETE") if trials.DEFAULT in trial.user_attrs), None)
+        return next((trial.value for trial in self._of("COMPLETE") if records.DEFAULT in trial.user_attrs), None)
 
     @property
     def failures(self) -> list[str]:
         """Why trials failed."""
-        return [f"trial {trial.number}: {trial.user_attrs.get(trials.ERROR)}" for trial in self._of("FAIL")]
+        return [f"trial {trial.number}: {trial.user_attrs.get(records.ERROR)}" for trial in self._of("FAIL")]
 
     def _of(self, state: str) -> "list[FrozenTrial]":
         return [trial for trial in self.trials if trial.state.name == state]
@@ -61,7 +61,7 @@ class Summary:
         counts = [f"{len(self._of(state))} {word}" for state, word in WORDS.items() if self._of(state)]
         lines = [f"{len(self.trials)} trials: {', '.join(counts)}."]
         if self.best is not None:
-            seeds = ", ".join(f"{r.mean_return:.1f}" for r in trials.finished_seeds(self.best).values())
+            seeds = ", ".join(f"{r.mean_return:.1f}" for r in records.finished_seeds(self.best).values())
             lines.append(f"Best: trial {self.best.number} with {self.best.value:.1f}, the mean over its seeds ({seeds}).")
         if self.default_score is not None:
             lines.append(f"The configuration as it was: {self.default_score:.1f}.")
@@ -70,23 +70,23 @@ class Summary:
         return "\n".join(lines)
 
 
-def summarize(study: "optuna.Study", plan: Plan) -> Summary:
+def summarize_study(study: "optuna.Study", plan: TuningPlan) -> StudySummary:
     """
     :param study: finished or not
     :param plan: what it is for
     """
-    counted = trials.counted(study)
+    counted = records.counted_trials(study)
     complete = [trial for trial in counted if trial.state.name == "COMPLETE"]
     best = max(complete, key=lambda trial: trial.value, default=None)  # type: ignore[arg-type, return-value]
     config = None
     if best is not None:
-        around = plan.config.n_envs, plan.config.policy, trials.longest_rollout(best, plan)
+        around = plan.config.n_envs, plan.config.policy, records.longest_rollout(best, plan)
         hyperparameters = arguments_of(plan.algorithm, best.params, *around)
         config = plan.config_with(hyperparameters, f"trial {best.number} of {plan.study_name}")
-    return Summary(counted, best, config, plan.config_file, plan.report)
+    return StudySummary(counted, best, config, plan.config_file, plan.report)
 
 
-def write_report(summary: Summary, study: "optuna.Study", plan: Plan) -> list[Path]:
+def write_study_report(summary: StudySummary, study: "optuna.Study", plan: TuningPlan) -> list[Path]:
     """
     Writes ``best/<algorithm>.yml``, ``report.html``, and as PNG the history, the importances and the parallel coordinates;
     what there is nothing to show of is left out.
@@ -109,7 +109,7 @@ def write_report(summary: Summary, study: "optuna.Study", plan: Plan) -> list[Pa
     return [summary.config_file, summary.report, *pictures]
 
 
-def _comment(summary: Summary, plan: Plan) -> str:
+def _comment(summary: StudySummary, plan: TuningPlan) -> str:
     assert summary.best is not None
     seeds = ", ".join(map(str, plan.seeds))
     return (
@@ -119,13 +119,13 @@ def _comment(summary: Summary, plan: Plan) -> str:
     )
 
 
-def _figures(summary: Summary) -> list[str]:
+def _figures(summary: StudySummary) -> list[str]:
     """Those of Optuna's figures in which there is something to show."""
     several = sum(trial.state.name == "COMPLETE" for trial in summary.trials) > 1
     return ["optimization_history", *(["param_importances", "parallel_coordinate"] if several else [])]
 
 
-def _save_pictures(summary: Summary, study: "optuna.Study", folder: Path) -> list[Path]:
+def _save_pictures(summary: StudySummary, study: "optuna.Study", folder: Path) -> list[Path]:
     import matplotlib
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
@@ -147,7 +147,7 @@ def _save_pictures(summary: Summary, study: "optuna.Study", folder: Path) -> lis
     return paths
 
 
-def _write_page(summary: Summary, study: "optuna.Study", plan: Plan) -> None:
+def _write_page(summary: StudySummary, study: "optuna.Study", plan: TuningPlan) -> None:
     from optuna import visualization
 
     figures = {name: getattr(visualization, f"plot_{name}")(study, target_name=SCORE) for name in _figures(summary)}
@@ -165,17 +165,17 @@ def _write_page(summary: Summary, study: "optuna.Study", plan: Plan) -> None:
     write_text(summary.report, page)
 
 
-def _table(summary: Summary, plan: Plan) -> str:
+def _table(summary: StudySummary, plan: TuningPlan) -> str:
     names = names_of(plan.algorithm, plan.config.policy)
     head = ["trial", "state", "score", *(f"seed {seed}" for seed in plan.seeds), *names, "failure"]
     rows = [_cells(head, tag="th")]
     for trial in summary.trials:
-        seeds = trials.finished_seeds(trial)
+        seeds = records.finished_seeds(trial)
         returns = [f"{seeds[seed].mean_return:.1f}" if seed in seeds else "" for seed in plan.seeds]
         score = f"{trial.value:.1f}" if trial.state.name == "COMPLETE" else ""
         values = [_short(trial.params.get(name, "")) for name in names]
-        state = WORDS[trial.state.name] + (", as it was" if trials.DEFAULT in trial.user_attrs else "")
-        rows.append(_cells([str(trial.number), state, score, *returns, *values, trial.user_attrs.get(trials.ERROR, "")]))
+        state = WORDS[trial.state.name] + (", as it was" if records.DEFAULT in trial.user_attrs else "")
+        rows.append(_cells([str(trial.number), state, score, *returns, *values, trial.user_attrs.get(records.ERROR, "")]))
     return f"<table>{''.join(rows)}</table>"
 
 

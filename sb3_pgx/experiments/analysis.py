@@ -7,17 +7,17 @@ from itertools import combinations
 
 import numpy as np
 
-from sb3_pgx.experiments.aggregates import (
+from sb3_pgx.experiments.aggregate_metrics import (
     AGGREGATES,
     performance_profile,
     pooled_interquartile_mean,
     probability_of_improvement,
 )
+from sb3_pgx.experiments.design import ComparisonDesign
+from sb3_pgx.experiments.environment_summary import Band, EnvironmentSummary, Estimate, summarize_environment
 from sb3_pgx.experiments.normalized_scores import RETURNS, Scale, complete_seeds, find_scale, score_matrix
 from sb3_pgx.experiments.runs import RunResult
-from sb3_pgx.experiments.setting import Setting
 from sb3_pgx.experiments.statistics import Floats, stratified_interval
-from sb3_pgx.experiments.summary import Band, Estimate, Summary, summarize
 
 LINE_RESAMPLES = 2_000  # of a line with an interval at each point
 PROFILE_POINTS, SECONDS_POINTS = 101, 50
@@ -30,7 +30,7 @@ class Aggregate:
 
     :param label: of the algorithm
     :param seeds: that finished everywhere
-    :param estimates: by the names of :data:`~sb3_pgx.experiments.aggregates.AGGREGATES`
+    :param estimates: by the names of :data:`~sb3_pgx.experiments.aggregate_metrics.AGGREGATES`
     :param profile: share of the runs that score above τ, over τ
     :param by_steps: interquartile mean of the score over environment steps
     :param by_seconds: the same over seconds of training
@@ -54,7 +54,7 @@ class Improvement:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Analysis:
     """
     :param summaries: one for each algorithm, by environment
     :param scales: what counts as 0 and as 1, by environment
@@ -62,24 +62,24 @@ class Findings:
     :param improvements: of each pair of these
     """
 
-    summaries: dict[str, list[Summary]]
+    summaries: dict[str, list[EnvironmentSummary]]
     scales: dict[str, Scale]
     aggregates: list[Aggregate]
     improvements: list[Improvement]
 
 
-def examine(results: Sequence[RunResult], setting: Setting) -> Findings:
+def analyse(results: Sequence[RunResult], design: ComparisonDesign) -> Analysis:
     """
     :param results: all runs of a comparison
-    :param setting: what they share
+    :param design: what they share
     """
-    in_env = {env_id: [r for r in results if r.env_id == env_id] for env_id in setting.env_ids}
-    scales = {env_id: _scale(runs, env_id, setting) for env_id, runs in in_env.items()}
-    of_label = {label: [r for r in results if r.label == label] for label in setting.algorithms}
+    in_env = {env_id: [r for r in results if r.env_id == env_id] for env_id in design.env_ids}
+    scales = {env_id: _scale(runs, env_id, design) for env_id, runs in in_env.items()}
+    of_label = {label: [r for r in results if r.label == label] for label in design.algorithms}
     scores = {label: matrix for label, runs in of_label.items() if len(matrix := score_matrix(runs, scales))}
-    taus = _taus([*scores.values()], setting.scored)
-    return Findings(
-        summaries={env_id: summarize(runs, setting.thresholds.get(env_id)) for env_id, runs in in_env.items()},
+    taus = _taus([*scores.values()], design.scored)
+    return Analysis(
+        summaries={env_id: summarize_environment(runs, design.thresholds.get(env_id)) for env_id, runs in in_env.items()},
         scales=scales,
         aggregates=[_aggregate(label, matrix, of_label[label], scales, taus) for label, matrix in scores.items()],
         improvements=[
@@ -89,13 +89,11 @@ def examine(results: Sequence[RunResult], setting: Setting) -> Findings:
     )
 
 
-def _scale(results: Sequence[RunResult], env_id: str, setting: Setting) -> Scale:
-    if not setting.scored:
+def _scale(results: Sequence[RunResult], env_id: str, design: ComparisonDesign) -> Scale:
+    if not design.scored:
         return RETURNS
     returns = [r.mean_return for r in results if r.error is None]
-    return find_scale(
-        returns, setting.normalize.get(env_id), setting.random_returns.get(env_id), setting.thresholds.get(env_id)
-    )
+    return find_scale(returns, design.normalize.get(env_id), design.random_returns.get(env_id), design.thresholds.get(env_id))
 
 
 def _taus(scores: Sequence[Floats], scored: bool) -> Floats:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_pgx.core.optional_packages import COMPARISON, require_extra
-from sb3_pgx.experiments.comparison import check_positive
+from sb3_pgx.experiments.comparison import check_at_least_one
 from sb3_pgx.experiments.peers import Peer, config_of, own_file, resolve_peer
 from sb3_pgx.experiments.runs import RunSpec, file_name, steps_between_points
 from sb3_pgx.settings.configs import RunConfig, check_hyperparameters
@@ -27,7 +27,7 @@ PACKAGES = ("optuna", *COMPARISON, "plotly")
 
 
 @dataclass(frozen=True)
-class Plan:
+class TuningPlan:
     """
     A tuning whose arguments were checked. Machines that share a study agree on all of it but where files go, how many workers
     and how many trials there are, and the sampler.
@@ -137,7 +137,7 @@ def plan_tuning(
     study_name: str | None = None,
     configs: Path | str | None = None,
     force: bool = False,
-) -> Plan:
+) -> TuningPlan:
     """Checks what can be checked before training, and creates nothing; arguments and errors of ``tune``."""
     require_extra("tuning runs", PACKAGES, extra="zoo")
     if "[" in algorithm:
@@ -150,8 +150,8 @@ def plan_tuning(
     timesteps = config.n_timesteps if timesteps is None else timesteps
     if timesteps is None:
         raise ValueError(f"{config.source} has no n_timesteps: say with --timesteps how long a training is")
-    check_positive(trials=trials, timesteps=timesteps, evaluations=evaluations, eval_episodes=eval_episodes)
-    check_positive(workers=1 if workers is None else workers)
+    check_at_least_one(trials=trials, timesteps=timesteps, evaluations=evaluations, eval_episodes=eval_episodes)
+    check_at_least_one(workers=1 if workers is None else workers)
     if sampler_seed is not None and sampler_seed < 0:
         raise ValueError(f"sampler_seed is {sampler_seed}; it must be at least 0")
     chosen = _seeds(seeds)
@@ -167,7 +167,7 @@ def plan_tuning(
     folder = Path("runs") / name if output is None else Path(output)
     if folder.is_file():
         raise FileExistsError(f"the output folder {folder} is a file; choose another one")
-    plan = Plan(
+    plan = TuningPlan(
         peer=peer,
         env_id=env,
         config=dataclasses.replace(config, n_timesteps=timesteps),
@@ -189,7 +189,7 @@ def plan_tuning(
     return plan
 
 
-def _check_report(plan: Plan) -> None:
+def _check_report(plan: TuningPlan) -> None:
     """What an earlier call wrote of the same study is written anew; what another study left would be lost."""
     if not plan.report.is_file():
         return
@@ -204,9 +204,9 @@ def _check_report(plan: Plan) -> None:
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     if isinstance(seeds, int):
-        check_positive(seeds=seeds)
+        check_at_least_one(seeds=seeds)
         return tuple(range(FIRST_SEED, FIRST_SEED + seeds))
-    check_positive(seeds=len(seeds))
+    check_at_least_one(seeds=len(seeds))
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"a seed is named twice: {', '.join(map(str, seeds))}")
     return tuple(seeds)

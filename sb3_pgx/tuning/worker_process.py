@@ -10,20 +10,20 @@ from typing import TypeAlias
 
 from sb3_pgx.experiments.pool import become_worker
 from sb3_pgx.experiments.runs import Interrupted
-from sb3_pgx.tuning.work import Finished, Task, describe, work
+from sb3_pgx.tuning.trial_runs import SeedResult, Task, describe_error, work
 
 SECONDS_TO_LEAVE = 5.0
 
 
 @dataclass(frozen=True)
-class Steps:
+class StepsDone:
     """Environment steps that were done since the last such message."""
 
     steps: int
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """The mean return of the seeds at a number of environment steps. The worker waits for an answer."""
 
     steps: int
@@ -31,21 +31,21 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Seed:
+class SeedDone:
     """A seed is finished. The worker waits for an answer."""
 
-    finished: Finished
+    finished: SeedResult
 
 
 @dataclass(frozen=True)
-class End:
+class TaskEnded:
     """The worker is idle again; it stopped because it was told to, or has done all, or failed for a reason."""
 
     reason: str | None = None
     details: str = ""
 
 
-Message: TypeAlias = Steps | Point | Seed | End
+Message: TypeAlias = StepsDone | CurvePoint | SeedDone | TaskEnded
 
 
 class Worker:
@@ -78,14 +78,14 @@ class Worker:
         """The next message of a worker that has one; the death of its process is one."""
         try:
             message: Message = self._pipe.recv()
-            self._busy = not isinstance(message, End)
+            self._busy = not isinstance(message, TaskEnded)
             return message
         except (EOFError, OSError):
             assert self._process is not None
             self._process.join(SECONDS_TO_LEAVE)
             code = self._process.exitcode
             self.close()
-            return End(
+            return TaskEnded(
                 f"its process died (exit code {code}): it was killed, or ran out of memory (use fewer workers), or the script "
                 'that called tune does so outside `if __name__ == "__main__":`'
             )
@@ -124,23 +124,23 @@ def messages(busy: list[Worker], seconds: float) -> Iterator[tuple[Worker, Messa
 def _serve(pipe: Connection) -> None:
     """A worker process: one task after the other, until the other end of the pipe closes."""
     become_worker()
-    talk = _PipeTalk(pipe)
+    listener = _PipeListener(pipe)
     try:
         while True:
             task: Task = pipe.recv()
             try:
-                work(task, talk)
-                end = End()
+                work(task, listener)
+                end = TaskEnded()
             except Interrupted:
                 return
             except Exception as error:
-                end = End(*describe(error))
+                end = TaskEnded(*describe_error(error))
             pipe.send(end)
     except (EOFError, OSError):
         return  # the other process has gone, and took the study with it
 
 
-class _PipeTalk:
+class _PipeListener:
     SECONDS = 1.0
 
     def __init__(self, pipe: Connection):
@@ -151,17 +151,17 @@ class _PipeTalk:
         self._unsaid += steps
         if time.monotonic() - self._said_at > self.SECONDS:
             try:
-                self._pipe.send(Steps(self._unsaid))
+                self._pipe.send(StepsDone(self._unsaid))
             except OSError:
                 return False
             self._unsaid, self._said_at = 0, time.monotonic()
         return True
 
     def point(self, steps: int, mean_return: float) -> bool:
-        return self._ask(Point(steps, mean_return))
+        return self._ask(CurvePoint(steps, mean_return))
 
-    def seed(self, finished: Finished) -> bool:
-        return self._ask(Seed(finished))
+    def seed(self, finished: SeedResult) -> bool:
+        return self._ask(SeedDone(finished))
 
     def _ask(self, message: Message) -> bool:
         self._pipe.send(message)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sb3_pgx.core.files import write_text
 from sb3_pgx.settings.configs import RunConfig
-from sb3_pgx.settings.expressions import name_of
+from sb3_pgx.settings.expressions import expression_for
 
 
 def write_config(path: Path, env_id: str, config: RunConfig, comment: str) -> None:
@@ -19,11 +19,11 @@ def write_config(path: Path, env_id: str, config: RunConfig, comment: str) -> No
     """
     import yaml
 
-    text = yaml.safe_dump({env_id: entry(config)}, sort_keys=False, allow_unicode=True, width=1000)
+    text = yaml.safe_dump({env_id: config_entry(config)}, sort_keys=False, allow_unicode=True, width=1000)
     write_text(path, "".join(f"# {line}\n" for line in comment.splitlines()) + text)
 
 
-def entry(config: RunConfig) -> dict[str, Any]:
+def config_entry(config: RunConfig) -> dict[str, Any]:
     """The configuration in rl_zoo3's format."""
     hyperparameters = dict(config.hyperparameters)
     if "policy_kwargs" in hyperparameters:
@@ -64,7 +64,7 @@ def _literal(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({''.join(f'{_literal(item)}, ' for item in value)})"
     if isinstance(value, type):
-        if name := name_of(value):
+        if name := expression_for(value):
             return name
     elif value is None or isinstance(value, bool | int | float | str):
         return repr(value)

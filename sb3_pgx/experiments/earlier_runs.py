@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sb3_pgx.experiments.pool import OnResult, as_json, read_result, run_all
+from sb3_pgx.experiments.pool import OnResult, json_round_trip, read_result, run_all
 from sb3_pgx.experiments.runs import RunResult, RunSpec, versions
 
 
 @dataclass(frozen=True)
-class Finished:
+class EarlierRuns:
     """
     What earlier, perhaps interrupted, work left.
 
@@ -21,7 +21,7 @@ class Finished:
     damaged: tuple[Path, ...]
 
 
-def find_finished(specs: Sequence[RunSpec], paths: Sequence[Path]) -> Finished:
+def find_earlier_runs(specs: Sequence[RunSpec], paths: Sequence[Path]) -> EarlierRuns:
     """
     :param specs: the runs to look for
     :param paths: where each of them is kept
@@ -40,7 +40,7 @@ def find_finished(specs: Sequence[RunSpec], paths: Sequence[Path]) -> Finished:
             results[index] = result
         elif result.error is None:
             damaged.append(path)
-    return Finished(results, tuple(damaged))
+    return EarlierRuns(results, tuple(damaged))
 
 
 def run_missing(
@@ -74,5 +74,5 @@ def run_missing(
 def _is_of(result: RunResult, spec: RunSpec) -> bool:
     # Its settings and versions, too: after --force the folder may hold runs of what was compared there before.
     found = (result.label, result.env_id, result.seed, result.timesteps, len(result.returns), result.config, result.versions)
-    config = as_json(asdict(spec.config))
+    config = json_round_trip(asdict(spec.config))
     return found == (spec.label, spec.env_id, spec.seed, spec.timesteps, spec.eval_episodes, config, versions(spec.env_id))

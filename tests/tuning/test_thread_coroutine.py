@@ -9,8 +9,8 @@ import torch as th
 from sb3_pgx.algorithms.a2c import A2C
 from sb3_pgx.experiments.runs import Interrupted, RunSpec, execute
 from sb3_pgx.settings.configs import RunConfig
-from sb3_pgx.tuning.turns import Strand
-from sb3_pgx.tuning.work import Failure, Task, work
+from sb3_pgx.tuning.thread_coroutine import ThreadCoroutine
+from sb3_pgx.tuning.trial_runs import SeedFailed, Task, work
 
 SPECS = tuple(
     RunSpec("a2c", A2C, "CartPole-v1", seed, 200, RunConfig("", n_envs=2), curve_points=2, curve_episodes=1, eval_episodes=2)
@@ -56,7 +56,7 @@ def test_who_is_told_to_stop_at_a_point_trains_no_further():
 def test_a_seed_that_fails_ends_the_trial_with_its_sentence(in_lock_step):
     config = RunConfig("", n_envs=2, hyperparameters={"gamma": 2.0})
     specs = tuple(RunSpec("a2c", A2C, "CartPole-v1", seed, 200, config) for seed in (100, 101))
-    with pytest.raises(Failure, match="seed 100: ValueError: gamma") as failure:
+    with pytest.raises(SeedFailed, match="seed 100: ValueError: gamma") as failure:
         work(Task(specs, {}, in_lock_step), Listener())
     assert "Traceback" in failure.value.details
 
@@ -70,7 +70,7 @@ def draws(pause):
 def test_random_numbers_of_a_strand_do_not_depend_on_others_and_leave_theirs_alone():
     def start():
         random.seed(0), np.random.seed(0), th.manual_seed(0)
-        return Strand(draws)
+        return ThreadCoroutine(draws)
 
     alone, expected = start(), []
     while alone.resume():
@@ -90,7 +90,7 @@ def test_an_error_reaches_who_resumes_and_a_stop_reaches_the_function():
         raise KeyError("x")
 
     with pytest.raises(KeyError):
-        Strand(fail).resume()
+        ThreadCoroutine(fail).resume()
 
     ends = []
 
@@ -101,8 +101,8 @@ def test_an_error_reaches_who_resumes_and_a_stop_reaches_the_function():
             ends.append("interrupted")
             raise
 
-    strand = Strand(clean_up)
-    assert strand.resume() and strand.value == 1
-    strand.stop()
-    strand.stop()
-    assert ends == ["interrupted"] and not strand.finished
+    coroutine = ThreadCoroutine(clean_up)
+    assert coroutine.resume() and coroutine.value == 1
+    coroutine.stop()
+    coroutine.stop()
+    assert ends == ["interrupted"] and not coroutine.finished

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sb3_pgx.experiments.pool import as_json
+from sb3_pgx.experiments.pool import json_round_trip
 from sb3_pgx.experiments.runs import RunSpec
 
 RECORD = "comparison.json"
@@ -24,7 +24,7 @@ def folder_name(env_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", env_id)
 
 
-def describe(specs: Sequence[RunSpec], versions: Mapping[str, str]) -> dict[str, Any]:
+def comparison_record(specs: Sequence[RunSpec], versions: Mapping[str, str]) -> dict[str, Any]:
     """What decides the outcome of a comparison's runs, as JSON has it."""
     configs: dict[str, dict[str, Any]] = {}
     for spec in specs:
@@ -35,7 +35,7 @@ def describe(specs: Sequence[RunSpec], versions: Mapping[str, str]) -> dict[str,
         "versions": versions,
         "configs": configs,
     }
-    return as_json(record)
+    return json_round_trip(record)
 
 
 def check_output(folder: Path, force: bool = False) -> None:
@@ -46,12 +46,12 @@ def check_output(folder: Path, force: bool = False) -> None:
         raise FileExistsError(f"the output folder {folder} is {kind}; choose another one{remedy}")
 
 
-def check_goes_on(folder: Path, record: Mapping[str, Any], force: bool = False) -> None:
+def check_resumable(folder: Path, record: Mapping[str, Any], force: bool = False) -> None:
     """
     A comparison may go on in its folder, with further seeds, algorithms or environments, too.
 
     :param folder: for its results
-    :param record: of :func:`describe`
+    :param record: of :func:`comparison_record`
     :param force: whether to replace what is there
     :raises FileExistsError: the folder holds something else, or another comparison; says what differs
     """

@@ -11,7 +11,13 @@ from typing import Any
 def this_process() -> dict[str, Any]:
     """This process, as it is stored in a trial; ``at`` is now."""
     pid = os.getpid()
-    return {"host": socket.gethostname(), "machine": machine(), "pid": pid, "started": _started(pid), "at": time.time()}
+    return {
+        "host": socket.gethostname(),
+        "machine": machine_identity(),
+        "pid": pid,
+        "started": _started(pid),
+        "at": time.time(),
+    }
 
 
 def has_ended(owner: dict[str, Any]) -> bool:
@@ -21,7 +27,7 @@ def has_ended(owner: dict[str, Any]) -> bool:
 
     :param owner: what :func:`this_process` returned, here or elsewhere
     """
-    if owner.get("machine") != machine():
+    if owner.get("machine") != machine_identity():
         return False
     try:
         os.kill(owner["pid"], 0)
@@ -33,7 +39,7 @@ def has_ended(owner: dict[str, Any]) -> bool:
     return started is not None and started != owner["started"]
 
 
-def machine() -> str:
+def machine_identity() -> str:
     """
     What shares its process numbers with this process. Host names do not tell: containers often have the same one. On Linux
     this is the boot and the namespace of process numbers; elsewhere it is the network card, with the host name.

@@ -10,7 +10,7 @@ import pytest
 import torch as th
 
 from sb3_pgx.cli import main
-from sb3_pgx.experiments import comparison, finished
+from sb3_pgx.experiments import comparison, earlier_runs
 from sb3_pgx.experiments.peers import config_of, constructor_arguments, package_versions, prepare, resolve_peer
 from sb3_pgx.experiments.runs import RunSpec, execute
 from sb3_pgx.settings.configs import RunConfig
@@ -22,7 +22,7 @@ COMPARE = ["compare", "--env", "CartPole-v1", "--algos", "sb3:a2c", "--timesteps
 @pytest.fixture
 def no_training(monkeypatch, tmp_path):
     """Fails the test if a run starts, and works in an empty folder."""
-    monkeypatch.setattr(finished, "run_all", lambda *args, **kwargs: pytest.fail("training started"))
+    monkeypatch.setattr(earlier_runs, "run_all", lambda *args, **kwargs: pytest.fail("training started"))
     monkeypatch.chdir(tmp_path)
 
 
@@ -111,9 +111,9 @@ def test_a_missing_peer_package_is_told_with_the_command_that_installs_it(no_tra
 
 def test_thresholds_are_those_of_the_environments_unless_others_are_given(tmp_path):
     def thresholds(env, threshold=None):
-        return comparison.plan_comparison(env, ["sb3:a2c"], 300, output=tmp_path, threshold=threshold).setting.thresholds
+        return comparison.plan_comparison(env, ["sb3:a2c"], 300, output=tmp_path, threshold=threshold).design.thresholds
 
-    assert "--threshold" not in comparison.plan_comparison("CartPole-v1", ["a2c"], 300, threshold={}).setting.command
+    assert "--threshold" not in comparison.plan_comparison("CartPole-v1", ["a2c"], 300, threshold={}).design.command
     assert thresholds("CartPole-v1") == {"CartPole-v1": 475.0}  # gymnasium registers it with 475
     assert thresholds("CartPole-v1", 100.0) == {"CartPole-v1": 100.0}
     assert thresholds("Pendulum-v1") == {}
@@ -134,10 +134,10 @@ def test_the_command_in_the_report_is_the_one_that_was_given(tmp_path, monkeypat
     monkeypatch.setattr(comparison, "run_comparison", lambda plan: plans.append(plan) or sys.exit(0))
     command = ["compare", "--env", "CartPole-v1", "Pendulum-v1", "--algos", "sb3:a2c", "a2c[gamma=0.9]", "--timesteps", "300"]
     for arguments in ([*command, *options], None):
-        words = arguments or shlex.split(plans[0].setting.command)[1:]
+        words = arguments or shlex.split(plans[0].design.command)[1:]
         with pytest.raises(SystemExit):
             main([*words, "--output", str(tmp_path / "out")])
-    first, second = (replace(plan.setting, workers=1) for plan in plans)
+    first, second = (replace(plan.design, workers=1) for plan in plans)
     assert first == second and plans[0].record == plans[1].record
 
 
