@@ -1,4 +1,4 @@
-"""The command ``sb3-pgx``: reads arguments, hands them to the package, and turns user errors into one sentence."""
+"""The command ``sb3-pgx``: parses arguments, calls the package, and reports user errors in one sentence."""
 
 import argparse
 import sys
@@ -12,8 +12,10 @@ COMMANDS = (zoo, tune, compare, plot, doctor)  # in the order of the help text
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
-    :param argv: arguments; default those of the process
-    :return: exit status: 0, 1 if every run failed or the doctor found something, 2 for a user error, 130 after Ctrl-C
+    Run a command.
+
+    :param argv: arguments; default: those of the process
+    :return: exit status: 0; 1 if every run failed or the doctor found a problem; 2 for a user error; 130 after Ctrl-C
     """
     args = _parser().parse_args(argv)
     try:
@@ -33,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-    """Looks the version up only when it is asked for: it comes with the whole package."""
+    """Imports the package, which is slow, only if the version is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         import sb3_pgx

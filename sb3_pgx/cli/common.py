@@ -1,4 +1,4 @@
-"""What the commands share: exit statuses, which errors are the user's, and the options of every command that trains."""
+"""Shared by the commands: exit statuses, the types of user errors, and the options of commands that train."""
 
 import argparse
 import sys
@@ -12,12 +12,12 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--workers`` and ``--configs``."""
-    parser.add_argument("--workers", type=int, help="runs at a time (default: number of processors)")
+    """Add ``--workers`` and ``--configs``."""
+    parser.add_argument("--workers", type=int, help="runs at the same time (default: number of processors)")
     parser.add_argument("--configs", type=Path, metavar="FOLDER", help="hyperparameter files in rl_zoo3's format")
 
 
 def usage_error(error: BaseException) -> int:
-    """Prints the error as one sentence; returns the exit status."""
+    """Print the error in one sentence. Return the exit status."""
     print(f"sb3-pgx: {error}", file=sys.stderr)
     return USAGE_ERROR

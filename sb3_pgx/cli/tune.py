@@ -10,45 +10,48 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "tune",
         help="search for hyperparameters with Optuna",
-        description="Train an algorithm with hyperparameters that Optuna suggests, each over several seeds; write the best "
-        "ones as a hyperparameter file, with pictures of the search. The same command goes on where an interrupted one "
-        "stopped, and on several machines with one --storage it shares the trials.",
+        description="Train an algorithm with hyperparameters that Optuna suggests, with several seeds per trial; write the "
+        "best ones as a hyperparameter file, with pictures of the search. Run the same command again to resume an interrupted "
+        "search. Run it on several machines with the same --storage to share the trials.",
     )
-    parser.add_argument("--algo", required=True, metavar="NAME", help="such as ppo, or sb3:ppo for SB3's")
+    parser.add_argument("--algo", required=True, metavar="NAME", help="such as ppo, or sb3:ppo for SB3's PPO")
     parser.add_argument("--env", required=True, metavar="ID", help="Gymnasium's name of the environment")
-    parser.add_argument("--trials", type=int, default=20, help="in the study, over all machines (default: %(default)s)")
-    parser.add_argument("--timesteps", type=int, help="environment steps for each training (default: the configuration's)")
     parser.add_argument(
-        "--seeds", type=int, default=3, help="trainings a trial, with seeds 100, 101, … (default: %(default)s)"
+        "--trials", type=int, default=20, help="number of trials in the study, over all machines (default: %(default)s)"
     )
-    parser.add_argument("--workers", type=int, help="trials at a time (default: number of processors)")
+    parser.add_argument("--timesteps", type=int, help="environment steps per run (default: n_timesteps of the settings)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs per trial, with seeds 100, 101, … (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="trials at the same time (default: number of processors)")
     parser.add_argument(
         "--pruner",
         default="median",
         metavar="NAME",
-        help="median or hyperband: by the mean of the seeds, which advance together; wilcoxon: by the seeds that are "
-        "finished, which are trained one after the other; none (default: %(default)s)",
+        help="median or hyperband: all seeds of a trial advance together, and their mean return decides; wilcoxon: the seeds "
+        "train one after the other, and the finished ones decide; none: every trial is completed (default: %(default)s)",
     )
     parser.add_argument("--sampler", default="tpe", metavar="NAME", help="tpe or random (default: %(default)s)")
-    parser.add_argument("--sampler-seed", type=int, metavar="SEED", help="of the sampler (default: a new one)")
+    parser.add_argument("--sampler-seed", type=int, metavar="SEED", help="seed of the sampler (default: random)")
     parser.add_argument(
-        "--evaluations", type=int, default=10, help="points of a training at which it can be pruned (default: %(default)s)"
+        "--evaluations", type=int, default=10, help="points of a run at which it can be pruned (default: %(default)s)"
     )
     parser.add_argument(
-        "--eval-episodes", type=int, default=20, help="episodes that each final policy plays (default: %(default)s)"
+        "--eval-episodes", type=int, default=20, help="episodes that the final policy of each run plays (default: %(default)s)"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/tune-<algo>-<env>")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the results (default: runs/tune-<algo>-<env>)")
     parser.add_argument(
         "--storage",
         metavar="URL",
-        help="where the study is kept: the path of a journal file, grpc://host:port, or a database such as "
+        help="where Optuna stores the study: the path of a journal file, grpc://host:port, or a database such as "
         "postgresql://user@host/database (default: journal.log in --output)",
     )
-    parser.add_argument("--study-name", metavar="NAME", help="default: tune-<algo>-<env>")
+    parser.add_argument("--study-name", metavar="NAME", help="name of the study (default: tune-<algo>-<env>)")
     parser.add_argument(
-        "--configs", type=Path, metavar="FOLDER", help="hyperparameter files in rl_zoo3's format to start from"
+        "--configs",
+        type=Path,
+        metavar="FOLDER",
+        help="hyperparameter files in rl_zoo3's format to start from",
     )
-    parser.add_argument("--force", action="store_true", help="delete the study of that name, if there is one, and start anew")
+    parser.add_argument("--force", action="store_true", help="delete the study of that name, if it exists, and start again")
     parser.set_defaults(command=run)
 
 
@@ -76,12 +79,12 @@ def run(args: argparse.Namespace) -> int:
             configs=args.configs,
             force=args.force,
         )
-        import optuna  # known to be there now
+        import optuna  # plan_tuning has checked that it is installed
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        plan.output.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
+        plan.output.mkdir(parents=True, exist_ok=True)  # fails before hours of training, not after
         study = open_study(plan)
-        print(f"study {plan.study_name}: {plan.trials} trials of {len(plan.seeds)} seeds into {plan.output}")
+        print(f"study {plan.study_name}: {plan.trials} trials with {len(plan.seeds)} seeds each, results in {plan.output}")
         summary = run_tuning(plan, study)
     except USER_ERRORS as error:
         return usage_error(error)

@@ -1,21 +1,21 @@
-"""``sb3-pgx train``, ``enjoy``, ``record-video`` and ``plot-train``: rl_zoo3's, which read their arguments themselves."""
+"""``sb3-pgx train``, ``enjoy``, ``record-video`` and ``plot-train``: rl_zoo3's commands, which parse their own arguments."""
 
 import argparse
 
 from sb3_pgx.cli.common import Commands, usage_error
 
-# Of a command: one line on it. Their own help is rl_zoo3's, which would have to be imported to know it.
+# A line of help per command. The full help is rl_zoo3's; it would have to be imported to show it.
 COMMANDS = {
     "train": "train one algorithm with rl-baselines3-zoo's train",
-    "enjoy": "let a policy that train saved play",
-    "record-video": "film a policy that train saved",
-    "plot-train": "draw the training returns of what train trained",
+    "enjoy": "play episodes with a policy that `train` saved",
+    "record-video": "record a video of a policy that `train` saved",
+    "plot-train": "draw the training returns of the runs of `train`",
 }
 
 
 def add_parser(commands: Commands) -> None:
     for name, line in COMMANDS.items():
-        # No argument starts with this prefix, so that all of them, -h too, are left for rl_zoo3.
+        # No argument starts with this prefix, so all of them, including -h, are passed on to rl_zoo3.
         parser = commands.add_parser(name, help=line, add_help=False, prefix_chars="\0")
         parser.add_argument("arguments", nargs=argparse.REMAINDER)
         parser.set_defaults(command=run, name=name)

@@ -1,4 +1,4 @@
-"""Comparisons of algorithms over many seeds, and the learning claims of this package."""
+"""Comparisons of algorithms over several environments and many seeds."""
 
 from sb3_pgx.experiments.comparison import Comparison, compare
 

@@ -1,4 +1,4 @@
-"""What a comparison found, over all of its environments: every number of the report, and every line of its pictures."""
+"""Computes every number of a comparison's report and every line of its pictures."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ from sb3_pgx.experiments.normalized_scores import RETURNS, Scale, complete_seeds
 from sb3_pgx.experiments.runs import RunResult
 from sb3_pgx.experiments.statistics import Floats, stratified_interval
 
-LINE_RESAMPLES = 2_000  # of a line with an interval at each point
+LINE_RESAMPLES = 2_000  # bootstrap resamples of a line, which has an interval at each of its points
 PROFILE_POINTS, SECONDS_POINTS = 101, 50
 
 
 @dataclass(frozen=True)
 class Aggregate:
     """
-    One algorithm over all environments, from the seeds that finished in each of them.
+    One algorithm over all environments, from the seeds that finished in every environment.
 
-    :param label: of the algorithm
-    :param seeds: that finished everywhere
-    :param estimates: by the names of :data:`~sb3_pgx.experiments.aggregate_metrics.AGGREGATES`
-    :param profile: share of the runs that score above τ, over τ
-    :param by_steps: interquartile mean of the score over environment steps
-    :param by_seconds: the same over seconds of training
+    :param label: name of the algorithm
+    :param seeds: the seeds that finished in every environment
+    :param estimates: one estimate per entry of :data:`~sb3_pgx.experiments.aggregate_metrics.AGGREGATES`, by its name
+    :param profile: fraction of the runs that score above τ, over τ
+    :param by_steps: interquartile mean of the score, over environment steps
+    :param by_seconds: interquartile mean of the score, over seconds of training
     """
 
     label: str
@@ -46,7 +46,7 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class Improvement:
-    """Probability that a run of ``first`` scores above one of ``second``."""
+    """Probability that a run of ``first`` scores above a run of ``second``."""
 
     first: str
     second: str
@@ -56,10 +56,12 @@ class Improvement:
 @dataclass(frozen=True)
 class Analysis:
     """
-    :param summaries: one for each algorithm, by environment
-    :param scales: what counts as 0 and as 1, by environment
-    :param aggregates: of the algorithms that have at least one seed that finished everywhere
-    :param improvements: of each pair of these
+    Every number of a comparison's report.
+
+    :param summaries: one summary per algorithm, by environment
+    :param scales: the returns that count as 0 and as 1, by environment
+    :param aggregates: one per algorithm with at least one seed that finished in every environment
+    :param improvements: one per pair of these algorithms
     """
 
     summaries: dict[str, list[EnvironmentSummary]]
@@ -70,8 +72,10 @@ class Analysis:
 
 def analyse(results: Sequence[RunResult], design: ComparisonDesign) -> Analysis:
     """
+    Compute every number of the report.
+
     :param results: all runs of a comparison
-    :param design: what they share
+    :param design: the settings that the runs share
     """
     in_env = {env_id: [r for r in results if r.env_id == env_id] for env_id in design.env_ids}
     scales = {env_id: _scale(runs, env_id, design) for env_id, runs in in_env.items()}
@@ -97,7 +101,7 @@ def _scale(results: Sequence[RunResult], env_id: str, design: ComparisonDesign) 
 
 
 def _taus(scores: Sequence[Floats], scored: bool) -> Floats:
-    """Over all scores, and from 0 to 1 at least where they are scores."""
+    """Return values of τ that span all scores, and at least [0, 1] if returns are normalised."""
     values = np.concatenate([*(matrix.ravel() for matrix in scores), [0.0, 1.0] if scored or not scores else []])
     margin = 0.02 * (values.max() - values.min()) or 1.0
     return np.linspace(values.min() - margin, values.max() + margin, PROFILE_POINTS)
@@ -113,7 +117,7 @@ def _aggregate(label: str, scores: Floats, results: Sequence[RunResult], scales:
         steps = [np.asarray(steps) for row in curves for steps, _ in row]
         start, end = max(x[0] for x in steps), min(x[-1] for x in steps)
         shared = np.array([x for x in steps[0] if start <= x <= end], dtype=float)
-        if len(shared):  # a budget of a few steps may end before a run of more environments is first evaluated
+        if len(shared):  # empty if a tiny budget ends before a run with many parallel environments is first evaluated
             by_steps = _line(shared, curves)
         timed = [[(r.curve_seconds, scales[r.env_id](r.curve_returns)) for r in row] for row in of_seeds]
         if all(len(seconds) > 0 for row in timed for seconds, _ in row):
@@ -129,12 +133,12 @@ def _aggregate(label: str, scores: Floats, results: Sequence[RunResult], scales:
 
 
 def _seconds(runs: Sequence[Sequence[float]]) -> Floats:
-    """From where every run has been evaluated to where the last one ends; a run that has ended keeps its last score."""
+    """Return a grid from the first time at which all runs have been evaluated to the end of the longest run."""
     return np.linspace(max(seconds[0] for seconds in runs), max(seconds[-1] for seconds in runs), SECONDS_POINTS)
 
 
 def _line(grid: Floats, curves: Sequence[Sequence[tuple[Sequence[float], Floats]]]) -> Band:
-    """Interquartile mean over runs at each point of the grid; the curves are ``[S][E]``."""
+    """Return the interquartile mean over runs at each point of the grid. Curves are ``[S][E]``."""
     scores = np.array([[np.interp(grid, x, y) for x, y in row] for row in curves])  # [S, E, P]
     return _band(grid, scores, pooled_interquartile_mean)
 

@@ -1,4 +1,4 @@
-"""A comparison from its arguments to its report: its arguments are checked first, then it is trained, then written down."""
+"""A comparison from its arguments to its report: check the arguments, train the missing runs, write the report."""
 
 import os
 import shlex
@@ -36,43 +36,43 @@ CURVE_EPISODES = 5
 @dataclass(frozen=True)
 class ComparisonPlan:
     """
-    A comparison whose arguments were checked.
+    A comparison whose arguments have been checked.
 
     :param specs: all runs
-    :param design: what they share
+    :param design: the settings that the runs share
     :param output: folder for the results
-    :param finished: what an earlier start of the same comparison left there
-    :param force: whether to train every run anew
+    :param earlier: results that an earlier start of the same comparison left there
+    :param force: whether to repeat every run
     """
 
     specs: tuple[RunSpec, ...]
     design: ComparisonDesign
     output: Path
-    finished: EarlierRuns
+    earlier: EarlierRuns
     force: bool = False
 
     @property
     def paths(self) -> list[Path]:
-        """The file of each run."""
+        """The result file of each run."""
         return [run_path(self.output, spec) for spec in self.specs]
 
     @property
     def record(self) -> dict[str, Any]:
-        """What decides the outcome."""
+        """The settings that decide the outcome, as stored in the output folder."""
         return comparison_record(self.specs, self.design.versions)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """
-    What a comparison found, and where it was written.
+    The outcome of a comparison.
 
-    :param results: of all runs
+    :param results: one result per run
     :param analysis: every number of the report
-    :param report: as Markdown
-    :param brief: its tables of results alone
+    :param report: the report as Markdown
+    :param brief: the tables of results alone, as Markdown
     :param output: folder with ``report.html``, ``report.md``, pictures, tables as CSV and ``runs/``
-    :param unwritten: why a part of the report could not be written there, ``None`` if all of it was
+    :param unwritten: the error that kept a part of the report from being written; ``None`` if all of it was written
     """
 
     results: list[RunResult]
@@ -98,36 +98,37 @@ def compare(
     progress: bool = True,
 ) -> Comparison:
     """
-    Trains several algorithms in one or several environments over several seeds, on the same budget of environment steps, and
-    writes a report with statistics over seeds and environments. Where ``output`` holds finished runs of the same comparison,
-    they are not trained again. Runs are processes: call it under ``if __name__ == "__main__":``.
+    Train several algorithms in one or several environments with several seeds, on the same budget of environment steps, and
+    write a report with statistics over seeds and environments. Finished runs of the same comparison in ``output`` are reused.
+    Each run is a process of its own, so call this function under ``if __name__ == "__main__":``.
 
-    :param env: Gymnasium's name of the environment, or several
-    :param algorithms: such as ``"reinforce"``, ``"sb3:ppo"``, ``"contrib:trpo"``, ``"sbx:ppo"`` or ``"ppo[gamma=0.98]"``
-    :param timesteps: environment steps for each run, over all its environments
-    :param seeds: how many (0, 1, …), or which ones
+    :param env: Gymnasium's name of the environment, or a list of names
+    :param algorithms: names such as ``"reinforce"``, ``"sb3:ppo"``, ``"contrib:trpo"``, ``"sbx:ppo"`` or
+        ``"ppo[gamma=0.98]"``
+    :param timesteps: environment steps per run, summed over the run's parallel environments
+    :param seeds: a number of seeds (0, 1, …), or the seeds themselves. Intervals from fewer than 10 seeds are too narrow.
     :param output: folder for the results; default ``runs/compare-<env>-<time>``
-    :param workers: runs at a time; default as many as there are processors
-    :param threshold: return that counts as solved, by environment where there are several; default Gymnasium's reward
-        threshold of the environment, if it has one
+    :param workers: number of runs that train at the same time; default: the number of processors
+    :param threshold: return that counts as solved; a dictionary by environment if there are several. Default: Gymnasium's
+        reward threshold, if the environment has one
     :param eval_episodes: episodes that the final policy of each run plays
-    :param configs: folder of hyperparameter files in rl_zoo3's format; default this package's
-    :param normalize: returns that count as 0 and 1, by environment; default those of
+    :param configs: folder of hyperparameter files in rl_zoo3's format; default: this package's
+    :param normalize: returns that count as 0 and as 1, by environment; default: see
         :func:`~sb3_pgx.experiments.normalized_scores.find_scale`
-    :param force: whether to write into a folder of something else, replacing files of the same names, and to train every run
-        anew
-    :param progress: whether to show a progress bar and a line for each run
+    :param force: whether to repeat every run, and to write into a folder that holds something else. Files of the same names
+        are replaced.
+    :param progress: whether to show a progress bar and one line per run
     :return: the results and the report
-    :raises ValueError: an unknown name, or a number out of range
-    :raises FileExistsError: ``output`` holds something else than this comparison and ``force`` is False
-    :raises ImportError: a package that this needs is not installed
+    :raises ValueError: a name is unknown, or a number is out of range
+    :raises FileExistsError: ``output`` holds something other than this comparison and ``force`` is False
+    :raises ImportError: a required package is not installed
     """
     plan = plan_comparison(
         env, algorithms, timesteps, seeds, output, workers, threshold, eval_episodes, configs, normalize, force
     )
     comparison = run_comparison(plan, progress)
     if comparison.unwritten is not None:
-        warnings.warn(f"{comparison.unwritten}; what compare() returned has all results")
+        warnings.warn(f"{comparison.unwritten}; the value that compare() returned has all results")
     return comparison
 
 
@@ -144,7 +145,7 @@ def plan_comparison(
     normalize: Mapping[str, tuple[float, float]] | None = None,
     force: bool = False,
 ) -> ComparisonPlan:
-    """Checks what can be checked before training, and creates nothing; arguments and errors of :func:`compare`."""
+    """Check all that can be checked before training. Create nothing. Arguments and errors are those of :func:`compare`."""
     require_extra()
     check_at_least_one(timesteps=timesteps, eval_episodes=eval_episodes, workers=1 if workers is None else workers)
     chosen = choose_seeds(seeds)
@@ -165,7 +166,7 @@ def plan_comparison(
                     env_id,
                     seed,
                     timesteps,
-                    replace(config, n_timesteps=None),  # the file's budget is not this one, and decides nothing
+                    replace(config, n_timesteps=None),  # the budget is `timesteps`, whatever the file says
                     curve_episodes=CURVE_EPISODES,
                     eval_episodes=eval_episodes,
                 )
@@ -187,44 +188,43 @@ def plan_comparison(
     folder = _default_output(env_ids) if output is None else Path(output)
     check_resumable(folder, comparison_record(specs, design.versions), force)
     design = with_random_returns(design, specs)
-    finished = EarlierRuns({}, ()) if force else find_earlier_runs(specs, [run_path(folder, spec) for spec in specs])
-    return ComparisonPlan(tuple(specs), design, folder, finished, force)
+    earlier = EarlierRuns({}, ()) if force else find_earlier_runs(specs, [run_path(folder, spec) for spec in specs])
+    return ComparisonPlan(tuple(specs), design, folder, earlier, force)
 
 
-def run_comparison(plan: ComparisonPlan, progress: bool = True, tell: Callable[[str], None] | None = None) -> Comparison:
+def run_comparison(plan: ComparisonPlan, progress: bool = True, write_line: Callable[[str], None] | None = None) -> Comparison:
     """
-    Does the runs of a plan that are not finished yet, and writes the report.
+    Execute the runs of a plan that are not finished yet, and write the report.
 
-    :param plan: of :func:`plan_comparison`
-    :param progress: whether to show a progress bar and a line for each run
-    :param tell: takes the lines; default writes them above the bar
+    :param plan: the result of :func:`plan_comparison`
+    :param progress: whether to show a progress bar and one line per run
+    :param write_line: prints a line; default: above the progress bar
     """
     make_folder(plan)
-    teller = (
-        _ProgressLines(len(plan.specs) - len(plan.finished.results), tell or _write_line) if progress else lambda result: None
-    )
-    results = run_missing(plan.specs, plan.paths, plan.finished.results, plan.design.workers, progress, teller)
+    n_missing = len(plan.specs) - len(plan.earlier.results)
+    on_result = _ProgressLines(n_missing, write_line or _write_line) if progress else lambda result: None
+    results = run_missing(plan.specs, plan.paths, plan.earlier.results, plan.design.workers, progress, on_result)
     analysis = analyse(results, plan.design)
     unwritten = None
     try:
         report, brief = write_report(analysis, results, plan.design, plan.output)
-    except OSError as error:  # hours of training must not be lost for it
+    except OSError as error:  # this must not lose hours of training
         report, brief = report_text(analysis, results, plan.design)
         unwritten = error
     return Comparison(results, analysis, report, brief, plan.output, unwritten)
 
 
 def make_folder(plan: ComparisonPlan) -> None:
-    """Makes the folder and says there which comparison it is for: before hours of training, not after."""
+    """Create the output folder and record there which comparison it holds. Errors show before hours of training, not after."""
     plan.output.mkdir(parents=True, exist_ok=True)
-    if plan.force:  # else a run of before would count as finished after an interruption
+    if plan.force:  # otherwise an old run would count as finished after an interruption
         for path in plan.paths:
             path.unlink(missing_ok=True)
     write_json(plan.output / RECORD, plan.record)
 
 
 def with_random_returns(design: ComparisonDesign, specs: Sequence[RunSpec]) -> ComparisonDesign:
-    """The design with what a random policy gets, in the environments where a score needs it."""
+    """Add the mean return of a random policy to the design, for each environment whose scale needs it."""
     if not design.scored:
         return design
     first = {spec.env_id: spec.config for spec in reversed(specs)}
@@ -233,18 +233,20 @@ def with_random_returns(design: ComparisonDesign, specs: Sequence[RunSpec]) -> C
 
 
 class _ProgressLines:
-    """A line for each run that ends, with an estimate of the time that is left."""
+    """Prints one line per finished run, with an estimate of the remaining time."""
 
-    def __init__(self, total: int, tell: Callable[[str], None]):
-        self.total, self.tell = total, tell
+    def __init__(self, total: int, write_line: Callable[[str], None]):
+        self.total, self.write_line = total, write_line
         self.done, self.started = 0, time.monotonic()
 
     def __call__(self, result: RunResult) -> None:
         self.done += 1
         left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
-        outcome = f"{result.mean_return:.1f}" if result.error is None else f"failed, {result.error}"
+        outcome = f"{result.mean_return:.1f}" if result.error is None else f"failed: {result.error}"
         estimate = f"; about {duration(left)} left" if self.done < self.total else ""
-        self.tell(f"[{self.done}/{self.total}] {result.label} on {result.env_id}, seed {result.seed}: {outcome}{estimate}")
+        self.write_line(
+            f"[{self.done}/{self.total}] {result.label} on {result.env_id}, seed {result.seed}: {outcome}{estimate}"
+        )
 
 
 def _write_line(line: str) -> None:
@@ -263,7 +265,7 @@ def _command(
     configs: Path | str | None,
     normalize: Mapping[str, tuple[float, float]],
 ) -> str:
-    """What reproduces the comparison, apart from where its results go."""
+    """Return the command that reproduces the comparison, without its output folder."""
     words = ["sb3-pgx", "compare", "--env", *env_ids, "--algos", *names, "--timesteps", str(timesteps)]
     words += (
         ["--seeds", str(len(seeds))]

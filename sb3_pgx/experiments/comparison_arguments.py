@@ -1,4 +1,4 @@
-"""The arguments of a comparison, checked one by one, each mistake one sentence."""
+"""Checks the arguments of a comparison and reads them from the command line. Each mistake is reported in one sentence."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,16 @@ from typing import TypeAlias
 from sb3_pgx.settings.configs import suggestion
 
 Threshold: TypeAlias = float | Mapping[str, float] | None
-SEEDS_END = 2**32  # NumPy's generator takes none from there on
+SEEDS_END = 2**32  # the first number that NumPy's generators refuse as a seed
 
 
 def check_at_least_one(**arguments: int) -> None:
-    """:raises ValueError: an argument is below 1"""
+    """
+    Check that each argument is at least 1.
+
+    :param arguments: whole numbers by name; an underscore in a name is shown as a hyphen
+    :raises ValueError: an argument is below 1
+    """
     for name, value in arguments.items():
         if value < 1:
             raise ValueError(f"{name.replace('_', '-')} is {value}; it must be at least 1")
@@ -19,44 +24,62 @@ def check_at_least_one(**arguments: int) -> None:
 
 def choose_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     """
-    :param seeds: how many, or which ones
-    :raises ValueError: none, one twice, or one that no generator takes
+    Return the seeds of the runs.
+
+    :param seeds: a number of seeds (0, 1, …), or the seeds themselves
+    :raises ValueError: there is no seed, a duplicate, or a seed that NumPy's generators refuse
     """
     if isinstance(seeds, int):
         check_at_least_one(seeds=seeds)
         return tuple(range(seeds))
     check_at_least_one(seeds=len(seeds))
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"a seed is named twice: {', '.join(map(str, seeds))}")
+        raise ValueError(f"a seed is given twice: {', '.join(map(str, seeds))}")
     for seed in seeds:
         if not 0 <= seed < SEEDS_END:
-            raise ValueError(f"seed {seed}: seeds are from 0 to {SEEDS_END - 1}")
+            raise ValueError(f"seed {seed} is out of range: seeds are from 0 to {SEEDS_END - 1}")
     return tuple(seeds)
 
 
 def check_distinct(names: Sequence[str], what: str) -> tuple[str, ...]:
-    """:raises ValueError: no name, or one twice"""
+    """
+    Return the names as a tuple.
+
+    :param names: names of environments or of algorithms
+    :param what: the kind of thing that they name, for the error
+    :raises ValueError: there is no name, or a duplicate
+    """
     if not names:
         raise ValueError(f"no {what} to compare was given")
     if len(set(names)) < len(names):
-        raise ValueError(f"an {what} is named twice: {', '.join(names)}")
+        raise ValueError(f"an {what} is given twice: {', '.join(names)}")
     return tuple(names)
 
 
 def check_normalize(normalize: Mapping[str, tuple[float, float]], env_ids: Sequence[str]) -> None:
-    """:raises ValueError: an environment that is not compared, or returns that are no scale"""
+    """
+    Check the scales that the user gave.
+
+    :param normalize: returns that count as 0 and as 1, by environment
+    :param env_ids: the environments of the comparison
+    :raises ValueError: an environment is not part of the comparison, or its two returns are not finite and ascending
+    """
     for env_id, (low, high) in normalize.items():
         _check_compared("normalize", env_id, env_ids)
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"normalize {env_id}={low:g},{high:g}: the first return counts as 0 and must be below the second")
+            raise ValueError(
+                f"normalize {env_id}={low:g},{high:g}: the return that counts as 0 must be below the one that counts as 1"
+            )
 
 
 def find_thresholds(given: Threshold, known: Mapping[str, float | None]) -> dict[str, float]:
     """
-    :param given: one number for a single environment, or by environment
-    :param known: Gymnasium's, by environment
-    :return: those that there are
-    :raises ValueError: one number for several environments, an environment that is not compared, or no finite number
+    Return the threshold of each environment that has one.
+
+    :param given: the user's: one number for a single environment, or numbers by environment
+    :param known: Gymnasium's reward thresholds by environment; ``None`` if it has none
+    :raises ValueError: one number was given for several environments, an environment is not part of the comparison, or a
+        threshold is not finite
     """
     if isinstance(given, Mapping):
         for env_id in given:
@@ -70,20 +93,20 @@ def find_thresholds(given: Threshold, known: Mapping[str, float | None]) -> dict
     both = {**known, **(given or {})}
     for env_id, value in both.items():
         if value is not None and not math.isfinite(value):
-            raise ValueError(f"threshold {env_id}={value:g}: no return can be compared with it")
+            raise ValueError(f"threshold {env_id}={value:g} must be a finite number")
     return {env_id: float(value) for env_id, value in both.items() if value is not None}
 
 
 def read_seeds(text: str) -> int | tuple[int, ...]:
-    """``3`` for how many, ``4,7`` for which ones (``4,`` for one)."""
+    """Read ``3`` as a number of seeds, and ``4,7`` as the seeds themselves (``4,`` for one)."""
     try:
         return tuple(int(seed) for seed in text.split(",") if seed) if "," in text else int(text)
     except ValueError:
-        raise ValueError(f"seeds {text}: write a number, or the seeds themselves with commas between them") from None
+        raise ValueError(f"seeds {text}: write a number of seeds, or the seeds themselves separated by commas") from None
 
 
 def read_threshold(texts: Sequence[str] | None) -> Threshold:
-    """``475``, or ``CartPole-v1=475 Acrobot-v1=-100``."""
+    """Read ``475``, or ``CartPole-v1=475 Acrobot-v1=-100``."""
     if texts is None:
         return None
     if len(texts) == 1 and "=" not in texts[0]:
@@ -92,7 +115,7 @@ def read_threshold(texts: Sequence[str] | None) -> Threshold:
 
 
 def read_normalize(texts: Sequence[str] | None) -> dict[str, tuple[float, float]]:
-    """``CartPole-v1=20,475 Acrobot-v1=-500,-100``."""
+    """Read ``CartPole-v1=20,475 Acrobot-v1=-500,-100``."""
     found = {}
     for text, (env_id, values) in _pairs("normalize", texts or (), "LOW,HIGH"):
         low, comma, high = values.partition(",")
@@ -122,4 +145,4 @@ def _number(option: str, text: str, value: str) -> float:
 def _check_compared(option: str, env_id: str, env_ids: Sequence[str]) -> None:
     if env_id not in env_ids:
         near = suggestion(env_id, [*env_ids])
-        raise ValueError(f"{option} names {env_id!r}, and compared is {', '.join(env_ids)}{near}")
+        raise ValueError(f"{option} names {env_id!r}, which is not among the compared environments {', '.join(env_ids)}{near}")

@@ -1,4 +1,4 @@
-"""What all runs of a comparison share, and what its report has to say about them."""
+"""The settings that all runs of a comparison share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,18 +7,20 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class ComparisonDesign:
     """
-    :param env_ids: the environments, in the order of the report
-    :param algorithms: labels of the algorithms, likewise
-    :param seeds: of the runs
-    :param timesteps: environment steps for each run
-    :param thresholds: return that counts as solved, by environment, where there is one
-    :param eval_episodes: episodes that each final policy played
+    The settings that all runs of a comparison share, as its report shows them.
+
+    :param env_ids: names of the environments, in the order of the report
+    :param algorithms: labels of the algorithms, in the order of the report
+    :param seeds: seeds of the runs
+    :param timesteps: environment steps per run
+    :param thresholds: return that counts as solved, by environment; environments without a threshold are left out
+    :param eval_episodes: episodes that each final policy plays
     :param curve_episodes: episodes of each evaluation during training
-    :param workers: runs at a time
-    :param normalize: returns that the user wants to count as 0 and 1, by environment
-    :param random_returns: mean return of a random policy, by environment, where the scale needs it
-    :param command: what reproduces the comparison
-    :param versions: of what decides the outcome
+    :param workers: number of runs at the same time
+    :param normalize: returns that the user wants to count as 0 and as 1, by environment
+    :param random_returns: mean return of a random policy, by environment, if the environment's scale needs it
+    :param command: the command that reproduces the comparison
+    :param versions: versions of the packages that affect results
     """
 
     env_ids: tuple[str, ...]
@@ -36,5 +38,5 @@ class ComparisonDesign:
 
     @property
     def scored(self) -> bool:
-        """Whether returns become scores; those of a single environment stay returns, unless the user gave a scale."""
+        """Whether returns are normalised to scores. Returns of a single environment are not, unless the user gave a scale."""
         return len(self.env_ids) > 1 or bool(self.normalize)

@@ -1,4 +1,4 @@
-"""Runs that a folder holds already are not trained again; those that failed, or whose files are not whole, are."""
+"""Finds finished runs in a folder and trains only the rest: missing runs, failed runs, and runs with incomplete files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,10 +11,10 @@ from sb3_pgx.experiments.runs import RunResult, RunSpec, versions
 @dataclass(frozen=True)
 class EarlierRuns:
     """
-    What earlier, perhaps interrupted, work left.
+    Results that an earlier, perhaps interrupted, start left.
 
-    :param results: finished runs, by their place among those asked for
-    :param damaged: files that are there and are not, or not wholly, those runs
+    :param results: finished runs, by their index in the list of runs
+    :param damaged: existing result files that are incomplete or belong to different settings
     """
 
     results: dict[int, RunResult]
@@ -23,8 +23,10 @@ class EarlierRuns:
 
 def find_earlier_runs(specs: Sequence[RunSpec], paths: Sequence[Path]) -> EarlierRuns:
     """
+    Find the runs that are already finished.
+
     :param specs: the runs to look for
-    :param paths: where each of them is kept
+    :param paths: the result file of each run
     """
     results: dict[int, RunResult] = {}
     damaged = []
@@ -52,15 +54,15 @@ def run_missing(
     on_result: OnResult = lambda result: None,
 ) -> list[RunResult]:
     """
-    Executes the runs that are not finished yet.
+    Execute the runs that are not finished yet.
 
     :param specs: all runs
-    :param paths: the file of each; None to write nothing
-    :param finished: results that are there, by their place in ``specs``
-    :param workers: processes at a time
+    :param paths: the result file of each run; ``None`` to write nothing
+    :param finished: existing results, by their index in ``specs``
+    :param workers: number of processes at the same time; default: the number of processors
     :param progress: whether to show a progress bar
     :param on_result: called with each new result as it arrives
-    :return: one result for each run, in the order of ``specs``
+    :return: one result per run, in the order of ``specs``
     """
     missing = [index for index in range(len(specs)) if index not in finished]
     if not missing:
@@ -72,7 +74,7 @@ def run_missing(
 
 
 def _is_of(result: RunResult, spec: RunSpec) -> bool:
-    # Its settings and versions, too: after --force the folder may hold runs of what was compared there before.
+    # Compare settings and versions, too: after --force the folder may hold runs of an earlier comparison.
     found = (result.label, result.env_id, result.seed, result.timesteps, len(result.returns), result.config, result.versions)
     config = json_round_trip(asdict(spec.config))
     return found == (spec.label, spec.env_id, spec.seed, spec.timesteps, spec.eval_episodes, config, versions(spec.env_id))

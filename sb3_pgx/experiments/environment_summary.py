@@ -1,4 +1,4 @@
-"""What a comparison says about each algorithm in one environment, as numbers: report and pictures only write it down."""
+"""Numbers of each algorithm in one environment. The report and the pictures only format them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from sb3_pgx.experiments.statistics import (
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % bootstrap interval; the ends are NaN for one seed, and all of it for none."""
+    """A number with its 95 % bootstrap interval. The interval is NaN for one seed; everything is NaN for none."""
 
     value: float
     low: float = np.nan
@@ -40,9 +40,19 @@ class Band:
 @dataclass(frozen=True)
 class EnvironmentSummary:
     """
-    One algorithm in one environment, over its seeds. ``mean`` and ``interquartile_mean`` are over the seeds' mean final
-    returns; ``steps_to_threshold`` is the median over seeds, None for never, and ``reached`` counts the seeds that reached it,
-    which a failed run never did; failed runs are in ``errors`` by seed.
+    One algorithm in one environment, over its seeds.
+
+    :param label: name of the algorithm
+    :param source: where its hyperparameters came from
+    :param n_finished: number of runs that did not fail
+    :param mean: mean over seeds of each seed's mean final return
+    :param interquartile_mean: interquartile mean over seeds of each seed's mean final return
+    :param steps_to_threshold: median over seeds of the environment steps to the threshold; ``None`` if the median seed did
+        not reach it, or if there is no threshold
+    :param reached: number of seeds that reached the threshold; failed runs did not
+    :param frames_per_second: mean over the finished runs; NaN if there is none
+    :param curve: learning curve; ``None`` if there is no evaluation during training
+    :param errors: error messages of the failed runs, by seed
     """
 
     label: str
@@ -59,9 +69,11 @@ class EnvironmentSummary:
 
 def summarize_environment(results: Sequence[RunResult], threshold: float | None) -> list[EnvironmentSummary]:
     """
-    :param results: runs of any number of algorithms in one environment
-    :param threshold: return that counts as solved, or None
-    :return: one summary for each algorithm, in the order of their first runs
+    Summarise the runs of one environment.
+
+    :param results: runs of any number of algorithms
+    :param threshold: return that counts as solved, or ``None``
+    :return: one summary per algorithm, in the order of their first runs
     """
     labels = dict.fromkeys(result.label for result in results)
     return [_summarize_algorithm([r for r in results if r.label == label], threshold) for label in labels]
@@ -70,7 +82,7 @@ def summarize_environment(results: Sequence[RunResult], threshold: float | None)
 def _summarize_algorithm(results: Sequence[RunResult], threshold: float | None) -> EnvironmentSummary:
     finished = [r for r in results if r.error is None]
     returns = [r.mean_return for r in finished]
-    # A run that failed has no evaluations, and has never reached it.
+    # A failed run has no evaluations, so it counts as never reaching the threshold.
     reached = [steps_to_threshold(r.curve_steps, r.curve_returns, threshold) for r in results if threshold is not None]
     return EnvironmentSummary(
         label=results[0].label,

@@ -1,4 +1,4 @@
-"""Returns of different environments on one scale: which return counts as 0, which one as 1, and why."""
+"""Normalises the returns of different environments: which return counts as 0, which as 1, and why."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +16,12 @@ RANDOM_EPISODES, RANDOM_STEPS, RANDOM_SEED = 20, 50_000, 3_000_000
 @dataclass(frozen=True)
 class Scale:
     """
-    A return as a score: ``low`` is 0, ``high`` is 1, and the rest lies on a line through them, beyond 0 and 1, too.
+    A linear map from returns to scores: ``low`` becomes 0, ``high`` becomes 1. Scores may lie below 0 or above 1.
 
     :param low: return that counts as 0
     :param high: return that counts as 1, above ``low``
-    :param low_is: what ``low`` is, in words
-    :param high_is: what ``high`` is
+    :param low_is: where ``low`` comes from, in words
+    :param high_is: where ``high`` comes from, in words
     """
 
     low: float
@@ -30,7 +30,7 @@ class Scale:
     high_is: str
 
     def __call__(self, returns: Sample | float) -> Floats:
-        """Scores of returns, of the same shape."""
+        """Return the scores, in the shape of the returns."""
         return (np.asarray(returns, dtype=float) - self.low) / (self.high - self.low)
 
 
@@ -44,35 +44,38 @@ def find_scale(
     threshold: float | None,
 ) -> Scale:
     """
-    There are no human scores for most environments. So a random policy is 0; and what counts as solved, where that is known,
-    is 1, else the best run of the comparison, which makes scores of different comparisons incomparable.
+    Choose the returns that count as 0 and as 1. Most environments have no human score, so a random policy counts as 0. The
+    threshold counts as 1 if the environment has one, otherwise the best run of the comparison does; scores of different
+    comparisons are then not comparable.
 
     :param returns: mean return of every finished run in the environment
-    :param given: returns that the user wants to count as 0 and 1
-    :param random: mean return of a random policy; may be None where ``given`` is not
-    :param threshold: return that counts as solved
+    :param given: returns that the user wants to count as 0 and as 1, or ``None``
+    :param random: mean return of a random policy; may be ``None`` if ``given`` is not
+    :param threshold: return that counts as solved, or ``None``
     """
     if given is not None:
-        return Scale(*given, "given", "given")
+        return Scale(*given, "given by the user", "given by the user")
     assert random is not None
     low_is = f"a random policy (at most {RANDOM_EPISODES} episodes)"
     if threshold is not None and threshold > random:
         return Scale(random, threshold, low_is, "the threshold")
     best, worst = max(returns, default=random), min(returns, default=random)
     if best > random:
-        return Scale(random, best, low_is, "the best run here")
-    # No run got beyond it: then the unit is how far the worst one lies below.
-    return Scale(random, random + ((random - worst) or 1.0), low_is, "as far above it as the worst run is below")
+        return Scale(random, best, low_is, "the best run of this comparison")
+    # No run is better than random: the unit is the distance from a random policy down to the worst run.
+    return Scale(
+        random, random + ((random - worst) or 1.0), low_is, "as far above the random policy as the worst run is below it"
+    )
 
 
 def random_return(env_id: str, config: RunConfig) -> float:
     """
-    Mean return of episodes of uniformly random actions: :data:`RANDOM_EPISODES` of them, or as many as end within
-    :data:`RANDOM_STEPS` steps.
+    Return the mean return of a policy that acts uniformly at random, over :data:`RANDOM_EPISODES` episodes, or over as many as
+    end within :data:`RANDOM_STEPS` steps.
 
     :param env_id: Gymnasium's name of the environment
-    :param config: its arguments and wrappers
-    :raises ValueError: random actions do not end an episode
+    :param config: settings whose environment arguments and wrappers are used
+    :raises ValueError: no episode ended
     """
     env = make_eval_env(replace(config, normalize=None, frame_stack=None), env_id, RANDOM_SEED)
     env.action_space.seed(RANDOM_SEED)
@@ -87,14 +90,14 @@ def random_return(env_id: str, config: RunConfig) -> float:
     env.close()
     if not returns:
         raise ValueError(
-            f"random actions end no episode of {env_id} within {RANDOM_STEPS} steps, so that its returns have no scale; say "
-            f"which ones count as 0 and 1: --normalize {env_id}=LOW,HIGH"
+            f"random actions end no episode of {env_id} within {RANDOM_STEPS} steps, so its returns have no scale; give the "
+            f"returns that count as 0 and as 1: --normalize {env_id}=LOW,HIGH"
         )
     return float(np.mean(returns))
 
 
 def complete_seeds(results: Sequence[RunResult], env_ids: Sequence[str]) -> list[int]:
-    """Seeds of one algorithm whose runs finished in every environment, so that each environment counts as much as another."""
+    """Return the seeds of one algorithm whose runs finished in every environment, so that environments have equal weight."""
     finished = {(r.seed, r.env_id) for r in results if r.error is None}
     seeds = dict.fromkeys(r.seed for r in results)
     return [seed for seed in seeds if all((seed, env_id) in finished for env_id in env_ids)]
@@ -102,11 +105,11 @@ def complete_seeds(results: Sequence[RunResult], env_ids: Sequence[str]) -> list
 
 def score_matrix(results: Sequence[RunResult], scales: Mapping[str, Scale]) -> Floats:
     """
-    Final scores of one algorithm.
+    Return the final scores of one algorithm.
 
     :param results: its runs
-    :param scales: by environment
-    :return: ``[S, E]``, of the seeds whose runs finished in every environment, environments in the order of ``scales``
+    :param scales: one scale per environment
+    :return: ``[S, E]``: seeds whose runs finished in every environment, and environments in the order of ``scales``
     """
     means = {(r.seed, r.env_id): float(scales[r.env_id](r.mean_return)) for r in results if r.error is None}
     seeds = complete_seeds(results, [*scales])

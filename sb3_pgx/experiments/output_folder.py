@@ -1,4 +1,4 @@
-"""The folder of a comparison: what of it may go on there, and what would mix with other results."""
+"""The output folder of a comparison: which files it holds, and whether a comparison can resume there."""
 
 import json
 import re
@@ -15,17 +15,17 @@ SHARED = ("timesteps", "curve_points", "curve_episodes", "eval_episodes")
 
 
 def run_path(folder: Path, spec: RunSpec) -> Path:
-    """Where a run is kept: ``runs/<environment>/<algorithm>-seed<k>.json``."""
+    """Return the result file of a run: ``runs/<environment>/<algorithm>-seed<k>.json``."""
     return folder / "runs" / folder_name(spec.env_id) / f"{spec.name}.json"
 
 
 def folder_name(env_id: str) -> str:
-    """An environment's name without what file systems take for something else."""
+    """Return an environment's name without characters that have a meaning in paths."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", env_id)
 
 
 def comparison_record(specs: Sequence[RunSpec], versions: Mapping[str, str]) -> dict[str, Any]:
-    """What decides the outcome of a comparison's runs, as JSON has it."""
+    """Return everything that decides the outcome of a comparison's runs, in JSON's types."""
     configs: dict[str, dict[str, Any]] = {}
     for spec in specs:
         configs.setdefault(spec.env_id, {})[spec.label] = asdict(spec.config)
@@ -39,21 +39,27 @@ def comparison_record(specs: Sequence[RunSpec], versions: Mapping[str, str]) -> 
 
 
 def check_output(folder: Path, force: bool = False) -> None:
-    """:raises FileExistsError: results would mix with what is in the folder already"""
+    """
+    Check that results do not mix with other files.
+
+    :param folder: folder for the results; it need not exist
+    :param force: whether it may hold other files
+    :raises FileExistsError: the folder is a file, or it is not empty and ``force`` is False
+    """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not force):
         kind = "a file" if folder.is_file() else "not empty"
         remedy = "" if folder.is_file() else ", or use --force to replace results of the same names"
-        raise FileExistsError(f"the output folder {folder} is {kind}; choose another one{remedy}")
+        raise FileExistsError(f"the output folder {folder} is {kind}; choose another folder{remedy}")
 
 
 def check_resumable(folder: Path, record: Mapping[str, Any], force: bool = False) -> None:
     """
-    A comparison may go on in its folder, with further seeds, algorithms or environments, too.
+    Check that a comparison can resume in its folder. It may have more seeds, algorithms or environments than before.
 
-    :param folder: for its results
-    :param record: of :func:`comparison_record`
-    :param force: whether to replace what is there
-    :raises FileExistsError: the folder holds something else, or another comparison; says what differs
+    :param folder: folder for the results
+    :param record: the result of :func:`comparison_record`
+    :param force: whether to replace existing results
+    :raises FileExistsError: the folder holds another comparison or other files; the message names the difference
     """
     path = folder / RECORD
     if force or not path.is_file():
@@ -61,29 +67,29 @@ def check_resumable(folder: Path, record: Mapping[str, Any], force: bool = False
     try:
         difference = _difference(json.loads(path.read_text(encoding="utf-8")), record)
     except (ValueError, KeyError, TypeError, AttributeError):
-        difference = f"{RECORD} there cannot be read"
+        difference = f"its {RECORD} cannot be read"
     if difference:
         raise FileExistsError(
-            f"the output folder {folder} holds another comparison ({difference}); choose another one, or use --force to "
-            "replace results of the same names"
+            f"the output folder {folder} holds another comparison ({difference}); choose another folder, or use --force "
+            "to replace results of the same names"
         )
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
     for name in SHARED:
         if there[name] != here[name]:
-            return f"{name} is {there[name]} there and {here[name]} here"
+            return f"{name} was {there[name]} and is now {here[name]}"
     for name in {**there["versions"], **here["versions"]}:
         pair = (there["versions"].get(name), here["versions"].get(name))
         if None not in pair and pair[0] != pair[1]:
-            return f"{name} was {pair[0]} there and is {pair[1]} here"
+            return f"{name} was {pair[0]} and is now {pair[1]}"
     if set(there["seeds"]) - set(here["seeds"]):
-        return f"of seeds {there['seeds']}, here {here['seeds']}"
+        return f"seeds were {there['seeds']} and are now {here['seeds']}"
     for env_id, by_label in there["configs"].items():
         for label, config in by_label.items():
             asked = here["configs"].get(env_id, {}).get(label)
             if asked is None:
-                return f"it has {label} on {env_id}, which is not asked for here"
+                return f"it includes {label} on {env_id}, which is not part of this one"
             if asked != config:
                 return f"settings of {label} on {env_id}: {_first_difference(config, asked)}"
     return None
@@ -93,5 +99,5 @@ def _first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     a, b = ({**config, **config["hyperparameters"], "hyperparameters": None, "source": None} for config in (there, here))
     for name in {**a, **b}:
         if a.get(name) != b.get(name):
-            return f"{name} is {a.get(name)} there and {b.get(name)} here"
-    return f"from {there['source']} there and {here['source']} here"
+            return f"{name} was {a.get(name)} and is now {b.get(name)}"
+    return f"they came from {there['source']} and now come from {here['source']}"

@@ -1,6 +1,6 @@
 """
-Turns a name such as ``reinforce``, ``sb3:ppo`` or ``trpo[critic=trust_region]`` into a class and what differs from its
-settings, so that peers and variants run side by side.
+Turns a name such as ``reinforce``, ``sb3:ppo`` or ``trpo[critic=trust_region]`` into a class and changes of its settings.
+Algorithms of this package, their variants and their peers in other packages can then run side by side.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ from sb3_pgx.registry import ALGORITHMS, algorithm_class
 from sb3_pgx.settings.configs import CLASS_DEFAULTS, RunConfig, check_hyperparameters, is_numeric_text, load_config, suggestion
 from sb3_pgx.settings.environments import check_environment
 
-FLAX_NAMES = {"LeakyReLU": "leaky_relu", "Hardtanh": "hard_tanh"}  # where it is not the lower-case name
+FLAX_NAMES = {"LeakyReLU": "leaky_relu", "Hardtanh": "hard_tanh"}  # names that are not PyTorch's in lower case
 SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where peers come from: the module, the name under which it is installed, and its classes."""
+    """A package that holds peers: its module, the name under which pip installs it, and its algorithm classes."""
 
     module: str
     distribution: str
@@ -35,8 +35,10 @@ class Origin:
 
     def load(self, name: str) -> ModuleType:
         """
-        :param name: of the algorithm that needs it, for the error
-        :raises ImportError: it is not installed; says how to install it
+        Import the package.
+
+        :param name: name of the algorithm that needs it, for the error
+        :raises ImportError: the package is not installed; the message says how to install it
         """
         try:
             return importlib.import_module(self.module)
@@ -55,8 +57,12 @@ PEERS = {
 @dataclass(frozen=True)
 class Peer:
     """
-    An algorithm in a comparison: its name there, its class, the hyperparameter file that it reads, and the hyperparameters
-    that it has instead of the file's.
+    An algorithm in a comparison.
+
+    :param label: its name in the comparison, such as ``"sb3:ppo"``
+    :param algorithm: its class
+    :param config_key: name of the hyperparameter file that it reads, without the suffix
+    :param changes: hyperparameters that replace those of the file
     """
 
     label: str
@@ -66,9 +72,10 @@ class Peer:
 
     def adapt(self, config: RunConfig) -> RunConfig:
         """
-        The settings of this variant, as the class understands them: classes of this package read schedules such as
-        ``lin_<x>``, others do not. Statistics of the reward are those of its γ, as with a file that says the same.
+        Return the settings of this variant in a form that the class accepts. For classes of other packages, schedules such as
+        ``lin_<x>`` become functions. ``VecNormalize`` gets the variant's γ, as if the file contained it.
 
+        :param config: the settings of the file
         :raises ValueError: a string is not a schedule
         """
         if self.changes:
@@ -88,13 +95,13 @@ class Peer:
 
 def prepare(name: str, env_id: str, configs: Path | None = None) -> tuple[Peer, RunConfig, EnvSpec]:
     """
-    Everything that a run of an algorithm in an environment needs, checked.
+    Find and check everything that a run of an algorithm in an environment needs.
 
-    :param name: as :func:`resolve_peer` takes it
+    :param name: name of the algorithm, see :func:`resolve_peer`
     :param env_id: Gymnasium's name of the environment
-    :param configs: folder of hyperparameter files; default this package's
-    :return: the algorithm, its settings there, and what Gymnasium knows of the environment
-    :raises ValueError: an unknown name, or a broken hyperparameter file
+    :param configs: folder of hyperparameter files; default: this package's
+    :return: the algorithm, its settings in the environment, and Gymnasium's specification of the environment
+    :raises ValueError: a name is unknown, or the hyperparameter file has a mistake
     :raises ImportError: a package that the algorithm or the environment needs is not installed
     """
     peer = resolve_peer(name)
@@ -105,30 +112,36 @@ def prepare(name: str, env_id: str, configs: Path | None = None) -> tuple[Peer, 
 
 def config_of(peer: Peer, env_id: str, configs: Path | None = None) -> RunConfig:
     """
-    The settings of an algorithm as they are written: in a peer's own file, ``contrib_trpo.yml``, where there is one that says
-    something for the environment; else it reads ours: like is compared with like. Arguments and errors of :func:`prepare`.
+    Read the settings of an algorithm. A peer's own file (``contrib_trpo.yml``) comes first if it exists and has settings for
+    the environment. Otherwise the peer reads the file of this package's algorithm, so both have the same hyperparameters.
+
+    :param peer: the algorithm
+    :param env_id: Gymnasium's name of the environment
+    :param configs: folder of hyperparameter files; default: this package's
+    :raises ValueError: the hyperparameter file has a mistake
     """
     own = load_config(own_file(peer), env_id, configs)
     return load_config(peer.config_key, env_id, configs) if own.source == CLASS_DEFAULTS else own
 
 
 def own_file(peer: Peer) -> str:
-    """The name of the hyperparameter file that is this algorithm's alone, without its suffix."""
+    """Return the name of the hyperparameter file that only this algorithm reads, without the suffix."""
     return base_name(peer.label).replace(":", "_")
 
 
 def base_name(label: str) -> str:
-    """``sb3:ppo`` of ``sb3:ppo[gamma=0.9]``: what stands in the brackets may hold colons of its own."""
+    """Return ``sb3:ppo`` for ``sb3:ppo[gamma=0.9]``."""
     return label.partition("[")[0]
 
 
 def resolve_peer(name: str) -> Peer:
     """
-    :param name: an algorithm of this package, ``sb3:<name>``, ``contrib:<name>`` or ``sbx:<name>``; with hyperparameters
-        in brackets, which are used instead of those in its file: ``trpo[critic=trust_region, target_kl=0.02]``
-    :return: what the name stands for; the configuration key of ``sb3:ppo`` is ``ppo``
-    :raises ValueError: no such algorithm; gives the nearest names
-    :raises ImportError: the package that holds it is not installed; says how to install it
+    Find the algorithm of a name.
+
+    :param name: an algorithm of this package, ``sb3:<name>``, ``contrib:<name>`` or ``sbx:<name>``. Hyperparameters in
+        brackets replace those of its file: ``trpo[critic=trust_region, target_kl=0.02]``
+    :raises ValueError: there is no such algorithm; the message gives the nearest names
+    :raises ImportError: the package that holds it is not installed; the message says how to install it
     """
     base = base_name(name)
     changes = _changes(name, name[len(base) + 1 :]) if base != name else {}
@@ -144,7 +157,7 @@ def resolve_peer(name: str) -> Peer:
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:
-    """Versions of the packages beside SB3 that algorithms of these names come from, where they are installed."""
+    """Return the versions of the installed packages other than SB3 that these algorithms come from."""
     bases = map(base_name, names)
     origins = dict.fromkeys(base.partition(":")[0] for base in bases if ":" in base)
     return installed_versions(PEERS[origin].distribution for origin in origins if origin != "sb3")
@@ -152,9 +165,11 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
 
 def constructor_arguments(algorithm: type[BaseAlgorithm], hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Hyperparameters as the class takes them. SBX's policies are JAX's: an activation function that a file names as PyTorch's
-    module becomes flax's function of the same name.
+    Return hyperparameters in a form that the class accepts. SBX's policies use JAX: PyTorch's activation modules become flax's
+    functions of the same name.
 
+    :param algorithm: the class
+    :param hyperparameters: arguments for its constructor
     :raises ValueError: flax has no such function
     """
     policy_kwargs = hyperparameters.get("policy_kwargs") or {}
@@ -169,7 +184,7 @@ def constructor_arguments(algorithm: type[BaseAlgorithm], hyperparameters: Mappi
 
 
 def _changes(name: str, text: str) -> dict[str, Any]:
-    """What stands in brackets, as a hyperparameter file would have it; 1e-3, which YAML reads as text, is a number."""
+    """Read the hyperparameters in the brackets as YAML does, except that 1e-3 is a number and not a text."""
     import yaml
 
     refusal = ValueError(
@@ -186,5 +201,5 @@ def _changes(name: str, text: str) -> dict[str, Any]:
 
 
 def _read(value: str) -> Any:
-    """What YAML takes for text and Python does not."""
+    """Convert a text of YAML that is a number or ``None`` in Python."""
     return None if value == "None" else float(value) if is_numeric_text(value) else value

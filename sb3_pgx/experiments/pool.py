@@ -1,4 +1,4 @@
-"""Many runs in parallel processes, each result on disk as soon as it exists."""
+"""Executes many runs in parallel processes and writes each result as soon as it exists."""
 
 import json
 import multiprocessing as mp
@@ -20,7 +20,7 @@ import torch as th
 from sb3_pgx.core.files import write_text
 from sb3_pgx.experiments.runs import RunResult, RunSpec, execute, failed
 
-# One thread, as PyTorch; and not most of a GPU's memory for each process.
+# One thread per process, as for PyTorch; and do not reserve most of a GPU's memory per process.
 JAX_SETTINGS = {
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -38,14 +38,14 @@ def run_all(
     on_result: OnResult = lambda result: None,
 ) -> list[RunResult]:
     """
-    Executes the runs in processes of one thread each. Ctrl-C stops the runs under way; finished ones stay on disk.
+    Execute the runs in processes of one thread each. Ctrl-C stops the current runs; finished ones stay on disk.
 
     :param specs: the runs
-    :param paths: the file that each run is written to when it is finished; None to write nothing
-    :param workers: processes at a time; default as many as there are processors, and no more than runs
+    :param paths: the file to write each finished run to; ``None`` to write nothing
+    :param workers: number of processes at the same time; default: the number of processors, at most the number of runs
     :param progress: whether to show a progress bar over the environment steps of all runs (in a terminal only)
     :param on_result: called with each result as it arrives
-    :return: one result for each run, in the order of ``specs``
+    :return: one result per run, in the order of ``specs``
     """
     context = mp.get_context("spawn")  # forking a process that already runs torch threads can deadlock
     counter, stop = context.Value("q", 0), context.Event()
@@ -64,32 +64,32 @@ def run_all(
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write the file whole or not at all. What JSON has no word for, such as a class, is written as its text."""
+    """Write the file whole or not at all. A value that JSON cannot represent, such as a class, is written as its ``str``."""
     write_text(path, json.dumps(content, indent=1, default=str) + "\n")
 
 
 def json_round_trip(content: Any) -> Any:
-    """What reading gives of what :func:`write_json` wrote."""
+    """Return the content as it reads back after :func:`write_json`."""
     return json.loads(json.dumps(content, default=str))
 
 
 def write_result(result: RunResult, path: Path) -> None:
-    """Writes a run with what follows from it, so that the file can be read without this package."""
+    """Write a run and the numbers derived from it, so that the file can be used without this package."""
     derived = {} if result.error else {"mean_return": result.mean_return, "frames_per_second": result.frames_per_second}
     write_json(path, {**asdict(result), **derived})
 
 
 def read_result(path: Path) -> RunResult:
     """
-    What :func:`write_result` wrote; what JSON has no word for stays text.
+    Read a file of :func:`write_result`. Values that JSON cannot represent stay texts.
 
-    :raises ValueError: the file is not whole
+    :raises ValueError: the file is incomplete, or not the file of a run
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return RunResult(**{field.name: content[field.name] for field in fields(RunResult) if field.name in content})
     except (ValueError, TypeError):
-        raise ValueError(f"{path} is not the file of a run, or only half of it") from None
+        raise ValueError(f"{path} is incomplete, or not the file of a run") from None
 
 
 def _collect(
@@ -117,8 +117,8 @@ def _outcome(future: Future[RunResult], spec: RunSpec, path: Path | None) -> Run
         return future.result()
     if isinstance(error, BrokenProcessPool):
         error = RuntimeError(
-            "a process of the comparison died; it was killed, or ran out of memory (use fewer workers), or the script that "
-            'called compare does so outside `if __name__ == "__main__":`'
+            "a process of the comparison died: it was killed, it ran out of memory (use fewer workers), or your script calls "
+            'compare outside of `if __name__ == "__main__":`'
         )
     return _write(failed(spec, error), path)
 
@@ -128,23 +128,23 @@ _stop: Event
 
 
 def _initialize(counter: Synchronized, stop: Event) -> None:
-    """Prepares a worker process; the two globals exist in worker processes only."""
+    """Prepare a worker process. The two globals exist in worker processes only."""
     global _counter, _stop
     _counter, _stop = counter, stop
     become_worker()
 
 
 def become_worker() -> None:
-    """Prepares a process that trains beside others."""
+    """Prepare a process that trains while others do."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C as well, and tells the workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C, too, and stops the workers
     th.set_num_threads(1)  # runs share the processors; more threads than processors slow all of them down
     for name, value in JAX_SETTINGS.items():  # before a peer imports it
         os.environ.setdefault(name, value)
 
 
 def _end_with_parent() -> None:
-    """Where the process that started it is killed, a run ends as well; else it would go on, and nothing would wait for it."""
+    """End this process when its parent dies; otherwise the run would continue although nothing waits for it."""
     parent = mp.parent_process()
     if parent is not None:
         parent.join()
@@ -156,12 +156,12 @@ def _execute_and_write(spec: RunSpec, path: Path | None) -> RunResult:
 
 
 def _write(result: RunResult, path: Path | None) -> RunResult:
-    """A result that cannot be written is still in the comparison's report."""
+    """Write a result. If that fails, it is still in the comparison's report."""
     if path is not None:
         try:
             write_result(result, path)
         except OSError as error:
-            print(f"{error}; the report will have this run, but another start would train it again", file=sys.stderr)
+            print(f"{error}; the report will include this run, but the next start would repeat it", file=sys.stderr)
     return result
 
 

@@ -1,4 +1,4 @@
-"""One training run with its evaluation: the same budget, seeds and clock for every algorithm."""
+"""Executes one training run with its evaluations, with the same budget, seeds and clock for every algorithm."""
 
 import platform
 import time
@@ -24,8 +24,8 @@ from sb3_pgx.settings.configs import RunConfig
 from sb3_pgx.settings.environments import make_eval_env, make_train_env
 from sb3_pgx.settings.registration import simulator_versions
 
-# Environments count their seeds up from the run's; the stride keeps the episodes of different runs apart, and the
-# offsets keep those of the learning curve and of the final evaluation apart from training (for run seeds below 1000).
+# The environments of a run have consecutive seeds. The stride keeps the episodes of different runs apart. The offsets keep the
+# learning curve's and the final evaluation's episodes apart from those of training (for run seeds below 1000).
 CURVE_SEEDS, FINAL_SEEDS, SEED_STRIDE = 1_000_000, 2_000_000, 1_000
 MAX_EVAL_ENVS = 20
 
@@ -34,20 +34,27 @@ AtPoint = Callable[[int, float], None]  # environment steps so far and the mean 
 
 
 def nowhere(steps: int, mean_return: float) -> None:
-    """Does nothing at a point of the learning curve."""
+    """Ignore a point of the learning curve."""
 
 
 class Interrupted(Exception):
-    """The run was told to stop before it used up its budget."""
+    """The run was stopped before its budget was used up."""
 
 
 @dataclass(frozen=True)
 class RunSpec:
     """
-    One run: what to train, how long, and how to judge it.
+    One run: what to train, for how long, and how to evaluate it.
 
-    ``timesteps`` counts the steps of all environments together; ``curve_points`` evaluations of ``curve_episodes``
-    deterministic episodes are spread evenly over the run (0 for none), and ``eval_episodes`` follow it.
+    :param label: name of the algorithm in the report
+    :param algorithm: its class
+    :param env_id: Gymnasium's name of the environment
+    :param seed: seed of the run
+    :param timesteps: environment steps, summed over the parallel environments
+    :param config: the settings
+    :param curve_points: number of evaluations during training, evenly spaced; 0 for none
+    :param curve_episodes: deterministic episodes per evaluation during training
+    :param eval_episodes: deterministic episodes of the final policy
     """
 
     label: str
@@ -62,17 +69,17 @@ class RunSpec:
 
     @property
     def name(self) -> str:
-        """A file name: ``sb3-ppo-seed0``."""
+        """File name of the run without a suffix: ``sb3-ppo-seed0``."""
         return f"{file_name(self.label)}-seed{self.seed}"
 
 
 def steps_between_points(timesteps: int, curve_points: int, n_envs: int) -> int:
-    """Environment steps from one point of a learning curve to the next, over all environments."""
+    """Return the environment steps from one point of a learning curve to the next, summed over the parallel environments."""
     return max(timesteps // (curve_points * n_envs), 1) * n_envs
 
 
 def file_name(label: str) -> str:
-    """A label without what file systems or shells take for something else; variants keep names of their own by a digest."""
+    """Return a label without characters that have a meaning in paths or shells; a digest keeps variants apart."""
     name, bracket, _ = label.replace(":", "-").partition("[")
     return f"{name}-{sha256(label.encode()).hexdigest()[:8]}" if bracket else name
 
@@ -80,10 +87,23 @@ def file_name(label: str) -> str:
 @dataclass(frozen=True)
 class RunResult:
     """
-    What a run gave. ``steps`` were taken in the environments; ``curve_steps``, ``curve_seconds`` and ``curve_returns`` are
-    the evaluations during training (steps and seconds of training before each, mean return of each), ``returns`` the
-    episodes played by the final policy; ``training_seconds`` leaves out the time spent in evaluations; ``error`` is None, or
-    the sentence with which the run failed.
+    The result of a run.
+
+    :param label: name of the algorithm in the report
+    :param env_id: Gymnasium's name of the environment
+    :param seed: seed of the run
+    :param timesteps: the budget of environment steps
+    :param source: where the settings came from
+    :param steps: environment steps taken, summed over the parallel environments
+    :param curve_steps: environment steps at each evaluation during training
+    :param curve_returns: mean return of each evaluation during training
+    :param returns: return of each episode of the final policy
+    :param training_seconds: seconds of training, without evaluations
+    :param error: why the run failed, in one sentence; ``None`` if it did not
+    :param traceback: traceback of the error
+    :param config: the settings
+    :param versions: versions of the packages that affect the result
+    :param curve_seconds: seconds of training before each evaluation during training
     """
 
     label: str
@@ -104,23 +124,22 @@ class RunResult:
 
     @property
     def mean_return(self) -> float:
-        """Mean over the final policy's episodes."""
+        """Mean return of the final policy's episodes."""
         return float(np.mean(self.returns))
 
     @property
     def frames_per_second(self) -> float:
-        """Environment steps a second of training."""
+        """Environment steps per second of training."""
         return self.steps / self.training_seconds
 
 
 def execute(spec: RunSpec, report: ReportSteps = lambda steps: True, at_point: AtPoint = nowhere) -> RunResult:
     """
-    Trains and evaluates. A failure is part of the result, so that it does not take other runs with it.
+    Train and evaluate. If the run fails, the error is part of the result, so that other runs go on.
 
     :param spec: the run
-    :param report: told now and then how many steps were done since it was last called; returns whether to go on
-    :param at_point: told each point of the learning curve as it is measured; raises :class:`Interrupted` to end the run
-    :return: the result
+    :param report: called from time to time with the number of steps since the last call; returns whether to continue
+    :param at_point: called with each point of the learning curve; may raise :class:`Interrupted` to end the run
     :raises Interrupted: ``report`` returned False, or ``at_point`` raised it
     """
     try:
@@ -132,13 +151,13 @@ def execute(spec: RunSpec, report: ReportSteps = lambda steps: True, at_point: A
 
 
 def failed(spec: RunSpec, error: BaseException) -> RunResult:
-    """The result of a run that raised ``error``."""
+    """Return the result of a run that raised ``error``."""
     sentence = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return _result(spec, error=sentence, traceback="".join(traceback.format_exception(error)))
 
 
 def versions(*env_ids: str) -> dict[str, str]:
-    """Versions of what decides a run's outcome; of the packages that simulate these environments, too."""
+    """Return the versions of the packages that affect a run, including those that simulate these environments."""
     return {
         "sb3_pgx": sb3_pgx.__version__,
         "python": platform.python_version(),
@@ -156,7 +175,9 @@ def _train_and_evaluate(spec: RunSpec, report: ReportSteps, at_point: AtPoint) -
         stack.callback(env.close)
         arguments = constructor_arguments(spec.algorithm, config.hyperparameters)
         model = spec.algorithm(config.policy, env, seed=spec.seed, verbose=0, **arguments)
-        env.seed(SEED_STRIDE * spec.seed)  # the constructor has counted them up from the run's own: runs would share episodes
+        env.seed(
+            SEED_STRIDE * spec.seed
+        )  # replaces the consecutive seeds of the constructor, with which runs would share episodes
         watch = _Watch(spec.timesteps, report)
         curve = _LearningCurve(spec, env.num_envs, at_point) if spec.curve_points else None
         if curve is not None:
@@ -191,7 +212,7 @@ def _result(spec: RunSpec, **outcome: Any) -> RunResult:
 
 
 def _final_returns(spec: RunSpec, model: BaseAlgorithm) -> list[float]:
-    """Return of each deterministic episode that the policy plays after training, on environments of its own."""
+    """Return the return of each deterministic episode of the trained policy, in separate environments."""
     seed = FINAL_SEEDS + SEED_STRIDE * spec.seed
     env = make_eval_env(spec.config, spec.env_id, seed, min(spec.eval_episodes, MAX_EVAL_ENVS))
     training_env = model.get_env()
@@ -199,18 +220,18 @@ def _final_returns(spec: RunSpec, model: BaseAlgorithm) -> list[float]:
     sync_envs_normalization(training_env, env)
     returns, _ = evaluate_policy(model, env, spec.eval_episodes, deterministic=True, return_episode_rewards=True)
     env.close()
-    if not np.isfinite(returns).all():  # it would be neither better nor worse than any other, and its mean says nothing
-        raise ValueError(f"the final policy's episodes returned {returns}; check the environment's reward function")
+    if not np.isfinite(returns).all():  # nan compares with nothing, and its mean is meaningless
+        raise ValueError(f"the episodes of the final policy returned {returns}; check the environment's reward function")
     return [float(r) for r in returns]  # type: ignore[union-attr]
 
 
 class _Watch(BaseCallback):
     """
-    Ends training once the budget is spent, and reports progress.
+    Stops training when the budget is used up, and reports progress.
 
-    Rollouts of fixed length, and of whole episodes even more so, overshoot the number of steps asked for; without this,
-    some algorithms would learn from more data than others. It stops *beyond* the budget, not at it: a rollout that ends
-    exactly there is within the budget and still has to be learned from, and one that is cut short is not learned from.
+    Rollouts of fixed length overshoot the budget, and rollouts of whole episodes even more so. Without this callback, some
+    algorithms would learn from more data than others. It stops *beyond* the budget, not at it: a rollout that ends exactly at
+    the budget must still be learned from, and a rollout that is cut short is not.
     """
 
     SECONDS = 0.2
@@ -226,7 +247,7 @@ class _Watch(BaseCallback):
         return self.num_timesteps <= self.timesteps
 
     def flush(self) -> None:
-        """Reports the steps that were not reported yet."""
+        """Report the steps since the last report."""
         steps, self.reported_steps = self.num_timesteps - self.reported_steps, self.num_timesteps
         self.reported_at = time.monotonic()
         if not self.report(steps):
@@ -234,12 +255,12 @@ class _Watch(BaseCallback):
 
 
 class _LearningCurve(EvalCallback):
-    """Evaluations spread evenly over the run, and the seconds that they took; training starts when it is made."""
+    """Evenly spaced evaluations during training. Measures their seconds; the clock starts when it is constructed."""
 
     def __init__(self, spec: RunSpec, n_envs: int, at_point: AtPoint):
         seed = CURVE_SEEDS + SEED_STRIDE * spec.seed
         env = make_eval_env(spec.config, spec.env_id, seed, min(spec.curve_episodes, MAX_EVAL_ENVS))
-        # In calls, each a step of all environments.
+        # EvalCallback counts calls; each is one step of all environments.
         every = steps_between_points(spec.timesteps, spec.curve_points, n_envs) // n_envs
         super().__init__(env, n_eval_episodes=spec.curve_episodes, eval_freq=every, deterministic=True, verbose=0)
         self.at_point = at_point

@@ -1,4 +1,4 @@
-"""Statistics over seeds: few numbers, heavy tails, so intervals by bootstrap and averages that outliers cannot move."""
+"""Statistics over seeds. Samples are small and heavy-tailed, hence bootstrap intervals and robust averages."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -8,35 +8,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 9_999
-MAX_ELEMENTS = 10_000_000  # of resampled arrays at a time
+MAX_ELEMENTS = 10_000_000  # bounds the memory of the resampled arrays
 
 Floats = NDArray[np.floating]
 Sample = Floats | Sequence[float]
 
 
 class Statistic(Protocol):
-    """A number from a sample, along an axis."""
+    """A statistic of one sample, along an axis."""
 
     def __call__(self, values: Floats, /, *, axis: int) -> Floats: ...
 
 
 class StatisticOfGroups(Protocol):
-    """A number from several samples, along the same axis of each."""
+    """A statistic of several samples, along the same axis of each."""
 
     def __call__(self, *groups: Sample, axis: int) -> Floats: ...
 
 
 def mean(values: Floats, /, *, axis: int = 0) -> Floats:
-    """Arithmetic mean along an axis."""
+    """Return the arithmetic mean along an axis."""
     return np.mean(values, axis=axis)
 
 
 def interquartile_mean(values: Sample, /, *, axis: int = 0) -> Floats:
     """
-    Mean of the middle half: the lowest and the highest quarter of the sample, rounded down to whole values, are left out
-    (Agarwal et al., 2021). Of five values, those are one at each end.
+    Return the mean of the middle half (Agarwal et al., 2021). The lowest and the highest quarter of the sample are left out,
+    each rounded down to whole values: one value at each end for five values.
 
-    :param values: ``[S, ...]``
+    :param values: the sample, ``[S, ...]``
     :param axis: the axis of the sample
     """
     from scipy.stats import trim_mean
@@ -45,7 +45,7 @@ def interquartile_mean(values: Sample, /, *, axis: int = 0) -> Floats:
 
 
 def interquartile_mean_difference(*groups: Sample, axis: int = 0) -> Floats:
-    """Interquartile mean of the first of two groups minus that of the second."""
+    """Return the interquartile mean of the first of two groups minus that of the second."""
     first, second = groups
     return interquartile_mean(first, axis=axis) - interquartile_mean(second, axis=axis)
 
@@ -54,14 +54,15 @@ def bootstrap_interval(
     values_per_seed: Sequence[float] | Floats, statistic: Statistic = mean, confidence: float = 0.95, seed: int = 0
 ) -> tuple[Floats, Floats]:
     """
-    Percentile bootstrap interval over seeds (Efron, 1979): seeds are drawn with replacement :data:`RESAMPLES` times.
+    Return the percentile bootstrap interval over seeds (Efron, 1979): seeds are drawn with replacement :data:`RESAMPLES`
+    times.
 
-    :param values_per_seed: one value, or one array of values, for each seed: ``[S, ...]``
-    :param statistic: what the interval is for
-    :param confidence: probability that the interval is meant to cover, in (0, 1)
-    :param seed: of the resampling, so that a report can be reproduced
+    :param values_per_seed: one value, or one array of values, per seed: ``[S, ...]``
+    :param statistic: the statistic that the interval is for
+    :param confidence: nominal coverage, in (0, 1)
+    :param seed: seed of the resampling, so that a report is reproducible
     :return: lower and upper end, each ``[...]``; NaN for one seed, which says nothing about the spread
-    :raises ValueError: no value
+    :raises ValueError: there is no value
     """
     values = np.asarray(values_per_seed, dtype=float)
     if len(values) == 0:
@@ -75,14 +76,14 @@ def bootstrap_interval_of_groups(
     groups: Sequence[Sample], statistic: StatisticOfGroups, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
     """
-    Percentile bootstrap interval of a number that several groups of seeds give together, such as a difference: each time,
-    the seeds of every group are drawn with replacement, independently of the other groups.
+    Return the percentile bootstrap interval of a statistic of several groups, such as a difference. The seeds of every group
+    are drawn with replacement, independently of the other groups.
 
-    :param groups: one value for each seed, ``[S]``, where S may differ between groups
-    :param statistic: what the interval is for
-    :param confidence: probability that the interval is meant to cover, in (0, 1)
-    :param seed: of the resampling, so that a report can be reproduced
-    :return: lower and upper end; NaN where a group has one seed, which says nothing about its spread
+    :param groups: one value per seed, ``[S]``; S may differ between groups
+    :param statistic: the statistic that the interval is for
+    :param confidence: nominal coverage, in (0, 1)
+    :param seed: seed of the resampling, so that a report is reproducible
+    :return: lower and upper end; NaN if a group has one seed, which says nothing about its spread
     :raises ValueError: a group has no value
     """
     if not all(len(group) for group in groups):
@@ -101,15 +102,15 @@ def stratified_interval(
     resamples: int = RESAMPLES,
 ) -> tuple[Floats, Floats]:
     """
-    Percentile bootstrap interval with the environments as strata (Agarwal et al., 2021): each time, the runs of every
-    environment and every group are drawn with replacement, each on their own; the environments stay.
+    Return the percentile bootstrap interval with the environments as strata (Agarwal et al., 2021). The runs of every
+    environment and every group are drawn with replacement, independently of each other. The environments are fixed.
 
-    :param groups: scores of one algorithm each, ``[S, E, ...]`` of S seeds in E environments; S may differ between them
-    :param statistic: of as many arrays ``[..., S, E]``; gives ``[...]``
-    :param confidence: probability that the interval is meant to cover, in (0, 1)
-    :param seed: of the resampling, so that a report can be reproduced
-    :param resamples: how often runs are drawn
-    :return: lower and upper end, each of the statistic's shape; NaN where a group has one seed, which says nothing about its
+    :param groups: scores of one algorithm per group, ``[S, E, ...]``: S seeds in E environments; S may differ between groups
+    :param statistic: maps one array ``[..., S, E]`` per group to ``[...]``
+    :param confidence: nominal coverage, in (0, 1)
+    :param seed: seed of the resampling, so that a report is reproducible
+    :param resamples: number of bootstrap resamples
+    :return: lower and upper end, each of the statistic's shape; NaN if a group has one seed, which says nothing about its
         spread
     :raises ValueError: a group has no seed
     """
@@ -117,7 +118,7 @@ def stratified_interval(
         raise ValueError("a bootstrap interval needs at least one value in each group")
     ends = np.cumsum([0, *(group.shape[1] for group in groups)])
 
-    def of_strata(*strata: Floats, axis: int) -> Floats:  # the seeds are the last axis here, whatever they were before
+    def of_strata(*strata: Floats, axis: int) -> Floats:  # SciPy moves the axis of the seeds to the end
         parts = [np.stack(strata[a:b], axis=-1) for a, b in pairwise(ends)]
         return statistic(*parts)
 
@@ -155,12 +156,12 @@ def _bootstrap(
 
 def area_under_curve(steps: Sequence[int], returns: Sequence[float]) -> float:
     """
-    Area under a learning curve by the trapezoidal rule, divided by the steps that it spans: its mean height.
+    Return the mean height of a learning curve: its area by the trapezoidal rule, divided by the steps that it spans.
 
     :param steps: environment steps at each evaluation, ascending, ``[P]``
     :param returns: mean return of each evaluation, ``[P]``
-    :return: in units of return
-    :raises ValueError: fewer than two evaluations
+    :return: the mean height, in units of return
+    :raises ValueError: there are fewer than two evaluations
     """
     if len(steps) < 2:
         raise ValueError(f"a learning curve needs at least 2 evaluations to have an area, got {len(steps)}")
@@ -170,20 +171,21 @@ def area_under_curve(steps: Sequence[int], returns: Sequence[float]) -> float:
 
 def steps_to_threshold(steps: Sequence[int], returns: Sequence[float], threshold: float) -> int | None:
     """
+    Return the environment steps at the first evaluation that reached the threshold, ``None`` if none did.
+
     :param steps: environment steps at each evaluation, ascending, ``[P]``
     :param returns: mean return of each evaluation, ``[P]``
     :param threshold: the return to reach
-    :return: steps at the first evaluation that reached it, whatever came later; None if none did
     """
     return next((step for step, value in zip(steps, returns, strict=True) if value >= threshold), None)
 
 
 def median_steps(steps_per_seed: Sequence[int | None]) -> float | None:
     """
-    Median over all seeds, where a seed that never reached the threshold counts as later than any that did.
+    Return the median over all seeds. A seed that never reached the threshold counts as later than any that did.
 
-    :param steps_per_seed: steps to the threshold, None for never, ``[S]``
-    :return: None if so few seeds reached it that the median is never
+    :param steps_per_seed: steps to the threshold, ``None`` for never, ``[S]``
+    :return: the median; ``None`` if the median seed never reached the threshold
     """
     median = float(np.median([np.inf if steps is None else steps for steps in steps_per_seed]))
     return median if np.isfinite(median) else None
@@ -191,10 +193,10 @@ def median_steps(steps_per_seed: Sequence[int | None]) -> float | None:
 
 def align_curves(curves: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tuple[Floats, Floats]:
     """
-    Learning curves of several seeds at the same steps. Evaluations of one algorithm mostly fall on the same steps; where
-    they do not, curves are interpolated at the steps of the first one that all of them cover.
+    Return the learning curves of several seeds at the same steps. Evaluations of one algorithm usually fall on the same steps.
+    If they do not, the curves are interpolated at those steps of the first curve that all of them cover.
 
-    :param curves: steps ``[P]`` and mean returns ``[P]`` of each seed, at least one evaluation each
+    :param curves: steps ``[P]`` and mean returns ``[P]`` per seed, with at least one evaluation each
     :return: steps ``[P']`` and returns ``[S, P']``
     """
     start, end = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)

@@ -1,1 +1,1 @@
-"""This package's algorithms in rl_zoo3's commands."""
+"""Plug-in that adds this package's algorithms to rl_zoo3's commands."""

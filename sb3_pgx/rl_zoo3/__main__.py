@@ -1,4 +1,4 @@
-"""``python -m sb3_pgx.rl_zoo3 train``, ``enjoy``, ``record_video`` and ``plot_train``: the same as with ``sb3-pgx``."""
+"""``python -m sb3_pgx.rl_zoo3 train``, ``enjoy``, ``record_video`` and ``plot_train``: the commands of ``sb3-pgx``."""
 
 import argparse
 import sys
@@ -8,11 +8,12 @@ from sb3_pgx.rl_zoo3.plugin import COMMANDS, run_command
 
 
 def main() -> int:
+    """Run a command. Return the exit status: 0, or 2 for a user error."""
     parser = argparse.ArgumentParser(
         "python -m sb3_pgx.rl_zoo3", description="rl_zoo3's commands with this package's algorithms."
     )
     names = [name.replace("-", "_") for name in COMMANDS]
-    parser.add_argument("command", choices=names, help="its own help follows with -h after it")
+    parser.add_argument("command", choices=names, help="put -h after it for its own help")
     name = parser.parse_args(sys.argv[1:2]).command
     try:
         run_command(name.replace("_", "-"), sys.argv[2:])

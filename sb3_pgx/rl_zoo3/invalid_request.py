@@ -1,19 +1,19 @@
-"""What a user got wrong, told apart from what failed while something was under way."""
+"""Tells mistakes of the user apart from failures during a run."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class InvalidRequest(Exception):
-    """A sentence on what was asked for and cannot be done; nothing has been trained."""
+    """A request that cannot be carried out, explained in one sentence. Nothing has been trained."""
 
 
 @contextlib.contextmanager
 def invalid_requests() -> Iterator[None]:
     """
-    Around what checks arguments and finds files.
+    Convert errors to :class:`InvalidRequest`. Wrap code that checks arguments or looks for files in this context.
 
-    :raises InvalidRequest: for an error of it
+    :raises InvalidRequest: the wrapped code raised an error
     """
     try:
         yield

@@ -1,8 +1,8 @@
 """
-rl_zoo3's own commands with this package's algorithms among theirs.
+Runs rl_zoo3's commands with this package's algorithms in addition to its own.
 
-rl_zoo3 reads its algorithms from tables; ours are put there by :func:`register`, never by an import. What a user got wrong is
-found before a command is handed over, where it can be, and is one sentence.
+rl_zoo3 reads its algorithms from tables. :func:`register` adds ours; importing this module does not. Mistakes of the user are
+found before rl_zoo3 starts, if possible, and are reported in one sentence.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from sb3_pgx.settings.configs import suggestion
 from sb3_pgx.settings.environments import find_environment
 from sb3_pgx.settings.registration import register_environment
 
-LOGS = "logs"  # where rl_zoo3's train writes
+LOGS = "logs"  # output folder of rl_zoo3's train
 
 
 def register() -> None:
@@ -60,12 +60,12 @@ def register() -> None:
 
 def run_command(name: str, arguments: Sequence[str]) -> None:
     """
-    Runs a command of rl_zoo3, which prints and writes what it always does.
+    Run a command of rl_zoo3.
 
     :param name: a key of :data:`COMMANDS`
-    :param arguments: rl_zoo3's, as the command line has them
-    :raises InvalidRequest: the command cannot be run as it was asked for
-    :raises SystemExit: it showed its help, or an option is none of its
+    :param arguments: rl_zoo3's command-line arguments
+    :raises InvalidRequest: the command cannot be run with these arguments
+    :raises SystemExit: rl_zoo3 showed its help, or does not know an option
     """
     command = COMMANDS[name]
     asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
@@ -81,16 +81,16 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
 
 def _check(command: "Command", arguments: Sequence[str]) -> None:
     """
-    The names that rl_zoo3 would refuse at length, or later.
+    Check the names that rl_zoo3 would refuse late or with a long message.
 
-    :raises ValueError: nothing has that name; gives the nearest ones
-    :raises ImportError: a package of ``--gym-packages`` is not there, or one cannot register its environments
+    :raises ValueError: a name is unknown; the message gives the nearest ones
+    :raises ImportError: a package of ``--gym-packages`` is not installed, or cannot register its environments
     """
     from rl_zoo3.utils import ALGOS
 
     asked = _names(command, arguments)
     if asked.algo is None:
-        return  # rl_zoo3 says that it is needed
+        return  # rl_zoo3 reports that it is required
     if asked.algo not in ALGOS:
         hint = suggestion(asked.algo, list(ALGOS)) or f"; choose one of {', '.join(sorted(ALGOS))}"
         raise ValueError(f"algorithm {asked.algo!r} is unknown{hint}")
@@ -99,29 +99,29 @@ def _check(command: "Command", arguments: Sequence[str]) -> None:
             importlib.import_module(package)
         package, colon, env = asked.env.rpartition(":")
         if colon:
-            raise ValueError(f"rl_zoo3 takes the package of an environment apart: --gym-packages {package} --env {env}")
+            raise ValueError(f"rl_zoo3 needs the package of an environment separately: --gym-packages {package} --env {env}")
         find_environment(env)
         agent = asked.trained_agent
         if agent and not (agent.endswith(".zip") and Path(agent).is_file()):
-            raise ValueError(f"--trained-agent {agent}: there is no such file, or it is no .zip")
-    elif not (Path(asked.folder, asked.algo).is_dir() or "rl-trained-agents" in asked.folder):  # these it can download
+            raise ValueError(f"--trained-agent {agent}: there is no such file, or it is not a .zip file")
+    elif not (Path(asked.folder, asked.algo).is_dir() or "rl-trained-agents" in asked.folder):  # rl_zoo3 can download these
         raise ValueError(
-            f"there is no run of {asked.algo} in {asked.folder}: `sb3-pgx train --algo {asked.algo}` makes one, -f names "
-            "another folder"
+            f"there is no run of {asked.algo} in {asked.folder}: train one with `sb3-pgx train --algo {asked.algo}`, "
+            "or give another folder with -f"
         )
     if command in (ENJOY, RECORD_VIDEO):
         register_environment(asked.env)
     if command is ENJOY and not (asked.no_render or _has_display()):
-        raise ValueError("there is no display to show it on: pass --no-render, or film it with `sb3-pgx record-video`")
+        raise ValueError("there is no display: pass --no-render, or record a video with `sb3-pgx record-video`")
 
 
 def _has_display() -> bool:
-    # Without one, MuJoCo's window ends the process.
+    # Without a display, MuJoCo's window ends the process.
     return not sys.platform.startswith("linux") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _names(command: "Command", arguments: Sequence[str]) -> argparse.Namespace:
-    """What the arguments name; whatever else is wrong with them, rl_zoo3 says."""
+    """Parse the arguments that are checked here. rl_zoo3 reports any other mistake."""
     parser = argparse.ArgumentParser(f"sb3-pgx {command.name}", add_help=False, allow_abbrev=False)
     parser.add_argument("-a", "--algo", default=None if command is PLOT_TRAIN else "ppo")  # rl_zoo3's defaults
     if command is not PLOT_TRAIN:
@@ -138,7 +138,7 @@ def _names(command: "Command", arguments: Sequence[str]) -> argparse.Namespace:
 
 
 class _CheckValues(argparse.Action):
-    """rl_zoo3 evaluates each ``name:value``, and where it cannot, its user sees a traceback."""
+    """Checks each ``name:value``, for which rl_zoo3 would show a traceback if it cannot evaluate the value."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         from rl_zoo3.utils import StoreDict
@@ -146,10 +146,10 @@ class _CheckValues(argparse.Action):
         for value in values:
             try:
                 StoreDict([], self.dest)(parser, argparse.Namespace(), [value])
-            except Exception:  # whatever evaluating may raise
+            except Exception:  # evaluation may raise anything
                 raise ValueError(
-                    f"{option_string} {value}: write name:value, the value as Python has it; a text needs quotes of its own, "
-                    "as in learning_rate:\"'lin_0.001'\""
+                    f"{option_string} {value}: write name:value, where the value is a Python expression; a text needs quotes "
+                    "of its own, as in learning_rate:\"'lin_0.001'\""
                 ) from None
 
 
@@ -190,8 +190,8 @@ def _record_video() -> None:
 @dataclass(frozen=True)
 class _Player:
     """
-    Loads a model without an environment, as enjoy does. record_video gives it the one that it films, in which the model need
-    not be able to train.
+    Loads a model without an environment, as enjoy does. record_video would load it with the environment of the video, in which
+    the model may be unable to train.
     """
 
     algorithm: type[BaseAlgorithm]
@@ -204,7 +204,7 @@ def _plot_train() -> None:
     from matplotlib import pyplot as plt
 
     rliable = sys.modules.get("rliable")
-    sys.modules["rliable"] = None  # type: ignore[assignment]  # only another of rl_zoo3's plots needs it, and it may not load
+    sys.modules["rliable"] = None  # type: ignore[assignment]  # plot_train does not need it, and importing it may fail
     try:
         from rl_zoo3.plots import plot_train
     finally:
@@ -218,32 +218,32 @@ def _plot_train() -> None:
 
 
 def _keep_picture(plt: Any) -> None:
-    """Without a display nothing has been shown, and the picture would be lost."""
+    """Save the picture to a file if there is no display to show it."""
     if not plt.get_fignums():
         return
     figure = plt.gcf()
     (axes,) = figure.axes
     if not axes.lines:
         plt.close(figure)
-        raise ValueError("nothing to draw: no run of that environment has as many episodes as are averaged (--episode-window)")
+        raise ValueError("nothing to draw: no run of that environment has enough episodes to average (--episode-window)")
     name = axes.get_ylabel().lower().replace(" ", "_")
-    paths = (Path(f"{name}_{number}.png") for number in itertools.count(1))  # numbered as train numbers runs
+    paths = (Path(f"{name}_{number}.png") for number in itertools.count(1))  # numbered like the runs of train
     path = next(path for path in paths if not path.exists())
     with replacing(path) as file:
         figure.savefig(file, format="png")
     plt.close(figure)
-    print(f"there is no display: the picture is in {path}")
+    print(f"there is no display: the picture was saved to {path}")
 
 
 @dataclass(frozen=True)
 class Command:
     """
-    One of rl_zoo3's.
+    One of rl_zoo3's commands.
 
     :param name: its name in ``sb3-pgx``
-    :param description: what stands before rl_zoo3's own help
-    :param defaults: arguments that those of the user override
-    :param run: hands over to rl_zoo3, which reads ``sys.argv``
+    :param description: text that is printed before rl_zoo3's own help
+    :param defaults: arguments that come before those of the user, which override them
+    :param run: calls rl_zoo3, which reads ``sys.argv``
     """
 
     name: str
@@ -254,12 +254,12 @@ class Command:
 
 _NAMES = (
     f"Algorithms: this package's ({', '.join(ALGORITHMS)}),\nwith the hyperparameters of zoo_configs/, "
-    "and SB3's and sb3-contrib's with rl_zoo3's. Where a name would stand for two, theirs\n"
-    f"are {', '.join(RENAMED_IN_RL_ZOO3.values())}."
+    "and those of SB3 and sb3-contrib with rl_zoo3's. If a name exists in both,\n"
+    f"the latter are called {', '.join(RENAMED_IN_RL_ZOO3.values())}."
 )
 TRAIN = Command(
     "train",
-    "Train one algorithm in one environment with rl_zoo3's train, into logs/<algo>/<env>_<number>.\n\n"
+    "Train one algorithm in one environment with rl_zoo3's train. Output folder: logs/<algo>/<env>_<number>.\n\n"
     f"{_NAMES}\n\n"
     "  sb3-pgx train --algo ppo_penalty --env CartPole-v1 -n 50000\n"
     "  sb3-pgx train --algo trpo --env Pendulum-v1 -params target_kl:0.02 learning_rate:\"'lin_0.001'\"\n"
@@ -269,16 +269,16 @@ TRAIN = Command(
 )
 ENJOY = Command(
     "enjoy",
-    "Let a policy that `sb3-pgx train` saved play, with rl_zoo3's enjoy.\n"
-    "It is looked for in logs/ unless -f says otherwise.\n\n"
+    "Play episodes with a policy that `sb3-pgx train` saved, with rl_zoo3's enjoy.\n"
+    "The policy is loaded from logs/, or from the folder given with -f.\n\n"
     "  sb3-pgx enjoy --algo ppo_penalty --env CartPole-v1 --no-render -n 2000",
     ("-f", LOGS),
     _enjoy,
 )
 RECORD_VIDEO = Command(
     "record-video",
-    "Film a policy that `sb3-pgx train` saved, with rl_zoo3's record_video: an MP4 file in the run's folder,\n"
-    "under videos/. (MuJoCo without a display: MUJOCO_GL=egl before the command, where EGL is installed.)\n\n"
+    "Record a video of a policy that `sb3-pgx train` saved, with rl_zoo3's record_video: an MP4 file in the\n"
+    "run's folder videos/. (MuJoCo without a display: set MUJOCO_GL=egl if EGL is installed.)\n\n"
     "  sb3-pgx record-video --algo ppo_penalty --env CartPole-v1 -n 500",
     ("-f", LOGS),
     _record_video,
@@ -286,7 +286,7 @@ RECORD_VIDEO = Command(
 PLOT_TRAIN = Command(
     "plot-train",
     "Draw returns (or lengths, or successes) of the training episodes of every run, with rl_zoo3's plot_train.\n"
-    "Without a display the picture is written into the working folder.\n\n"
+    "Without a display, the picture is saved in the working folder.\n\n"
     "  sb3-pgx plot-train --algo ppo_penalty --env CartPole-v1",
     ("-f", LOGS),
     _plot_train,

@@ -1,1 +1,1 @@
-"""Hyperparameter files in rl_zoo3's format, and the environments that they describe."""
+"""Hyperparameter files in rl_zoo3's format, the environments that they describe, and search spaces."""

@@ -1,7 +1,7 @@
 """
-Reads hyperparameter files in rl_zoo3's format, so that one file serves the zoo, ``compare`` and ``claims``.
+Reads hyperparameter files in rl_zoo3's format, so that rl_zoo3's commands, comparisons and searches share the same files.
 
-Reading a file runs none of it. Wrappers that it names are imported when an environment is made.
+Reading a file executes nothing in it. The wrappers that it names are imported when an environment is made.
 """
 
 import importlib
@@ -24,19 +24,25 @@ from sb3_pgx.settings.registration import register_environment
 DEFAULT_N_ENVS = 8
 CLASS_DEFAULTS = "defaults of the class"
 UNSUPPORTED_KEYS = ("callback", "vec_env_wrapper", "monitor_kwargs")
-TRUSTED = ("gymnasium", "stable_baselines3", "sb3_contrib", "sb3_pgx", "rl_zoo3")  # imported to check a wrapper's name
+TRUSTED = ("gymnasium", "stable_baselines3", "sb3_contrib", "sb3_pgx", "rl_zoo3")  # may be imported to check a name
 RESERVED_ARGUMENTS = ("policy", "env", "seed", "verbose")
-EVALUATED = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "normalize", "monitor_kwargs")  # by rl_zoo3
+EVALUATED = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "normalize", "monitor_kwargs")  # with eval()
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """
-    How to train one algorithm in one environment.
+    The settings of one algorithm in one environment.
 
-    ``normalize`` holds the keyword arguments of ``VecNormalize``, or None for no normalisation; ``wrappers`` are
-    dotted names with keyword arguments, innermost first; ``hyperparameters`` go to the algorithm's constructor as they
-    are; ``n_timesteps`` is in environment steps over all environments; ``source`` tells where all of it came from.
+    :param source: where the settings came from, such as ``"ppo.yml: CartPole-v1"``
+    :param policy: name of the policy
+    :param n_envs: number of parallel environments
+    :param n_timesteps: environment steps of a run, summed over the parallel environments; ``None`` if the file has none
+    :param normalize: keyword arguments of ``VecNormalize``; ``None`` for no normalisation
+    :param env_kwargs: keyword arguments of ``gymnasium.make``
+    :param wrappers: dotted names of wrappers with their keyword arguments, innermost first
+    :param frame_stack: number of frames for ``VecFrameStack``; ``None`` for none
+    :param hyperparameters: keyword arguments of the algorithm's constructor
     """
 
     source: str
@@ -50,7 +56,7 @@ class RunConfig:
     hyperparameters: dict[str, Any] = field(default_factory=dict)
 
     def with_hyperparameters(self, hyperparameters: dict[str, Any]) -> "RunConfig":
-        """The same with other hyperparameters; ``VecNormalize`` has their γ, as where it is read from a file."""
+        """Return a copy with other hyperparameters. ``VecNormalize`` gets their γ, as when they are read from a file."""
         normalize = self.normalize
         if normalize is not None and "gamma" in hyperparameters:
             normalize = {**normalize, "gamma": hyperparameters["gamma"]}
@@ -58,7 +64,7 @@ class RunConfig:
 
 
 def config_folder() -> Path:
-    """The folder of the hyperparameter files: inside the package in a wheel, beside it in the repository."""
+    """Return the folder of the hyperparameter files: inside the package in a wheel, next to it in the repository."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "zoo_configs"
     return inside if inside.is_dir() else package.parent / "zoo_configs"
@@ -66,14 +72,15 @@ def config_folder() -> Path:
 
 def load_config(algo_key: str, env_id: str, folder: Path | None = None) -> RunConfig:
     """
-    The settings of an algorithm in an environment: those under the environment's name in ``<algo_key>.yml``, else for an Atari
-    game those under ``atari``, else those under ``default``, else the defaults of the class with 8 environments.
+    Load the settings of an algorithm in an environment. ``<algo_key>.yml`` may have them under the environment's name, under
+    ``atari`` for an Atari game, or under ``default``; the first of these counts. Otherwise, the settings are the defaults of
+    the class with 8 environments.
 
     :param algo_key: name of the file without its suffix, such as ``"ppo"``
     :param env_id: Gymnasium's name of the environment
-    :param folder: where the file lies; default :func:`config_folder`
+    :param folder: folder of the file; default: :func:`config_folder`
     :return: the settings; ``source`` says which of the four they are
-    :raises ValueError: the file is not valid YAML, or a key in it has no meaning or the wrong type
+    :raises ValueError: the file is not valid YAML, or a key in it is unsupported or has a value of the wrong type
     :raises FileNotFoundError: ``folder`` was given and does not exist
     """
     check_folder(folder)
@@ -85,13 +92,13 @@ def read_config(
     path: Path, env_id: str, unsupported: tuple[str, ...] = (), changes: Mapping[str, Any] | None = None
 ) -> RunConfig:
     """
-    As :func:`load_config`, from one file.
+    Read the settings of an environment from one file, in the order of :func:`load_config`.
 
     :param path: the file
     :param env_id: Gymnasium's name of the environment
-    :param unsupported: of rl_zoo3's keys those that are refused; the others that mean nothing here are left out
-    :param changes: what the settings have in the place of the file's
-    :raises ValueError: the file is not valid YAML, or a key in it has no meaning or the wrong type
+    :param unsupported: those of rl_zoo3's keys without a meaning here that are refused; the others are ignored
+    :param changes: values that replace those of the file, by key
+    :raises ValueError: the file is not valid YAML, or a key in it is unsupported or has a value of the wrong type
     :raises OSError: the file cannot be read
     """
     entry = _entry(path, env_id, changes)
@@ -100,11 +107,11 @@ def read_config(
 
 def check_expressions(path: Path, env_id: str) -> None:
     """
-    Check what rl_zoo3 would evaluate as Python, in the settings of any algorithm.
+    Check the texts that rl_zoo3 would evaluate as Python, in the settings of any algorithm.
 
     :param path: the file
     :param env_id: Gymnasium's name of the environment
-    :raises ValueError: the file is not valid YAML, or a text in it is more than a value; names file, line and key
+    :raises ValueError: the file is not valid YAML, or a text in it is more than a value; the message names file, line and key
     """
     entry = _entry(path, env_id)
     for key in EVALUATED:
@@ -113,24 +120,30 @@ def check_expressions(path: Path, env_id: str) -> None:
 
 
 def is_atari(env_id: str) -> bool:
-    """Whether the environment is an Atari game, as rl_zoo3 tells it; one that is not registered is none."""
-    with suppress(ImportError):  # told where the environment is made
+    """Whether the environment is an Atari game, by rl_zoo3's criterion. An unregistered environment is not."""
+    with suppress(ImportError):  # reported when the environment is made
         register_environment(env_id)
     spec = gym.registry.get(env_id.rpartition(":")[2])
     return spec is not None and "AtariEnv" in str(spec.entry_point)
 
 
 def check_folder(folder: Path | None) -> None:
-    """:raises FileNotFoundError: a folder of hyperparameter files was given and does not exist"""
+    """
+    Check that a folder of hyperparameter files exists, if one was given.
+
+    :raises FileNotFoundError: it does not exist
+    """
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(f"the folder of hyperparameter files {folder} does not exist")
 
 
 def check_hyperparameters(algorithm: type[BaseAlgorithm], config: RunConfig) -> None:
     """
-    :param algorithm: the class that the hyperparameters are for
+    Check that the constructor of an algorithm has an argument for each hyperparameter.
+
+    :param algorithm: the class
     :param config: the settings
-    :raises ValueError: the constructor knows no argument of that name; names the nearest ones
+    :raises ValueError: it has no argument of that name; the message gives the nearest ones
     """
     parameters = inspect.signature(algorithm).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
@@ -142,16 +155,16 @@ def check_hyperparameters(algorithm: type[BaseAlgorithm], config: RunConfig) -> 
 
 
 def suggestion(name: str, known: list[str]) -> str:
-    """``; did you mean 'gamma'?``, or nothing where no known name is near."""
+    """Return ``; did you mean 'gamma'?``, or an empty text if no known name is similar."""
     near = get_close_matches(name, known, n=3)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def import_name(dotted: str) -> Any:
     """
-    What a dotted name such as ``"package.module.Class"`` stands for.
+    Import the object of a dotted name such as ``"package.module.Class"``.
 
-    :raises ImportError: no such module, or nothing of that name in it
+    :raises ImportError: there is no such module, or nothing of that name in it
     """
     module, _, name = dotted.rpartition(".")
     if not module:
@@ -172,12 +185,12 @@ def _entry(path: Path, env_id: str, changes: Mapping[str, Any] | None = None) ->
         return None
     where = f"{path.name}, line {lines[key, None]}, {key}"
     if not isinstance(entries[key], dict):
-        raise ValueError(f"{where}: expected hyperparameters, one `name: value` a line, got {entries[key]!r}")
+        raise ValueError(f"{where}: expected hyperparameters, one `name: value` per line, got {entries[key]!r}")
     return _Entry({**entries[key], **(changes or {})}, path, key, lines)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Lines]:
-    """The file's entries, and the line of each entry ``(entry, None)`` and of each of its keys ``(entry, key)``."""
+    """Return the file's entries, and the line of each entry ``(entry, None)`` and of each of its keys ``(entry, key)``."""
     import yaml
 
     text = path.read_text(encoding="utf-8")
@@ -195,7 +208,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Lines]:
     for key, value in root.value:
         if (key.value, None) in lines:
             raise ValueError(
-                f"{path}, line {key.start_mark.line + 1}: {key.value} is there already in line {lines[key.value, None]}"
+                f"{path}, line {key.start_mark.line + 1}: {key.value} is already defined in line {lines[key.value, None]}"
             )
         lines[key.value, None] = key.start_mark.line + 1
         if isinstance(value, yaml.MappingNode):
@@ -205,7 +218,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Lines]:
 
 @dataclass
 class _Entry:
-    """One environment's keys while they are being consumed; what is left over goes to the constructor."""
+    """One environment's keys. Parsing removes the known ones; the rest goes to the algorithm's constructor."""
 
     values: dict[str, Any]
     path: Path
@@ -213,6 +226,7 @@ class _Entry:
     lines: Lines
 
     def parse(self, unsupported: tuple[str, ...]) -> RunConfig:
+        """Return the settings; arguments and errors are those of :func:`read_config`."""
         for key in UNSUPPORTED_KEYS:
             if key in self.values and key in unsupported:
                 raise self._error(key, "this key of rl_zoo3 has no effect here; remove it")
@@ -286,7 +300,7 @@ class _Entry:
 
     def _hyperparameters(self) -> dict[str, Any]:
         for key, value in self.values.items():
-            # YAML 1.1 reads 1e-3, without a point, as text, and the algorithm would fail far from here.
+            # YAML 1.1 reads 1e-3, which has no point, as a text; the algorithm would fail much later.
             if isinstance(value, str) and is_numeric_text(value):
                 raise self._error(key, f"YAML reads {value} as text; write {float(value)!r} or !!float {value}")
         if isinstance(self.values.get("policy_kwargs"), str):
@@ -294,7 +308,7 @@ class _Entry:
         return self.values
 
     def evaluate(self, key: str, text: str) -> Any:
-        """The value of an expression, which is not run."""
+        """Return the value of an expression without executing code."""
         try:
             return evaluate_expression(text)
         except ValueError as error:
@@ -303,9 +317,9 @@ class _Entry:
 
 def _check_name(dotted: str) -> None:
     """
-    Check a dotted name as far as that is possible without running code of a package that nobody has imported yet.
+    Check a dotted name, as far as possible without executing code of a package that is not imported yet.
 
-    :raises ImportError: no such module, or nothing of that name in it
+    :raises ImportError: there is no such module, or nothing of that name in it
     """
     package = dotted.partition(".")[0]
     if package in sys.modules or package in TRUSTED or "." not in dotted:
@@ -315,7 +329,7 @@ def _check_name(dotted: str) -> None:
 
 
 def is_numeric_text(text: str) -> bool:
-    """Whether a text is a number to Python."""
+    """Whether Python reads a text as a number."""
     try:
         float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Reads the values that hyperparameter files hold as Python expressions. None of it is run."""
+"""Evaluates the Python expressions in hyperparameter files without executing code."""
 
 import ast
 import operator
@@ -11,23 +11,23 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from torch import nn
 
-# What an expression may name in addition to the modules of torch.nn and the optimizers of torch.optim, also by its full path.
+# Allowed in addition to the modules of torch.nn and the optimizers of torch.optim, by name or by full path.
 CLASSES = {c.__name__: c for c in (RMSpropTFLike, HerReplayBuffer, NatureCNN, FlattenExtractor, CombinedExtractor)}
 PATHS = {f"{c.__module__}.{c.__name__}": c for c in CLASSES.values()}
-PACKAGES: dict[str, tuple[Any, type]] = {  # by the part of a name before its last point
+PACKAGES: dict[str, tuple[Any, type]] = {  # by the part of a name before its last dot
     **dict.fromkeys(("nn", "th.nn", "torch.nn"), (nn, nn.Module)),
     **dict.fromkeys(("optim", "th.optim", "torch.optim"), (th.optim, th.optim.Optimizer)),
 }
-MAX_BITS = 1024  # of a power
+MAX_BITS = 1024  # of a power, so that it cannot take forever
 
 
 def evaluate_expression(text: str) -> Any:
     """
-    Return the value of a Python expression that is made of numbers and arithmetic on them, texts, ``True``, ``False``,
-    ``None``, lists, tuples, dictionaries, ``dict(name=…)``, and names of classes that policies take, such as ``nn.Tanh``.
+    Return the value of a Python expression that consists of numbers and arithmetic, texts, ``True``, ``False``, ``None``,
+    lists, tuples, dictionaries, ``dict(name=…)``, and names of classes for policies, such as ``nn.Tanh``.
 
     :param text: the expression
-    :raises ValueError: it is something else; names the part
+    :raises ValueError: it contains something else; the message names the part
     """
     try:
         return _value(ast.parse(text.strip(), mode="eval").body)
@@ -38,7 +38,7 @@ def evaluate_expression(text: str) -> Any:
 
 
 def expression_for(value: type) -> str | None:
-    """Return what :func:`evaluate_expression` reads as this class, ``None`` if nothing does."""
+    """Return an expression that :func:`evaluate_expression` reads as this class; ``None`` if there is none."""
     name = value.__name__
     if CLASSES.get(name) is value:
         return name
@@ -64,7 +64,7 @@ def _value(node: ast.expr) -> Any:
         case ast.Name() | ast.Attribute():
             return _class(ast.unparse(node))
     raise ValueError(
-        f"{ast.unparse(node)} is more than a value; a file may have numbers, texts, lists, dict(…) and classes such as nn.Tanh"
+        f"{ast.unparse(node)} is more than a value; allowed are numbers, texts, lists, dict(…) and classes such as nn.Tanh"
     )
 
 
@@ -83,7 +83,7 @@ def _number(node: ast.expr) -> int | float:
 
 
 def _power(base: int | float, exponent: int | float) -> Any:
-    if isinstance(base, int) and base.bit_length() * abs(exponent) > MAX_BITS:  # it would take for ever
+    if isinstance(base, int) and base.bit_length() * abs(exponent) > MAX_BITS:  # it would take forever
         raise ValueError(f"{base}**{exponent} is too large")
     if base < 0 and not float(exponent).is_integer():
         raise ValueError(f"({base})**{exponent} is not a real number")

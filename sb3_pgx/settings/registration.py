@@ -1,4 +1,4 @@
-"""Environments that other packages bring, made known to Gymnasium."""
+"""Registers the environments of other packages with Gymnasium."""
 
 import importlib
 from collections.abc import Iterable
@@ -9,16 +9,17 @@ import gymnasium as gym
 
 from sb3_pgx.core.optional_packages import installed_versions
 
-# Of Gymnasium's environments, by their folder: the package of the engine.
+# The package of the physics engine, by the folder of Gymnasium's environments.
 ENGINES = {"box2d": "Box2D", "mujoco": "mujoco"}
 
 
 def register_environment(env_id: str) -> str:
     """
-    Import the module before a colon; or have the package that ``MinAtar/Breakout-v1`` comes from register its environments, if
-    it is installed: it names the function that does so as an entry point ``MinAtar`` of the group ``gymnasium.envs``.
+    Register an environment that another package provides. For ``module:Env-v0``, import the module. For
+    ``MinAtar/Breakout-v1``, call the function that an installed package names as the entry point ``MinAtar`` of the group
+    ``gymnasium.envs``.
 
-    :param env_id: Gymnasium's name of the environment, known or not
+    :param env_id: Gymnasium's name of the environment, which need not exist
     :return: the name without the module
     :raises ImportError: the module cannot be imported, or the function failed
     """
@@ -26,34 +27,34 @@ def register_environment(env_id: str) -> str:
     if module:
         try:
             importlib.import_module(module)
-        except ImportError as error:  # perhaps of something that the module needs
+        except ImportError as error:  # perhaps of a package that the module needs
             raise ImportError(f"environment {env_id}: module {module} cannot be imported: {sentence(error)}") from None
     namespace, slash, _ = name.partition("/")
     if slash and name not in gym.registry:
         for plugin in entry_points(group="gymnasium.envs", name=namespace):
             try:
                 run_once(plugin)
-            except Exception as error:  # of any package
+            except Exception as error:  # the function of another package may raise anything
                 raise ImportError(f"environment {env_id}: {plugin.value} cannot register it: {sentence(error)}") from error
     return name
 
 
 @cache
 def run_once(plugin: EntryPoint) -> None:
-    """Call the function; not again for another name, since Gymnasium warns of what is registered twice."""
+    """Call the function, but only once: Gymnasium warns about repeated registrations."""
     plugin.load()()
 
 
 def simulator_versions(env_ids: Iterable[str]) -> dict[str, str]:
-    """Versions of the installed packages that simulate environments: what a policy returns depends on them."""
+    """Return the versions of the packages that simulate these environments, on which returns depend."""
     return installed_versions(name for env_id in env_ids if (name := _simulator(env_id)) is not None)
 
 
 def _simulator(env_id: str) -> str | None:
-    """The distribution that an environment is from; of Gymnasium's own ones, that of their engine."""
+    """Return the distribution of an environment, or of the engine for Gymnasium's own; ``None`` if unknown."""
     try:
         entry_point = gym.registry[register_environment(env_id)].entry_point
-    except Exception:  # of any package; whoever makes the environment is told
+    except Exception:  # reported when the environment is made
         return None
     if entry_point is None:
         return None
@@ -65,12 +66,12 @@ def _simulator(env_id: str) -> str | None:
 
 @cache
 def _distribution(package: str) -> str:
-    """The distribution that a package is imported from, which may have another name: to look for that takes a second."""
+    """Return the distribution of a package. If it has another name, finding it takes a second."""
     if installed_versions([package]):
         return package
     return next(iter(packages_distributions().get(package, ())), package)
 
 
 def sentence(error: BaseException) -> str:
-    """What an error says, on one line, without a full stop."""
+    """Return an error's message on one line without a final full stop."""
     return " ".join(str(error).split()).rstrip(".")

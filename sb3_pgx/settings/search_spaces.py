@@ -1,8 +1,8 @@
 """
-Where to search for each algorithm's hyperparameters, and how a trial's parameters become a constructor's arguments and back.
+Search spaces of each algorithm's hyperparameters, and the conversion between a trial's parameters and constructor arguments.
 
-Nothing here imports Optuna: a trial is whatever has its ``suggest_*`` methods, and parameters are a dictionary of numbers and
-words, as Optuna stores them.
+Nothing here imports Optuna. A trial is any object with its ``suggest_*`` methods; parameters are a dictionary of numbers and
+texts, as Optuna stores them.
 """
 
 import inspect
@@ -19,21 +19,21 @@ from sb3_pgx.settings.configs import DEFAULT_N_ENVS, RunConfig
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
-Arguments = dict[str, Any]  # of a constructor
-Params = dict[str, Any]  # of a trial
+Arguments = dict[str, Any]  # arguments of an algorithm's constructor
+Params = dict[str, Any]  # parameters of a trial
 
 
 class Dimension(Protocol):
-    """One choice of a search space: what a trial is asked, and what the answer means to the constructor."""
+    """One dimension of a search space. Converts between parameters of a trial and arguments of a constructor."""
 
     def suggest(self, trial: "BaseTrial") -> Params:
-        """The trial's answer, by the names under which Optuna keeps it."""
+        """Return the parameters that the trial suggests, by the names under which Optuna stores them."""
 
     def decode(self, params: Params) -> Arguments:
-        """Constructor arguments for that answer."""
+        """Return the constructor arguments for these parameters."""
 
     def encode(self, arguments: Arguments) -> Params:
-        """The answer that gives these arguments; empty where none does."""
+        """Return the parameters that give these arguments; empty if there are none in the search space."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Real:
     """
     A positive number on a logarithmic scale.
 
-    :param argument: of the constructor
-    :param low: least value
+    :param argument: name of the constructor's argument
+    :param low: smallest value
     :param high: largest value
-    :param zero_below: values below it, the lowest part of the scale, stand for 0, which has no logarithm
-    :param complement: search 1 − the argument, under the name ``one_minus_<argument>``
+    :param zero_below: values below this one mean 0, which a logarithmic scale cannot represent
+    :param complement: whether to search 1 − the argument, under the name ``one_minus_<argument>``
     """
 
     argument: str
@@ -56,6 +56,7 @@ class Real:
 
     @property
     def name(self) -> str:
+        """Name of the trial's parameter."""
         return f"one_minus_{self.argument}" if self.complement else self.argument
 
     def suggest(self, trial: "BaseTrial") -> Params:
@@ -82,7 +83,7 @@ class Real:
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A positive number on a logarithmic scale that stays, or falls linearly to 0: ``0.001`` or ``"lin_0.001"``."""
+    """A positive number on a logarithmic scale, constant or with linear decay to 0: ``0.001`` or ``"lin_0.001"``."""
 
     argument: str
     low: float
@@ -113,7 +114,7 @@ class Scheduled:
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number; on a logarithmic scale where its order of magnitude is what matters."""
+    """A whole number, on a logarithmic scale if ``log`` is true."""
 
     argument: str
     low: int
@@ -173,21 +174,21 @@ class Categorical:
         if self.argument not in arguments:
             return {}
         value = arguments[self.argument]
-        # 1 and 1.0 and True are equal to Python; a Boolean is not a number here.
+        # Python considers 1, 1.0 and True equal; here, a Boolean is not a number.
         same = [option for option in self.options if option == value and isinstance(option, bool) == isinstance(value, bool)]
         return {self.argument: same[0]} if same else {}
 
 
 @dataclass(frozen=True)
-class OfPolicy:
-    """One of a few values, each with a name, for an argument of the policy: it goes into ``policy_kwargs``."""
+class PolicyOption:
+    """One of a few named values for an argument of the policy, which goes into ``policy_kwargs``."""
 
     argument: str
     options: Mapping[str, Any]
-    default: str  # what SB3's policies do where policy_kwargs does not say
+    default: str  # name of the value that SB3's policies have by default
 
     def __repr__(self) -> str:
-        return f"OfPolicy({self.argument!r}, {', '.join(self.options)})"
+        return f"PolicyOption({self.argument!r}, {', '.join(self.options)})"
 
     def suggest(self, trial: "BaseTrial") -> Params:
         return {self.argument: trial.suggest_categorical(self.argument, list(self.options))}
@@ -202,7 +203,7 @@ class OfPolicy:
             return {self.argument: self.default}
         value = kwargs[self.argument]
         if isinstance(value, Mapping) and value.get("pi") == value.get("vf"):
-            value = value.get("pi")  # the same layers for both: SB3 builds the same networks for the list alone
+            value = value.get("pi")  # for equal layers, SB3 builds the same networks from the list alone
         name = next((name for name, option in self.options.items() if option == value), None)
         return {} if name is None else {self.argument: name}
 
@@ -213,8 +214,8 @@ ENTROPY = Real("ent_coef", 1e-6, 0.1, zero_below=1e-5)
 LEARNING_RATE = Scheduled("learning_rate", 1e-5, 1e-2)
 MAX_GRAD_NORM = Real("max_grad_norm", 0.3, 5.0)
 NETWORK = (
-    OfPolicy("net_arch", {"tiny": [64], "small": [64, 64], "medium": [256, 256]}, default="small"),
-    OfPolicy("activation_fn", {"tanh": nn.Tanh, "relu": nn.ReLU}, default="tanh"),
+    PolicyOption("net_arch", {"tiny": [64], "small": [64, 64], "medium": [256, 256]}, default="small"),
+    PolicyOption("activation_fn", {"tanh": nn.Tanh, "relu": nn.ReLU}, default="tanh"),
 )
 
 MINIBATCHES = (PowerOfTwo("n_steps", 4, 11), PowerOfTwo("batch_size", 4, 11))
@@ -291,10 +292,11 @@ SEARCH_SPACES: dict[str, tuple[Dimension, ...]] = {
 
 def search_space(algorithm: str, policy: str = "MlpPolicy") -> tuple[Dimension, ...]:
     """
+    Return the search space of an algorithm.
+
     :param algorithm: a name of the registry, such as ``"ppo"``
-    :param policy: with ``CnnPolicy`` the network stays as it is: layers after its convolutions are the exception
-    :return: the choices of its search space
-    :raises ValueError: no algorithm of that name; gives the nearest ones
+    :param policy: name of the policy; the network of ``CnnPolicy`` is not searched
+    :raises ValueError: there is no algorithm of that name; the message gives the nearest ones
     """
     algorithm_class(algorithm)
     return (*SEARCH_SPACES[algorithm], *(() if policy == "CnnPolicy" else NETWORK))
@@ -308,16 +310,16 @@ def sample_params(
     timesteps: int | None = None,
 ) -> dict[str, Any]:
     """
-    Hyperparameters that a trial suggests.
+    Return hyperparameters that a trial suggests.
 
     :param algorithm: a name of the registry, such as ``"ppo"``
-    :param trial: Optuna's
-    :param n_envs: environments that the model will train in: minibatches are no larger than a rollout
-    :param policy: that the model will have
-    :param timesteps: that the training will have: rollouts are no longer, lest it ends before the first update; None where
-        that does not matter
-    :return: arguments for the constructor, ``policy_kwargs`` among them
-    :raises ValueError: no algorithm of that name; gives the nearest ones
+    :param trial: Optuna's trial
+    :param n_envs: number of environments for training, which bounds the minibatches by the size of a rollout
+    :param policy: name of the model's policy
+    :param timesteps: environment steps of a run. Rollouts are not longer, so that there is at least one update. ``None``: no
+        bound
+    :return: arguments of the constructor, including ``policy_kwargs``
+    :raises ValueError: there is no algorithm of that name; the message gives the nearest ones
     """
     params: Params = {}
     for dimension in search_space(algorithm, policy):
@@ -333,14 +335,14 @@ def arguments_of(
     timesteps: int | None = None,
 ) -> dict[str, Any]:
     """
-    What :func:`sample_params` returned for the trial that has these parameters.
+    Return the value that :func:`sample_params` returned for the trial with these parameters.
 
     :param algorithm: a name of the registry
-    :param params: ``trial.params``, all of them
-    :param n_envs: environments that the model will train in
-    :param policy: that the model will have
-    :param timesteps: that the training will have
-    :raises ValueError: no algorithm of that name, or a parameter is missing
+    :param params: all of ``trial.params``
+    :param n_envs: number of environments, as in :func:`sample_params`
+    :param policy: name of the policy, as in :func:`sample_params`
+    :param timesteps: environment steps of a run, as in :func:`sample_params`
+    :raises ValueError: there is no algorithm of that name, or a parameter is missing
     """
     arguments: Arguments = {}
     for dimension in search_space(algorithm, policy):
@@ -353,12 +355,12 @@ def arguments_of(
 
 def params_of(algorithm: str, config: RunConfig) -> dict[str, Any]:
     """
-    The other way round: parameters of the trial that trains with this configuration, for ``study.enqueue_trial``. What the
-    configuration leaves to the class is the class's default; values outside of the search space are left out.
+    Return the parameters of a trial that trains with this configuration, for ``study.enqueue_trial``. Missing hyperparameters
+    have the defaults of the class. Values outside of the search space are left out.
 
     :param algorithm: a name of the registry
-    :param config: its settings
-    :raises ValueError: no algorithm of that name; gives the nearest ones
+    :param config: the settings
+    :raises ValueError: there is no algorithm of that name; the message gives the nearest ones
     """
     arguments = {**_defaults(algorithm), **config.hyperparameters}
     params: Params = {}
@@ -368,12 +370,12 @@ def params_of(algorithm: str, config: RunConfig) -> dict[str, Any]:
 
 
 def names_of(algorithm: str, policy: str = "MlpPolicy") -> tuple[str, ...]:
-    """The names of a trial's parameters, in the order in which they are suggested."""
+    """Return the names of a trial's parameters, in the order in which they are suggested."""
     return tuple(name for dimension in search_space(algorithm, policy) for name in _names(dimension))
 
 
 def merged(hyperparameters: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyperparameters with changes; those of ``policy_kwargs`` are merged, so that what it says besides stays."""
+    """Return hyperparameters with changes. The entries of ``policy_kwargs`` are merged one by one."""
     result = {**hyperparameters, **changes}
     if "policy_kwargs" in hyperparameters and "policy_kwargs" in changes:
         result["policy_kwargs"] = {**(hyperparameters["policy_kwargs"] or {}), **(changes["policy_kwargs"] or {})}
@@ -385,7 +387,7 @@ def _names(dimension: Dimension) -> Iterable[str]:
 
 
 class _Namer:
-    """A trial that answers anything, to learn what it is asked."""
+    """A trial that records nothing and suggests any value, to find the names of a dimension's parameters."""
 
     def suggest_float(self, name: str, low: float, high: float, **_: Any) -> float:
         return low
@@ -398,14 +400,14 @@ class _Namer:
 
 
 def _fitting(arguments: Arguments, n_envs: int, timesteps: int | None) -> Arguments:
-    """Where arguments that are allowed each make no sense together, or in so short a training, the nearest that do."""
+    """Adjust arguments that are valid each, but not together or not in so short a run, to the nearest valid ones."""
     if timesteps is not None and "n_steps" in arguments:
         while arguments["n_steps"] > max(timesteps // n_envs, 1):
-            arguments["n_steps"] //= 2  # a power of two, of which minibatches are whole shares, stays one
+            arguments["n_steps"] //= 2  # keeps powers of two, which minibatches divide evenly
     if "batch_size" in arguments:
         arguments["batch_size"] = min(arguments["batch_size"], arguments["n_steps"] * n_envs)
     if arguments.get("baseline") in ("loo", "optimal") and arguments["n_episodes"] * n_envs < 2:
-        arguments["n_episodes"] = 2  # the other episodes, of which there has to be one
+        arguments["n_episodes"] = 2  # these baselines use the other episodes of the batch
     return arguments
 
 
@@ -417,7 +419,7 @@ def _defaults(algorithm: str) -> Arguments:
 def _number(value: Any) -> float | None:
     if isinstance(value, str):
         try:
-            return None if "_" in value else float(value)  # "lin_1_0" is no 10, whatever Python makes of 1_0
+            return None if "_" in value else float(value)  # Python reads 1_0 as 10, but "lin_1_0" is not "lin_10"
         except ValueError:
             return None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,4 +1,4 @@
-"""Wrappers that hyperparameter files name."""
+"""Wrappers for use in hyperparameter files."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from sb3_pgx.core.checks import check_counts
 
 class PlanesAsImage(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     """
-    Makes an image of boolean planes ``[H, W, C]``, as MinAtar's games show them: uint8 ``[scale * H, scale * W, C]`` of 0 and
-    255, large enough for the convolutions of ``CnnPolicy``, which need 36 pixels.
+    Turns boolean planes ``[H, W, C]``, the observations of MinAtar's games, into an image: uint8 ``[scale * H, scale * W, C]``
+    of 0 and 255. The image must be large enough for the convolutions of ``CnnPolicy``, which need at least 36 × 36 pixels.
 
-    :param env: environment with such observations
-    :param scale: pixels of a field, in each direction
-    :raises ValueError: observations are no boolean planes, or ``scale`` is no positive whole number
+    :param env: environment whose observations are boolean planes
+    :param scale: side length of a field in pixels, at least 1
+    :raises ValueError: the observations are not boolean planes, or ``scale`` is not a positive whole number
     """
 
     def __init__(self, env: gym.Env, scale: int = 4):
@@ -24,7 +24,7 @@ class PlanesAsImage(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
         super().__init__(env)
         space = env.observation_space
         if not (isinstance(space, spaces.Box) and space.dtype == bool and len(space.shape) == 3):
-            raise ValueError(f"PlanesAsImage makes images of boolean planes [H, W, C], and the observations are {space}")
+            raise ValueError(f"PlanesAsImage needs boolean planes [H, W, C], and the observations are {space}")
         height, width, planes = space.shape
         check_counts(scale=scale)
         self.scale = scale

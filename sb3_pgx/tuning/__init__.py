@@ -1,4 +1,4 @@
-"""Hyperparameter search with Optuna, above ``compare``, whose runs it trains; Optuna is imported when it is used."""
+"""Hyperparameter search with Optuna. Optuna is imported only when a search starts."""
 
 from sb3_pgx.settings.search_spaces import params_of, sample_params
 from sb3_pgx.tuning.trial_callback import TrialEvalCallback

@@ -1,4 +1,4 @@
-"""Writes a configuration as a hyperparameter file, which `load_config` reads back as it was."""
+"""Writes a configuration as a hyperparameter file that ``load_config`` reads back unchanged."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +11,13 @@ from sb3_pgx.settings.expressions import expression_for
 
 def write_config(path: Path, env_id: str, config: RunConfig, comment: str) -> None:
     """
+    Write a hyperparameter file with one entry.
+
     :param path: file to write; replaced if it exists
-    :param env_id: Gymnasium's name of the environment: the entry's
+    :param env_id: Gymnasium's name of the environment, which is the key of the entry
     :param config: the settings
-    :param comment: a few lines to stand above them
-    :raises ValueError: a value that has no name in such a file
+    :param comment: lines of comment at the top of the file
+    :raises ValueError: a value cannot be written in such a file
     """
     import yaml
 
@@ -24,7 +26,7 @@ def write_config(path: Path, env_id: str, config: RunConfig, comment: str) -> No
 
 
 def config_entry(config: RunConfig) -> dict[str, Any]:
-    """The configuration in rl_zoo3's format."""
+    """Return the configuration in rl_zoo3's format."""
     hyperparameters = dict(config.hyperparameters)
     if "policy_kwargs" in hyperparameters:
         hyperparameters["policy_kwargs"] = f"dict({_arguments(hyperparameters['policy_kwargs'] or {})})"
@@ -42,7 +44,7 @@ def config_entry(config: RunConfig) -> dict[str, Any]:
 
 
 def _normalize(config: RunConfig) -> bool | dict[str, Any]:
-    """γ is left out: whoever reads the file takes the algorithm's."""
+    """Return the entry ``normalize``, without γ, which readers of the file take from the algorithm's hyperparameters."""
     if config.normalize is None:
         return False
     kwargs = dict(config.normalize)
@@ -56,7 +58,7 @@ def _arguments(kwargs: Mapping[str, Any]) -> str:
 
 
 def _literal(value: Any) -> str:
-    """What evaluates to the value in a hyperparameter file."""
+    """Return the expression of a value in a hyperparameter file."""
     if isinstance(value, Mapping):
         return f"dict({_arguments(value)})"
     if isinstance(value, list):
@@ -68,4 +70,4 @@ def _literal(value: Any) -> str:
             return name
     elif value is None or isinstance(value, bool | int | float | str):
         return repr(value)
-    raise ValueError(f"{value!r} has no name in a hyperparameter file")
+    raise ValueError(f"{value!r} cannot be written in a hyperparameter file")

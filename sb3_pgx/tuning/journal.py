@@ -1,4 +1,4 @@
-"""A journal file for Optuna's studies that stays readable when a process dies in the middle of a line."""
+"""A journal file for Optuna's studies that stays readable if a process dies while it writes a line."""
 
 import contextlib
 import json
@@ -13,39 +13,39 @@ from sb3_pgx.core.files import cannot_write
 
 RECORD = b'{"op_code":'  # how Optuna begins each line
 SQLITE, ZIP = b"SQLite format 3\0", b"PK\x03\x04"
-GRACE_SECONDS = 30  # Optuna's: a lock that is held for longer, while nothing is written, is that of a dead process
+GRACE_SECONDS = 30  # Optuna's: a lock that is held for longer without a write belongs to a dead process
 
 
 class Journal(BaseJournalBackend):
     """
-    Optuna's journal file, with its format and its lock.
+    Optuna's journal file, with the same format and the same lock.
 
-    A half-written line is the last word of a process that died, or whose disk was full; nobody has acted on it. At the end of
-    the file it is cut off before the next line is written. In the middle, where another program left it, it is skipped.
+    An incomplete line comes from a process that died, or from a full disk; no process has acted on it. At the end of the file
+    it is cut off before the next line is written. In the middle of the file, where another program left it, it is skipped.
 
-    :param path: of the file, which is created if it does not exist
-    :raises ValueError: the file is something else, which is left as it is
-    :raises OSError: it cannot be read or created
+    :param path: path of the file, which is created if it does not exist
+    :raises ValueError: the file is not a journal; it is left unchanged
+    :raises OSError: the file cannot be read or created
     """
 
     def __init__(self, path: Path):
-        self._path = Path(os.path.realpath(path))  # with a relative one, Optuna waits for ever for the lock of a dead process
+        self._path = Path(os.path.realpath(path))  # with a relative path, Optuna waits forever for the lock of a dead process
         _check(path)
         self._path.touch()
         self._lock = JournalFileSymlinkLock(str(self._path), GRACE_SECONDS)
-        self._starts = [0]  # where the line of each record begins, as far as they were read
+        self._starts = [0]  # byte at which the line of each record starts, for the records read so far
         self._skipped: set[int] = set()
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        """Yield the records from this number on."""
+        """Yield the records, starting with this number."""
         number = min(log_number_from, len(self._starts) - 1)
         with self._path.open("rb") as file:
             file.seek(self._starts[number])
             while (line := file.readline()).endswith(b"\n"):  # a line without it is still being written
                 record = _parse(line)
                 if record is None:
-                    self._tell(file.tell() - len(line))
-                    record = _parse(line[line.rfind(RECORD) :])  # that of a process which went on in the same line
+                    self._note_skipped(file.tell() - len(line))
+                    record = _parse(line[line.rfind(RECORD) :])  # another process may have continued in the same line
                 if record is not None:
                     number += 1
                     if number == len(self._starts):
@@ -55,9 +55,9 @@ class Journal(BaseJournalBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """
-        Append the records, a line each.
+        Append the records, one per line.
 
-        :raises OSError: they cannot be written; one sentence that names the path
+        :raises OSError: they cannot be written; the message names the path
         """
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         with self._locked() as file:
@@ -67,16 +67,16 @@ class Journal(BaseJournalBackend):
             os.fsync(file.fileno())
 
     def mend(self) -> int:
-        """Cut off a last line that was not written to its end. Return its length in bytes."""
+        """Cut off an incomplete last line. Return its length in bytes."""
         with self._locked() as file:
             length = _cut_half_line(file)
         if length:
-            print(f"{self._path}: the last entry was half written; it is dropped, and what it was about is done again")
+            print(f"{self._path}: the last entry was incomplete and is dropped; the work that it recorded is repeated")
         return length
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[BinaryIO]:
-        """The file, to read and to append to, while nobody else writes to it."""
+        """Open the file for reading and appending while no other process writes to it."""
         try:
             self._lock.acquire()
             try:
@@ -85,31 +85,35 @@ class Journal(BaseJournalBackend):
             finally:
                 self._lock.release()
         except OSError as error:
-            raise cannot_write(self._path, error, "; what it holds is kept") from None
+            raise cannot_write(self._path, error, "; its entries so far are kept") from None
 
-    def _tell(self, start: int) -> None:
+    def _note_skipped(self, start: int) -> None:
         if start not in self._skipped:
             self._skipped.add(start)
-            print(f"{self._path}: the entry at byte {start} was half written by a process that died; it is skipped")
+            print(f"{self._path}: the entry at byte {start} is incomplete because a process died while writing; it is skipped")
 
 
 def _check(path: Path) -> None:
-    """:raises ValueError: the file is there and is no journal; says what it seems to be"""
+    """
+    Check that an existing file is a journal.
+
+    :raises ValueError: it is not; the message says what it seems to be
+    """
     if not path.exists():
         return
     if not path.is_file():
-        raise ValueError(f"storage {path} is neither a file nor the address of a database: name a file")
+        raise ValueError(f"storage {path} is neither a file nor the address of a database: give the path of a file")
     with path.open("rb") as file:
         head = file.read(len(SQLITE))
     if head.startswith(SQLITE):
         raise ValueError(f"storage {path} is an SQLite database, not a journal file: write --storage sqlite:///{path}")
     if head and not head.startswith(RECORD):
         what = "a zip archive, such as a saved model" if head.startswith(ZIP) else "not the journal of a study"
-        raise ValueError(f"storage {path} is {what}: name another file; this one stays as it is")
+        raise ValueError(f"storage {path} is {what}: give another path; this file is left unchanged")
 
 
 def _cut_half_line(file: BinaryIO) -> int:
-    """Cut off what follows the last newline, and return its length. Nobody else may be writing."""
+    """Cut off everything after the last newline. Return its length. No other process may write at the same time."""
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         return 0
@@ -124,7 +128,7 @@ def _cut_half_line(file: BinaryIO) -> int:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """The record of a line, ``None`` if it holds something else."""
+    """Return the record of a line, ``None`` if it holds something else."""
     try:
         record = json.loads(line)
     except ValueError:

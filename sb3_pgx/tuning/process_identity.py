@@ -1,4 +1,4 @@
-"""Who is at work on a trial: a process, told apart from those of other machines and containers and from later ones."""
+"""Identifies a process across machines and containers, and across later processes with the same number."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def this_process() -> dict[str, Any]:
-    """This process, as it is stored in a trial; ``at`` is now."""
+    """Return the identity of this process as it is stored in a trial. ``at`` is the current time."""
     pid = os.getpid()
     return {
         "host": socket.gethostname(),
@@ -22,10 +22,10 @@ def this_process() -> dict[str, Any]:
 
 def has_ended(owner: dict[str, Any]) -> bool:
     """
-    Whether the process is known to have ended. Of other machines and containers that is never known: there, the same number
-    is another process.
+    Whether the process is known to have ended. This is never known for processes of other machines and containers, whose
+    numbers mean other processes here.
 
-    :param owner: what :func:`this_process` returned, here or elsewhere
+    :param owner: the result of :func:`this_process`, in this process or in another
     """
     if owner.get("machine") != machine_identity():
         return False
@@ -33,7 +33,7 @@ def has_ended(owner: dict[str, Any]) -> bool:
         os.kill(owner["pid"], 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # another user's
+    except PermissionError:  # it runs as another user
         pass
     started = _started(owner["pid"])
     return started is not None and started != owner["started"]
@@ -41,8 +41,8 @@ def has_ended(owner: dict[str, Any]) -> bool:
 
 def machine_identity() -> str:
     """
-    What shares its process numbers with this process. Host names do not tell: containers often have the same one. On Linux
-    this is the boot and the namespace of process numbers; elsewhere it is the network card, with the host name.
+    Identify the scope within which process numbers are unique. Host names are not enough, since containers often share one. On
+    Linux the scope is the boot and the namespace of process numbers; elsewhere it is the network card and the host name.
     """
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -51,9 +51,9 @@ def machine_identity() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When the process started, in the kernel's clock ticks. ``None`` if the system does not tell."""
+    """Return when the process started, in the kernel's clock ticks; ``None`` if the system does not say."""
     try:
-        _, _, fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")  # what comes before it is the program's name
+        _, _, fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")  # skip the name
     except OSError:
         return None
     state, *numbers = fields.split()

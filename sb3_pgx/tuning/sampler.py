@@ -1,4 +1,4 @@
-"""Draws for each trial from a random stream of its own, so that a study goes on as if nothing had interrupted it."""
+"""Gives each trial its own random stream, so that a resumed study samples what an uninterrupted one would."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 class StreamPerTrial(BaseSampler):
     """
-    Another sampler, with a new random state for each parameter of each trial. It follows from the seed, the place of the trial
-    in the study and the parameter's name. What was drawn before, in this process or in another one, does not matter.
+    Wraps a sampler so that each parameter of each trial has its own random state, which depends only on the seed, the position
+    of the trial in the study and the name of the parameter. Earlier draws, in this process or in others, have no effect.
 
-    :param make: the other sampler from its seed
-    :param seed: of the study
+    :param make: creates the wrapped sampler from a seed
+    :param seed: seed of the study
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int):
@@ -41,17 +41,19 @@ class StreamPerTrial(BaseSampler):
         return self._sampler(study, trial, param_name).sample_independent(study, trial, param_name, param_distribution)
 
     def _sampler(self, study: "Study", trial: "FrozenTrial", name: str = "") -> BaseSampler:
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)  # Hyperband's pruner shows only a part of them
+        trials = study._storage.get_all_trials(
+            study._study_id, deepcopy=False
+        )  # Hyperband's pruner hides some trials from the study
         seeds = np.random.SeedSequence([self._seed, place(trials, trial.number), crc32(name.encode())])
         return self._make(int(seeds.generate_state(1)[0]))
 
 
 def place(trials: Sequence["FrozenTrial"], number: int) -> int:
     """
-    Number that a trial would have if no trial had been interrupted: a trial takes the place of the one that it repeats.
+    Return the number that a trial would have if no trial had been interrupted. A trial takes the place of the one it repeats.
 
-    :param trials: of the study
-    :param number: of the trial
+    :param trials: all trials of the study
+    :param number: number of the trial
     """
     repeats = {trial.number: trial.user_attrs[INSTEAD_OF] for trial in trials if INSTEAD_OF in trial.user_attrs}
     while number in repeats:

@@ -1,4 +1,4 @@
-"""Opens Optuna's study for a plan, wherever it is stored, and refuses one that was started for something else."""
+"""Opens Optuna's study for a plan in any kind of storage, and refuses a study that was started with other settings."""
 
 import contextlib
 import json
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 SECONDS_TO_CONNECT = 10
-SECONDS_TO_START = 5.0  # that another machine may take from creating the study to saying what it is for
-MACHINES_AT_ONCE = 5  # that make the tables of a new database, and fail in turn
+SECONDS_TO_START = 5.0  # how long to wait for another machine that has created the study to store its settings
+MACHINES_AT_ONCE = 5  # attempts, since machines that create the tables of a new database at the same time fail in turn
 STARTUP_TRIALS = {"tpe": 10, "median": 5}  # Optuna's defaults: random trials, and trials before the first is pruned
-# Packages of SQLAlchemy's drivers that are named otherwise than their modules.
+# pip's names of SQLAlchemy's drivers, by module, if they differ.
 DRIVERS = {
     "MySQLdb": "mysqlclient",
     "mysql": "mysql-connector-python",
     "psycopg2": "psycopg2-binary",
     "cx_Oracle": "oracledb, and write oracle+oracledb://…",
 }
-AGREEMENT = "sb3_pgx"  # the study's attribute that says what it is for
+AGREEMENT = "sb3_pgx"  # the study's attribute with the settings on which all machines must agree
 
 
 class StudyMismatch(ValueError):
-    """The study of that name was started with other settings."""
+    """A study of this name was started with other settings."""
 
 
 def open_study(plan: TuningPlan) -> "optuna.Study":
     """
-    Creates the study, with the plan's own configuration as its first trial, or goes on with one that agrees with the plan.
+    Create the study, with the plan's starting configuration as its first trial, or load an existing one that agrees with the
+    plan.
 
-    :param plan: what to tune
-    :return: the study
-    :raises StudyMismatch: a study of that name is there, with other settings
-    :raises ValueError: it is to be deleted, and somebody is at work on it
+    :param plan: the plan
+    :raises StudyMismatch: a study of this name exists and has other settings
+    :raises ValueError: the study should be deleted, but a process is working on it
     :raises OSError: the storage cannot be reached
-    :raises ImportError: its driver is not installed
+    :raises ImportError: the storage's driver is not installed
     """
     import optuna
 
@@ -61,7 +61,7 @@ def open_study(plan: TuningPlan) -> "optuna.Study":
                 _compare(plan, old)
                 return study
         enqueue_default(study, plan)
-        study.set_user_attr(AGREEMENT, plan.agreement())  # last: a study that has it is complete
+        study.set_user_attr(AGREEMENT, plan.agreement())  # comes last: a study with this attribute is complete
     return study
 
 
@@ -76,19 +76,20 @@ def _delete(plan: TuningPlan, storage: "BaseStorage") -> None:
         return
     if owners := active_processes(study):
         raise ValueError(
-            f"the study {plan.study_name} is not deleted: {' and '.join(owners)} is at work on it; end that first"
+            f"the study {plan.study_name} cannot be deleted: {' and '.join(owners)} is working on it; stop that first"
         )
     optuna.delete_study(storage=storage, study_name=plan.study_name)
 
 
 def open_storage(url: str) -> "BaseStorage":
     """
-    :param url: a path, for a journal file; ``grpc://host:port``, for Optuna's proxy; or what SQLAlchemy takes, such as
-        ``sqlite:///file`` and ``postgresql://user@host/database``
-    :return: Optuna's storage
-    :raises OSError: it cannot be reached
+    Open Optuna's storage.
+
+    :param url: the path of a journal file; ``grpc://host:port`` for Optuna's proxy; or an address for SQLAlchemy, such as
+        ``sqlite:///file`` or ``postgresql://user@host/database``
+    :raises OSError: the storage cannot be reached
     :raises ImportError: its driver is not installed
-    :raises ValueError: the address makes no sense
+    :raises ValueError: the address is invalid
     """
     with reachable(url):
         if url.startswith("grpc://"):
@@ -104,7 +105,7 @@ def _journal(path: Path) -> "BaseStorage":
     if address := re.match(r"(sqlite|postgresql|mysql|mariadb|oracle|mssql|grpc)[\w+]*:/?", str(path)):
         raise ValueError(f"storage {path} is not an address: write {address[0].rstrip('/')}//…")
     if path.is_dir():
-        raise IsADirectoryError(f"storage {path} is a folder: name a file, such as {path / 'journal.log'}")
+        raise IsADirectoryError(f"storage {path} is a folder: give the path of a file, such as {path / 'journal.log'}")
     path.parent.mkdir(parents=True, exist_ok=True)
     mend_journal(path)
     return JournalStorage(Journal(path))
@@ -112,11 +113,11 @@ def _journal(path: Path) -> "BaseStorage":
 
 def mend_journal(path: Path) -> int:
     """
-    Cut off a last line that was not written to its end.
+    Cut off an incomplete last line.
 
-    :param path: a journal file, which need not exist
-    :return: bytes that were cut off
-    :raises ValueError: the file is something else, which is left as it is
+    :param path: path of a journal file, which need not exist
+    :return: number of bytes that were cut off
+    :raises ValueError: the file is not a journal; it is left unchanged
     """
     from sb3_pgx.tuning.journal import Journal
 
@@ -131,7 +132,7 @@ def _database(url: str) -> "BaseStorage":
     is_sqlite = url.startswith("sqlite")
     try:
         address = make_url(url)
-    except ValueError:  # of int()
+    except ValueError:  # raised by int()
         raise ValueError(f"storage {_without_password(url)}: the port is not a number") from None
     if is_sqlite and address.database in (None, "", ":memory:"):
         raise ValueError(f"storage {url} is in memory, where the study would be lost: name a file, as in sqlite:///study.db")
@@ -146,7 +147,7 @@ def _database(url: str) -> "BaseStorage":
         except sqlalchemy.exc.DBAPIError as error:
             if not left or not ("already exists" in str(error) or isinstance(error, sqlalchemy.exc.IntegrityError)):
                 raise
-            time.sleep(random.uniform(0.2, 1.0))  # another machine makes the tables
+            time.sleep(random.uniform(0.2, 1.0))  # another machine is creating the tables
     if is_sqlite:
         _lock_from_the_start(storage.engine)
     return storage
@@ -154,8 +155,8 @@ def _database(url: str) -> "BaseStorage":
 
 def _lock_from_the_start(engine: Any) -> None:
     """
-    SQLite has no lock of a row: between reading that a trial waits and writing that it runs, another process could read the
-    same. So each transaction takes the lock of the file when it begins, not when it first writes.
+    Make each transaction lock the file when it begins, not when it first writes. SQLite has no row locks: otherwise two
+    processes could both read that a trial is waiting, and both start it.
     """
     from sqlalchemy import event
 
@@ -165,7 +166,7 @@ def _lock_from_the_start(engine: Any) -> None:
     def begin(connection: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    engine.dispose()  # connections that were opened without
+    engine.dispose()  # drop the connections that were opened without this
     event.listen(engine, "connect", leave_transactions_to_us)
     event.listen(engine, "begin", begin)
 
@@ -188,12 +189,12 @@ def _grpc(url: str) -> "BaseStorage":
 @contextlib.contextmanager
 def reachable(url: str) -> Iterator[None]:
     """
-    Around whatever asks the storage.
+    Convert errors of a storage into one sentence each. Wrap every access to the storage in this context.
 
-    :param url: of the storage
-    :raises OSError: it cannot be reached; one sentence without its password
+    :param url: address of the storage; passwords in it are masked in messages
+    :raises OSError: the storage cannot be reached
     :raises ImportError: its driver is not installed
-    :raises ValueError: the address makes no sense
+    :raises ValueError: the address is invalid
     """
     import sqlalchemy.exc
 
@@ -201,16 +202,16 @@ def reachable(url: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        name = str(getattr(error.__cause__, "name", None) or error.name)  # Optuna's own sentence does not say which
+        name = str(getattr(error.__cause__, "name", None) or error.name)  # Optuna's message does not say which
         extra = '"sb3_pgx[postgresql]"' if url.startswith("postgresql") else DRIVERS.get(name, name)
         raise ImportError(f"storage {shown}: {name} is not installed; pip install {extra}") from None
     except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError) as error:
         sentence = _first_line(error).replace(url, shown)
-        raise ValueError(f"storage {shown} is no address that SQLAlchemy knows: {sentence}") from None
+        raise ValueError(f"storage {shown} is not an address that SQLAlchemy accepts: {sentence}") from None
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise _unreachable(shown, getattr(error, "orig", None) or error) from None
     except Exception as error:
-        if type(error).__module__.partition(".")[0] == "grpc":  # which need not be installed
+        if type(error).__module__.partition(".")[0] == "grpc":  # compared by name because grpc may not be installed
             raise _unreachable(shown, error) from None
         raise
 
@@ -220,24 +221,24 @@ def _unreachable(shown: str, error: BaseException) -> OSError:
 
 
 def _without_password(url: str) -> str:
-    """The address with each password masked, also if it is not a valid one."""
+    """Return the address with passwords masked, even if the address is invalid."""
     url = re.sub(r"^([\w+]+://[^:/@]*:)[^@]*@", r"\1***@", url)
     return re.sub(r"([?&][^=&]*(?:pass|pwd|secret|token)[^=&]*=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
 
 
 def _first_line(error: BaseException) -> str:
-    details = getattr(error, "details", None)  # of gRPC's errors, whose text begins with a class's name
+    details = getattr(error, "details", None)  # gRPC's errors have the message here; their text starts with a class name
     text = details() if callable(details) else str(error)
     return (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _methods(plan: TuningPlan) -> dict[str, Any]:
-    """The sampler and the pruner."""
+    """Return the sampler and the pruner."""
     from optuna import pruners, samplers
 
     from sb3_pgx.tuning.sampler import StreamPerTrial
 
-    # The steps of a report are environment steps, or with the Wilcoxon pruner seeds.
+    # Trials report by environment steps; with the Wilcoxon pruner, by seeds.
     pruner = {
         "median": lambda: pruners.MedianPruner(STARTUP_TRIALS["median"], n_warmup_steps=plan.timesteps // 4),
         "hyperband": lambda: pruners.HyperbandPruner(plan.steps_between_points, plan.timesteps),
@@ -255,7 +256,7 @@ def _methods(plan: TuningPlan) -> dict[str, Any]:
 
 
 def _agreement_of(study: "optuna.Study") -> dict[str, Any] | None:
-    """What the study is for; None where whoever created it came no further."""
+    """Return the settings of the study; ``None`` if the process that created it died before it stored them."""
     deadline = time.monotonic() + SECONDS_TO_START
     while (agreement := study.user_attrs.get(AGREEMENT)) is None and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -269,16 +270,16 @@ def _compare(plan: TuningPlan, old: dict[str, Any]) -> None:
             was, now = _difference(old.get(name), new.get(name))
             raise StudyMismatch(
                 f"the study {plan.study_name} in {_without_password(plan.storage)} was started with {name} {was}, and now it "
-                f"is {now}: choose another --output or --study-name, or --force to start anew"
+                f"is {now}: choose another --output or --study-name, or --force to start again"
             )
 
 
 def _difference(old: Any, new: Any) -> tuple[Any, Any]:
-    """Where two settings differ: of lists and dictionaries only what is in one of them."""
+    """Return how two settings differ: for lists and dictionaries, only the entries that differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         return tuple(", ".join(f"{name}={side.get(name)}" for name in names) for side in (old, new))  # type: ignore[return-value]
     if isinstance(old, list) and isinstance(new, list) and all(isinstance(item, str) for item in old + new):
         lost, gained = ([item for item in a if item not in b] for a, b in ((old, new), (new, old)))
-        return ", ".join(lost) or "without that", ", ".join(gained) or "without that"
+        return ", ".join(lost) or "absent", ", ".join(gained) or "absent"
     return old, new

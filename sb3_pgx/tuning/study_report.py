@@ -1,4 +1,4 @@
-"""What came of a study: the best settings as a hyperparameter file, pictures, and a page that needs no server."""
+"""Writes the results of a study: the best settings as a hyperparameter file, pictures, and a self-contained web page."""
 
 import html
 import warnings
@@ -26,14 +26,19 @@ th, td {{ border: 1px solid #ccc; padding: 3px 8px; text-align: left; }} pre {{ 
 """
 )
 SCORE = "mean return over seeds"
-WORDS = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "under way", "WAITING": "waiting"}
+WORDS = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 
 
 @dataclass(frozen=True)
 class StudySummary:
     """
-    A study so far: its trials (interrupted ones once), and the best of those that were trained to the end. ``config`` is the
-    best trial's, ``None`` with no such trial.
+    The results of a study so far.
+
+    :param trials: its trials; a trial that was interrupted and started again counts once
+    :param best: the best trial that was trained to the end; ``None`` if there is none
+    :param config: the settings of the best trial; ``None`` if there is none
+    :param config_file: path of the hyperparameter file with the best settings
+    :param report: path of the report
     """
 
     trials: "list[FrozenTrial]"
@@ -44,12 +49,12 @@ class StudySummary:
 
     @property
     def default_score(self) -> float | None:
-        """Of the configuration from which the search started; None where it was pruned, failed, or is not finished."""
+        """Score of the configuration that the search started from; ``None`` if it was pruned, failed, or is not finished."""
         return next((trial.value for trial in self._of("COMPLETE") if records.DEFAULT in trial.user_attrs), None)
 
     @property
     def failures(self) -> list[str]:
-        """Why trials failed."""
+        """The reason of each failed trial."""
         return [f"trial {trial.number}: {trial.user_attrs.get(records.ERROR)}" for trial in self._of("FAIL")]
 
     def _of(self, state: str) -> "list[FrozenTrial]":
@@ -57,14 +62,14 @@ class StudySummary:
 
     @property
     def text(self) -> str:
-        """The study in a few sentences."""
+        """A summary of the study in a few sentences."""
         counts = [f"{len(self._of(state))} {word}" for state, word in WORDS.items() if self._of(state)]
         lines = [f"{len(self.trials)} trials: {', '.join(counts)}."]
         if self.best is not None:
             seeds = ", ".join(f"{r.mean_return:.1f}" for r in records.finished_seeds(self.best).values())
             lines.append(f"Best: trial {self.best.number} with {self.best.value:.1f}, the mean over its seeds ({seeds}).")
         if self.default_score is not None:
-            lines.append(f"The configuration as it was: {self.default_score:.1f}.")
+            lines.append(f"The starting configuration: {self.default_score:.1f}.")
         if self.failures:
             lines.append(f"Failed: {'; '.join(self.failures)}.")
         return "\n".join(lines)
@@ -72,8 +77,10 @@ class StudySummary:
 
 def summarize_study(study: "optuna.Study", plan: TuningPlan) -> StudySummary:
     """
-    :param study: finished or not
-    :param plan: what it is for
+    Summarise a study.
+
+    :param study: the study, finished or not
+    :param plan: the plan that it belongs to
     """
     counted = records.counted_trials(study)
     complete = [trial for trial in counted if trial.state.name == "COMPLETE"]
@@ -88,12 +95,12 @@ def summarize_study(study: "optuna.Study", plan: TuningPlan) -> StudySummary:
 
 def write_study_report(summary: StudySummary, study: "optuna.Study", plan: TuningPlan) -> list[Path]:
     """
-    Writes ``best/<algorithm>.yml``, ``report.html``, and as PNG the history, the importances and the parallel coordinates;
-    what there is nothing to show of is left out.
+    Write ``best/<algorithm>.yml``, ``report.html``, and Optuna's figures as PNG: optimization history, parameter importances
+    and parallel coordinates. Figures without data are left out, and nothing is written if no trial is finished.
 
-    :param summary: of the study
-    :param study: for Optuna's figures
-    :param plan: what it is for
+    :param summary: summary of the study
+    :param study: the study, for Optuna's figures
+    :param plan: the plan that it belongs to
     :return: the files
     """
     if summary.best is None or summary.config is None:
@@ -102,8 +109,8 @@ def write_study_report(summary: StudySummary, study: "optuna.Study", plan: Tunin
     from optuna.exceptions import ExperimentalWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # Optuna's pictures with matplotlib
-        warnings.simplefilter("ignore", UserWarning)  # of what is the same in every trial
+        warnings.simplefilter("ignore", ExperimentalWarning)  # Optuna's matplotlib figures are experimental
+        warnings.simplefilter("ignore", UserWarning)  # about parameters that are the same in every trial
         pictures = _save_pictures(summary, study, plan.output)
         _write_page(summary, study, plan)
     return [summary.config_file, summary.report, *pictures]
@@ -114,13 +121,13 @@ def _comment(summary: StudySummary, plan: TuningPlan) -> str:
     seeds = ", ".join(map(str, plan.seeds))
     return (
         f"{plan.peer.label}: trial {summary.best.number} of {len(summary.trials)} in the study {plan.study_name}.\n"
-        f"It scored {summary.best.value:.1f} after {plan.timesteps} steps, the mean over seeds {seeds}.\n"
-        "These seeds chose it: measure it on others, with sb3-pgx compare --configs."
+        f"Mean return over seeds {seeds} after {plan.timesteps} steps: {summary.best.value:.1f}.\n"
+        "This score is biased because these seeds chose the settings: evaluate on others with sb3-pgx compare --configs."
     )
 
 
 def _figures(summary: StudySummary) -> list[str]:
-    """Those of Optuna's figures in which there is something to show."""
+    """Return the names of Optuna's figures for which there is data."""
     several = sum(trial.state.name == "COMPLETE" for trial in summary.trials) > 1
     return ["optimization_history", *(["param_importances", "parallel_coordinate"] if several else [])]
 
@@ -133,7 +140,7 @@ def _save_pictures(summary: StudySummary, study: "optuna.Study", folder: Path) -
 
     paths = []
     for name in _figures(summary):
-        with matplotlib.rc_context():  # Optuna sets a style of its own, for the whole process
+        with matplotlib.rc_context():  # Optuna changes the style of the whole process
             figure: Any = getattr(visualization, f"plot_{name}")(study, target_name=SCORE).figure
             figure.set_size_inches(20 if name == "parallel_coordinate" else 8, 5)
             if name == "parallel_coordinate":
@@ -174,7 +181,7 @@ def _table(summary: StudySummary, plan: TuningPlan) -> str:
         returns = [f"{seeds[seed].mean_return:.1f}" if seed in seeds else "" for seed in plan.seeds]
         score = f"{trial.value:.1f}" if trial.state.name == "COMPLETE" else ""
         values = [_short(trial.params.get(name, "")) for name in names]
-        state = WORDS[trial.state.name] + (", as it was" if records.DEFAULT in trial.user_attrs else "")
+        state = WORDS[trial.state.name] + (", starting configuration" if records.DEFAULT in trial.user_attrs else "")
         rows.append(_cells([str(trial.number), state, score, *returns, *values, trial.user_attrs.get(records.ERROR, "")]))
     return f"<table>{''.join(rows)}</table>"
 

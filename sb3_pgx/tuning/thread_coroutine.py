@@ -1,4 +1,4 @@
-"""Lets several trainings run in turns within one process, each as if it were alone: one thread and one random state each."""
+"""Lets several runs take turns within one process, each with its own thread and its own random state."""
 
 import random
 from collections.abc import Callable
@@ -16,16 +16,18 @@ Pause = Callable[[Any], None]
 
 class ThreadCoroutine(Generic[T]):
     """
-    A function that runs until it pauses.
+    A function that can be paused and resumed like a coroutine. It needs neither ``await`` nor ``yield``, so it can pause
+    inside of a callback of ``learn()``.
 
-    Whoever resumes it waits meanwhile, so that never more than one runs; what Python, NumPy and PyTorch draw in it does not
-    depend on what others drew in between.
+    The caller of :meth:`resume` waits until the function pauses or returns, so only one of them runs at a time. The random
+    states of Python, NumPy and PyTorch are separate: a function draws the same numbers whatever runs in between.
 
-    :param function: gets ``pause``, which hands a value to whoever resumed it, and returns when it is resumed again
+    :param function: called with ``pause``, which passes a value to the caller of :meth:`resume` and returns at the next
+        :meth:`resume`
     """
 
     def __init__(self, function: Callable[[Pause], T]):
-        self.value: Any = None  # at the last pause
+        self.value: Any = None  # passed at the last pause
         self.result: T | None = None
         self.finished = False  # whether the function has returned
         self._error: BaseException | None = None
@@ -36,10 +38,10 @@ class ThreadCoroutine(Generic[T]):
 
     def resume(self) -> bool:
         """
-        Runs on to the next pause.
+        Run to the next pause.
 
-        :return: True at a pause, False where the function has returned
-        :raises BaseException: what the function raised
+        :return: True at a pause, False if the function has returned
+        :raises BaseException: the function raised it
         """
         outside = _random_state()
         _set_random_state(self._random)
@@ -57,7 +59,7 @@ class ThreadCoroutine(Generic[T]):
         return not self.finished
 
     def stop(self) -> None:
-        """Ends a function that pauses: there, :class:`Interrupted` is raised."""
+        """End a paused function by raising :class:`Interrupted` at its pause."""
         if self._thread.is_alive():
             self._stopped = True
             self._go.release()

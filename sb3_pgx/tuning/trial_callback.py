@@ -1,4 +1,4 @@
-"""For an Optuna script of one's own: evaluates a training for a trial, and ends it where the trial is to be pruned."""
+"""A callback for your own Optuna scripts: evaluates the model during training and stops it if the trial is pruned."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +19,14 @@ class TrialEvalCallback(EvalCallback):
         model.learn(50_000, callback=callback)
         return callback.score()
 
-    Trials are compared after ``every``, 2 ``every``, … steps of all environments together, however many there are of them.
-    What counts in the end is the policy that the training leaves: an evaluation within the training comes before the update
-    that follows it.
+    Trials are compared after ``every``, 2 ``every``, … environment steps, summed over the parallel environments. The score is
+    that of the final policy, which is evaluated after the last update.
 
-    :param eval_env: environments of its own for the evaluation; rewards are not normalised there
-    :param trial: Optuna's
+    :param eval_env: a separate environment for evaluation; its rewards are not normalised
+    :param trial: Optuna's trial
     :param every: environment steps from one evaluation to the next
-    :param n_eval_episodes: of an evaluation within the training
-    :param n_final_episodes: of the evaluation at its end; default as many
+    :param n_eval_episodes: episodes per evaluation during training
+    :param n_final_episodes: episodes of the final evaluation; default: ``n_eval_episodes``
     :param deterministic: whether the policy plays its most likely action
     :param kwargs: further arguments of ``EvalCallback``, such as ``best_model_save_path``
     """
@@ -54,7 +53,7 @@ class TrialEvalCallback(EvalCallback):
 
     def _on_step(self) -> bool:
         due = self.num_timesteps >= self._next
-        self.eval_freq = self.n_calls if due else 0  # what it evaluates by: now, or not
+        self.eval_freq = self.n_calls if due else 0  # makes EvalCallback evaluate at this step, or not
         go_on = super()._on_step()
         if due:
             self.trial.report(self.last_mean_reward, self._next)
@@ -73,16 +72,15 @@ class TrialEvalCallback(EvalCallback):
 
     def score(self) -> float:
         """
-        To return from the objective, after the training.
+        Return the mean return of the final policy. Return it from the objective, after ``learn()``.
 
-        :return: the mean return of the final policy
         :raises optuna.TrialPruned: the trial was pruned
-        :raises ValueError: the training has not ended
+        :raises ValueError: ``learn()`` has not ended
         """
         if self.is_pruned:
             import optuna
 
             raise optuna.TrialPruned(f"pruned after {self.num_timesteps} steps")
         if self.final_return is None:
-            raise ValueError("no training with this callback has ended yet: call score() after learn()")
+            raise ValueError("there is no score yet: call score() after learn() has ended")
         return self.final_return

@@ -1,9 +1,9 @@
 """
-The trials of a study on behalf of one machine among several: which is next, whose process has died, what came of it.
+Records the state of trials, so that several machines can share a study and interrupted trials are repeated.
 
-Everything is kept in the trial itself, wherever the study is stored: what its finished seeds gave, who is at work on it and
-when that was last heard of. A trial whose machine or process has gone is put down as failed, and one with the same parameters
-and with its finished seeds is queued in its place.
+Everything is stored in the trial itself, in whichever storage the study has: the results of its finished seeds, the process
+that works on it, and the time of that process's last heartbeat. A trial whose machine or process has died is marked as failed,
+and a new trial with the same parameters and the same finished seeds is queued in its place.
 """
 
 import contextlib
@@ -23,35 +23,44 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 30.0
 OVERDUE_SECONDS = 60.0
-DEAD_SECONDS = 180.0  # after which a machine is taken for dead; clocks of machines that share a study differ by less
+DEAD_SECONDS = 180.0  # a machine counts as dead after this silence, which must exceed differences between machines' clocks
 OWNER, INTERRUPTED, INSTEAD_OF, SURPLUS, ERROR, DETAILS = "owner", "interrupted", "instead of", "surplus", "error", "traceback"
 HYPERPARAMETERS, DEFAULT, SEED = "hyperparameters", "configuration as it is", "seed "
 
 
 def enqueue_default(study: "optuna.Study", plan: TuningPlan) -> None:
     """
-    Makes the plan's own configuration the first trial: whatever is found is at least as good. Where the search space does not
-    hold all of it, the first trial is as near as can be, and a note says so.
+    Make the starting configuration the first trial, so that the result is at least as good. Parameters outside of the search
+    space are sampled instead, with a note.
+
+    :param study: a study without trials; otherwise nothing happens
+    :param plan: the plan that it belongs to
     """
     if study.get_trials(deepcopy=False):
         return
     params = params_of(plan.algorithm, plan.config)
     outside = [name for name in names_of(plan.algorithm, plan.config.policy) if name not in params]
     if outside:
-        print(f"{plan.config.source} is outside of the search space with {', '.join(outside)}, which the first trial samples")
+        names = ", ".join(outside)
+        print(f"{plan.config.source} is outside of the search space in {names}; the first trial samples these instead")
     study.enqueue_trial(params, user_attrs={} if outside else {DEFAULT: True})
 
 
 def longest_rollout(trial: "Trial | FrozenTrial", plan: TuningPlan) -> int | None:
-    """In environment steps: a training's, so that it comes to an update; None for the configuration, which stays as it is."""
+    """
+    Return the longest rollout for a trial, in environment steps: the length of a run, so that a run has at least one update.
+    ``None`` for the starting configuration, which is not changed.
+    """
     return None if DEFAULT in trial.user_attrs else plan.timesteps
 
 
 def next_trial(study: "optuna.Study", plan: TuningPlan) -> "Trial | None":
     """
-    :param study: may be shared with other machines
-    :param plan: how many trials there are to be in all
-    :return: a trial that nobody else has; None where there are enough of them
+    Claim the next trial.
+
+    :param study: the study, which other machines may share
+    :param plan: the plan, which gives the total number of trials
+    :return: a trial that no other process has; ``None`` if there are enough trials
     """
     from optuna.trial import TrialState
 
@@ -67,19 +76,19 @@ def next_trial(study: "optuna.Study", plan: TuningPlan) -> "Trial | None":
 
 
 def _is_needed(study: "optuna.Study", plan: TuningPlan, trial: "Trial") -> bool:
-    """False for one that another machine's makes superfluous, which asked, or found an interrupted trial, at the same time."""
+    """Whether a new trial is needed. It is not if another machine asked for one at the same time."""
     numbers = [other.number for other in counted_trials(study)]
     enough = sum(number < trial.number for number in numbers) >= plan.trials
     return trial.number in numbers and (not enough or INSTEAD_OF in trial.user_attrs)
 
 
 def counted_trials(study: "optuna.Study") -> "list[FrozenTrial]":
-    """The trials of the study, each interrupted one only once: in its place counts the first that was queued."""
+    """Return the trials of the study. An interrupted trial is replaced by the first one that was queued in its place."""
     trials, replaced = [], set[int | None]()
     for trial in study.get_trials(deepcopy=False):
         instead_of = trial.user_attrs.get(INSTEAD_OF)
         if SURPLUS in trial.user_attrs or (instead_of is not None and instead_of in replaced):
-            replaced.add(trial.number)  # nothing counts in its place, either
+            replaced.add(trial.number)  # trials queued in its place do not count, either
         elif INTERRUPTED not in trial.user_attrs:
             trials.append(trial)
         replaced.add(instead_of)
@@ -87,12 +96,12 @@ def counted_trials(study: "optuna.Study") -> "list[FrozenTrial]":
 
 
 def record_heartbeat(trial: "Trial") -> None:
-    """Says that this process is at work on the trial."""
+    """Record that this process is working on the trial."""
     trial.set_user_attr(OWNER, this_process())
 
 
 def active_processes(study: "optuna.Study") -> list[str]:
-    """Who is: process and machine."""
+    """Return the processes that are working on the study, with their machines."""
     from optuna.trial import TrialState
 
     running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
@@ -101,27 +110,27 @@ def active_processes(study: "optuna.Study") -> list[str]:
 
 
 def store_seed(trial: "Trial", finished: SeedResult) -> None:
-    """Stores a finished seed: it is not trained again, whatever happens to this process."""
+    """Store the result of a finished seed, so that it is never repeated even if this process dies."""
     trial.set_user_attr(f"{SEED}{finished.seed}", asdict(finished))
 
 
 def finished_seeds(trial: "Trial | FrozenTrial") -> dict[int, SeedResult]:
-    """What is stored of a trial's seeds."""
+    """Return the stored results of a trial's seeds, by seed."""
     results = [SeedResult(**value) for name, value in trial.user_attrs.items() if name.startswith(SEED)]
     return {finished.seed: finished for finished in sorted(results, key=lambda finished: finished.seed)}
 
 
 def mean_score(trial: "Trial | FrozenTrial") -> float:
     """
-    The mean over seeds of the mean return of the final policy's episodes. Not the interquartile mean: settings with which one
-    training of three fails are not to be had.
+    Return the mean over seeds of the final policy's mean return. The interquartile mean would hide that one run of three
+    fails.
     """
     means = [finished.mean_return for finished in finished_seeds(trial).values()]
     return sum(means) / len(means)
 
 
 def mark_failed(study: "optuna.Study", trial: "Trial", reason: str, details: str = "") -> None:
-    """Puts a trial down as failed, with the reason."""
+    """Mark a trial as failed, with the reason and the traceback."""
     from optuna.trial import TrialState
 
     trial.set_user_attr(ERROR, reason)
@@ -131,16 +140,16 @@ def mark_failed(study: "optuna.Study", trial: "Trial", reason: str, details: str
 
 def requeue_abandoned(study: "optuna.Study") -> list[int]:
     """
-    Queues again what nobody is at work on any more.
+    Queue again every trial whose process has died.
 
-    :return: numbers of the trials that were found so
+    :return: numbers of the trials that were found abandoned
     """
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)
     dead = [trial.number for trial in trials if trial.state == TrialState.RUNNING and not _is_alive(trial)]
     found = [number for number in dead if interrupt(study, number)]
-    # Whoever did that may have been killed in the middle of it.
+    # A process that did the same may have been killed before it queued the trial again.
     replaced = {trial.user_attrs.get(INSTEAD_OF) for trial in study.get_trials(deepcopy=False)}
     for trial in trials:
         if trial.state == TrialState.FAIL and INTERRUPTED in trial.user_attrs and trial.number not in replaced:
@@ -149,7 +158,7 @@ def requeue_abandoned(study: "optuna.Study") -> list[int]:
 
 
 def interrupt(study: "optuna.Study", number: int) -> bool:
-    """Ends a trial under way, and queues one in its place. Returns False where another machine has done so."""
+    """End a running trial and queue one in its place. Return False if another machine has already done so."""
     from optuna.trial import TrialState
 
     trial = next(trial for trial in study.get_trials(deepcopy=False) if trial.number == number)
@@ -162,13 +171,13 @@ def interrupt(study: "optuna.Study", number: int) -> bool:
 
 
 def is_running(study: "optuna.Study", trial: "Trial") -> bool:
-    """Whether the trial is still this machine's: another one has given it up if this one seemed dead."""
+    """Whether the trial still belongs to this machine. Another one takes it over if this machine seems dead."""
     return any(t.number == trial.number and not t.state.is_finished() for t in study.get_trials(deepcopy=False))
 
 
 @contextlib.contextmanager
 def ignoring_takeover() -> Iterator[None]:
-    """Around what is said of a trial that another machine may have given up, since this one seemed dead, or has."""
+    """Ignore Optuna's errors about a trial that another machine has taken over because this one seemed dead."""
     from optuna.exceptions import UpdateFinishedTrialError
 
     try:
@@ -181,6 +190,7 @@ def ignoring_takeover() -> Iterator[None]:
 
 
 def enqueue_again(study: "optuna.Study", trial: "FrozenTrial") -> None:
+    """Queue a trial with the same parameters and the same finished seeds."""
     # The process may have been killed before every parameter was suggested.
     params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
     kept = {name: value for name, value in trial.user_attrs.items() if name.startswith(SEED) or name == DEFAULT}
@@ -188,7 +198,7 @@ def enqueue_again(study: "optuna.Study", trial: "FrozenTrial") -> None:
 
 
 def silent_trials(study: "optuna.Study") -> list[int]:
-    """Numbers of the trials whose machine has missed a beat: soon it will be heard of again, or be taken for dead."""
+    """Return the numbers of the trials whose machine has missed a heartbeat. It will soon send one or count as dead."""
     from optuna.trial import TrialState
 
     running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])

@@ -1,4 +1,4 @@
-"""What a worker does with a trial: it trains the seeds and says what comes of it. No word of Optuna here."""
+"""Trains the seeds of a trial in a worker and reports the results. Nothing here depends on Optuna."""
 
 import traceback
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from sb3_pgx.tuning.thread_coroutine import Pause, ThreadCoroutine
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What is kept of a seed that was trained and evaluated: enough to score the trial, and never to train the seed again."""
+    """The stored result of one seed: enough to score the trial and to resume it without repeating the seed."""
 
     seed: int
     mean_return: float
@@ -24,6 +24,8 @@ class SeedResult:
     @classmethod
     def of(cls, result: RunResult) -> "SeedResult":
         """
+        Keep the part of a run's result that is stored.
+
         :raises SeedFailed: the run failed, or a return is not finite
         """
         if result.error is not None:
@@ -34,7 +36,7 @@ class SeedResult:
 
 
 class SeedFailed(Exception):
-    """A seed did not come to its end; the sentence and the traceback."""
+    """The run of a seed failed. Holds the message, and the traceback in ``details``."""
 
     def __init__(self, sentence: str, details: str = ""):
         super().__init__(sentence)
@@ -46,10 +48,10 @@ class Task:
     """
     The runs of a trial.
 
-    :param specs: one a seed
-    :param finished: of an earlier attempt, by seed
-    :param in_lock_step: whether the seeds are trained from one point of the learning curve to the next, each in turn, or
-        one after the other
+    :param specs: one run per seed
+    :param finished: results of an earlier attempt, by seed
+    :param in_lock_step: whether the seeds take turns, each training to the next point of the learning curve; otherwise they
+        train one after the other
     """
 
     specs: tuple[RunSpec, ...]
@@ -58,26 +60,26 @@ class Task:
 
 
 class TrialListener(Protocol):
-    """How a worker says what it has, and hears whether it goes on."""
+    """Receives a worker's progress and decides whether the worker continues."""
 
     def steps(self, steps: int) -> bool:
-        """So many environment steps were done. Returns whether anybody listens."""
+        """Report environment steps since the last call. Return whether anybody is listening."""
 
     def point(self, steps: int, mean_return: float) -> bool:
-        """What the seeds return at this many environment steps, on average. Returns whether to go on."""
+        """Report the mean return of all seeds at a number of environment steps. Return whether to continue."""
 
     def seed(self, finished: SeedResult) -> bool:
-        """A seed is finished. Returns whether to go on."""
+        """Report a finished seed. Return whether to continue."""
 
 
-def work(task: Task, listener: TrialListener) -> None:
+def run_task(task: Task, listener: TrialListener) -> None:
     """
-    Trains what is not finished yet.
+    Train the seeds that are not finished yet.
 
-    :param task: the runs
-    :param listener: is told what comes of it
-    :raises SeedFailed: a run failed; the others are not gone on with
-    :raises Interrupted: nobody listens any more
+    :param task: the runs of a trial
+    :param listener: receives the progress
+    :raises SeedFailed: a run failed; the other runs are stopped
+    :raises Interrupted: nobody is listening any more
     """
     (_in_lock_step if task.in_lock_step else _one_after_the_other)(task, listener)
 
@@ -91,16 +93,16 @@ def _one_after_the_other(task: Task, listener: TrialListener) -> None:
 
 def _in_lock_step(task: Task, listener: TrialListener) -> None:
     coroutines = [ThreadCoroutine(partial(_run_or_replay, spec, task, listener)) for spec in task.specs]
-    told: set[int] = set()
+    finished: set[int] = set()
     try:
-        while len(told) < len(coroutines):
+        while len(finished) < len(coroutines):
             for i, coroutine in enumerate(coroutines):
                 if not coroutine.finished and not coroutine.resume():
                     assert coroutine.result is not None
-                    told.add(i)
+                    finished.add(i)
                     listener.seed(coroutine.result)
-            # Episodes differ in length, not so the steps at which a curve has its points.
-            if not told and not listener.point(
+            # All seeds have reached the same environment step, even if their episodes differ in length.
+            if not finished and not listener.point(
                 coroutines[0].value[0], float(np.mean([coroutine.value[1] for coroutine in coroutines]))
             ):
                 return
@@ -110,7 +112,7 @@ def _in_lock_step(task: Task, listener: TrialListener) -> None:
 
 
 def _run_or_replay(spec: RunSpec, task: Task, listener: TrialListener, pause: Pause) -> SeedResult:
-    """A seed that was finished before pauses where it did then, so that the others are not alone in the mean."""
+    """Train a seed. One that is already finished replays its learning curve, so that the mean over seeds includes it."""
     finished = task.finished.get(spec.seed)
     if finished is None:
         return SeedResult.of(execute(spec, listener.steps, lambda steps, value: pause((steps, value))))
@@ -120,7 +122,7 @@ def _run_or_replay(spec: RunSpec, task: Task, listener: TrialListener, pause: Pa
 
 
 def describe_error(error: BaseException) -> tuple[str, str]:
-    """The sentence for an error, and its traceback."""
+    """Return an error as one sentence, and its traceback."""
     if isinstance(error, SeedFailed):
         return str(error), error.details
     sentence = f"{type(error).__name__}: {' '.join(str(error).split())}"

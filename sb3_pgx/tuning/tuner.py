@@ -1,7 +1,7 @@
-"""Tunes: asks the study for trials, lets workers train them, and tells the study what they score."""
+"""Searches for hyperparameters: asks the study for trials, lets workers train them, and stores their scores."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +11,12 @@ from sb3_pgx.tuning import trial_records
 from sb3_pgx.tuning.study import open_study, reachable
 from sb3_pgx.tuning.study_report import StudySummary, summarize_study, write_study_report
 from sb3_pgx.tuning.trial_runs import Task
-from sb3_pgx.tuning.tuning_plan import TuningPlan, plan_tuning
-from sb3_pgx.tuning.worker_process import CurvePoint, Message, SeedDone, StepsDone, TaskEnded, Worker, messages
+from sb3_pgx.tuning.tuning_plan import Pruner, Sampler, TuningPlan, plan_tuning
+from sb3_pgx.tuning.worker_process import CurvePoint, Message, SeedDone, StepsDone, TaskEnded, Worker, receive_messages
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import Trial
-
-Say = Callable[[str], None]
 
 
 def tune(
@@ -28,8 +26,8 @@ def tune(
     timesteps: int | None = None,
     seeds: int | Sequence[int] = 3,
     workers: int | None = None,
-    pruner: str = "median",
-    sampler: str = "tpe",
+    pruner: Pruner = "median",
+    sampler: Sampler = "tpe",
     sampler_seed: int | None = None,
     evaluations: int = 10,
     eval_episodes: int = 20,
@@ -41,38 +39,40 @@ def tune(
     progress: bool = True,
 ) -> StudySummary:
     """
-    Searches for hyperparameters with Optuna, and writes the best ones as a hyperparameter file, with pictures of the search.
+    Search for hyperparameters with Optuna, and write the best ones as a hyperparameter file, with pictures of the search.
 
-    A study that is there already, of the same algorithm, environment, budget, seeds and search space, is gone on with:
-    finished trials and finished seeds are not trained again, interrupted trials are. Workers are processes: call it under
+    An existing study is resumed if it has the same algorithm, environment, budget, seeds and search space. Finished trials and
+    finished seeds are reused; interrupted trials are repeated. Workers are processes, so call this function under
     ``if __name__ == "__main__":``.
 
-    :param algorithm: such as ``"ppo"``, or ``"sb3:ppo"`` for SB3's
+    :param algorithm: name of the algorithm, such as ``"ppo"``, or ``"sb3:ppo"`` for SB3's PPO
     :param env: Gymnasium's name of the environment
-    :param trials: how many there are to be in the study, over all machines and calls
-    :param timesteps: environment steps of a training, over all its environments; default the configuration's ``n_timesteps``
-    :param seeds: how many (100, 101, …), or which ones; a trial's score is the mean over them of the final policy's return
-    :param workers: trials at a time; default as many as there are processors
-    :param pruner: ``"median"`` and ``"hyperband"`` end a trial by the mean of its seeds, which advance together, at equally
-        spaced environment steps; ``"wilcoxon"`` by the seeds that are finished, which are trained one after the other; or
-        ``"none"``
+    :param trials: total number of trials in the study, over all machines and calls. Typical: 20 to 200
+    :param timesteps: environment steps per run, summed over its parallel environments; default: the ``n_timesteps`` of the
+        hyperparameter file
+    :param seeds: a number of seeds (100, 101, …), or the seeds themselves. A trial's score is the mean over its seeds of the
+        final policy's return; more seeds make it less noisy.
+    :param workers: number of trials at the same time; default: the number of processors
+    :param pruner: the rule that stops bad trials early. ``"median"`` and ``"hyperband"`` use the mean return of all seeds,
+        which advance together, at equally spaced environment steps. ``"wilcoxon"`` uses the finished seeds, which train one
+        after the other. ``"none"`` completes every trial.
     :param sampler: ``"tpe"`` or ``"random"``
-    :param sampler_seed: of the sampler. A study that is resumed with the same seed goes on as an uninterrupted one would; one
-        worker reproduces it
-    :param evaluations: at so many points of a training it can be pruned (``"median"`` and ``"hyperband"``)
-    :param eval_episodes: episodes that each final policy plays
-    :param output: folder for results; default ``runs/<study_name>``
-    :param storage: where Optuna keeps the study: a path of a journal file, ``grpc://host:port``, or a database's address as
-        SQLAlchemy takes it; default ``journal.log`` in ``output``
-    :param study_name: default ``tune-<algorithm>-<env>``
-    :param configs: folder of hyperparameter files in rl_zoo3's format, whose entry the search starts from; default this
+    :param sampler_seed: seed of the sampler. A study that is resumed with the same seed samples what an uninterrupted one
+        would; with one worker it is reproducible. Default: random
+    :param evaluations: number of points of a run at which it can be pruned (``"median"`` and ``"hyperband"`` only)
+    :param eval_episodes: episodes that the final policy of each run plays
+    :param output: folder for the results; default ``runs/<study_name>``
+    :param storage: where Optuna stores the study: the path of a journal file, ``grpc://host:port``, or a database's address
+        for SQLAlchemy; default ``journal.log`` in ``output``
+    :param study_name: name of the study; default ``tune-<algorithm>-<env>``
+    :param configs: folder of hyperparameter files in rl_zoo3's format, whose settings the search starts from; default: this
         package's
-    :param force: whether to start anew where there is a study already, which is deleted
+    :param force: whether to delete an existing study of this name and start again
     :param progress: whether to show a progress bar
-    :return: the trials, the best one, and where what was written
-    :raises ValueError: an unknown name, a number out of range, or a study of that name with other settings
+    :return: the trials, the best one, and the paths of the files
+    :raises ValueError: a name is unknown, a number is out of range, or the existing study has other settings
     :raises OSError: the storage cannot be reached
-    :raises ImportError: a package that this needs is not installed
+    :raises ImportError: a required package is not installed
     """
     plan = plan_tuning(
         algorithm,
@@ -97,10 +97,10 @@ def tune(
 
 def run_tuning(plan: TuningPlan, study: "optuna.Study", progress: bool = True) -> StudySummary:
     """
-    Trains what the study lacks, and writes the report; after Ctrl-C, of what there is by then.
+    Train the missing trials of a study, and write the report. After Ctrl-C, the report covers the trials so far.
 
-    :param plan: what to tune
-    :param study: that :func:`~sb3_pgx.tuning.study.open_study` opened for it
+    :param plan: the plan
+    :param study: the study that :func:`~sb3_pgx.tuning.study.open_study` opened for the plan
     :param progress: whether to show a progress bar
     """
     from tqdm import tqdm
@@ -110,7 +110,7 @@ def run_tuning(plan: TuningPlan, study: "optuna.Study", progress: bool = True) -
         with bar, reachable(plan.storage):
             _Search(plan, study, bar).run()
     except KeyboardInterrupt:
-        if write_study_report(summarize_study(study, plan), study, plan):  # who ends a long search wants what it has found
+        if write_study_report(summarize_study(study, plan), study, plan):  # an interrupted search still has results
             bar.write(f"the best so far is in {plan.config_file}")
         raise
     summary = summarize_study(study, plan)
@@ -120,11 +120,11 @@ def run_tuning(plan: TuningPlan, study: "optuna.Study", progress: bool = True) -
 
 @dataclass
 class _Job:
-    """A trial that a worker is at."""
+    """A trial that a worker is training."""
 
     trial: "Trial"
     steps: int = 0
-    reported: tuple[int, float] = (0, 0.0)  # last: Optuna's step, and the value
+    reported: tuple[int, float] = (0, 0.0)  # the last report to Optuna: step and value
     pruned: bool = False
 
 
@@ -135,28 +135,28 @@ class _Search:
     bar: Any
     workers: list[Worker] = field(default_factory=list)
     jobs: dict[Worker, _Job] = field(default_factory=dict)
-    beaten_at: float = 0.0
+    heartbeat_at: float = 0.0
     waiting: bool = False
 
     def run(self) -> None:
-        """Until there are as many trials as there are to be; whatever ends it, nothing finished is lost."""
+        """Run until the study has ``plan.trials`` trials. Finished trials and seeds survive any interruption."""
         self.workers = [Worker() for _ in range(self.plan.workers)]
         self._count_steps()
         try:
-            self._beat()
-            self._occupy()
-            while self.jobs or self._is_needed():
-                for worker, message in messages(list(self.jobs), seconds=1.0):
-                    self._hear(worker, message)
-                self._beat()
-                self._occupy()
+            self._send_heartbeats()
+            self._assign_trials()
+            while self.jobs or self._is_unfinished():
+                for worker, message in receive_messages(list(self.jobs), seconds=1.0):
+                    self._handle(worker, message)
+                self._send_heartbeats()
+                self._assign_trials()
         finally:
             for worker in self.workers:
                 worker.close()
             for job in self.jobs.values():
                 trial_records.interrupt(self.study, job.trial.number)
 
-    def _occupy(self) -> None:
+    def _assign_trials(self) -> None:
         for worker in self.workers:
             if worker not in self.jobs:
                 trial = trial_records.next_trial(self.study, self.plan)
@@ -165,7 +165,7 @@ class _Search:
                 self.jobs[worker] = _Job(trial)
                 worker.submit(task_of(trial, self.plan))
 
-    def _hear(self, worker: Worker, message: Message) -> None:
+    def _handle(self, worker: Worker, message: Message) -> None:
         job = self.jobs[worker]
         with trial_records.ignoring_takeover():
             if isinstance(message, StepsDone):
@@ -174,20 +174,20 @@ class _Search:
             elif isinstance(message, CurvePoint | SeedDone):
                 go_on = False
                 try:
-                    go_on = not self._prune(job, message)
-                finally:  # a worker that waits in vain would never be free again
+                    go_on = not self._should_prune(job, message)
+                finally:  # without an answer, the worker would wait forever
                     worker.answer(go_on)
             elif isinstance(message, TaskEnded):
-                self._tell(job, message)
+                self._finish(job, message)
         if isinstance(message, TaskEnded):  # only now: until the study knows the result, an interruption must find the job
             del self.jobs[worker]
 
-    def _prune(self, job: _Job, message: CurvePoint | SeedDone) -> bool:
+    def _should_prune(self, job: _Job, message: CurvePoint | SeedDone) -> bool:
         if isinstance(message, SeedDone):
             trial_records.store_seed(job.trial, message.finished)
             if self.plan.in_lock_step:
                 return False
-            # Optuna's steps are 0, 1, …, so that every trial is compared on the same seeds.
+            # Optuna's steps are 0, 1, … here, so that trials are compared on the same seeds.
             step, value = self.plan.seeds.index(message.finished.seed), message.finished.mean_return
         else:
             step, value = message.steps, message.mean_return
@@ -197,7 +197,7 @@ class _Search:
         job.pruned = not last and job.trial.should_prune()
         return job.pruned
 
-    def _tell(self, job: _Job, end: TaskEnded) -> None:
+    def _finish(self, job: _Job, end: TaskEnded) -> None:
         from optuna.trial import TrialState
 
         trial = job.trial
@@ -210,8 +210,8 @@ class _Search:
         elif job.pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
             step, value = job.reported
-            where = f"{step} steps" if self.plan.in_lock_step else f"{step + 1} seeds"
-            outcome = f"pruned at {value:.1f} after {where}"
+            after = f"{step} steps" if self.plan.in_lock_step else f"{step + 1} seeds"
+            outcome = f"pruned at {value:.1f} after {after}"
         else:
             score = trial_records.mean_score(trial)
             self.study.tell(trial, score)
@@ -220,33 +220,33 @@ class _Search:
         self.bar.update(self.plan.timesteps * len(self.plan.seeds) - job.steps)
         self.bar.write(f"trial {trial.number}: {outcome}")
 
-    def _beat(self) -> None:
-        """Now and then: what this machine is at work on, and whether another one has gone."""
-        if time.monotonic() - self.beaten_at < trial_records.HEARTBEAT_SECONDS and self.beaten_at:
+    def _send_heartbeats(self) -> None:
+        """From time to time, record heartbeats of this machine's trials and queue again the trials of dead machines."""
+        if time.monotonic() - self.heartbeat_at < trial_records.HEARTBEAT_SECONDS and self.heartbeat_at:
             return
-        self.beaten_at = time.monotonic()
+        self.heartbeat_at = time.monotonic()
         for job in self.jobs.values():
             with trial_records.ignoring_takeover():
                 trial_records.record_heartbeat(job.trial)
-        self._recover()
+        self._requeue_abandoned()
 
-    def _recover(self) -> None:
+    def _requeue_abandoned(self) -> None:
         for number in trial_records.requeue_abandoned(self.study):
-            self.bar.write(f"trial {number} was interrupted, and starts again with the same parameters")
+            self.bar.write(f"trial {number} was interrupted and starts again with the same parameters")
 
-    def _is_needed(self) -> bool:
+    def _is_unfinished(self) -> bool:
         """
-        A last look, when nothing is left to train: whether there is the trial of a machine that has died, or that may have.
+        Whether trials are left when this machine has none: those of a machine that has died, or that may have.
         """
-        self._recover()
-        self._occupy()
+        self._requeue_abandoned()
+        self._assign_trials()
         if self.jobs:
             return True
         missing = trial_records.silent_trials(self.study)
         if missing and not self.waiting:
             self.waiting = True
             numbers = " and ".join(map(str, missing))
-            self.bar.write(f"waiting for the machine at work on trial {numbers}, which may have died")
+            self.bar.write(f"waiting for the machine that works on trial {numbers}; it may have died")
         return bool(missing)
 
     def _count_steps(self) -> None:
@@ -256,8 +256,8 @@ class _Search:
 
 def task_of(trial: "Trial", plan: TuningPlan) -> Task:
     """
-    What there is to train for a trial. A trial that is the configuration as it is, or one that was interrupted, has its
-    parameters already; Optuna suggests them here all the same.
+    Sample the hyperparameters of a trial, and return the runs to train. The starting configuration and interrupted trials have
+    fixed parameters, which Optuna suggests here like any others.
     """
     around = plan.config.n_envs, plan.config.policy, trial_records.longest_rollout(trial, plan)
     hyperparameters = sample_params(plan.algorithm, trial, *around)

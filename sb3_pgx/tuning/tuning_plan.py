@@ -1,4 +1,4 @@
-"""What a tuning is asked to do, checked before anything is written or trained."""
+"""The arguments of a hyperparameter search, checked before anything is written or trained."""
 
 import dataclasses
 import html
@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from sb3_pgx.core.optional_packages import COMPARISON, require_extra
 from sb3_pgx.experiments.comparison import check_at_least_one
@@ -17,20 +17,20 @@ from sb3_pgx.settings.configs import RunConfig, check_hyperparameters
 from sb3_pgx.settings.environments import check_environment
 from sb3_pgx.settings.search_spaces import merged, search_space
 
-FIRST_SEED = 100  # claims are measured on seeds from 0 up, and a seed that chose the hyperparameters cannot judge them
-PRUNERS = ("median", "hyperband", "wilcoxon", "none")
-SAMPLERS = ("tpe", "random")
+FIRST_SEED = 100  # reports use other seeds: a seed that chose the hyperparameters gives a biased score
+Pruner: TypeAlias = Literal["median", "hyperband", "wilcoxon", "none"]
+Sampler: TypeAlias = Literal["tpe", "random"]
 CURVE_EPISODES = 5
 SEEDS_FOR_WILCOXON = 5
-PAGE_HEAD = '<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>'  # of the report
+PAGE_HEAD = '<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>'  # of a report, to recognise it
 PACKAGES = ("optuna", *COMPARISON, "plotly")
 
 
 @dataclass(frozen=True)
 class TuningPlan:
     """
-    A tuning whose arguments were checked. Machines that share a study agree on all of it but where files go, how many workers
-    and how many trials there are, and the sampler.
+    A search whose arguments have been checked; :func:`~sb3_pgx.tuning.tuner.tune` documents them. Machines that share a study
+    must agree on everything except ``output``, ``storage``, ``workers``, ``trials`` and the sampler.
     """
 
     peer: Peer
@@ -40,8 +40,8 @@ class TuningPlan:
     seeds: tuple[int, ...]
     trials: int
     workers: int
-    pruner: str
-    sampler: str
+    pruner: Pruner
+    sampler: Sampler
     sampler_seed: int | None
     evaluations: int
     eval_episodes: int
@@ -52,36 +52,36 @@ class TuningPlan:
 
     @property
     def algorithm(self) -> str:
-        """Whose search space it is."""
+        """Name of the algorithm whose search space is used."""
         return self.peer.config_key
 
     @property
     def in_lock_step(self) -> bool:
-        """Whether the seeds of a trial advance together, so that it can be pruned by their mean."""
+        """Whether the seeds of a trial advance together, so that their mean return can decide on pruning."""
         return self.pruner in ("median", "hyperband")
 
     @property
     def title(self) -> str:
-        """Of the report."""
+        """Title of the report."""
         return f"{self.peer.label} on {self.env_id}: {self.study_name}"
 
     @property
     def report(self) -> Path:
-        """A page that needs no server."""
+        """Path of the report, a self-contained web page."""
         return self.output / "report.html"
 
     @property
     def config_file(self) -> Path:
-        """Where the best settings go, under the name by which ``compare --configs`` finds them."""
+        """Path of the hyperparameter file with the best settings, under the name that ``compare --configs`` looks for."""
         return self.output / "best" / f"{own_file(self.peer)}.yml"
 
     def config_with(self, hyperparameters: dict[str, Any], source: str) -> RunConfig:
-        """The configuration with a trial's hyperparameters; statistics of the reward are those of its γ."""
+        """Return the configuration with a trial's hyperparameters. ``VecNormalize`` gets the trial's γ."""
         changed = self.config.with_hyperparameters(merged(self.config.hyperparameters, hyperparameters))
         return dataclasses.replace(changed, source=source)
 
     def specs(self, hyperparameters: dict[str, Any], source: str) -> tuple[RunSpec, ...]:
-        """The runs of a trial, one a seed."""
+        """Return the runs of a trial, one per seed."""
         config = self.peer.adapt(self.config_with(hyperparameters, source))
         return tuple(
             RunSpec(
@@ -100,11 +100,11 @@ class TuningPlan:
 
     @property
     def steps_between_points(self) -> int:
-        """Environment steps from one evaluation to the next: the same in every trial."""
+        """Environment steps from one evaluation to the next, which are the same in every trial."""
         return steps_between_points(self.timesteps, self.evaluations, self.config.n_envs)
 
     def agreement(self) -> dict[str, Any]:
-        """What has to be the same for trials to be comparable, as JSON has it."""
+        """Return the settings that must agree for trials to be comparable, in JSON's types."""
         config = dataclasses.asdict(self.config)
         del config["source"]
         return {
@@ -127,8 +127,8 @@ def plan_tuning(
     timesteps: int | None = None,
     seeds: int | Sequence[int] = 3,
     workers: int | None = None,
-    pruner: str = "median",
-    sampler: str = "tpe",
+    pruner: Pruner = "median",
+    sampler: Sampler = "tpe",
     sampler_seed: int | None = None,
     evaluations: int = 10,
     eval_episodes: int = 20,
@@ -138,10 +138,13 @@ def plan_tuning(
     configs: Path | str | None = None,
     force: bool = False,
 ) -> TuningPlan:
-    """Checks what can be checked before training, and creates nothing; arguments and errors of ``tune``."""
+    """
+    Check everything that can be checked before training. Create nothing. Arguments and errors are those of
+    :func:`~sb3_pgx.tuning.tuner.tune`.
+    """
     require_extra("tuning runs", PACKAGES, extra="zoo")
     if "[" in algorithm:
-        raise ValueError(f"algorithm {algorithm!r}: to tune beside settings of your own, put them into a file for --configs")
+        raise ValueError(f"algorithm {algorithm!r} cannot be tuned: put the settings in brackets into a file for --configs")
     peer = resolve_peer(algorithm)
     config = config_of(peer, env, None if configs is None else Path(configs))
     search_space(peer.config_key, config.policy)
@@ -149,24 +152,24 @@ def plan_tuning(
     check_environment(env, config)
     timesteps = config.n_timesteps if timesteps is None else timesteps
     if timesteps is None:
-        raise ValueError(f"{config.source} has no n_timesteps: say with --timesteps how long a training is")
+        raise ValueError(f"{config.source} has no n_timesteps: give the length of a run with --timesteps")
     check_at_least_one(trials=trials, timesteps=timesteps, evaluations=evaluations, eval_episodes=eval_episodes)
     check_at_least_one(workers=1 if workers is None else workers)
     if sampler_seed is not None and sampler_seed < 0:
         raise ValueError(f"sampler_seed is {sampler_seed}; it must be at least 0")
     chosen = _seeds(seeds)
-    for name, value, known in (("pruner", pruner, PRUNERS), ("sampler", sampler, SAMPLERS)):
+    for name, value, known in (("pruner", pruner, get_args(Pruner)), ("sampler", sampler, get_args(Sampler))):
         if value not in known:
             raise ValueError(f"{name} {value!r} is unknown; choose {', '.join(known)}")
     if pruner == "wilcoxon" and len(chosen) < SEEDS_FOR_WILCOXON:
         raise ValueError(
-            f"the Wilcoxon pruner cannot tell {len(chosen)} seeds apart (p = 1/16 after 4 of them is the first below 0.1): "
-            f"use --seeds {SEEDS_FOR_WILCOXON} or more, or another pruner"
+            f"the Wilcoxon pruner can never prune with {len(chosen)} seeds (after 4 seeds, its smallest p-value is 1/16, the "
+            f"first below 0.1): use --seeds {SEEDS_FOR_WILCOXON} or more, or another pruner"
         )
     name = study_name or f"tune-{file_name(algorithm)}-{re.sub(r'[^A-Za-z0-9_.-]', '-', env)}"
     folder = Path("runs") / name if output is None else Path(output)
     if folder.is_file():
-        raise FileExistsError(f"the output folder {folder} is a file; choose another one")
+        raise FileExistsError(f"the output folder {folder} is a file; choose another folder")
     plan = TuningPlan(
         peer=peer,
         env_id=env,
@@ -190,16 +193,16 @@ def plan_tuning(
 
 
 def _check_report(plan: TuningPlan) -> None:
-    """What an earlier call wrote of the same study is written anew; what another study left would be lost."""
+    """Check that no report of another study would be overwritten. A report of the same study is replaced."""
     if not plan.report.is_file():
         return
     page = plan.report.read_bytes()
-    if f"{PAGE_HEAD}{html.escape(plan.title)}</title>".encode().startswith(page):  # ours, cut off before its title ends
+    if f"{PAGE_HEAD}{html.escape(plan.title)}</title>".encode().startswith(page):  # ours, cut off within its title
         return
     title = re.search("<title>(.*?)</title>", page.decode(errors="replace"))
     if title is None or html.unescape(title[1]) != plan.title:
         whose = "something else" if title is None else f"another study ({html.unescape(title[1])})"
-        raise FileExistsError(f"{plan.report} is of {whose}: choose another --output")
+        raise FileExistsError(f"{plan.report} belongs to {whose}: choose another --output")
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
@@ -208,5 +211,5 @@ def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
         return tuple(range(FIRST_SEED, FIRST_SEED + seeds))
     check_at_least_one(seeds=len(seeds))
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"a seed is named twice: {', '.join(map(str, seeds))}")
+        raise ValueError(f"a seed is given twice: {', '.join(map(str, seeds))}")
     return tuple(seeds)

@@ -1,4 +1,4 @@
-"""Processes that train one trial each, and the conversation with them; only the process that started them knows the study."""
+"""Worker processes that train one trial each, and the messages they send. Only the parent process has access to the study."""
 
 import multiprocessing as mp
 import time
@@ -10,21 +10,21 @@ from typing import TypeAlias
 
 from sb3_pgx.experiments.pool import become_worker
 from sb3_pgx.experiments.runs import Interrupted
-from sb3_pgx.tuning.trial_runs import SeedResult, Task, describe_error, work
+from sb3_pgx.tuning.trial_runs import SeedResult, Task, describe_error, run_task
 
 SECONDS_TO_LEAVE = 5.0
 
 
 @dataclass(frozen=True)
 class StepsDone:
-    """Environment steps that were done since the last such message."""
+    """Environment steps since the last such message."""
 
     steps: int
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """The mean return of the seeds at a number of environment steps. The worker waits for an answer."""
+    """Mean return of all seeds at a number of environment steps. The worker waits for an answer."""
 
     steps: int
     mean_return: float
@@ -32,14 +32,14 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class SeedDone:
-    """A seed is finished. The worker waits for an answer."""
+    """Result of a finished seed. The worker waits for an answer."""
 
     finished: SeedResult
 
 
 @dataclass(frozen=True)
 class TaskEnded:
-    """The worker is idle again; it stopped because it was told to, or has done all, or failed for a reason."""
+    """The worker is idle again. ``reason`` says why the task failed; ``None`` if it was completed or stopped."""
 
     reason: str | None = None
     details: str = ""
@@ -49,7 +49,7 @@ Message: TypeAlias = StepsDone | CurvePoint | SeedDone | TaskEnded
 
 
 class Worker:
-    """One process. A worker that died is replaced by a new process for its next task."""
+    """A worker process. If it dies, its next task starts a new process."""
 
     def __init__(self) -> None:
         self._process: SpawnProcess | None = None
@@ -57,7 +57,7 @@ class Worker:
         self._busy = False
 
     def submit(self, task: Task) -> None:
-        """Gives an idle worker something to do."""
+        """Give a task to an idle worker."""
         if self._process is None:
             context = mp.get_context("spawn")  # forking a process that already runs torch threads can deadlock
             self._pipe, theirs = context.Pipe()
@@ -68,14 +68,14 @@ class Worker:
         self._pipe.send(task)
 
     def answer(self, go_on: bool) -> None:
-        """To a message that waits for it."""
+        """Answer a message whose sender waits for it."""
         try:
             self._pipe.send(go_on)
-        except OSError:  # it died meanwhile; the next message says so
+        except OSError:  # the worker has died; its next message says so
             pass
 
     def receive(self) -> Message:
-        """The next message of a worker that has one; the death of its process is one."""
+        """Receive the next message of a worker. The death of its process is a message, too."""
         try:
             message: Message = self._pipe.recv()
             self._busy = not isinstance(message, TaskEnded)
@@ -86,23 +86,22 @@ class Worker:
             code = self._process.exitcode
             self.close()
             return TaskEnded(
-                f"its process died (exit code {code}): it was killed, or ran out of memory (use fewer workers), or the script "
-                'that called tune does so outside `if __name__ == "__main__":`'
+                f"its process died (exit code {code}): it was killed, it ran out of memory (use fewer workers), or your "
+                'script calls tune outside of `if __name__ == "__main__":`'
             )
 
     @property
     def pipe(self) -> Connection:
-        """To wait for."""
+        """The connection on which messages arrive."""
         return self._pipe
 
     def close(self) -> None:
         """
-        Ends the process: an idle one by itself; a busy one at once, whatever it does, for it writes nothing that could be left
-        half written.
+        Stop the process. An idle worker exits on its own. A busy one is killed, which is safe because workers write no files.
         """
         if self._process is None:
             return
-        self._pipe.close()  # an idle one sees that, and gives back what it holds of the system
+        self._pipe.close()  # an idle worker notices, releases its resources and exits
         if self._busy:
             self._process.terminate()
         self._process.join(SECONDS_TO_LEAVE)
@@ -113,8 +112,8 @@ class Worker:
         self._process = None
 
 
-def messages(busy: list[Worker], seconds: float) -> Iterator[tuple[Worker, Message]]:
-    """What the workers said, one message each at most, as soon as there is one, or after this many seconds."""
+def receive_messages(busy: list[Worker], seconds: float) -> Iterator[tuple[Worker, Message]]:
+    """Wait for messages, at most this many seconds. Yield at most one message per worker."""
     ready = set(map(id, wait([worker.pipe for worker in busy], seconds)))
     for worker in busy:
         if id(worker.pipe) in ready:
@@ -122,14 +121,14 @@ def messages(busy: list[Worker], seconds: float) -> Iterator[tuple[Worker, Messa
 
 
 def _serve(pipe: Connection) -> None:
-    """A worker process: one task after the other, until the other end of the pipe closes."""
+    """Execute one task after the other in a worker process, until the parent closes the pipe."""
     become_worker()
     listener = _PipeListener(pipe)
     try:
         while True:
             task: Task = pipe.recv()
             try:
-                work(task, listener)
+                run_task(task, listener)
                 end = TaskEnded()
             except Interrupted:
                 return
@@ -137,7 +136,7 @@ def _serve(pipe: Connection) -> None:
                 end = TaskEnded(*describe_error(error))
             pipe.send(end)
     except (EOFError, OSError):
-        return  # the other process has gone, and took the study with it
+        return  # the parent process has ended
 
 
 class _PipeListener:
@@ -145,16 +144,16 @@ class _PipeListener:
 
     def __init__(self, pipe: Connection):
         self._pipe = pipe
-        self._unsaid, self._said_at = 0, 0.0
+        self._unsent_steps, self._sent_at = 0, 0.0
 
     def steps(self, steps: int) -> bool:
-        self._unsaid += steps
-        if time.monotonic() - self._said_at > self.SECONDS:
+        self._unsent_steps += steps
+        if time.monotonic() - self._sent_at > self.SECONDS:
             try:
-                self._pipe.send(StepsDone(self._unsaid))
+                self._pipe.send(StepsDone(self._unsent_steps))
             except OSError:
                 return False
-            self._unsaid, self._said_at = 0, time.monotonic()
+            self._unsent_steps, self._sent_at = 0, time.monotonic()
         return True
 
     def point(self, steps: int, mean_return: float) -> bool:

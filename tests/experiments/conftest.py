@@ -1,4 +1,4 @@
-"""Runs and results that several test files start from."""
+"""Results of runs for several test files."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from sb3_pgx.experiments.runs import RunResult
 
 @pytest.fixture
 def result() -> Callable[..., RunResult]:
-    """A finished run, or with ``error`` a failed one, without training anything."""
+    """Make the result of a finished run, or with ``error`` of a failed one, without training."""
 
     def make(label: str = "a", seed: int = 0, **outcome) -> RunResult:
         given = {"env_id": "CartPole-v1", "timesteps": 1000, "steps": 1000, "training_seconds": 2.0, **outcome}

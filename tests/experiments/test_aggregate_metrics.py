@@ -1,4 +1,4 @@
-"""Statistics over seeds and environments: the definitions by hand, and what rliable 1.2.0 says of the same arrays."""
+"""Statistics over seeds and environments: compared with the definitions and with rliable 1.2.0 on the same arrays."""
 
 import itertools
 import tracemalloc
@@ -76,7 +76,7 @@ def test_point_estimates_agree_with_rliable_where_it_is_installed():
 
 
 def test_runs_are_drawn_within_each_environment_and_not_across():
-    """Two environments, two seeds each: drawn across, an environment could vanish, and the interval would reach 0 and 10."""
+    """Two environments with two seeds each. Resampled across environments, the interval would reach 0 and 10."""
     scores = np.array([[0.0, 9.0], [1.0, 10.0]])
     means = sorted(
         (a + b + c + d) / 4 for a, b in itertools.product((0, 1), repeat=2) for c, d in itertools.product((9, 10), repeat=2)
@@ -86,7 +86,7 @@ def test_runs_are_drawn_within_each_environment_and_not_across():
 
 
 def test_seeds_of_two_algorithms_are_drawn_independently():
-    """Paired, an algorithm would tie with itself in every draw."""
+    """With paired resampling, an algorithm would tie with itself in every resample."""
     scores = np.arange(6.0)[:, None]
     low, high = stratified_interval([scores, scores], probability_of_improvement)
     assert low < 0.3 and high > 0.7

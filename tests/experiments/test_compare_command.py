@@ -1,4 +1,4 @@
-"""The command line: every user error is one sentence before any training, and a comparison leaves its report."""
+"""The command line: user errors are one sentence before any training, and a comparison writes its report."""
 
 import re
 import shlex
@@ -21,7 +21,7 @@ COMPARE = ["compare", "--env", "CartPole-v1", "--algos", "sb3:a2c", "--timesteps
 
 @pytest.fixture
 def no_training(monkeypatch, tmp_path):
-    """Fails the test if a run starts, and works in an empty folder."""
+    """Fail the test if a run starts. Work in an empty folder."""
     monkeypatch.setattr(earlier_runs, "run_all", lambda *args, **kwargs: pytest.fail("training started"))
     monkeypatch.chdir(tmp_path)
 
@@ -31,7 +31,7 @@ def no_training(monkeypatch, tmp_path):
     [
         (["--algos", "reinforc"], "algorithm 'reinforc' is unknown; choose reinforce"),
         (["--algos", "sb3:pppo"], "did you mean 'sb3:ppo'"),
-        (["--algos", "sb3:a2c", "sb3:a2c"], "named twice"),
+        (["--algos", "sb3:a2c", "sb3:a2c"], "given twice"),
         (["--env", "CartPol-v1"], "did you mean 'CartPole-v1'"),
         (["--seeds", "0"], "seeds is 0; it must be at least 1"),
         (["--timesteps", "0"], "timesteps is 0; it must be at least 1"),
@@ -39,25 +39,28 @@ def no_training(monkeypatch, tmp_path):
         (["--workers", "0"], "workers is 0; it must be at least 1"),
         (["--configs", "nowhere"], "nowhere does not exist"),
         (["--env", "CartPole-v1", "Acrobat-v1"], "did you mean 'Acrobot-v1'"),
-        (["--env", "CartPole-v1", "CartPole-v1"], "an environment is named twice"),
+        (["--env", "CartPole-v1", "CartPole-v1"], "an environment is given twice"),
         (["--algos", "sbx:pppo"], "did you mean 'sbx:ppo'"),
-        (["--seeds", "two"], "seeds two: write a number, or the seeds themselves with commas between them"),
-        (["--seeds", "4,4"], "a seed is named twice: 4, 4"),
-        (["--seeds=-1,2"], "seed -1: seeds are from 0 to 4294967295"),
-        (["--seeds", "4294967296,"], "seed 4294967296: seeds are from 0 to 4294967295"),
-        (["--threshold", "nan"], "threshold CartPole-v1=nan: no return can be compared with it"),
+        (["--seeds", "two"], "seeds two: write a number of seeds, or the seeds themselves separated by commas"),
+        (["--seeds", "4,4"], "a seed is given twice: 4, 4"),
+        (["--seeds=-1,2"], "seed -1 is out of range: seeds are from 0 to 4294967295"),
+        (["--seeds", "4294967296,"], "seed 4294967296 is out of range: seeds are from 0 to 4294967295"),
+        (["--threshold", "nan"], "threshold CartPole-v1=nan must be a finite number"),
         (["--seeds", ","], "seeds is 0; it must be at least 1"),
         (
             ["--normalize", "CartPole=0,500"],
-            "normalize names 'CartPole', and compared is CartPole-v1; did you mean 'CartPole-v1'",
+            "normalize names 'CartPole', which is not among the compared environments CartPole-v1; did you mean 'CartPole-v1'",
         ),
-        (["--normalize", "CartPole-v1=500,0"], "normalize CartPole-v1=500,0: the first return counts as 0 and must be below"),
-        (["--normalize", "CartPole-v1=0,nan"], "normalize CartPole-v1=0,nan: the first return counts as 0 and must be below"),
+        (["--normalize", "CartPole-v1=500,0"], "normalize CartPole-v1=500,0: the return that counts as 0 must be below"),
+        (["--normalize", "CartPole-v1=0,nan"], "normalize CartPole-v1=0,nan: the return that counts as 0 must be below"),
         (["--normalize", "CartPole-v1=0"], "normalize CartPole-v1=0: write ENVIRONMENT=LOW,HIGH"),
         (["--normalize", "CartPole-v1=0,much"], "normalize CartPole-v1=0,much: 'much' is not a number"),
         (["--normalize", "0,500"], "normalize 0,500: write ENVIRONMENT=LOW,HIGH"),
         (["--threshold", "high"], "threshold high: 'high' is not a number"),
-        (["--threshold", "Acrobot-v1=-100"], "threshold names 'Acrobot-v1', and compared is CartPole-v1"),
+        (
+            ["--threshold", "Acrobot-v1=-100"],
+            "threshold names 'Acrobot-v1', which is not among the compared environments",
+        ),
         (
             ["--env", "CartPole-v1", "Acrobot-v1", "--threshold", "475"],
             "threshold 475 is for one environment; write CartPole-v1=475 for each of them",
@@ -129,7 +132,7 @@ def test_thresholds_are_those_of_the_environments_unless_others_are_given(tmp_pa
     ],
 )
 def test_the_command_in_the_report_is_the_one_that_was_given(tmp_path, monkeypatch, options):
-    """Its own arguments, read again, are those of the plan."""
+    """Parsing the command of a plan gives the same plan."""
     plans = []
     monkeypatch.setattr(comparison, "run_comparison", lambda plan: plans.append(plan) or sys.exit(0))
     command = ["compare", "--env", "CartPole-v1", "Pendulum-v1", "--algos", "sb3:a2c", "a2c[gamma=0.9]", "--timesteps", "300"]

@@ -1,4 +1,4 @@
-"""A comparison as a whole: several environments, what is written, and what goes on where it was interrupted."""
+"""A comparison as a whole: several environments, the files it writes, and how it resumes."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ COMPARE = ["compare", "--env", *ENVS, "--algos", *ALGOS, "--seeds", "2", "--time
 
 @pytest.fixture(scope="module", autouse=True)
 def environments():
-    """Two tasks whose episodes have 30 and 40 steps at most."""
+    """Two environments whose episodes have at most 30 and 40 steps."""
     for env_id, steps in zip(ENVS, (30, 40), strict=True):
         entry = "gymnasium.envs.classic_control:CartPoleEnv"
         gymnasium.register(env_id, entry, max_episode_steps=steps, reward_threshold=steps - 0.5)
@@ -33,7 +33,7 @@ def environments():
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """The comparison's folder, which the tests below only read."""
+    """The output folder of a comparison, which the tests below only read."""
     folder = tmp_path_factory.mktemp("first") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(earlier_runs, "run_all", run_all_here)
@@ -43,7 +43,7 @@ def first(tmp_path_factory):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Which runs are trained: none of them really."""
+    """Record the runs that would be trained, without training them."""
     trained = []
 
     def run_all(specs, paths, workers, progress, on_result):
@@ -57,13 +57,13 @@ def trained(monkeypatch):
 
 @pytest.fixture
 def no_report(monkeypatch):
-    """For tests that look at the runs alone."""
+    """Write no report, for tests that check runs only."""
     monkeypatch.setattr(comparison, "write_report", lambda *args: ("", ""))
 
 
 @pytest.fixture
 def again(first, tmp_path, trained):
-    """A copy of the folder, and a function that gives the command once more: exit status, and what was trained."""
+    """A copy of the folder, and a function that runs the command again and returns its exit status and the trained runs."""
     names, done = trained
     folder = tmp_path / "out"
     for path in first.rglob("*"):
@@ -153,7 +153,7 @@ def test_finished_runs_are_not_trained_again(again, capsys):
     before = (folder / "report.md").read_text()
     assert command() == (0, [])
     assert (folder / "report.md").read_text() == before
-    assert "8 of them are finished there" in capsys.readouterr().out
+    assert "8 of them are already finished and are reused" in capsys.readouterr().out
 
 
 def test_runs_that_are_missing_failed_or_half_written_are_trained_again(no_report, again, capsys):
@@ -174,8 +174,8 @@ def test_runs_that_are_missing_failed_or_half_written_are_trained_again(no_repor
     assert command() == (0, ["a2c Thirty-v0 0", "a2c Thirty-v0 1", "a2c Forty-v0 0", "sb3:a2c Forty-v0 1"])
     printed = capsys.readouterr().out
     for path in (half, other):
-        assert f"{path} is half written or of another run; it is trained again" in printed
-    assert str(failed) not in printed and "4 of them are finished there" in printed
+        assert f"{path} is incomplete or belongs to different settings; this run is repeated" in printed
+    assert str(failed) not in printed and "4 of them are already finished and are reused" in printed
 
 
 def test_further_seeds_and_algorithms_may_join(no_report, again):
@@ -190,12 +190,12 @@ def test_further_seeds_and_algorithms_may_join(no_report, again):
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        (["--timesteps", "81"], "timesteps is 80 there and 81 here"),
-        (["--eval-episodes", "3"], "eval_episodes is 2 there and 3 here"),
-        (["--seeds", "1"], "of seeds [0, 1], here [0]"),
-        (["--algos", "a2c"], "it has sb3:a2c on Thirty-v0, which is not asked for here"),
-        (["--env", "Thirty-v0"], "it has a2c on Forty-v0, which is not asked for here"),
-        (["--configs", "CONFIGS"], "settings of a2c on Thirty-v0: gamma is None there and 0.5 here"),
+        (["--timesteps", "81"], "timesteps was 80 and is now 81"),
+        (["--eval-episodes", "3"], "eval_episodes was 2 and is now 3"),
+        (["--seeds", "1"], "seeds were [0, 1] and are now [0]"),
+        (["--algos", "a2c"], "it includes sb3:a2c on Thirty-v0, which is not part of this one"),
+        (["--env", "Thirty-v0"], "it includes a2c on Forty-v0, which is not part of this one"),
+        (["--configs", "CONFIGS"], "settings of a2c on Thirty-v0: gamma was None and is now 0.5"),
     ],
 )
 def test_a_folder_of_another_comparison_is_refused_and_untouched(again, tmp_path, capsys, options, difference):
@@ -207,7 +207,7 @@ def test_a_folder_of_another_comparison_is_refused_and_untouched(again, tmp_path
     assert command(*options) == (2, [])
     error = capsys.readouterr().err
     assert (
-        f"{folder} holds another comparison ({difference}); choose another one, or use --force" in error
+        f"{folder} holds another comparison ({difference}); choose another folder, or use --force" in error
         and error.count("\n") == 1
     )
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
@@ -220,9 +220,9 @@ def test_other_versions_are_another_comparison_and_force_trains_every_run_anew(n
     (folder / "comparison.json").write_text(json.dumps(record))
     (folder / "notes.txt").write_text("precious")
     assert command() == (2, [])
-    assert "torch was 1.0 there and is 2." in capsys.readouterr().err
+    assert "torch was 1.0 and is now 2." in capsys.readouterr().err
     (folder / "comparison.json").write_text("{half")
-    assert command() == (2, []) and "comparison.json there cannot be read" in capsys.readouterr().err
+    assert command() == (2, []) and "its comparison.json cannot be read" in capsys.readouterr().err
     status, trained = command("--force")
     assert status == 0 and len(trained) == 8
     assert not list(folder.glob("runs/*/*.json")), "what was there would count as finished after an interruption"

@@ -55,7 +55,7 @@ def uninterrupted(tmp_path_factory):
 
 
 def tables(folder):
-    """All that is no matter of the clock."""
+    """Everything that does not depend on time."""
     found = {}
     for name in TABLES:
         with (folder / name).open(newline="") as file:
@@ -72,7 +72,7 @@ def assert_same(folder, uninterrupted):
 
 
 def whole_files_only(folder):
-    """What is there after a kill: no half file under a name that somebody reads."""
+    """Check that a killed process leaves no incomplete file under a final name."""
     for path in folder.rglob("*-seed*.json"):
         read_result(path)
     for path in folder.rglob("*.png"):
@@ -112,7 +112,7 @@ def test_a_report_that_is_killed_in_the_middle_of_a_picture_keeps_the_old_one(un
 
 @pytest.mark.slow
 def test_the_command_that_is_killed_at_any_moment_has_the_tables_of_one_start(uninterrupted, tmp_path):
-    """With its processes."""
+    """Uses real worker processes."""
     command = [sys.executable, "-c", f"from sb3_pgx.cli import main; main({into(tmp_path / 'out')!r})"]
     for _ in range(12):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -133,14 +133,14 @@ def test_a_report_that_finds_the_disk_full_is_printed_and_written_at_the_next_st
     captured = capsys.readouterr()
     assert "| sb3:a2c |" in captured.out and "written to" not in captured.out
     path = tmp_path / "out" / "curves.png"
-    said = f"sb3-pgx: {path} cannot be written: File too large; give the same command again to write the report"
+    said = f"sb3-pgx: {path} cannot be written: File too large; run the same command again to write the report"
     assert said in captured.err and "Traceback" not in captured.err
     assert main(into(tmp_path / "out")) == 0
     assert_same(tmp_path / "out", uninterrupted)
 
 
 def test_compare_returns_what_it_could_not_write(runs_in_this_process, tmp_path):
-    sentence = r"curves\.png cannot be written: File too large; what compare\(\) returned has all"
+    sentence = r"curves\.png cannot be written: File too large; the value that compare\(\) returned has all"
     with pytest.warns(UserWarning, match=sentence), full_disk(20_000):
         found = compare(ENV, ["sb3:a2c"], 40, 1, tmp_path / "out", eval_episodes=2, progress=False)
     assert len(found.results) == 1 and "| sb3:a2c |" in found.brief and isinstance(found.unwritten, OSError)
@@ -155,5 +155,6 @@ def test_a_run_whose_file_cannot_be_written_is_in_the_report_all_the_same(tmp_pa
         result = pool._write(expected, tmp_path / "run.json")
     assert result is expected and np.isfinite(result.mean_return) and not list(tmp_path.iterdir())
     assert (
-        f"{tmp_path / 'run.json'} cannot be written: File too large; the report will have this run" in capsys.readouterr().err
+        f"{tmp_path / 'run.json'} cannot be written: File too large; the report will include this run"
+        in capsys.readouterr().err
     )

@@ -1,4 +1,4 @@
-"""The report: that tables and pictures say what the runs gave."""
+"""The report: tables and pictures show the results of the runs."""
 
 import numpy as np
 import pytest
@@ -86,9 +86,9 @@ def test_table_has_a_row_for_each_algorithm(results):
     assert good == ["good", mean, mean, "25 000 (2 of 2 seeds reached it)", "375", "good.yml: default"]
     assert bad == [
         "sb3:bad",
-        "10.0 (no interval from one seed), of 1 of 2 runs: the others failed",
+        "10.0 (no interval from one seed) (1 of 2 runs; the others failed)",
         "10.0 (no interval from one seed)",
-        "not by 60 000 (0 of 2 seeds reached it)",
+        "not within 60 000 (0 of 2 seeds reached it)",
         "500",
         "sb3:bad.yml: default",
     ]
@@ -164,7 +164,7 @@ def test_environments_are_summed_up_on_their_scales_from_seeds_that_finished_eve
     assert table[2][1].startswith("0.675 [") and [row[-1] for row in table[2:]] == ["2 of 2", "1 of 2"]
     assert rows(report(several, OF_SEVERAL), "What counts as 0 and as 1")[2:] == [
         ["A-v0", "0.0", "a random policy (at most 20 episodes)", "100.0", "the threshold"],
-        ["B-v0", "-100.0", "given", "0.0", "given"],
+        ["B-v0", "-100.0", "given by the user", "0.0", "given by the user"],
     ]
 
 

@@ -1,4 +1,4 @@
-"""Runs: honest budgets, clocks and evaluations, and results that survive what happens to other runs."""
+"""Runs: budgets, clocks and evaluations are honest, and results survive the failure of other runs."""
 
 import json
 import time
@@ -23,7 +23,7 @@ def spec(algorithm=A2C, seed: int = 0, timesteps: int = 200, n_envs: int = 4, no
 
 
 class CountingPPO(PPO):
-    """Counts the rollouts that were learned from."""
+    """Counts the rollouts that it learned from."""
 
     learned = 0
 
@@ -32,7 +32,7 @@ class CountingPPO(PPO):
 
 
 class AlwaysLeft(A2C):
-    """After training, its policy pushes left whatever it sees; until then, it pushes right."""
+    """Its policy always pushes right during training and always left afterwards."""
 
     def learn(self, *args, **kwargs):
         self.push(1)
@@ -52,7 +52,7 @@ class AlwaysLeft(A2C):
 
 
 class ShiftsStatistics(A2C):
-    """After training, its environments have seen observations around 1000; remembers what its policy is shown then."""
+    """Sees observations around 1000 in training, and records the observations that its policy gets afterwards."""
 
     shown: np.ndarray
 
@@ -195,7 +195,7 @@ def test_a_worker_that_dies_is_recorded_as_a_failed_run_with_the_likely_causes(t
 
 
 def test_a_worker_ends_when_the_comparison_that_started_it_is_gone(monkeypatch):
-    """Killed, it cannot tell its workers; they would train on, and nothing would wait for them."""
+    """A killed parent cannot stop its workers, which would otherwise go on training."""
     events = []
 
     class Parent:

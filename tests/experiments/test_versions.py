@@ -1,4 +1,4 @@
-"""Whatever is measured says by which version of its simulator."""
+"""Every measurement records the version of its simulator."""
 
 import pytest
 from stable_baselines3 import A2C

@@ -49,18 +49,18 @@ REFUSED = {
     "train --algo ppo --env CartPole-v1 -conf broken.yml": r"broken\.yml, line 3 is not valid YAML",
     "train --algo ppo --env CartPole-v1 -conf text.yml": r"text\.yml, line 3, CartPole-v1, learning_rate: .* write 0\.001",
     "train --algo ppo --env Acrobot-v1 -conf text.yml": r"text\.yml has no settings for Acrobot-v1: .* Acrobot-v1 or default",
-    "train --algo ppo --trained-agent nowhere.zip": r"--trained-agent nowhere\.zip: there is no such file, or it is no \.zip",
+    "train --algo ppo --trained-agent nowhere.zip": r"--trained-agent nowhere\.zip: there is no such file",
     "train --algo ppo -params gama:0.9": r"ppo\.yml: CartPole-v1: PPO has no argument 'gama'; did you mean .*'gamma'",
     "train --algo ppo -params gamma:2": r"gamma=2 is outside \[0, 1\]",
     "train --algo ppo -params learning_rate:lin_0.1": r"-params learning_rate:lin_0\.1: write name:value, .* quotes",
-    "enjoy --algo acer --env CartPole-v1 --no-render": r"no run of acer in logs: `sb3-pgx train --algo acer` makes one",
+    "enjoy --algo acer --env CartPole-v1 --no-render": r"no run of acer in logs: train one with `sb3-pgx train --algo acer`",
     "enjoy --algo ppo_penalty --env Acrobot-v1 --no-render": r"No model found for ppo_penalty on Acrobot-v1",
     "enjoy --algo ppo_penalty --env Arcade/Pole-v0 --no-render": r"No model found for ppo_penalty on Arcade-Pole-v0",
     "plot-train --algo ppo_penalty --env CartPole-v1 -w 100000": r"nothing to draw: .*--episode-window",
-    "enjoy --algo ppo_penalty --env CartPole-v1": r"there is no display to show it on: pass --no-render",
+    "enjoy --algo ppo_penalty --env CartPole-v1": r"there is no display: pass --no-render",
     "-m sb3_pgx.rl_zoo3 plot_train --algo nqg --env CartPole-v1": r"algorithm 'nqg' is unknown; did you mean .*'npg'",
 }
-# The README's, cut down.
+# The commands of the README, shortened.
 README = [
     re.sub(r"(-n|-w) \d+", lambda m: {"-n": "-n 200", "-w": "-w 2"}[m[1]], line).split()[1:]
     for line in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
@@ -70,7 +70,7 @@ README = [
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory, worker_id):
-    """A folder where all commands have run, and what they printed; once, however many processes the tests run in."""
+    """A folder in which all commands have run, and their output. They run once for all processes of the suite."""
     if worker_id == "master":
         return run_all(tmp_path_factory.mktemp("zoo"))
     folder = tmp_path_factory.getbasetemp().parent / "zoo"
@@ -84,7 +84,7 @@ def zoo(tmp_path_factory, worker_id):
 
 
 def run_all(folder):
-    """All commands in one process, in this folder."""
+    """Run all commands in one process, in this folder."""
     (folder / "cosine.yml").write_text(
         "CartPole-v1:\n  n_timesteps: 64\n  policy: MlpPolicy\n  learning_rate: cos_0.01_0.001\n  n_critic_updates: 1\n"
     )
@@ -215,7 +215,7 @@ def test_what_cannot_be_done_is_one_sentence(zoo, command):
     result = zoo["results"][command]
     assert result["status"] == 2
     (line,) = result["err"].splitlines()
-    assert re.fullmatch(rf"(sb3-pgx|sb3_pgx\.zoo): .*{REFUSED[command]}.*", line)
+    assert re.fullmatch(rf"(sb3-pgx|sb3_pgx\.rl_zoo3): .*{REFUSED[command]}.*", line)
 
 
 def test_a_model_is_played_in_an_environment_that_an_installed_package_registers(zoo):

@@ -1,4 +1,4 @@
-"""Hyperparameter files: what each key becomes, and the sentence for each mistake."""
+"""Hyperparameter files: the meaning of each key, and the message for each mistake."""
 
 import sys
 import warnings
@@ -25,7 +25,7 @@ from sb3_pgx.settings.environments import check_environment, make_eval_env, make
 
 @pytest.fixture
 def load(tmp_path: Path):
-    """Writes an ``algo.yml`` and loads CartPole-v1 from it."""
+    """A function that writes an ``algo.yml`` and loads CartPole-v1 from it."""
 
     def write_and_load(text: str, env_id: str = "CartPole-v1") -> RunConfig:
         (tmp_path / "algo.yml").write_text(text)
@@ -134,7 +134,7 @@ def test_anchors_are_merged_as_in_the_zoo(load):
         ),
         ("CartPole-v1:\n  callback: my.Callback\n", r"line 2, CartPole-v1, callback: .* no effect"),
         ("CartPole-v1:\n  normalize: 3\n", r"line 2, CartPole-v1, normalize: 3 is not a dictionary"),
-        ("CartPole-v1:\n  gamma: 0.9\nCartPole-v1:\n  gamma: 0.8\n", r"line 3: CartPole-v1 is there already in line 1"),
+        ("CartPole-v1:\n  gamma: 0.9\nCartPole-v1:\n  gamma: 0.8\n", r"line 3: CartPole-v1 is already defined in line 1"),
     ],
 )
 def test_a_mistake_is_told_with_file_line_and_key(load, text, problem):
@@ -220,7 +220,7 @@ def test_an_atari_game_of_an_installed_package_has_the_entry_of_all_games(arcade
 
 
 def test_what_a_run_depends_on_names_the_package_that_simulates(arcade, monkeypatch):
-    """Gymnasium's own version is known anyway; what is no installed package has none."""
+    """Gymnasium's own version is recorded separately, and code that is not an installed package has no version."""
     arcade(REGISTERS.replace("gymnasium.envs.classic_control:CartPoleEnv", "arcade:Game"))
 
     class Here(gym.Env):

@@ -1,4 +1,4 @@
-"""Values in hyperparameter files: what Python would make of them, without running any of it."""
+"""Expressions in hyperparameter files have the value that Python gives them, but no code is executed."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -139,7 +139,7 @@ def test_a_strangers_settings_run_none_of_their_code_and_the_sentence_says_where
 
 @pytest.fixture
 def time_limit_stays(monkeypatch):
-    """Importing rl_zoo3 replaces Gymnasium's TimeLimit, for every other test, too."""
+    """In another process, because importing rl_zoo3 replaces Gymnasium's TimeLimit for every other test."""
     for module in (gymnasium.wrappers, gymnasium.wrappers.common, gymnasium.envs.registration):
         monkeypatch.setattr(module, "TimeLimit", getattr(module, "TimeLimit", None), raising=False)
 

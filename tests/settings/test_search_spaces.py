@@ -1,4 +1,4 @@
-"""Search spaces: what they sample trains, and the published settings are points of theirs."""
+"""Search spaces: samples can be trained with, and they include the published settings."""
 
 import inspect
 from dataclasses import replace

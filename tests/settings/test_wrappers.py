@@ -1,4 +1,4 @@
-"""Wrappers that hyperparameter files name."""
+"""Wrappers for use in hyperparameter files."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,7 @@
 """
-Runs commands of ``sb3-pgx`` in one process of their own, since rl_zoo3, once imported, replaces classes of Gymnasium.
+Runs commands of ``sb3-pgx`` in a separate process, because importing rl_zoo3 replaces classes of Gymnasium.
 
-Standard input: a JSON list of argument lists. Standard output: what each printed, and what rl_zoo3 then has in its tables.
+Standard input: a JSON list of argument lists. Standard output: the output of each, and the contents of rl_zoo3's tables.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from unittest import mock
 
 
 def run(arguments: list[str]) -> dict[str, Any]:
-    """As the command line would, ``python -m`` too."""
+    """Run a command line, which may start with ``-m``. Return exit status and output."""
     from sb3_pgx.cli import main
 
     out, err = io.StringIO(), io.StringIO()
@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
 
 
 def read_by_rl_zoo3() -> dict[str, Any]:
-    """The settings of every published entry as rl_zoo3 reads it, by ``algorithm:environment``."""
+    """Return the settings of every published entry as rl_zoo3 reads it, by ``algorithm:environment``."""
     import yaml
     from rl_zoo3.train import ExperimentManager
 
@@ -55,7 +55,7 @@ def read_by_rl_zoo3() -> dict[str, Any]:
 
 
 def trials() -> list[tuple[str, str]]:
-    """What our sampler suggested in trials of a study in two environments, and what rl_zoo3 loads of the same trials."""
+    """Return the arguments that our sampler suggested in some trials, with those that rl_zoo3 loads for the same trial."""
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER

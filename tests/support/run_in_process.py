@@ -1,11 +1,11 @@
-"""The runs of a comparison one after the other in the test's process: the pool of processes has tests of its own."""
+"""Executes the runs of a comparison in the test's process. The pool of processes has its own tests."""
 
 from sb3_pgx.experiments.pool import write_result
 from sb3_pgx.experiments.runs import execute
 
 
 def run_all_here(specs, paths=None, workers=None, progress=True, on_result=lambda result: None):
-    """As :func:`sb3_pgx.experiments.pool.run_all`."""
+    """Replace :func:`sb3_pgx.experiments.pool.run_all`."""
     results = []
     for spec, path in zip(specs, paths or [None] * len(specs), strict=True):
         results.append(execute(spec))

@@ -1,4 +1,4 @@
-"""Studies without trainings: what a run gives is made up, and each execution leaves a line in a file."""
+"""Studies without training: results of runs are made up, and each execution writes a line to a file."""
 
 import multiprocessing as mp
 import time
@@ -19,7 +19,7 @@ TIMESTEPS, POINTS = 400, 4  # a point each 100 steps: CartPole-v1's entry has 8 
 
 
 class ThreadWorker(worker_process.Worker):
-    """A worker in this process."""
+    """A worker that is a thread of this process."""
 
     def submit(self, task):
         if self._process is None:
@@ -36,7 +36,7 @@ class ThreadWorker(worker_process.Worker):
 
 @dataclass
 class Stub:
-    """What stands for training and evaluating; ``returns`` gives the return from the trial's number and the seed."""
+    """Replaces training and evaluation. ``returns`` maps the trial's number, or the number and the seed, to the return."""
 
     folder: Path
     returns: dict = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Stub:
         return RunResult(**common, **curve, steps=spec.timesteps, returns=[value - 1, value + 1], training_seconds=1.0)
 
     def executions(self):
-        """Trial and seed of each execution that came to its end."""
+        """Return trial and seed of each completed execution."""
         return [tuple(map(int, line.split()[:2])) for line in self._lines()]
 
     def rates(self):
@@ -77,7 +77,7 @@ class Stub:
 
 @pytest.fixture
 def in_threads(monkeypatch):
-    """Workers from here on are threads of this process."""
+    """A function that makes workers threads of this process."""
 
     def patch():
         monkeypatch.setattr(tuner, "Worker", ThreadWorker)
@@ -99,7 +99,7 @@ def stub(tmp_path, monkeypatch, in_threads):
 
 @pytest.fixture
 def plan(tmp_path):
-    """A plan with small numbers."""
+    """A function that makes a plan with small numbers."""
 
     def make(algorithm="a2c", env="CartPole-v1", **changes):
         small = {"trials": 3, "timesteps": TIMESTEPS, "seeds": 2, "workers": 1, "pruner": "none", "evaluations": POINTS}
@@ -110,7 +110,7 @@ def plan(tmp_path):
 
 @pytest.fixture
 def search():
-    """Tunes, and returns the summary and the study."""
+    """A function that runs a search and returns the summary and the study."""
 
     def run(plan):
         study = open_study(plan)
@@ -121,7 +121,7 @@ def search():
 
 @pytest.fixture
 def killed_at(search, stub):
-    """Tunes in another process, which is killed (SIGKILL) where it trains this seed of this trial."""
+    """A function that runs a search in another process and kills it (SIGKILL) during this seed of this trial."""
 
     def run(plan, trial, seed):
         stub.hang_at = (trial, seed)

@@ -58,7 +58,7 @@ def test_what_has_no_name_in_such_a_file_is_refused_and_nothing_is_written(tmp_p
     class Own(nn.Tanh):
         pass
 
-    with pytest.raises(ValueError, match="Own'> has no name in a hyperparameter file"):
+    with pytest.raises(ValueError, match="Own'> cannot be written in a hyperparameter file"):
         write_config(tmp_path / "a.yml", "X", RunConfig("", hyperparameters={"policy_kwargs": {"activation_fn": Own}}), "")
     assert not list(tmp_path.iterdir())
 
@@ -100,7 +100,7 @@ def test_the_report_shows_every_trial_and_its_pictures_are_not_empty(stub, plan,
     written = write_study_report(summarize_study(study, p), study, p)
     page = summary.report.read_text()
     assert all(f"<td>{score}</td>" in page for score in ("11.2", "321.8", "17.5"))
-    assert "ValueError: &lt;reward&gt; nan" in page and "finished, as it was" in page
+    assert "ValueError: &lt;reward&gt; nan" in page and "finished, starting configuration" in page
     assert all(f"<td>{trial.params['learning_rate']:.4g}</td>" in page for trial in study.trials)
     assert p.config_file.read_text().splitlines()[0] in page and "Parallel Coordinate Plot" in page
     assert "src=" not in page.split("<body>")[1].split("plotly.js")[0] and page.count("Plotly.newPlot(") >= 4
@@ -114,12 +114,12 @@ def test_what_another_study_left_in_the_folder_stays(stub, plan, search, tmp_pat
     summary, study = search(p)
     write_study_report(summary, study, p)
     assert plan(trials=2).output == p.output, "the same study goes on there"
-    another = r"report.html is of another study \(a2c on CartPole-v1: tune-a2c-CartPole-v1\)"
+    another = r"report.html belongs to another study \(a2c on CartPole-v1: tune-a2c-CartPole-v1\)"
     for other in ({"study_name": "b"}, {"algorithm": "sb3:a2c"}, {"env": "Acrobot-v1"}, {"study_name": "b", "force": True}):
         with pytest.raises(FileExistsError, match=another):
             plan(**other)
     p.report.write_text("a page")
-    with pytest.raises(FileExistsError, match="of something else: choose another --output"):
+    with pytest.raises(FileExistsError, match="belongs to something else: choose another --output"):
         plan()
 
 

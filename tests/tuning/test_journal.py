@@ -1,4 +1,4 @@
-"""A study in a journal file: whatever else such a path names stays as it is, and half lines do no harm."""
+"""A study in a journal file: other files are left unchanged, and incomplete lines do no harm."""
 
 import json
 import multiprocessing as mp
@@ -35,7 +35,7 @@ def a_model(path):
 FOREIGN = {
     "optuna.db": (an_optuna_database, "is an SQLite database, not a journal file: write --storage sqlite:///"),
     "notes.db": (a_database_of_something_else, "is an SQLite database, not a journal file: write --storage sqlite:///"),
-    "model.zip": (a_model, "is a zip archive, such as a saved model: name another file"),
+    "model.zip": (a_model, "is a zip archive, such as a saved model: give another path"),
     "text.txt": (lambda path: path.write_text("a\nb\nthe last line has no newline"), "is not the journal of a study"),
     "note": (lambda path: path.write_text("one line"), "is not the journal of a study"),
     "data.json": (lambda path: path.write_text(json.dumps({"op_code": 3}, indent=1)), "is not the journal of a study"),
@@ -75,14 +75,14 @@ def lines_of(path):
 
 
 def torn_in_the_middle(path, number):
-    """As when a process died in the middle of a line, and another one, which did not mend that, went on in the same line."""
+    """A process died within a line, and another one continued in the same line without mending it."""
     lines = lines_of(path)
     lines.insert(number, lines[number][: len(lines[number]) // 2])
     path.write_bytes(b"".join(lines))
 
 
 def test_a_half_line_in_the_middle_is_skipped_with_a_note_and_what_follows_it_is_read(stub, plan, search, capsys):
-    """Wherever it is: the study is the same as without it, is gone on with, and the note comes once."""
+    """The study is the same as without the line and can be resumed, and the note is printed once."""
     p = plan(trials=2, seeds=1)
     _, study = search(p)
     path = p.output / "journal.log"
@@ -93,7 +93,7 @@ def test_a_half_line_in_the_middle_is_skipped_with_a_note_and_what_follows_it_is
         capsys.readouterr()
         _, again = search(p)
         assert [(t.params, t.value) for t in again.trials] == expected
-        assert capsys.readouterr().out.count("was half written by a process that died; it is skipped") == 1
+        assert capsys.readouterr().out.count("is incomplete because a process died while writing; it is skipped") == 1
     _, longer = search(plan(trials=3, seeds=1))
     assert [t.state.name for t in longer.trials] == ["COMPLETE"] * 3
 
@@ -108,7 +108,7 @@ def test_a_line_of_anything_else_in_the_middle_is_skipped(stub, plan, search):
 
 
 def test_a_machine_that_is_at_work_while_another_one_dies_in_a_line_goes_on(plan):
-    """And nothing that Optuna's own tools cannot read is left."""
+    """Optuna's own tools can read the mended file."""
     p = plan()
     study = open_study(p)
     trial = study.ask()
@@ -123,7 +123,7 @@ def test_a_machine_that_is_at_work_while_another_one_dies_in_a_line_goes_on(plan
 
 @pytest.mark.filterwarnings("ignore:.*grace_period")
 def test_a_process_that_is_killed_while_it_writes_does_not_stop_the_next_start(plan, tmp_path, monkeypatch):
-    """It leaves Optuna's lock. The path is relative, as the default is."""
+    """The dead process leaves Optuna's lock. The path is relative, like the default."""
     monkeypatch.setattr(journal, "GRACE_SECONDS", 1)
     monkeypatch.chdir(tmp_path)
     p = plan(output="out")
@@ -151,7 +151,7 @@ def test_a_full_disk_is_one_sentence_and_the_study_goes_on_when_there_is_room(st
     path = p.output / "journal.log"
     with pytest.raises(OSError) as error, full_disk(path.stat().st_size + 3000):  # in the middle of the second trial
         search(p)
-    assert str(error.value) == f"{path} cannot be written: File too large; what it holds is kept"
+    assert str(error.value) == f"{path} cannot be written: File too large; its entries so far are kept"
     done = stub.executions()
     _, study = search(p)
     assert [t.state.name for t in study.trials].count("COMPLETE") == 3
@@ -170,7 +170,7 @@ def test_a_full_disk_is_one_sentence_and_the_study_goes_on_when_there_is_room(st
         ("postgresql:me@host/db", "storage postgresql:me@host/db is not an address: write postgresql://…"),
         ("postgresql://me:secret@host:port/db", "storage postgresql://me:***@host:port/db: the port is not a number"),
         ("mysql://me:secret@host/db", "storage mysql://me:***@host/db: MySQLdb is not installed; pip install mysqlclient"),
-        ("nosuch://me:secret@host/db?sslpassword=secret", "storage nosuch://me:***@host/db?sslpassword=*** is no address"),
+        ("nosuch://me:secret@host/db?sslpassword=secret", "storage nosuch://me:***@host/db?sslpassword=*** is not an address"),
         ("/dev/null", "storage /dev/null is neither a file nor the address of a database"),
     ],
 )

@@ -23,7 +23,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server():
-    """Its address; it listens on a socket in its folder alone."""
+    """The address of the server, which listens only on a socket in its folder."""
     bin_folder = BINARIES[-1].parent
     folder = Path(tempfile.mkdtemp(prefix="pg"))  # short: the path of a socket has little room
     user = USER or getpass.getuser()

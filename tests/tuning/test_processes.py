@@ -1,4 +1,4 @@
-"""The command with its processes: killed in the middle, and started again."""
+"""The command with real worker processes, killed and started again."""
 
 import multiprocessing as mp
 import os
@@ -13,14 +13,14 @@ import pytest
 
 from sb3_pgx.cli import main
 from sb3_pgx.experiments.runs import FINAL_SEEDS, SEED_STRIDE
-from sb3_pgx.tuning.worker_process import TaskEnded, Worker, messages
+from sb3_pgx.tuning.worker_process import TaskEnded, Worker, receive_messages
 
 ENV = "test_processes:OneStep-v0"
 LOG = "ONE_STEP_LOG"
 
 
 class OneStep(gym.Env):
-    """Episodes of one step that return 1; each seed that it is given leaves a line, and an order to die is obeyed."""
+    """Episodes of one step with return 1. Writes a line per seed, and kills its process if a file tells it to."""
 
     observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
     action_space = gym.spaces.Discrete(2)
@@ -43,14 +43,14 @@ if "OneStep-v0" not in gym.registry:  # pytest imports this file under another n
 
 @pytest.fixture
 def evaluated(tmp_path, monkeypatch):
-    """The seeds whose final policy was evaluated, one entry each time."""
+    """Return the seeds whose final policy was evaluated, one entry per evaluation."""
     monkeypatch.setenv(LOG, str(tmp_path / "log"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
     monkeypatch.syspath_prepend(Path(__file__).parent)
 
     def read():
         lines = (tmp_path / "log").read_text().splitlines() if (tmp_path / "log").exists() else []
-        # The first of the environments that evaluate has the run's own seed.
+        # The first evaluation environment has the run's seed.
         return [n for n in ((int(line) - FINAL_SEEDS) / SEED_STRIDE for line in lines) if n in (100, 101)]
 
     return read
@@ -75,8 +75,8 @@ def test_a_command_that_is_killed_goes_on_where_it_was(tmp_path, evaluated, in_t
     assert main(command) == 0
     assert evaluated() == [100, 101, 100, 101]
     printed = capsys.readouterr().out
-    assert "trial 0 was interrupted, and starts again with the same parameters" in printed
-    assert "2 trials: 2 finished." in printed and "The configuration as it was: 1.0." in printed
+    assert "trial 0 was interrupted and starts again with the same parameters" in printed
+    assert "2 trials: 2 finished." in printed and "The starting configuration: 1.0." in printed
     assert (tmp_path / "out" / "report.html").exists() and (tmp_path / "out" / "best" / "a2c.yml").exists()
     optuna.logging.set_verbosity(optuna.logging.INFO)
 
@@ -85,10 +85,10 @@ def test_the_death_of_a_process_is_a_failure_with_its_reason():
     worker = Worker()
     try:
         worker.submit(Dies())
-        (answer,) = [message for _, message in messages([worker], seconds=120)]
+        (answer,) = [message for _, message in receive_messages([worker], seconds=120)]
         assert (
             isinstance(answer, TaskEnded)
-            and "its process died (exit code 7): it was killed, or ran out of memory" in answer.reason
+            and "its process died (exit code 7): it was killed, it ran out of memory" in answer.reason
         )
         assert worker._process is None  # the next task has a new one
     finally:
@@ -96,11 +96,11 @@ def test_the_death_of_a_process_is_a_failure_with_its_reason():
 
 
 def test_a_worker_that_has_nothing_to_do_leaves_by_itself(monkeypatch):
-    """So that it gives back what it holds of the system, such as semaphores."""
+    """A worker that exits on its own releases system resources such as semaphores."""
     worker = Worker()
     try:
         worker.submit(Fails())
-        (answer,) = [message for _, message in messages([worker], seconds=120)]
+        (answer,) = [message for _, message in receive_messages([worker], seconds=120)]
         assert isinstance(answer, TaskEnded) and "AttributeError" in answer.reason
         for violence in ("terminate", "kill"):
             monkeypatch.setattr(worker._process, violence, lambda: pytest.fail("it was ended from outside"))
@@ -114,7 +114,7 @@ class Fails:
 
 
 class Dies:
-    """A task at which a process dies: as it reads it."""
+    """A task that kills the process that unpickles it."""
 
     def __reduce__(self):
         return os._exit, (7,)

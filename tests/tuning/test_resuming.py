@@ -1,4 +1,4 @@
-"""A study in several starts, some of them killed, is the study of one start; and trials of machines that died are settled."""
+"""A study that is killed and resumed equals an uninterrupted one, and trials of dead machines are repeated."""
 
 import dataclasses
 import multiprocessing as mp
@@ -17,14 +17,14 @@ from sb3_pgx.tuning.study_report import write_study_report
 
 @pytest.fixture
 def folder():
-    """In memory where there is a place for it: each record of a journal waits for the disk."""
+    """A folder in memory if possible, because each record of a journal waits for the disk."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
         yield Path(name)
 
 
 @pytest.fixture
 def scored_by_parameters(stub, monkeypatch):
-    """What a run returns depends on its settings and its seed alone, not on the number of its trial."""
+    """The return of a run depends only on its settings and its seed, not on the number of its trial."""
     execute = stub.execute
 
     def by_parameters(spec, report, at_point=None):
@@ -38,7 +38,7 @@ def scored_by_parameters(stub, monkeypatch):
 
 
 def found(study):
-    """Parameters and score of each trial, interrupted ones once, in the order of the study."""
+    """Return parameters and score of each trial in the order of the study. Interrupted trials count once."""
     return [(trial.params, trial.value) for trial in trial_records.counted_trials(study)]
 
 
@@ -62,7 +62,7 @@ def test_machines_with_the_same_seed_do_not_try_the_same(plan):
 
 
 def test_a_trial_that_was_interrupted_while_it_was_sampled_gets_what_it_would_have_got(plan):
-    """In whichever order: some of its parameters are known, others not yet."""
+    """Some parameters were sampled before the interruption, others were not; the order does not matter."""
     names = ["x", "y", "z"]
     p = plan(trials=9, sampler="random")
     study = open_study(p)
@@ -83,7 +83,7 @@ def test_a_trial_that_was_interrupted_while_it_was_sampled_gets_what_it_would_ha
 
 
 def kills_and_an_uninterrupted_search_agree(plan, search, folder, kills, trials_):
-    """Starts that are killed (SIGKILL) at random moments, and then one that is not."""
+    """Compare a search that is killed (SIGKILL) at random moments and then resumed with an uninterrupted one."""
     settings = {"trials": trials_, "seeds": 2}
     start = time.perf_counter()
     _, uninterrupted = search(plan(output=folder / "uninterrupted", **settings))
@@ -156,7 +156,7 @@ def owner_with(trial, **changes):
 
 
 def test_a_container_of_the_same_host_name_keeps_its_trials(plan):
-    """Its process has a number that means nothing here. All else that tells machines apart differs, the host name does not."""
+    """Process numbers of another machine mean nothing here. Only the host name is the same."""
     p = plan(trials=2)
     study = open_study(p)
     trial = trial_records.next_trial(study, p)
@@ -205,7 +205,7 @@ def test_a_process_that_has_ended_and_was_not_waited_for_is_dead(plan):
 
 @pytest.mark.parametrize("dead", [True, False])
 def test_the_trial_of_a_machine_that_seems_dead_is_settled_before_the_search_ends(stub, plan, search, monkeypatch, dead):
-    """It is heard of again, or it is taken for dead and its trial starts again."""
+    """Either it sends a heartbeat again, or it counts as dead and its trial is repeated."""
     monkeypatch.setattr(trial_records, "DEAD_SECONDS", 62.0)
     p = plan(trials=2, seeds=1)
     study = open_study(p)

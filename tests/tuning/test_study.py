@@ -1,4 +1,4 @@
-"""Opening a study: whether it is the same one, and whether it can be reached."""
+"""Opening a study: other settings are refused, and so is a storage that cannot be reached."""
 
 import dataclasses
 import importlib
@@ -69,13 +69,13 @@ def test_force_starts_anew(plan):
 
 def test_force_spares_a_study_at_which_somebody_is(plan):
     trial_records.record_heartbeat(open_study(plan()).ask())
-    with pytest.raises(ValueError, match=rf"is not deleted: process {os.getpid()} on .* is at work on it; end that first"):
+    with pytest.raises(ValueError, match=rf"cannot be deleted: process {os.getpid()} on .* is working on it; stop that first"):
         open_study(plan(force=True))
     assert len(open_study(plan()).trials) == 1
 
 
 def test_whoever_comes_while_another_machine_makes_the_study_waits_for_it(plan, monkeypatch):
-    """And where that one has died, does it in its place."""
+    """If the other machine has died, this one creates the study."""
     monkeypatch.setattr(studies, "SECONDS_TO_START", 0.1)
     p = plan()
     optuna.create_study(storage=open_storage(p.storage), study_name=p.study_name, direction="maximize")
@@ -89,7 +89,7 @@ def test_an_entry_of_the_journal_that_is_half_written_is_dropped_with_a_note(pla
     whole = (p.output / "journal.log").read_bytes()
     (p.output / "journal.log").write_bytes(whole + b'{"op_code": 5, "worker')
     study = open_study(p)
-    assert "half written" in capsys.readouterr().out
+    assert "incomplete" in capsys.readouterr().out
     study.ask()  # writes behind it
     assert len(open_study(p).trials) == 1 and (p.output / "journal.log").read_bytes().startswith(whole)
     assert mend_journal(p.output / "journal.log") == 0
@@ -102,9 +102,9 @@ def test_an_entry_of_the_journal_that_is_half_written_is_dropped_with_a_note(pla
         ("postgresql://me:secret@127.0.0.1:9/db", "cannot be reached: connection to server"),
         ("grpc://127.0.0.1:9", "cannot be reached: GRPC connection timeout"),
         ("grpc://nowhere", "write grpc://host:port"),
-        ("nosuch://host/db", "no address that SQLAlchemy knows"),
+        ("nosuch://host/db", "not an address that SQLAlchemy accepts"),
         ("/proc/no/journal.log", "No such file"),
-        ("/proc", "/proc is a folder: name a file, such as /proc/journal.log"),
+        ("/proc", "/proc is a folder: give the path of a file, such as /proc/journal.log"),
     ],
 )
 def test_a_storage_that_cannot_be_reached_is_one_sentence(plan, storage, sentence, monkeypatch):
@@ -156,7 +156,7 @@ def test_grpc_proxy_serves_several_machines(plan):
     [
         (["--algo", "pqo"], "algorithm 'pqo' is unknown; choose ppo"),
         (["--algo", "sb3:dqn"], "algorithm 'dqn' is unknown"),
-        (["--algo", "a2c[gamma=0.9]"], "put them into a file for --configs"),
+        (["--algo", "a2c[gamma=0.9]"], "put the settings in brackets into a file for --configs"),
         (["--env", "CartPole-v7"], "environment 'CartPole-v7' is unknown"),
         (["--pruner", "wilcoxon"], "use --seeds 5 or more"),
         (["--pruner", "meridian"], "choose median, hyperband, wilcoxon, none"),
@@ -176,7 +176,7 @@ def test_bad_arguments_are_one_sentence_and_nothing_is_written(arguments, senten
 def test_the_budget_is_the_configurations_where_none_is_given(tmp_path):
     assert plan_tuning("a2c", "CartPole-v1").timesteps == 500_000
     (tmp_path / "a2c.yml").write_text("default:\n  gamma: 0.9\n")
-    with pytest.raises(ValueError, match="has no n_timesteps: say with --timesteps"):
+    with pytest.raises(ValueError, match="has no n_timesteps: give the length of a run with --timesteps"):
         plan_tuning("a2c", "CartPole-v1", configs=tmp_path)
 
 

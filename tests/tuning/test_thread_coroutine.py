@@ -1,4 +1,4 @@
-"""Trainings in turns: each as if it were alone."""
+"""Runs that take turns do not affect each other."""
 
 import random
 
@@ -10,7 +10,7 @@ from sb3_pgx.algorithms.a2c import A2C
 from sb3_pgx.experiments.runs import Interrupted, RunSpec, execute
 from sb3_pgx.settings.configs import RunConfig
 from sb3_pgx.tuning.thread_coroutine import ThreadCoroutine
-from sb3_pgx.tuning.trial_runs import SeedFailed, Task, work
+from sb3_pgx.tuning.trial_runs import SeedFailed, Task, run_task
 
 SPECS = tuple(
     RunSpec("a2c", A2C, "CartPole-v1", seed, 200, RunConfig("", n_envs=2), curve_points=2, curve_episodes=1, eval_episodes=2)
@@ -36,7 +36,7 @@ class Listener:
 
 def test_seeds_in_lock_step_give_what_each_gives_alone_and_report_their_mean():
     listener = Listener()
-    work(Task(SPECS, {}, in_lock_step=True), listener)
+    run_task(Task(SPECS, {}, in_lock_step=True), listener)
     alone = [execute(spec) for spec in SPECS]
     for result in alone:
         finished = listener.finished[result.seed]
@@ -48,7 +48,7 @@ def test_seeds_in_lock_step_give_what_each_gives_alone_and_report_their_mean():
 
 def test_who_is_told_to_stop_at_a_point_trains_no_further():
     listener = Listener(stop_at=100)
-    work(Task(SPECS, {}, in_lock_step=True), listener)
+    run_task(Task(SPECS, {}, in_lock_step=True), listener)
     assert [steps for steps, _ in listener.points] == [100] and not listener.finished
 
 
@@ -57,7 +57,7 @@ def test_a_seed_that_fails_ends_the_trial_with_its_sentence(in_lock_step):
     config = RunConfig("", n_envs=2, hyperparameters={"gamma": 2.0})
     specs = tuple(RunSpec("a2c", A2C, "CartPole-v1", seed, 200, config) for seed in (100, 101))
     with pytest.raises(SeedFailed, match="seed 100: ValueError: gamma") as failure:
-        work(Task(specs, {}, in_lock_step), Listener())
+        run_task(Task(specs, {}, in_lock_step), Listener())
     assert "Traceback" in failure.value.details
 
 

@@ -1,4 +1,4 @@
-"""The callback for an Optuna script of one's own."""
+"""The callback for Optuna scripts of users."""
 
 import optuna
 import pytest
@@ -36,7 +36,7 @@ def envs():
 def test_the_score_is_that_of_the_policy_after_the_last_update(algorithm, envs, trial_of):
     train, evaluation, again = envs
     trial = trial_of()
-    # A single rollout: every evaluation within the training is one of the policy before its only update.
+    # There is a single rollout, so every evaluation during training is before the only update.
     model = algorithm("MlpPolicy", train, n_steps=100, learning_rate=0.05, seed=0, device="cpu")
     callback = TrialEvalCallback(evaluation, trial, every=100, n_eval_episodes=2, n_final_episodes=3)
     model.learn(300, callback=callback)

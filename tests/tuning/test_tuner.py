@@ -1,4 +1,4 @@
-"""The search: what is trained, what it scores, and that nothing finished is trained again."""
+"""The search: what it trains, how trials score, and that finished work is reused."""
 
 import multiprocessing as mp
 import tempfile
@@ -15,7 +15,7 @@ from sb3_pgx.tuning.study import open_study
 
 @pytest.fixture(params=["journal", "sqlite"])
 def storage(request):
-    """In memory where there is a place for it: SQLite waits for the disk at each of its many writes."""
+    """A folder in memory if possible, because SQLite waits for the disk at each of its many writes."""
     if request.param == "journal":
         yield None
     else:
@@ -55,12 +55,12 @@ def test_every_trial_comes_to_an_update_and_the_configuration_stays_as_it_is(stu
 def test_a_configuration_outside_of_the_space_is_told_and_not_called_the_first_trial(plan, search, stub, tmp_path, capsys):
     (tmp_path / "ppo.yml").write_text("default:\n  gamma: 0.5\n  n_epochs: 7\n")
     summary, study = search(plan("ppo", trials=1, configs=tmp_path))
-    assert "ppo.yml: default is outside of the search space with one_minus_gamma, which the first" in capsys.readouterr().out
+    assert "ppo.yml: default is outside of the search space in one_minus_gamma; the first trial" in capsys.readouterr().out
     assert summary.default_score is None and study.trials[0].params["n_epochs"] == 7
 
 
 def test_a_killed_search_goes_on_where_it_was(stub, plan, search, killed_at, storage):
-    """SIGKILL in the second seed of the second trial, then the same command."""
+    """The search is killed (SIGKILL) during the second seed of the second trial, and then resumed."""
     p = plan(trials=4, storage=storage)
     killed_at(p, trial=1, seed=101)
     assert stub.executions() == [(0, 100), (0, 101), (1, 100)]
@@ -75,7 +75,7 @@ def test_a_killed_search_goes_on_where_it_was(stub, plan, search, killed_at, sto
 
 
 def test_seeds_in_lock_step_go_on_beside_those_that_are_finished(stub, plan, search, monkeypatch):
-    """The finished one's curve is in the mean again, without being trained."""
+    """The curve of the finished seed is part of the mean again, without training."""
     p = plan(trials=2, pruner="median")
     stub.returns = {(0, 100): 10.0, (0, 101): 30.0}
     _, study = search(plan(trials=1, pruner="median"))
@@ -103,7 +103,7 @@ def test_ctrl_c_leaves_the_trial_under_way_to_the_next_call(stub, plan, search, 
         patch.setattr(trial_records, "mean_score", interrupt)
         with pytest.raises(KeyboardInterrupt):
             search(plan(trials=1))
-    # In the same process, whose number says that whoever was at work on it is alive.
+    # Resumed in the same process, so the process that was working on the trial seems alive.
     _, study = search(plan(trials=1))
     assert stub.executions() == [(0, 100), (0, 101)] and states(study) == ["FAIL", "COMPLETE"]
 
@@ -161,7 +161,7 @@ def test_hyperband_prunes_at_environment_steps(stub, plan, search):
 
 
 def test_the_wilcoxon_pruner_stops_after_the_seeds_that_tell_enough(stub, plan, search):
-    """One that is worse on each of n seeds has p = 2^-n, which is below 0.1 from the fourth on."""
+    """A trial that is worse on each of n seeds has p = 2^-n, which is below 0.1 from the fourth seed on."""
     stub.returns = {0: 10.0, 1: 1.0, 2: 11.0}
     _, study = search(plan(trials=3, pruner="wilcoxon", seeds=6))
     assert [seed for trial, seed in stub.executions() if trial == 1] == [100, 101, 102, 103]
@@ -200,7 +200,7 @@ def test_of_two_machines_that_ask_for_the_last_trial_at_once_one_goes_without(pl
 
 
 def test_two_machines_that_find_a_dead_one_at_once_start_its_trial_once(stub, plan, search, killed_at, monkeypatch, storage):
-    """The second looks after the first has given the trial up, and before it has queued another."""
+    """The second machine looks after the first has marked the trial as failed, and before it has queued another."""
     p = plan(trials=3, storage=storage)
     killed_at(p, trial=1, seed=101)
     one, other, enqueue_again = open_study(p), open_study(p), trial_records.enqueue_again
@@ -257,7 +257,7 @@ def test_the_trial_of_a_machine_that_is_silent_starts_again_and_that_of_another_
 
 
 def test_a_trial_that_another_machine_has_taken_over_is_given_up(stub, plan, search, monkeypatch):
-    """A machine that was silent for long, such as a suspended one, wakes up."""
+    """A machine that was silent for a long time, such as a suspended one, wakes up."""
     hear, heard = trial_records.store_seed, []
 
     def taken_over_meanwhile(trial, finished):

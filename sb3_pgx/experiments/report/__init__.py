@@ -1,4 +1,4 @@
-"""A comparison as a person reads it: a page, Markdown, pictures and tables, all from the same numbers."""
+"""Writes the report of a comparison: a web page, Markdown, pictures and CSV files, all from the same numbers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +18,14 @@ __all__ = ["report_text", "write_report"]
 
 def write_report(analysis: Analysis, results: Sequence[RunResult], design: ComparisonDesign, folder: Path) -> tuple[str, str]:
     """
-    Write ``report.html``, ``report.md``, a PNG file for each picture, and the CSV files.
+    Write ``report.html``, ``report.md``, one PNG file per picture, and the CSV files.
 
     :param analysis: the numbers
     :param results: all runs
-    :param design: what they share
-    :param folder: that exists
+    :param design: the settings that the runs share
+    :param folder: an existing folder
     :return: the report as Markdown, and its tables of results alone
-    :raises OSError: a file cannot be written; one sentence that names the path
+    :raises OSError: a file cannot be written; the message names the path
     """
     figures = draw(analysis, design)
     for name, figure in figures.items():
@@ -40,6 +40,6 @@ def write_report(analysis: Analysis, results: Sequence[RunResult], design: Compa
 
 
 def report_text(analysis: Analysis, results: Sequence[RunResult], design: ComparisonDesign) -> tuple[str, str]:
-    """Return what :func:`write_report` does, and write nothing."""
+    """Return what :func:`write_report` returns, but write nothing."""
     document = compose(analysis, results, design, draw(analysis, design))
     return as_markdown(document), brief(document)

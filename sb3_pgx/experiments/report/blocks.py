@@ -1,4 +1,4 @@
-"""What a report is made of, so that its content is written once for Markdown and for HTML."""
+"""The building blocks of a report. It is composed of them once, and then written as Markdown and as HTML."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Table:
-    """A header and rows of as many cells."""
+    """A header, and rows with as many cells as the header."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -14,7 +14,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture by its name among those of the report, with what it shows in words."""
+    """A picture, given by its file name without the suffix, and its caption."""
 
     name: str
     caption: str
@@ -22,14 +22,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Bullets:
-    """Sentences, one below the other."""
+    """A bullet list."""
 
     items: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Code:
-    """Something to type, or to read letter by letter."""
+    """A code block, such as a command."""
 
     text: str
 
@@ -39,7 +39,7 @@ Block: TypeAlias = str | Table | Picture | Bullets | Code
 
 @dataclass(frozen=True)
 class Section:
-    """Blocks under a title; ``brief`` ones are what the terminal shows."""
+    """Blocks under a title. The terminal shows the ``brief`` sections only."""
 
     title: str
     blocks: tuple[Block, ...]
@@ -48,7 +48,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A title, what has to be known first, and sections."""
+    """A title, warnings that come first, and sections."""
 
     title: str
     lead: tuple[Block, ...]

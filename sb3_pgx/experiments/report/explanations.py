@@ -1,4 +1,4 @@
-"""What each number and each picture of a report means, in words."""
+"""Explains each number and each picture of a report in words."""
 
 from collections.abc import Iterator
 
@@ -7,72 +7,74 @@ from sb3_pgx.experiments.number_format import quantity, thousands
 
 
 def explanations(design: ComparisonDesign) -> Iterator[str]:
-    """A sentence or two for each kind of number."""
+    """Yield an explanation for each kind of number in the report."""
     several = len(design.env_ids) > 1
     yield (
-        f"Final return: {quantity(design.eval_episodes, 'deterministic episode')} of the final policy for each seed; the mean "
-        f"over seeds {list(design.seeds)} of each seed's mean, with a percentile bootstrap interval over seeds."
+        f"Final return: the final policy of each seed plays {quantity(design.eval_episodes, 'deterministic episode')}. The "
+        f"number is the mean over seeds {list(design.seeds)} of each seed's mean return, with a percentile bootstrap interval "
+        "over seeds."
     )
     yield (
-        "Interquartile mean: the mean of the middle half of the runs. Luck at either end does not move it, and it needs "
+        "Interquartile mean: the mean of the middle half of the runs. Outliers at either end do not affect it, and it needs "
         "fewer runs than a median (Agarwal et al., 2021)."
     )
     if design.thresholds:
         yield (
-            f"Steps to the threshold: the first evaluation ({quantity(design.curve_episodes, 'deterministic episode')}) whose "
-            "mean reached it; median over seeds, never counting as later than any."
+            "Steps to the threshold: environment steps at the first evaluation "
+            f"({quantity(design.curve_episodes, 'deterministic episode')}) whose mean return reached the threshold; median "
+            "over seeds. A seed that never reached it counts as later than any that did."
         )
     if design.scored:
         yield (
-            "Score: the return on a scale of its environment, 0 and 1 at the returns given below. A score may lie below 0 "
-            "or above 1. Where 1 is the best run here, scores cannot be compared with those of another report."
+            "Score: the return, scaled linearly so that the two returns given below become 0 and 1. A score may lie below 0 "
+            "or above 1. If 1 is the best run of this comparison, scores cannot be compared with those of another report."
         )
     if several:
         yield (
-            "All environments together: the interquartile mean is over all runs of all environments; the mean and the "
-            "median are over the environments' means; the optimality gap is by how much runs fall short of 1 on average, "
-            "what is above 1 counting as 1. Only seeds that finished in every environment count, so a "
-            "failed run makes its algorithm look better than it is."
+            "All environments together: the interquartile mean is over all runs of all environments. The mean and the "
+            "median are over the environments' means. The optimality gap is the average shortfall from 1, where scores above "
+            "1 count as 1. Only seeds that finished in every environment count, so failed runs make an algorithm look better "
+            "than it is."
         )
         yield (
-            "Intervals over environments: stratified bootstrap. Runs are drawn anew within each environment; the "
-            "environments stay, so nothing is said about others than these."
+            "Intervals over environments: stratified bootstrap. Runs are resampled within each environment. The environments "
+            "are fixed, so the intervals say nothing about other environments."
         )
     yield (
-        f"Performance profile: the share of runs whose {'score' if design.scored else 'return'} is above τ, for every τ. A "
-        "curve above another one everywhere is better in every respect; its height at one τ is one comparison."
+        f"Performance profile: the fraction of runs whose {'score' if design.scored else 'return'} is above τ, for every τ. "
+        "An algorithm whose curve is above another's everywhere is better at every level of performance."
     )
     if len(design.algorithms) > 1:
         yield (
-            "Probability of improvement: how often a run of the first algorithm beats one of the second, a tie counting as "
-            "half, on average over environments (the Mann–Whitney statistic). It says how often, not by how much. Intervals "
-            "that exclude 0.5 are not corrected for the number of pairs."
+            "Probability of improvement: how often a run of the first algorithm beats a run of the second, averaged over "
+            "environments; a tie counts as half (the Mann–Whitney statistic). It says how often, not by how much. Intervals "
+            "are not corrected for the number of pairs."
         )
     yield (
-        f"Every algorithm learned from at most {thousands(design.timesteps)} environment steps, all environments of a run "
-        "together; a rollout that would have ended later was cut short and not learned from."
+        f"Budget: every run learned from at most {thousands(design.timesteps)} environment steps, summed over its parallel "
+        "environments. A rollout that would have ended later was cut short and not learned from."
     )
     yield (
-        "Frames per second and seconds: of training, without evaluations, on one thread each; up to "
-        f"{quantity(design.workers, 'run')} at a time shared the machine. Compiling counts as training."
+        "Frames per second and seconds: training time without evaluations, one thread per run, with up to "
+        f"{quantity(design.workers, 'run')} at the same time on one machine. Compiling counts as training."
     )
     yield (
-        "Hyperparameters are as much compared as algorithms are: a file that was tuned for an environment has an advantage "
-        "over defaults. Every run's evaluations are in runs/, runs.csv and curves.csv."
+        "A comparison of algorithms is also a comparison of hyperparameters: a file that was tuned for an environment has an "
+        "advantage over defaults. Every run's evaluations are in runs/, runs.csv and curves.csv."
     )
 
 
 def picture_caption(name: str, design: ComparisonDesign) -> str:
-    """What a picture shows."""
+    """Return the caption of a picture."""
     band = "; bands are 95 % bootstrap intervals" if len(design.seeds) > 1 else ""
     score = "score" if design.scored else "return"
     captions = {
         "curves": f"Return of {quantity(design.curve_episodes, 'deterministic episode')} during training, mean over seeds",
-        "aggregates": "Each algorithm over all runs of all environments",
-        "profiles": f"Share of the runs whose final {score} is above τ",
-        "improvement": "How often a run of the first algorithm ends above one of the second; at 0.5 neither is better",
-        "sample_efficiency": "Interquartile mean of the score over all environments and seeds, by the steps that a run took",
+        "aggregates": "Aggregate scores of each algorithm over all runs of all environments",
+        "profiles": f"Fraction of the runs whose final {score} is above τ",
+        "improvement": "How often a run of the first algorithm ends above a run of the second; at 0.5 neither is better",
+        "sample_efficiency": "Interquartile mean of the score over all environments and seeds, by environment steps per run",
         "wall_clock": f"Interquartile mean of the {score} over all runs, by seconds of training without evaluations; a run "
-        "that has ended keeps its last one",
+        f"that has ended keeps its last {score}",
     }
     return f"{captions[name]}{band}."

@@ -1,4 +1,4 @@
-"""A report as one page that holds all that it needs: no script, no server, no network."""
+"""Writes a report as one self-contained web page: no scripts, no server, no network."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from html import escape
 
 from sb3_pgx.experiments.report.blocks import Block, Bullets, Code, Document, Picture, Table
 
-SHORT = 36  # cells of so few letters are not broken into lines
+SHORT = 36  # table cells of at most this many characters are not wrapped
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: #1d2126; background: #fff;
@@ -32,8 +32,10 @@ li { margin: .3rem 0; }
 
 def as_html(document: Document, pictures: Mapping[str, str]) -> str:
     """
+    Return the report as HTML.
+
     :param document: the report
-    :param pictures: as SVG, by name
+    :param pictures: SVG texts by name
     """
     lead = f'<div class="lead">\n{_blocks(document.lead, pictures)}\n</div>' if document.lead else ""
     sections = [
@@ -47,7 +49,7 @@ def as_html(document: Document, pictures: Mapping[str, str]) -> str:
             "<head>",
             '<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<link rel="icon" href="data:,">',  # else a browser asks the server for one
+            '<link rel="icon" href="data:,">',  # otherwise browsers request one from the server
             f"<title>{escape(document.title)}</title>",
             f"<style>{STYLE}</style>",
             "</head>",
@@ -72,7 +74,7 @@ def _block(block: Block, pictures: Mapping[str, str]) -> str:
         rows = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in block.rows)
         return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
     if isinstance(block, Picture):
-        # As an image of its own, so that the identifiers inside of one picture do not meet those of another.
+        # As a separate image, so that the identifiers inside of two pictures do not clash.
         data = b64encode(pictures[block.name].encode()).decode()
         image = f'<img id="{block.name}" alt="{escape(block.caption)}" src="data:image/svg+xml;base64,{data}">'
         return f"<figure>\n{image}\n<figcaption>{escape(block.caption)}</figcaption>\n</figure>"

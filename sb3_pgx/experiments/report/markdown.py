@@ -1,4 +1,4 @@
-"""A report as Markdown."""
+"""Writes a report as Markdown."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from sb3_pgx.experiments.report.blocks import Block, Bullets, Code, Document, Pi
 
 
 def as_markdown(document: Document) -> str:
-    """The whole report; pictures are links to the files beside it."""
+    """Return the whole report. Pictures are links to the files in the same folder."""
     blocks = [f"# {document.title}", *map(_block, document.lead)]
     for section in document.sections:
         blocks += [f"## {section.title}", *map(_block, section.blocks)]
@@ -14,7 +14,7 @@ def as_markdown(document: Document) -> str:
 
 
 def brief(document: Document) -> str:
-    """What a terminal shows of it: tables of results, or why there are none, without pictures and explanations."""
+    """Return the part that a terminal shows: warnings and tables of results, without pictures and explanations."""
     blocks = [document.title, *map(_block, document.lead)]
     for section in document.sections:
         if section.brief:

@@ -1,6 +1,7 @@
-"""The pictures of a comparison, each from the same numbers as the tables."""
+"""Draws the pictures of a comparison from the same numbers as the tables."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart; black and yellow are left out.
+# The palette of Okabe and Ito, which is safe for colour-blind readers, without black and yellow.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-LINES = ("-", "--", ":")  # once the colours are used up
+LINES = ("-", "--", ":")  # the next line style when the colours are used up
 COLUMNS = 3
 
 
 def draw(analysis: Analysis, design: ComparisonDesign) -> dict[str, "Figure"]:
-    """Every picture there is something to draw of, by the name of its file."""
+    """Return every picture for which there is data, by its file name without the suffix."""
     pictures: dict[str, Callable[[Analysis, ComparisonDesign], Figure]] = {"curves": draw_curves}
     if analysis.aggregates:
         if len(design.env_ids) > 1:
@@ -36,7 +37,7 @@ def draw(analysis: Analysis, design: ComparisonDesign) -> dict[str, "Figure"]:
 
 
 def save_png(figure: "Figure", path: Path) -> None:
-    """Without touching matplotlib's process-wide state."""
+    """Write the picture as PNG without changing matplotlib's process-wide state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with replacing(path) as file:
@@ -44,7 +45,7 @@ def save_png(figure: "Figure", path: Path) -> None:
 
 
 def as_svg(figure: "Figure") -> str:
-    """The same picture, sharp at any size."""
+    """Return the picture as an SVG text."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     file = io.StringIO()
@@ -53,9 +54,9 @@ def as_svg(figure: "Figure") -> str:
 
 
 def draw_curves(analysis: Analysis, design: ComparisonDesign) -> "Figure":
-    """Learning curves of each environment: the mean over seeds, its interval, and the threshold as a dashed line."""
+    """Draw the learning curves of each environment: mean over seeds, interval, and the threshold as a dashed line."""
     columns = min(COLUMNS, len(design.env_ids))
-    rows = -(-len(design.env_ids) // columns)
+    rows = math.ceil(len(design.env_ids) / columns)
     figure = _figure(8 if columns == 1 else 4 * columns, 4.8 if columns == 1 else 3.4 * rows)
     for index, (env_id, summaries) in enumerate(analysis.summaries.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
@@ -77,7 +78,7 @@ def draw_curves(analysis: Analysis, design: ComparisonDesign) -> "Figure":
 
 
 def draw_aggregates(analysis: Analysis, design: ComparisonDesign) -> "Figure":
-    """A panel for each aggregate: a dot for each algorithm, a line for its interval."""
+    """Draw one panel per aggregate, with a dot per algorithm and a line for its interval."""
     names = list(analysis.aggregates[0].estimates)
     figure = _figure(2.7 * len(names) + 1, 0.9 + 0.42 * len(analysis.aggregates))
     for index, name in enumerate(names):
@@ -86,17 +87,17 @@ def draw_aggregates(analysis: Analysis, design: ComparisonDesign) -> "Figure":
             _draw_estimate(axes, place, aggregate.estimates[name], _look(aggregate.label, design)[0])
         _label_places(axes, [a.label for a in analysis.aggregates] if index == 0 else [""] * len(analysis.aggregates))
         axes.set_xlabel("score")
-        _dress(axes, f"{name} {'(less is better)' if name == 'optimality gap' else ''}")
+        _dress(axes, f"{name} {'(lower is better)' if name == 'optimality gap' else ''}")
     return figure
 
 
 def draw_profiles(analysis: Analysis, design: ComparisonDesign) -> "Figure":
-    """Share of the runs above each score."""
+    """Draw the fraction of the runs above each score."""
     figure, axes = _one()
     for aggregate in analysis.aggregates:
         _draw_band(axes, aggregate.profile, aggregate.label, design)
     axes.set_xlabel(f"{_score(design)} τ")
-    axes.set_ylabel(f"share of runs with {_score(design)} > τ")
+    axes.set_ylabel(f"fraction of runs with {_score(design)} > τ")
     axes.set_ylim(-0.02, 1.02)
     _dress(axes, "Performance profiles")
     _legend(axes)
@@ -104,7 +105,7 @@ def draw_profiles(analysis: Analysis, design: ComparisonDesign) -> "Figure":
 
 
 def draw_improvement(analysis: Analysis, design: ComparisonDesign) -> "Figure":
-    """A dot for each pair, a line for its interval."""
+    """Draw one dot per pair of algorithms, and a line for its interval."""
     figure = _figure(8, 1.3 + 0.36 * len(analysis.improvements))
     axes = figure.add_subplot()
     for place, improvement in enumerate(analysis.improvements):
@@ -112,17 +113,17 @@ def draw_improvement(analysis: Analysis, design: ComparisonDesign) -> "Figure":
     axes.axvline(0.5, color="0.35", linestyle="--", linewidth=1, zorder=1)
     axes.set_xlim(-0.03, 1.03)
     _label_places(axes, [f"{i.first} > {i.second}" for i in analysis.improvements])
-    axes.set_xlabel("probability that a run of the first scores above one of the second")
+    axes.set_xlabel("probability that a run of the first algorithm scores above a run of the second")
     _dress(axes, "Probability of improvement")
     return figure
 
 
 def draw_sample_efficiency(analysis: Analysis, design: ComparisonDesign) -> "Figure":
-    """Interquartile mean of the score over environment steps."""
+    """Draw the interquartile mean of the score over environment steps."""
     figure, axes = _one()
     _draw_lines(axes, analysis.aggregates, lambda aggregate: aggregate.by_steps, design)
     axes.set_xlim(0, design.timesteps)
-    axes.set_xlabel("environment steps of each run")
+    axes.set_xlabel("environment steps per run")
     axes.set_ylabel(f"interquartile mean of the {_score(design)}")
     _dress(axes, "Sample efficiency", steps=True)
     _legend(axes)
@@ -130,10 +131,10 @@ def draw_sample_efficiency(analysis: Analysis, design: ComparisonDesign) -> "Fig
 
 
 def draw_wall_clock(analysis: Analysis, design: ComparisonDesign) -> "Figure":
-    """Interquartile mean of the score over seconds of training."""
+    """Draw the interquartile mean of the score over seconds of training."""
     figure, axes = _one()
     _draw_lines(axes, analysis.aggregates, lambda aggregate: aggregate.by_seconds, design)
-    axes.set_xlabel(f"seconds of training of each run, one thread each, {quantity(design.workers, 'run')} at a time")
+    axes.set_xlabel(f"seconds of training per run, one thread each, {quantity(design.workers, 'run')} at a time")
     axes.set_ylabel(f"interquartile mean of the {_score(design)}")
     axes.set_xlim(left=0)
     _dress(axes, "Wall-clock efficiency")
@@ -155,7 +156,7 @@ def _score(design: ComparisonDesign) -> str:
 
 
 def _look(label: str, design: ComparisonDesign) -> tuple[str, str]:
-    """An algorithm's colour and kind of line, the same in every picture."""
+    """Return an algorithm's colour and line style, which are the same in every picture."""
     index = design.algorithms.index(label)
     return COLORS[index % len(COLORS)], LINES[index // len(COLORS) % len(LINES)]
 

@@ -1,4 +1,4 @@
-"""What the report of a comparison says, from the numbers that were found."""
+"""Composes the report of a comparison from its numbers, section by section."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -11,16 +11,17 @@ from sb3_pgx.experiments.report.blocks import Block, Bullets, Code, Document, Pi
 from sb3_pgx.experiments.report.explanations import explanations, picture_caption
 from sb3_pgx.experiments.runs import RunResult
 
-# Below this number of seeds the report warns of too narrow an interval.
-FEW_SEEDS = 10
+FEW_SEEDS = 10  # with fewer seeds, the report warns that intervals are too narrow
 
 
 def compose(analysis: Analysis, results: Sequence[RunResult], design: ComparisonDesign, pictures: Collection[str]) -> Document:
     """
+    Compose the report.
+
     :param analysis: the numbers
-    :param results: all runs, for their settings and failures
-    :param design: what the runs share
-    :param pictures: names of those that were drawn
+    :param results: all runs, for their settings
+    :param design: the settings that the runs share
+    :param pictures: names of the pictures that were drawn
     """
     single = len(design.env_ids) == 1
     where = ", ".join(design.env_ids)
@@ -32,12 +33,12 @@ def compose(analysis: Analysis, results: Sequence[RunResult], design: Comparison
         ),
         Section("Learning curves", _pictures(("curves",), design, pictures)),
         Section("How the runs are distributed", _pictures(("profiles",), design, pictures)),
-        Section("Which one is better", _improvements(analysis, design, pictures)),
+        Section("Which algorithm is better", _improvements(analysis, design, pictures)),
         Section("How fast they learn", _pictures(("sample_efficiency", "wall_clock"), design, pictures)),
         Section("What the numbers mean", (Bullets(tuple(explanations(design))),)),
         *([Section("What counts as 0 and as 1", (_scales(analysis),))] if design.scored else []),
         Section("Settings", (_settings(results),)),
-        Section("How to do it again", _provenance(design)),
+        Section("How to reproduce this report", _provenance(design)),
     ]
     return Document(
         title=f"{where}: {thousands(design.timesteps)} steps, {quantity(len(design.seeds), 'seed')}",
@@ -47,7 +48,7 @@ def compose(analysis: Analysis, results: Sequence[RunResult], design: Comparison
 
 
 def _lead(analysis: Analysis, design: ComparisonDesign) -> list[Block]:
-    """What changes how everything else is read: failures, and too few seeds."""
+    """Warnings that come first because they affect how everything else is read: failed runs and too few seeds."""
     blocks: list[Block] = []
     failures = [
         f"{s.label} on {env_id}, seed {seed}: {error}"
@@ -57,23 +58,23 @@ def _lead(analysis: Analysis, design: ComparisonDesign) -> list[Block]:
     ]
     if failures:
         blocks += [
-            f"{quantity(len(failures), 'run')} failed and gave no return. The same command tries again.",
+            f"{quantity(len(failures), 'run')} failed and have no return. Run the same command again to retry.",
             Bullets((*failures,)),
         ]
     if 1 < len(design.seeds) < FEW_SEEDS:
         blocks.append(
-            f"{len(design.seeds)} seeds are few: a bootstrap interval never leaves the range of what was measured (with 3 "
-            "seeds in one environment it is that range, and covers the true mean in about 75 % of cases, not 95 %). It is a "
-            "lower bound of the uncertainty."
+            f"{len(design.seeds)} seeds are few: a bootstrap interval never exceeds the range of the measured values. (With 3 "
+            "seeds in one environment it equals that range, and covers the true mean in about 75 % of cases, not 95 %.) The "
+            "true uncertainty is larger."
         )
     if len(design.seeds) == 1:
-        blocks.append("One seed says nothing about the spread: there are no intervals, and differences may be luck.")
+        blocks.append("One seed says nothing about the spread: there are no intervals, and differences may be due to chance.")
     return blocks
 
 
 def _aggregates(analysis: Analysis, design: ComparisonDesign, pictures: Collection[str]) -> tuple[Block, ...]:
     if not analysis.aggregates:
-        return ("No algorithm has a seed that finished in every environment, so there is nothing to sum up.",)
+        return ("No algorithm has a seed that finished in every environment, so there are no aggregate scores.",)
     names = list(analysis.aggregates[0].estimates)
     rows = [
         (a.label, *(_interval(a.estimates[name], 3) for name in names), f"{len(a.seeds)} of {len(design.seeds)}")
@@ -97,11 +98,11 @@ def _row(s: EnvironmentSummary, threshold: float | None, design: ComparisonDesig
     if s.n_finished == 0:
         return (s.label, "every run failed", "–", *(["–"] if threshold is not None else []), "–", s.source)
     total = len(design.seeds)
-    failed = f", of {s.n_finished} of {quantity(total, 'run')}: the others failed" if s.errors else ""
+    failed = f" ({s.n_finished} of {quantity(total, 'run')}; the others failed)" if s.errors else ""
     cells = [f"{_interval(s.mean, 1)}{failed}", _interval(s.interquartile_mean, 1)]
     if threshold is not None:
         steps = s.steps_to_threshold
-        median = f"not by {thousands(design.timesteps)}" if steps is None else thousands(steps)
+        median = f"not within {thousands(design.timesteps)}" if steps is None else thousands(steps)
         cells.append(f"{median} ({s.reached} of {quantity(total, 'seed')} reached it)")
     return (s.label, *cells, thousands(s.frames_per_second), s.source)
 
@@ -123,21 +124,21 @@ def _scales(analysis: Analysis) -> Table:
         (env_id, f"{scale.low:.1f}", scale.low_is, f"{scale.high:.1f}", scale.high_is)
         for env_id, scale in analysis.scales.items()
     )
-    return Table(("environment", "return that is 0", "why", "return that is 1", "why"), rows)
+    return Table(("environment", "return that counts as 0", "which is", "return that counts as 1", "which is"), rows)
 
 
 def _settings(results: Sequence[RunResult]) -> Table:
     configs = {(r.env_id, r.label): r for r in reversed(results)}
     rows = [(r.env_id, r.label, r.source, _written(r.config)) for r in reversed(configs.values())]
-    return Table(("environment", "algorithm", "from", "settings"), tuple(rows))
+    return Table(("environment", "algorithm", "source", "settings"), tuple(rows))
 
 
 def _written(config: dict[str, object]) -> str:
-    """A run's settings in one line, as a hyperparameter file has them; what is empty is left out."""
+    """Return a run's settings in one line, with the keys of a hyperparameter file. Empty ones are left out."""
     shown = {name: value for name, value in config.items() if name not in ("source", "n_timesteps", "hyperparameters")}
     hyperparameters = config.get("hyperparameters")
     if shown.get("normalize") == {}:
-        shown["normalize"] = True  # VecNormalize as it is: not the same as none
+        shown["normalize"] = True  # VecNormalize with its defaults
     shown |= hyperparameters if isinstance(hyperparameters, dict) else {}
     return ", ".join(f"{name}={value}" for name, value in shown.items() if value not in (None, {}, (), []))
 

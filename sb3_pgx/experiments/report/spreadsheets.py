@@ -1,4 +1,4 @@
-"""The numbers of a comparison as CSV files, for people who draw their own pictures."""
+"""Writes the numbers of a comparison as CSV files, for people who draw their own pictures."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ ALL = "all"
 
 
 def save_spreadsheets(analysis: Analysis, results: Sequence[RunResult], folder: Path) -> None:
-    """Writes ``runs.csv`` (a row a run), ``curves.csv`` (a row an evaluation) and ``summary.csv`` (a row an estimate)."""
+    """Write ``runs.csv`` (one row per run), ``curves.csv`` (one per evaluation) and ``summary.csv`` (one per estimate)."""
     _save(folder / "runs.csv", RUNS, (_run(result, analysis) for result in results))
     _save(folder / "curves.csv", CURVES, (row for result in results for row in _curve(result, analysis)))
     _save(folder / "summary.csv", SUMMARY, _summary(analysis))
