@@ -14,7 +14,8 @@ def add_parser(commands: Commands) -> None:
         "best ones as a hyperparameter file, with pictures of the search. Run the same command again to resume an interrupted "
         "search. Run it on several machines with the same --storage to share the trials.",
     )
-    parser.add_argument("--algo", required=True, metavar="NAME", help="such as ppo, or sb3:ppo for SB3's PPO")
+    # The destination of each option is the name of an argument of plan_tuning.
+    parser.add_argument("--algo", dest="algorithm", required=True, metavar="NAME", help="such as ppo, or sb3:ppo for SB3's")
     parser.add_argument("--env", required=True, metavar="ID", help="Gymnasium's name of the environment")
     parser.add_argument(
         "--trials", type=int, default=20, help="number of trials in the study, over all machines (default: %(default)s)"
@@ -61,24 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from sb3_pgx.tuning.tuning_plan import plan_tuning
 
     try:
-        plan = plan_tuning(
-            algorithm=args.algo,
-            env=args.env,
-            trials=args.trials,
-            timesteps=args.timesteps,
-            seeds=args.seeds,
-            workers=args.workers,
-            pruner=args.pruner,
-            sampler=args.sampler,
-            sampler_seed=args.sampler_seed,
-            evaluations=args.evaluations,
-            eval_episodes=args.eval_episodes,
-            output=args.output,
-            storage=args.storage,
-            study_name=args.study_name,
-            configs=args.configs,
-            force=args.force,
-        )
+        plan = plan_tuning(**{name: value for name, value in vars(args).items() if name != "command"})
         import optuna  # plan_tuning has checked that it is installed
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)

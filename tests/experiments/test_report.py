@@ -15,7 +15,7 @@ from sb3_pgx.experiments.report.pictures import draw, draw_curves
 from sb3_pgx.experiments.report.sections import compose
 from sb3_pgx.settings.configs import RunConfig
 
-SETTING = ComparisonDesign(("CartPole-v1",), ("good", "sb3:bad"), (0, 1), 60_000, {"CartPole-v1": 475.0}, workers=2)
+DESIGN = ComparisonDesign(("CartPole-v1",), ("good", "sb3:bad"), (0, 1), 60_000, {"CartPole-v1": 475.0}, workers=2)
 STEPS = [10_000, 20_000, 30_000]
 
 
@@ -73,7 +73,7 @@ def rows(text: str, section: str) -> list[list[str]]:
 
 
 def test_table_has_a_row_for_each_algorithm(results):
-    header, _, good, bad = rows(report(results, SETTING), "CartPole-v1")
+    header, _, good, bad = rows(report(results, DESIGN), "CartPole-v1")
     assert header[1:] == [
         "final return [95 % interval]",
         "interquartile mean",
@@ -95,13 +95,13 @@ def test_table_has_a_row_for_each_algorithm(results):
 
 
 def test_failed_runs_are_told_with_their_sentence(results):
-    text = report(results, SETTING)
+    text = report(results, DESIGN)
     assert "1 run failed" in text and "- sb3:bad on CartPole-v1, seed 1: ValueError: Invalid learning rate: -1" in text
-    assert "failed and gave" not in report(results[:3], SETTING)
+    assert "failed and gave" not in report(results[:3], DESIGN)
 
 
 def test_the_report_warns_that_an_interval_over_few_seeds_is_too_narrow(results):
-    assert "2 seeds are few" in report(results[:2], SETTING)
+    assert "2 seeds are few" in report(results[:2], DESIGN)
     assert "seeds are few" not in report(results[:2], ComparisonDesign(("CartPole-v1",), ("good",), tuple(range(10)), 60_000))
 
 
@@ -130,7 +130,7 @@ def test_without_threshold_its_column_is_omitted(results):
 
 
 def test_lines_are_means_over_seeds_and_bands_their_intervals(results):
-    (axes,) = draw_curves(analyse(results, SETTING), SETTING).axes
+    (axes,) = draw_curves(analyse(results, DESIGN), DESIGN).axes
     good, bad, threshold = axes.lines
     points = {line: np.asarray(line.get_xydata(), dtype=float).tolist() for line in axes.lines}
     assert points[good] == [[10_000, 150.0], [20_000, 390.0], [30_000, 400.0]]
@@ -144,7 +144,7 @@ def test_lines_are_means_over_seeds_and_bands_their_intervals(results):
 
 
 def test_axes_and_legend_are_labelled(results):
-    (axes,) = draw_curves(analyse(results, SETTING), SETTING).axes
+    (axes,) = draw_curves(analyse(results, DESIGN), DESIGN).axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["good", "sb3:bad", "threshold 475"]
     assert "steps" in axes.get_xlabel() and "return" in axes.get_ylabel() and "CartPole-v1" in axes.get_title(loc="left")
     assert axes.get_xlim() == (0, 60_000)
@@ -196,7 +196,7 @@ def test_settings_tell_normalisation_as_it_is_from_none(result):
         result("a", 0, returns=[1.0], config={"n_envs": 8, "normalize": normalize, "env_kwargs": {}, "hyperparameters": {}})
         for normalize in ({}, None)
     ]
-    settings = [rows(report([run], SETTING), "Settings")[2][-1] for run in runs]
+    settings = [rows(report([run], DESIGN), "Settings")[2][-1] for run in runs]
     assert settings == ["n_envs=8, normalize=True", "n_envs=8"]
 
 
