@@ -3,9 +3,17 @@
 from collections.abc import Sequence
 from statistics import median
 
+from benchmarks.provenance import code_hash
 from benchmarks.speed.phases import PHASES
 from benchmarks.speed.results import METRICS, CaseResult, Comparison, Spread, Timing, compare, spread
 from sb3_pgx.experiments.wording import thousands
+
+TIMED_CODE = ("sb3_pgx/diagnostics", "benchmarks/speed")  # in addition to the code that training depends on
+
+
+def code_hash_of_speed() -> str:
+    """Return today's hash of the code that the benchmark times, the benchmark's own included."""
+    return code_hash(extra=TIMED_CODE)
 
 
 def headline(result: CaseResult) -> str:
@@ -16,8 +24,8 @@ def headline(result: CaseResult) -> str:
 
 
 def markdown(results: Sequence[CaseResult]) -> str:
-    """Both tables, and what has to be known to read them."""
-    return "\n".join([*_ratios(results), "", *_where_time_goes(results), "", _measured(results)])
+    """Return both tables, how they were measured, and which rows are stale: measured with other code than today's."""
+    return "\n".join([*_ratios(results), "", *_where_time_goes(results), "", _measured(results), *_stale(results)])
 
 
 def _ratios(results: Sequence[CaseResult]) -> list[str]:
@@ -76,6 +84,15 @@ def _measured(results: Sequence[CaseResult]) -> str:
         "own, the compiler's included; data are all tensors and the rollout buffer between two updates. Shares, acting (a "
         "step of all environments, without these) and minibatch steps are from rounds with a stopwatch."
     )
+
+
+def _stale(results: Sequence[CaseResult]) -> list[str]:
+    today = code_hash_of_speed()
+    stale = [result.case.name for result in results if result.code_hash != today]
+    if not stale:
+        return []
+    names = "all rows" if len(stale) == len(results) else ", ".join(stale)
+    return ["", f"**Stale** (measured with code that has changed since, or that was not recorded): {names}."]
 
 
 def _judged(comparison: Comparison) -> str:

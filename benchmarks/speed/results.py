@@ -1,8 +1,6 @@
 """What the benchmark measured, as numbers, and what follows from it: ratios between contenders, round by round."""
 
 import json
-import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,6 +82,14 @@ class CaseResult:
     :param timings: by contender, the algorithm of this package among them
     :param ceiling: the environments alone
     :param skipped: contenders that could not run, with the reason
+    :param timesteps: environment steps of a round, at least
+    :param command: what reproduces the result
+    :param date: day of the measurement
+    :param machine: CPU model, cores, system
+    :param versions: versions of the packages that were timed
+    :param commit: commit that was checked out; ``None``: not recorded
+    :param clean: whether the tree was that commit's
+    :param code_hash: hash of the code that was timed; ``None``: not recorded, so the result is stale
     """
 
     case: Case
@@ -95,6 +101,9 @@ class CaseResult:
     date: str
     machine: dict[str, Any]
     versions: dict[str, str]
+    commit: str | None = None
+    clean: bool | None = None
+    code_hash: str | None = None
 
 
 class Spread(NamedTuple):
@@ -166,14 +175,6 @@ def as_record(result: CaseResult) -> dict[str, Any]:
 def read_results(path: Path) -> list[CaseResult]:
     """The results in a file that the benchmark wrote."""
     return [_from_record(record) for record in json.loads(path.read_text(encoding="utf-8")).values()]
-
-
-def machine() -> dict[str, Any]:
-    """What of this machine decides speeds."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    cpu = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
 
 
 def _compare(metric: str, peer: str, ours: Timing, theirs: Timing, goals: Sequence[Goal]) -> Comparison:

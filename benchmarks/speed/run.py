@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks import RESULTS
+from benchmarks.provenance import provenance
 from benchmarks.speed.cases import DIAGNOSTICS, Case, missing_package, select_cases
 from benchmarks.speed.measure import Measurement, Process
-from benchmarks.speed.report import headline
-from benchmarks.speed.results import CaseResult, Timing, as_record, machine
+from benchmarks.speed.report import code_hash_of_speed, headline
+from benchmarks.speed.results import CaseResult, Timing, as_record
 from sb3_pgx.core.optional_packages import installed_versions, require_extra
 from sb3_pgx.experiments.arguments import check_positive
 from sb3_pgx.experiments.pool import write_json
@@ -131,6 +132,7 @@ def measure(case: Case, rounds: int, timesteps: int, command: str) -> CaseResult
     :param command: for the record
     :raises Exception: what a contender raised
     """
+    source = {**provenance(), "code_hash": code_hash_of_speed()}  # before the first round
     skipped = {peer: reason for peer in case.peers if (reason := missing_package(peer))}
     peers = [peer for peer in case.peers if peer not in skipped]
     contenders = [*peers[:1], case.algorithm, *peers[1:]]
@@ -166,8 +168,8 @@ def measure(case: Case, rounds: int, timesteps: int, command: str) -> CaseResult
         timesteps=timesteps,
         command=command,
         date=date.today().isoformat(),
-        machine=machine(),
         versions={**versions(), **installed_versions(OPTIONAL)},
+        **source,
     )
 
 
