@@ -22,7 +22,7 @@ from sb3_pgx.experiments.statistics import (
 
 
 @dataclass(frozen=True)
-class Estimate:
+class IntervalEstimate:
     """
     A number that a claim is about.
 
@@ -51,7 +51,7 @@ class Judgement:
     """
 
     verdict: str
-    estimates: tuple[Estimate, ...]
+    estimates: tuple[IntervalEstimate, ...]
     reason: str = ""
 
 
@@ -89,19 +89,19 @@ def samples(claim: Claim, draws: Sequence[Draw], measure: str) -> list[list[floa
     ]
 
 
-def _learning(claim: Claim, draws: Sequence[Draw]) -> list[Estimate]:
+def _learning(claim: Claim, draws: Sequence[Draw]) -> list[IntervalEstimate]:
     groups = samples(claim, draws, FINAL_RETURN)
     return [_bounded(claim, FINAL_RETURN, groups, single(interquartile_mean), verdicts.at_least)]
 
 
-def _relative(claim: Claim, draws: Sequence[Draw]) -> list[Estimate]:
+def _relative(claim: Claim, draws: Sequence[Draw]) -> list[IntervalEstimate]:
     groups = samples(claim, draws, FINAL_RETURN)
     if min(interquartile_mean(theirs) for theirs in groups[1::2]) <= 0:  # a ratio says nothing there
         return []
     return [_bounded(claim, f"share of the {FINAL_RETURN}", groups, mean_ratio, verdicts.at_least)]
 
 
-def _differences(claim: Claim, draws: Sequence[Draw]) -> list[Estimate]:
+def _differences(claim: Claim, draws: Sequence[Draw]) -> list[IntervalEstimate]:
     estimates = []
     for measure, margin in (claim.margins or {}).items():
         groups = samples(claim, draws, measure)
@@ -111,23 +111,23 @@ def _differences(claim: Claim, draws: Sequence[Draw]) -> list[Estimate]:
             for level in (claim.confidence, 2 * claim.confidence - 1)
         )
         verdict = verdicts.difference(interval, tost, margin)
-        estimates.append(Estimate(f"difference in {measure}", value, interval, verdict, tost))
+        estimates.append(IntervalEstimate(f"difference in {measure}", value, interval, verdict, tost))
     return estimates
 
 
-def _gradient_variance(claim: Claim, draws: Sequence[Draw]) -> list[Estimate]:
+def _gradient_variance(claim: Claim, draws: Sequence[Draw]) -> list[IntervalEstimate]:
     return [
         _bounded(claim, baseline, samples(claim, draws, baseline), single(mean), verdicts.at_most)
         for baseline in draws[0].measured
     ]
 
 
-def _false_alarms(claim: Claim, draws: Sequence[Draw]) -> list[Estimate]:
+def _false_alarms(claim: Claim, draws: Sequence[Draw]) -> list[IntervalEstimate]:
     alarms, updates = (np.sum(samples(claim, draws, measure), axis=0) for measure in (ALARMS, UPDATES))
     return [_bounded(claim, "alarms in 100 updates", [100 * alarms / updates], single(mean), verdicts.at_most)]
 
 
-ESTIMATES: dict[str, Callable[[Claim, Sequence[Draw]], list[Estimate]]] = {
+ESTIMATES: dict[str, Callable[[Claim, Sequence[Draw]], list[IntervalEstimate]]] = {
     "learning": _learning,
     "relative": _relative,
     "equivalence": _differences,
@@ -143,10 +143,10 @@ def _bounded(
     groups: Sequence[Sample],
     statistic: StatisticOfGroups,
     compare: Callable[[Interval, float], str],
-) -> Estimate:
+) -> IntervalEstimate:
     assert claim.bound is not None
     interval = bootstrap_interval_of_groups(groups, statistic, claim.confidence)
-    return Estimate(name, float(statistic(*groups, axis=0)), interval, compare(interval, claim.bound))
+    return IntervalEstimate(name, float(statistic(*groups, axis=0)), interval, compare(interval, claim.bound))
 
 
 def single(statistic: Callable[..., Floats]) -> StatisticOfGroups:

@@ -21,7 +21,7 @@ MORE_CODE = {
 
 
 @dataclass(frozen=True)
-class Problem:
+class RecordProblem:
     """A claim whose record is not what the protocol asks for."""
 
     claim: Claim
@@ -120,7 +120,7 @@ def current_record(claim: Claim, records: Sequence[Record]) -> Record | None:
     return found[-1] if found else None
 
 
-def find_problem(claim: Claim, records: Sequence[Record], configs: Path | None = None) -> Problem | None:
+def find_problem(claim: Claim, records: Sequence[Record], configs: Path | None = None) -> RecordProblem | None:
     """
     Compare a claim with its record.
 
@@ -129,14 +129,14 @@ def find_problem(claim: Claim, records: Sequence[Record], configs: Path | None =
     """
     record = current_record(claim, records)
     if record is None:
-        return Problem(claim, "missing: it has not been measured")
+        return RecordProblem(claim, "missing: it has not been measured")
     today = code_hash_of(claim, configs)
     if record["code_hash"] != today:
-        return Problem(claim, f"stale: measured with code {record['code_hash']}, and today's is {today}")
+        return RecordProblem(claim, f"stale: measured with code {record['code_hash']}, and today's is {today}")
     planned = as_json({key: value for key, value in asdict(claim).items() if key not in ("subject", "name", "version")})
     if changed := [key for key in planned if record["protocol"].get(key) != planned[key]]:
-        return Problem(claim, f"changed after it was measured: {', '.join(changed)}; raise its version")
+        return RecordProblem(claim, f"changed after it was measured: {', '.join(changed)}; raise its version")
     verdict = judge(claim, [Draw(**draw) for draw in record["draws"]]).verdict
     if verdict != record["verdict"]:
-        return Problem(claim, f"altered: its draws say {verdict}, and the record says {record['verdict']}")
+        return RecordProblem(claim, f"altered: its draws say {verdict}, and the record says {record['verdict']}")
     return None

@@ -95,7 +95,7 @@ def test_the_report_tells_ratios_phases_machine_and_versions():
     text = report.markdown([case_result(replace(CASE, acting_goal=60.0))])
     assert "| a-case | sb3:ppo | 500 / 333 / 100 000 | 3.00 (1.00–5.00) | 6.00 | 4.00 | 1.15 | 1.15 |" in text
     assert "| a-case | ppo | 40 % | 0 % | 20 % | 40 % | 0 % | 0 % | 100000, ✗ ≤ 60 | 125000 | – | 115 |" in text
-    assert "2026-01-02 on a processor, 3 cores, an os; torch 9.9" in text and "over the rounds, 3 a case" in text
+    assert "2026-01-02 on a processor, 3 cores, an os; torch 9.9" in text and "over the rounds, 3 per case" in text
     compiled = replace(timing([1.0]), warm_cache_seconds=0.25)
     assert "| 0.5 / 0.2 |" in report.markdown([case_result(ppo=compiled, **{"sb3:ppo": timing([1.0])})])
 
