@@ -35,7 +35,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Run every planned seed of the claims in benchmarks/claims, print each verdict, and exit with 1 if a "
         "claim does not hold.",
     )
-    parser.add_argument("name", help="a subject (a file in benchmarks/claims, such as trpo), or all")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        help="a subject (a file in benchmarks/claims, such as trpo), or all; default with --plan and --check: all",
+    )
     parser.add_argument("--only", metavar="ENV", help="only the claims on this environment")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--plan", action="store_true", help="train nothing; print the power calculation of each claim")
@@ -65,9 +69,11 @@ def run(args: argparse.Namespace, folder: Path, results: Path) -> int:
     from sb3_pgx.settings.configs import check_folder
 
     try:
+        if args.name is None and not (args.plan or args.check):
+            raise ValueError("say what to measure: a subject, such as trpo, or all")
         check_positive(workers=1 if args.workers is None else args.workers)
         check_folder(args.configs)
-        claims = select_claims(args.name, args.only, folder)
+        claims = select_claims(args.name or "all", args.only, folder)
         if args.plan:
             print("\n".join(plan_lines(claims)))
             return 0

@@ -80,7 +80,7 @@ def test_exit_status_is_1_if_a_claim_does_not_hold(claims, trained, capsys, name
 
 
 def test_check_lists_what_is_missing_or_stale(claims, trained, capsys):
-    assert run(claims, "all", "--check") == 1
+    assert run(claims, "--check") == 1
     printed = capsys.readouterr().out
     assert printed.count("missing: it has not been measured") == 2 and "2 of 2 claims need measuring" in printed
     assert trained == []
@@ -138,6 +138,7 @@ def test_the_plan_shows_the_power_calculation_and_trains_nothing(claims, trained
     [
         (["tru"], "nothing is claimed of 'tru'; choose true"),
         (["false", "--only", "Acrobot-v2"], "nothing is claimed of false on 'Acrobot-v2'; choose Acrobot-v1"),
+        ([], "say what to measure: a subject, such as trpo, or all"),
         (["true", "--workers", "0"], "workers is 0"),
     ],
 )
