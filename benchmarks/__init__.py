@@ -2,4 +2,6 @@
 
 from pathlib import Path
 
-RESULTS = Path(__file__).resolve().parent / "results"  # what was measured, one file per algorithm and subject
+HERE = Path(__file__).resolve().parent
+CLAIMS = HERE / "claims"  # what is claimed, one .yml file per subject
+RESULTS = HERE / "results"  # what was measured, one file per subject

@@ -10,7 +10,7 @@ is compared. The second shows what it is worth in training.
 from shared import Run, arguments, difference, draw_curves, new_figure, print_table, save, train, with_interval
 from stable_baselines3.common.env_util import make_vec_env
 
-from benchmarks.claims.gradient_variance import LEARNED, GradientVarianceClaim, relative_variances
+from benchmarks.claims.gradient_variance import LEARNED, relative_variances
 from sb3_pgx import REINFORCE, REINFORCEBaseline
 from sb3_pgx.experiments.report.pictures import COLORS
 from sb3_pgx.experiments.statistics import interquartile_mean
@@ -31,9 +31,10 @@ def run(baseline: str | None, seed: int, timesteps: int) -> Run:
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "What does a baseline do for REINFORCE?", seeds=3, argv=argv)
     timesteps = args.steps(40_000, quick=600)
-    measurement = GradientVarianceClaim("CartPole-v1", timesteps=args.steps(10_000, 500), batches=4 if args.quick else 40)
+    timesteps_before, gradients = args.steps(10_000, 500), 4 if args.quick else 40
 
-    variances = [relative_variances(measurement, seed) for seed in args.seeds]  # without a baseline: 1
+    # Relative to no baseline, which has 1.
+    variances = [relative_variances("CartPole-v1", timesteps_before, gradients, seed) for seed in args.seeds]
     relative = {label: [v.get(str(key), 1.0) for v in variances] for label, key in BASELINES.items()}
     runs = {label: [run(key, seed, timesteps) for seed in args.seeds] for label, key in BASELINES.items()}
 

@@ -3,8 +3,8 @@ The README's tables, from what they are about: ``python tests/readme_tables.py``
 claims' and the benchmark's figures are those of ``benchmarks/results/``.
 """
 
-import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from support.capabilities import table
 from support.logged_metrics import table as logged_table
 from support.planted_faults import FAULTS
 
-from benchmarks.claims.check import MUJOCO
+from benchmarks import RESULTS
+from benchmarks.claims.gradient_variance import N_ENVS, N_EPISODES
+from benchmarks.claims.protocol import load_claims
+from benchmarks.claims.records import code_hash_of, read_records
 from benchmarks.speed.report import markdown
 from benchmarks.speed.results import read_results
 from sb3_pgx.diagnostics import METRICS
@@ -23,7 +26,8 @@ from sb3_pgx.registry import ALGORITHMS
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONFIGS = ROOT / "zoo_configs"
-BENCH = CONFIGS / "results" / "bench.json"
+BENCH = RESULTS / "bench.json"
+MUJOCO = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 
 
 def section(name: str) -> str:
@@ -40,19 +44,63 @@ def published_capabilities() -> dict[tuple[str, str], bool]:
 
 
 def results() -> list[dict[str, Any]]:
-    """Every measured claim."""
-    files = sorted(set((CONFIGS / "results").glob("*.json")) - {BENCH})
-    return [record for file in files for record in json.loads(file.read_text(encoding="utf-8")).values()]
+    """Every record of a claim, superseded ones first, then those in which a run failed or the claim does not hold."""
+    records = [record for path in sorted(set(RESULTS.glob("*.json")) - {BENCH}) for record in read_records(path)]
+    return sorted(records, key=lambda record: ("superseded" not in record, record.get("holds", False)))
+
+
+def published_verdict(record: dict[str, Any]) -> str:
+    """The verdict of a record, and whether its code is today's; a superseded record has none that counts."""
+    if "superseded" in record:
+        return "superseded"
+    return record["verdict"] + ("" if today_hash(record) == record["code_hash"] else ", **stale**")
+
+
+def today_hash(record: dict[str, Any]) -> str | None:
+    """Today's hash for the claim of a record; None if nothing like it is claimed any more."""
+    claims = [claim for of_subject in load_claims().values() for claim in of_subject]
+    return next((code_hash_of(c) for c in claims if (c.name, c.version) == (record["name"], record["version"])), None)
+
+
+def superseded_note(records: list[dict[str, Any]]) -> list[str]:
+    """Why some records do not count, one sentence per reason."""
+    reasons = Counter(record["superseded"] for record in records if "superseded" in record)
+    return [f"**{n} of {len(records)} records are superseded and stale**: {reason}." for reason, n in reasons.items()]
 
 
 def claims_table() -> str:
-    """The claims on returns with what was measured."""
-    rows = [row for record in results() for row in claim_rows(record)]
-    return "\n".join(["| claim | measured | 95 % interval | every seed |", "|---|---|---|---|", *rows])
+    """Every record on returns with its verdict."""
+    records = results()
+    rows = [f"| {published_verdict(record)} {row}" for record in records for row in claim_rows(record)]
+    header = ["| verdict | claim | measured | interval | every seed |", "|---|---|---|---|---|"]
+    return "\n".join([*superseded_note(records), "", *header, *rows])
 
 
 def claim_rows(record: dict[str, Any]) -> list[str]:
-    """One row, or one for each number by which two algorithms are compared; none for a claim that is not about returns."""
+    """One row per number that a record is about."""
+    if record["version"] == 0:
+        return rows_before_the_protocol(record)
+    failed = [f"{d['contender']} on {d['env_id']}, seed {d['seed']}: {d['error']}" for d in record["draws"] if d["error"]]
+    if not record["estimates"]:
+        return [f"| {record['claim']} | {record['reason']} | | {'; '.join(failed) or drawn(record)} |"]
+    return [
+        f"| {record['claim']}: {e['name']} | {e['value']:.4g} | {e['interval'][0]:.4g} to {e['interval'][1]:.4g} "
+        f"| {drawn(record)} |"
+        for e in record["estimates"]
+    ]
+
+
+def drawn(record: dict[str, Any]) -> str:
+    """The final return of each seed, or else everything that was measured of it."""
+    groups: dict[str, list[str]] = {}
+    for d in sorted(record["draws"], key=lambda d: d["seed"]):
+        values = [d["measured"]["final return"]] if "final return" in d["measured"] else d["measured"].values()
+        groups.setdefault(f"{d['contender']} on {d['env_id']}", []).append("/".join(f"{v:.4g}" for v in values) or "failed")
+    return "; ".join(f"{name}: {', '.join(values)}" for name, values in groups.items())
+
+
+def rows_before_the_protocol(record: dict[str, Any]) -> list[str]:
+    """The rows of a record that was measured before the protocol of claims, whose numbers are kept as they were."""
     claim = record["claim"]
     if "interquartile_mean" in record:
         low, high = record["interval_95"]
@@ -81,27 +129,43 @@ def claim_rows(record: dict[str, Any]) -> list[str]:
 
 
 def mujoco_table() -> str:
-    """What claims measured there, of every algorithm and peer."""
+    """What was measured there, of every algorithm and peer, in the newest records that count, else in superseded ones."""
     seeds: dict[tuple[str, str], dict[str, float]] = {}
+    counts: dict[tuple[str, str], bool] = {}
     for record in results():
+        current = "superseded" not in record
         for cell, runs in runs_of(record).items():
-            if cell[1] in MUJOCO and record["timesteps"] == 1_000_000 and len(runs) > len(seeds.get(cell, ())):
-                seeds[cell] = runs
+            better = (current, len(runs)) > (counts.get(cell, False), len(seeds.get(cell, ())))
+            if cell[1] in MUJOCO and steps_of(record, cell[1]) == 1_000_000 and better:
+                seeds[cell], counts[cell] = runs, current
 
-    def told(cell: tuple[str, str]) -> str:
+    def cell_text(cell: tuple[str, str]) -> str:
         if cell not in seeds:
             return ""
         values = list(seeds[cell].values())
         low, high = bootstrap_interval(values, interquartile_mean)
-        return f"{interquartile_mean(values):.0f} [{low:.0f}, {high:.0f}]{f' ({len(values)})' if len(values) != 5 else ''}"
+        number = f"{interquartile_mean(values):.0f} [{low:.0f}, {high:.0f}] ({len(values)})"
+        return number if counts[cell] else f"*{number}*"
 
     labels = sorted({label for label, _ in seeds}, key=lambda label: (":" in label, label))  # peers after ours
-    rows = [f"| `{label}` | {' | '.join(told((label, env_id)) for env_id in MUJOCO)} |" for label in labels]
-    return "\n".join([f"| | {' | '.join(MUJOCO)} |", f"|---|{'--:|' * len(MUJOCO)}", *rows])
+    rows = [f"| `{label}` | {' | '.join(cell_text((label, env_id)) for env_id in MUJOCO)} |" for label in labels]
+    note = [] if all(counts.values()) else ["Seeds in round brackets. *In italics: from superseded, stale records.*", ""]
+    return "\n".join([*note, f"| | {' | '.join(MUJOCO)} |", f"|---|{'--:|' * len(MUJOCO)}", *rows])
+
+
+def steps_of(record: dict[str, Any], env_id: str) -> int | None:
+    """Environment steps per run of a record."""
+    return record["timesteps"] if record["version"] == 0 else record["protocol"]["environments"].get(env_id)
 
 
 def runs_of(record: dict[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
-    """The return of each seed, by algorithm and environment, of a claim on one algorithm or on several."""
+    """The final return of each seed, by algorithm and environment, with published settings."""
+    if record["version"] > 0:
+        runs: dict[tuple[str, str], dict[str, float]] = {}
+        for d in record["draws"]:
+            if "final return" in d["measured"] and record["protocol"]["kind"] != "improvement":
+                runs.setdefault((d["contender"], d["env_id"]), {})[str(d["seed"])] = d["measured"]["final return"]
+        return runs
     alone = re.match(r"(\w+) reaches \S+ on (\S+) within", record["claim"])
     beside = re.match(r"\w+ learns as \S+ does on (\S+)", record["claim"])
     if alone:
@@ -157,14 +221,18 @@ def per_seed(values: dict[str, float]) -> str:
 
 def variance_sentence() -> str:
     """The measured variance of the gradient with each baseline."""
-    (record,) = [r for r in results() if "variance_relative_to_no_baseline" in r]
-    figures = [
-        f"{name} {100 * v['mean']:.0f} % ({100 * v['interval_95'][0]:.0f} to {100 * v['interval_95'][1]:.0f})"
-        for name, v in record["variance_relative_to_no_baseline"].items()
-    ]
+    record = [r for r in results() if "variance of the gradient" in r["claim"]][-1]
+    if record["version"] == 0:
+        shares = {n: (v["mean"], *v["interval_95"]) for n, v in record["variance_relative_to_no_baseline"].items()}
+        steps, episodes, n_seeds = record["timesteps_before"], record["episodes_a_gradient"], len(record["seeds"])
+    else:
+        shares = {e["name"]: (e["value"], *e["interval"]) for e in record["estimates"]}
+        (steps,) = record["protocol"]["environments"].values()
+        episodes, n_seeds = N_ENVS * N_EPISODES, len(record["seeds"])
+    figures = [f"{name} {100 * v:.0f} % ({100 * low:.0f} to {100 * high:.0f})" for name, (v, low, high) in shares.items()]
     return (
-        f"Measured on CartPole-v1 after {record['timesteps_before']:,} steps with {record['episodes_a_gradient']} episodes a\n"
-        f"gradient, {len(record['seeds'])} seeds, as a share of the variance without a baseline (with 95 % interval):\n"
+        f"Measured on CartPole-v1 after {steps:,} steps with {episodes} episodes per gradient, {n_seeds} seeds,\n"
+        f"as a share of the variance without a baseline (with interval; verdict: {published_verdict(record)}):\n"
         + ",\n".join(figures)
         + "."
     )

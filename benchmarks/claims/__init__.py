@@ -1,1 +1,1 @@
-"""What this package claims of its algorithms, and how each claim is measured."""
+"""What this package claims of its algorithms, as data that are committed first, and how each claim is measured and judged."""

@@ -1,72 +1,117 @@
-"""``python -m benchmarks.claims``: measure what this package claims of its algorithms."""
+"""``python -m benchmarks.claims``: measure and check what this package claims of its algorithms."""
 
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from benchmarks import RESULTS
+from benchmarks import CLAIMS, RESULTS
 from sb3_pgx.cli.common import FAILED, INTERRUPTED, USER_ERRORS, add_run_options, usage_error
 
+if TYPE_CHECKING:
+    from benchmarks.claims.protocol import Claim
 
-def main(argv: Sequence[str] | None = None) -> int:
+
+def main(argv: Sequence[str] | None = None, folder: Path = CLAIMS, results: Path = RESULTS) -> int:
     """
     :param argv: arguments; default those of the process
-    :return: exit status: 0, 1 if a claim failed, 2 for a user error, 130 after Ctrl-C
+    :param folder: the files of claims
+    :param results: the files of records
+    :return: exit status: 0; 1 if a claim does not hold, or with ``--check`` if a record is missing or stale; 2 for a user
+        error; 130 after Ctrl-C
     """
     try:
-        return run(_parser().parse_args(argv))
+        return run(_parser().parse_args(argv), folder, results)
     except KeyboardInterrupt:
-        print("interrupted; results of finished runs are kept", file=sys.stderr)
+        print("interrupted; finished runs are kept if --output was given", file=sys.stderr)
         return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.claims",
-        description="Train with the published hyperparameters on seeds that they were not tuned on, print each verdict, "
-        "and exit with 1 if a claim fails.",
+        description="Run every planned seed of the claims in benchmarks/claims, print each verdict, and exit with 1 if a "
+        "claim does not hold.",
     )
-    parser.add_argument("name", help="an algorithm, or all")
-    parser.add_argument("--only", metavar="ENV", help="measure only the claims on this environment")
-    parser.add_argument("--write", action="store_true", help="write the verdicts into benchmarks/results")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        help="a subject (a file in benchmarks/claims, such as trpo), or all; default with --plan and --check: all",
+    )
+    parser.add_argument("--only", metavar="ENV", help="only the claims on this environment")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--plan", action="store_true", help="train nothing; print the power calculation of each claim")
+    what.add_argument(
+        "--check",
+        action="store_true",
+        help="train nothing; list claims whose record is missing, stale, or does not follow from its runs, and exit with 1 if "
+        "there are any",
+    )
+    what.add_argument("--write", action="store_true", help="append the records to benchmarks/results")
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help="keep each run in this folder, and the verdicts without --write; finished runs with the same settings and "
-        "versions that it holds already are not trained again",
+        help="keep every run in this folder, and the records without --write; run the same command again to resume: runs with "
+        "the same settings, versions and code hash are reused",
     )
     add_run_options(parser)
     return parser
 
 
-def run(args: argparse.Namespace) -> int:
-    from benchmarks.claims.check import check_claims, select_claims
-    from benchmarks.claims.verdict import Settings
+def run(args: argparse.Namespace, folder: Path, results: Path) -> int:
+    from benchmarks.claims.draws import RunOptions
+    from benchmarks.claims.measuring import check_committed, check_ready, measure_claims, plan_lines, select_claims
     from sb3_pgx.experiments.comparison_arguments import check_at_least_one
     from sb3_pgx.experiments.output_folder import check_output
     from sb3_pgx.settings.configs import check_folder
 
     try:
+        if args.name is None and not (args.plan or args.check):
+            raise ValueError("say what to measure: a subject, such as trpo, or all")
         check_at_least_one(workers=1 if args.workers is None else args.workers)
         check_folder(args.configs)
-        claims = select_claims(args.name, args.only, args.configs)
-        if args.output is not None and not (args.output / "runs").is_dir():  # of an earlier measurement, which goes on
+        claims = select_claims(args.name or "all", args.only, folder)
+        if args.plan:
+            print("\n".join(plan_lines(claims)))
+            return 0
+        if args.check:
+            return check(claims, results, args.configs)
+        kept = results if args.write else args.output
+        check_ready(claims, kept, args.configs)
+        if args.output is not None and not (args.output / "runs").is_dir():  # else it holds an earlier measurement to resume
             check_output(args.output)
-        results = RESULTS if args.write else args.output
+        if args.write:
+            check_committed(folder)
     except USER_ERRORS as error:
         return usage_error(error)
     chosen = [*(["--only", args.only] if args.only else []), *(["--configs", str(args.configs)] if args.configs else [])]
-    # What reproduces the verdict anywhere: where runs were kept, and how many at a time, does not change it.
+    # Where runs are kept and how many run at a time does not change the verdict.
     command = shlex.join(["python", "-m", "benchmarks.claims", args.name, *chosen, "--write"])
-    settings = Settings(command, args.workers, args.configs, args.output)
+    options = RunOptions(args.workers, args.configs, args.output)
     try:
-        return 0 if check_claims(claims, settings, results) else FAILED
+        return 0 if measure_claims(claims, options, command, kept) else FAILED
     except OSError as error:  # a full disk
         print(f"sb3-pgx: {error}", file=sys.stderr)
         return FAILED
+
+
+def check(claims: "Mapping[str, Sequence[Claim]]", results: Path, configs: Path | None) -> int:
+    """Print each claim whose record is missing, stale or inconsistent; return the exit status."""
+    from benchmarks.claims.records import find_problem, read_records
+
+    found = [
+        problem
+        for subject, of_subject in claims.items()
+        for claim in of_subject
+        if (problem := find_problem(claim, read_records(results / f"{subject}.json"), configs))
+    ]
+    for problem in found:
+        print(f"{problem.claim.subject}: {problem.claim.statement}: {problem.sentence}")
+    print(f"{len(found)} of {sum(map(len, claims.values()))} claims need measuring or correcting")
+    return FAILED if found else 0
 
 
 if __name__ == "__main__":

@@ -1,119 +1,71 @@
-"""What a health warning is worth: how often the rules that come with the package fire in trainings that go well."""
+"""False alarms: how often the rules that come with the package fire in runs that go well."""
 
 import warnings
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch as th
 
-from benchmarks.claims.verdict import Settings, Verdict, provenance
+from benchmarks.claims.draws import Draw, RunOptions, in_processes
+from benchmarks.claims.protocol import Claim
 from sb3_pgx.diagnostics import HealthCallback, HealthWarning
 from sb3_pgx.experiments.peers import prepare
 from sb3_pgx.settings.environments import make_train_env
 
-SEEDS = tuple(range(10))
+ALARMS, UPDATES, TRAINING_RETURN = "alarms", "updates", "training return"
+RULE = "alarms of "  # in front of a rule's name
 
 
-@dataclass(frozen=True)
-class Watched:
-    """What became of one training: measured updates, how often each rule came into alarm, and the last mean return."""
+def watch_all(claim: Claim, options: RunOptions) -> list[Draw]:
+    """Train every seed in every environment with published settings, and count alarms."""
+    jobs = [
+        (claim.algorithm, env_id, seed, steps, options.configs)
+        for env_id, steps in claim.environments.items()
+        for seed in claim.seeds
+    ]
+    return in_processes(watch, jobs, options.workers)
 
-    env_id: str
-    updates: int
-    alarms: dict[str, int]
-    training_return: float
 
-
-@dataclass(frozen=True)
-class FalseAlarmClaim:
+def watch(algorithm: str, env_id: str, seed: int, steps: int, configs: Path | None = None) -> Draw:
     """
-    With tuned settings, at most ``bound`` rules come into alarm in 100 updates, each counted once for as long as it stays.
+    Train once with published settings and measure every update.
 
-    :param trainings: environments with the steps of each training
+    :param algorithm: a name that a comparison knows
+    :param env_id: Gymnasium's name of the environment
+    :param seed: seed of the run
+    :param steps: environment steps
+    :param configs: folder of hyperparameter files; default this repository's
+    :return: the number of updates and of alarms, and the last mean return during training
     """
-
-    algorithm: str
-    trainings: tuple[tuple[str, int], ...]
-    bound: float = 1.0
-    seeds: tuple[int, ...] = SEEDS
-
-    @property
-    def statement(self) -> str:
-        """The claim in words."""
-        envs = ", ".join(env_id for env_id, _ in self.trainings)
-        return f"healthy trainings of {self.algorithm} on {envs} have at most {self.bound:g} false alarm in 100 updates"
-
-    @property
-    def trains(self) -> tuple[tuple[str, str], ...]:
-        """The algorithm in every environment."""
-        return tuple((self.algorithm, env_id) for env_id, _ in self.trainings)
-
-    def __call__(self, settings: Settings) -> Verdict:
-        """Trains every seed in a process of its own."""
-        jobs = [(self.algorithm, *training, seed, settings.configs) for training in self.trainings for seed in self.seeds]
-        with ProcessPoolExecutor(settings.workers or 2, mp_context=get_context("spawn")) as pool:
-            return judge(self, list(pool.map(watch_training, *zip(*jobs, strict=True))), settings.command)
-
-
-def judge(claim: FalseAlarmClaim, outcomes: list[Watched], command: str) -> Verdict:
-    """
-    :param claim: the claim
-    :param outcomes: of all its trainings
-    :param command: what reproduces the verdict, for the record
-    """
-    per_environment, lines = {}, []
-    for env_id, steps in claim.trainings:
-        of_env = [outcome for outcome in outcomes if outcome.env_id == env_id]
-        alarms = sum((Counter(outcome.alarms) for outcome in of_env), Counter[str]())
-        updates = sum(outcome.updates for outcome in of_env)
-        per_environment[env_id] = {
-            "timesteps": steps,
-            "updates": updates,
-            "alarms": dict(alarms),
-            "training_return_per_seed": [outcome.training_return for outcome in of_env],
-        }
-        lines.append(f"{env_id}: {alarms.total()} alarms in {updates} updates {dict(alarms) or ''}".rstrip())
-    fired = sum(sum(outcome.alarms.values()) for outcome in outcomes)
-    rate = 100 * fired / sum(outcome.updates for outcome in outcomes)
-    lines.append(f"{rate:.2f} alarms in 100 updates, bound {claim.bound:g}")
-    record = {
-        "claim": claim.statement,
-        "passed": rate <= claim.bound,
-        "bound": claim.bound,
-        "alarms_in_100_updates": rate,
-        "environments": per_environment,
-        "seeds": list(claim.seeds),
-        **provenance(claim, command),
-    }
-    return Verdict("false alarms", claim.statement, rate <= claim.bound, tuple(lines), record)
-
-
-def watch_training(algorithm: str, env_id: str, steps: int, seed: int, configs: Path | None) -> Watched:
-    """One training with its published settings, every update of it measured."""
     th.set_num_threads(1)
     peer, config, _ = prepare(algorithm, env_id, configs)
     model: Any = peer.algorithm(config.policy, make_train_env(config, env_id, seed), seed=seed, **config.hyperparameters)
-    health = CountsAlarms()
+    health = AlarmCounter()
+    start = perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HealthWarning)
         model.learn(steps, callback=health, log_interval=1)
-    return Watched(env_id, len(health.history), dict(health.alarms), health.history[-1].get("training_return", float("nan")))
+    measured = {
+        UPDATES: float(len(health.history)),
+        ALARMS: float(health.alarms.total()),
+        TRAINING_RETURN: float(health.history[-1].get("training_return", float("nan"))),
+        **{f"{RULE}{rule}": float(n) for rule, n in health.alarms.items()},
+    }
+    return Draw(algorithm, env_id, seed, measured, None, model.num_timesteps, perf_counter() - start)
 
 
-class CountsAlarms(HealthCallback):
-    """Counts how often each rule comes into alarm."""
+class AlarmCounter(HealthCallback):
+    """A health callback that counts how often each rule begins to fire; it counts again only after it has stopped."""
 
     def __init__(self) -> None:
         super().__init__()
         self.alarms: Counter[str] = Counter()
-        self._sounding: set[str] = set()
+        self._firing: set[str] = set()
 
     def on_measured(self) -> None:
         super().on_measured()
-        sounding = {watch.rule.name for watch in self.watches if watch.in_alarm}
-        self.alarms.update(sounding - self._sounding)
-        self._sounding = sounding
+        firing = {watch.rule.name for watch in self.watches if watch.in_alarm}
+        self.alarms.update(firing - self._firing)
+        self._firing = firing

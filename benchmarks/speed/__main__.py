@@ -29,9 +29,9 @@ def _parser() -> argparse.ArgumentParser:
         "with their spread, and where the time goes; write all timings into a JSON file.",
     )
     parser.add_argument("--cases", nargs="+", metavar="NAME", help="such as ppo-cartpole (default: all)")
-    parser.add_argument("--rounds", type=int, help="timed trainings of each contender (default: 5)")
-    parser.add_argument("--timesteps", type=int, help="environment steps of a round, at least (default: as each case says)")
-    parser.add_argument("--quick", action="store_true", help="2 rounds of a single rollout: whether it works, not how fast")
+    parser.add_argument("--rounds", type=int, help="timed rounds of training per contender (default: 5)")
+    parser.add_argument("--timesteps", type=int, help="smallest number of environment steps per round (default: each case's)")
+    parser.add_argument("--quick", action="store_true", help="2 rounds of one rollout, to try whether it works")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--write", action="store_true", help="write the results into benchmarks/results")
     where.add_argument("--output", type=Path, metavar="FILE", help="default: runs/bench-<time>.json")

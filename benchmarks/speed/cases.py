@@ -1,4 +1,4 @@
-"""What the benchmark measures: a short record for each case, with the ratios that it is meant to reach."""
+"""The cases of the speed benchmark, each with the ratios that it is meant to reach."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from sb3_pgx.experiments.peers import PEERS, resolve_peer
 from sb3_pgx.settings.configs import suggestion
 
 DIAGNOSTICS = "+diagnostics"
-PFRL_ACER = "pfrl:acer"  # has nothing of SB3's interface, so that it can be timed and not compared otherwise
+PFRL_ACER = "pfrl:acer"  # without SB3's interface: it can be timed and not compared otherwise
 PPO_ROLLOUT = {"n_steps": 256, "batch_size": 64, "n_epochs": 10}
 TRPO_ROLLOUT = {"n_steps": 256, "batch_size": 128, "cg_max_steps": 15, "n_critic_updates": 10}
 
@@ -21,8 +21,8 @@ class Goal:
     A ratio to reach, by its median over the rounds.
 
     :param metric: a key of :data:`~benchmarks.speed.results.METRICS`
-    :param peer: against which peer
-    :param ratio: at least this, or at most where less is meant, as the metric says
+    :param peer: the peer to compare with
+    :param ratio: the smallest ratio that reaches the goal; the largest one for a metric with ``at_most``
     """
 
     metric: str
@@ -33,22 +33,22 @@ class Goal:
 @dataclass(frozen=True)
 class Case:
     """
-    One comparison on speed.
+    One comparison of speed.
 
-    :param name: of the case, on the command line and in the report
-    :param algorithm: of this package
+    :param name: name of the case, on the command line and in the report
+    :param algorithm: the algorithm of this package
     :param env_id: Gymnasium's name of the environment
-    :param peers: what it is measured against: ``sb3:ppo``, ``contrib:trpo``, ``sbx:ppo``, ``pfrl:acer``, or one of ours;
-        ``+diagnostics`` behind a name trains it with a ``DiagnosticsCallback``
+    :param peers: what it is compared with: ``sb3:ppo``, ``contrib:trpo``, ``sbx:ppo``, ``pfrl:acer``, or one of ours; a name
+        that ends in ``+diagnostics`` is trained with a ``DiagnosticsCallback``
     :param goals: ratios to reach
-    :param acting_goal: microseconds of a collection step beyond those of the environments, to stay below
-    :param callback_goal: part of the whole time that the callback's own methods take, to stay below
-    :param timesteps: environment steps of a round, at least: the last rollout is completed
-    :param hyperparameters: of all contenders
+    :param acting_goal: largest time per collection step without the environments, in microseconds
+    :param callback_goal: largest share of the whole time in the callback's own methods, in [0, 1]
+    :param timesteps: smallest number of environment steps per round; the last rollout is completed
+    :param hyperparameters: hyperparameters of all contenders
     :param ours: arguments that only algorithms of this package have
-    :param alone: arguments of single contenders, by name
-    :param policy: of all contenders
-    :param n_envs: environments, stepped one after the other in one process
+    :param alone: arguments of one contender only, by its name
+    :param policy: policy of all contenders
+    :param n_envs: number of environments, stepped one after the other in one process
     """
 
     name: str
@@ -66,7 +66,7 @@ class Case:
     n_envs: int = 8
 
     def arguments(self, contender: str) -> dict[str, Any]:
-        """Keyword arguments of a contender's constructor."""
+        """Return the keyword arguments of a contender's constructor."""
         return {**self.hyperparameters, **({} if ":" in contender else self.ours), **self.alone.get(contender, {})}
 
     @property
@@ -213,9 +213,9 @@ CASES = (
 
 def select_cases(names: Sequence[str] | None) -> tuple[Case, ...]:
     """
-    :param names: of cases; ``None`` for all
+    :param names: names of cases; ``None`` for all
     :return: the cases, in the order of :data:`CASES`
-    :raises ValueError: no case of a name; gives the nearest ones
+    :raises ValueError: there is no case with a name; suggests the nearest ones
     """
     known = [case.name for case in CASES]
     for name in names or ():
@@ -226,7 +226,7 @@ def select_cases(names: Sequence[str] | None) -> tuple[Case, ...]:
 
 
 def missing_package(contender: str) -> str | None:
-    """Why a contender cannot run here, and the remedy; ``None`` if its package is installed."""
+    """Return why a contender cannot run here, with the remedy; ``None`` if its package is installed."""
     origin, colon, _ = contender.partition(":")
     if contender == PFRL_ACER:
         return None if find_spec("pfrl") and find_spec("gym") else f"{contender} needs PFRL and Gym: pip install pfrl gym"
@@ -236,7 +236,7 @@ def missing_package(contender: str) -> str | None:
 
 
 def contender_class(contender: str) -> type[Any]:
-    """The class that a contender's name stands for, with what of SB3's interface is timed; its package must be installed."""
+    """Return the class of a contender, whose package must be installed; it has the part of SB3's interface that is timed."""
     if contender == PFRL_ACER:
         return PFRLACER
     return resolve_peer(contender.removesuffix(DIAGNOSTICS)).algorithm

@@ -1,4 +1,4 @@
-"""One contender in a process of its own: built, warmed up, then timed through the interface that users have."""
+"""One contender in a process of its own: built, warmed up, then timed through the public interface."""
 
 import gc
 import os
@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 class Measurement:
     """
-    A model that is timed again and again.
+    A model that is timed repeatedly.
 
     :param case: what to train
-    :param contender: which algorithm
+    :param contender: name of the algorithm
     """
 
     def __init__(self, case: Case, contender: str):
@@ -46,19 +46,19 @@ class Measurement:
 
     def warm_up(self) -> float:
         """
-        The first iterations, which compile.
+        Run the first iterations, which compile.
 
-        :return: seconds beyond those that as many of the fastest one would take
+        :return: seconds in addition to the time that as many iterations of the fastest one take
         """
         seconds = [self.round(1).seconds for _ in range(WARM_UP)]
         return sum(seconds) - len(seconds) * min(seconds)
 
     def round(self, timesteps: int, diagnosed: bool = True) -> Round:
         """
-        Trains on.
+        Continue training.
 
-        :param timesteps: environment steps, or a little more
-        :param diagnosed: with the diagnostics, if the contender has them
+        :param timesteps: smallest number of environment steps; the last rollout is completed
+        :param diagnosed: whether to use the diagnostics callback, if the contender has one
         """
         callback = self.diagnostics if diagnosed else None
         before, start = self.model.num_timesteps, time.perf_counter()
@@ -66,7 +66,7 @@ class Measurement:
         return Round(self.model.num_timesteps - before, time.perf_counter() - start)
 
     def phase_round(self, timesteps: int, diagnosed: bool = True) -> PhaseRound:
-        """The same, with a stopwatch on every phase."""
+        """Continue training with a stopwatch on every phase; arguments as :meth:`round`."""
         callback = self.diagnostics if diagnosed else None
         before = getattr(self.model, "n_gradient_steps", 0)
         with watch(self.model, callback) as stopwatch:
@@ -78,11 +78,11 @@ class Measurement:
         return PhaseRound(seconds, stopwatch.calls["environment"], steps)
 
     def peak_memory(self) -> float:
-        """Peak resident memory of this process in MiB."""
+        """Return the peak resident memory of this process in MiB."""
         return peak_memory()
 
     def data_bytes(self) -> int:
-        """Bytes of all tensors of this process, and of the rollout buffer's arrays, between two updates."""
+        """Return the bytes of all tensors of this process and of the rollout buffer's arrays, between two updates."""
         gc.collect()
         # By type: a compiler leaves tensors without data behind, and lazy modules warn when they are asked what they are.
         storages = [x.untyped_storage() for x in gc.get_objects() if type(x) in (th.Tensor, th.nn.Parameter)]
@@ -92,7 +92,7 @@ class Measurement:
         return sum({**{x.ctypes.data: x.nbytes for x in arrays}, **held}.values())
 
     def ceiling(self, timesteps: int) -> Round:
-        """The environments alone, with random actions, for as many steps: what no algorithm can exceed."""
+        """Step the environments alone, with random actions: the speed that no algorithm can exceed."""
         env = make_vec_env(self.case.env_id, self.case.n_envs, seed=SEED)
         env.reset()
         env.action_space.seed(SEED)
@@ -108,12 +108,12 @@ class Measurement:
 
 class Process:
     """
-    A :class:`Measurement` in a fresh process, whose model stays there between calls. Nothing process-wide, such as what a
-    compiler changes or the threads of JAX, reaches other contenders.
+    A :class:`Measurement` in a fresh process, which keeps the model between calls. Process-wide state, such as a compiler's or
+    JAX's threads, does not reach other contenders.
 
     :param case: what to train
-    :param contender: which algorithm
-    :param cache: folder for what is compiled, with a place for each contender
+    :param contender: name of the algorithm
+    :param cache: folder for compiled code, with a subfolder per contender
     """
 
     def __init__(self, case: Case, contender: str, cache: Path):
@@ -122,14 +122,14 @@ class Process:
         self._built = self._pool.submit(_build, case, contender)
 
     def wait(self) -> None:
-        """:raises Exception: what building the model raised"""
+        """Wait until the model is built; raises what building it raised."""
         self._built.result()
 
     def call(self, method: Callable[..., T], *args: Any) -> T:
         """
-        Calls a method of :class:`Measurement` there and waits.
+        Call a method of :class:`Measurement` in the process and wait for its result.
 
-        :raises Exception: what it raised there
+        :raises Exception: what the method raised
         """
         self.wait()
         return self._pool.submit(_call, method.__name__, *args).result()
@@ -142,7 +142,7 @@ class Process:
 
 
 def gradient_steps_an_update(model: BaseAlgorithm) -> int:
-    """Minibatches times epochs, from the hyperparameters; one where the algorithm has no epochs."""
+    """Return the gradient steps per update, minibatches times epochs; 1 if the algorithm has no epochs."""
     if not hasattr(model, "n_epochs"):
         return 1
     rows = model.n_steps * model.n_envs  # type: ignore[attr-defined]
@@ -150,7 +150,7 @@ def gradient_steps_an_update(model: BaseAlgorithm) -> int:
 
 
 def peak_memory() -> float:
-    """Peak resident memory of this process in MiB."""
+    """Return the peak resident memory of this process in MiB."""
     status = Path("/proc/self/status")
     if status.exists():
         # Linux's ru_maxrss survives exec: a child would report its parent's peak where that is the higher one.
@@ -165,7 +165,7 @@ _measurement: Measurement
 
 
 def _initialize(cache: Path) -> None:
-    """Prepares the process, before anything that reads these variables is imported."""
+    """Prepare the process before any module that reads these variables is imported."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C as well, and lets the round end
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     os.environ["JAX_PLATFORMS"] = "cpu"

@@ -14,18 +14,18 @@ from torch import nn
 
 class PFRLACER:
     """
-    It learns from one environment a process, the first of those that are given, from one segment at a time, which ends where
-    its episode does. Its gradient steps are counted by rows: one has as many as ours, which learns from a segment of each
+    PFRL's ACER. It learns from the first of the given environments, one segment at a time; a segment ends with its episode.
+    Gradient steps are counted by rows: one step has as many rows as one of ours, which learns from a segment of each
     environment.
 
-    :param policy: ``"MlpPolicy"``: two layers of 64 tanh units for the policy and as many for Q, as SB3's
+    :param policy: ``"MlpPolicy"``: two layers of 64 tanh units for the policy and two for Q, as in SB3
     :param env: vectorised environments
     :param n_steps: steps of a rollout and of a segment
     :param replay_start: transitions in the memory before it is replayed
     :param buffer_size: transitions that the memory holds
-    :param replay_ratio: replayed segments for each that came
-    :param learning_rate: of RMSprop
-    :param seed: for everything random
+    :param replay_ratio: replayed segments per new segment
+    :param learning_rate: learning rate of RMSprop
+    :param seed: seed of everything random
     :param device: ``"cpu"``
     :param verbose: not used
     :raises ImportError: PFRL, or Gym, on which it depends, is not installed
@@ -75,25 +75,25 @@ class PFRLACER:
 
     @property
     def n_gradient_steps(self) -> int:
-        """Steps of ours on as many rows as it has learned from."""
+        """Number of our gradient steps with as many rows as it has learned from."""
         return self._learned // self._rows
 
     def set_logger(self, logger: Any) -> None:
-        """It logs nothing."""
+        """Do nothing: it does not log."""
 
     def get_env(self) -> Env:
-        """The one that it learns from."""
+        """Return the environment that it learns from."""
         return self._env
 
     def learn(self, total_timesteps: int, callback: None = None, reset_num_timesteps: bool = False) -> "PFRLACER":
-        """Trains on, for as many steps as ours takes in a rollout, at least."""
+        """Continue training for at least as many steps as one of our rollouts."""
         target = self.num_timesteps + max(total_timesteps, self._rows)
         while self.num_timesteps < target:
             self.collect_rollouts()
         return self
 
     def collect_rollouts(self) -> None:
-        """One step of the environment, and what the agent makes of it."""
+        """Step the environment and pass the result to the agent."""
         if self._observation is None:
             self._observation, _ = self._env.reset(seed=self._seed)
             self._seed = None
@@ -104,12 +104,12 @@ class PFRLACER:
         self.train(observation, float(reward), terminated, truncated)
 
     def train(self, *transition: Any) -> None:
-        """Hands a step to the agent, which learns whenever a segment is complete."""
+        """Pass a step to the agent, which learns whenever a segment is complete."""
         self._agent.observe(*transition)
 
 
 def _model(agents: ModuleType, env: Env) -> nn.Module:
-    """As SB3's policies have it, in their terms."""
+    """Return the network of SB3's policies, built from PFRL's parts."""
     q_functions, policies = (importlib.import_module(f"pfrl.{name}") for name in ("q_functions", "policies"))
     inputs, actions = env.observation_space.shape[0], int(env.action_space.n)  # type: ignore[index, attr-defined]
 
@@ -121,7 +121,7 @@ def _model(agents: ModuleType, env: Env) -> nn.Module:
 
 
 def _shared_rmsprop(model: nn.Module, learning_rate: float) -> th.optim.Optimizer:
-    """With its state in shared memory from the start."""
+    """Return RMSprop with its state in shared memory from the start."""
     optimizer = th.optim.RMSprop(model.parameters(), learning_rate, eps=1e-5)
     for p in model.parameters():
         p.grad = th.zeros_like(p)

@@ -1,4 +1,4 @@
-"""Where the time of a training goes: a stopwatch for nested phases, and which methods of a model are which phase."""
+"""Time per phase of a run: a stopwatch for nested phases, and the methods of a model that belong to each phase."""
 
 import time
 from collections import Counter
@@ -20,8 +20,8 @@ CALLBACK = ("on_training_start", "on_rollout_start", "on_step", "on_rollout_end"
 
 class Stopwatch:
     """
-    Time of nested phases, each without the phases inside it, so that they add up to the whole; what belongs to none is
-    ``"other"``. It costs one reading of the clock at each beginning and end of a phase.
+    Times of nested phases, each without the phases inside it, so that they add up to the whole; the rest is ``"other"``. The
+    clock is read once at the beginning and once at the end of a phase.
 
     :param clock: nanoseconds since some moment
     """
@@ -34,7 +34,7 @@ class Stopwatch:
         self._since = clock()
 
     def timed(self, function: Callable[..., Any], phase: str) -> Callable[..., Any]:
-        """The function, whose calls are a phase."""
+        """Return the function with its calls timed as a phase."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             self._charge()
@@ -49,7 +49,7 @@ class Stopwatch:
         return call
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of every phase until now, those that never happened included."""
+        """Return the seconds of every phase until now, including phases that did not occur."""
         self._charge()
         return {phase: self._nanoseconds[phase] / 1e9 for phase in PHASES}
 
@@ -64,11 +64,11 @@ def watch(
     model: BaseAlgorithm, callback: BaseCallback | None = None, clock: Callable[[], int] = time.perf_counter_ns
 ) -> Iterator[Stopwatch]:
     """
-    Times the phases of a model, of its environments and of a callback, by attributes of the instances that go when the context
-    ends.
+    Time the phases of a model, of its environments and of a callback. It replaces methods of these instances and restores them
+    when the context ends.
 
-    :param model: of this package, or with SB3's ``collect_rollouts`` and ``train``
-    :param callback: that it trains with
+    :param model: a model of this package, or one with SB3's ``collect_rollouts`` and ``train``
+    :param callback: the callback that it is trained with
     :param clock: nanoseconds since some moment
     """
     methods = OURS if isinstance(model, PolicyGradientAlgorithm) else THEIRS

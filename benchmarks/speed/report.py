@@ -1,28 +1,36 @@
-"""The benchmark as a person reads it: a table of ratios, a table of where the time goes, and how both were measured."""
+"""Report of the speed benchmark: a table of ratios, a table of time per phase, and how both were measured."""
 
 from collections.abc import Sequence
 from statistics import median
 
+from benchmarks.provenance import code_hash
 from benchmarks.speed.phases import PHASES
 from benchmarks.speed.results import METRICS, CaseResult, Comparison, Spread, Timing, compare, spread
 from sb3_pgx.experiments.number_format import thousands
 
+TIMED_CODE = ("sb3_pgx/diagnostics", "benchmarks/speed")  # in addition to the code that training depends on
+
+
+def code_hash_of_speed() -> str:
+    """Return today's hash of the code that the benchmark times, the benchmark's own included."""
+    return code_hash(extra=TIMED_CODE)
+
 
 def headline(result: CaseResult) -> str:
-    """One line: how many times the peers' speed."""
+    """Return one line with the speed relative to each peer."""
     ratios = [f"{_spread(c.ratio)} times {c.peer}" for c in compare(result) if c.metric == "frames"]
     skipped = [f"{reason} (skipped)" for reason in result.skipped.values()]
     return f"{result.case.name}: {'; '.join([*ratios, *skipped])}"
 
 
 def markdown(results: Sequence[CaseResult]) -> str:
-    """Both tables, and what has to be known to read them."""
-    return "\n".join([*_ratios(results), "", *_where_time_goes(results), "", _measured(results)])
+    """Return both tables, how they were measured, and which rows are stale: measured with other code than today's."""
+    return "\n".join([*_ratios(results), "", *_where_time_goes(results), "", _measured(results), *_stale(results)])
 
 
 def _ratios(results: Sequence[CaseResult]) -> list[str]:
     lines = [
-        "| case | peer | frames a second: ours, peer, environments alone | times as fast | minibatch step, times as fast "
+        "| case | peer | frames per second: ours, peer, environments alone | times as fast | minibatch step, times as fast "
         "| acting, times as fast | peak memory, ratio | data, ratio |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
@@ -37,7 +45,7 @@ def _ratios(results: Sequence[CaseResult]) -> list[str]:
 
 
 def _where_time_goes(results: Sequence[CaseResult]) -> list[str]:
-    names = ["case", "algorithm", *PHASES, "acting, µs a step", "minibatch step, µs", "compile, s: cold / warm", "peak, MiB"]
+    names = ["case", "algorithm", *PHASES, "acting, µs per step", "minibatch step, µs", "compile, s: cold / warm", "peak, MiB"]
     lines = [_row(names), "|---|---|" + "--:|" * (len(names) - 2)]
     for result in results:
         lines += [_phases(result, name, timing) for name, timing in result.timings.items()]
@@ -64,18 +72,27 @@ def _phases(result: CaseResult, name: str, timing: Timing) -> str:
 
 
 def _measured(results: Sequence[CaseResult]) -> str:
-    """When, where and how, each different answer once; versions that are part of another case's say nothing more."""
+    """Return when, where and how the results were measured; versions that another case includes are left out."""
     dates = ", ".join(sorted({r.date for r in results}))
     machines = "; ".join(sorted({f"{r.machine['cpu']}, {r.machine['cores']} cores, {r.machine['system']}" for r in results}))
     whole = [r.versions for r in results if not any(r.versions.items() < other.versions.items() for other in results)]
     versions = "; ".join(sorted({", ".join(f"{name} {version}" for name, version in v.items()) for v in whole}))
     rounds = ", ".join(str(n) for n in sorted({len(t.rounds) for r in results for t in r.timings.values()}))
     return (
-        f"Measured {dates} on {machines}; {versions}. Ratios are medians (lowest–highest) over the rounds, {rounds} a case, "
+        f"Measured {dates} on {machines}; {versions}. Ratios are medians (lowest–highest) over the rounds, {rounds} per case, "
         "in which the contenders took turns, one torch thread each, after a warm-up; memory is the peak of a process of its "
-        "own, the compiler's included; data are all tensors and the rollout buffer between two updates. Shares, acting (a "
-        "step of all environments, without these) and minibatch steps are from rounds with a stopwatch."
+        "own, including the compiler; data are all tensors and the rollout buffer between two updates. Shares, acting (a "
+        "step of all environments, without their own time) and minibatch steps are from rounds with a stopwatch."
     )
+
+
+def _stale(results: Sequence[CaseResult]) -> list[str]:
+    today = code_hash_of_speed()
+    stale = [result.case.name for result in results if result.code_hash != today]
+    if not stale:
+        return []
+    names = "all rows" if len(stale) == len(results) else ", ".join(stale)
+    return ["", f"**Stale** (measured with code that has changed since, or that was not recorded): {names}."]
 
 
 def _judged(comparison: Comparison) -> str:

@@ -1,8 +1,6 @@
-"""What the benchmark measured, as numbers, and what follows from it: ratios between contenders, round by round."""
+"""Results of the speed benchmark, and the ratios between contenders that follow from them."""
 
 import json
-import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,25 +12,25 @@ from benchmarks.speed.cases import Case, Goal
 
 @dataclass(frozen=True)
 class Round:
-    """A training, or a walk, of so many environment steps (all environments together) in so many seconds."""
+    """Environment steps of all environments together, and the seconds that they took, in training or with random actions."""
 
     frames: int
     seconds: float
 
     @property
     def frames_per_second(self) -> float:
-        """Environment steps a second."""
+        """Environment steps per second."""
         return self.frames / self.seconds
 
 
 @dataclass(frozen=True)
 class PhaseRound:
     """
-    A training with a stopwatch on it.
+    A round of training with a stopwatch.
 
-    :param seconds: of each phase, without the phases inside it
+    :param seconds: seconds per phase, without the phases inside it
     :param env_steps: steps of all environments at once
-    :param gradient_steps: minibatches
+    :param gradient_steps: number of minibatches
     """
 
     seconds: dict[str, float]
@@ -41,30 +39,30 @@ class PhaseRound:
 
     @property
     def acting_us(self) -> float:
-        """Microseconds of a step of all environments beyond their own: acting and bookkeeping."""
+        """Microseconds per step of all environments, without their own time: acting and bookkeeping."""
         return 1e6 * self.seconds["collect"] / self.env_steps
 
     @property
     def step_us(self) -> float:
-        """Microseconds of a minibatch step."""
+        """Microseconds per minibatch step."""
         return 1e6 * self.seconds["update"] / self.gradient_steps
 
     def share(self, phase: str) -> float:
-        """Part of the whole time, in [0, 1]; 0 of a phase that a file of results does not know."""
+        """Return the share of the whole time, in [0, 1]; 0 for a phase that older results do not have."""
         return self.seconds.get(phase, 0.0) / sum(self.seconds.values())
 
 
 @dataclass(frozen=True)
 class Timing:
     """
-    What was measured of one contender.
+    The measurements of one contender.
 
-    :param rounds: whole trainings
-    :param phase_rounds: trainings with a stopwatch, apart from those
-    :param warm_up_seconds: compiling, from an empty cache
-    :param peak_memory_mib: of a process of its own after ``rounds``; where another's took its turns, after the warm-up
-    :param data_bytes: of its tensors and the rollout buffer's arrays, between two updates
-    :param warm_cache_seconds: the same as ``warm_up_seconds`` in a process that found the cache filled; None: not measured
+    :param rounds: rounds of training
+    :param phase_rounds: further rounds, with a stopwatch
+    :param warm_up_seconds: seconds of compiling, from an empty cache
+    :param peak_memory_mib: peak memory of its own process after ``rounds``; after the warm-up if another process ran them
+    :param data_bytes: bytes of its tensors and of the rollout buffer's arrays, between two updates
+    :param warm_cache_seconds: ``warm_up_seconds`` of a process that finds the cache filled; ``None`` if not measured
     """
 
     rounds: list[Round]
@@ -78,12 +76,20 @@ class Timing:
 @dataclass(frozen=True)
 class CaseResult:
     """
-    What was measured of a case, when, where and how.
+    The measurements of a case: numbers, date, machine, and command.
 
-    :param case: what was measured
-    :param timings: by contender, the algorithm of this package among them
-    :param ceiling: the environments alone
+    :param case: the case
+    :param timings: timings by contender, including the algorithm of this package
+    :param ceiling: rounds of the environments alone
     :param skipped: contenders that could not run, with the reason
+    :param timesteps: environment steps of a round, at least
+    :param command: what reproduces the result
+    :param date: day of the measurement
+    :param machine: CPU model, cores, system
+    :param versions: versions of the packages that were timed
+    :param commit: commit that was checked out; ``None``: not recorded
+    :param clean: whether the tree was that commit's
+    :param code_hash: hash of the code that was timed; ``None``: not recorded, so the result is stale
     """
 
     case: Case
@@ -95,10 +101,13 @@ class CaseResult:
     date: str
     machine: dict[str, Any]
     versions: dict[str, str]
+    commit: str | None = None
+    clean: bool | None = None
+    code_hash: str | None = None
 
 
 class Spread(NamedTuple):
-    """Median, lowest and highest value over the rounds."""
+    """Median, lowest and highest value over rounds."""
 
     median: float
     low: float
@@ -108,11 +117,11 @@ class Spread(NamedTuple):
 @dataclass(frozen=True)
 class Metric:
     """
-    How to compare two contenders.
+    A way to compare two contenders.
 
-    :param values: of a contender, one for each round
-    :param inverse: the ratio is the peer's value divided by ours, so that more is better
-    :param at_most: a goal is the most that the ratio may be, and not the least
+    :param values: function from the timing of a contender to one value per round
+    :param inverse: whether the ratio is the peer's value divided by ours, so that larger is better
+    :param at_most: whether a goal is the largest allowed ratio, not the smallest
     """
 
     values: Callable[[Timing], Sequence[float]]
@@ -131,7 +140,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """Our value and a peer's (medians), their ratio, and what it is meant to be."""
+    """Our median and a peer's, their ratio, and the goal for it."""
 
     metric: str
     peer: str
@@ -143,7 +152,7 @@ class Comparison:
 
 
 def compare(result: CaseResult) -> list[Comparison]:
-    """Every metric of a case against every peer that was measured."""
+    """Return the comparison of every metric with every peer that was measured."""
     ours = result.timings[result.case.algorithm]
     return [
         _compare(metric, peer, ours, timing, result.case.goals)
@@ -154,26 +163,18 @@ def compare(result: CaseResult) -> list[Comparison]:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """:raises statistics.StatisticsError: no value"""
+    """Return median, lowest and highest of at least one value."""
     return Spread(median(values), min(values), max(values))
 
 
 def as_record(result: CaseResult) -> dict[str, Any]:
-    """The result with what follows from it, so that the file can be read without this package."""
+    """Return the result with its comparisons, so that the file can be read without this package."""
     return {**asdict(result), "comparisons": [{**asdict(c), "ratio": c.ratio._asdict()} for c in compare(result)]}
 
 
 def read_results(path: Path) -> list[CaseResult]:
-    """The results in a file that the benchmark wrote."""
+    """Return the results in a file that the benchmark wrote."""
     return [_from_record(record) for record in json.loads(path.read_text(encoding="utf-8")).values()]
-
-
-def machine() -> dict[str, Any]:
-    """What of this machine decides speeds."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    cpu = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
 
 
 def _compare(metric: str, peer: str, ours: Timing, theirs: Timing, goals: Sequence[Goal]) -> Comparison:

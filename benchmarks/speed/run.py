@@ -1,4 +1,4 @@
-"""The benchmark from its arguments to its file: checked first, then measured in turn, each case on disk when it is done."""
+"""The benchmark from arguments to file: check first, then measure case by case, writing each one when it is done."""
 
 import json
 import tempfile
@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks import RESULTS
+from benchmarks.provenance import provenance
 from benchmarks.speed.cases import DIAGNOSTICS, Case, missing_package, select_cases
 from benchmarks.speed.measure import Measurement, Process
-from benchmarks.speed.report import headline
-from benchmarks.speed.results import CaseResult, Timing, as_record, machine
+from benchmarks.speed.report import code_hash_of_speed, headline
+from benchmarks.speed.results import CaseResult, Timing, as_record
 from sb3_pgx.core.optional_packages import installed_versions, require_extra
 from sb3_pgx.experiments.comparison_arguments import check_at_least_one
 from sb3_pgx.experiments.pool import write_json
@@ -24,7 +25,7 @@ from sb3_pgx.settings.environments import check_environment
 
 ROUNDS, QUICK_ROUNDS = 5, 2
 RESULTS_FILE = "bench.json"
-OPTIONAL = ("sb3_contrib", "sbx-rl", "jax", "mujoco", "pfrl")  # of which some cases are
+OPTIONAL = ("sb3_contrib", "sbx-rl", "jax", "mujoco", "pfrl")  # packages that only some cases need
 CEILING = "environments alone"
 
 T = TypeVar("T")
@@ -33,14 +34,14 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class BenchPlan:
     """
-    A benchmark whose arguments were checked.
+    A benchmark with checked arguments.
 
-    :param cases: that can run here
-    :param skipped: reasons why others cannot, by case
-    :param rounds: whole trainings of each contender; about half as many more get a stopwatch
-    :param timesteps: of a round; ``None``: as the case says
+    :param cases: cases that can run here
+    :param skipped: why other cases cannot run, by case
+    :param rounds: rounds of training per contender; about half as many more have a stopwatch
+    :param timesteps: environment steps per round; ``None`` for the number of the case
     :param output: file for the results
-    :param kept: entries of that file that stay, unless they are measured anew
+    :param kept: entries of that file, which stay unless their case is measured again
     """
 
     cases: tuple[Case, ...]
@@ -61,18 +62,18 @@ def plan_bench(
     quick: bool = False,
 ) -> BenchPlan:
     """
-    Checks what can be checked before measuring, and creates nothing.
+    Check what can be checked before measuring; no file is created.
 
-    :param cases: names; ``None`` for all
-    :param rounds: default 5, with ``quick`` 2
-    :param timesteps: environment steps of a round, at least; default as each case says, with ``quick`` one rollout
+    :param cases: names of cases; ``None`` for all
+    :param rounds: rounds per contender; default 5, with ``quick`` 2
+    :param timesteps: smallest number of environment steps per round; default that of each case, with ``quick`` one rollout
     :param output: file for the results; default ``runs/bench-<time>.json``
     :param force: whether to replace that file
-    :param write: keep the results in the repository's ``benchmarks/results``, instead of ``output``
-    :param quick: whether it works, not how fast it is
-    :raises ValueError: an unknown name, a number out of range, or results that are not fit to be kept
+    :param write: whether to write into the repository's ``benchmarks/results`` instead of ``output``
+    :param quick: only try whether it works, without a meaningful speed
+    :raises ValueError: an unknown name, a number out of range, or ``quick`` results that would be kept
     :raises FileExistsError: ``output`` exists and ``force`` is False
-    :raises ImportError: a package that this needs is not installed
+    :raises ImportError: a required package is not installed
     """
     require_extra()
     if quick and write:
@@ -91,12 +92,12 @@ def plan_bench(
 
 def run_bench(plan: BenchPlan, command: str, tell: Callable[[str], None] = print) -> tuple[list[CaseResult], dict[str, str]]:
     """
-    Measures every case, and writes the file anew after each.
+    Measure every case and rewrite the file after each.
 
-    :param plan: what to do
-    :param command: what reproduces it, for the record
-    :param tell: takes a line for each case
-    :return: results, and the sentences of cases that failed
+    :param plan: the checked arguments
+    :param command: the command that reproduces it, for the record
+    :param tell: takes one line of the report per case
+    :return: results, and the errors of failed cases
     """
     for name, reason in plan.skipped.items():
         tell(f"{name}: skipped, {reason}")
@@ -123,14 +124,15 @@ def run_bench(plan: BenchPlan, command: str, tell: Callable[[str], None] = print
 
 def measure(case: Case, rounds: int, timesteps: int, command: str) -> CaseResult:
     """
-    One case. Contenders take turns, one at a time: whatever the machine does meanwhile, it does to all of them.
+    Measure one case. Contenders take turns, so that other load on the machine affects all of them.
 
-    :param case: what to measure
-    :param rounds: whole trainings of each contender; about half as many more get a stopwatch
-    :param timesteps: environment steps of a round, at least
-    :param command: for the record
+    :param case: the case
+    :param rounds: rounds of training per contender; about half as many more have a stopwatch
+    :param timesteps: smallest number of environment steps per round
+    :param command: the command, for the record
     :raises Exception: what a contender raised
     """
+    source = {**provenance(), "code_hash": code_hash_of_speed()}  # before the first round
     skipped = {peer: reason for peer in case.peers if (reason := missing_package(peer))}
     peers = [peer for peer in case.peers if peer not in skipped]
     contenders = [*peers[:1], case.algorithm, *peers[1:]]
@@ -166,13 +168,13 @@ def measure(case: Case, rounds: int, timesteps: int, command: str) -> CaseResult
         timesteps=timesteps,
         command=command,
         date=date.today().isoformat(),
-        machine=machine(),
         versions={**versions(), **installed_versions(OPTIONAL)},
+        **source,
     )
 
 
 def take_turns(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Calls every contender once, then every one once more, and so on; what each returned, in its order."""
+    """Call all contenders in turn, ``rounds`` times; return the results of each in order."""
     measured: dict[str, list[T]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():

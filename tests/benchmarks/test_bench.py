@@ -10,7 +10,6 @@ import pytest
 import readme_tables
 from stable_baselines3.common.env_checker import check_env
 
-from benchmarks.claims import check as claims
 from benchmarks.speed import cases, report, run
 from benchmarks.speed.__main__ import main
 from benchmarks.speed.cases import CASES, Case, Goal, contender_class, missing_package
@@ -96,9 +95,18 @@ def test_the_report_tells_ratios_phases_machine_and_versions():
     text = report.markdown([case_result(replace(CASE, acting_goal=60.0))])
     assert "| a-case | sb3:ppo | 500 / 333 / 100 000 | 3.00 (1.00–5.00) | 6.00 | 4.00 | 1.15 | 1.15 |" in text
     assert "| a-case | ppo | 40 % | 0 % | 20 % | 40 % | 0 % | 0 % | 100000, ✗ ≤ 60 | 125000 | – | 115 |" in text
-    assert "2026-01-02 on a processor, 3 cores, an os; torch 9.9" in text and "over the rounds, 3 a case" in text
+    assert "2026-01-02 on a processor, 3 cores, an os; torch 9.9" in text and "over the rounds, 3 per case" in text
     compiled = replace(timing([1.0]), warm_cache_seconds=0.25)
     assert "| 0.5 / 0.2 |" in report.markdown([case_result(ppo=compiled, **{"sb3:ppo": timing([1.0])})])
+
+
+def test_rows_that_were_measured_with_other_code_are_shown_as_stale():
+    today = replace(case_result(), code_hash=report.code_hash_of_speed())
+    assert "Stale" not in report.markdown([today, today])
+    for stale in (case_result(), replace(today, code_hash="other")):
+        assert "**Stale** (" in report.markdown([stale]) and report.markdown([stale]).endswith("): all rows.")
+    other = replace(case_result(), case=replace(CASE, name="another-case"))
+    assert report.markdown([today, other]).endswith("): another-case.")
 
 
 def test_versions_that_another_case_has_too_are_told_once():
@@ -189,7 +197,7 @@ def fake_measuring(monkeypatch, tmp_path):
     """Three cases in place of the real ones, the second of which fails; what is kept goes to an empty folder."""
     names = ("first", "second", "third")
     monkeypatch.setattr(cases, "CASES", tuple(replace(CASE, name=name) for name in names))
-    monkeypatch.setattr(claims, "config_folder", lambda: tmp_path / "zoo_configs")
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "benchmarks" / "results")
     monkeypatch.chdir(tmp_path)
 
     def measure(case, rounds, timesteps, command):
@@ -300,6 +308,7 @@ def test_a_small_benchmark_measures_everything(tmp_path, monkeypatch, capsys):
     assert [r.frames for r in result.ceiling] == [20]
     assert result.machine["cpu"] and result.machine["cores"] and result.versions["torch"] and result.date
     assert result.command.startswith("python -m benchmarks.speed --rounds 2")
+    assert result.commit and result.clean is not None and result.code_hash == report.code_hash_of_speed()
 
 
 def test_one_model_trains_with_and_without_diagnostics(monkeypatch, tmp_path):

@@ -3,8 +3,6 @@
 import pytest
 from stable_baselines3 import A2C
 
-from benchmarks.claims.relative import RelativeClaim
-from benchmarks.claims.verdict import provenance
 from sb3_pgx.experiments.comparison import plan_comparison
 from sb3_pgx.experiments.runs import RunSpec, execute, failed
 from sb3_pgx.settings.configs import RunConfig
@@ -26,11 +24,6 @@ def test_a_run_and_one_that_failed():
     spec = RunSpec("sb3:a2c", A2C, "CartPole-v1", 0, 10, RunConfig(source="test", n_envs=2), eval_episodes=1)
     for result in (execute(spec), failed(spec, MemoryError("no"))):
         assert simulators(result.versions) == {"engine of CartPole-v1"}
-
-
-def test_the_record_of_a_claim_on_several_environments():
-    claim = RelativeClaim("a2c", "ppo", ("CartPole-v1", "Pendulum-v1"), timesteps=10, share=1.0)
-    assert simulators(provenance(claim, "command")["versions"]) == {"engine of CartPole-v1", "engine of Pendulum-v1"}
 
 
 def test_a_comparison_in_several_environments(tmp_path):

@@ -1,0 +1,70 @@
+"""Draws: what one seed gave, whatever the kind of claim. All of them are kept, failed ones too."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Draw:
+    """
+    One run of one contender.
+
+    :param contender: its label in the claim
+    :param env_id: Gymnasium's name of the environment
+    :param seed: seed of the run
+    :param measured: what the claim judges, by measure; empty if the run failed
+    :param error: the sentence with which the run failed, or ``None``
+    :param steps: environment steps that were taken
+    :param seconds: wall-clock seconds of training
+    :param returns: returns of the episodes that the final policy played
+    """
+
+    contender: str
+    env_id: str
+    seed: int
+    measured: dict[str, float]
+    error: str | None = None
+    steps: int = 0
+    seconds: float = 0.0
+    returns: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """
+    How to run, which does not change what comes out.
+
+    :param workers: runs at a time; ``None`` for as many as there are processors
+    :param configs: folder of hyperparameter files; ``None`` for this repository's
+    :param output: folder that keeps every run; finished runs in it are reused if their code hash is the same
+    :param progress: whether to show a progress bar
+    """
+
+    workers: int | None = None
+    configs: Path | None = None
+    output: Path | None = None
+    progress: bool = True
+
+
+def in_processes(run: Callable[..., Draw], jobs: Sequence[tuple], workers: int | None) -> list[Draw]:
+    """
+    Run each job in a process of its own.
+
+    :param run: takes ``(contender, env_id, seed, ...)``; an exception becomes a failed draw
+    :param jobs: its arguments
+    :param workers: processes at a time; default 2
+    """
+    with ProcessPoolExecutor(workers or 2, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(run, *job) for job in jobs]
+        return [_draw_of(future.result, job) for future, job in zip(futures, jobs, strict=True)]
+
+
+def _draw_of(result: Callable[[], Draw], job: tuple) -> Draw:
+    try:
+        return result()
+    except Exception as error:
+        contender, env_id, seed, *_ = job
+        return Draw(contender, env_id, seed, {}, error=f"{type(error).__name__}: {' '.join(str(error).split())}")

@@ -1,0 +1,144 @@
+"""Records of measured claims: one list per subject, in which nothing is ever replaced."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.claims.analysis import Judgement, judge
+from benchmarks.claims.draws import Draw
+from benchmarks.claims.protocol import KINDS, Claim
+from benchmarks.claims.training_runs import contenders_of
+from benchmarks.provenance import ROOT, code_hash
+from sb3_pgx.experiments.pool import json_round_trip, write_json
+
+Record = dict[str, Any]
+MORE_CODE = {
+    "false alarms": ("sb3_pgx/diagnostics", "benchmarks/claims/false_alarms.py"),
+    "gradient variance": ("benchmarks/claims/gradient_variance.py",),
+}
+
+
+@dataclass(frozen=True)
+class RecordProblem:
+    """A claim whose record is not what the protocol asks for."""
+
+    claim: Claim
+    sentence: str
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the records of a subject, superseded ones included; none if there is no file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def add_record(path: Path, record: Record, claim: Claim) -> None:
+    """
+    Append a record. An earlier version of the same claim stays in the file, superseded with the reason that the claim gives.
+
+    :param path: the subject's file
+    :param record: from :func:`record_of`
+    :param claim: the claim that was measured
+    :raises ValueError: a record has used these seeds already
+    """
+    check_seeds_are_unused(path, claim)
+    reasons = {earlier.version: earlier.reason for earlier in claim.earlier}
+    records = read_records(path)
+    for old in records:
+        if old["name"] == claim.name and "superseded" not in old:
+            old["superseded"] = reasons[old["version"]]
+    write_json(path, [*records, record])
+
+
+def check_seeds_are_unused(path: Path, claim: Claim) -> None:
+    """
+    :raises ValueError: a record has used seeds of this claim: they were drawn once, whatever came of it
+    """
+    for record in read_records(path):
+        if set(claim.seeds) & set(record.get("seeds", ())):
+            raise ValueError(
+                f"{claim.subject}.yml, {claim.name!r}: the record of {record['date']} has used these seeds, and each seed is "
+                "used once; raise the version, give it new seeds, and list the old ones under 'earlier' with the reason"
+            )
+
+
+def record_of(
+    claim: Claim,
+    draws: Sequence[Draw],
+    judgement: Judgement,
+    code: str,
+    source: Mapping[str, Any],
+    configs: Path | None = None,
+) -> Record:
+    """
+    Return everything that is published about a measured claim.
+
+    :param claim: the claim
+    :param draws: all draws; failed ones come first in the record
+    :param judgement: what :func:`~benchmarks.claims.analysis.judge` said of them
+    :param code: hash of the code that training depended on
+    :param source: commit, machine, versions, date, command, wall-clock
+    :param configs: folder of hyperparameter files; default this repository's
+    """
+    return json_round_trip(
+        {
+            "name": claim.name,
+            "version": claim.version,
+            "claim": claim.statement,
+            "verdict": judgement.verdict,
+            "holds": judgement.verdict == KINDS[claim.kind].claimed,
+            "reason": judgement.reason,
+            "estimates": [asdict(estimate) for estimate in judgement.estimates],
+            "seeds": claim.seeds,
+            "protocol": {key: value for key, value in asdict(claim).items() if key not in ("subject", "name", "version")},
+            "code_hash": code,
+            **source,
+            "hyperparameters": settings_of(claim, configs),
+            "draws": [asdict(draw) for draw in sorted(draws, key=lambda draw: draw.error is None)],
+        }
+    )
+
+
+def settings_of(claim: Claim, configs: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Return the settings of each contender and environment; none for a claim that trains with the defaults of a class."""
+    settings: dict[str, dict[str, Any]] = {}
+    if claim.kind != "gradient variance":
+        for label, env_id, _, config in contenders_of(claim, configs):
+            settings.setdefault(label, {})[env_id] = asdict(config)
+    return settings
+
+
+def code_hash_of(claim: Claim, configs: Path | None = None, root: Path = ROOT) -> str:
+    """Return today's hash of the code and the settings that a claim's runs depend on."""
+    return code_hash(settings_of(claim, configs), MORE_CODE.get(claim.kind, ()), root)
+
+
+def current_record(claim: Claim, records: Sequence[Record]) -> Record | None:
+    """Return the record of this version of the claim, or ``None`` if it has not been measured."""
+    found = [r for r in records if (r["name"], r["version"]) == (claim.name, claim.version) and "superseded" not in r]
+    return found[-1] if found else None
+
+
+def find_problem(claim: Claim, records: Sequence[Record], configs: Path | None = None) -> RecordProblem | None:
+    """
+    Compare a claim with its record.
+
+    :return: what is wrong: missing, stale, measured otherwise than the protocol says today, or a verdict that its own draws do
+        not give; ``None`` if nothing is
+    """
+    record = current_record(claim, records)
+    if record is None:
+        return RecordProblem(claim, "missing: it has not been measured")
+    today = code_hash_of(claim, configs)
+    if record["code_hash"] != today:
+        return RecordProblem(claim, f"stale: measured with code {record['code_hash']}, and today's is {today}")
+    planned = json_round_trip(
+        {key: value for key, value in asdict(claim).items() if key not in ("subject", "name", "version")}
+    )
+    if changed := [key for key in planned if record["protocol"].get(key) != planned[key]]:
+        return RecordProblem(claim, f"changed after it was measured: {', '.join(changed)}; raise its version")
+    verdict = judge(claim, [Draw(**draw) for draw in record["draws"]]).verdict
+    if verdict != record["verdict"]:
+        return RecordProblem(claim, f"altered: its draws say {verdict}, and the record says {record['verdict']}")
+    return None

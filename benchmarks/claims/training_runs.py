@@ -1,0 +1,96 @@
+"""The runs behind claims about returns."""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+
+from benchmarks.claims.draws import Draw, RunOptions
+from benchmarks.claims.protocol import CURVE_AREA, FINAL_RETURN, Claim
+from sb3_pgx.experiments.earlier_runs import find_earlier_runs, run_missing
+from sb3_pgx.experiments.peers import Peer, config_of, resolve_peer
+from sb3_pgx.experiments.pool import read_result
+from sb3_pgx.experiments.runs import RunResult, RunSpec, file_name, versions
+from sb3_pgx.experiments.statistics import area_under_curve
+from sb3_pgx.settings.configs import CLASS_DEFAULTS, RunConfig, config_folder, load_config
+
+TUNED = "tuned"  # folder of what searches found, next to the published hyperparameters
+EVAL_EPISODES = 20
+
+Contender = tuple[str, str, Peer, RunConfig]  # label, environment, algorithm, settings
+
+
+def contenders_of(claim: Claim, configs: Path | None = None) -> list[Contender]:
+    """
+    Return what a claim trains: both sides of an improvement are the same class, with what a search found and with the
+    defaults of the class; any other contender has its published settings.
+
+    :param claim: a claim about returns or about false alarms
+    :param configs: folder of hyperparameter files; default this repository's
+    :raises ValueError: an unknown name, or a broken hyperparameter file
+    :raises ImportError: the package of a peer is not installed
+    """
+    if claim.kind == "improvement":
+        (env_id,) = claim.environments
+        peer = resolve_peer(claim.algorithm)
+        found = load_config(claim.algorithm, env_id, (configs or config_folder()) / TUNED)
+        return [("tuned", env_id, peer, found), ("defaults", env_id, peer, RunConfig(CLASS_DEFAULTS))]
+    return [
+        (name, env_id, peer, peer.adapt(config_of(peer, env_id, configs)))
+        for name, env_id in claim.trains
+        for peer in [resolve_peer(name)]
+    ]
+
+
+def train(claim: Claim, options: RunOptions, code: str) -> list[Draw]:
+    """
+    Train every contender of a claim on every seed.
+
+    :param claim: a claim about returns
+    :param options: finished runs in ``options.output`` are reused if settings, versions and code hash are the same; failed
+        runs are reused, too: a seed is not drawn again because it failed
+    :param code: hash of the code that training depends on
+    :return: one draw per contender, environment and seed
+    """
+    specs = [
+        RunSpec(label, peer.algorithm, env_id, seed, claim.environments[env_id], config, eval_episodes=EVAL_EPISODES)
+        for label, env_id, peer, config in contenders_of(claim, options.configs)
+        for seed in claim.seeds
+    ]
+    if options.output is None:
+        return [draw_of(result) for result in run_missing(specs, None, {}, options.workers, options.progress)]
+    paths = [run_folder(spec, options.output, code) / f"{spec.name}.json" for spec in specs]
+    kept = {**failed_runs(paths), **find_earlier_runs(specs, paths).results}
+    return [draw_of(result) for result in run_missing(specs, paths, kept, options.workers, options.progress)]
+
+
+def failed_runs(paths: Sequence[Path]) -> dict[int, RunResult]:
+    """Return the failed runs among these files, by their place; a file that is only half there is not a run."""
+    found: dict[int, RunResult] = {}
+    for index, path in enumerate(paths):
+        with suppress(ValueError, FileNotFoundError):
+            result = read_result(path)
+            if result.error is not None:
+                found[index] = result
+    return found
+
+
+def run_folder(spec: RunSpec, output: Path, code: str) -> Path:
+    """Return the folder of a run; everything that may change its outcome, except the seed, is part of the name."""
+    content = {**asdict(spec), "seed": None, "versions": versions(spec.env_id), "code": code}
+    digest = sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return output / "runs" / spec.env_id.replace("/", "-") / f"{file_name(spec.label)}-{digest}"
+
+
+def draw_of(result: RunResult) -> Draw:
+    """Return what a claim keeps of a run."""
+    if result.error is not None:
+        return Draw(result.label, result.env_id, result.seed, {}, error=result.error)
+    measured = {FINAL_RETURN: result.mean_return}
+    if len(result.curve_steps) > 1:
+        measured[CURVE_AREA] = area_under_curve(result.curve_steps, result.curve_returns)
+    return Draw(
+        result.label, result.env_id, result.seed, measured, None, result.steps, result.training_seconds, result.returns
+    )

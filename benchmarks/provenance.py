@@ -1,0 +1,108 @@
+"""Where a measurement comes from: commit, code, machine. Claims and speed records carry the same facts."""
+
+import ast
+import io
+import json
+import os
+import platform
+import subprocess
+import tokenize
+from collections.abc import Sequence
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+# The code that a trained policy, and its evaluation after training, depend on.
+TRAINING_CODE = (
+    "sb3_pgx/algorithms",
+    "sb3_pgx/core",
+    "sb3_pgx/engine",
+    "sb3_pgx/experiments/runs.py",
+    "sb3_pgx/ops",
+    "sb3_pgx/registry.py",
+    "sb3_pgx/settings",
+    "sb3_pgx/stages",
+)
+RESULTS_ALONE = "benchmarks/results"  # written while measuring, so it does not make the tree unclean
+
+
+def code_hash(settings: Any = None, extra: Sequence[str] = (), root: Path = ROOT) -> str:
+    """
+    Return a hash of the code that training depends on.
+
+    Docstrings, comments and blank lines do not count: better words do not make a record stale.
+
+    :param settings: hyperparameters that belong to the measurement, as JSON can hold them
+    :param extra: further files and folders that the measurement depends on, relative to ``root``
+    :param root: the checkout
+    :return: 16 hexadecimal digits
+    :raises FileNotFoundError: a file or folder does not exist; :data:`TRAINING_CODE` must name the code as it is today
+    """
+    digest = sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name in (*TRAINING_CODE, *extra):
+        path = root / name
+        if not path.exists():
+            raise FileNotFoundError(f"{name} is part of the hashed code and does not exist; correct benchmarks/provenance.py")
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(f"\n{file.relative_to(root).as_posix()}\n".encode())
+            digest.update(without_words(file.read_text(encoding="utf-8")).encode())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def without_words(source: str) -> str:
+    """Return Python source without docstrings, comments and blank lines."""
+    lines = source.split("\n")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
+            text = node.body[0]
+            last = text.end_lineno or text.lineno
+            if not lines[text.lineno - 1][: text.col_offset].strip():  # on lines of its own
+                lines[text.lineno - 1 : last] = [""] * (last - text.lineno + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def provenance(root: Path = ROOT) -> dict[str, Any]:
+    """
+    Return the commit, whether the tree was clean, and the machine. Call it before the measurement starts.
+
+    :param root: the checkout; without git the commit is ``None`` and the tree counts as not clean
+    """
+    commit = git(root, "rev-parse", "HEAD")
+    return {"commit": commit, "clean": commit is not None and not uncommitted(root), "machine": machine()}
+
+
+def uncommitted(root: Path = ROOT, *paths: str) -> list[str]:
+    """
+    Return the files that differ from the last commit, new ones included; results do not count.
+
+    :param root: the checkout
+    :param paths: look only at these, such as ``benchmarks/claims``; default everywhere
+    """
+    status = git(root, "status", "--porcelain", "--", *(paths or (".",)), f":(exclude){RESULTS_ALONE}")
+    return [line[3:] for line in (status or "").splitlines()]
+
+
+def git(root: Path, *arguments: str) -> str | None:
+    """Return what git prints, or ``None`` if there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.rstrip()
+
+
+def machine() -> dict[str, Any]:
+    """Return the properties of this machine that decide speed: CPU model, cores, system."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    cpu = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
