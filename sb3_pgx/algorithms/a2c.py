@@ -1,6 +1,6 @@
-"""A2C: one step on n-step or GAE advantages, actor, critic and entropy together."""
+"""A2C: one gradient step per rollout for actor, critic and entropy together, with n-step or GAE advantages."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch as th
@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 from torch.nn import functional as F
 
-from sb3_pgx.algorithms.rmsprop import ShortRollouts, with_rms_prop
+from sb3_pgx.algorithms.rmsprop import RMSpropAlgorithm, with_rms_prop
 from sb3_pgx.core.checks import as_flag, check_counts
 from sb3_pgx.core.rollout import Batch, Rollout
 from sb3_pgx.core.rollout_buffer import RolloutView
@@ -23,7 +23,7 @@ from sb3_pgx.stages.report import Metrics
 
 
 class Coefficients(NamedTuple):
-    """Their values during one update."""
+    """Coefficients during one update."""
 
     normalize_advantage: bool
     ent_coef: float
@@ -31,7 +31,7 @@ class Coefficients(NamedTuple):
 
 
 def actor_critic_objective(now: Evaluation, batch: Batch, c: Coefficients) -> dict[str, Tensor]:
-    """The loss of a batch under ``"loss"``, and its parts."""
+    """Return the loss of a batch as ``"loss"``, and its parts."""
     advantages = standardized(batch.advantages) if c.normalize_advantage else batch.advantages
     policy_loss = -(advantages * now.log_prob).mean()
     value_loss = F.mse_loss(batch.returns, now.values)
@@ -46,46 +46,63 @@ def actor_critic_objective(now: Evaluation, batch: Batch, c: Coefficients) -> di
     }
 
 
-class A2C(ShortRollouts):
+class A2C(RMSpropAlgorithm):
     """
     Advantage actor-critic, the synchronous form of A3C (Mnih et al., 2016).
 
-    Arguments, random numbers and updates are those of SB3's ``A2C``: the same seed gives the same training while
-    floating-point order allows. Saved files hold nothing of this package, unless ``policy_kwargs`` ask for one of our
-    policies; SB3 loads them (and takes no schedule for ``ent_coef`` and ``vf_coef``), and ours loads SB3's.
+    Arguments, random numbers and updates are those of SB3's ``A2C``: with the same seed both compute the same numbers, as far
+    as floating-point order allows. SB3 loads our saved models, and we load SB3's. SB3 needs this package for that only if the
+    model holds one of its policies (which ``policy_kwargs`` may ask for) or schedules, and it takes no schedule for
+    ``ent_coef`` and ``vf_coef``.
 
-    :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy`` or a class
-    :param env: environment, or its id
-    :param learning_rate: a number, a function of the remaining progress, or a string such as ``"lin_7e-4"``
-    :param n_steps: steps of each environment, an update
-    :param gamma: discount factor, in [0, 1]
-    :param gae_lambda: λ of the advantages; 1: n-step returns, 0: one-step actor-critic
-    :param ent_coef: weight of the entropy, a number, a schedule or a string
-    :param vf_coef: weight of the mean squared value error, likewise
-    :param max_grad_norm: norm to which the gradient is clipped
-    :param rms_prop_eps: ε of RMSprop
-    :param use_rms_prop: RMSprop, as in the paper, instead of Adam
-    :param use_sde: generalised state-dependent exploration
-    :param sde_sample_freq: new exploration noise every so many steps; −1: at the start of a rollout
-    :param rollout_buffer_class: a class of your own with the interface of SB3's; it is filled after collection
-    :param rollout_buffer_kwargs: for that class
-    :param normalize_advantage: standardise the advantages over the batch
-    :param stats_window_size: episodes over which ``rollout/ep_rew_mean`` is averaged
-    :param tensorboard_log: folder for TensorBoard
-    :param policy_kwargs: for the policy
-    :param verbose: 0 nothing, 1 messages, 2 debug
-    :param seed: for everything random
-    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
-    :param _init_setup_model: build the networks now
-    :param compile: compile acting and the gradient step: ``True``, ``False``, or where the training is long enough,
-        ``"auto"`` (:data:`sb3_pgx.engine.compiler.COMPILE_AFTER`)
-    :param discount_state_weighting: weight the policy's gradient with γ^t, t the steps since the start of the episode. With
-        ``n_steps=1``, ``gae_lambda=0`` and one environment that is the one-step actor-critic of Sutton & Barto (§13.5)
-    :raises ValueError: an argument makes no sense
+    :param policy: ``"MlpPolicy"`` (vectors), ``"CnnPolicy"`` (images), ``"MultiInputPolicy"`` (dictionaries), or a policy
+        class
+    :param env: an environment, a ``VecEnv`` or the id of a registered environment
+    :param learning_rate: step size of the optimizer. Typical: 1e-4 to 1e-3. Larger values learn faster until updates become
+        unstable. A number, a function of the remaining progress (1 to 0) or a string such as ``"lin_7e-4"``
+    :param n_steps: steps per environment and rollout; the batch of an update has n_steps · n_envs rows. Typical: 5 to 32.
+        Larger values give better gradients and fewer updates per environment step
+    :param gamma: γ, discount factor per step, in [0, 1]. Typical: 0.98 to 0.999; rewards count over about 1/(1 − γ) steps.
+        Larger values look further ahead, with more variance
+    :param gae_lambda: λ of generalised advantage estimation, in [0, 1]. Typical: 0.9 to 1. 0 gives the one-step actor-critic,
+        1 n-step returns minus V(s). Larger values bring less bias from the critic and more variance (Schulman et al., 2016,
+        eq. 16)
+    :param ent_coef: weight of the entropy (in nats) in the loss. Typical: 0 to 0.01. Larger values keep the policy more
+        random. A number, a schedule or a string (Mnih et al., 2016, §4)
+    :param vf_coef: weight of the mean squared value error in the loss. Typical: 0.25 to 1. Larger values train the critic
+        harder; matters most if actor and critic share layers. A number, a schedule or a string
+    :param max_grad_norm: largest L2 norm of the gradient, which is scaled down to it. Typical: 0.5 to 1. Smaller values damp
+        outliers; under Adam and RMSprop, a limit that is always active changes little. ``None`` disables clipping
+    :param rms_prop_eps: ε that RMSprop adds to the root mean square of the gradient. Typical: 1e-8 to 1e-3. Larger values
+        shorten the steps of parameters with small gradients
+    :param use_rms_prop: use RMSprop, as the paper does (Mnih et al., 2016, §4), instead of Adam
+    :param use_sde: use generalised state-dependent exploration (Raffin et al., 2022): smooth exploration noise, Box actions
+        only
+    :param sde_sample_freq: steps between two draws of its noise. Typical: 4 to 64, or −1, once per rollout. Larger values
+        explore more smoothly
+    :param rollout_buffer_class: your own class with the interface of SB3's ``RolloutBuffer``, filled after collection;
+        ``None``: SB3's interface to the rollout
+    :param rollout_buffer_kwargs: further arguments of ``rollout_buffer_class``
+    :param normalize_advantage: standardise the advantages over the batch to mean 0 and standard deviation 1, so that the step
+        does not depend on the scale of the rewards
+    :param stats_window_size: number of recent episodes that ``rollout/ep_rew_mean`` averages over. Typical: 100. Larger values
+        give smoother curves that lag more; training does not depend on it
+    :param tensorboard_log: folder for TensorBoard logs; ``None`` writes none
+    :param policy_kwargs: arguments of the policy's constructor, such as ``dict(net_arch=[64, 64])``
+    :param verbose: 0 prints nothing, 1 prints messages and the log, 2 adds debug messages
+    :param seed: seed of weights, actions, minibatches and environments; ``None``: not seeded
+    :param device: ``"cpu"``, ``"cuda"`` or ``"auto"`` (CUDA if available)
+    :param _init_setup_model: build the networks at once; SB3 passes ``False`` while loading
+    :param compile: compile acting and the gradient step: ``True``, ``False``, or ``"auto"``, which compiles if the run is long
+        enough to repay it (:data:`sb3_pgx.engine.compiler.COMPILE_AFTER`)
+    :param discount_state_weighting: weight the policy's gradient at step t of an episode with γ^t, which makes it the exact
+        gradient of the discounted objective. With ``n_steps=1``, ``gae_lambda=0`` and one environment, A2C is then the
+        one-step actor-critic of Sutton & Barto (2018, §13.5). Not together with ``normalize_advantage``
+    :raises ValueError: an argument is invalid
     """
 
-    _ages: list[int] | None = None  # of the episodes under way, at the observations to act on
-    _first_ages: list[int] | None = None  # in the first row of the rollout
+    _ages: list[int] | None = None  # steps since the start of each current episode, at the observations to act on
+    _first_ages: list[int] | None = None  # the same in the first row of the rollout
     objective: ClassVar[Objective | None] = Objective(actor_critic_objective)
 
     def __init__(
@@ -98,7 +115,7 @@ class A2C(ShortRollouts):
         gae_lambda: float = 1.0,
         ent_coef: float | str | Schedule = 0.0,
         vf_coef: float | str | Schedule = 0.5,
-        max_grad_norm: float = 0.5,
+        max_grad_norm: float | None = 0.5,
         rms_prop_eps: float = 1e-5,
         use_rms_prop: bool = True,
         use_sde: bool = False,
@@ -114,7 +131,7 @@ class A2C(ShortRollouts):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        compile: bool | str = "auto",
+        compile: bool | Literal["auto"] = "auto",
         discount_state_weighting: bool = False,
     ):
         super().__init__(
@@ -151,7 +168,7 @@ class A2C(ShortRollouts):
         self.discount_state_weighting = as_flag("discount_state_weighting", self.discount_state_weighting)
         if self.discount_state_weighting and self.normalize_advantage:
             raise ValueError(
-                "discount_state_weighting=True cannot be combined with normalize_advantage=True: the weights would be lost"
+                "discount_state_weighting=True cannot be combined with normalize_advantage=True, which would undo the weights"
             )
         if self.normalize_advantage and self.env is not None and self.n_steps * self.n_envs < 2:
             raise ValueError("normalize_advantage=True needs more than one row: raise n_steps, or use more environments")
@@ -200,7 +217,7 @@ class A2C(ShortRollouts):
     def update(self, rollout: Rollout) -> Metrics:
         c = Coefficients(self.normalize_advantage, self.coefficient("ent_coef"), self.coefficient("vf_coef"))
         with self.gradient_steps(c, self.n_steps * self.n_envs) as steps:
-            steps.epoch(self.minibatches(rollout, batch_size=None))  # one, unless a user's own buffer gives more
+            steps.epoch(self.minibatches(rollout, batch_size=None))  # one batch, unless a user's own buffer yields more
         self._n_updates += 1
-        metrics = {**steps.means(), **steps.last}  # with the gradient's norm
+        metrics = {**steps.means(), **steps.last}  # including the gradient's norm
         return {**{name: value for name, value in metrics.items() if name != "loss"}, **self.spread()}

@@ -1,7 +1,7 @@
 """NPG: one step along the natural gradient, by a fixed factor or to a KL divergence, and then the critic's."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch as th
@@ -43,8 +43,8 @@ from sb3_pgx.stages.evaluate import values_of
 from sb3_pgx.stages.report import Metrics
 from sb3_pgx.stages.trust_region import Surroundings, TrustRegion, named
 
-STEP_RULES = ("kl", "fixed")
-CRITICS = ("sgd", "trust_region")
+StepRule = Literal["kl", "fixed"]
+CriticUpdate = Literal["sgd", "trust_region"]
 # How torch says that a layer's gradient cannot be differentiated.
 ONCE_DIFFERENTIABLE = ("once_differentiable", "derivative for", "does not require grad")
 # Of a step that was refused.
@@ -58,49 +58,71 @@ class NPG(PolicyGradientAlgorithm):
     """
     Natural policy gradient (Kakade, 2001).
 
-    Each update takes one step along F⁻¹g, g the gradient of the mean of A π(a|s) / π_old(a|s), F the Fisher matrix of the
-    action distribution averaged over the states, in exactly the parameters that the distribution depends on. F is never
-    formed: products with it are exact, conjugate gradients solve the system. Then the critic is fitted to the returns; it
-    leaves the action distribution as it is, so that layers shared with the actor are trained by the actor alone. Whatever
-    differs between training and acting (dropout, the statistics of BatchNorm) is as in acting. With gSDE, SB3's policies let
-    no gradient of the standard deviations into the layers below, which F then leaves out: δ is met less closely.
+    Each update takes one step along F⁻¹g. g is the gradient of the mean of A π(a|s) / π_old(a|s). F is the Fisher matrix of
+    the action distribution, averaged over the states, in the parameters that the distribution depends on. F is never formed:
+    its products with vectors are exact, and conjugate gradients solve the system.
 
-    :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy`` or a class
-    :param env: environment, or its id
-    :param learning_rate: of the critic (``critic="sgd"``): a number, a function of the remaining progress, or a string
-    :param n_steps: steps of each environment, a rollout
-    :param batch_size: rows of a minibatch of the critic
-    :param gamma: discount factor, in [0, 1]
-    :param gae_lambda: λ of the advantages, in [0, 1]; lower: less variance, more bias from the critic
-    :param cg_max_steps: the most steps of conjugate gradients, one product with F each
-    :param cg_damping: λ of (F + λI)⁻¹g; more: closer to the plain gradient, and safer
-    :param n_critic_updates: passes over the rollout for the critic (``critic="sgd"``)
-    :param use_sde: generalised state-dependent exploration
-    :param sde_sample_freq: new exploration noise every so many steps; −1: at the start of a rollout
-    :param rollout_buffer_class: a class of your own with the interface of SB3's; it is filled after collection
-    :param rollout_buffer_kwargs: for that class
-    :param normalize_advantage: standardise the advantages over the batch
-    :param target_kl: δ of ``step_rule="kl"``: mean KL(π_old‖π) over the states, summed over the action's dimensions;
-        a number, a schedule or a string such as ``"lin_0.06"``
-    :param sub_sampling_factor: compute products with F on one state in so many, drawn anew each update; all else always
-        uses the whole batch
-    :param stats_window_size: episodes over which ``rollout/ep_rew_mean`` is averaged
-    :param tensorboard_log: folder for TensorBoard
-    :param policy_kwargs: for the policy
-    :param verbose: 0 nothing, 1 messages, 2 debug
-    :param seed: for everything random
-    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
-    :param _init_setup_model: build the networks now
-    :param compile: compile acting, products with F and the critic's steps: ``True``, ``False``, or where the training is
-        long enough, ``"auto"`` (:data:`sb3_pgx.engine.compiler.COMPILE_AFTER`)
-    :param step_rule: ``"kl"``: as far as √(2δ / sᵀFs) s, which a quadratic model puts at δ; ``"fixed"``: ``step_size`` F⁻¹g
-    :param step_size: α of ``step_rule="fixed"``
-    :param cg_tolerance: stop conjugate gradients at ‖g − (F + λI) s‖ ≤ tolerance · ‖g‖
-    :param critic: ``"sgd"``: minibatches, with the policy's optimizer; ``"trust_region"``: one Gauss-Newton step by
-        conjugate gradients with mean (V − V_old)² / (2σ²) ≤ ``critic_epsilon``, σ² = mean (V_old − returns)² (Schulman et
-        al., 2016, eq. 29)
-    :param critic_epsilon: ε of ``critic="trust_region"``, kept to a part in a thousand
-    :raises ValueError: an argument makes no sense, or the action distribution has no KL divergence in closed form
+    Then the critic is fitted to the returns. It does not change the action distribution: layers shared with the actor are
+    trained by the actor alone. Dropout and BatchNorm run in evaluation mode, as in acting.
+
+    With gSDE, SB3's policies stop the gradient from the standard deviations into the layers below, so F leaves that path out
+    and δ is met less closely.
+
+    :param policy: ``"MlpPolicy"`` (vectors), ``"CnnPolicy"`` (images), ``"MultiInputPolicy"`` (dictionaries), or a policy
+        class
+    :param env: an environment, a ``VecEnv`` or the id of a registered environment
+    :param learning_rate: step size of the critic's optimizer, for ``critic="sgd"``. Typical: 3e-4 to 3e-3. Larger values learn
+        faster until updates become unstable. A number, a function of the remaining progress (1 to 0) or a string such as
+        ``"lin_1e-3"``
+    :param n_steps: steps per environment and rollout; the batch of an update has n_steps · n_envs rows. Typical: 512 to 5000.
+        Larger values give better gradients and fewer updates per environment step
+    :param batch_size: rows of a minibatch of the critic, for ``critic="sgd"``. Typical: 64 to 512. Larger values take fewer,
+        less noisy steps
+    :param gamma: γ, discount factor per step, in [0, 1]. Typical: 0.98 to 0.999; rewards count over about 1/(1 − γ) steps.
+        Larger values look further ahead, with more variance
+    :param cg_max_steps: largest number of conjugate gradient iterations; each costs one product with F. Typical: 10 to 25.
+        Larger values solve for the step more exactly (Schulman et al., 2015, app. C)
+    :param cg_damping: λ in (F + λI)⁻¹g. Typical: 1e-3 to 0.1. Larger values move closer to the plain gradient, with shorter,
+        safer steps
+    :param n_critic_updates: passes over the rollout per update, for ``critic="sgd"``. Typical: 5 to 20. Larger values fit V
+        better and may overfit it
+    :param gae_lambda: λ of generalised advantage estimation, in [0, 1]. Typical: 0.9 to 0.98. 0 gives one-step advantages, 1
+        Monte-Carlo returns minus V(s). Larger values bring less bias from the critic and more variance (Schulman et al., 2016,
+        eq. 16)
+    :param use_sde: use generalised state-dependent exploration (Raffin et al., 2022): smooth exploration noise, Box actions
+        only
+    :param sde_sample_freq: steps between two draws of its noise. Typical: 4 to 64, or −1, once per rollout. Larger values
+        explore more smoothly
+    :param rollout_buffer_class: your own class with the interface of SB3's ``RolloutBuffer``, filled after collection;
+        ``None``: SB3's interface to the rollout
+    :param rollout_buffer_kwargs: further arguments of ``rollout_buffer_class``
+    :param normalize_advantage: standardise the advantages over the batch to mean 0 and standard deviation 1, so that the step
+        does not depend on the scale of the rewards
+    :param target_kl: δ of ``step_rule="kl"``: mean KL(π_old‖π) over the states, in nats, summed over action dimensions.
+        Typical: 0.001 to 0.05. Larger values take longer steps. A number, a schedule or a string such as ``"lin_0.06"``
+    :param sub_sampling_factor: k: products with F use a random 1/k of the states, drawn per update; everything else uses the
+        whole batch. Typical: 1 to 10. Larger values are faster, with a noisier step (Schulman et al., 2015, app. C)
+    :param stats_window_size: number of recent episodes that ``rollout/ep_rew_mean`` averages over. Typical: 100. Larger values
+        give smoother curves that lag more; training does not depend on it
+    :param tensorboard_log: folder for TensorBoard logs; ``None`` writes none
+    :param policy_kwargs: arguments of the policy's constructor, such as ``dict(net_arch=[64, 64])``
+    :param verbose: 0 prints nothing, 1 prints messages and the log, 2 adds debug messages
+    :param seed: seed of weights, actions, minibatches and environments; ``None``: not seeded
+    :param device: ``"cpu"``, ``"cuda"`` or ``"auto"`` (CUDA if available)
+    :param _init_setup_model: build the networks at once; SB3 passes ``False`` while loading
+    :param compile: compile acting, products with F and the critic's steps: ``True``, ``False``, or ``"auto"``, which compiles
+        if the run is long enough to repay it (:data:`sb3_pgx.engine.compiler.COMPILE_AFTER`)
+    :param step_rule: length of the step along s = (F + λI)⁻¹g: ``"kl"`` takes √(2δ / sᵀFs) s, whose divergence is δ to second
+        order; ``"fixed"`` takes ``step_size`` · s
+    :param step_size: α of ``step_rule="fixed"``. Typical: 0.01 to 0.5. Larger values take longer steps (Kakade, 2001, §2)
+    :param cg_tolerance: relative residual ‖g − (F + λI)s‖ / ‖g‖ at which conjugate gradients stop, in [0, 1). Typical: 1e-10
+        to 1e-3. Larger values stop earlier, with a less exact step
+    :param critic: how V is fitted to the returns: ``"sgd"`` in minibatches with the policy's optimizer, as sb3-contrib does,
+        or ``"trust_region"`` with one Gauss-Newton step by conjugate gradients subject to mean (V − V_old)² / (2σ²) ≤
+        ``critic_epsilon``, σ² = mean (V_old − returns)² (Schulman et al., 2016, eq. 29)
+    :param critic_epsilon: ε of ``critic="trust_region"``, kept to one part in a thousand; relative, so that it does not depend
+        on the scale of the rewards. Typical: 0.01 to 0.1. Larger values let V change more per update
+    :raises ValueError: an argument is invalid, or the action distribution has no KL divergence in closed form
     """
 
     objective: ClassVar[Objective | None] = CRITIC_OBJECTIVE
@@ -134,11 +156,11 @@ class NPG(PolicyGradientAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        compile: bool | str = "auto",
-        step_rule: str = "kl",
+        compile: bool | Literal["auto"] = "auto",
+        step_rule: StepRule = "kl",
         step_size: float = 0.1,
         cg_tolerance: float = 1e-6,
-        critic: str = "sgd",
+        critic: CriticUpdate = "sgd",
         critic_epsilon: float = 0.01,
     ):
         super().__init__(
@@ -222,8 +244,8 @@ class NPG(PolicyGradientAlgorithm):
         if self.cg_tolerance >= 1:
             raise ValueError(f"cg_tolerance={self.cg_tolerance} must be below 1: the policy would never move")
         self.normalize_advantage = as_flag("normalize_advantage", self.normalize_advantage)
-        check_choice(STEP_RULES, step_rule=self.step_rule)
-        check_choice(CRITICS, critic=self.critic)
+        check_choice(get_args(StepRule), step_rule=self.step_rule)
+        check_choice(get_args(CriticUpdate), critic=self.critic)
 
     def _setup_model(self) -> None:
         super()._setup_model()

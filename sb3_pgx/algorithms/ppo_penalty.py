@@ -1,6 +1,6 @@
-"""PPO with a penalty on the KL divergence, whose weight adapts, in place of the clip."""
+"""PPO with an adaptive penalty on the KL divergence in place of the clip."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -8,7 +8,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from sb3_pgx.algorithms.ppo import MIN_CLIP_RANGE, PPO, scaled_advantages, value_error
+from sb3_pgx.algorithms.proximal import MIN_CLIP_RANGE, ProximalAlgorithm, scaled_advantages, value_error
 from sb3_pgx.core.checks import check_finite_not_negative, check_positive, check_positive_or_none
 from sb3_pgx.core.controllers import adapted_kl_coef
 from sb3_pgx.core.distributions import Family, family_of
@@ -21,7 +21,7 @@ from sb3_pgx.stages.report import Metrics
 
 
 class Coefficients(NamedTuple):
-    """Their values during one update."""
+    """Coefficients during one update."""
 
     kl_coef: float
     target_kl: float
@@ -35,16 +35,16 @@ class Coefficients(NamedTuple):
 
 
 def penalized_objective(now: Evaluation, batch: Batch, c: Coefficients) -> dict[str, Tensor]:
-    """The loss of a minibatch under ``"loss"``, and its parts; ``kl`` is exact."""
+    """Return the loss of a minibatch as ``"loss"``, and its parts. The KL divergence is exact, not estimated."""
     assert now.distribution is not None and batch.distribution is not None
     log_ratio = now.log_prob - batch.log_prob
     ratio = log_ratio.exp()
-    advantages = scaled_advantages(batch, c)
+    advantages = scaled_advantages(batch, c.normalize_advantage)
     surrogate = ratio * advantages if c.clip_range is None else clipped_surrogate(ratio, advantages, c.clip_range)
     policy_loss = -surrogate.mean()
     kl = c.family.kl(batch.distribution, now.distribution).mean()
     penalty = c.kl_coef * kl + weighted(c.hinge_coef, kl_hinge(kl, c.target_kl))
-    value_loss = value_error(now, batch, c)
+    value_loss = value_error(now, batch, c.clip_range_vf)
     entropy_loss = -now.entropy.mean()
     measured = {
         "loss": policy_loss + penalty + weighted(c.ent_coef, entropy_loss) + weighted(c.vf_coef, value_loss),
@@ -58,29 +58,79 @@ def penalized_objective(now: Evaluation, batch: Batch, c: Coefficients) -> dict[
     return measured if c.clip_range is None else {**measured, "clip_fraction": clip_fraction(ratio, c.clip_range)}
 
 
-class PPOPenalty(PPO):
+class PPOPenalty(ProximalAlgorithm):
     """
-    Proximal policy optimisation with an adaptive KL penalty (Schulman et al., 2017, §4).
+    Proximal policy optimisation with an adaptive KL penalty in place of the clip (Schulman et al., 2017, §4).
 
-    Each minibatch step ascends the mean of r A − β KL(π_old‖π) with r = π(a|s) / π_old(a|s). The divergence is exact, from
-    the distributions' parameters, in the direction old‖new and summed over action dimensions. After all epochs it is
-    measured over the whole batch, and β is halved or doubled for the next iteration where it missed the target.
+    Each minibatch step ascends the mean of r A − β KL(π_old‖π) with r = π(a|s) / π_old(a|s). The divergence is computed
+    exactly from the distributions' parameters and summed over action dimensions. After all epochs it is measured over the
+    whole batch; if it missed the target, β is halved or doubled for the next update.
 
-    Distributed PPO (Heess et al., 2017) adds ``hinge_coef`` and ``early_stop_kl``; a number for ``clip_range`` adds the clip,
-    as RLlib does. Further arguments are those of :class:`~sb3_pgx.algorithms.ppo.PPO`.
+    Distributed PPO (Heess et al., 2017) adds ``hinge_coef`` and ``early_stop_kl``. A number for ``clip_range`` adds the clip,
+    as RLlib does.
 
-    :param kl_coef: β at the start; the attribute holds the current one, which is saved with the model
-    :param target_kl: the mean KL(π_old‖π) an iteration is **to reach**; unlike PPO's ``target_kl``, it stops nothing
-    :param kl_tolerance: β stays where the divergence is within this factor of the target
-    :param kl_factor: by which β is divided or multiplied
-    :param hinge_coef: weight of max(0, KL − 2 target)², for each minibatch; 0: none
-    :param early_stop_kl: end the update before the step of a minibatch whose divergence exceeds this many times the target;
-        ``None``: never
-    :param clip_range: ε of the clip, a number, a schedule or a string; ``None``: no clip
-    :raises ValueError: an argument makes no sense
+    :param policy: ``"MlpPolicy"`` (vectors), ``"CnnPolicy"`` (images), ``"MultiInputPolicy"`` (dictionaries), or a policy
+        class
+    :param env: an environment, a ``VecEnv`` or the id of a registered environment
+    :param learning_rate: step size of the optimizer (Adam). Typical: 1e-5 to 1e-3. Larger values learn faster until updates
+        become unstable. A number, a function of the remaining progress (1 to 0) or a string such as ``"lin_3e-4"``
+    :param n_steps: steps per environment and rollout; the batch of an update has n_steps · n_envs rows. Typical: 32 to 4096.
+        Larger values give better gradients and fewer updates per environment step
+    :param batch_size: rows of a minibatch, at most the whole rollout. Typical: 32 to 4096. Larger values give less noisy and
+        fewer gradient steps
+    :param n_epochs: passes over the rollout per update. Typical: 3 to 20. Larger values learn more from each sample, until the
+        policy has moved too far from the one that acted
+    :param gamma: γ, discount factor per step, in [0, 1]. Typical: 0.98 to 0.999; rewards count over about 1/(1 − γ) steps.
+        Larger values look further ahead, with more variance
+    :param gae_lambda: λ of generalised advantage estimation, in [0, 1]. Typical: 0.9 to 0.98. 0 gives one-step advantages, 1
+        Monte-Carlo returns minus V(s). Larger values bring less bias from the critic and more variance (Schulman et al., 2016,
+        eq. 16)
+    :param clip_range_vf: largest distance of a value from the one before the update, in units of the return; beyond it the
+        value gets no gradient. Typical: ``None``, which disables value clipping, or 0.1 to 0.5 with normalised rewards. Larger
+        values let the critic learn faster. A number, a schedule or a string
+    :param normalize_advantage: standardise the advantages over each minibatch to mean 0 and standard deviation 1, so that the
+        step does not depend on the scale of the rewards
+    :param ent_coef: weight of the entropy (in nats) in the loss. Typical: 0 to 0.01. Larger values keep the policy more
+        random. A number, a schedule or a string (Schulman et al., 2017, eq. 9)
+    :param vf_coef: weight of the mean squared value error in the loss. Typical: 0.25 to 1. Larger values train the critic
+        harder; matters most if actor and critic share layers. A number, a schedule or a string (Schulman et al., 2017, eq. 9)
+    :param max_grad_norm: largest L2 norm of the gradient, which is scaled down to it. Typical: 0.5 to 1. Smaller values damp
+        outliers; under Adam and RMSprop, a limit that is always active changes little. ``None`` disables clipping
+    :param use_sde: use generalised state-dependent exploration (Raffin et al., 2022): smooth exploration noise, Box actions
+        only
+    :param sde_sample_freq: steps between two draws of its noise. Typical: 4 to 64, or −1, once per rollout. Larger values
+        explore more smoothly
+    :param rollout_buffer_class: accepted for SB3's sake; only ``None`` and SB3's own classes, since others cannot hold action
+        distributions
+    :param rollout_buffer_kwargs: further arguments of ``rollout_buffer_class``
+    :param kl_coef: β, weight of the KL penalty, at the start of training. Typical: 0.2 to 3; it adapts quickly, so the start
+        matters little. Larger values move the policy less per update. The attribute holds the current β and is saved with the
+        model (Schulman et al., 2017, eq. 8)
+    :param target_kl: mean KL(π_old‖π), in nats, that each update **should reach**; unlike PPO's ``target_kl``, it stops
+        nothing. Typical: 0.003 to 0.03. Larger values allow larger policy changes per update (Schulman et al., 2017, §4)
+    :param kl_tolerance: factor > 1; β stays while the divergence is between target_kl / kl_tolerance and target_kl ·
+        kl_tolerance. Typical: 1.3 to 2. Larger values adapt β less often
+    :param kl_factor: factor > 1 by which β is multiplied or divided. Typical: 1.5 to 2. Larger values adapt faster and may
+        oscillate
+    :param hinge_coef: weight of max(0, KL − 2 · target_kl)² per minibatch, a barrier against large changes. Typical: 0, which
+        disables it, or 50 to 1000. Larger values make the barrier steeper (Heess et al., 2017)
+    :param early_stop_kl: an update ends before the first minibatch step with a divergence above early_stop_kl · target_kl.
+        Typical: ``None``, which never stops, or 4. Larger values stop later (Heess et al., 2017)
+    :param clip_range: ε of an additional clip: ratios beyond 1 ± ε get no gradient. Typical: ``None``, which disables it, or
+        0.1 to 0.3. Larger values clip less. A number, a schedule or a string
+    :param stats_window_size: number of recent episodes that ``rollout/ep_rew_mean`` averages over. Typical: 100. Larger values
+        give smoother curves that lag more; training does not depend on it
+    :param tensorboard_log: folder for TensorBoard logs; ``None`` writes none
+    :param policy_kwargs: arguments of the policy's constructor, such as ``dict(net_arch=[64, 64])``
+    :param verbose: 0 prints nothing, 1 prints messages and the log, 2 adds debug messages
+    :param seed: seed of weights, actions, minibatches and environments; ``None``: not seeded
+    :param device: ``"cpu"``, ``"cuda"`` or ``"auto"`` (CUDA if available)
+    :param _init_setup_model: build the networks at once; SB3 passes ``False`` while loading
+    :param compile: compile acting and the gradient step: ``True``, ``False``, or ``"auto"``, which compiles if the run is long
+        enough to repay it (:data:`sb3_pgx.engine.compiler.COMPILE_AFTER`)
+    :raises ValueError: an argument is invalid, or the action distribution has no KL divergence in closed form
     """
 
-    clips: ClassVar[bool] = False
     objective: ClassVar[Objective | None] = Objective(penalized_objective, distance="minibatch_kl", reads_distribution=True)
 
     def __init__(
@@ -97,7 +147,7 @@ class PPOPenalty(PPO):
         normalize_advantage: bool = True,
         ent_coef: float | str | Schedule = 0.0,
         vf_coef: float | str | Schedule = 0.5,
-        max_grad_norm: float = 0.5,
+        max_grad_norm: float | None = 0.5,
         use_sde: bool = False,
         sde_sample_freq: int = -1,
         rollout_buffer_class: type[RolloutBuffer] | None = None,
@@ -117,35 +167,34 @@ class PPOPenalty(PPO):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        compile: bool | str = "auto",
+        compile: bool | Literal["auto"] = "auto",
     ):
         super().__init__(
             policy,
             env,
-            learning_rate,
-            n_steps,
-            batch_size,
-            n_epochs,
-            gamma,
-            gae_lambda,
-            clip_range,  # type: ignore[arg-type]
-            clip_range_vf,
-            normalize_advantage,
-            ent_coef,
-            vf_coef,
-            max_grad_norm,
-            use_sde,
-            sde_sample_freq,
-            rollout_buffer_class,
-            rollout_buffer_kwargs,
-            target_kl,
-            stats_window_size,
-            tensorboard_log,
-            policy_kwargs,
-            verbose,
-            seed,
-            device,
-            _init_setup_model=False,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            batch_size=batch_size,
+            n_epochs=n_epochs,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            clip_range=clip_range,
+            clip_range_vf=clip_range_vf,
+            normalize_advantage=normalize_advantage,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            target_kl=target_kl,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
             compile=compile,
         )
         self.kl_coef = kl_coef
@@ -159,7 +208,7 @@ class PPOPenalty(PPO):
     def check_arguments(self) -> None:
         super().check_arguments()
         if self.target_kl is None:
-            raise ValueError("target_kl=None: PPOPenalty adapts its penalty to a target; PPO is the algorithm without one")
+            raise ValueError("target_kl=None: PPOPenalty adapts its penalty to a target: give a positive number, or use PPO")
         check_positive(
             kl_coef=self.kl_coef, target_kl=self.target_kl, kl_tolerance=self.kl_tolerance, kl_factor=self.kl_factor
         )
@@ -171,15 +220,18 @@ class PPOPenalty(PPO):
 
     @property
     def refuses_buffers(self) -> str | None:
+        """Return why the algorithm cannot learn from a user's own buffer class."""
         return f"{type(self).__name__} needs the action distributions of the rollout"
 
-    def coefficients(self) -> Coefficients:  # type: ignore[override]
+    def coefficients(self) -> Coefficients:
+        """Return the coefficients of the next update."""
+        clip_range = self.optional_coefficient("clip_range")
         return Coefficients(
             kl_coef=self.kl_coef,
             target_kl=self.target_kl,  # type: ignore[arg-type]
             hinge_coef=self.hinge_coef,
-            clip_range=None if self.clip_range is None else max(self.coefficient("clip_range"), MIN_CLIP_RANGE),
-            clip_range_vf=None if self.clip_range_vf is None else self.coefficient("clip_range_vf"),
+            clip_range=None if clip_range is None else max(clip_range, MIN_CLIP_RANGE),
+            clip_range_vf=self.optional_coefficient("clip_range_vf"),
             normalize_advantage=self.normalize_advantage,
             ent_coef=self.coefficient("ent_coef"),
             vf_coef=self.coefficient("vf_coef"),
@@ -187,10 +239,17 @@ class PPOPenalty(PPO):
         )
 
     def max_distance(self) -> float | None:
+        """Return the KL(π_old‖π) of a minibatch beyond which an update ends; ``None``: no limit."""
         assert self.target_kl is not None
         return None if self.early_stop_kl is None else self.early_stop_kl * self.target_kl
 
     def update(self, rollout: Rollout) -> Metrics:
+        """
+        Pass over the rollout, then measure the KL divergence and adapt β for the next update.
+
+        :param rollout: with advantages, returns and action distributions
+        :return: what to log, without the prefix ``train/``
+        """
         used = self.kl_coef
         metrics = super().update(rollout)
         moved = self._moved(rollout)
@@ -199,9 +258,9 @@ class PPOPenalty(PPO):
         return {**metrics, **moved, "kl_coef": used}
 
     def _moved(self, rollout: Rollout) -> Metrics:
-        """How far the update has moved the policy, over the whole batch."""
+        """Return how far the update has moved the policy, measured over the whole batch."""
         assert rollout.distribution is not None
-        self.policy.set_training_mode(False)  # as it acted
+        self.policy.set_training_mode(False)  # as during acting
         with th.no_grad():
             _, log_prob, distribution = evaluate_rows(self.policy, rollout, with_distribution=True)
         assert distribution is not None

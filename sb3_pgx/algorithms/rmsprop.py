@@ -1,4 +1,4 @@
-"""What algorithms of a few steps a rollout share, as SB3's A2C has it: RMSprop by default, and a log now and then."""
+"""RMSprop as the default optimizer, and what follows from it for loading, as in SB3's A2C."""
 
 from typing import Any
 
@@ -13,12 +13,13 @@ from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm, SelfAlgorithm
 
 def with_rms_prop(policy_kwargs: dict[str, Any] | None, use_rms_prop: bool, eps: float) -> dict[str, Any]:
     """
+    Return the policy's arguments with RMSprop as the optimizer, unless they name another one.
+
     :param policy_kwargs: as the user gave them
-    :param use_rms_prop: whether RMSprop is wanted at all
-    :param eps: its ε
-    :return: with the optimizer, unless they name one
-    :raises ValueError: an argument makes no sense
-    :raises TypeError: ``policy_kwargs`` is no dictionary
+    :param use_rms_prop: whether to add RMSprop
+    :param eps: ε of RMSprop
+    :raises ValueError: an argument is invalid
+    :raises TypeError: ``policy_kwargs`` is not a dictionary
     """
     check_mapping(policy_kwargs=policy_kwargs)
     check_finite_not_negative(**without_arrays({"rms_prop_eps": eps}))
@@ -30,16 +31,26 @@ def with_rms_prop(policy_kwargs: dict[str, Any] | None, use_rms_prop: bool, eps:
     return policy_kwargs
 
 
-class ShortRollouts(PolicyGradientAlgorithm):
-    """An algorithm that calls :func:`with_rms_prop`, and logs every hundred rollouts."""
+class RMSpropAlgorithm(PolicyGradientAlgorithm):
+    """
+    Base of A2C and ACER, which use RMSprop by default and, since their rollouts are short, log every 100 rollouts.
+
+    A subclass passes its ``policy_kwargs`` through :func:`with_rms_prop`.
+    """
 
     @classmethod
     def load(cls: type[SelfAlgorithm], path: Any, *args: Any, **kwargs: Any) -> SelfAlgorithm:
         """
-        As SB3's. ``policy_kwargs`` may be those that the constructor was given, without the optimizer it added.
+        Load a model, as SB3's ``load`` does. ``policy_kwargs`` may be those that the constructor was given; the optimizer that
+        it added is taken from the file.
 
-        This unpickles parts of the file, which runs whatever code its author put there: load only files of people you trust.
-        To read the parameters of anybody else's file, construct the model yourself and call ``model.set_parameters(path)``.
+        Loading unpickles parts of the file, which runs whatever code its author put there: load only files from people you
+        trust. To read just the parameters of another file, construct the model and call ``model.set_parameters(path)``.
+
+        :param path: file, or its path
+        :param args: further arguments of SB3's ``load``, such as ``env`` and ``device``
+        :param kwargs: further arguments of SB3's ``load``, or arguments of the constructor that replace the saved ones
+        :return: the model
         """
         given = kwargs.get("policy_kwargs")
         if given is not None:
@@ -58,4 +69,15 @@ class ShortRollouts(PolicyGradientAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfAlgorithm:
+        """
+        Train. :meth:`PolicyGradientAlgorithm.learn` says what happens on errors.
+
+        :param total_timesteps: environment steps to take; the last rollout is completed, so there may be more
+        :param callback: a callback, a list of callbacks or a function, called at every step
+        :param log_interval: rollouts between two log dumps; ``None``: no log. Larger values log less often
+        :param tb_log_name: name of the run in TensorBoard; the class's name by default
+        :param reset_num_timesteps: count steps from 0, and reset the environments
+        :param progress_bar: show a progress bar (needs tqdm and rich)
+        :return: the model itself
+        """
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

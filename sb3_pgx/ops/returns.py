@@ -192,33 +192,6 @@ def monte_carlo(rewards: Tensor, next_values: Tensor, ends: Tensor, gamma: float
     return returns
 
 
-def n_step(rewards: Tensor, next_values: Tensor, ends: Tensor, gamma: float, n: int, valid: Tensor | None = None) -> Tensor:
-    """
-    n-step returns (Sutton & Barto, eq. 7.1), shorter where the sequence is cut.
-
-        R_t^(1) = r_t + γ V(s_{t+1})
-        R_t^(n) = r_t + γ R_{t+1}^(n−1),  and  R_t^(1)  where the sequence is cut
-
-    :param rewards: r_t, ``[T, N]``
-    :param next_values: V(s_{t+1}), ``[T, N]``
-    :param ends: true where an episode ended at t, ``[T, N]``
-    :param gamma: discount factor, in [0, 1]
-    :param n: number of rewards in a return, at least 1
-    :param valid: rows that count, ``[T, N]``; ``None``: all
-    :return: R_t^(n), ``[T, N]``
-    :raises ValueError: ``n`` < 1
-    """
-    if n < 1:
-        raise ValueError(f"n-step returns need n >= 1, not {n}")
-    cut = cuts(ends, valid)
-    rewards, next_values = masked(rewards, valid), masked(next_values, valid)
-    returns = rewards + gamma * next_values
-    for _ in range(n - 1):
-        following = th.where(cut, next_values, returns.roll(-1, dims=0))  # the last row is always cut
-        returns = rewards + gamma * following
-    return returns
-
-
 def standardize(values: Tensor, valid: Tensor) -> Tensor:
     """
     Mean 0 and standard deviation 1 over the rows that count. Equal values give 0: in float64, so that the rounding of

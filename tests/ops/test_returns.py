@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch as th
 
-from sb3_pgx.ops.returns import gae, monte_carlo, n_step, next_values, retrace, v_trace
+from sb3_pgx.ops.returns import gae, monte_carlo, next_values, retrace, v_trace
 
 GAMMA = 0.9
 
@@ -55,14 +55,6 @@ def over_valid_rows(r, definition):
     return expected
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5, 100])
-def test_n_step_returns_equal_their_sum_over_the_future(random_rollout, steps):
-    r = random_rollout
-    expected = over_valid_rows(r, lambda t, n: n_step_return(r, t, n, steps))
-    result = n_step(r["rewards"], r["next_values"], r["ends"], GAMMA, steps, r["valid"])
-    th.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
-
-
 def test_monte_carlo_returns_run_to_the_end_of_the_data(random_rollout):
     r = random_rollout
     expected = over_valid_rows(r, lambda t, n: n_step_return(r, t, n, 10**6))
@@ -103,12 +95,6 @@ def test_numbers_in_rows_that_do_not_count_never_reach_the_others(random_rollout
     spoilt = gae(r["rewards"], r["values"], r["next_values"], r["ends"], GAMMA, 0.95, r["valid"])
     assert th.equal(clean, spoilt)
     assert th.isfinite(monte_carlo(r["rewards"], r["next_values"], r["ends"], GAMMA, r["valid"])).all()
-
-
-def test_n_step_returns_refuse_zero_steps(random_rollout):
-    r = random_rollout
-    with pytest.raises(ValueError, match="n >= 1"):
-        n_step(r["rewards"], r["next_values"], r["ends"], GAMMA, 0)
 
 
 def test_next_values_are_those_of_the_row_after_the_final_observation_or_nothing():

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch as th
@@ -19,7 +19,7 @@ from sb3_pgx.algorithms.acer.record import RawTransitions, normalizes_last, reco
 from sb3_pgx.algorithms.acer.replay import SegmentReplay
 from sb3_pgx.algorithms.acer.replay_files import load_replay, save_replay
 from sb3_pgx.algorithms.acer.segments import Segments, joined, room_for, windows
-from sb3_pgx.algorithms.rmsprop import ShortRollouts, with_rms_prop
+from sb3_pgx.algorithms.rmsprop import RMSpropAlgorithm, with_rms_prop
 from sb3_pgx.core.buffer_arrays import COLUMNS
 from sb3_pgx.core.checks import (
     as_flag,
@@ -38,57 +38,76 @@ from sb3_pgx.engine.layers import Modules
 from sb3_pgx.stages.algorithm import ceil_div
 from sb3_pgx.stages.report import Metrics
 
+TrustRegionStatistics = Literal["probs", "logits"]
+
 MAX_REPLAY_RATIO = 1_000_000
 DRAWN_AT_ONCE = 8  # batches of segments: a call costs as much as its copies, and of pictures more would take much memory
 
 LARGE = 1e6  # the squares of numbers below it are far from the largest of single precision
 
 
-class ACER(ShortRollouts):
+class ACER(RMSpropAlgorithm):
     """
     Actor-critic with experience replay (Wang et al., 2017), for Discrete and Box actions.
 
-    Each rollout of ``n_steps`` is kept, and learned from once as it comes; then follow as many updates as a Poisson
-    distribution says, each on ``replay_batch`` segments of the memory. Returns are Retrace's, importance weights are truncated
-    and their bias is corrected, and each row's gradient is held within a trust region around an average policy.
+    Each rollout goes into the replay memory. With Discrete actions it is also learned from once, immediately. Then a
+    Poisson-distributed number of updates follows, each on ``replay_batch`` segments from the memory. Targets are Retrace's;
+    importance weights are truncated and the resulting bias is corrected; each row's policy gradient is projected onto a trust
+    region around an average policy.
 
-    A Discrete policy's critic is Q(s, ·); a Box policy's is a stochastic dueling network, its standard deviation is fixed
-    (``policy_kwargs=dict(log_std_init=…, learn_std=…)``), and it learns from the memory alone, as in the paper.
+    With Discrete actions the critic is Q(s, ·). With Box actions it is a stochastic dueling network, the standard deviation is
+    fixed (``policy_kwargs=dict(log_std_init=…, learn_std=…)``), and learning uses the memory alone, as in the paper.
 
-    :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy``, or a class derived from
-        :class:`~sb3_pgx.algorithms.acer.policies.ACERMixin`
-    :param env: environment, or its id
-    :param learning_rate: a number, a function of the remaining progress, or a string such as ``"lin_7e-4"``
-    :param n_steps: steps of each environment, a rollout; also the length of a segment
-    :param buffer_size: transitions that the memory holds, over all environments
-    :param replay_start: transitions in the memory before it is replayed
-    :param replay_batch: segments of a replayed update; ``None``: as many as there are environments
-    :param replay_ratio: replayed updates a rollout, on average; 0 keeps no memory
-    :param gamma: discount factor, in [0, 1]
-    :param importance_clip: c, at which importance weights are truncated; smaller: less variance, more bias correction
-    :param trust_region: whether there is one
-    :param trust_region_delta: δ, the rate of divergence from the average policy that a row's gradient may bring; it goes with
-        the size of the advantages: with normalised rewards, and Box actions, 1 is hardly ever reached
-    :param average_coef: α of the average policy, θ_a ← α θ_a + (1 − α) θ after every update
-    :param q_coef: weight of the critic's loss
-    :param ent_coef: weight of the entropy, whose gradient is outside of the trust region; both may be schedules or strings
-    :param max_grad_norm: norm to which the gradient is clipped
-    :param rms_prop_eps: ε of RMSprop
-    :param use_rms_prop: RMSprop, as in the paper, instead of Adam
-    :param stats_window_size: episodes over which ``rollout/ep_rew_mean`` is averaged
-    :param tensorboard_log: folder for TensorBoard
-    :param policy_kwargs: for the policy
-    :param verbose: 0 nothing, 1 messages, 2 debug
-    :param seed: for everything random
-    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
-    :param _init_setup_model: build the networks now
-    :param compile: compile acting and the gradient step: ``True``, ``False``, or where the training is long enough,
-        ``"auto"`` (:data:`sb3_pgx.engine.compiler.COMPILE_AFTER`)
-    :param on_policy_update: learn from each rollout as it comes; ``None``: with Discrete actions
-    :param trust_region_statistics: Discrete: ``"probs"``, the space of the trust region in the paper, or ``"logits"``, in
-        which the same δ is reached far later
-    :param n_dueling_samples: Box: actions that a dueling network's value averages over
-    :raises ValueError: an argument makes no sense
+    :param policy: ``"MlpPolicy"`` (vectors), ``"CnnPolicy"`` (images), ``"MultiInputPolicy"`` (dictionaries), or a class
+        derived from :class:`~sb3_pgx.algorithms.acer.policies.ACERMixin`
+    :param env: an environment, a ``VecEnv`` or the id of a registered environment
+    :param learning_rate: step size of the optimizer. Typical: 1e-4 to 1e-3. Larger values learn faster until updates become
+        unstable. A number, a function of the remaining progress (1 to 0) or a string such as ``"lin_7e-4"``
+    :param n_steps: steps per environment and rollout, and the length of a replayed segment. Typical: 20 (Discrete) to 50
+        (Box). Larger values give longer returns and fewer updates per environment step (Wang et al., 2017, §4 and §6)
+    :param buffer_size: transitions that the memory holds, over all environments. Typical: 5,000 to 1,000,000. Larger values
+        forget later, need more memory and replay older policies' data
+    :param replay_start: transitions in the memory before replay starts. Typical: 1,000 to 10,000. Larger values replay more
+        diverse data at first, and start later
+    :param replay_batch: segments per replayed update; ``None``: one per environment. Typical: ``None``, or 4 to 32. Larger
+        values give less noisy, slower updates
+    :param replay_ratio: mean number of replayed updates per rollout. Typical: 4 to 8; 0 keeps no memory. Larger values need
+        fewer environment steps and more computation (Wang et al., 2017, §4)
+    :param gamma: γ, discount factor per step, in [0, 1]. Typical: 0.98 to 0.999; rewards count over about 1/(1 − γ) steps.
+        Larger values look further ahead, with more variance
+    :param importance_clip: c > 0, at which importance weights are truncated. Typical: 5 to 10; ``math.inf`` never truncates.
+        Smaller values give less variance and rely more on the critic, through the bias correction (Wang et al., 2017, §3.2)
+    :param trust_region: project the policy's gradient onto the trust region (Wang et al., 2017, eq. 12)
+    :param trust_region_delta: δ ≥ 0, largest rate at which one row's gradient may move the policy away from the average
+        policy, in nats per unit step. Typical: 0.1 to 2. Larger values constrain less. It scales with the advantages: with
+        normalised rewards and Box actions, 1 is hardly ever reached
+    :param average_coef: α of the average policy, θ_a ← α θ_a + (1 − α) θ after every update, in [0, 1]. Typical: 0.99 to
+        0.995. Larger values make the average follow more slowly, which constrains the policy more (Wang et al., 2017, §3.3)
+    :param q_coef: weight of the critic's loss. Typical: 0.25 to 1. Larger values train the critic harder. A number, a schedule
+        or a string
+    :param ent_coef: weight of the entropy (in nats), whose gradient is added outside of the trust region. Typical: 0 to 0.01.
+        Larger values keep the policy more random. A number, a schedule or a string
+    :param max_grad_norm: largest L2 norm of the gradient, which is scaled down to it. Typical: 10 to 40. Smaller values damp
+        outliers; under Adam and RMSprop, a limit that is always active changes little. ``None`` disables clipping
+    :param rms_prop_eps: ε that RMSprop adds to the root mean square of the gradient. Typical: 1e-8 to 1e-3. Larger values
+        shorten the steps of parameters with small gradients
+    :param use_rms_prop: use RMSprop, as the paper does (Wang et al., 2017, §4), instead of Adam
+    :param stats_window_size: number of recent episodes that ``rollout/ep_rew_mean`` averages over. Typical: 100. Larger values
+        give smoother curves that lag more; training does not depend on it
+    :param tensorboard_log: folder for TensorBoard logs; ``None`` writes none
+    :param policy_kwargs: arguments of the policy's constructor, such as ``dict(net_arch=[64, 64])``
+    :param verbose: 0 prints nothing, 1 prints messages and the log, 2 adds debug messages
+    :param seed: seed of weights, actions, minibatches and environments; ``None``: not seeded
+    :param device: ``"cpu"``, ``"cuda"`` or ``"auto"`` (CUDA if available)
+    :param _init_setup_model: build the networks at once; SB3 passes ``False`` while loading
+    :param compile: compile acting and the gradient step: ``True``, ``False``, or ``"auto"``, which compiles if the run is long
+        enough to repay it (:data:`sb3_pgx.engine.compiler.COMPILE_AFTER`)
+    :param on_policy_update: also learn from each rollout immediately; ``None``: only with Discrete actions
+    :param trust_region_statistics: Discrete: space φ of the trust region. ``"probs"`` is the paper's; in ``"logits"`` the same
+        δ is reached much later
+    :param n_dueling_samples: Box: actions over which the dueling network averages the advantage. Typical: 5. Larger values
+        give a less noisy critic and slower updates (Wang et al., 2017, §5)
+    :raises ValueError: an argument is invalid
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -118,7 +137,7 @@ class ACER(ShortRollouts):
         average_coef: float = 0.99,
         q_coef: float | str | Schedule = 0.5,
         ent_coef: float | str | Schedule = 0.01,
-        max_grad_norm: float = 10.0,
+        max_grad_norm: float | None = 10.0,
         rms_prop_eps: float = 1e-5,
         use_rms_prop: bool = True,
         stats_window_size: int = 100,
@@ -129,9 +148,9 @@ class ACER(ShortRollouts):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        compile: bool | str = "auto",
+        compile: bool | Literal["auto"] = "auto",
         on_policy_update: bool | None = None,
-        trust_region_statistics: str = "probs",
+        trust_region_statistics: TrustRegionStatistics = "probs",
         n_dueling_samples: int = 5,
     ):
         super().__init__(
@@ -208,7 +227,7 @@ class ACER(ShortRollouts):
             raise ValueError(
                 f"trust_region_delta={self.trust_region_delta!r} must not be negative; trust_region=False turns it off"
             )
-        check_choice(("probs", "logits"), trust_region_statistics=self.trust_region_statistics)
+        check_choice(get_args(TrustRegionStatistics), trust_region_statistics=self.trust_region_statistics)
         check_unit_interval(average_coef=self.average_coef)
         for name in ("ent_coef", "q_coef"):
             self.coefficient(name)

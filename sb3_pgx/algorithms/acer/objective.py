@@ -1,4 +1,4 @@
-"""What ACER descends on (Wang et al., 2017): section 3 for Discrete, section 5 for Box."""
+"""ACER's losses (Wang et al., 2017): section 3 for Discrete actions, section 5 for Box actions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,12 +26,12 @@ from sb3_pgx.ops.off_policy import (
 )
 from sb3_pgx.ops.returns import next_values, retrace
 
-# Of log ρ of continuous actions: beyond it, ρ would overflow, and is 0 or truncated anyway.
+# Bound of |log ρ| for continuous actions. Beyond it, ρ could overflow, and is practically 0 or truncated anyway.
 MAX_LOG_RATIO = 20.0
 
 
 class Coefficients(NamedTuple):
-    """Their values during one update."""
+    """Coefficients during one update."""
 
     gamma: float
     importance_clip: float
@@ -45,32 +45,32 @@ class Coefficients(NamedTuple):
 
 
 class DiscreteEvaluation(NamedTuple):
-    """What policy, average policy and critic say of segments, with Discrete actions."""
+    """Outputs of policy, average policy and critic for segments, with Discrete actions."""
 
     log_probs: Tensor  # log π(·|s), [B, A]
     entropy: Tensor  # [B]
     action_values: Tensor  # Q(s, ·), [B, A]
-    last_values: Tensor  # V of what followed the segments, [M]
+    last_values: Tensor  # V of the observations after the segments, [M]
     final_values: Tensor  # V of the final observations where episodes were truncated, a constant, [T, M]
     average: Tensor  # packed parameters of the average policy's distribution, a constant, [B, A]
 
 
 class BoxEvaluation(NamedTuple):
-    """The same with Box actions, several of them for each state: the one that was taken, and one that the policy drew now."""
+    """Outputs of policy, average policy and critic for segments, with Box actions: a was taken, a' is a new sample."""
 
-    parameters: Tensor  # [B, 2 D]
+    parameters: Tensor  # packed parameters of the action distribution, [B, 2 D]
     entropy: Tensor  # [B]
     values: Tensor  # V(s), [B]
-    action_values: Tensor  # Q̃(s, a) of the one that was taken, [B]
-    resampled_values: Tensor  # Q̃(s, a') of the other one, a constant, [B]
+    action_values: Tensor  # Q̃(s, a), [B]
+    resampled_values: Tensor  # Q̃(s, a'), a constant, [B]
     actions: Tensor  # a and a', [2, B, D]
-    last_values: Tensor  # [M]
-    final_values: Tensor  # [T, M]
-    average: Tensor  # [B, 2 D]
+    last_values: Tensor  # V of the observations after the segments, [M]
+    final_values: Tensor  # V of the final observations where episodes were truncated, a constant, [T, M]
+    average: Tensor  # packed parameters of the average policy's distribution, a constant, [B, 2 D]
 
 
 def evaluate_discrete(policy: ACERMixin, batch: Segments, average_policy: ACERMixin) -> DiscreteEvaluation:
-    """One pass over the observations of the rows and those after them."""
+    """Evaluate segments with Discrete actions in one pass over their observations and those that follow."""
     rows, final, average = len(batch), final_values(policy, batch), average_distribution(average_policy, batch)
     distribution, latent = policy.distribution_and_latent(batch.observations)
     action_values = policy.value_net(latent)
@@ -82,7 +82,7 @@ def evaluate_discrete(policy: ACERMixin, batch: Segments, average_policy: ACERMi
 
 
 def evaluate_box(policy: ACERMixin, batch: Segments, average_policy: ACERMixin) -> BoxEvaluation:
-    """The same; every Q̃ has actions of its own to subtract the advantage of."""
+    """Evaluate segments with Box actions; each Q̃ uses its own sampled actions u_i."""
     assert batch.noise is not None and batch.bounds is not None
     rows, final, average = len(batch), final_values(policy, batch), average_distribution(average_policy, batch)
     distribution, latent = policy.distribution_and_latent(batch.observations)
@@ -100,14 +100,14 @@ def evaluate_box(policy: ACERMixin, batch: Segments, average_policy: ACERMixin) 
 
 
 def average_distribution(average_policy: ACERMixin, batch: Segments) -> Tensor:
-    """Packed parameters of the average policy's distribution in the rows, ``[B, K]``."""
+    """Return the packed parameters of the average policy's distribution, ``[B, K]``."""
     rows = len(batch)
     with th.no_grad():
         return packed(average_policy.get_distribution(map_tensors(lambda x: x[:rows], batch.observations)))
 
 
 def final_values(policy: ACERMixin, batch: Segments) -> Tensor:
-    """V of the final observations where episodes were truncated, 0 elsewhere, ``[T, M]``."""
+    """Return V of the final observations where episodes were truncated, and 0 elsewhere, ``[T, M]``."""
     if batch.final_observations is None:
         return th.zeros_like(batch.rewards)
     with th.no_grad(), evaluating(policy):
@@ -119,7 +119,7 @@ def final_values(policy: ACERMixin, batch: Segments) -> Tensor:
 
 @contextmanager
 def evaluating(policy: ACERMixin) -> Iterator[None]:
-    """In evaluation mode: final observations are no data to learn from, and there may be a single one."""
+    """Within this context the policy is in evaluation mode. BatchNorm must not learn from final observations."""
     training = policy.training
     policy.set_training_mode(False)
     try:
@@ -130,17 +130,22 @@ def evaluating(policy: ACERMixin) -> Iterator[None]:
 
 def dueling_values(policy: ACERMixin, latent: Tensor, values: Tensor, actions: Tensor, bounds: Tensor) -> Tensor:
     """
-    Q̃(s, a) of the first of the actions ``[1 + n, B, D]``, by means of the others, ``[B]``.
+    Return Q̃(s, a), ``[B]``, of a stochastic dueling network.
 
-    The environment clips actions, and so does A(s, ·), which is flat beyond the bounds: what a network makes of the slope
-    within them would draw the mean of the policy ever further out, where no return tells it otherwise.
+    A(s, ·) gets actions clipped to the bounds, as the environment does. Without that, the network would extrapolate its slope
+    beyond the bounds and pull the policy's mean ever further out, where no return contradicts it.
+
+    :param latent: input of the critic's heads, ``[B, latent]``
+    :param values: V(s), ``[B]``
+    :param actions: a, followed by the samples u_1 to u_n, ``[1 + n, B, D]``
+    :param bounds: lowest and highest actions, ``[2, D]``
     """
     advantages = policy.advantage_net(latent, actions.clamp(*bounds.unbind()))
     return dueling(values, advantages[0], advantages[1:])
 
 
 def discrete_objective(now: DiscreteEvaluation, batch: Segments, c: Coefficients) -> dict[str, Tensor]:
-    """The loss of segments under ``"loss"``, and its parts."""
+    """Return the loss of segments with Discrete actions as ``"loss"``, and its parts."""
     actions = batch.actions.flatten().long()
     log_probs, all_values = now.log_probs.detach(), now.action_values.detach()
     probs, behaviour, average = log_probs.exp(), batch.behaviour.softmax(dim=1), now.average.softmax(dim=1)
@@ -149,68 +154,75 @@ def discrete_objective(now: DiscreteEvaluation, batch: Segments, c: Coefficients
     ratio = taken(probs, actions) / taken(behaviour, actions)
     returns = targets(batch, now, values, action_values, ratio.clamp(max=1.0), c.gamma)
 
-    gradient = categorical_gradient(probs, behaviour, actions, returns, all_values, values, c.importance_clip)
-    score = -(probs * gradient * log_probs.masked_fill(probs == 0, 0.0)).sum(dim=1).mean()
+    g = categorical_gradient(probs, behaviour, actions, returns, all_values, values, c.importance_clip)
+    policy_loss = -(probs * g * log_probs.masked_fill(probs == 0, 0.0)).sum(dim=1).mean()
     if c.in_logits:
-        gradient, away, statistics = logits_gradient(probs, gradient), probs - average, now.log_probs
+        g, k, phi = logits_gradient(probs, g), probs - average, now.log_probs
     else:
-        away, statistics = categorical_divergence_gradient(probs, average), now.log_probs.exp()
+        k, phi = categorical_divergence_gradient(probs, average), now.log_probs.exp()
     q_loss = 0.5 * (returns - action_values).square().mean()
-    policy = Actor(statistics, gradient, away, now.entropy, ratio, kl_categorical(now.average, log_probs))
-    return descend(policy, q_loss, c) | {"policy_loss": score, "q_loss": q_loss, "value": values.mean()}
+    actor = Actor(phi, g, k, now.entropy, ratio, kl_categorical(now.average, log_probs))
+    return total_loss(actor, q_loss, c) | {"policy_loss": policy_loss, "q_loss": q_loss, "value": values.mean()}
 
 
 def box_objective(now: BoxEvaluation, batch: Segments, c: Coefficients) -> dict[str, Tensor]:
-    """The same for Box."""
+    """Return the loss of segments with Box actions as ``"loss"``, and its parts."""
     parameters, values = now.parameters.detach(), now.values.detach()
     log_density = log_prob_gaussian(parameters, now.actions)
     log_ratio = log_density - log_prob_gaussian(batch.behaviour, now.actions)
     ratio, resampled_ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    traces = (log_ratio[0] / now.actions.shape[2]).clamp(max=0.0).exp()  # min(1, ρ^(1/D)), the root of ρ however small it is
+    traces = (log_ratio[0] / now.actions.shape[2]).clamp(max=0.0).exp()  # min(1, ρ^(1/D)), from the unclamped ρ
     returns = targets(batch, now, values, now.action_values, traces, c.gamma)
     corrected = targets(batch, now, values, now.action_values, th.ones_like(ratio), c.gamma)  # Q^opc
 
     advantages = th.stack([corrected - values, now.resampled_values.detach() - values])
     weights = truncated_weights(ratio, resampled_ratio, c.importance_clip) * advantages
-    score = -(weights * log_density).sum(dim=0).mean()
-    gradient = gaussian_gradient(parameters, now.actions, weights, c.with_std)
-    away = gaussian_divergence_gradient(parameters, now.average, c.with_std)
+    policy_loss = -(weights * log_density).sum(dim=0).mean()
+    g = gaussian_gradient(parameters, now.actions, weights, c.with_std)
+    k = gaussian_divergence_gradient(parameters, now.average, c.with_std)
     mean, std = now.parameters.chunk(2, dim=1)
-    statistics = th.cat([mean, std.log()], dim=1) if c.with_std else mean
-    surprise = returns - now.action_values
-    q_loss = 0.5 * surprise.square().mean()
-    value_loss = 0.5 * (ratio.clamp(max=1.0) * surprise.detach() + values - now.values).square().mean()
-    policy = Actor(statistics, gradient, away, now.entropy, ratio, kl_gaussian(now.average, parameters))
-    losses = {"policy_loss": score, "q_loss": q_loss, "value_loss": value_loss, "value": values.mean()}
-    return descend(policy, q_loss + value_loss, c) | losses
+    phi = th.cat([mean, std.log()], dim=1) if c.with_std else mean
+    q_error = returns - now.action_values  # Q^ret − Q̃
+    q_loss = 0.5 * q_error.square().mean()
+    # The target of V is V + min(1, ρ) (Q^ret − Q̃) (eq. 14).
+    value_loss = 0.5 * (ratio.clamp(max=1.0) * q_error.detach() + values - now.values).square().mean()
+    actor = Actor(phi, g, k, now.entropy, ratio, kl_gaussian(now.average, parameters))
+    losses = {"policy_loss": policy_loss, "q_loss": q_loss, "value_loss": value_loss, "value": values.mean()}
+    return total_loss(actor, q_loss + value_loss, c) | losses
 
 
 class Actor(NamedTuple):
-    """What the gradient of the policy is made of."""
+    """Parts of the policy's gradient, in the paper's notation (§3.3)."""
 
-    statistics: Tensor  # φ, [B, S]
-    gradient: Tensor  # of what is to be maximised, in φ, a constant, [B, S]
-    away: Tensor  # of the divergence from the average policy, likewise
+    phi: Tensor  # φ, statistics of the action distribution, [B, S]
+    g: Tensor  # gradient in φ of what is to be maximised, a constant, [B, S]
+    k: Tensor  # gradient in φ of KL(average‖policy), a constant, [B, S]
     entropy: Tensor  # [B]
-    ratio: Tensor  # ρ of the actions that were taken, a constant, [B]
+    ratio: Tensor  # ρ of the actions taken, a constant, [B]
     average_kl: Tensor  # KL(average‖policy), a constant, [B]
 
 
-def descend(actor: Actor, critic_loss: Tensor, c: Coefficients) -> dict[str, Tensor]:
+def total_loss(actor: Actor, critic_loss: Tensor, c: Coefficients) -> dict[str, Tensor]:
     """
-    The loss, whose gradient in φ is that of the trust region, and metrics of the actor. The entropy's is added outside of the
-    trust region.
+    Return the loss as ``"loss"``, and metrics of the actor.
+
+    The loss's gradient in φ is −z, where z is the policy's gradient g projected onto the trust region (eq. 12). The entropy is
+    added outside of the trust region.
+
+    :param actor: parts of the policy's gradient
+    :param critic_loss: scalar
+    :param c: coefficients of this update
     """
-    step = trust_region(actor.gradient, actor.away, c.trust_region_delta) if c.trust_region else actor.gradient
+    z = trust_region(actor.g, actor.k, c.trust_region_delta) if c.trust_region else actor.g
     entropy = actor.entropy.mean()
-    loss = c.q_coef * critic_loss - (step * actor.statistics).sum(dim=1).mean() - weighted(c.ent_coef, entropy)
+    loss = c.q_coef * critic_loss - (z * actor.phi).sum(dim=1).mean() - weighted(c.ent_coef, entropy)
     return {
         "loss": loss,
         "entropy_loss": -entropy,
         "ratio": actor.ratio.mean(),
         "ratio_max": actor.ratio.max(),
         "truncated_fraction": (actor.ratio > c.importance_clip).float().mean(),
-        "trust_region_fraction": (step != actor.gradient).any(dim=1).float().mean(),
+        "trust_region_fraction": (z != actor.g).any(dim=1).float().mean(),
         "average_kl": actor.average_kl.mean(),
     }
 
@@ -223,7 +235,16 @@ def targets(
     traces: Tensor,
     gamma: float | Tensor,
 ) -> Tensor:
-    """Q^ret of the rows, a constant, ``[B]``; from V of what followed, and V(s), Q(s, a) and the traces c of the rows."""
+    """
+    Return Q^ret of the rows, a constant, ``[B]``.
+
+    :param batch: segments, B rows
+    :param now: their evaluation
+    :param values: V(s), ``[B]``
+    :param action_values: Q(s, a), ``[B]``
+    :param traces: coefficients c of :func:`~sb3_pgx.ops.returns.retrace`, ``[B]``
+    :param gamma: discount factor, in [0, 1]
+    """
     values, action_values, traces = (x.detach().view_as(batch.rewards) for x in (values, action_values, traces))
     following = next_values(values, now.last_values.detach(), batch.terminated, batch.truncated, now.final_values)
     ends = batch.terminated | batch.truncated
@@ -231,12 +252,12 @@ def targets(
 
 
 def taken(values: Tensor, actions: Tensor) -> Tensor:
-    """Of values of every action, ``[B, A]``, those of the actions that were taken, ``[B]``."""
+    """Pick the values of the actions taken, ``[B]``, from those of all actions, ``[B, A]``."""
     return values.gather(1, actions[:, None]).flatten()
 
 
 def averaged(average: Tensor, parameter: Tensor, c: Coefficients) -> Tensor:
-    """A parameter of the average policy after an update, θ_a ← α θ_a + (1 − α) θ."""
+    """Return a parameter of the average policy after an update, θ_a ← α θ_a + (1 − α) θ."""
     return average + (1 - c.average_coef) * (parameter - average)
 
 

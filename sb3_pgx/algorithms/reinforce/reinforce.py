@@ -1,7 +1,7 @@
 """REINFORCE: the gradient of whole episodes, without a critic."""
 
 import copy
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -27,54 +27,73 @@ from sb3_pgx.ops.returns import monte_carlo, standardize
 from sb3_pgx.stages.report import Metrics
 from sb3_pgx.stages.score_gradients import map_scores
 
-BASELINES = (None, "mean", "loo", "optimal", "optimal_per_parameter")
+Baseline = Literal["mean", "loo", "optimal", "optimal_per_parameter"]
+BASELINES = (None, *get_args(Baseline))
 
 
 class REINFORCE(EpisodicAlgorithm):
     """
-    REINFORCE with reward-to-go (Williams, 1992; Sutton & Barto, §13.3).
+    REINFORCE with rewards-to-go (Williams, 1992; Sutton & Barto, 2018, §13.3).
 
-    One gradient step an update, on the mean over episodes of −Σ_t w_t log π(a_t|s_t) Ψ_t with Ψ_t = G_t − b_t and
-    G_t = Σ_k γ^k r_{t+k}. No critic is built; one that a custom policy brings along gets no gradient and is not in the
-    optimizer. An episode that is truncated ends there: its return is that of a finite horizon (``REINFORCEBaseline``
-    can bootstrap). Every update uses exactly ``n_episodes`` whole episodes **from each environment**, so that no episode
-    length is favoured. If an environment is in the middle of an episode when a rollout starts, all are reset (a ``Monitor``
-    with ``allow_early_resets=False`` does not allow that).
+    One gradient step per update, on the mean over episodes of −Σ_t w_t log π(a_t|s_t) Ψ_t with Ψ_t = G_t − b_t and G_t = Σ_k
+    γ^k r_{t+k}. No critic is built; a custom policy's critic gets no gradient and is left out of the optimizer. A truncated
+    episode counts as finished: its return is that of a finite horizon (``REINFORCEBaseline`` can bootstrap).
 
-    :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy`` (SB3's, without their critic) or a class
-    :param env: environment, or its id
-    :param learning_rate: a number, a function of the remaining progress, or a string such as ``"lin_0.01"``. The loss sums
-        over the steps of an episode: long episodes want a smaller one
-    :param n_episodes: whole episodes from each environment, an update; more: less variance, fewer updates
-    :param gamma: discount factor, in [0, 1]
-    :param baseline: what is subtracted from the return, the same for all states at step t
-        (:mod:`sb3_pgx.ops.baselines` states the bias of each):
-        ``None`` nothing, unbiased; ``"mean"`` the batch mean of the episodes alive at t, biased: with E episodes alive the
-        term counts (1 − 1/E); ``"loo"`` the mean of the *other* episodes alive at t, unbiased; ``"optimal"`` the same
-        weighted by ‖∇log π‖², which estimates the baseline of least variance, unbiased; ``"optimal_per_parameter"`` the
-        same for every parameter on its own, unbiased (the buffer's ``advantages`` are then the plain returns)
-    :param normalize_returns: standardise the returns over the batch, as textbooks do, before the baseline is taken. It
-        keeps the step size steady, but **changes the direction** of the expected gradient: not only its length, because
-        mean and deviation are those of the batch that they scale
-    :param discount_state_weighting: w_t = γ^t, the exact gradient of the discounted objective. The default, w_t = 1, is
-        what is commonly used: for γ < 1 it is in general the gradient of no function (Nota & Thomas, 2020)
-    :param ent_coef: reward for a nat of entropy at every step, a number, a schedule or a string
-    :param max_grad_norm: norm to which the gradient is clipped; ``None``: not at all
-    :param max_episode_steps: an episode longer than this is an error, since it may never end
-    :param use_sde: generalised state-dependent exploration
-    :param sde_sample_freq: new exploration noise every so many steps; −1: at the start of a rollout
-    :param rollout_buffer_class: refused unless SB3's own, which cannot hold whole episodes
-    :param rollout_buffer_kwargs: as in SB3
-    :param stats_window_size: episodes over which ``rollout/ep_rew_mean`` is averaged
-    :param tensorboard_log: folder for TensorBoard
-    :param policy_kwargs: for the policy; also ``log_std_bounds`` and ``state_dependent_std``
-        (:class:`sb3_pgx.core.policies.GaussianStdMixin`)
-    :param verbose: 0 nothing, 1 messages, 2 debug
-    :param seed: for everything random
-    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
-    :param _init_setup_model: build the networks now
-    :param compile: ``True``: compile acting; the gradient step runs as it is, because the rollouts differ in length
-    :raises ValueError: an argument makes no sense; leave-one-out with a single episode an update
+    Every update uses exactly ``n_episodes`` whole episodes **from each environment**, so that no episode length is favoured.
+    Steps of environments that wait for the others are masked. If an environment is in the middle of an episode when a rollout
+    starts, all are reset; a ``Monitor`` with ``allow_early_resets=False`` does not allow that.
+
+    :param policy: ``"MlpPolicy"`` (vectors), ``"CnnPolicy"`` (images), ``"MultiInputPolicy"`` (dictionaries), or a policy
+        class
+    :param env: an environment, a ``VecEnv`` or the id of a registered environment
+    :param learning_rate: step size of the optimizer (Adam). The loss sums over an episode's steps, so long episodes need a
+        smaller one. Typical: 1e-4 to 1e-2. Larger values learn faster until updates become unstable. A number, a function of
+        the remaining progress (1 to 0) or a string such as ``"lin_0.01"``
+    :param n_episodes: whole episodes per environment and update. Typical: 1 to 20. Larger values give less variance and fewer
+        updates
+    :param gamma: γ, discount factor per step, in [0, 1]. Typical: 0.98 to 0.999; rewards count over about 1/(1 − γ) steps.
+        Larger values look further ahead, with more variance
+    :param baseline: b_t, subtracted from the return at step t; the same for all states (see :mod:`sb3_pgx.ops.baselines`):
+
+        - ``None``: no baseline; unbiased, largest variance
+        - ``"mean"``: mean over the episodes alive at t; biased: with E of them the expected gradient is (1 − 1/E) of the true
+          one
+        - ``"loo"``: mean over the *other* episodes alive at t (leave one out); unbiased
+        - ``"optimal"``: the same, weighted by ‖∇log π‖²: estimates the baseline of least variance; unbiased
+        - ``"optimal_per_parameter"``: the same for each parameter separately; unbiased. The buffer's ``advantages`` are then
+          the plain returns
+
+    :param normalize_returns: standardise the returns over the batch before the baseline is subtracted. The step size becomes
+        steadier, but the **direction** of the expected gradient changes, too, because mean and deviation come from the same
+        batch
+    :param discount_state_weighting: weight the policy's gradient at step t of an episode with γ^t, which makes it the exact
+        gradient of the discounted objective. The default ``False`` is common practice; for γ < 1 it is in general the gradient
+        of no function (Nota & Thomas, 2020)
+    :param ent_coef: reward per nat of entropy and step. Typical: 0 to 0.01. Larger values keep the policy more random. A
+        number, a schedule or a string
+    :param max_grad_norm: largest L2 norm of the gradient, scaled down to it; ``None`` disables clipping. Typical: ``None``, or
+        0.5 to 10. Smaller values damp outliers
+    :param max_episode_steps: steps after which an unfinished episode is an error, because it may never end. Typical: well
+        above the environment's time limit. Larger values only delay the error
+    :param use_sde: use generalised state-dependent exploration (Raffin et al., 2022): smooth exploration noise, Box actions
+        only
+    :param sde_sample_freq: steps between two draws of its noise. Typical: 4 to 64, or −1, once per rollout. Larger values
+        explore more smoothly
+    :param rollout_buffer_class: accepted for SB3's sake; only ``None`` and SB3's own classes, since others cannot hold whole
+        episodes
+    :param rollout_buffer_kwargs: further arguments of ``rollout_buffer_class``
+    :param stats_window_size: number of recent episodes that ``rollout/ep_rew_mean`` averages over. Typical: 100. Larger values
+        give smoother curves that lag more; training does not depend on it
+    :param tensorboard_log: folder for TensorBoard logs; ``None`` writes none
+    :param policy_kwargs: arguments of the policy's constructor, such as ``dict(net_arch=[64, 64])``; also ``log_std_bounds``
+        and ``state_dependent_std`` (:class:`sb3_pgx.core.policies.GaussianStdMixin`)
+    :param verbose: 0 prints nothing, 1 prints messages and the log, 2 adds debug messages
+    :param seed: seed of weights, actions, minibatches and environments; ``None``: not seeded
+    :param device: ``"cpu"``, ``"cuda"`` or ``"auto"`` (CUDA if available)
+    :param _init_setup_model: build the networks at once; SB3 passes ``False`` while loading
+    :param compile: compile acting if ``True``; ``"auto"`` does not. The gradient step always runs uncompiled, because rollouts
+        differ in length
+    :raises ValueError: an argument is invalid, or a leave-one-out baseline gets a single episode per update
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -90,7 +109,7 @@ class REINFORCE(EpisodicAlgorithm):
         learning_rate: float | str | Schedule = 1e-3,
         n_episodes: int = 4,
         gamma: float = 0.99,
-        baseline: str | None = None,
+        baseline: Baseline | None = None,
         normalize_returns: bool = False,
         discount_state_weighting: bool = False,
         ent_coef: float | str | Schedule = 0.0,
@@ -108,7 +127,7 @@ class REINFORCE(EpisodicAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        compile: bool | str = "auto",
+        compile: bool | Literal["auto"] = "auto",
     ):
         super().__init__(
             policy,

@@ -1,6 +1,6 @@
 """REINFORCE with a learned value function as its baseline."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -23,33 +23,68 @@ from sb3_pgx.stages.report import Metrics
 
 class REINFORCEBaseline(EpisodicAlgorithm):
     """
-    REINFORCE with Ψ_t = G_t − V(s_t) (Williams, 1992; Sutton & Barto, §13.4).
+    REINFORCE with a learned baseline, Ψ_t = G_t − V(s_t) (Williams, 1992; Sutton & Barto, 2018, §13.4).
 
-    V is fitted to the same returns **after** the policy's gradient has used it: fitted before, it would explain away the
-    noise that it is to be compared with, and bias the gradient (Schulman et al., 2016, §6.1). Where actor and critic share
-    layers, the critic's step would move the policy: there both take one combined step, with the value error weighted by
-    ``vf_coef``. With separate layers (the default of ``MlpPolicy``), the critic has its own learning rate and passes.
+    One gradient step per update, on the mean over episodes of −Σ_t w_t log π(a_t|s_t) Ψ_t with G_t = Σ_k γ^k r_{t+k}. V is
+    fitted to the same returns **after** the policy's gradient has used it. Fitted before, it would explain away the noise that
+    it is compared with, and bias the gradient (Schulman et al., 2016, §6.1).
 
-    Whole episodes, resets and masked rows are as in :class:`~sb3_pgx.REINFORCE`, and so are the arguments that are not listed
-    here.
+    With separate layers (the default of ``MlpPolicy``), the critic has its own learning rate and passes. If actor and critic
+    share layers, the critic's steps would move the policy; then both take one combined step, with the value error weighted by
+    ``vf_coef``.
 
-    :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy`` or a class
-    :param env: environment, or its id
-    :param learning_rate: of the actor; of all layers where they are shared
-    :param n_episodes: whole episodes from each environment, an update
-    :param gamma: discount factor, in [0, 1]
-    :param bootstrap_truncated: add γ^k V(final observation) to the return of an episode that was truncated; otherwise it
-        ends there, with the return of a finite horizon
-    :param normalize_advantage: standardise Ψ over the batch. Like normalising returns, it changes the direction of the
-        expected gradient and not only its length
-    :param discount_state_weighting: w_t = γ^t, the exact gradient of the discounted objective
-    :param critic_learning_rate: a number, a schedule or a string; without effect where layers are shared
-    :param n_critic_updates: passes over the data for the critic, an update; without effect where layers are shared
-    :param critic_batch_size: rows of a critic's minibatch
-    :param vf_coef: weight of the value error in the combined step, where layers are shared; without effect otherwise
-    :param ent_coef: reward for a nat of entropy at every step
-    :param max_grad_norm: norm to which the actor's and the critic's gradients are clipped; ``None``: not at all
-    :raises ValueError: an argument makes no sense
+    Every update uses exactly ``n_episodes`` whole episodes **from each environment**, so that no episode length is favoured.
+    Steps of environments that wait for the others are masked. If an environment is in the middle of an episode when a rollout
+    starts, all are reset; a ``Monitor`` with ``allow_early_resets=False`` does not allow that.
+
+    :param policy: ``"MlpPolicy"`` (vectors), ``"CnnPolicy"`` (images), ``"MultiInputPolicy"`` (dictionaries), or a policy
+        class
+    :param env: an environment, a ``VecEnv`` or the id of a registered environment
+    :param learning_rate: step size of the actor's optimizer (Adam), or of all layers if they are shared. The loss sums over an
+        episode's steps, so long episodes need a smaller one. Typical: 1e-4 to 1e-2. Larger values learn faster until updates
+        become unstable. A number, a function of the remaining progress (1 to 0) or a string such as ``"lin_0.01"``
+    :param n_episodes: whole episodes per environment and update. Typical: 1 to 20. Larger values give less variance and fewer
+        updates
+    :param gamma: γ, discount factor per step, in [0, 1]. Typical: 0.98 to 0.999; rewards count over about 1/(1 − γ) steps.
+        Larger values look further ahead, with more variance
+    :param bootstrap_truncated: add γ^k V(final observation) to the return of a truncated episode. ``False``: the episode
+        counts as finished, with the return of a finite horizon
+    :param normalize_advantage: standardise Ψ over the batch. The step size becomes steadier, but the direction of the expected
+        gradient changes, too
+    :param discount_state_weighting: weight the policy's gradient at step t of an episode with γ^t, which makes it the exact
+        gradient of the discounted objective. The default ``False`` is common practice; for γ < 1 it is in general the gradient
+        of no function (Nota & Thomas, 2020)
+    :param critic_learning_rate: step size of the critic's optimizer; no effect if layers are shared. Typical: 3e-4 to 1e-2.
+        Larger values fit V faster until it becomes unstable. A number, a schedule or a string
+    :param n_critic_updates: passes of the critic over the data per update; no effect if layers are shared. Typical: 5 to 80.
+        Larger values fit V better and may overfit it
+    :param critic_batch_size: rows of a minibatch of the critic. Typical: 64 to 512. Larger values take fewer, less noisy steps
+    :param vf_coef: weight of the mean squared value error in the combined step; no effect unless layers are shared. Typical:
+        0.25 to 1. Larger values train the critic harder. A number, a schedule or a string
+    :param ent_coef: reward per nat of entropy and step. Typical: 0 to 0.01. Larger values keep the policy more random. A
+        number, a schedule or a string
+    :param max_grad_norm: largest L2 norm of the actor's and of the critic's gradient, scaled down to it; ``None`` disables
+        clipping. Typical: ``None``, or 0.5 to 10. Smaller values damp outliers
+    :param max_episode_steps: steps after which an unfinished episode is an error, because it may never end. Typical: well
+        above the environment's time limit. Larger values only delay the error
+    :param use_sde: use generalised state-dependent exploration (Raffin et al., 2022): smooth exploration noise, Box actions
+        only
+    :param sde_sample_freq: steps between two draws of its noise. Typical: 4 to 64, or −1, once per rollout. Larger values
+        explore more smoothly
+    :param rollout_buffer_class: accepted for SB3's sake; only ``None`` and SB3's own classes, since others cannot hold whole
+        episodes
+    :param rollout_buffer_kwargs: further arguments of ``rollout_buffer_class``
+    :param stats_window_size: number of recent episodes that ``rollout/ep_rew_mean`` averages over. Typical: 100. Larger values
+        give smoother curves that lag more; training does not depend on it
+    :param tensorboard_log: folder for TensorBoard logs; ``None`` writes none
+    :param policy_kwargs: arguments of the policy's constructor, such as ``dict(net_arch=[64, 64])``
+    :param verbose: 0 prints nothing, 1 prints messages and the log, 2 adds debug messages
+    :param seed: seed of weights, actions, minibatches and environments; ``None``: not seeded
+    :param device: ``"cpu"``, ``"cuda"`` or ``"auto"`` (CUDA if available)
+    :param _init_setup_model: build the networks at once; SB3 passes ``False`` while loading
+    :param compile: compile acting and the critic's steps: ``True``, ``False``, or ``"auto"``, which compiles if the run is
+        long enough to repay it (:data:`sb3_pgx.engine.compiler.COMPILE_AFTER`)
+    :raises ValueError: an argument is invalid, or the policy has no critic
     """
 
     objective: ClassVar[Objective | None] = CRITIC_OBJECTIVE
@@ -83,7 +118,7 @@ class REINFORCEBaseline(EpisodicAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        compile: bool | str = "auto",
+        compile: bool | Literal["auto"] = "auto",
     ):
         super().__init__(
             policy,
