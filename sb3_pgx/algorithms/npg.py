@@ -1,4 +1,4 @@
-"""NPG: one step along the natural gradient, by a fixed factor or to a KL divergence, and then the critic's."""
+"""NPG: one policy step along the natural gradient, of a fixed length or up to a KL divergence; then the critic's steps."""
 
 import math
 from typing import Any, ClassVar, Literal, get_args
@@ -45,9 +45,9 @@ from sb3_pgx.stages.trust_region import Surroundings, TrustRegion, named
 
 StepRule = Literal["kl", "fixed"]
 CriticUpdate = Literal["sgd", "trust_region"]
-# How torch says that a layer's gradient cannot be differentiated.
+# Parts of torch's error messages for layers whose gradient cannot be differentiated.
 ONCE_DIFFERENTIABLE = ("once_differentiable", "derivative for", "does not require grad")
-# Of a step that was refused.
+# Likely causes of a refused step, for the error.
 CAUSES = (
     "target_kl or step_size too large, or cg_damping too small, rewards or observations of huge size (wrap the environment in "
     "VecNormalize), a collapsed standard deviation (policy_kwargs=dict(log_std_bounds=(-20, 2)))"
@@ -126,7 +126,7 @@ class NPG(PolicyGradientAlgorithm):
     """
 
     objective: ClassVar[Objective | None] = CRITIC_OBJECTIVE
-    # Where a step breaks the constraint, V being no linear function; one to the boundary may miss it by rounding.
+    # Line search of the critic, whose step can break the constraint because V is not linear; the tolerance covers rounding.
     critic_shrinking_factor, critic_max_tries, critic_tolerance = 0.8, 15, 1e-3
 
     def __init__(
@@ -203,7 +203,7 @@ class NPG(PolicyGradientAlgorithm):
     # ------------------------------------------------------------------------------------------------ set up
 
     def check_arguments(self) -> None:
-        if self.max_grad_norm == 0:  # sb3-contrib's TRPO writes it into its files, and clips nothing
+        if self.max_grad_norm == 0:  # files of sb3-contrib's TRPO have 0, which disables clipping there
             self.max_grad_norm = None  # type: ignore[assignment]
             self._warn_of_contribs_target()
         super().check_arguments()
@@ -211,7 +211,7 @@ class NPG(PolicyGradientAlgorithm):
         if self.env is None:
             return
         rows = self.n_steps * self.n_envs
-        # SB3's exception, which scripts may catch.
+        # SB3 raises an AssertionError here, which scripts may catch.
         assert rows > 1 or not self.normalize_advantage, (
             f"normalize_advantage=True needs more than one row: n_steps * n_envs = {rows}"
         )
@@ -222,13 +222,17 @@ class NPG(PolicyGradientAlgorithm):
         n = get_action_dim(self.action_space)
         if n > 1 and isinstance(self.action_space, spaces.Box | spaces.MultiBinary):
             warn(
-                f"sb3-contrib saved this model, and bounds a mean over the {n} dimensions of an action where "
-                f"{type(self).__name__} bounds their sum: its steps are those of target_kl and cg_damping {n} times as large, "
+                f"this model was saved by sb3-contrib, which bounds the mean over the {n} dimensions of an action, whereas "
+                f"{type(self).__name__} bounds their sum. To take the same steps, multiply target_kl and cg_damping by {n}: "
                 f"load(path, target_kl={n} * {self.target_kl}, cg_damping={n} * {self.cg_damping})"
             )
 
     def check_numbers(self) -> None:
-        """:raises ValueError: an argument makes no sense"""
+        """
+        Check the numbers, which a callback may change at any time.
+
+        :raises ValueError: an argument is invalid
+        """
         check_counts(
             n_steps=self.n_steps,
             batch_size=self.batch_size,
@@ -259,7 +263,7 @@ class NPG(PolicyGradientAlgorithm):
             ) from None
         if not split_parameters(self.policy)[1]:
             raise ValueError(
-                f"{self.policy_class.__name__} has no critic that can be trained, and {name} fits one: use REINFORCE, or a "
+                f"{self.policy_class.__name__} has no trainable critic, but {name} needs one: use REINFORCE, or a "
                 "policy with a critic."
             )
         space = self.observation_space
@@ -277,12 +281,12 @@ class NPG(PolicyGradientAlgorithm):
     # ------------------------------------------------------------------------------------------------ the update
 
     def update(self, rollout: Rollout) -> Metrics:
-        self.check_numbers()  # a callback may have set them
+        self.check_numbers()  # a callback may have changed them
         self._modules.train(self.policy, False)
         actor, critic = split_parameters(self.policy)
         own = [name for name in critic if name not in actor]
         batch = next(iter(self.minibatches(rollout, None)))
-        metrics = self._policy_step(batch, list(actor)) if actor else {}  # with all of it frozen, the critic learns alone
+        metrics = self._policy_step(batch, list(actor)) if actor else {}  # a frozen actor: only the critic learns
         if own:
             metrics |= self._sgd_critic(rollout) if self.critic == "sgd" else self._trust_region_critic(batch, own)
             metrics |= self._critic_change(batch)
@@ -290,7 +294,7 @@ class NPG(PolicyGradientAlgorithm):
         return {**metrics, "explained_variance": self.explained_variance(), **self.spread()}
 
     def _policy_step(self, batch: Batch, moved: list[str]) -> Metrics:
-        scaled = self.normalize_advantage and len(batch) > 1  # one row alone has no deviation
+        scaled = self.normalize_advantage and len(batch) > 1  # a single row has no standard deviation
         advantages = standardized(batch.advantages) if scaled else batch.advantages
         data = [advantages, batch.actions, batch.log_prob]
         here = self._around(self._policy_region, moved, data, batch.observations, self._sampled(batch))
@@ -319,6 +323,13 @@ class NPG(PolicyGradientAlgorithm):
         sample: Observations | None,
     ) -> Surroundings:
         """
+        Compute objective and gradient at the current parameters.
+
+        :param region: trust region of the policy or of the critic
+        :param moved: names of the parameters to move
+        :param data: tensors that the problem needs, one row per observation
+        :param observations: of the batch
+        :param sample: observations for products with F; ``None``: all
         :raises ValueError: the gradient is not finite; the parameters are unchanged
         """
         here = Surroundings(region, self.policy, self._modules, moved, data, observations, sample, self._compiled)
@@ -330,7 +341,7 @@ class NPG(PolicyGradientAlgorithm):
         return here
 
     def _sampled(self, batch: Batch) -> Observations | None:
-        """Observations to compute products with F from; ``None``: all."""
+        """Draw the observations from which products with F are computed; ``None``: all."""
         if self.sub_sampling_factor == 1:
             return None
         chosen = np.random.permutation(len(batch))[: ceil_div(len(batch), self.sub_sampling_factor)]
@@ -345,8 +356,8 @@ class NPG(PolicyGradientAlgorithm):
             if not (is_torchs(error) and any(sign in str(error) for sign in ONCE_DIFFERENTIABLE)):
                 raise
             raise ValueError(
-                f"{type(self).__name__} needs derivatives of the policy's gradient, and a layer of the policy has none "
-                f"({first_line(error)}). Replace the layer, or use PPO, which needs gradients alone."
+                f"{type(self).__name__} needs second derivatives of the policy, and one of its layers has none "
+                f"({first_line(error)}). Replace the layer, or use PPO, which needs first derivatives only."
             ) from error
         self.n_gradient_steps += solution.steps
         if solution.stopped_by == "curvature":
@@ -357,32 +368,38 @@ class NPG(PolicyGradientAlgorithm):
         return solution
 
     def _undamped(self, solution: Solution) -> float:
-        """sᵀFs."""
+        """Return sᵀFs, the curvature without damping."""
         return max(0.0, solution.curvature - self.cg_damping * solution.x.square().sum().item())
 
     def step_length(self, solution: Solution) -> float:
-        """Of the step along s."""
+        """
+        Return the factor by which s is multiplied for the full step.
+
+        :param solution: s = (F + λI)⁻¹g and its curvature
+        """
         if self.step_rule == "fixed":
             return self.step_size
         return kl_step_length(self._undamped(solution), self.coefficient("target_kl"))
 
     def search(self, here: Surroundings, step: Tensor) -> LineSearch:
         """
-        Move the policy by the step or a part of it; one that is not accepted leaves it exactly as it was.
+        Move the policy by the step, or by a part of it. If the step is rejected, the policy stays exactly as it was.
 
-        :param here: where it is
-        :param step: ``[P]``
+        :param here: objective and divergence around the current parameters
+        :param step: the full step, ``[P]``
+        :return: which part was taken, and what it achieved
+        :raises ValueError: objective or divergence is not finite after the step
         """
         if not step.any():
             return LineSearch(0.0, 0.0, 0.0, 0)
         now = here.take(step)
         if not (math.isfinite(now.gain) and math.isfinite(now.divergence)):
             here.move(None)
-            raise refused(f"a step of the whole length leads to a KL divergence of {now.divergence}", self._n_updates, CAUSES)
+            raise refused(f"the full step leads to a KL divergence of {now.divergence}", self._n_updates, CAUSES)
         return LineSearch(1.0, now.gain - here.start.gain, now.divergence, 1)
 
     def searched(self, search: LineSearch) -> Metrics:
-        """What to log of the search."""
+        """Return what to log about the search."""
         return {}
 
     # ------------------------------------------------------------------------------------------------ the critic
@@ -404,7 +421,7 @@ class NPG(PolicyGradientAlgorithm):
         return {**metrics, "critic_cg_residual": solution.residual, "critic_step_length": search.scale * length}
 
     def _critic_change(self, batch: Batch) -> Metrics:
-        """What the critic's step has changed."""
+        """Return how far the critic's steps have moved V, and how much of the returns V explains now."""
         with th.no_grad():
             values = values_of(self.policy, batch.observations, len(batch))
         variance, change = (batch.values - batch.returns).square().mean(), (values - batch.values).square().mean()

@@ -1,4 +1,4 @@
-"""TRPO: the natural gradient's step, shortened until it improves the surrogate within a bound on the KL divergence."""
+"""TRPO: a step along the natural gradient, shortened until it improves the surrogate within a bound on the KL divergence."""
 
 from typing import Any, Literal
 

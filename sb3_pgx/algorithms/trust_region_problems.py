@@ -1,4 +1,9 @@
-"""The two trust-region problems: the policy's surrogate within a KL divergence, the critic's error within its own change."""
+"""
+The two constrained problems that NPG and TRPO solve, as values of :class:`~sb3_pgx.stages.trust_region.Problem`:
+
+- ``POLICY``: maximise the surrogate A π(a|s) / π_old(a|s) subject to a bound on KL(π_old‖π),
+- ``CRITIC``: minimise the squared error of V subject to a bound on the squared change of V.
+"""
 
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
@@ -13,7 +18,7 @@ def _distribution(policy: ActorCriticPolicy, observations: Observations) -> Tens
 
 
 def _surrogate(policy: ActorCriticPolicy, _: Tensor, advantages: Tensor, actions: Tensor, log_prob: Tensor) -> Tensor:
-    """A π(a|s) / π_old(a|s)."""
+    """Return A π(a|s) / π_old(a|s) per row."""
     now = policy.action_dist.log_prob(as_policy_input(actions, policy.action_space))
     return advantages * (now - log_prob).exp()
 
@@ -42,7 +47,7 @@ def _squared_change(_: ActorCriticPolicy, old: Tensor, new: Tensor) -> Tensor:
     return (new - old).flatten().square()
 
 
-# Data: advantages, actions, and log π(a|s) when they were taken. The divergence is KL(π_old‖π), summed over the action.
+# Data: advantages, actions, and log π_old(a|s). The divergence is KL(π_old‖π), summed over action dimensions.
 POLICY = Problem(_distribution, _surrogate, 3, _fisher, _kl)
 # Data: returns. The divergence is (V − V_old)².
 CRITIC = Problem(_values, _negative_error, 1, _identity, _squared_change)

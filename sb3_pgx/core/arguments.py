@@ -1,4 +1,4 @@
-"""What constructors and ``learn`` are given, checked before anything is built: an error names value, place and remedy."""
+"""Checks of the arguments of constructors and ``learn``, before anything is built. Errors name the value and the remedy."""
 
 import inspect
 import math
@@ -23,12 +23,12 @@ from torch.optim import Optimizer
 from sb3_pgx.core.checks import check_counts, is_number, without_arrays
 from sb3_pgx.core.errors import first_line
 
-MAX_SEED = 2**32 - 1  # NumPy's
-# The least width and height that SB3's convolutions leave something of.
+MAX_SEED = 2**32 - 1  # NumPy's limit
+# Smallest width and height of images for SB3's convolutions.
 MIN_IMAGE = 36
-# Beyond, σ is 0 or infinite in float32.
+# Beyond ± this, σ is 0 or infinite in float32.
 MAX_LOG_STD = 87.0
-# Packages whose policies' constructors take what SB3's take.
+# Packages whose policy constructors take the same arguments as SB3's.
 _KNOWN = ("sb3_pgx", "stable_baselines3", "torch", "builtins")
 
 # ------------------------------------------------------------------------------------------------ before SB3's constructor
@@ -36,8 +36,12 @@ _KNOWN = ("sb3_pgx", "stable_baselines3", "torch", "builtins")
 
 def check_policy(policy: Any, aliases: Mapping[str, Any]) -> None:
     """
-    :raises ValueError: a name that is unknown
-    :raises TypeError: neither a name nor a class
+    Check the policy argument of a constructor.
+
+    :param policy: name of a policy, or a policy class
+    :param aliases: known names
+    :raises ValueError: the name is unknown
+    :raises TypeError: the argument is neither a name nor a class
     """
     if isinstance(policy, str) and policy not in aliases:
         raise ValueError(f'policy="{policy}" is unknown; choose one of {", ".join(aliases)}, or give a class')
@@ -47,24 +51,32 @@ def check_policy(policy: Any, aliases: Mapping[str, Any]) -> None:
 
 def check_environment(env: Any) -> None:
     """
-    :raises TypeError: no environment that SB3 could step; those of OpenAI's gym are left to SB3
+    Check the environment argument of a constructor. SB3 itself handles environments of OpenAI's gym.
+
+    :param env: environment
+    :raises TypeError: SB3 could not step it
     """
     name = type(env).__name__
     if isinstance(env, gym.vector.VectorEnv):
         raise TypeError(
-            f"env is {name}, a VectorEnv of gymnasium, and the algorithms step a VecEnv of SB3: make the same environments "
+            f"env is {name}, a VectorEnv of gymnasium, but the algorithms need a VecEnv of SB3: make the same environments "
             "with stable_baselines3.common.env_util.make_vec_env(id, n_envs=N)"
         )
     if isinstance(env, type) or not (hasattr(env, "reset") and hasattr(env, "step")):
         what = f"the class {env.__name__}" if isinstance(env, type) else f"of type {name}"
         raise TypeError(
-            f"env is {what}, and must be an environment, its id, or a VecEnv of SB3; for a function that makes one, call it, "
-            "or give it to stable_baselines3.common.env_util.make_vec_env"
+            f"env is {what}, but must be an environment, its id, or a VecEnv of SB3; call a function that makes one, or pass "
+            "it to stable_baselines3.common.env_util.make_vec_env"
         )
 
 
 def check_device(device: Any) -> None:
-    """:raises ValueError: torch knows no such device"""
+    """
+    Check the device argument of a constructor.
+
+    :param device: device, or its name
+    :raises ValueError: torch does not know the device
+    """
     try:
         get_device(device)
     except (RuntimeError, TypeError, ValueError) as error:
@@ -72,13 +84,23 @@ def check_device(device: Any) -> None:
 
 
 def check_verbose(verbose: Any) -> None:
-    """:raises TypeError: it is no whole number; SB3's users also write ``True``"""
+    """
+    Check the verbose argument of a constructor.
+
+    :param verbose: 0, 1 or 2; ``True`` is accepted, too
+    :raises TypeError: the argument is not a whole number
+    """
     if not isinstance(verbose, Integral):
         raise TypeError(f"verbose={verbose!r} must be 0 (nothing), 1 (messages) or 2 (debug)")
 
 
 def check_mapping(**arguments: Any) -> None:
-    """:raises TypeError: neither ``None`` nor a dictionary"""
+    """
+    Check that arguments are dictionaries or ``None``.
+
+    :param arguments: arguments by name
+    :raises TypeError: an argument is neither
+    """
     for name, value in arguments.items():
         if value is not None and not isinstance(value, Mapping):
             raise TypeError(f"{name}={value!r} must be a dictionary")
@@ -89,13 +111,14 @@ def check_mapping(**arguments: Any) -> None:
 
 def check_sb3s_arguments(model: Any) -> None:
     """
-    The arguments that SB3 has for every algorithm, of which it looks at few.
+    Check the arguments that all of SB3's on-policy algorithms have; SB3 itself checks few of them.
 
-    :raises ValueError: one makes no sense
-    :raises TypeError: one is of the wrong kind
+    :param model: model whose attributes to check
+    :raises ValueError: an argument is invalid
+    :raises TypeError: an argument has the wrong type
     """
     window, freq, seed = model._stats_window_size, model.sde_sample_freq, model.seed
-    if window is not None:  # which keeps all episodes
+    if window is not None:  # None keeps all episodes
         check_counts(0, stats_window_size=window)
     if not is_number(freq) or not isinstance(freq, int):
         raise ValueError(f"sde_sample_freq={freq!r} must be a whole number of steps; -1 draws noise once per rollout")
@@ -115,23 +138,26 @@ def _check_buffer_arguments(buffer_class: Any, kwargs: Mapping[str, Any]) -> Non
     except TypeError as error:
         raise TypeError(
             f"rollout_buffer_class={buffer_class!r} cannot be made with rollout_buffer_kwargs={dict(kwargs)!r} ({error}): it "
-            "is called with the arguments of SB3's RolloutBuffer and these"
+            "gets the arguments of SB3's RolloutBuffer in addition to these"
         ) from None
 
 
 def check_policy_kwargs(policy_class: Any, kwargs: Mapping[str, Any]) -> None:
     """
-    What SB3's own policies are given; a class with a constructor of its own may give the names another meaning.
+    Check the arguments of SB3's policies. For a class with its own constructor, only the optimizer's are checked, since other
+    names may mean something else.
 
-    :raises ValueError: a value makes no sense
-    :raises TypeError: a value is of the wrong kind
+    :param policy_class: class of the policy
+    :param kwargs: arguments of its constructor
+    :raises ValueError: an argument is invalid
+    :raises TypeError: an argument has the wrong type
     """
     optimizer_class, optimizer_kwargs = kwargs.get("optimizer_class"), kwargs.get("optimizer_kwargs")
     if optimizer_class is not None:
         check_optimizer_class(optimizer_class)
     check_mapping(optimizer_kwargs=optimizer_kwargs, features_extractor_kwargs=kwargs.get("features_extractor_kwargs"))
     if "lr" in (optimizer_kwargs or {}):
-        raise ValueError("policy_kwargs: optimizer_kwargs has lr, which is the algorithm's learning_rate: give that instead")
+        raise ValueError("policy_kwargs: optimizer_kwargs has lr: set the algorithm's learning_rate instead")
     if not _is_sb3s_constructor(policy_class):
         return
     _check_net_arch(kwargs.get("net_arch"))
@@ -147,7 +173,7 @@ def check_policy_kwargs(policy_class: Any, kwargs: Mapping[str, Any]) -> None:
 
 
 def _check_net_arch(net_arch: Any) -> None:
-    """A list of sizes, or lists of them as ``pi`` and ``vf``; SB3 before 1.8 had the dictionary in a list."""
+    """Check a list of sizes, or a dictionary of lists for ``pi`` and ``vf``. SB3 before 1.8 put the dictionary into a list."""
     if net_arch is None:
         return
     if isinstance(net_arch, list | tuple) and len(net_arch) == 1 and isinstance(net_arch[0], Mapping):
@@ -164,18 +190,21 @@ def _check_net_arch(net_arch: Any) -> None:
 
 def check_optimizer_class(optimizer_class: Any) -> None:
     """
-    :raises ValueError: one that cannot take a step on a gradient alone
-    :raises TypeError: no class
+    Check that an optimizer can take a step on a dense gradient.
+
+    :param optimizer_class: class of the optimizer
+    :raises ValueError: it needs a closure or sparse gradients
+    :raises TypeError: the argument is not a class
     """
     if not callable(optimizer_class):
         raise TypeError(f"policy_kwargs: optimizer_class={optimizer_class!r} must be a class, such as torch.optim.Adam")
     name = getattr(optimizer_class, "__name__", repr(optimizer_class))
     if isinstance(optimizer_class, type) and issubclass(optimizer_class, th.optim.SparseAdam):
-        raise ValueError(f"{name} takes sparse gradients alone, and those of a policy are dense: use torch.optim.Adam")
+        raise ValueError(f"{name} takes only sparse gradients, but those of a policy are dense: use torch.optim.Adam")
     closure = inspect.signature(getattr(optimizer_class, "step", Optimizer.step)).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ValueError(
-            f"{name} evaluates the loss several times a step (its step needs a closure), and the algorithms give it one "
+            f"{name} evaluates the loss several times per step (its step needs a closure), but the algorithms provide one "
             "gradient: use a first-order optimizer, such as torch.optim.Adam"
         )
 
@@ -187,10 +216,12 @@ def check_spaces(
     policy_class: Any, kwargs: Mapping[str, Any], observation_space: spaces.Space, action_space: spaces.Space
 ) -> None:
     """
-    :param policy_class: the policy's class
-    :param kwargs: what it is given; extractors that are not SB3's may take other observations
-    :param observation_space: of the environment
-    :param action_space: of the environment
+    Check that a policy can work with the spaces of an environment.
+
+    :param policy_class: class of the policy
+    :param kwargs: arguments of its constructor; extractors other than SB3's may take other observations
+    :param observation_space: observation space of the environment
+    :param action_space: action space of the environment
     :raises ValueError: SB3's policies cannot work with a space
     """
     _check_action_space(action_space, bool(kwargs.get("squash_output")))
@@ -199,7 +230,7 @@ def check_spaces(
         return
     if th.get_default_dtype() != th.float32:
         raise ValueError(
-            f"torch's default dtype is {th.get_default_dtype()}, and {extractor.__name__} gives SB3's policies observations "
+            f"torch's default dtype is {th.get_default_dtype()}, but {extractor.__name__} gives SB3's policies observations "
             "as float32: call torch.set_default_dtype(torch.float32), or write an extractor that converts"
         )
     is_dict = isinstance(observation_space, spaces.Dict)
@@ -212,7 +243,7 @@ def check_spaces(
     takes, fits = wanted[extractor]
     if not fits:
         raise ValueError(
-            f"{policy_class.__name__} takes {takes}, and the observation space is {one_line(observation_space)}: use "
+            f"{policy_class.__name__} takes {takes}, but the observation space is {one_line(observation_space)}: use "
             f"{'MultiInputPolicy' if is_dict else 'CnnPolicy' if is_image else 'MlpPolicy'}"
         )
     parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
@@ -227,13 +258,17 @@ def check_spaces(
             (part.shape or ())[1:]
         ) < MIN_IMAGE:
             raise ValueError(
-                f"{name} has images of shape {part.shape}, and SB3's NatureCNN takes {MIN_IMAGE} × {MIN_IMAGE} pixels or "
-                "more: enlarge them (gymnasium.wrappers.ResizeObservation), or use MlpPolicy"
+                f"{name} has images of shape {part.shape}, but SB3's NatureCNN needs at least {MIN_IMAGE} × {MIN_IMAGE} "
+                "pixels: enlarge them (gymnasium.wrappers.ResizeObservation), or use MlpPolicy"
             )
 
 
 def one_line(space: spaces.Space) -> str:
-    """NumPy prints some bounds and sizes in several lines."""
+    """
+    Return a space's text in one line; NumPy prints some bounds and sizes in several.
+
+    :param space: space to describe
+    """
     return " ".join(str(space).split())
 
 
@@ -242,19 +277,19 @@ def _check_action_space(space: spaces.Space, squashed: bool) -> None:
         width = space.high - space.low
         if not np.array_equal(width, space.high.astype(float) - space.low.astype(float)) and space.dtype.kind in "iu":
             raise ValueError(
-                f"the action space is {one_line(space)}, whose width overflows {space.dtype}, and squash_output=True needs "
-                "it: use a wider type, or leave squash_output out"
+                f"the action space is {one_line(space)}, whose width overflows {space.dtype}, but squash_output=True needs "
+                "it: use a wider type, or remove squash_output"
             )
     if isinstance(space, spaces.Box) and not np.prod(space.shape, dtype=int):
-        raise ValueError(f"the action space is {one_line(space)}, whose actions have no numbers: give it at least one")
+        raise ValueError(f"the action space is {one_line(space)}, whose actions are empty: give them at least one number")
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1:
         raise ValueError(
-            f"the action space is MultiDiscrete({space.nvec.tolist()}), and SB3's policies take one row of choices: flatten "
+            f"the action space is MultiDiscrete({space.nvec.tolist()}), but SB3's policies take one row of choices: flatten "
             f"it, MultiDiscrete({space.nvec.ravel().tolist()}), and reshape the action in the environment"
         )
     if isinstance(space, spaces.MultiBinary) and not isinstance(space.n, int):
         raise ValueError(
-            f"the action space is {one_line(space)}, and SB3's policies take one row of switches: flatten it, "
+            f"the action space is {one_line(space)}, but SB3's policies take one row of switches: flatten it, "
             f"MultiBinary({int(np.prod(space.shape))}), and reshape the action in the environment"
         )
 
@@ -265,23 +300,23 @@ def _check_observation_part(space: spaces.Space, name: str) -> None:
         raise ValueError(f"{name} is {one_line(space)}, which has {what}: {remedy}")
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1:
         raise ValueError(
-            f"{name} is MultiDiscrete({space.nvec.tolist()}), and SB3's policies take one row of choices: flatten it, "
+            f"{name} is MultiDiscrete({space.nvec.tolist()}), but SB3's policies take one row of choices: flatten it, "
             f"MultiDiscrete({space.nvec.ravel().tolist()})"
         )
 
 
 def _check_key(key: Any, name: str) -> None:
-    """SB3 names a layer after every key, and torch does not allow every name."""
+    """Check that a key can name a layer: SB3 names one after each key, and torch does not allow all names."""
     try:
         nn.ModuleDict({key: nn.Identity()})
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{name} has a name that SB3's CombinedExtractor cannot give to a layer ({error.args[0]}): rename the key"
+            f"{name} has a key that cannot name a layer of SB3's CombinedExtractor ({error.args[0]}): rename the key"
         ) from None
 
 
 def _extractor_class(policy_class: Any, kwargs: Mapping[str, Any]) -> type[nn.Module] | None:
-    """SB3's extractor that a policy of SB3's will have; ``None`` where it may have another."""
+    """Return the features extractor of SB3 that a policy will use; ``None`` if it may use another."""
     if "features_extractor_class" in kwargs:
         given = kwargs["features_extractor_class"]
         return given if given in (FlattenExtractor, NatureCNN, CombinedExtractor) else None
@@ -293,7 +328,7 @@ def _extractor_class(policy_class: Any, kwargs: Mapping[str, Any]) -> type[nn.Mo
 
 
 def _is_sb3s_constructor(policy_class: Any) -> bool:
-    """Whether a policy's arguments mean what they mean in SB3."""
+    """Return whether a policy's arguments have the same meaning as in SB3."""
     if not (isinstance(policy_class, type) and issubclass(policy_class, ActorCriticPolicy)):
         return False
     return all(c.__module__.partition(".")[0] in _KNOWN for c in policy_class.__mro__ if "__init__" in vars(c))
@@ -304,9 +339,10 @@ def _is_sb3s_constructor(policy_class: Any) -> bool:
 
 def as_timesteps(total_timesteps: Any) -> Any:
     """
-    A number of environment steps as SB3 takes it: also a float, infinity, or 0, which trains nothing.
+    Return a number of environment steps, in any form that SB3 accepts: also a float, infinity, or 0, which trains nothing.
 
-    :raises ValueError: it is anything else
+    :param total_timesteps: number of steps
+    :raises ValueError: the argument is not a number >= 0
     """
     (number,) = without_arrays({"": total_timesteps}).values()
     if not is_number(number) or math.isnan(number) or number < 0:
@@ -316,11 +352,13 @@ def as_timesteps(total_timesteps: Any) -> Any:
 
 def check_learn(model: Any, callback: Any, log_interval: Any) -> None:
     """
-    :param model: to train
-    :param callback: as SB3 takes it
-    :param log_interval: as SB3 takes it
-    :raises ValueError: it cannot be trained so
-    :raises TypeError: an argument is of the wrong kind
+    Check the arguments of ``learn``.
+
+    :param model: model to train
+    :param callback: a callback, a list of callbacks, a function, or ``None``
+    :param log_interval: rollouts between two log dumps, or ``None``
+    :raises ValueError: the model has no environment, or an argument is invalid
+    :raises TypeError: an argument has the wrong type
     """
     if model.env is None:
         raise ValueError(
@@ -332,5 +370,5 @@ def check_learn(model: Any, callback: Any, log_interval: Any) -> None:
     for one in callback if isinstance(callback, list) else [callback]:
         is_class = isinstance(one, type) and issubclass(one, BaseCallback)
         if is_class or not (one is None or callable(one) or isinstance(one, BaseCallback)):
-            raise TypeError(f"callback={one!r} must be an object of a class of callbacks, a list of them, or a function")
+            raise TypeError(f"callback={one!r} must be a callback object, a list of them, or a function")
     check_optimizer_class(type(model.policy.optimizer))

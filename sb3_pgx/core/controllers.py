@@ -1,4 +1,4 @@
-"""Controllers: numbers that adapt to what an update did, and that are saved with the model."""
+"""Controllers: coefficients that adapt to the KL divergence of an update, and are saved with the model."""
 
 import math
 
@@ -7,24 +7,26 @@ from torch import Tensor
 
 from sb3_pgx.core.checks import check_positive
 
-# Below this, the divergence of a policy that has not moved is rounding.
+# A divergence below this is rounding: the policy has not moved.
 _KL_NOISE = 1e-7
 
-# β halves or doubles once an iteration: from either end it is back at 1 within ten of them.
+# β halves or doubles once per update, so from either bound it is back at 1 within ten updates.
 KL_COEF_BOUNDS = (1e-3, 1e3)
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, target_kl: float, tolerance: float, factor: float) -> float:
     """
-    β of the next iteration (Schulman et al., 2017, §4): divided by ``factor`` where the policy moved less than the target over
-    ``tolerance``, multiplied where it moved more than ``tolerance`` times the target.
+    Return β for the next update (Schulman et al., 2017, §4).
 
-    :param kl_coef: β of the iteration that is over
-    :param kl: mean KL(π_old‖π) over its batch
-    :param target_kl: the divergence to aim at
-    :param tolerance: greater than 1
-    :param factor: greater than 1
-    :return: within :data:`KL_COEF_BOUNDS`; β itself where ``kl`` is not a number
+    β is divided by ``factor`` if the divergence was below target / tolerance, and multiplied if it was above target ·
+    tolerance.
+
+    :param kl_coef: β of the last update
+    :param kl: mean KL(π_old‖π) over its batch, in nats
+    :param target_kl: target divergence, in nats
+    :param tolerance: factor > 1
+    :param factor: factor > 1
+    :return: β within :data:`KL_COEF_BOUNDS`; unchanged if ``kl`` is NaN
     """
     if math.isnan(kl):
         return kl_coef
@@ -38,19 +40,20 @@ def adapted_kl_coef(kl_coef: float, kl: float, target_kl: float, tolerance: floa
 
 class KLAdaptiveLearningRate:
     """
-    A learning rate that follows the KL divergence, as in rsl_rl (Rudin et al., 2022): before each step it is divided by
-    ``factor`` where the minibatch's divergence from the policy that acted exceeds twice the target, and multiplied where it is
-    below half of it.
+    A learning rate that adapts to the KL divergence, as in rsl_rl (Rudin et al., 2022).
 
-    Pass it as ``learning_rate`` to PPO, which measures the divergence by its estimate ``approx_kl``, or to PPOPenalty, which
-    measures it exactly. Each model has its own copy; ``model.learning_rate.value`` is the current rate, which is saved.
+    Before each gradient step, it is divided by ``factor`` if the minibatch's divergence from the policy that acted exceeds
+    twice the target, and multiplied by ``factor`` if the divergence is below half the target.
 
-    :param value: at the start
-    :param target_kl: to aim at
-    :param factor: greater than 1
-    :param low: least rate
-    :param high: greatest rate
-    :raises ValueError: an argument makes no sense
+    Pass it as ``learning_rate`` to PPO, which estimates the divergence (``approx_kl``), or to PPOPenalty, which computes it
+    exactly. Each model has its own copy. ``model.learning_rate.value`` is the current rate and is saved with the model.
+
+    :param value: initial learning rate. Typical: 1e-4 to 1e-3; it adapts quickly, so the start matters little
+    :param target_kl: target divergence, in nats. Typical: 0.005 to 0.02. Larger values allow larger policy changes per update
+    :param factor: factor > 1 of one change. Typical: 1.2 to 2. Larger values adapt faster and may oscillate
+    :param low: smallest learning rate. Typical: 1e-6 to 1e-5. Larger values prevent learning from stalling
+    :param high: largest learning rate. Typical: 1e-3 to 1e-2. Smaller values prevent divergence
+    :raises ValueError: an argument is invalid
     """
 
     def __init__(
@@ -71,24 +74,29 @@ class KLAdaptiveLearningRate:
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        """What :func:`adapted_scale` needs besides the factor and the divergence."""
+        """Return the constants of :func:`adapted_scale`: target, factor, smallest and largest scale."""
         return self.target_kl, self.factor, self.low / self.value, self.high / self.value
 
     def scaled(self, scale: float) -> None:
-        """Take over the factor that an update has ended with."""
+        """
+        Multiply the learning rate by the scale with which an update ended.
+
+        :param scale: result of the last :func:`adapted_scale`
+        """
         self.value = min(max(self.value * scale, self.low), self.high)
 
 
 def adapted_scale(scale: Tensor, kl: Tensor, target_kl: Tensor, factor: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """
-    The factor of the learning rate for the next step; all tensors without dimensions, or numbers but for the first two.
+    Return the scale of the learning rate for the next gradient step. ``scale`` and ``kl`` are tensors without dimensions; the
+    others are, too, or numbers.
 
-    :param scale: the factor so far
-    :param kl: divergence of a minibatch
-    :param target_kl: to aim at
-    :param factor: of a change
-    :param low: least factor
-    :param high: greatest factor
+    :param scale: scale so far
+    :param kl: divergence of the minibatch
+    :param target_kl: target divergence
+    :param factor: factor of one change
+    :param low: smallest scale
+    :param high: largest scale
     """
     slower, faster = (scale / factor).clamp(min=low), (scale * factor).clamp(max=high)
     return th.where(kl > 2 * target_kl, slower, th.where((kl < target_kl / 2) & (kl > _KL_NOISE), faster, scale))

@@ -1,4 +1,7 @@
-"""Whose fault an exception is: the user's passes through untouched, and numbers that are not finite get a sentence of ours."""
+"""
+Tell exceptions of the user's code, which pass through unchanged, from those of torch about numbers that are not finite, which
+get a clear message.
+"""
 
 import dis
 import sys
@@ -16,7 +19,12 @@ _RAISES = {dis.opmap["RAISE_VARARGS"], dis.opmap["RERAISE"]}
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """Add a line to an exception, where Python has notes (from 3.11); its type, text and traceback stay as they are."""
+    """
+    Add a line to an exception if Python supports notes (3.11 and later). Type, text and traceback stay the same.
+
+    :param error: exception to extend
+    :param note: line to add
+    """
     if hasattr(error, "add_note"):
         error.add_note(note)
 
@@ -24,10 +32,13 @@ def add_note(error: BaseException, note: str) -> None:
 @contextmanager
 def blaming_numbers(refusal: Callable[[str], Exception], place: Callable[[], str]) -> Iterator[None]:
     """
-    Within this context, code of the user's runs on numbers that training has produced.
+    Within this context, the user's code runs on numbers that training has produced.
 
-    :param refusal: our error, from what torch's distributions say of parameters that are not finite
-    :param place: where we are; a note on every other exception, which passes through as it is
+    If torch's distributions reject parameters that are not finite, raise our error instead. Other exceptions pass through,
+    with a note that says where they were raised.
+
+    :param refusal: makes our error from torch's message
+    :param place: returns a description of the place, such as "while the policy learned"
     """
     try:
         yield
@@ -41,8 +52,11 @@ def blaming_numbers(refusal: Callable[[str], Exception], place: Callable[[], str
 
 def refused_numbers(error: Exception) -> str | None:
     """
-    What torch's distributions say of parameters or samples that are NaN or infinite, or of a standard deviation of 0, in one
-    line; ``None`` for any other exception, whatever its text is.
+    Return torch's one-line message if a distribution rejected parameters or samples that are NaN or infinite, or a standard
+    deviation of 0.
+
+    :param error: exception to examine
+    :return: the message; ``None`` for any other exception
     """
     frame = _innermost(error)[0]
     if frame is None or not _module(frame).startswith("torch.distributions"):
@@ -55,34 +69,57 @@ def refused_numbers(error: Exception) -> str | None:
 
 
 def is_torchs(error: Exception) -> bool:
-    """Whether torch raised it, and no ``raise`` statement outside of torch; running out of memory does not count."""
+    """
+    Return whether torch raised an exception, rather than a ``raise`` statement elsewhere. Running out of memory does not
+    count.
+
+    :param error: exception to examine
+    """
     if type(error) not in (RuntimeError, NotImplementedError):
         return False
     frame, instruction = _innermost(error)
     if frame is None or _module(frame).split(".")[0] == "torch":
         return True
-    return frame.f_code.co_code[instruction] not in _RAISES  # what C++ raises comes from the line that called it
+    return frame.f_code.co_code[instruction] not in _RAISES  # errors from C++ appear at the line that called it
 
 
 def raised_in(error: BaseException, module: str) -> bool:
-    """Whether code of that module raised it, or what it called in C."""
+    """
+    Return whether a module raised an exception, itself or in C code that it called.
+
+    :param error: exception to examine
+    :param module: name of the module
+    """
     frame, _ = _innermost(error)
     return frame is not None and _module(frame) == module
 
 
 def not_finite_parameter(policy: nn.Module) -> str | None:
-    """The name of the first parameter with NaN or infinity, or ``None``."""
+    """
+    Return the name of the first parameter with NaN or infinity, or ``None``.
+
+    :param policy: module to examine
+    """
     return next((name for name, p in policy.named_parameters() if not th.isfinite(p).all()), None)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of its text, or its type where it has none."""
+    """
+    Return the first line of an exception's text, or its type if it has no text.
+
+    :param error: exception
+    """
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn of something, pointing at the user's line: the first one that is neither of this package, nor of SB3 or torch."""
+    """
+    Warn, pointing at the user's line: the first one outside of this package, SB3 and torch.
+
+    :param message: text of the warning
+    :param category: class of the warning
+    """
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and _module(frame).split(".")[0] in _INSIDE:
         level, frame = level + 1, frame.f_back
@@ -96,7 +133,7 @@ def _is_bad(name: str, value: Any) -> bool:
 
 
 def _innermost(error: BaseException) -> tuple[FrameType | None, int]:
-    """The frame that raised, and the instruction in it."""
+    """Return the frame that raised an exception, and the index of the instruction in it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

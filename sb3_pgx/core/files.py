@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all: the one way in which this package writes what a person keeps."""
+"""Files that are written completely or not at all. The package writes everything that a user keeps through these functions."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 try:
     import fcntl
-except ImportError:  # Windows, which does not remove files that somebody has open
+except ImportError:  # Windows, which does not remove open files
     fcntl = None  # type: ignore[assignment]
 
 UNFINISHED = ".sb3_pgx-unfinished"
@@ -22,13 +22,13 @@ UNFINISHED = ".sb3_pgx-unfinished"
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """
-    Yield a binary file that takes the place of ``path`` in one step when the block ends.
+    Yield a binary file that replaces ``path`` atomically when the block ends.
 
-    Until then the old file stays as it is, whatever happens: an error, a full disk, the end of the process. Missing folders
-    are created, a link is followed, and an existing file keeps its permissions. A device or a pipe is written to directly.
+    Until then the old file stays unchanged, whatever happens: an error, a full disk, the end of the process. Missing folders
+    are created, links are followed, and an existing file keeps its permissions. Devices and pipes are written to directly.
 
     :param path: file to write
-    :raises OSError: it cannot be written; one sentence that names the path
+    :raises OSError: the file cannot be written; the message names the path
     """
     target, disk = Path(os.path.realpath(path)), None
     try:
@@ -42,12 +42,17 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         failure = error if disk is None else disk.failure
         if not isinstance(failure, OSError):
             raise
-        unchanged = "; the file that is there is unchanged" if target.is_file() else ""
+        unchanged = "; the existing file is unchanged" if target.is_file() else ""
         raise cannot_write(target, failure, unchanged) from None
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file as :func:`replacing` does, in UTF-8."""
+    """
+    Write a text file in UTF-8, with the guarantees of :func:`replacing`.
+
+    :param path: file to write
+    :param text: its content
+    """
     with replacing(path) as file:
         file.write(text.encode())
 
@@ -55,18 +60,17 @@ def write_text(path: str | Path, text: str) -> None:
 @contextlib.contextmanager
 def saving(path: Any, suffix: str) -> Iterator[Any]:
     """
-    Yield what SB3 should write to instead of ``path``, so that the file is replaced whole or not at all.
+    Yield what SB3 should write to instead of ``path``, so that the file is replaced completely or not at all.
 
-    :param path: as SB3 takes it: the name of a file, to which the suffix is added if it has none, or an open file, which is
-        yielded as it is
-    :param suffix: such as ``"zip"``
+    :param path: path, to which the suffix is added if it has none, or an open file, which is yielded unchanged
+    :param suffix: file name suffix, such as ``"zip"``
     """
     if not isinstance(path, str | Path):
         yield path
         return
     path = Path(path) if Path(path).suffix else Path(f"{path}.{suffix}")
     while path.is_dir():
-        warnings.warn(f"Path '{path}' is a folder. Will save instead to {path}_2")  # SB3's name and words
+        warnings.warn(f"Path '{path}' is a folder. Will save instead to {path}_2")  # same name and text as SB3's
         path = Path(f"{path}_2")
     if not path.parent.exists():
         warnings.warn(f"Path '{path.parent}' does not exist. Will create it.")
@@ -77,9 +81,9 @@ def saving(path: Any, suffix: str) -> Iterator[Any]:
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """
-    Yield a folder to fill, which gets its name when the block ends.
+    Yield a new folder to fill. It gets its name when the block ends, and is removed if the block raises an error.
 
-    :param path: of the folder, which must not exist
+    :param path: path of the folder, which must not exist
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
@@ -94,14 +98,20 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def cannot_write(path: Path, error: OSError, remark: str = "") -> OSError:
-    """Return the error as one sentence that names the path. It keeps its class and its number."""
+    """
+    Return an error with the same class and number, whose message names the path.
+
+    :param path: file that cannot be written
+    :param error: original error
+    :param remark: text to append
+    """
     sentence = type(error)(f"{path} cannot be written: {error.strerror or error}{remark}")
     sentence.errno = error.errno
     return sentence
 
 
 class _Disk(io.FileIO):
-    """A file that remembers why it could not be written; writers of archives and pictures raise errors of their own."""
+    """A file that remembers why writing failed, because writers of archives and images replace the error by their own."""
 
     failure: OSError | None = None
 
@@ -120,8 +130,8 @@ class _Disk(io.FileIO):
 
 @contextlib.contextmanager
 def _unfinished(target: Path) -> Iterator[_Disk]:
-    """A file that gets the target's name if the block ends without an error."""
-    if target.exists() and not os.access(target, os.W_OK):  # replacing it would not need that permission
+    """Yield a file that gets the target's name if the block ends without an error."""
+    if target.exists() and not os.access(target, os.W_OK):  # os.replace would ignore the missing permission
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     _sweep(target.parent)
     name = _unfinished_name(target)
@@ -134,9 +144,9 @@ def _unfinished(target: Path) -> Iterator[_Disk]:
             _copy_permissions(target, disk.fileno())
             os.fsync(disk.fileno())
             if is_nameless:
-                os.link(f"/proc/self/fd/{disk.fileno()}", name, src_dir_fd=disk.fileno())  # with a descriptor it follows links
+                os.link(f"/proc/self/fd/{disk.fileno()}", name, src_dir_fd=disk.fileno())  # src_dir_fd makes it follow links
             elif fcntl is None:
-                disk.close()  # Windows moves no open file
+                disk.close()  # Windows cannot move an open file
             os.replace(name, target)
     finally:
         disk.close()
@@ -144,7 +154,7 @@ def _unfinished(target: Path) -> Iterator[_Disk]:
 
 
 def _nameless(folder: Path) -> _Disk | None:
-    """A file without a name, which is gone when its process ends; not every system has that."""
+    """Open a file without a name, which vanishes when the process ends; ``None`` if the system does not support that."""
     if not (hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd")):
         return None
     try:
@@ -156,7 +166,7 @@ def _nameless(folder: Path) -> _Disk | None:
 
 
 def _named(name: Path) -> _Disk:
-    """A file that :func:`_sweep` removes if the process dies: it may do so before the file is locked, too."""
+    """Open a file that :func:`_sweep` removes if the process dies; try again if that happens before the file is locked."""
     while True:
         disk = _Disk(name, "xb")
         _lock(disk.fileno())
@@ -170,7 +180,7 @@ def _unfinished_name(target: Path) -> Path:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what processes that died have left: whoever is alive holds a lock on what it writes."""
+    """Remove what dead processes left behind. A living process holds a lock on what it writes."""
     for path in folder.glob(f".*{UNFINISHED}"):
         with contextlib.suppress(OSError):
             if path.is_dir():
@@ -197,9 +207,9 @@ def _locked_folder(path: Path, wait: bool = True) -> Iterator[None]:
 
 def _lock(file: int, wait: bool = True) -> None:
     """
-    Lock a file until it is closed, or its process dies.
+    Lock a file until it is closed or the process dies.
 
-    :raises OSError: somebody else has locked it, or the file system knows no locks; only if ``wait`` is false
+    :raises OSError: another process holds the lock, or the file system has no locks; only if ``wait`` is false
     """
     if fcntl is not None:
         with contextlib.suppress(*([OSError] if wait else [])):
@@ -209,7 +219,7 @@ def _lock(file: int, wait: bool = True) -> None:
 def _copy_permissions(source: Path, file: int) -> None:
     if source.exists() and hasattr(os, "fchmod"):
         there = source.stat()
-        with contextlib.suppress(OSError):  # of another owner
+        with contextlib.suppress(OSError):  # not the owner
             os.fchown(file, there.st_uid, there.st_gid)
-        with contextlib.suppress(OSError):  # on a file system without permissions
+        with contextlib.suppress(OSError):  # file system without permissions
             os.fchmod(file, there.st_mode & 0o7777)

@@ -1,4 +1,4 @@
-"""Packages that training does not need; asked for before any work starts."""
+"""Optional packages, which training does not need. Their absence is reported before any work starts."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -12,10 +12,12 @@ ZOO = ("rl_zoo3", "requests", "seaborn")
 
 def require_extra(what: str = "comparisons", packages: tuple[str, ...] = COMPARISON, extra: str = "plots") -> None:
     """
-    :param what: needs them, for the error
-    :param packages: by the names under which they are imported
-    :param extra: that holds them
-    :raises ImportError: one of them is not installed; says how to install it
+    Check that optional packages are installed.
+
+    :param what: plural name of what needs them, for the error
+    :param packages: names under which they are imported
+    :param extra: extra of this package that installs them
+    :raises ImportError: a package is missing; the message says how to install it
     """
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
@@ -23,7 +25,11 @@ def require_extra(what: str = "comparisons", packages: tuple[str, ...] = COMPARI
 
 
 def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
-    """Versions of those distributions that are installed, by name."""
+    """
+    Return the versions of the distributions that are installed, by name.
+
+    :param distributions: names on the package index
+    """
     found = {}
     for name in distributions:
         with suppress(PackageNotFoundError):

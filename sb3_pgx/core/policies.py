@@ -1,5 +1,5 @@
 """
-What SB3's policies lack: actors without a critic, bounded and state-dependent standard deviations, and knowledge of
+Policies that SB3 lacks (actors without a critic, bounded and state-dependent standard deviations), and functions that find out
 which parameters the action distribution depends on.
 """
 
@@ -29,9 +29,12 @@ class GaussianStdMixin(ActorCriticPolicy):
     """
     Two options for Gaussian policies (Box actions, no gSDE), for ``policy_kwargs``.
 
-    :param log_std_bounds: lowest and highest log σ, which is low + (high − low) sigmoid(x) then. The bound is smooth, with
-        a gradient everywhere: a hard clamp would hold a parameter forever once it has left the interval
-    :param state_dependent_std: log σ is a linear function of the actor's last hidden layer instead of a free parameter
+    :param args: arguments of SB3's policy
+    :param log_std_bounds: lowest and highest log σ, with log σ = low + (high − low) sigmoid(x). Typical: ``None``, which sets
+        no bounds, or (−20, 2). The bound is smooth, so there is always a gradient; a hard clamp would trap a parameter that
+        has left the interval
+    :param state_dependent_std: make log σ a linear function of the actor's last hidden layer, instead of a free parameter
+    :param kwargs: further arguments of SB3's policy
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class GaussianStdMixin(ActorCriticPolicy):
         if self.log_std_bounds is None and not self.state_dependent_std:
             return
         if not isinstance(self.action_space, spaces.Box) or self.use_sde:
-            raise ValueError(f"{' and '.join(STD_OPTIONS)} are for Gaussian policies: Box actions, use_sde=False")
+            raise ValueError(f"{' and '.join(STD_OPTIONS)} need a Gaussian policy: Box actions and use_sde=False")
         initial = self._unbounded(self.log_std_init)
         if self.state_dependent_std:
             del self.log_std
@@ -62,7 +65,7 @@ class GaussianStdMixin(ActorCriticPolicy):
         restart_optimizer(self, lr_schedule(1))
 
     def _unbounded(self, log_std: float) -> float:
-        """Inverse of the bound, so that training starts at ``log_std_init``."""
+        """Invert the bound, so that training starts at ``log_std_init``."""
         if self.log_std_bounds is None:
             return log_std
         low, high = self.log_std_bounds
@@ -80,7 +83,7 @@ class GaussianStdMixin(ActorCriticPolicy):
         return self.action_dist.proba_distribution(self.action_net(latent_pi), log_std)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        # SB3's own list lacks share_features_extractor, so that a policy saved without sharing loads with it.
+        # SB3's list lacks share_features_extractor, so a policy saved without sharing would load with it.
         return {
             **super()._get_constructor_parameters(),
             "share_features_extractor": self.share_features_extractor,
@@ -92,7 +95,7 @@ class ActorMixin(GaussianStdMixin):
     """
     A policy without a critic: no value network is built, and ``predict_values`` returns zeros.
 
-    ``net_arch`` and ``share_features_extractor`` are accepted as SB3's policies take them; their critic part is ignored.
+    Arguments are those of SB3's policies; the critic's part of ``net_arch`` and ``share_features_extractor`` is ignored.
     """
 
     def __init__(self, *args: Any, share_features_extractor: bool = True, **kwargs: Any):
@@ -110,14 +113,20 @@ class ActorMixin(GaussianStdMixin):
         restart_optimizer(self, lr_schedule(1))
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """
+        Return zeros, ``[B, 1]``.
+
+        :param obs: observations, ``[B, *obs]``
+        """
         first = next(iter(obs.values())) if isinstance(obs, dict) else obs
         return th.zeros(len(first), 1, device=first.device)
 
 
 class NoCritic(nn.Module):
-    """Stands where SB3's policies have their value network: V = 0."""
+    """Placeholder for the value network of SB3's policies: V = 0."""
 
     def forward(self, latent: Tensor) -> Tensor:
+        """Return zeros, ``[B, 1]``."""
         return latent.new_zeros(len(latent), 1)
 
 
@@ -154,9 +163,11 @@ _WITH_STD_OPTIONS: dict[type, type[ActorCriticPolicy]] = {
 
 def policy_class_for(policy_class: Any, policy_kwargs: dict[str, Any]) -> Any:
     """
-    SB3's own class, or ours where ``policy_kwargs`` ask for one of its options.
+    Return the policy class to use: ours if ``policy_kwargs`` ask for one of its options, otherwise the given one.
 
-    :raises ValueError: a class of the user's own is asked for one of the options
+    :param policy_class: policy class that was asked for
+    :param policy_kwargs: arguments of the policy
+    :raises ValueError: a user's own class gets one of the options
     """
     asked = [policy_kwargs.get(name) for name in STD_OPTIONS if name in policy_kwargs]
     if not asked or (isinstance(policy_class, type) and issubclass(policy_class, GaussianStdMixin)):
@@ -173,13 +184,15 @@ def policy_class_for(policy_class: Any, policy_kwargs: dict[str, Any]) -> Any:
 
 def mean_std(policy: ActorCriticPolicy, observations: Observations) -> Tensor | float | None:
     """
-    The mean standard deviation of a Box policy: of the parameter that SB3 logs, or, with our own options, over the
-    observations ``[B, *obs]``; ``None`` where there is none.
+    Return the mean standard deviation of a Box policy, or ``None`` if the policy has none.
+
+    :param policy: policy; SB3's standard deviation is a parameter, with our options it may depend on the observations
+    :param observations: observations to average over, ``[B, *obs]``
     """
     log_std = getattr(policy, "log_std", None)
     bounded = getattr(policy, "log_std_bounds", None) is not None
     if log_std is not None and not bounded:
-        values = log_std.detach().exp().flatten().tolist()  # the mean of few numbers is found faster than torch's mean
+        values = log_std.detach().exp().flatten().tolist()  # faster than torch's mean for few numbers
         return sum(values) / len(values)
     if not isinstance(policy.action_dist, DiagGaussianDistribution):
         return None
@@ -189,18 +202,23 @@ def mean_std(policy: ActorCriticPolicy, observations: Observations) -> Tensor | 
 
 
 def restart_optimizer(policy: ActorCriticPolicy, learning_rate: float) -> None:
-    """Give the policy a fresh optimizer of its class over the parameters that it has now."""
+    """
+    Give the policy a new optimizer of its class, for its current parameters.
+
+    :param policy: policy whose ``optimizer`` is replaced
+    :param learning_rate: step size of the new optimizer
+    """
     policy.optimizer = policy.optimizer_class(policy.parameters(), lr=learning_rate, **policy.optimizer_kwargs)  # type: ignore[call-arg]
 
 
 def follow_parameters(optimizer: th.optim.Optimizer, before: Mapping[str, nn.Parameter], policy: nn.Module) -> None:
     """
-    If all of the policy's parameters have been replaced, as ``load_state_dict(assign=True)`` does, let its optimizer move the
-    new ones, moments included.
+    Let the optimizer move the policy's new parameters, with the old moments, if all of them have been replaced, as
+    ``load_state_dict(assign=True)`` does.
 
-    :param optimizer: the policy's
-    :param before: the policy's parameters when they were looked at last, by name
-    :param policy: as it is now
+    :param optimizer: optimizer of the policy
+    :param before: earlier parameters of the policy, by name
+    :param policy: policy with its current parameters
     """
     now, names = dict(policy.named_parameters()), {id(p): name for name, p in before.items()}
     held = [p for group in optimizer.param_groups for p in group["params"]]
@@ -215,7 +233,12 @@ def follow_parameters(optimizer: th.optim.Optimizer, before: Mapping[str, nn.Par
 
 
 def leave_out(optimizer: th.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Take ``parameters`` out of an optimizer, with the state that some optimizers make at once."""
+    """
+    Remove parameters from an optimizer, and their state, which some optimizers create at once.
+
+    :param optimizer: optimizer to change
+    :param parameters: parameters to remove, by name
+    """
     members = {id(p) for p in parameters.values()}
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if id(p) not in members]
@@ -225,7 +248,12 @@ def leave_out(optimizer: th.optim.Optimizer, parameters: Mapping[str, nn.Paramet
 
 
 def is_sb3s(policy: Any, *methods: str) -> bool:
-    """Whether neither class nor object has methods of its own in the place of these of SB3's ``ActorCriticPolicy``."""
+    """
+    Return whether a policy uses these methods of SB3's ``ActorCriticPolicy`` unchanged, in its class and in the object.
+
+    :param policy: policy to examine
+    :param methods: names of methods
+    """
     return all(_stands_for(getattr(type(policy), name, None), name) and name not in vars(policy) for name in methods)
 
 
@@ -234,7 +262,11 @@ def _stands_for(method: Any, name: str) -> bool:
 
 
 def samples_as_sb3(method: Method) -> Method:
-    """Says of a policy's method that the actions that come of it are those that SB3's own method would give."""
+    """
+    Mark a policy's method as one that samples the same actions as SB3's own method.
+
+    :param method: method to mark
+    """
     method.samples_as_sb3 = True  # type: ignore[attr-defined]
     return method
 
@@ -242,8 +274,10 @@ def samples_as_sb3(method: Method) -> Method:
 @contextmanager
 def unchecked(policy: ActorCriticPolicy) -> Iterator[None]:
     """
-    Within this context ``evaluate_actions`` works on a :class:`~sb3_pgx.core.distributions.Choice`, where both it and the
-    distribution are SB3's. It is for callers that refuse results that are not finite.
+    Within this context, ``evaluate_actions`` skips the checks of torch's Categorical distribution, if both the method and the
+    distribution are SB3's. For callers that check themselves that the results are finite.
+
+    :param policy: policy whose distribution is replaced by a :class:`~sb3_pgx.core.distributions.Choice`
     """
     before = policy.action_dist
     if type(before) is CategoricalDistribution and is_sb3s(policy, "evaluate_actions", "_get_action_dist_from_latent"):
@@ -256,11 +290,13 @@ def unchecked(policy: ActorCriticPolicy) -> Iterator[None]:
 
 def split_parameters(policy: ActorCriticPolicy) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
     """
-    The parameters that the action distribution depends on, and those that the value depends on; shared ones are in both.
+    Return the parameters that the action distribution depends on, and those that the value depends on. Shared parameters are
+    in both.
 
-    Found by differentiating, not by name: a custom policy may call its layers what it likes.
+    They are found by differentiation, not by name, because custom policies name their layers freely.
 
-    :return: actor's and critic's parameters by name
+    :param policy: policy to examine
+    :return: parameters of the actor and of the critic, by name
     """
     device, space = policy.device, policy.observation_space
 
@@ -282,7 +318,12 @@ def split_parameters(policy: ActorCriticPolicy) -> tuple[dict[str, nn.Parameter]
 
 
 def depends_on(output: Tensor, policy: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of ``policy`` that ``output`` was computed from, by name."""
+    """
+    Return the trainable parameters from which an output was computed, by name.
+
+    :param output: scalar
+    :param policy: module with the parameters
+    """
     named = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     if not output.requires_grad:
         return {}

@@ -1,18 +1,18 @@
 """
-Coefficients that may be a number, a function of the remaining progress, or a string that stands for such a function:
+Coefficients: a number, a function of the remaining progress, or a string that describes such a function:
 
-    "<number>"                                  that number: YAML reads 3e-4 as a string
+    "<number>"                                  a constant (YAML reads 3e-4 as a string)
     "lin_<start>", "lin_<start>_<end>"          linear, to 0 unless an end is given, as in rl_zoo3
     "cos_<start>", "cos_<start>_<end>"          :class:`Cosine`, to 0 unless an end is given
     "exp_<start>_<end>"                         :class:`Exponential`
     "piecewise_<done>:<value>_<done>:<value>…"  :class:`Piecewise`, such as ``"piecewise_0:0.01_0.5:0.001_1:0"``
 
-with numbers as Python writes them (``0.01``, ``1e-3``). Where a class is wanted for a line, it is SB3's ``LinearSchedule``.
+Numbers are written as in Python (``0.01``, ``1e-3``). The class for a linear schedule is SB3's ``LinearSchedule``.
 
-The algorithm's attribute keeps what the user gave, so that it can be read, saved and replaced at any time. Two are turned into
-the schedule instead, because SB3 could not load a string: ``learning_rate`` in a saved model, and PPO's clip ranges at once.
-For ``lin`` that schedule is SB3's; for ``cos``, ``exp`` and ``piecewise`` it is of this package, and SB3 then loads the model
-only where this package is installed.
+The algorithm's attribute keeps what the user gave, so that it can be read, saved and replaced at any time. There are two
+exceptions, because SB3 could not load a string: ``learning_rate`` is saved as a schedule, and PPO's clip ranges become
+schedules at once. A ``lin`` schedule is SB3's class. ``cos``, ``exp`` and ``piecewise`` are classes of this package, so SB3
+can load such a model only if this package is installed.
 """
 
 import math
@@ -28,8 +28,8 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 from sb3_pgx.core.errors import raised_in
 
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
-# Adam moves each parameter by about the learning rate: two layers of weights this large give values whose square is beyond
-# float32. What is larger than float32 cannot clip it.
+# Largest values, with the reason. Adam moves each parameter by about the learning rate: two layers with weights this large
+# give values whose square overflows float32.
 MOST = {
     **dict.fromkeys(
         ("learning_rate", "critic_learning_rate"), (1e10, "a larger step makes the numbers of a network overflow")
@@ -47,13 +47,13 @@ FORMS = (
 
 def as_schedule(value: Coefficient, name: str) -> FloatSchedule:
     """
-    The schedule that a coefficient stands for.
+    Return a coefficient as a schedule.
 
-    :param value: a number, a function from remaining progress (1 at the start, 0 at the end) to a number, or a string as at
-        the head of this module
-    :param name: the coefficient's name, for the error
+    :param value: a number, a function from remaining progress (1 at the start, 0 at the end) to a number, or a string as
+        described in this module's docstring
+    :param name: name of the coefficient, for the error
     :return: function from remaining progress to a float
-    :raises ValueError: anything else
+    :raises ValueError: the value is none of these
     """
     if isinstance(value, str):
         try:
@@ -64,7 +64,7 @@ def as_schedule(value: Coefficient, name: str) -> FloatSchedule:
         return FloatSchedule(value)
     try:
         number = None if isinstance(value, bool | np.bool_) else float(value)
-    except (TypeError, ValueError, RuntimeError):  # of anything that is no number, or several
+    except (TypeError, ValueError, RuntimeError):  # raised for anything that is not a single number
         number = None
     if number is None:
         raise ValueError(f"{name}={value!r} is not a coefficient: {FORMS}")
@@ -73,12 +73,12 @@ def as_schedule(value: Coefficient, name: str) -> FloatSchedule:
 
 def evaluate_coefficient(value: Coefficient, progress_remaining: float, name: str) -> float:
     """
-    The coefficient's value now.
+    Return the current value of a coefficient.
 
-    :param value: see :func:`as_schedule`
+    :param value: coefficient, as :func:`as_schedule` takes it
     :param progress_remaining: 1 at the start of training, 0 at its end
-    :param name: the coefficient's name, for the error
-    :return: finite, not negative
+    :param name: name of the coefficient, for the error
+    :return: finite number >= 0
     :raises ValueError: the schedule returned a negative or non-finite number
     """
     schedule = as_schedule(value, name)
@@ -86,7 +86,7 @@ def evaluate_coefficient(value: Coefficient, progress_remaining: float, name: st
         result = schedule(progress_remaining)
     except (TypeError, ValueError) as error:
         if not raised_in(error, FloatSchedule.__module__):
-            raise  # the user's function did
+            raise  # raised by the user's function
         raise ValueError(
             f"{name} at remaining progress {progress_remaining:.3f} is not a number ({error}): its schedule must return one"
         ) from error
@@ -101,12 +101,12 @@ def evaluate_coefficient(value: Coefficient, progress_remaining: float, name: st
 @dataclass(frozen=True)
 class Cosine:
     """
-    Half a cosine (Loshchilov & Hutter, 2017, eq. 5, without restarts), with p the progress done, from 0 to 1:
+    Cosine schedule (Loshchilov & Hutter, 2017, eq. 5, without restarts), where p is the progress from 0 to 1:
 
         end + (start − end) (1 + cos π p) / 2
 
-    :param start: value at the start of training, finite and not negative
-    :param end: value at its end, finite and not negative
+    :param start: value at the start of training, finite and >= 0
+    :param end: value at the end of training, finite and >= 0
     :raises ValueError: a value is out of range
     """
 
@@ -123,12 +123,12 @@ class Cosine:
 @dataclass(frozen=True)
 class Exponential:
     """
-    Falls by the same factor in the same time, with p the progress done, from 0 to 1:
+    Exponential schedule, which falls by the same factor in equal times, where p is the progress from 0 to 1:
 
         start^(1 − p) · end^p
 
     :param start: value at the start of training, finite and positive
-    :param end: value at its end, finite and positive
+    :param end: value at the end of training, finite and positive
     :raises ValueError: a value is out of range
     """
 
@@ -138,7 +138,7 @@ class Exponential:
     def __post_init__(self) -> None:
         _check_values("Exponential", start=self.start, end=self.end)
         if self.start == 0 or self.end == 0:
-            raise ValueError(f"{self}: an exponential never reaches 0; take a small positive number, a line or a cosine")
+            raise ValueError(f"{self}: an exponential never reaches 0; use a small positive number, or lin or cos")
 
     def __call__(self, progress_remaining: float) -> float:
         done = _done(progress_remaining)
@@ -148,10 +148,10 @@ class Exponential:
 @dataclass(frozen=True)
 class Piecewise:
     """
-    Straight lines between given points.
+    Piecewise linear schedule between given points.
 
-    :param points: pairs (progress done, value); progress rises from 0 to 1, values are finite and not negative
-    :raises ValueError: a value is out of range, or the points do not rise from 0 to 1
+    :param points: pairs (progress, value); progress rises strictly from 0 to 1, values are finite and >= 0
+    :raises ValueError: a value is out of range, or progress does not rise from 0 to 1
     """
 
     points: Sequence[tuple[float, float]]
@@ -175,14 +175,14 @@ class Piecewise:
 
 
 def _parse(text: str) -> Schedule:
-    if "_" not in text:  # which Python's numbers may have, and ours have not
+    if "_" not in text:  # Python allows underscores in numbers; here they separate parts
         with suppress(ValueError):
             return ConstantSchedule(float(text))
     kind, *parts = text.split("_")
     if kind == "piecewise":
         return Piecewise([(float(done), float(value)) for done, _, value in (part.partition(":") for part in parts)])
     if kind not in ("lin", "cos", "exp"):
-        raise ValueError(f"{kind!r} is no kind of schedule")
+        raise ValueError(f"{kind!r} is not a kind of schedule")
     numbers = [float(part) for part in parts]
     if kind != "exp" and len(numbers) == 1:
         numbers.append(0.0)
@@ -202,5 +202,5 @@ def _check_values(where: str, **values: float) -> None:
 
 
 def _done(progress_remaining: float) -> float:
-    """Progress from 0 to 1, also where SB3's last rollout overshoots and what remains falls below 0."""
+    """Return the progress, from 0 to 1. What remains may be negative, because SB3's last rollout overshoots."""
     return min(max(1.0 - progress_remaining, 0.0), 1.0)

@@ -1,4 +1,4 @@
-"""The border between an environment's spaces and a policy: zero-based choices, bounded actions, types that lose nothing."""
+"""Conversions between an environment's spaces and a policy: choices count from 0, actions are bounded, types lose nothing."""
 
 from typing import Any
 
@@ -24,8 +24,8 @@ def zero_based(observations: Any, space: spaces.Space) -> Any:
     """
     Return observations as a policy takes them: choices count from 0. SB3's policies encode choice i as the i-th unit vector.
 
-    :param observations: as the environment gives them; a dictionary for a Dict space
-    :param space: of one environment
+    :param observations: as the environment returns them; a dictionary for a Dict space
+    :param space: observation space of one environment
     :return: the same object if nothing has to be shifted
     """
     if not has_start(space):
@@ -40,8 +40,8 @@ def within(actions: Any, space: spaces.Space) -> Any:
     Return bounded, zero-based actions as members of the action space: integer boxes get the nearest whole numbers, and choices
     count from the space's ``start``.
 
-    :param actions: of one environment or of several
-    :param space: of one environment
+    :param actions: actions of one environment or of several
+    :param space: action space of one environment
     """
     if isinstance(space, spaces.Box) and space.dtype.kind in "iu":
         actions = np.rint(actions)
@@ -53,9 +53,9 @@ def environment_actions(actions: np.ndarray, policy: BasePolicy, space: spaces.S
     """
     Return the actions that the environments receive: rescaled if the policy squashes them, otherwise clipped to the bounds.
 
-    :param actions: as the policy sampled them, ``[N, ...]``
-    :param policy: that sampled them
-    :param space: of one environment
+    :param actions: actions as the policy sampled them, ``[N, ...]``
+    :param policy: policy that sampled them
+    :param space: action space of one environment
     """
     if isinstance(space, spaces.Box):
         actions = policy.unscale_action(actions) if policy.squash_output else np.clip(actions, space.low, space.high)
@@ -64,20 +64,24 @@ def environment_actions(actions: np.ndarray, policy: BasePolicy, space: spaces.S
 
 def kept_type(array: np.ndarray, space: spaces.Space) -> np.dtype[Any]:
     """
-    Return the type in which observations are kept, such that a policy computes the same from them as from the originals: that
-    of the space where it holds them, otherwise that in which SB3's policies compute.
+    Return the type in which to store observations, so that a policy computes the same from them as from the originals: the
+    type of the space if it holds them exactly, otherwise ``float32``, in which SB3's policies compute.
 
-    ``VecNormalize`` makes floats of whole numbers; images that nobody normalises stay ``uint8``.
+    Images stay ``uint8`` unless they are normalised; ``VecNormalize`` turns whole numbers into floats.
 
-    :param array: observations as the policy acts on them
-    :param space: theirs
+    :param array: observations on which the policy acts
+    :param space: observation space
     """
     exact = not isinstance(space, spaces.Box) or np.can_cast(array.dtype, space.dtype)
     return np.dtype(space.dtype if exact else np.float32)
 
 
 def kept_action_type(space: spaces.Space) -> np.dtype[Any]:
-    """Return the type in which sampled actions are kept: those of a Box are real numbers, whatever the environment takes."""
+    """
+    Return the type in which to store sampled actions. Those of a Box are real numbers, even if the environment takes integers.
+
+    :param space: action space
+    """
     if not isinstance(space, spaces.Box):
         return np.dtype(space.dtype)
     return np.dtype(np.float64 if space.dtype == np.float64 else np.float32)

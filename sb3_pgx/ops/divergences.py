@@ -1,10 +1,10 @@
 """
-Log-probability, entropy and divergences from the packed parameters of action distributions, ``[B, K]``: logits, or means
-followed by standard deviations.
+Log-probabilities, entropies and divergences of action distributions, computed from their packed parameters ``[B, K]``: logits,
+or means followed by standard deviations.
 
-All divergences are KL(old‖new), summed over the dimensions of an action: the direction and the sum that trust regions are
-stated in. Each has its Fisher matrix M = E_a[∇log π ∇log πᵀ], one a row, as a product with tangents: the Hessian of
-KL(old‖new) in ``new`` at ``new = old``, and that of KL(new‖old) just as well (Kakade, 2001).
+All divergences are KL(old‖new), summed over the dimensions of an action, as in the definition of a trust region. For each
+there is a product of its Fisher matrix M = E_a[∇log π ∇log πᵀ] (one per row) with tangents. M is the Hessian of KL(old‖new) in
+``new`` at ``new = old``, and equally that of KL(new‖old) (Kakade, 2001).
 """
 
 import math
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 def log_prob_categorical(log_p: Tensor, actions: Tensor) -> Tensor:
     """
-    log p(a).
+    Return log p(a).
 
     :param log_p: normalised logits of p, ``[B, K]``
     :param actions: a, ``[B]``
@@ -28,9 +28,9 @@ def log_prob_categorical(log_p: Tensor, actions: Tensor) -> Tensor:
 
 def entropy_categorical(log_p: Tensor) -> Tensor:
     """
-    −Σ_a p(a) log p(a).
+    Return the entropy −Σ_a p(a) log p(a).
 
-    :param log_p: normalised logits of p; what p excludes (logit −∞) contributes nothing, ``[B, K]``
+    :param log_p: normalised logits of p; actions that p excludes (logit −∞) contribute 0, ``[B, K]``
     :return: ``[B]``
     """
     return -(log_p.exp() * log_p.masked_fill(log_p == -th.inf, 0.0)).sum(dim=1)
@@ -38,11 +38,11 @@ def entropy_categorical(log_p: Tensor) -> Tensor:
 
 def kl_categorical(old: Tensor, new: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
     """
-    Σ_a p(a) (log p(a) − log q(a)), summed over independent choices.
+    Return Σ_a p(a) (log p(a) − log q(a)), summed over independent choices.
 
     :param old: normalised or raw logits of p, ``[B, K]``
-    :param new: of q, ``[B, K]``
-    :param sizes: how many logits belong to each choice; ``None``: all to one
+    :param new: normalised or raw logits of q, ``[B, K]``
+    :param sizes: number of logits per choice; ``None``: a single choice
     :return: ``[B]``
     """
     total = old.new_zeros(len(old))
@@ -54,11 +54,11 @@ def kl_categorical(old: Tensor, new: Tensor, sizes: Sequence[int] | None = None)
 
 def fisher_categorical(logits: Tensor, tangents: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
     """
-    M t for M = diag(p) − p pᵀ, one block a choice: the Hessian of :func:`kl_categorical` in ``new`` at ``new = old``.
+    Return M t for M = diag(p) − p pᵀ, one block per choice: the Hessian of :func:`kl_categorical` in ``new`` at ``new = old``.
 
     :param logits: normalised or raw logits of p, ``[B, K]``
-    :param tangents: t; what p excludes (logit −∞) counts for nothing, whatever its tangent, ``[B, K]``
-    :param sizes: how many logits belong to each choice; ``None``: all to one
+    :param tangents: t, ``[B, K]``; entries of actions that p excludes (logit −∞) are ignored
+    :param sizes: number of logits per choice; ``None``: a single choice
     :return: ``[B, K]``, 0 where excluded
     """
     products = []
@@ -74,16 +74,16 @@ def _choices(parameters: Tensor, sizes: Sequence[int] | None) -> Sequence[Tensor
 
 
 def _weighted(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """p (log p − log q); what p excludes (log p = −∞) contributes nothing."""
+    """Return p (log p − log q); actions that p excludes (log p = −∞) contribute 0."""
     return th.where(log_p > -th.inf, log_p.exp() * (log_p - log_q), 0.0)
 
 
 def kl_bernoulli(old: Tensor, new: Tensor) -> Tensor:
     """
-    Σ_i [p_i (log p_i − log q_i) + (1 − p_i) (log(1 − p_i) − log(1 − q_i))].
+    Return Σ_i [p_i (log p_i − log q_i) + (1 − p_i) (log(1 − p_i) − log(1 − q_i))].
 
     :param old: logits of p, ``[B, K]``
-    :param new: of q, ``[B, K]``
+    :param new: logits of q, ``[B, K]``
     :return: ``[B]``
     """
     total = old.new_zeros(len(old))
@@ -95,24 +95,24 @@ def kl_bernoulli(old: Tensor, new: Tensor) -> Tensor:
 
 def fisher_bernoulli(logits: Tensor, tangents: Tensor) -> Tensor:
     """
-    M t for M = diag(p (1 − p)): the Hessian of :func:`kl_bernoulli` in ``new`` at ``new = old``.
+    Return M t for M = diag(p (1 − p)): the Hessian of :func:`kl_bernoulli` in ``new`` at ``new = old``.
 
-    :param logits: of p, ``[B, K]``
-    :param tangents: t; where p is 0 or 1 (logit ∓∞) they count for nothing, ``[B, K]``
+    :param logits: logits of p, ``[B, K]``
+    :param tangents: t, ``[B, K]``; entries where p is 0 or 1 (logit ∓∞) are ignored
     :return: ``[B, K]``
     """
-    variance = logits.sigmoid() * (-logits).sigmoid()  # 1 − p would round to 0 where p is nearly 1
+    variance = logits.sigmoid() * (-logits).sigmoid()  # 1 − p would round to 0 if p is nearly 1
     return th.where(variance > 0, variance * tangents, 0.0)
 
 
 def kl_gaussian(old: Tensor, new: Tensor) -> Tensor:
     """
-    Σ_i [log(σ'_i / σ_i) + (σ_i² + (μ_i − μ'_i)²) / (2 σ'_i²) − ½], primes for the new one.
+    Return Σ_i [log(σ'_i / σ_i) + (σ_i² + (μ_i − μ'_i)²) / (2 σ'_i²) − ½], where primes mark the new distribution.
 
-    A squashing function that both go through changes nothing: the divergence is invariant.
+    The divergence is invariant: it stays the same if both distributions pass through the same squashing function.
 
-    :param old: means, then standard deviations, ``[B, 2 D]``
-    :param new: likewise
+    :param old: means, then standard deviations, of the old distribution, ``[B, 2 D]``
+    :param new: means, then standard deviations, of the new distribution, ``[B, 2 D]``
     :return: ``[B]``
     """
     (mean, std), (new_mean, new_std) = old.chunk(2, dim=1), new.chunk(2, dim=1)
@@ -122,10 +122,10 @@ def kl_gaussian(old: Tensor, new: Tensor) -> Tensor:
 
 def fisher_gaussian(parameters: Tensor, tangents: Tensor) -> Tensor:
     """
-    M t for M = diag(1/σ², 2/σ²): the Hessian of :func:`kl_gaussian` in ``new`` at ``new = old``.
+    Return M t for M = diag(1/σ², 2/σ²): the Hessian of :func:`kl_gaussian` in ``new`` at ``new = old``.
 
     :param parameters: means, then standard deviations, ``[B, 2 D]``
-    :param tangents: t, likewise, ``[B, 2 D]``
+    :param tangents: t, in the same order, ``[B, 2 D]``
     :return: ``[B, 2 D]``
     """
     _, std = parameters.chunk(2, dim=1)
@@ -135,10 +135,10 @@ def fisher_gaussian(parameters: Tensor, tangents: Tensor) -> Tensor:
 
 def log_prob_gaussian(parameters: Tensor, actions: Tensor) -> Tensor:
     """
-    log N(a; μ, σ) = −Σ_i [(a_i − μ_i)² / (2 σ_i²) + log σ_i + ½ log 2π].
+    Return log N(a; μ, σ) = −Σ_i [(a_i − μ_i)² / (2 σ_i²) + log σ_i + ½ log 2π].
 
     :param parameters: means, then standard deviations, ``[B, 2 D]``
-    :param actions: ``[..., B, D]``
+    :param actions: a, ``[..., B, D]``
     :return: ``[..., B]``
     """
     mean, std = parameters.chunk(2, dim=-1)

@@ -6,10 +6,11 @@ from torch import Tensor
 
 def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor:
     """
-    1 − Var[targets − predictions] / Var[targets], as SB3 defines it: 1 perfect, 0 as good as a constant, negative worse.
+    Return 1 − Var[targets − predictions] / Var[targets], as SB3 defines it: 1 is perfect, 0 as good as a constant, negative
+    worse.
 
-    :param predictions: ``[B]``
-    :param targets: ``[B]``
+    :param predictions: predicted values, ``[B]``
+    :param targets: true values, ``[B]``
     :return: scalar, NaN if the targets do not vary
     """
     variance = targets.var(correction=0)
@@ -18,8 +19,8 @@ def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor:
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:
     """
-    Estimate of KL(π_old‖π) from samples of π_old: the mean of (r − 1) − log r, never negative and unbiased (Schulman, 2020,
-    "Approximating KL divergence", k3).
+    Estimate KL(π_old‖π) from samples of π_old as the mean of (r − 1) − log r. It is unbiased and never negative (k3 of
+    Schulman, 2020, "Approximating KL divergence").
 
     :param log_ratio: log π(a|s) − log π_old(a|s), ``[B]``
     :return: scalar
@@ -29,7 +30,7 @@ def approximate_kl(log_ratio: Tensor) -> Tensor:
 
 def clip_fraction(ratio: Tensor, clip_range: float) -> Tensor:
     """
-    Share of the ratios outside [1 − ε, 1 + ε].
+    Return the fraction of ratios outside [1 − ε, 1 + ε].
 
     :param ratio: r = π(a|s) / π_old(a|s), ``[B]``
     :param clip_range: ε
@@ -40,7 +41,7 @@ def clip_fraction(ratio: Tensor, clip_range: float) -> Tensor:
 
 def kl_estimates(log_ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
-    Three estimates of KL(π_old‖π) from samples of π_old (Schulman, 2020, "Approximating KL divergence").
+    Return three estimates of KL(π_old‖π) from samples of π_old (Schulman, 2020, "Approximating KL divergence").
 
         k1 = mean of −log r               unbiased, noisy, may be negative
         k2 = mean of ½ (log r)²           biased, less noisy
@@ -54,7 +55,7 @@ def kl_estimates(log_ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def effective_sample_size(log_ratio: Tensor) -> Tensor:
     """
-    (Σ r)² / (B Σ r²): the share of samples of π_old that is left where each counts r times (Kong, 1992).
+    Return (Σ r)² / (B Σ r²), the effective sample size as a fraction of B if each sample of π_old has weight r (Kong, 1992).
 
     :param log_ratio: log r = log π(a|s) − log π_old(a|s), ``[B]``
     :return: scalar, in [1 / B, 1]
@@ -64,17 +65,17 @@ def effective_sample_size(log_ratio: Tensor) -> Tensor:
 
 def noise_scale(square_small: Tensor, square_big: Tensor, small: int, big: int) -> Tensor:
     """
-    The simple gradient noise scale B = tr(Σ) / ‖G‖², a number of rows: gradients of much fewer are mostly noise, and those of
-    many more are hardly better (McCandlish et al., 2018, appendix A.1).
+    Return the simple gradient noise scale B = tr(Σ) / ‖G‖², a number of rows. Gradients over far fewer rows are mostly noise,
+    and those over far more rows hardly better (McCandlish et al., 2018, appendix A.1).
 
         ‖G‖²  = (b_big ‖g_big‖² − b_small ‖g_small‖²) / (b_big − b_small)
         tr(Σ) = (‖g_small‖² − ‖g_big‖²) / (1 / b_small − 1 / b_big)
 
     :param square_small: ‖g‖² of gradients over ``small`` rows, averaged over several, a scalar
     :param square_big: ‖g‖² of the gradient over ``big`` rows, a scalar
-    :param small: rows, fewer than ``big``
-    :param big: rows
-    :return: scalar, infinite where noise hides the gradient altogether
+    :param small: rows of a small batch, fewer than ``big``
+    :param big: rows of the big batch
+    :return: scalar, infinite if noise hides the gradient completely
     """
     signal = (big * square_big - small * square_small) / (big - small)
     noise = (square_small - square_big) / (1 / small - 1 / big)

@@ -1,4 +1,4 @@
-"""Losses as pure functions of what the policy returned and a batch."""
+"""Losses, and parts of losses, as pure functions of tensors."""
 
 import torch as th
 from torch import Tensor
@@ -6,7 +6,8 @@ from torch import Tensor
 
 def score_function(log_prob: Tensor, signal: Tensor, weights: Tensor) -> Tensor:
     """
-    −Σ_b w_b Ψ_b log π(a_b|s_b), whose gradient is minus the policy-gradient estimate (Williams, 1992; Sutton et al., 2000).
+    Return −Σ_b w_b Ψ_b log π(a_b|s_b), whose gradient is minus the policy-gradient estimate (Williams, 1992; Sutton et al.,
+    2000).
 
     With w = γ^t / E over all steps of E whole episodes, and Ψ = G_t − b, it estimates −∇J.
 
@@ -20,10 +21,9 @@ def score_function(log_prob: Tensor, signal: Tensor, weights: Tensor) -> Tensor:
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
     """
-    min(r A, clip(r, 1 − ε, 1 + ε) A) = min(r A, A + ε |A|), to be maximised (Schulman et al., 2017, eq. 7).
+    Return min(r A, clip(r, 1 − ε, 1 + ε) A) = min(r A, A + ε |A|), to be maximised (Schulman et al., 2017, eq. 7).
 
-    Its gradient is that of r A where the clip is not active, and 0 where r has already moved beyond it in the direction
-    that A asks for.
+    Its gradient is 0 where r is already beyond the clip in the direction that A favours, and that of r A elsewhere.
 
     :param ratio: r = π(a|s) / π_old(a|s), ``[B]``
     :param advantages: A, a constant, ``[B]``
@@ -35,10 +35,10 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: float) -> T
 
 def kl_hinge(kl: Tensor, target_kl: float) -> Tensor:
     """
-    max(0, KL − 2 target)², which punishes a policy that has moved far too far (Heess et al., 2017).
+    Return max(0, KL − 2 target)², a penalty on large policy changes (Heess et al., 2017).
 
     :param kl: mean KL(π_old‖π) of a minibatch, scalar
-    :param target_kl: the target
+    :param target_kl: target divergence
     :return: scalar
     """
     return (kl - 2 * target_kl).clamp(min=0).square()
@@ -46,7 +46,7 @@ def kl_hinge(kl: Tensor, target_kl: float) -> Tensor:
 
 def standardized(advantages: Tensor) -> Tensor:
     """
-    (A − mean A) / (std A + 1e-8) over a batch, as SB3 standardises them, with the unbiased standard deviation.
+    Return (A − mean A) / (std A + 1e-8) over a batch, with the unbiased standard deviation, as SB3 does.
 
     :param advantages: A, ``[B]``, B > 1
     :return: ``[B]``
@@ -57,10 +57,10 @@ def standardized(advantages: Tensor) -> Tensor:
 
 def weighted(coefficient: Tensor | float, term: Tensor) -> Tensor | float:
     """
-    A term of a sum; one whose coefficient is the number 0 is left out, so that no gradient is computed for nothing.
+    Return a weighted term of a loss. If the coefficient is the number 0, the term is left out, to save its gradient.
 
     :param coefficient: a number, or a scalar tensor
-    :param term: what it weighs
-    :return: their product, or 0
+    :param term: term to weight
+    :return: the product, or the number 0
     """
     return 0.0 if not isinstance(coefficient, Tensor) and coefficient == 0 else coefficient * term

@@ -1,6 +1,6 @@
 """
-Gradients of every sample on its own, in chunks of bounded memory: what variance-optimal baselines and the noise of a
-gradient are made from.
+Gradients of each sample separately, in chunks of bounded memory. Variance-optimal baselines and the gradient noise scale need
+them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +24,8 @@ def per_sample_gradients(
     :param function: f(θ, *x), from parameters and one sample (without a batch dimension) to a scalar
     :param parameters: θ by name
     :param inputs: x, tensors or dictionaries of tensors with a leading dimension B
-    :param max_numbers: numbers that a chunk's gradients may hold; a chunk has at least one sample
-    :return: the chunk's rows and its gradients ``[rows, P]``, parameters flattened and concatenated in their order
+    :param max_numbers: largest number of entries in a chunk's gradients; a chunk has at least one sample
+    :return: rows of the chunk and their gradients ``[rows, P]``, with the parameters flattened and concatenated in order
     """
     parameters = {name: p.detach() for name, p in parameters.items()}
     size = sum(p.numel() for p in parameters.values())
@@ -38,11 +38,11 @@ def per_sample_gradients(
 
 
 def batch_size(inputs: Inputs) -> int:
-    """Leading dimension of the first tensor."""
+    """Return the leading dimension of the first tensor."""
     first = inputs[0]
     return len(next(iter(first.values()))) if isinstance(first, dict) else len(first)
 
 
 def pick(values: Tensor | dict[str, Tensor], index: slice | Tensor) -> Tensor | dict[str, Tensor]:
-    """Rows of a tensor, or of every tensor of a dictionary."""
+    """Return rows of a tensor, or of each tensor of a dictionary."""
     return {k: v[index] for k, v in values.items()} if isinstance(values, dict) else values[index]

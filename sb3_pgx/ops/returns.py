@@ -1,15 +1,15 @@
 """
 Returns and advantages of a rollout, as pure functions of ``[T, N]`` tensors (time first, then environments).
 
-Every function takes the same description of the data:
+All functions describe the data in the same way:
 
 - ``next_values[t]`` is V(s_{t+1}): V of the *final* observation where the episode was truncated, 0 where it
-  terminated. So no function needs a special case for the end of an episode.
+  terminated. No function needs a special case for the end of an episode.
 - ``ends[t]`` is true where an episode ended at t, by termination or by truncation.
-- ``valid[t]`` is false for rows that must not count (padding, an environment that waits for others). An invalid row
-  never contributes to another row and its own result is 0.
+- ``valid[t]`` is false for rows to ignore (padding, an environment that waits for others). An invalid row contributes to no
+  other row, and its own result is 0.
 
-A sequence is cut after an end, after the last row and before an invalid row; a cut sequence is completed with
+A sequence is cut after the end of an episode, after the last row and before an invalid row. A cut sequence is completed with
 ``next_values``.
 """
 
@@ -21,10 +21,10 @@ from torch import Tensor
 
 def cuts(ends: Tensor, valid: Tensor | None = None) -> Tensor:
     """
-    True where row t + 1 does not continue row t.
+    Return where row t + 1 does not continue row t.
 
     :param ends: true where an episode ended at t, ``[T, N]``
-    :param valid: rows that count, ``[T, N]``; ``None``: all
+    :param valid: true for rows that count, ``[T, N]``; ``None``: all
     :return: ``[T, N]``, boolean
     """
     cut = th.cat([ends[:-1].bool(), th.ones_like(ends[-1:], dtype=th.bool)])
@@ -34,7 +34,12 @@ def cuts(ends: Tensor, valid: Tensor | None = None) -> Tensor:
 
 
 def masked(values: Tensor, valid: Tensor | None) -> Tensor:
-    """``values`` with 0 in the rows that do not count, whatever they hold (NaN included)."""
+    """
+    Replace invalid rows by 0, whatever they hold (even NaN).
+
+    :param values: ``[T, N]``
+    :param valid: true for rows that count, ``[T, N]``; ``None``: all
+    """
     return values if valid is None else th.where(valid.bool(), values, th.zeros_like(values))
 
 
@@ -42,13 +47,13 @@ def next_values(
     values: Tensor, last_values: Tensor, terminated: Tensor, truncated: Tensor, final_values: Tensor | None = None
 ) -> Tensor:
     """
-    V(s_{t+1}) of every row, as the head of this module wants it.
+    Return V(s_{t+1}) of each row, as the other functions of this module expect it.
 
     :param values: V(s_t), ``[T, N]``
     :param last_values: V of the observations after the last row, ``[N]``
-    :param terminated: true where an episode ended by itself at t, ``[T, N]``
-    :param truncated: true where it was cut off, ``[T, N]``
-    :param final_values: V of the final observation where truncated, ``[T, N]``; ``None``: nothing was
+    :param terminated: true where an episode terminated at t, ``[T, N]``
+    :param truncated: true where an episode was truncated at t, ``[T, N]``
+    :param final_values: V of the final observation where truncated, ``[T, N]``; ``None``: no episode was truncated
     :return: ``[T, N]``
     """
     following = th.cat([values[1:], last_values[None]])
@@ -67,7 +72,7 @@ def gae(
     valid: Tensor | None = None,
 ) -> Tensor:
     """
-    Generalised advantage estimates (Schulman et al., 2016, eq. 16).
+    Return generalised advantage estimates (Schulman et al., 2016, eq. 16).
 
         δ_t = r_t + γ V(s_{t+1}) − V(s_t)
         Â_t = δ_t + γ λ (1 − cut_t) Â_{t+1}
@@ -76,11 +81,11 @@ def gae(
 
     :param rewards: r_t as the environment gave it, ``[T, N]``
     :param values: V(s_t), ``[T, N]``
-    :param next_values: V(s_{t+1}), see the head of this module, ``[T, N]``
+    :param next_values: V(s_{t+1}), see the module's docstring, ``[T, N]``
     :param ends: true where an episode ended at t, ``[T, N]``
     :param gamma: discount factor, in [0, 1]
     :param gae_lambda: λ, in [0, 1]
-    :param valid: rows that count, ``[T, N]``; ``None``: all
+    :param valid: true for rows that count, ``[T, N]``; ``None``: all
     :return: Â_t, ``[T, N]``
     """
     deltas = masked(rewards + gamma * next_values - values, valid)
@@ -103,7 +108,7 @@ def retrace(
     valid: Tensor | None = None,
 ) -> Tensor:
     """
-    Off-policy returns of state-action pairs (Munos et al., 2016; Wang et al., 2017, eq. 5).
+    Return off-policy returns of state-action pairs (Munos et al., 2016; Wang et al., 2017, eq. 5).
 
         Q^ret_t = r_t + γ [V(s_{t+1}) + c_{t+1} (1 − cut_t) (Q^ret_{t+1} − Q(s_{t+1}, a_{t+1}))]
 
@@ -112,20 +117,20 @@ def retrace(
 
     :param rewards: r_t, ``[T, N]``
     :param action_values: Q(s_t, a_t), ``[T, N]``
-    :param next_values: V(s_{t+1}) of the policy to evaluate, see the head of this module, ``[T, N]``
+    :param next_values: V(s_{t+1}) of the policy to evaluate, see the module's docstring, ``[T, N]``
     :param traces: c_t of the action taken at t, in [0, 1], ``[T, N]``
     :param ends: true where an episode ended at t, ``[T, N]``
     :param gamma: discount factor, in [0, 1]
-    :param valid: rows that count, ``[T, N]``; ``None``: all
+    :param valid: true for rows that count, ``[T, N]``; ``None``: all
     :return: Q^ret_t, ``[T, N]``
     """
     targets = masked(rewards + gamma * next_values, valid)
     continues = (~cuts(ends, valid)).to(targets.dtype)
-    surprise = th.zeros_like(targets[0])  # c_{t+1} (Q^ret_{t+1} − Q_{t+1})
+    correction = th.zeros_like(targets[0])  # c_{t+1} (Q^ret_{t+1} − Q_{t+1})
     returns = []
     for t in reversed(range(len(targets))):
-        returns.append(targets[t] + gamma * continues[t] * surprise)
-        surprise = masked(traces[t] * (returns[-1] - action_values[t]), None if valid is None else valid[t])
+        returns.append(targets[t] + gamma * continues[t] * correction)
+        correction = masked(traces[t] * (returns[-1] - action_values[t]), None if valid is None else valid[t])
     return th.stack(returns[::-1])
 
 
@@ -140,7 +145,7 @@ def v_trace(
     valid: Tensor | None = None,
 ) -> Tensor:
     """
-    Off-policy returns of states (Espeholt et al., 2018, eq. 1).
+    Return off-policy returns of states (Espeholt et al., 2018, eq. 1).
 
         v_t = V(s_t) + ρ̄_t (r_t + γ V(s_{t+1}) − V(s_t)) + γ c_t (1 − cut_t) (v_{t+1} − V(s_{t+1}))
 
@@ -149,37 +154,38 @@ def v_trace(
 
     :param rewards: r_t, ``[T, N]``
     :param values: V(s_t), ``[T, N]``
-    :param next_values: V(s_{t+1}), see the head of this module, ``[T, N]``
+    :param next_values: V(s_{t+1}), see the module's docstring, ``[T, N]``
     :param weights: ρ̄_t = min(ρ̄, ρ_t), ``[T, N]``
     :param traces: c_t = λ min(c̄, ρ_t), ``[T, N]``
     :param ends: true where an episode ended at t, ``[T, N]``
     :param gamma: discount factor, in [0, 1]
-    :param valid: rows that count, ``[T, N]``; ``None``: all
+    :param valid: true for rows that count, ``[T, N]``; ``None``: all
     :return: v_t, ``[T, N]``
     """
     deltas = masked(weights * (rewards + gamma * next_values - values), valid)
     decay = gamma * masked(traces, valid) * (~cuts(ends, valid)).to(deltas.dtype)
     running = th.zeros_like(deltas[0])
-    surprises = []
+    corrections = []  # v_t − V(s_t)
     for delta, factor in zip(reversed(deltas.unbind()), reversed(decay.unbind()), strict=True):
         running = delta + factor * running
-        surprises.append(running)
-    return masked(values, valid) + th.stack(surprises[::-1])
+        corrections.append(running)
+    return masked(values, valid) + th.stack(corrections[::-1])
 
 
 def monte_carlo(rewards: Tensor, next_values: Tensor, ends: Tensor, gamma: float, valid: Tensor | None = None) -> Tensor:
     """
-    Discounted sum of rewards to the end of the sequence, completed there with ``next_values`` (Sutton & Barto, eq. 3.9).
+    Return the discounted sum of rewards to the end of the sequence, completed there with ``next_values`` (Sutton & Barto,
+    eq. 3.9).
 
         G_t = r_t + γ G_{t+1},  and  G_t = r_t + γ V(s_{t+1})  where the sequence is cut
 
-    Zeros for ``next_values`` give the return of the episode as it was played.
+    With zeros for ``next_values``, this is the return of the episode as it was played.
 
     :param rewards: r_t, ``[T, N]``
     :param next_values: V(s_{t+1}), read only where the sequence is cut, ``[T, N]``
     :param ends: true where an episode ended at t, ``[T, N]``
     :param gamma: discount factor, in [0, 1]
-    :param valid: rows that count, ``[T, N]``; ``None``: all
+    :param valid: true for rows that count, ``[T, N]``; ``None``: all
     :return: G_t, ``[T, N]``
     """
     cut = cuts(ends, valid)
@@ -194,11 +200,12 @@ def monte_carlo(rewards: Tensor, next_values: Tensor, ends: Tensor, gamma: float
 
 def standardize(values: Tensor, valid: Tensor) -> Tensor:
     """
-    Mean 0 and standard deviation 1 over the rows that count. Equal values give 0: in float64, so that the rounding of
-    their mean is not blown up.
+    Standardise values to mean 0 and standard deviation 1 over the rows that count.
+
+    Equal values give 0. The computation uses float64, so that the rounding error of their mean is not amplified.
 
     :param values: ``[T, N]``
-    :param valid: rows that count, ``[T, N]``
+    :param valid: true for rows that count, ``[T, N]``
     :return: ``[T, N]``, 0 where not valid
     """
     counted = values[valid].double()
@@ -208,10 +215,10 @@ def standardize(values: Tensor, valid: Tensor) -> Tensor:
 
 def episode_ages(episode_starts: Tensor, before: Sequence[int] | None = None) -> Tensor:
     """
-    Steps since the start of the episode.
+    Return the number of steps since the start of the episode.
 
     :param episode_starts: true in the first row of an episode, ``[T, N]``
-    :param before: ages in the row before the first one, ``[N]``; ``None``: there was none
+    :param before: numbers for the row before the first one, ``[N]``; ``None``: there is no such row
     :return: 0 in the first row of an episode, ``[T, N]``
     """
     age = th.as_tensor([-1] * episode_starts.shape[1] if before is None else before, device=episode_starts.device)

@@ -163,8 +163,8 @@ def test_an_argument_that_makes_no_sense_is_refused_with_its_value(name, argumen
         (dict(log_std_init=-200), "log_std_init=-200 must be a number within ±87"),
         (dict(optimizer_class="Adam"), "optimizer_class='Adam' must be a class"),
         (dict(optimizer_class=th.optim.LBFGS), "LBFGS evaluates the loss several times"),
-        (dict(optimizer_class=th.optim.SparseAdam), "SparseAdam takes sparse gradients alone"),
-        (dict(optimizer_kwargs=dict(lr=1e-3)), "optimizer_kwargs has lr, which is the algorithm's learning_rate"),
+        (dict(optimizer_class=th.optim.SparseAdam), "SparseAdam takes only sparse gradients"),
+        (dict(optimizer_kwargs=dict(lr=1e-3)), "optimizer_kwargs has lr: set the algorithm's learning_rate"),
         (dict(optimizer_kwargs=[1]), "optimizer_kwargs=[1] must be a dictionary"),
     ],
 )
@@ -219,16 +219,16 @@ TWO_ROWS = spaces.MultiDiscrete([[2, 3], [2, 2]])
         (box(3, 0), "has no numbers: leave it out"),
         (
             TWO_ROWS,
-            "MultiDiscrete([[2, 3], [2, 2]]), and SB3's policies take one row of choices: flatten it, MultiDiscrete([2,",
+            "MultiDiscrete([[2, 3], [2, 2]]), but SB3's policies take one row of choices: flatten it, MultiDiscrete([2,",
         ),
         (spaces.Dict({}), "is an empty Dict"),
         *(
-            (spaces.Dict({key: BOX}), f"the part {key!r} of the observation space has a name")
+            (spaces.Dict({key: BOX}), f"the part {key!r} of the observation space has a key that cannot name a layer")
             for key in ("x.y", "", "keys", 3)
         ),
         (spaces.Dict({"a": BOX, "b": box()}), "the part 'b' of the observation space is Box"),
         (spaces.Dict({"a": BOX, "b": TWO_ROWS}), "the part 'b' of the observation space is MultiDiscrete"),
-        (spaces.Dict({"a": spaces.Box(0, 255, (8, 8, 3), np.uint8)}), "takes 36 × 36 pixels or more"),
+        (spaces.Dict({"a": spaces.Box(0, 255, (8, 8, 3), np.uint8)}), "needs at least 36 × 36 pixels"),
     ],
 )
 def test_observations_that_sb3s_policies_cannot_take_are_refused(name, space, message):
@@ -239,7 +239,7 @@ def test_observations_that_sb3s_policies_cannot_take_are_refused(name, space, me
 @pytest.mark.parametrize(
     "space, message",
     [
-        (box(0), "whose actions have no numbers"),
+        (box(0), "whose actions are empty"),
         (TWO_ROWS, "one row of choices: flatten it, MultiDiscrete([2, 3, 2, 2])"),
         (spaces.MultiBinary([2, 3]), "one row of switches: flatten it, MultiBinary(6)"),
     ],
@@ -257,14 +257,14 @@ def test_the_wrong_policy_for_the_observations_is_refused(name):
     def refused(space, policy):
         return refusal(lambda: make(name, envs(space), policy))
 
-    assert "takes dictionaries, and the observation space is Box(" in refused(BOX, "MultiInputPolicy")
-    assert "takes arrays, and the observation space is Dict(" in refused(
+    assert "takes dictionaries, but the observation space is Box(" in refused(BOX, "MultiInputPolicy")
+    assert "takes arrays, but the observation space is Dict(" in refused(
         spaces.Dict({"a": BOX}), ALGORITHMS[name].policy_aliases["MlpPolicy"]
     )
     for space in (BOX, spaces.Discrete(3)):
         assert refused(space, "CnnPolicy").endswith("use MlpPolicy")
     small = envs(spaces.Box(0, 255, (35, 60, 1), np.uint8))
-    assert "images of shape (1, 35, 60), and SB3's NatureCNN" in refusal(lambda: make(name, small, "CnnPolicy"))
+    assert "images of shape (1, 35, 60), but SB3's NatureCNN" in refusal(lambda: make(name, small, "CnnPolicy"))
     assert "is unknown; choose one of MlpPolicy" in refusal(lambda: make(name, envs(), "MLPPolicy"))
     assert "policy=None must be one of MlpPolicy" in refusal(lambda: make(name, envs(), None))
 
@@ -288,7 +288,7 @@ def test_a_default_type_that_sb3s_policies_do_not_compute_in_is_refused(name):
 
     th.set_default_dtype(th.float64)
     try:
-        assert "torch's default dtype is torch.float64, and FlattenExtractor gives" in refusal(lambda: make(name))
+        assert "torch's default dtype is torch.float64, but FlattenExtractor gives" in refusal(lambda: make(name))
         doubles = dict(features_extractor_class=Doubles)
         make(name, envs(action_space=spaces.Discrete(2)), policy_kwargs=doubles).learn(24)
     finally:

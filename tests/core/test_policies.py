@@ -153,7 +153,7 @@ def test_a_layer_that_is_unfrozen_later_is_trained():
 
 
 def test_a_policy_without_a_critic_is_refused_by_the_algorithm_that_fits_one():
-    with pytest.raises(ValueError, match="ActorPolicy has no critic"):
+    with pytest.raises(ValueError, match="ActorPolicy has no trainable critic"):
         REINFORCEBaseline(ActorPolicy, env(), device=DEVICE)
 
 

@@ -81,7 +81,7 @@ def test_a_class_can_stand_for_its_string_and_can_be_pickled(text, schedule):
         ("lin_1_2_3", "lin takes a start, or a start and an end"),
         ("lin_-1", "start is -1.0; it must be finite and >= 0"),
         ("lin_0.1_inf", "end is inf; it must be finite"),
-        ("tan_1", "'tan' is no kind of schedule"),
+        ("tan_1", "'tan' is not a kind of schedule"),
         ("cos_nan", "start is nan"),
         ("exp_0.1", "exp takes a start and an end"),
         ("exp_0.1_0", "an exponential never reaches 0"),

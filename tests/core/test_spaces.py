@@ -211,7 +211,7 @@ def test_a_squashed_integer_box_is_refused_if_its_width_overflows(low, high, fit
         return PPO("MlpPolicy", env, batch_size=10, **arguments).learn(
             20
         )  # AnySpace looks whether the actions are in the space
-    with pytest.raises(ValueError, match=r"whose width overflows int8, and squash_output=True needs it"):
+    with pytest.raises(ValueError, match=r"whose width overflows int8, but squash_output=True needs it"):
         PPO("MlpPolicy", env, batch_size=10, **arguments)
 
 

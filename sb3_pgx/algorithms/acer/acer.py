@@ -1,4 +1,4 @@
-"""ACER: an update on every rollout, and several on segments that are replayed."""
+"""ACER: one update on each new rollout, and several on replayed segments."""
 
 import copy
 import math
@@ -41,9 +41,10 @@ from sb3_pgx.stages.report import Metrics
 TrustRegionStatistics = Literal["probs", "logits"]
 
 MAX_REPLAY_RATIO = 1_000_000
-DRAWN_AT_ONCE = 8  # batches of segments: a call costs as much as its copies, and of pictures more would take much memory
+# Batches of segments drawn per call. Larger numbers save calls, but batches of images need much memory.
+DRAWN_AT_ONCE = 8
 
-LARGE = 1e6  # the squares of numbers below it are far from the largest of single precision
+LARGE = 1e6  # numbers below it have squares far below the largest float32
 
 
 class ACER(RMSpropAlgorithm):
@@ -118,7 +119,7 @@ class ACER(RMSpropAlgorithm):
     policy: ACERMixin
     average_policy: ACERMixin
     replay_buffer: SegmentReplay
-    _raw: RawTransitions | None = None  # of the rollout under way
+    _raw: RawTransitions | None = None  # of the current rollout, before VecNormalize
 
     def __init__(
         self,
@@ -189,21 +190,21 @@ class ACER(RMSpropAlgorithm):
 
     @property
     def objective(self) -> Objective:  # type: ignore[override]
-        """What a step descends on."""
+        """Return the loss for the action space."""
         return DISCRETE_OBJECTIVE if isinstance(self.action_space, spaces.Discrete) else BOX_OBJECTIVE
 
     @property
     def learns_on_policy(self) -> bool:
-        """Whether a rollout is learned from as it comes."""
+        """Return whether each new rollout is learned from immediately."""
         return isinstance(self.action_space, spaces.Discrete) if self.on_policy_update is None else self.on_policy_update
 
     def check_arguments(self) -> None:
         super().check_arguments()
         if not isinstance(self.action_space, spaces.Discrete | spaces.Box):
             raise ValueError(
-                f"ACER cannot act in {self.action_space}: it needs Q of every action, or a density of actions, and several "
-                "choices at once have too many combinations for the one and none of the other. Use PPO, A2C or TRPO, or make "
-                "one Discrete choice of them."
+                f"ACER cannot act in {self.action_space}: it supports only Discrete and Box actions, because several choices "
+                "at once have too many combinations for a Q-value each. Use PPO, A2C or TRPO, or turn the choices into one "
+                "Discrete choice."
             )
         if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, ACERMixin)):
             name = getattr(self.policy_class, "__name__", self.policy_class)
@@ -217,7 +218,7 @@ class ACER(RMSpropAlgorithm):
         check_finite_not_negative(replay_start=self.replay_start, replay_ratio=self.replay_ratio)
         if self.replay_ratio > MAX_REPLAY_RATIO:
             raise ValueError(
-                f"replay_ratio={self.replay_ratio} must be at most {MAX_REPLAY_RATIO:,}: a rollout would never end"
+                f"replay_ratio={self.replay_ratio} must be at most {MAX_REPLAY_RATIO:,}: an update would never end"
             )
         if not is_number(self.importance_clip) or not (
             0 < self.importance_clip <= MAX_FLOAT32 or self.importance_clip == math.inf
@@ -235,18 +236,18 @@ class ACER(RMSpropAlgorithm):
         if self.on_policy_update is not None:
             self.on_policy_update = as_flag("on_policy_update", self.on_policy_update)
         if self.policy_kwargs.get("use_sde"):
-            raise ValueError("ACER needs the density of each action, which gSDE's noise does not have: leave use_sde out")
+            raise ValueError("ACER needs the density of each action, which gSDE does not provide: remove use_sde")
         self._check_learns()
 
     def _check_learns(self) -> None:
         if self.replay_ratio == 0 and not self.learns_on_policy:
             raise ValueError(
-                "replay_ratio=0 leaves nothing to learn from: with Box actions, ACER learns from the memory alone unless "
+                "replay_ratio=0 leaves nothing to learn from: with Box actions, ACER learns only from the memory unless "
                 "on_policy_update=True"
             )
 
     def _setup_model(self) -> None:
-        known = [vars(self).get(name) for name in ("_generator", "_generator_seed")]  # of a model that is loaded
+        known = [vars(self).get(name) for name in ("_generator", "_generator_seed")]  # of a loaded model
         super()._setup_model()
         if known[0] is not None and known[1] == self.seed:
             self._generator = known[0]
@@ -267,7 +268,7 @@ class ACER(RMSpropAlgorithm):
             )
 
     def _restart_average(self) -> None:
-        """The average policy begins as the policy is now; in place where it can, since graphs are made for the object."""
+        """Reset the average policy to the policy, in place if possible, because compiled graphs refer to the object."""
         if self._average_fits():
             self.average_policy.load_state_dict(self.policy.state_dict())
             return
@@ -275,7 +276,7 @@ class ACER(RMSpropAlgorithm):
         self.average_policy.set_training_mode(False)
 
     def _average_fits(self) -> bool:
-        """Whether the average policy has the layers of the policy."""
+        """Return whether the average policy has the same layers as the policy."""
         if not hasattr(self, "average_policy"):
             return False
         policies = (self.policy, self.average_policy)
@@ -283,14 +284,24 @@ class ACER(RMSpropAlgorithm):
         return one == other
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
-        """As SB3's. A policy that comes without an average policy is its own."""
+        """
+        Set parameters as SB3 does. If they include a policy but no average policy, the average restarts at that policy.
+
+        :param load_path_or_dict: a saved model (file or path), or a dictionary of state dictionaries by name
+        :param exact_match: whether all parameters must be given
+        :param device: device to load to
+        """
         super().set_parameters(load_path_or_dict, exact_match, device)
         given = load_path_or_dict if isinstance(load_path_or_dict, dict) else ()
         if "policy" in given and "average_policy" not in given:
             self._restart_average()
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """As SB3's, and for what is replayed."""
+        """
+        Seed as SB3 does, and seed the generator that draws replayed segments.
+
+        :param seed: a whole number; ``None`` draws one from NumPy's global generator
+        """
         super().set_random_seed(seed)
         self._generator = np.random.default_rng(np.random.randint(2**31) if seed is None else seed)
         self._generator_seed = seed
@@ -304,22 +315,22 @@ class ACER(RMSpropAlgorithm):
 
     def save_replay_buffer(self, path: Any) -> None:
         """
-        Save the memory, which :meth:`save` leaves out. A file that is there already is replaced in one step by a complete one.
+        Save the replay memory, which :meth:`save` leaves out. An existing file is replaced only when the new one is complete.
 
         :param path: file, or its path
-        :raises OSError: the file cannot be written; one sentence that names the path
+        :raises OSError: the file cannot be written; the message names the path
         """
         save_replay(path, self.replay_buffer)
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """
-        Replace the memory by one that was saved. This unpickles the file, which runs whatever code its author put there: load
-        only files of people you trust.
+        Replace the replay memory by a saved one. This unpickles the file, which runs whatever code its author put there: load
+        only files from people you trust.
 
         :param path: file, or its path
-        :param truncate_last_traj: as SB3's; here, episodes that do not go on from what the memory saw last are cut in any case
-        :raises ValueError: it is that of another environment, or of another number of them, or too small for ``n_steps`` or
-            ``replay_start``; the model keeps its own
+        :param truncate_last_traj: accepted for SB3's sake; an episode that does not continue is always cut
+        :raises ValueError: the saved memory belongs to other environments or another number of them, or is too small for
+            ``n_steps`` or ``replay_start``; the model keeps its own
         """
         replay = load_replay(path)
         replay.check_fits(self.observation_space, self.action_space, self.n_envs, self.n_steps)
@@ -329,7 +340,7 @@ class ACER(RMSpropAlgorithm):
 
     @property
     def refuses_rows(self) -> str | None:
-        return "ACER learns from segments of its memory and from the distributions that acted"
+        return "ACER learns from segments of its memory, and from the action distributions of the rollout"
 
     refuses_buffers = refuses_rows
 
@@ -343,7 +354,7 @@ class ACER(RMSpropAlgorithm):
     # ------------------------------------------------------------------------------------------------ collect
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> bool:
-        """As of all algorithms; a complete rollout goes into the memory, after callbacks have seen its end."""
+        """Collect a rollout and add it to the memory, after callbacks have seen its end. Arguments are the base class's."""
         normalize = self._vec_normalize_env
         raw = normalize is not None and normalizes_last(self.env, normalize)
         self._raw = RawTransitions(normalize, self.observation_space) if raw and normalize is not None else None
@@ -362,22 +373,22 @@ class ACER(RMSpropAlgorithm):
         if held is not None and held != raw:
             was, now = ("before VecNormalize" if before else "without VecNormalize, or after it" for before in (held, raw))
             raise ValueError(
-                f"the memory holds {self.replay_buffer.size} transitions as they were {was}, and those to come are as they "
-                f"are {now}: wrap the environment as it was wrapped then, or empty the memory with model.replay_buffer.reset()"
+                f"the memory holds {self.replay_buffer.size} transitions stored {was}, and new ones would be "
+                f"stored {now}: wrap the environment as before, or empty the memory with model.replay_buffer.reset()"
             )
         if not self._average_fits():
-            self._restart_average()  # somebody has given the model another policy
+            self._restart_average()  # the model was given another policy
         if self._vec_normalize_env is not None and not raw and self.replay_ratio > 0:
             warn(
-                f"{type(self.env).__name__} is above VecNormalize: the memory keeps transitions as they were normalised when "
-                "they came. With VecNormalize as the outermost wrapper they are normalised when they are replayed."
+                f"{type(self.env).__name__} wraps VecNormalize: the memory keeps transitions as they were normalised when "
+                "they were collected. With VecNormalize as the outermost wrapper they are normalised when replayed."
             )
         return super()._setup_learn(*args, **kwargs)
 
     # ------------------------------------------------------------------------------------------------ update
 
     def follower(self) -> Follower:
-        """The average policy."""
+        """Return the average policy, which follows the trained one."""
         self._average_modules.look(self.average_policy)
         return Follower(self.average_policy, self._average_modules, self._modules)
 
@@ -413,8 +424,12 @@ class ACER(RMSpropAlgorithm):
 
     def _learn(self, epochs: Iterable[list[Segments]], rows: int, c: Coefficients) -> tuple[Metrics, int]:
         """
-        An update for each of the batches, all of so many rows, which come by as many as are held at once; the means of what
-        was measured, and of how many.
+        Take one gradient step per batch.
+
+        :param epochs: yields lists of batches, which bounds the peak memory
+        :param rows: rows of each batch
+        :param c: coefficients of this update
+        :return: mean metrics, and the number of steps
         """
         with self.gradient_steps(c, rows, one_by_one=True) as steps:
             try:
@@ -426,14 +441,15 @@ class ACER(RMSpropAlgorithm):
 
     def _check_learnable(self, rollout: Rollout, c: Coefficients) -> None:
         """
-        :raises Refusal: a step on this rollout would be refused. Accepted now, it would stop one update after the other from
-            within the memory.
+        Check that a gradient step on this rollout would succeed, before the memory keeps it.
+
+        :raises Refusal: the step would be refused; from the memory, the rollout would make one update after another fail
         """
         with self.gradient_steps(c, rollout.rewards.numel(), one_by_one=True) as steps:
             steps.check(self._on_policy(rollout))
 
     def _replays(self) -> int:
-        """How many updates are to be replayed now."""
+        """Draw the number of replayed updates."""
         started = self.replay_ratio > 0 and self.replay_buffer.size >= self.replay_start
         return int(self._generator.poisson(self.replay_ratio)) if started else 0
 
@@ -454,17 +470,17 @@ class ACER(RMSpropAlgorithm):
         )
 
     def _replayed(self, n_batches: int) -> Iterator[list[Segments]]:
-        """Batches of segments from the memory, as many at once as may be held."""
+        """Yield lists of batches of segments from the memory, at most ``DRAWN_AT_ONCE`` per list."""
         for start in range(0, n_batches, DRAWN_AT_ONCE):
             yield self._drawn(min(DRAWN_AT_ONCE, n_batches - start))
 
     def _drawn(self, n_batches: int) -> list[Segments]:
-        """Batches of segments, all with tensors of the same shapes."""
+        """Draw batches of segments, all with tensors of the same shapes."""
         sample = self.replay_buffer.sample((n_batches, self._replay_batch), self._generator)
         observations, rewards, final = sample.observations, sample.rewards, sample.final_observations
         if self.replay_buffer.raw:
             normalize = self._vec_normalize_env
-            assert normalize is not None, "learn has looked"
+            assert normalize is not None, "checked when learn started"
             observations, rewards = normalize.normalize_obs(observations), normalize.normalize_reward(rewards)
             final = None if final is None else normalize.normalize_obs(final)
         if final is not None:
@@ -490,7 +506,7 @@ class ACER(RMSpropAlgorithm):
         return list(drawn.split_with(Tensor.unbind))
 
     def _noise(self, actions: Tensor) -> Tensor | None:
-        """The random numbers that a step needs beside Box actions ``[..., B, D]``."""
+        """Draw the normal random numbers of a gradient step for Box actions ``[..., B, D]``; ``None`` for Discrete."""
         if self._bounds is None:
             return None
         *batches, rows, n = actions.shape
@@ -498,7 +514,7 @@ class ACER(RMSpropAlgorithm):
 
 
 def is_large(rollout: Rollout) -> bool:
-    """Whether the gradient of a rollout might overflow."""
+    """Return whether a rollout has numbers so large that a gradient might overflow."""
     numbers = [rollout.rewards, rollout.values, rollout.next_values]
     for seen in (rollout.observations, rollout.last_observations, rollout.final_observations):
         numbers += seen.values() if isinstance(seen, dict) else [] if seen is None else [seen]
@@ -506,7 +522,7 @@ def is_large(rollout: Rollout) -> bool:
 
 
 def _together(parts: list[tuple[Metrics, int]]) -> Metrics:
-    """Metrics over all updates from those of some, and how many these were."""
+    """Combine metrics of several groups of updates, each with its number of updates."""
     if len(parts) == 1:
         return parts[0][0]
     total = sum(n for _, n in parts)
@@ -515,7 +531,7 @@ def _together(parts: list[tuple[Metrics, int]]) -> Metrics:
 
 
 def _bounds_of(space: spaces.Space, device: th.device) -> Tensor | None:
-    """Lowest and highest actions of a Box, ``[2, D]``."""
+    """Return the lowest and highest actions of a Box, ``[2, D]``; ``None`` for Discrete."""
     if not isinstance(space, spaces.Box):
         return None
     return th.from_numpy(np.stack([space.low.ravel(), space.high.ravel()]).astype(np.float32)).to(device)

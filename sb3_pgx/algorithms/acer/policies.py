@@ -1,4 +1,4 @@
-"""Policies with the critics that ACER learns: Q of every action for Discrete, a stochastic dueling network for Box."""
+"""Policies with ACER's critics: Q(s, ·) for Discrete actions, a stochastic dueling network for Box actions."""
 
 import math
 from typing import Any
@@ -15,14 +15,16 @@ from sb3_pgx.core.policies import GaussianStdMixin, restart_optimizer, samples_a
 
 class ACERMixin(GaussianStdMixin):
     """
-    An SB3 policy whose critic knows actions.
+    An SB3 policy with an action-value critic.
 
-    For Discrete, ``value_net`` gives Q(s, ·), and V(s) = Σ_a π(a|s) Q(s, a). For Box, ``value_net`` gives V(s), and
-    ``advantage_net`` the A(s, a) of a stochastic dueling network, for actions as the environment takes them, within bounds.
+    For Discrete actions, ``value_net`` gives Q(s, ·), and V(s) = Σ_a π(a|s) Q(s, a). For Box actions, ``value_net`` gives V(s)
+    and ``advantage_net`` gives A(s, a) of a stochastic dueling network, for actions clipped to their bounds.
 
-    :param learn_std: Box: whether the standard deviation is learned; the paper keeps it fixed. ``state_dependent_std`` learns
-        it in any case
-    :param log_std_init: Box: its logarithm, at the start or for good; the paper's σ is 0.3
+    :param args: arguments of SB3's policy
+    :param learn_std: Box: learn the standard deviation; the paper keeps it fixed. ``state_dependent_std`` always learns it
+    :param log_std_init: Box: log of the standard deviation, initial or fixed. Typical: log 0.1 to log 1. Larger values explore
+        more (Wang et al., 2017, §6, have log 0.3)
+    :param kwargs: further arguments of SB3's policy and of :class:`~sb3_pgx.core.policies.GaussianStdMixin`
     """
 
     def __init__(self, *args: Any, learn_std: bool = False, log_std_init: float = math.log(0.3), **kwargs: Any):
@@ -47,16 +49,20 @@ class ACERMixin(GaussianStdMixin):
 
     @property
     def learns_std(self) -> bool:
-        """Whether the standard deviation of the actions can change."""
+        """Return whether the standard deviation of the actions is learned."""
         return self.state_dependent_std or (not self.is_discrete and self.log_std.requires_grad)
 
     @property
     def is_discrete(self) -> bool:
-        """Whether there are finitely many actions."""
+        """Return whether actions are Discrete."""
         return isinstance(self.action_space, spaces.Discrete)
 
     def distribution_and_latent(self, obs: PyTorchObs) -> tuple[Distribution, Tensor]:
-        """π(·|s) and what the critic's heads read, ``[B, latent]``."""
+        """
+        Return π(·|s) and the input of the critic's heads, ``[B, latent]``.
+
+        :param obs: observations, ``[B, *obs]``
+        """
         features: Any = self.extract_features(obs)
         if self.share_features_extractor:
             latent_pi, latent_vf = self.mlp_extractor(features)
@@ -66,7 +72,12 @@ class ACERMixin(GaussianStdMixin):
         return self._get_action_dist_from_latent(latent_pi), latent_vf
 
     def values_of(self, distribution: Distribution, heads: Tensor) -> Tensor:
-        """V(s), ``[B, 1]``, from π(·|s) and what ``value_net`` gives."""
+        """
+        Return V(s), ``[B, 1]``.
+
+        :param distribution: π(·|s)
+        :param heads: output of ``value_net``
+        """
         if not self.is_discrete:
             return heads
         return (distribution.distribution.probs * heads).sum(dim=1, keepdim=True)  # type: ignore[union-attr]
@@ -94,13 +105,13 @@ class ACERMixin(GaussianStdMixin):
 
 class AdvantageNet(nn.Module):
     """
-    A(s, a) by one hidden layer on what the critic's head reads of the state, and on the action. Without a constant: it would
-    cancel in Q̃, and be moved by rounding errors alone.
+    Network for A(s, a) with one hidden layer on state features and action. The output has no bias: it would cancel in Q̃, and
+    only rounding errors would move it.
 
-    :param latent_dim: of the state
-    :param action_dim: D
-    :param activation_fn: of the hidden layer
-    :param hidden: its size
+    :param latent_dim: size of the state features
+    :param action_dim: D, size of an action
+    :param activation_fn: activation of the hidden layer
+    :param hidden: size of the hidden layer
     """
 
     def __init__(self, latent_dim: int, action_dim: int, activation_fn: type[nn.Module], hidden: int = 64):
@@ -111,20 +122,22 @@ class AdvantageNet(nn.Module):
 
     def forward(self, latent: Tensor, actions: Tensor) -> Tensor:
         """
-        :param latent: ``[B, latent]``
-        :param actions: several for each state, ``[J, B, D]``
+        Return A(s, a) for J actions per state.
+
+        :param latent: state features, ``[B, latent]``
+        :param actions: ``[J, B, D]``
         :return: ``[J, B]``
         """
         return self.rest(self.of_state(latent) + self.of_action(actions)).squeeze(-1)
 
 
 class ACERPolicy(ACERMixin, ActorCriticPolicy):
-    """``MlpPolicy``."""
+    """ACER's ``"MlpPolicy"``, for vector observations."""
 
 
 class ACERCnnPolicy(ACERMixin, ActorCriticCnnPolicy):
-    """``CnnPolicy``."""
+    """ACER's ``"CnnPolicy"``, for images."""
 
 
 class ACERMultiInputPolicy(ACERMixin, MultiInputActorCriticPolicy):
-    """``MultiInputPolicy``."""
+    """ACER's ``"MultiInputPolicy"``, for dictionaries."""

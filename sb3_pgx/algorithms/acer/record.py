@@ -1,4 +1,7 @@
-"""What a rollout leaves to the memory: under ``VecNormalize``, which changes while it learns, as the environments gave it."""
+"""
+Records of rollouts for the replay memory. Under ``VecNormalize``, whose statistics change during training, they hold the raw
+data of the environments.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -15,27 +18,37 @@ from sb3_pgx.core.spaces import zero_based
 
 
 def normalizes_last(env: VecEnv | None, normalize: VecNormalize | None) -> bool:
-    """Whether what ``VecNormalize`` was given can be had: no wrapper above it has made something else of it."""
+    """
+    Return whether ``VecNormalize`` is the outermost wrapper, so that its raw inputs are what the model would see without it.
+
+    :param env: the model's environments
+    :param normalize: their ``VecNormalize`` wrapper, if there is one
+    """
     return normalize is not None and env is normalize
 
 
 class RawTransitions:
     """
-    One rollout as it was before ``VecNormalize``; final observations within its ``clip_obs``, since only what it made of them
-    is told.
+    One rollout before ``VecNormalize``. Final observations are recovered from their normalised values, hence clipped to
+    ``clip_obs``.
 
-    :param normalize: the environment, which has been reset or stepped
-    :param space: of its observations, which are kept zero-based
+    :param normalize: the environments, already reset or stepped
+    :param space: observation space; choices are stored counting from 0
     """
 
     def __init__(self, normalize: VecNormalize, space: spaces.Space):
         self.normalize, self.space = normalize, space
         self.observations: list[Array] = [self._original()]  # [N, *obs] each, one more than there are rows
         self.rewards: list[np.ndarray] = []  # [N] each
-        self.final_observations: list[Array] = []  # of truncated episodes, in the order of step and environment
+        self.final_observations: list[Array] = []  # of truncated episodes, ordered by step, then environment
 
     def add(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
-        """Keep the step that was taken last."""
+        """
+        Record the last step.
+
+        :param dones: true where an episode ended, ``[N]``
+        :param infos: infos of the step, one per environment
+        """
         self.observations.append(self._original())
         self.rewards.append(self.normalize.get_original_reward())
         for index in dones.nonzero()[0]:
@@ -49,8 +62,10 @@ class RawTransitions:
 
 def record_of(rollout: Rollout, raw: RawTransitions | None) -> Record:
     """
-    :param rollout: evaluated, with the distribution that acted
-    :param raw: the same rollout before ``VecNormalize``; ``None``: there is none, or it is not to be had
+    Make the record of a rollout for the replay memory.
+
+    :param rollout: evaluated rollout with the distribution that acted
+    :param raw: the same rollout before ``VecNormalize``; ``None``: not available
     """
     assert rollout.distribution is not None
     final = rollout.final_observations
@@ -76,10 +91,15 @@ def record_of(rollout: Rollout, raw: RawTransitions | None) -> Record:
 
 
 def stacked(observations: list[Any], like: Array) -> Array:
-    """Observations along a new first dimension, in the order and of the types of others: final ones come in any."""
+    """
+    Stack observations along a new first dimension.
+
+    :param observations: observations of any type
+    :param like: observation whose keys and types the result gets
+    """
     if isinstance(like, dict):
         return {key: stacked([o[key] for o in observations], x) for key, x in like.items()}  # type: ignore[misc]
     array = np.stack(observations)
     if like.dtype.kind in "biu" and array.dtype.kind == "f":
-        array = array.round()  # normalised in single precision, a whole number comes back 0.5 off only beyond millions
+        array = array.round()  # normalised in float32, a whole number is off by 0.5 only beyond millions
     return array.astype(like.dtype, copy=False)

@@ -1,4 +1,4 @@
-"""The replay memory of ACER: the newest rows of every environment, sampled as segments of consecutive rows of one."""
+"""ACER's replay memory: the newest steps of each environment, sampled as segments of consecutive steps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ COLUMNS = ("actions", "behaviour", "rewards", "terminated", "truncated")
 @dataclass
 class Record:
     """
-    What one rollout leaves to the memory, on the host. The K final observations belong to the truncated rows, in the
-    order of ``truncated.nonzero()``.
+    One rollout as the memory stores it, in NumPy arrays. The K final observations belong to the truncated rows, in the order
+    of ``truncated.nonzero()``.
     """
 
     observations: Array  # [T, N, *obs]
@@ -33,8 +33,8 @@ class Record:
 @dataclass
 class Sample:
     """
-    U batches of M segments of k steps; without U, one batch. The observations after a segment's last step are what followed
-    it; where that step ended an episode, they belong to another one, and mean nothing here.
+    U batches of M segments of k steps; without U, a single batch. The last observations are those after a segment's last step.
+    If that step ended an episode, they belong to the next one and must be ignored.
     """
 
     observations: Array  # [U, k + 1, M, *obs]
@@ -48,18 +48,17 @@ class Sample:
 
 class SegmentReplay:
     """
-    A ring over time, whose arrays are allocated when the first rollout arrives.
+    A ring buffer over time. Its arrays are allocated when the first rollout arrives.
 
-    The rows lie step after step, and those of one step environment after environment: a row's successor in time is N rows
-    on. There is room for one step more than is held: the step to be written next already has its observations, those that
-    followed the newest step.
+    Rows are ordered by step, then by environment, so a row's successor in time is N rows later. There is room for one more
+    step than is held: the next step to be written already has its observations, those that followed the newest step.
 
     :param buffer_size: transitions to hold, over all environments; rounded down to a multiple of ``n_envs``
     :param segment_length: steps k of a segment; may be assigned later, up to the steps that the ring holds
-    :param observation_space: of one environment
-    :param action_space: of one environment
-    :param n_envs: N
-    :raises ValueError: an argument is no positive whole number, or the ring is shorter than a segment
+    :param observation_space: observation space of one environment
+    :param action_space: action space of one environment
+    :param n_envs: N, number of environments
+    :raises ValueError: an argument is not a positive whole number, or the ring is shorter than a segment
     """
 
     def __init__(
@@ -77,33 +76,35 @@ class SegmentReplay:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything, and give the arrays' memory back."""
+        """Discard all transitions and release the arrays' memory."""
         self.size = 0  # transitions held, over all environments
-        self.raw: bool | None = None  # whether they are as the environment gave them; None: nothing is held
+        self.raw: bool | None = None  # whether they are unnormalised; None: nothing is held
         self._head = 0  # the row to be written next
         self._observations: Array = {}  # [(max_steps + 1) * N, *obs]
         self._columns: dict[str, np.ndarray] = {}  # by name, [(max_steps + 1) * N, ...]
-        self._final_observations: dict[int, Array] = {}  # by row, of all truncated rows and no others
+        self._final_observations: dict[int, Array] = {}  # by row, of exactly the truncated rows
 
     def __len__(self) -> int:
-        """How many different segments there are to sample, over all environments."""
+        """Return how many different segments can be sampled, over all environments."""
         return max(self.size - (self.segment_length - 1) * self.n_envs, 0)
 
     def add(self, record: Record, raw: bool) -> Callable[[], None]:
         """
-        Write a rollout over the oldest rows. Where an environment did not go on from what followed its newest row, since
-        it was reset or the memory comes from a file, that row becomes truncated, unless it ended an episode anyway.
+        Write a rollout over the oldest rows.
 
-        :param record: of at least one step; its newest steps are kept if it is longer than the ring
-        :param raw: whether observations and rewards are as the environment gave them, before ``VecNormalize``
-        :return: takes the rollout out again, if nothing else has been added: what it overwrote is back
-        :raises ValueError: what is held differs in ``raw``; the memory is as before
+        If an environment does not continue from its newest row, because it was reset or the memory comes from a file, that row
+        becomes truncated, unless it ended an episode anyway.
+
+        :param record: at least one step; only the newest steps are kept if it is longer than the ring
+        :param raw: whether observations and rewards are unnormalised (before ``VecNormalize``)
+        :return: function that removes the rollout and restores what it overwrote; valid until the next ``add``
+        :raises ValueError: the transitions held differ in ``raw``; the memory is unchanged
         """
         if self.raw not in (None, raw):
             held, new = ("as the environment gave them" if kind else "normalised" for kind in (self.raw, raw))
             raise ValueError(
                 f"the replay memory holds {self.size} transitions {held}, and the new ones are {new}: they cannot be mixed. "
-                "Go on as before, or empty the memory with model.replay_buffer.reset()."
+                "Continue as before, or empty the memory with model.replay_buffer.reset()."
             )
         take_out = self.reset if self.raw is None else self._kept(record.rewards[-self.max_steps :].size)
         if self.raw is None:
@@ -116,10 +117,10 @@ class SegmentReplay:
 
     def sample(self, size: int | tuple[int, int], generator: np.random.Generator) -> Sample:
         """
-        Segments drawn uniformly over environments and first steps, with replacement.
+        Draw segments uniformly over environments and first steps, with replacement.
 
-        :param size: M, or U and M
-        :param generator: draws them
+        :param size: M, or (U, M)
+        :param generator: random number generator
         :raises ValueError: fewer steps are held than a segment has
         """
         if not len(self):
@@ -141,9 +142,13 @@ class SegmentReplay:
         self, observation_space: spaces.Space, action_space: spaces.Space, n_envs: int, segment_length: int
     ) -> None:
         """
-        Whether a model can go on with this memory, which comes from a file; the arguments are the model's.
+        Check that a model can use this memory, which was loaded from a file.
 
-        :raises ValueError: a space or the number of environments is another one, or the ring is shorter than a segment
+        :param observation_space: the model's observation space
+        :param action_space: the model's action space
+        :param n_envs: the model's number of environments
+        :param segment_length: the model's segment length
+        :raises ValueError: a space or the number of environments differs, or the ring is shorter than a segment
         """
         for what, held, wanted in (
             ("observation space", self.observation_space, observation_space),
@@ -165,7 +170,7 @@ class SegmentReplay:
         return rows % ((self.max_steps + 1) * self.n_envs)
 
     def _allocate(self, record: Record) -> None:
-        """Zeros: the operating system lends their memory only when it is written, and a file tells nothing else."""
+        """Allocate zeros: they take memory only once they are written, and compress well in a file."""
 
         def ring(values: np.ndarray) -> np.ndarray:
             return np.zeros(((self.max_steps + 1) * self.n_envs, *values.shape[2:]), values.dtype)
@@ -174,7 +179,7 @@ class SegmentReplay:
         self._columns = {name: ring(getattr(record, name)) for name in COLUMNS}
 
     def _kept(self, n_rows: int) -> Callable[[], None]:
-        """Keep all that writing so many rows changes: those rows, the step after them, and the newest step."""
+        """Copy all that writing ``n_rows`` rows changes, and return a function that restores it."""
         rows = self._wrap(self._head + np.arange(-self.n_envs, n_rows + self.n_envs))
         rings = [self._columns, self._observations if isinstance(self._observations, dict) else {"": self._observations}]
         before = [(ring, ring[rows]) for named in rings for ring in named.values()]
@@ -192,7 +197,7 @@ class SegmentReplay:
         return put_back
 
     def _mark_breaks(self, observations: Array) -> None:
-        """Truncate the newest rows from which the environments did not go on to ``observations``, ``[N, *obs]``."""
+        """Mark the newest rows as truncated if their environments did not continue to ``observations``, ``[N, *obs]``."""
         following = map_tensors(lambda ring: ring[self._head : self._head + self.n_envs], self._observations)
         if all(map(np.array_equal, *zip(*pairs(following, observations), strict=True))):
             return
@@ -205,7 +210,7 @@ class SegmentReplay:
     def _write(self, record: Record) -> None:
         newest = slice(-self.max_steps, None)
         n_rows = record.rewards[newest].size
-        rows = self._wrap(self._head + np.arange(n_rows + self.n_envs))  # the last N get their observations only
+        rows = self._wrap(self._head + np.arange(n_rows + self.n_envs))  # the last N rows get observations only
         for row in rows[self._columns["truncated"][rows]]:
             del self._final_observations[int(row)]
         self._columns["truncated"][rows] = False
@@ -230,22 +235,22 @@ class SegmentReplay:
 
 
 def pairs(one: Any, other: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The arrays of two sets of observations, key by key."""
+    """Return pairs of arrays of two sets of observations, one pair per key."""
     return [(one[k], other[k]) for k in one] if isinstance(one, dict) else [(one, other)]
 
 
 def put(ring: np.ndarray, first: int, values: np.ndarray) -> None:
-    """Write consecutive rows, of which those beyond the last are the first ones."""
+    """Write consecutive rows of a ring, wrapping around at its end."""
     n = len(ring) - first
     ring[first : first + len(values)] = values[:n]
     ring[: max(len(values) - n, 0)] = values[n:]
 
 
 def differ(one: Array, other: Array) -> np.ndarray:
-    """Environments whose observations are not the same, boolean ``[N]``."""
+    """Return which environments' observations differ, boolean ``[N]``."""
     return np.any([(x != y).reshape(len(x), -1).any(axis=1) for x, y in pairs(one, other)], axis=0)
 
 
 def copy_one(observations: Any, index: int) -> Array:
-    """One of several observations; a view would keep them all alive."""
+    """Copy one of several observations; a view would keep all of them in memory."""
     return map_tensors(lambda values: values[index].copy(), observations)

@@ -1,4 +1,4 @@
-"""The replay memory in a file of its own, with the paths that SB3 takes: written whole or not at all."""
+"""Save and load the replay memory. A file is written completely or not at all."""
 
 from io import BufferedIOBase
 from pathlib import Path
@@ -11,11 +11,11 @@ from sb3_pgx.core.files import saving
 
 def save_replay(path: str | Path | BufferedIOBase, replay: SegmentReplay) -> None:
     """
-    Pickle a memory. A file that is there already is replaced in one step by a complete one.
+    Pickle a replay memory. An existing file is replaced only when the new one is complete.
 
-    :param path: of the file, ``.pkl`` if it has no suffix, or an open file
-    :param replay: to save
-    :raises OSError: the file cannot be written; one sentence that names the path
+    :param path: path (``.pkl`` is added if it has no suffix), or an open file
+    :param replay: memory to save
+    :raises OSError: the file cannot be written; the message names the path
     """
     with saving(path, "pkl") as file:
         save_to_pkl(file, replay)
@@ -23,19 +23,19 @@ def save_replay(path: str | Path | BufferedIOBase, replay: SegmentReplay) -> Non
 
 def load_replay(path: str | Path | BufferedIOBase) -> SegmentReplay:
     """
-    Unpickle a memory. Unpickling runs whatever code the file's author put there: load only files of people you trust.
+    Unpickle a replay memory. Unpickling runs whatever code the file's author put there: load only files from people you trust.
 
-    :param path: of the file, with or without ``.pkl``, or an open file
+    :param path: path, with or without ``.pkl``, or an open file
     :return: the memory that :func:`save_replay` wrote
-    :raises ValueError: the file holds no such memory
+    :raises ValueError: the file does not hold a replay memory
     """
     remedy = "choose a file that save_replay_buffer of this algorithm wrote"
     try:
         replay = load_from_pkl(path)
-    except OSError:  # no such file, or not readable: that says it
+    except OSError:  # missing or unreadable: the error says so
         raise
-    except Exception as error:  # damaged or foreign bytes fail in any way
-        raise ValueError(f"{path} is no replay memory, or a damaged one: {remedy}") from error
+    except Exception as error:  # damaged or foreign files raise all kinds of errors
+        raise ValueError(f"{path} is not a replay memory, or is damaged: {remedy}") from error
     if not isinstance(replay, SegmentReplay):
-        raise ValueError(f"{path} holds a {type(replay).__name__}, no {SegmentReplay.__name__}: {remedy}")
+        raise ValueError(f"{path} holds a {type(replay).__name__}, not a {SegmentReplay.__name__}: {remedy}")
     return replay

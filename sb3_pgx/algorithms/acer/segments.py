@@ -1,4 +1,4 @@
-"""What a step of ACER is made of: segments of consecutive transitions, on-policy or replayed."""
+"""Batches of ACER: segments of consecutive transitions, on-policy or replayed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,21 +13,21 @@ from sb3_pgx.core.rollout import Observations, Rows, map_tensors
 @dataclass
 class Segments(Rows):
     """
-    M segments of T consecutive transitions of one environment each; B = T * M rows, step after step.
+    M segments of T consecutive transitions, each of one environment; B = T * M rows, ordered by step, then by segment.
 
     Episodes may end within a segment. The first K final observations belong to the K truncated rows, in the order of
-    ``truncated.nonzero()``; those after them, if there are more, mean nothing.
+    ``truncated.nonzero()``; any further ones are padding.
     """
 
-    observations: Observations  # [(T + 1) * M, *obs]: those of the rows, then what followed the last ones
+    observations: Observations  # [(T + 1) * M, *obs]: those of the rows, then those after the last ones
     actions: Tensor  # [B, action_dim]
     behaviour: Tensor  # [B, P], packed parameters of the action distribution that acted
     rewards: Tensor  # [T, M]
     terminated: Tensor  # [T, M], boolean
     truncated: Tensor  # [T, M], boolean
     final_observations: Observations | None  # [K or more, *obs]; None: no row is truncated
-    noise: Tensor | None = None  # Box: standard normal numbers for actions of the policy, [1 + 2 n, B, D]
-    bounds: Tensor | None = None  # Box: between which the environment takes actions, lowest and highest, [2, D]
+    noise: Tensor | None = None  # Box: standard normal numbers for sampling actions, [1 + 2 n, B, D]
+    bounds: Tensor | None = None  # Box: lowest and highest actions, [2, D]
 
     def __len__(self) -> int:
         return self.rewards.numel()
@@ -37,7 +37,7 @@ class Segments(Rows):
         return replace(super().with_observations(function), final_observations=final)
 
     def in_fixed_shapes(self) -> "Segments":
-        """With M final observations, or B where M are too few; some of the rows' stand after them."""
+        """Return the segments with M final observations, or B if M are too few; copies of other observations pad them."""
         n_segments, final = self.rewards.shape[1], self.final_observations
         known = 0 if final is None else count(final)
         missing = room_for(known, n_segments, len(self)) - known
@@ -51,28 +51,36 @@ class Segments(Rows):
 
 
 def joined(some: Observations, others: Observations) -> Observations:
-    """Observations one after the other."""
+    """Concatenate two sets of observations."""
     if isinstance(others, dict):
         return {key: th.cat([some[key], x]) for key, x in others.items()}  # type: ignore[index]
     return th.cat([some, others])  # type: ignore[list-item]
 
 
 def count(observations: Observations) -> int:
-    """How many there are."""
+    """Return the number of observations."""
     return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
 
 
 def room_for(n_final: int, n_segments: int, n_rows: int) -> int:
-    """How many final observations a batch has that needs so many: one of two numbers, since each needs a graph."""
+    """
+    Return to how many final observations a batch is padded: one of two numbers, because each number needs its own graph.
+
+    :param n_final: number of final observations that the batch needs
+    :param n_segments: M
+    :param n_rows: B
+    """
     return n_segments if n_final <= n_segments else n_rows
 
 
 def windows(counts: np.ndarray, size: int) -> np.ndarray:
     """
-    Places of elements that lie one batch after the other, as many for each batch: those of its own, then any.
+    Return indices that cut concatenated batches of different lengths into windows of the same length.
 
-    :param counts: of each of the U batches, ``[U]``
-    :param size: at least the largest of them
-    :return: ``[U, size]``
+    Batch u's own elements come first; the rest of its window is padding.
+
+    :param counts: number of elements of each of the U batches, ``[U]``
+    :param size: length of a window, at least the largest count
+    :return: indices, ``[U, size]``
     """
     return np.minimum((counts.cumsum() - counts)[:, None] + np.arange(size), counts.sum() - 1)

@@ -1,4 +1,4 @@
-"""A rollout of whole episodes, regrouped so that every episode is a column."""
+"""Rearrange a rollout of whole episodes so that each episode is a column."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ from sb3_pgx.core.rollout import Rollout
 @dataclass(frozen=True)
 class Episodes:
     """
-    Where the rows of a rollout lie in ``[L, E]``: step t of episode i, L steps in the longest of E episodes.
+    Positions of a rollout's rows in ``[L, E]``: row t, column i is step t of episode i; the longest of E episodes has L steps.
 
-    :param step: t of every valid row, ``[R]``
-    :param number: i of every valid row, ``[R]``
-    :param rows: which rows are valid, ``[T, N]``
+    :param step: t of each valid row, ``[R]``
+    :param number: i of each valid row, ``[R]``
+    :param rows: true for valid rows, ``[T, N]``
     """
 
     step: Tensor
@@ -24,7 +24,11 @@ class Episodes:
 
     @classmethod
     def of(cls, rollout: Rollout) -> "Episodes":
-        """:param rollout: whose valid rows are whole episodes"""
+        """
+        Find the episodes of a rollout.
+
+        :param rollout: a rollout whose valid rows are whole episodes
+        """
         starts = rollout.episode_starts & rollout.valid
         time = th.arange(len(starts), device=starts.device)[:, None].expand_as(starts)
         step = time - th.where(starts, time, 0).cummax(dim=0).values
@@ -36,19 +40,19 @@ class Episodes:
         return int(self.number.max()) + 1
 
     def columns(self, values: Tensor) -> Tensor:
-        """``[T, N]`` to ``[L, E]``, zero after an episode's end."""
+        """Rearrange ``[T, N]`` to ``[L, E]``, with zeros after an episode's end."""
         result = values.new_zeros(int(self.step.max()) + 1, len(self))
         result[self.step, self.number] = values[self.rows]
         return result
 
     def back(self, columns: Tensor) -> Tensor:
-        """``[L, E]`` to ``[T, N]``, zero in rows that are not valid."""
+        """Rearrange ``[L, E]`` to ``[T, N]``, with zeros in rows that are not valid."""
         result = columns.new_zeros(self.rows.shape)
         result[self.rows] = columns[self.step, self.number]
         return result
 
     def discounts(self, gamma: float, dtype: th.dtype) -> Tensor:
-        """γ^t of every row, ``[T, N]``, zero in rows that are not valid."""
+        """Return γ^t for each row, ``[T, N]``, with zeros in rows that are not valid."""
         result = th.zeros(self.rows.shape, dtype=dtype, device=self.rows.device)
         result[self.rows] = gamma ** self.step.to(dtype)
         return result

@@ -1,4 +1,4 @@
-"""What both REINFORCE algorithms share: rollouts of whole episodes, and the score-function loss over them."""
+"""Base of both REINFORCE algorithms: rollouts of whole episodes, and the score-function loss over them."""
 
 from typing import Any
 
@@ -20,16 +20,23 @@ from sb3_pgx.stages.evaluate import chunks
 from sb3_pgx.stages.quotas import EpisodeQuota, Quota
 from sb3_pgx.stages.report import Metrics
 
-# Rows to make room for at first; a rollout that is longer makes its own.
+# Initial capacity of the rollout in rows; longer rollouts grow it.
 _CAPACITY = 512
 
 
 class EpisodicAlgorithm(PolicyGradientAlgorithm):
     """
-    Learns from whole episodes, the same number from each environment.
+    Base of algorithms that learn from whole episodes, the same number from each environment.
 
-    Environments that have delivered their episodes go on stepping until the last one has; these rows are masked, counted
-    in ``rollout/discarded_steps`` (all of them since the model was made) and in ``num_timesteps``, and never used.
+    Environments that have finished their episodes keep stepping until the last one has finished. These rows are masked and
+    never used. They count in ``num_timesteps``, and ``rollout/discarded_steps`` logs their number since the model was made.
+
+    :param policy: name of a policy, or a policy class
+    :param env: environment, ``VecEnv`` or id
+    :param n_episodes: whole episodes per environment and update
+    :param discount_state_weighting: weight step t of an episode with γ^t
+    :param max_episode_steps: steps after which an unfinished episode is an error
+    :param kwargs: arguments of :class:`~sb3_pgx.stages.algorithm.PolicyGradientAlgorithm`
     """
 
     def __init__(
@@ -42,7 +49,7 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         max_episode_steps: int,
         **kwargs: Any,
     ):
-        # SB3's n_steps is the length of a rollout; here it is the room made for one.
+        # SB3's n_steps is the length of a rollout; here it is the initial capacity.
         super().__init__(policy, env, n_steps=_CAPACITY, gae_lambda=1.0, **kwargs)
         self.n_episodes = n_episodes
         self.discount_state_weighting = discount_state_weighting
@@ -83,14 +90,14 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
 
     def accumulate_gradient(self, rollout: Rollout, vf_coef: float | None = None) -> Metrics:
         """
-        Leave in ``.grad`` the gradient of the mean over episodes of
+        Accumulate in ``.grad`` the gradient of the mean over episodes of
 
             −Σ_t w_t (log π(a_t|s_t) Ψ_t + ent_coef · H(π(·|s_t))),   w_t = γ^t or 1,
 
-        in chunks of rows, so that memory does not grow with the length of the episodes.
+        in chunks of rows, so that memory does not grow with the length of the episodes. Earlier gradients are cleared.
 
-        :param rollout: Ψ in ``advantages``
-        :param vf_coef: weight of the mean squared value error; ``None``: no such term, the critic gets no gradient
+        :param rollout: rollout with Ψ in ``advantages``
+        :param vf_coef: weight of the mean squared value error; ``None``: no such term, and no gradient for the critic
         :return: the loss and its parts
         """
         self.policy.zero_grad(set_to_none=True)  # a callback may have left gradients behind
@@ -99,14 +106,14 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         weights = episodes.discounts(self.gamma if self.discount_state_weighting else 1.0, rollout.rewards.dtype)
         weights = flatten(weights)[rows] / len(episodes)
         ent_coef = self.coefficient("ent_coef")
-        totals = th.zeros(4, device=self.device)  # loss, policy's part, entropy, value error
+        totals = th.zeros(4, device=self.device)  # loss, policy loss, entropy, value error
 
         for r in chunks(rollout.observations, len(rows), leading=2):
             batch = rollout.rows(rows[r])
             actions = as_policy_input(batch.actions, self.action_space)
             with blaming_numbers(self._refusal, lambda: f"while the policy learned, in update {self._n_updates + 1}"):
                 values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
-            entropy = -log_prob if entropy is None else entropy  # no closed form: a sample's estimate, as SB3
+            entropy = -log_prob if entropy is None else entropy  # no closed form: estimated from samples, as SB3 does
             policy_loss = score_function(log_prob, batch.advantages, weights[r])
             loss = policy_loss - ent_coef * (weights[r] * entropy).sum()
             value_loss = F.mse_loss(values.flatten(), batch.returns, reduction="sum") / len(rows)

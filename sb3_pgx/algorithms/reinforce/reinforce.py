@@ -164,13 +164,13 @@ class REINFORCE(EpisodicAlgorithm):
         leaves_one_out = self.baseline not in (None, "mean")
         if leaves_one_out and self.env is not None and self.n_episodes * self.n_envs < 2:
             raise ValueError(
-                f'baseline="{self.baseline}" compares an episode with the others of the same update, and there is only one: '
+                f'baseline="{self.baseline}" compares an episode with the others of the same update, but there is only one: '
                 "raise n_episodes, or use more environments."
             )
 
     @property
     def unlearned(self) -> tuple[str, ...]:
-        # Without a critic there are no values, and baselines of single parameters are taken from the returns.
+        # There is no critic, hence no values; per-parameter baselines use the returns instead of the advantages.
         return (*super().unlearned, "values", *(["advantages"] if self.baseline == "optimal_per_parameter" else []))
 
     def _setup_model(self) -> None:
@@ -212,16 +212,16 @@ class REINFORCE(EpisodicAlgorithm):
         assert isinstance(loss, Tensor)
         stepped = gradient_step(self.policy.optimizer, actor, self.max_grad_norm, loss, self._n_updates)
         self._n_updates += 1
-        if self.baseline == "optimal_per_parameter":  # every parameter has a loss of its own
+        if self.baseline == "optimal_per_parameter":  # each parameter has its own loss
             del metrics["loss"], metrics["policy_loss"]
         return {**metrics, **self.spread(), **stepped}
 
     def _signal(self, rollout: Rollout) -> Tensor:
-        """The returns, standardised over the batch if asked for, zero in rows that are not valid."""
+        """Return the returns, standardised over the batch if asked for, with zeros in rows that are not valid."""
         return standardize(rollout.returns, rollout.valid) if self.normalize_returns else rollout.returns
 
     def _squared_scores(self, rollout: Rollout) -> Tensor:
-        """‖∇_θ log π‖² of every valid row, in the order of ``valid.nonzero()``."""
+        """Return ‖∇_θ log π‖² for each valid row, in the order of ``valid.nonzero()``."""
         actor, _ = split_parameters(self.policy)
         observations = map_tensors(lambda x: x[rollout.valid], rollout.observations)
         actions = rollout.actions[rollout.valid]
@@ -229,9 +229,9 @@ class REINFORCE(EpisodicAlgorithm):
 
     def _per_parameter_gradient(self, rollout: Rollout, actor: dict[str, th.nn.Parameter]) -> Tensor:
         """
-        −(1/E) Σ_i Σ_t w_t ∇log π(a_it|s_it) ∘ (G_it − b_it) with a baseline b_it of its own for every parameter, ``[P]``.
+        Return −(1/E) Σ_i Σ_t w_t ∇log π(a_it|s_it) ∘ (G_it − b_it), where b_it differs between parameters, ``[P]``.
 
-        In blocks of steps: all episodes' scores at the same step are needed together.
+        Works in blocks of steps, because the scores of all episodes at the same step are needed together.
         """
         self.policy.set_training_mode(False)
         episodes = Episodes.of(rollout)
@@ -260,7 +260,13 @@ class REINFORCE(EpisodicAlgorithm):
 
 
 def masked_place(where: Tensor, values: Tensor) -> Tensor:
-    """Zeros shaped as ``where`` (plus the trailing shape of ``values``), with ``values`` at its true entries."""
+    """
+    Return ``values`` at the true entries of a mask, and zeros elsewhere.
+
+    :param where: mask, any shape
+    :param values: one entry per true entry of the mask, ``[R, ...]``
+    :return: shape of the mask, followed by the trailing shape of ``values``
+    """
     result = values.new_zeros(*where.shape, *values.shape[1:])
     result[where] = values
     return result

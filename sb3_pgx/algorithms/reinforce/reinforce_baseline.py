@@ -163,7 +163,7 @@ class REINFORCEBaseline(EpisodicAlgorithm):
         super()._setup_model()
         if not split_parameters(self.policy)[1]:
             raise ValueError(
-                f"{self.policy_class.__name__} has no critic that can be trained, and REINFORCEBaseline fits one: use "
+                f"{self.policy_class.__name__} has no trainable critic, but REINFORCEBaseline needs one: use "
                 "REINFORCE, or a policy with a critic."
             )
 
@@ -179,7 +179,7 @@ class REINFORCEBaseline(EpisodicAlgorithm):
     def update(self, rollout: Rollout) -> Metrics:
         actor, critic = split_parameters(self.policy)
         shared = bool(actor.keys() & critic.keys())
-        critic_learning_rate = self.coefficient("critic_learning_rate")  # before anything moves: it may be refused
+        critic_learning_rate = self.coefficient("critic_learning_rate")  # read before anything changes: it may be invalid
         metrics = self.accumulate_gradient(rollout, self.coefficient("vf_coef") if shared else None)
         loss = metrics["loss"]
         assert isinstance(loss, Tensor)
@@ -194,7 +194,7 @@ class REINFORCEBaseline(EpisodicAlgorithm):
         return metrics
 
     def _fit_critic(self, rollout: Rollout, learning_rate: float) -> Metrics:
-        """Regress V on the returns; the optimizer leaves the actor as it is."""
+        """Fit V to the returns. The actor's parameters stay unchanged."""
         update_learning_rate(self.policy.optimizer, learning_rate)
         measured = fit_critic(self, rollout, self.critic_batch_size, self.n_critic_updates)
         return {**measured, "critic_learning_rate": learning_rate}

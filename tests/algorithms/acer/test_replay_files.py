@@ -84,12 +84,12 @@ def test_the_old_file_is_there_until_the_new_one_is_complete(replay, tmp_path, m
 def test_a_file_that_holds_something_else_is_refused(replay, tmp_path):
     path = tmp_path / "file.pkl"
     save_to_pkl(path, {"observations": []})
-    with pytest.raises(ValueError, match=r"file\.pkl holds a dict, no SegmentReplay: choose a file that save_replay_buffer"):
+    with pytest.raises(ValueError, match=r"file\.pkl holds a dict, not a SegmentReplay: choose a file that save"):
         load_replay(path)
     save_replay(path, replay)
     for content in (b"", b"hello, world", b"PK\x03\x04 as a model's zip", path.read_bytes()[:-100]):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"file\.pkl is no replay memory, or a damaged one: choose a file"):
+        with pytest.raises(ValueError, match=r"file\.pkl is not a replay memory, or is damaged: choose a file"):
             load_replay(path)
     with pytest.raises(FileNotFoundError, match=r"missing\.pkl"):
         load_replay(tmp_path / "missing")
