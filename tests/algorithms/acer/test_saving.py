@@ -134,7 +134,7 @@ def test_a_memory_is_not_mixed_with_what_another_wrapping_gives(tmp_path):
         model.save_replay_buffer(tmp_path / "memory.pkl")
         other.load_replay_buffer(tmp_path / "memory.pkl")
         updates = other._n_updates
-        with pytest.raises(ValueError, match=rf"48 transitions as they were .*{what}, and those to come .*reset\(\)"):
+        with pytest.raises(ValueError, match=rf"48 transitions stored .*{what}, and new ones would .*reset\(\)"):
             other.learn(12)
         assert other._n_updates == updates
         other.replay_buffer.reset()
