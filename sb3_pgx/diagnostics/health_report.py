@@ -63,7 +63,7 @@ def report_text(
         lines += [f"- **{state.rule.name}**: {state.rule.meaning}. Try this: {state.rule.remedy}."]
     if alarmed:
         lines.append("")
-    lines += ["| rule | verdict | metric | last | min | max | alarm if | healthy according to |", "|" + "---|" * 8]
+    lines += ["| rule | verdict | metric | last | min | max | alarm if | sources |", "|" + "---|" * 8]
     lines += [f"| {' | '.join(_row(state, series))} |" for state in states]
     lines += ["", 'Sources that differ are listed side by side. "Updates" are measured updates.', ""]
     if warnings:
