@@ -125,7 +125,7 @@ class HealthCallback(DiagnosticsCallback):
 
     def on_measured(self) -> None:
         self._extend_series()
-        progress = 1.0 - self._model._current_progress_remaining
+        progress = min(1.0, 1.0 - self._model._current_progress_remaining)  # the last rollout may exceed total_timesteps
         alarmed = [state.rule for state in self.rule_states if state.update(self._series, progress)]
         judged = [state for state in self.rule_states if state.judged]
         if judged:

@@ -62,6 +62,16 @@ def test_a_warning_has_meaning_value_threshold_and_remedy_and_is_not_repeated_to
 
 
 @pytest.mark.filterwarnings("ignore::sb3_pgx.diagnostics.HealthWarning")
+@pytest.mark.parametrize("model_class", [PPO, SB3PPO])
+def test_the_last_update_counts_although_its_rollout_exceeds_total_timesteps(model_class):
+    health = HealthCallback(rules=[SURE])
+    model = model_class("MlpPolicy", vectorised(Scripted([4])), n_steps=16, batch_size=8, n_epochs=1, device="cpu")
+    model.learn(40, callback=health, log_interval=1)
+    assert model.num_timesteps == 48 and len(health.history) == 3
+    assert (health.rule_states[0].judged, health.rule_states[0].alarms) == (3, 2) and health.rule_states[0].in_alarm
+
+
+@pytest.mark.filterwarnings("ignore::sb3_pgx.diagnostics.HealthWarning")
 @pytest.mark.parametrize("name", ["PPO", "sb3 PPO"])
 def test_an_alarm_can_stop_the_run(name):
     health = HealthCallback(rules=[SURE], on_alarm="stop")

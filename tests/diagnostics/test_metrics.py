@@ -24,6 +24,7 @@ def test_every_documented_key_is_logged_by_some_algorithm():
     assert not unused, f"no algorithm logs {sorted(unused)}: remove it from TRAINING_METRICS in {FILE}, then run `make table`"
 
 
+@pytest.mark.filterwarnings("ignore::sb3_pgx.diagnostics.HealthWarning")
 def test_the_keys_of_the_callbacks_are_documented():
     writer = KeyCollector()
     model = PPO("MlpPolicy", vectorised(Scripted([4])), n_steps=16, batch_size=8, n_epochs=1, device="cpu")
