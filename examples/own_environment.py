@@ -13,7 +13,7 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgx import PPO
-from sb3_pgx.doctor.dry_run import examine_environment
+from sb3_pgx.doctor import examine_environment
 from sb3_pgx.doctor.report import environment_text
 
 

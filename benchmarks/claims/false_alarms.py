@@ -66,6 +66,6 @@ class AlarmCounter(HealthCallback):
 
     def on_measured(self) -> None:
         super().on_measured()
-        firing = {watch.rule.name for watch in self.watches if watch.in_alarm}
+        firing = {state.rule.name for state in self.rule_states if state.in_alarm}
         self.alarms.update(firing - self._firing)
         self._firing = firing

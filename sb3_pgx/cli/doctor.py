@@ -1,4 +1,4 @@
-"""``sb3-pgx doctor``."""
+"""The command ``sb3-pgx doctor``: examine an environment, an algorithm or a log."""
 
 import argparse
 from pathlib import Path
@@ -7,39 +7,40 @@ from sb3_pgx.cli.common import FAILED, USER_ERRORS, Commands, usage_error
 
 
 def add_parser(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "doctor", help="find out why a training fails: its environment, its algorithm, or what it logged"
-    )
+    parser = commands.add_parser("doctor", help="find out why training fails: examine an environment, an algorithm or a log")
     patients = parser.add_subparsers(required=True, metavar="WHAT")
     env = patients.add_parser(
         "env",
         help="examine an environment",
-        description="Run SB3's check_env and our own checks on random actions; exit with 1 if there is a fault or a warning.",
+        description="Run SB3's check_env, play random actions and check what the environment returns. Exit with 1 if there "
+        "is a fault or a warning.",
     )
     env.add_argument("env", metavar="ID", help="Gymnasium's name of the environment")
-    env.add_argument("--steps", type=int, default=2000, help="random actions (default: %(default)s)")
+    env.add_argument("--steps", type=int, default=2000, help="number of random actions (default: %(default)s)")
     env.set_defaults(command=_doctor_env)
     algo = patients.add_parser(
         "algo",
-        help="examine an algorithm on environments whose answers are known",
-        description="Train on small environments with known answers, one for each part of the pipeline; exit with 1 if an "
+        help="examine an algorithm on small environments with known answers",
+        description="Train on small environments with known answers, one for each part of the algorithm. Exit with 1 if an "
         "answer is wrong.",
     )
-    algo.add_argument("name", help="such as ppo, sb3:ppo, contrib:trpo or 'ppo[gae_lambda=0.5]', with settings of its own")
+    algo.add_argument(
+        "name", help="algorithm, such as ppo, sb3:ppo, contrib:trpo, or 'ppo[gae_lambda=0.5]' to change a setting"
+    )
     algo.set_defaults(command=_doctor_algo)
     log = patients.add_parser(
         "log",
-        help="examine what a training logged",
-        description="Apply the rules of HealthCallback to a finished run's progress.csv; exit with 1 if one was in alarm.",
+        help="examine the log of a run",
+        description="Apply the rules of HealthCallback to a finished run's progress.csv. Exit with 1 if a rule was in alarm.",
     )
-    log.add_argument("folder", type=Path, help="that the training logged to")
+    log.add_argument("folder", type=Path, help="folder to which the run logged")
     log.set_defaults(command=_doctor_log)
     for one in (env, algo):
-        one.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+        one.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: %(default)s)")
 
 
 def _doctor_env(args: argparse.Namespace) -> int:
-    from sb3_pgx.doctor.dry_run import examine_environment
+    from sb3_pgx.doctor.environment import examine_environment
     from sb3_pgx.doctor.report import environment_text
 
     try:

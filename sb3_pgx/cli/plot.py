@@ -1,4 +1,4 @@
-"""``sb3-pgx plot``."""
+"""The command ``sb3-pgx plot``: plot the metrics of a run."""
 
 import argparse
 from pathlib import Path
@@ -9,12 +9,12 @@ from sb3_pgx.cli.common import USER_ERRORS, Commands, usage_error
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "plot",
-        help="draw what a training logged, healthy ranges shaded",
-        description="Draw what DiagnosticsCallback or HealthCallback logged into a folder's progress.csv (or what SB3 logs "
-        "itself) over the training, as diagnostics.png and as diagnostics.html, which needs no server.",
+        help="plot the metrics of a run, healthy ranges shaded",
+        description="Plot the metrics that DiagnosticsCallback, HealthCallback or SB3 itself logged to a folder's "
+        "progress.csv. Write diagnostics.png and diagnostics.html, an interactive page that needs no server.",
     )
-    parser.add_argument("folder", type=Path, help="that the training logged to; the pictures go there, too")
-    parser.add_argument("--force", action="store_true", help="replace earlier pictures")
+    parser.add_argument("folder", type=Path, help="folder to which the run logged, and to which the plots are written")
+    parser.add_argument("--force", action="store_true", help="replace earlier plots")
     parser.set_defaults(command=run)
 
 

@@ -1,14 +1,16 @@
-"""Callbacks that say what a training is doing and whether it is healthy, for this package's algorithms and for SB3's."""
+"""Callbacks that measure a run and say whether it is healthy, for the algorithms of this package, SB3 and sb3-contrib."""
 
-from sb3_pgx.diagnostics.conditions import Above, Below, Fell, Grew, Outside, Parted, Rule, Source, Spiked
+from sb3_pgx.diagnostics.conditions import Above, Below, Fell, Grew, Outside, RoseWhileOtherFell, Spiked
 from sb3_pgx.diagnostics.default_rules import DEFAULT_RULES
 from sb3_pgx.diagnostics.diagnostics_callback import DiagnosticsCallback
 from sb3_pgx.diagnostics.health_callback import HealthCallback, HealthError, HealthWarning
-from sb3_pgx.diagnostics.metrics import METRICS
+from sb3_pgx.diagnostics.metrics import LOGGED_KEYS, METRICS
 from sb3_pgx.diagnostics.post_mortem import PostMortemCallback
+from sb3_pgx.diagnostics.rules import Rule, Source
 
 __all__ = [
     "DEFAULT_RULES",
+    "LOGGED_KEYS",
     "METRICS",
     "Above",
     "Below",
@@ -19,8 +21,8 @@ __all__ = [
     "HealthError",
     "HealthWarning",
     "Outside",
-    "Parted",
     "PostMortemCallback",
+    "RoseWhileOtherFell",
     "Rule",
     "Source",
     "Spiked",

@@ -1,4 +1,4 @@
-"""Gradients: their norms while an update runs, and how much of one over few rows is noise."""
+"""Measure gradients: their norms during an update, and the gradient noise scale before it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,31 +9,31 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
 from sb3_pgx.core.rollout import map_tensors
-from sb3_pgx.diagnostics.measures import Measured
-from sb3_pgx.diagnostics.snapshot import Snapshot, as_it_acts
+from sb3_pgx.diagnostics.snapshot import Snapshot, without_side_effects
+from sb3_pgx.diagnostics.update_metrics import Measured
 from sb3_pgx.engine.step import evaluated_actions
 from sb3_pgx.ops.metrics import noise_scale
 
-MOST = 4096  # rows that the noise scale is taken from
+MAX_ROWS = 4096  # rows from which the noise scale is computed
 
 
 class GradientNorms:
     """
-    Norms of the gradients of some of an update's minibatches, from hooks that see them before they are clipped.
+    Measure gradient norms of some minibatches of an update, with hooks that run before the gradients are clipped.
 
-    :param parameters: of the policy
-    :param steps: how many minibatches there will be; what comes after them is not looked at
-    :param most: about so many of them are measured, the first one always
+    :param parameters: parameters of the policy
+    :param steps: number of minibatches in the update; later ones are ignored
+    :param max_measured: approximate number of minibatches to measure, spread evenly; the first one is always measured
     """
 
-    def __init__(self, parameters: list[th.nn.Parameter], steps: int, most: int):
-        self.steps, self.every = steps, max(1, steps // most)
-        self._squares: dict[int, list[Tensor]] = {}  # by number of the minibatch
+    def __init__(self, parameters: list[th.nn.Parameter], steps: int, max_measured: int):
+        self.steps, self.every = steps, max(1, steps // max_measured)
+        self._squares: dict[int, list[Tensor]] = {}  # ‖∂L/∂p‖² of each parameter, by number of the minibatch
         self._handles = [
-            p.register_post_accumulate_grad_hook(self._watch()) for p in parameters if p.requires_grad and p.is_leaf
+            p.register_post_accumulate_grad_hook(self._new_hook()) for p in parameters if p.requires_grad and p.is_leaf
         ]
 
-    def _watch(self) -> Callable[[Tensor], None]:
+    def _new_hook(self) -> Callable[[Tensor], None]:
         seen = 0
 
         def hook(parameter: Tensor) -> None:
@@ -45,7 +45,7 @@ class GradientNorms:
         return hook
 
     def stop(self) -> list[float]:
-        """Remove the hooks; the norms, one a measured minibatch."""
+        """Remove the hooks and return the norm of each measured minibatch."""
         for handle in self._handles:
             handle.remove()
         if not self._squares:
@@ -53,19 +53,21 @@ class GradientNorms:
         return th.stack([th.stack(parts).sum().sqrt() for parts in self._squares.values()]).tolist()
 
 
-def gradient_noise(model: OnPolicyAlgorithm, snapshot: Snapshot, batch_size: int, pieces: int = 16) -> Measured:
+def noise_scale_metrics(model: OnPolicyAlgorithm, snapshot: Snapshot, batch_size: int, groups: int = 16) -> Measured:
     """
-    The gradient noise scale of the policy's part of the loss, −A r − ent_coef H, at the policy before the update, where r = 1.
+    Return the gradient noise scale of the policy loss −A r − ent_coef H, at the policy before the update, where r = 1.
 
-    :param model: it has the policy and the coefficient
-    :param snapshot: of the rollout
-    :param batch_size: rows of a minibatch
-    :param pieces: into which up to 4,096 rows are dealt at random; their gradients are compared with that of all of them
-    :return: the scale in rows, and as a multiple of ``batch_size``; nothing where there are too few rows
+    The gradients of random groups of rows are compared with the gradient of all of these rows, at most 4,096.
+
+    :param model: model with the policy and the entropy coefficient
+    :param snapshot: the rollout before the update
+    :param batch_size: number of rows in a gradient of the policy
+    :param groups: number of groups
+    :return: the noise scale in rows, and divided by ``batch_size``; nothing if there are too few rows
     """
     total = len(snapshot.rows)
-    small = -(-min(total, MOST) // pieces)
-    count = min(total, MOST) // small
+    small = -(-min(total, MAX_ROWS) // groups)
+    count = min(total, MAX_ROWS) // small
     if count < 2:
         return {}
     order = np.random.RandomState(0).permutation(total)[: count * small]
@@ -76,22 +78,28 @@ def gradient_noise(model: OnPolicyAlgorithm, snapshot: Snapshot, batch_size: int
 
 
 def _gradient(model: OnPolicyAlgorithm, snapshot: Snapshot, index: Tensor) -> Tensor:
+    """Return the gradient of the policy loss over the rows ``index``, flattened to ``[P]``."""
     rows = snapshot.rows
-    with as_it_acts(model.policy), th.enable_grad():
+    with without_side_effects(model.policy), th.enable_grad():
         picked: Any = map_tensors(lambda x: x[index], rows.observations)
         now = evaluated_actions(model.policy, picked, rows.actions[index], False)
         advantages = rows.advantages
         if getattr(model, "normalize_advantage", False):
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         ratio = (now.log_prob - now.log_prob.detach()).exp()
-        loss = -(advantages[index] * ratio).mean() - coefficient(model, "ent_coef") * now.entropy.mean()
+        loss = -(advantages[index] * ratio).mean() - current_coefficient(model, "ent_coef") * now.entropy.mean()
         parameters = [p for p in model.policy.parameters() if p.requires_grad]
         found = th.autograd.grad(loss, parameters, allow_unused=True)
     return th.cat([(th.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, found, strict=True)])
 
 
-def coefficient(model: OnPolicyAlgorithm, name: str) -> float:
-    """A coefficient's value now: a number in SB3, perhaps a schedule in ours."""
+def current_coefficient(model: OnPolicyAlgorithm, name: str) -> float:
+    """
+    Return the current value of a coefficient that may be a number or a schedule.
+
+    :param model: algorithm of this package or of SB3
+    :param name: attribute of the model, such as ``ent_coef``; 0 if there is none
+    """
     value = getattr(model, name, 0.0)
     if hasattr(model, "coefficient"):
         return float(model.coefficient(name))

@@ -1,4 +1,4 @@
-"""A callback that judges what the diagnostics measure: warnings in plain English while training, a report at its end."""
+"""A callback that applies rules of health to the diagnostics: warnings during the run, a report at its end."""
 
 import math
 from collections import defaultdict
@@ -13,13 +13,13 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, un
 
 from sb3_pgx.core.checks import check_choice, check_counts
 from sb3_pgx.core.errors import warn
-from sb3_pgx.diagnostics.conditions import Rule, Watch
 from sb3_pgx.diagnostics.default_rules import DEFAULT_RULES
 from sb3_pgx.diagnostics.diagnostics_callback import DiagnosticsCallback
-from sb3_pgx.diagnostics.health_report import markdown, write_report
-from sb3_pgx.diagnostics.measures import Measured
+from sb3_pgx.diagnostics.health_report import report_text, write_report
 from sb3_pgx.diagnostics.metrics import check_metrics
-from sb3_pgx.diagnostics.snapshot import as_it_acts
+from sb3_pgx.diagnostics.rules import Rule, RuleState
+from sb3_pgx.diagnostics.snapshot import without_side_effects
+from sb3_pgx.diagnostics.update_metrics import Measured
 
 LOGGED_TO_FILES = (CSVOutputFormat, JSONOutputFormat, TensorBoardOutputFormat)
 
@@ -29,31 +29,34 @@ class HealthWarning(UserWarning):
 
 
 class HealthError(RuntimeError):
-    """A rule of health is in alarm, and ``on_alarm="raise"``."""
+    """A rule of health is in alarm and ``on_alarm`` is ``"raise"``."""
 
 
 class HealthCallback(DiagnosticsCallback):
     """
-    :class:`DiagnosticsCallback`, and rules that say when something is wrong, what it means, and one thing to change.
+    Measure updates like :class:`DiagnosticsCallback`, and say when something is wrong, what it means and what to change.
 
-    Logs ``health/score``, the share of the rules with something to judge that are not in alarm, and ``health/alarms``, how
-    many are. ``watches`` holds what became of each rule, :meth:`report` puts it in words.
+    A rule in alarm gives a :class:`HealthWarning` with the problem, the measured value, the threshold and one remedy. At the
+    end of the run, a report with a verdict on every rule is written. The callback logs ``health/score``, the share of the
+    rules not in alarm among those with enough data, and ``health/alarms``, the number of rules in alarm.
 
-    :param rules: what to look for; :data:`~sb3_pgx.diagnostics.DEFAULT_RULES` and what you add
-    :param on_alarm: ``"warn"``, ``"stop"`` the training (and warn), or ``"raise"`` a :class:`HealthError`
-    :param eval_env: environment with the true objective, not one that the training steps: the training's return must not rise
-        while that of this one falls
-    :param eval_every: of the measured updates, evaluate there after one in so many
-    :param n_eval_episodes: episodes of an evaluation
-    :param quiet: measured updates between two warnings of the same rule
-    :param report_folder: where the report goes at the end; ``None``: into the folder that is logged to, if there is one. An
-        earlier report there is kept, and the new one gets a number
-    :param metrics: as in :class:`DiagnosticsCallback`, of which are logged; rules see all
-    :param clip_range: likewise
-    :param every: likewise
-    :param costly_every: likewise
-    :param verbose: as SB3's
-    :raises ValueError: an argument makes no sense
+    ``rule_states`` holds the state of each rule, and ``warnings`` the warnings so far. :meth:`report` returns the report.
+
+    :param rules: rules to apply, such as ``[*DEFAULT_RULES, my_rule]``
+    :param on_alarm: ``"warn"``, ``"stop"`` to warn and stop the run, or ``"raise"`` to raise a :class:`HealthError`
+    :param eval_env: environment with the true objective, to detect that the policy exploits the training reward. It must not
+        be the training environment, and it must be wrapped in ``VecNormalize`` if and only if that is
+    :param eval_every: evaluate in ``eval_env`` at one in ``eval_every`` of the measured updates
+    :param n_eval_episodes: number of episodes per evaluation
+    :param quiet: minimum number of measured updates between two warnings of the same rule
+    :param report_folder: folder for the report ``health.md``; ``None`` takes the folder of the logger, if it has one. An
+        earlier report is kept, and the new one gets a number
+    :param metrics: names of the metrics to log; ``None`` logs all of them. Rules use all metrics, logged or not
+    :param clip_range: ε of ``clip_fraction``, greater than 0; ``None`` takes the algorithm's clip range, or 0.2 if it has none
+    :param every: measure one in ``every`` of the updates that will be logged; larger values cost less time
+    :param costly_every: measure the gradient noise scale and the dead units at one in ``costly_every`` of the measured updates
+    :param verbose: verbosity, as in SB3's callbacks
+    :raises ValueError: an argument is invalid
     """
 
     def __init__(
@@ -78,9 +81,11 @@ class HealthCallback(DiagnosticsCallback):
         check_metrics([other for rule in rules if (other := getattr(rule.condition, "other", None))])
         names = [rule.name for rule in rules]
         if len(set(names)) < len(names):
-            raise ValueError(f"two rules are called {next(n for n in names if names.count(n) > 1)!r}; give each its own name")
+            raise ValueError(
+                f"two rules have the name {next(n for n in names if names.count(n) > 1)!r}; give each its own name"
+            )
         self.rules, self.on_alarm, self.quiet = tuple(rules), on_alarm, quiet
-        self.eval_env = None if eval_env is None else BaseAlgorithm._wrap_env(eval_env)  # as SB3 wraps those of a training
+        self.eval_env = None if eval_env is None else BaseAlgorithm._wrap_env(eval_env)
         self.eval_every, self.n_eval_episodes = eval_every, n_eval_episodes
         self.report_folder = None if report_folder is None else Path(report_folder)
         self._needed |= {rule.metric for rule in self.rules}
@@ -89,10 +94,10 @@ class HealthCallback(DiagnosticsCallback):
 
     def _begin_history(self) -> None:
         super()._begin_history()
-        self.watches = [Watch(rule) for rule in self.rules]
+        self.rule_states = [RuleState(rule) for rule in self.rules]
         self.warnings: list[str] = []
         self._series: defaultdict[str, list[float]] = defaultdict(list)
-        self._told: dict[str, int] = {}  # rule: measured update of its last warning
+        self._last_warning: dict[str, int] = {}  # measured update of each rule's last warning
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
@@ -101,8 +106,8 @@ class HealthCallback(DiagnosticsCallback):
             unwrap_vec_normalize(self.eval_env) is not None
         ):
             raise ValueError(
-                "training and evaluation environments have to be normalised alike: wrap both in VecNormalize (eval_env "
-                "with training=False and norm_reward=False), or neither"
+                "only one of the training environment and eval_env is wrapped in VecNormalize: wrap both (eval_env with "
+                "training=False and norm_reward=False) or neither"
             )
 
     def _on_step(self) -> bool:
@@ -113,19 +118,19 @@ class HealthCallback(DiagnosticsCallback):
             return {}
         if unwrap_vec_normalize(self.training_env) is not None:
             sync_envs_normalization(self.training_env, self.eval_env)
-        with as_it_acts(self._model.policy):
-            # As it acts in training, whose return this one is compared with. No warning that the environment has no Monitor.
+        with without_side_effects(self._model.policy):
+            # With sampled actions, because the result is compared with the training return.
             mean, _ = evaluate_policy(self._model, self.eval_env, self.n_eval_episodes, deterministic=False, warn=False)
         return {"true_return": mean}  # type: ignore[dict-item]  # a list where every episode is asked for
 
     def on_measured(self) -> None:
         self._extend_series()
-        progress = 1.0 - self._model._current_progress_remaining
-        alarmed = [watch.rule for watch in self.watches if watch.look(self._series, progress)]
-        judged = [watch for watch in self.watches if watch.looked]
+        progress = min(1.0, 1.0 - self._model._current_progress_remaining)  # the last rollout may exceed total_timesteps
+        alarmed = [state.rule for state in self.rule_states if state.update(self._series, progress)]
+        judged = [state for state in self.rule_states if state.judged]
         if judged:
-            self.logger.record("health/score", sum(not watch.in_alarm for watch in judged) / len(judged))
-            self.logger.record("health/alarms", sum(watch.in_alarm for watch in judged))
+            self.logger.record("health/score", sum(not state.in_alarm for state in judged) / len(judged))
+            self.logger.record("health/alarms", sum(state.in_alarm for state in judged))
         for rule in alarmed:
             self._alarm(rule)
 
@@ -137,10 +142,10 @@ class HealthCallback(DiagnosticsCallback):
             series.append(numbers.get(name, math.nan))
 
     def _alarm(self, rule: Rule) -> None:
-        sentence = in_words(rule, self._series[rule.metric][-1])
-        if rule.name not in self._told or self._measured - self._told[rule.name] >= self.quiet:
-            self._told[rule.name] = self._measured
-            self.warnings.append(f"update {self._rollouts}: {sentence}")
+        message = alarm_message(rule, self._series[rule.metric][-1])
+        if rule.name not in self._last_warning or self._measured - self._last_warning[rule.name] >= self.quiet:
+            self._last_warning[rule.name] = self._measured
+            self.warnings.append(f"update {self._rollouts}: {message}")
             if self.on_alarm != "raise":
                 warn(self.warnings[-1], HealthWarning)
         if self.on_alarm == "stop":
@@ -148,7 +153,7 @@ class HealthCallback(DiagnosticsCallback):
         if self.on_alarm == "raise":
             self._detach()
             self._report_to_folder()
-            raise HealthError(f"update {self._rollouts}: {sentence}")
+            raise HealthError(f"update {self._rollouts}: {message}")
 
     def _on_training_end(self) -> None:
         super()._on_training_end()
@@ -161,22 +166,22 @@ class HealthCallback(DiagnosticsCallback):
         if folder is not None:
             steps = self._series["timesteps"]
             try:
-                path = write_report(folder, self._title, self.watches, steps, self._series, self.warnings)
-            except OSError as error:  # the run must not end in an error for it
-                self.logger.warn(f"the report on this run's health: {error}")
+                path = write_report(folder, self._title, self.rule_states, steps, self._series, self.warnings)
+            except OSError as error:  # a missing report must not end the run
+                self.logger.warn(f"the health report could not be written: {error}")
                 return
-            self.logger.info(f"the report on this run's health is in {path}")
+            self.logger.info(f"health report: {path}")
 
     def report(self) -> str:
-        """The verdict on every rule, as Markdown."""
-        return markdown(self._title, self.watches, self._series, self.warnings)
+        """Return the report with a verdict on every rule, as Markdown."""
+        return report_text(self._title, self.rule_states, self._series, self.warnings)
 
     @property
     def _title(self) -> str:
-        return f"Health of a training of {type(self.model).__name__}"
+        return f"Health report: {type(self.model).__name__}"
 
 
-def in_words(rule: Rule, value: float) -> str:
-    """What an alarm says: meaning, value, threshold, one thing to try, and a source."""
-    source = f" ({rule.sources[0].says}: {rule.sources[0].where})" if rule.sources else ""
-    return f"{rule.name}: {rule.sentence}. {rule.metric} is {value:.3g}, {rule.condition}{source}. Try this: {rule.remedy}."
+def alarm_message(rule: Rule, value: float) -> str:
+    """Return the text of an alarm: problem, meaning, value, threshold, source and remedy."""
+    source = f" ({rule.sources[0].reference}: {rule.sources[0].statement})" if rule.sources else ""
+    return f"{rule.name}: {rule.meaning}. {rule.metric} is {value:.3g}, {rule.condition}{source}. Try this: {rule.remedy}."

@@ -1,4 +1,4 @@
-"""The verdict on a training, rule by rule, as Markdown with pictures."""
+"""Write the health report of a run: a verdict on every rule, as Markdown with plots."""
 
 import math
 from collections.abc import Sequence
@@ -6,98 +6,101 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sb3_pgx.core.files import write_text
-from sb3_pgx.diagnostics.conditions import Rule, Series, Watch
-from sb3_pgx.diagnostics.plots import healthy_ranges, save_png, shown
+from sb3_pgx.diagnostics.conditions import Series
+from sb3_pgx.diagnostics.plots import healthy_ranges, metrics_to_plot, save_png
+from sb3_pgx.diagnostics.rules import Rule, RuleState
 
 NAME = "health"
 
 
 def write_report(
-    folder: Path, title: str, watches: Sequence[Watch], steps: Sequence[float], series: Series, warnings: Sequence[str] = ()
+    folder: Path, title: str, states: Sequence[RuleState], steps: Sequence[float], series: Series, warnings: Sequence[str] = ()
 ) -> Path:
     """
-    Write ``health.md`` and, where matplotlib is installed, ``health.png``; where there are some, ``health-2.md`` and so on.
+    Write ``health.md`` and, if matplotlib is installed, ``health.png``. If they exist, write ``health-2.md`` and so on.
 
-    :param folder: made if need be
-    :param title: of the report
-    :param watches: the rules and what became of them
+    :param folder: folder to write to, created if it does not exist
+    :param title: heading of the report
+    :param states: the state of each rule at the end of the run
     :param steps: environment steps of each measured update
-    :param series: what was measured
-    :param warnings: that were given
-    :return: the report's path
+    :param series: the metrics of each measured update
+    :param warnings: the warnings given during the run
+    :return: path of the report
     """
     number = 1
-    while (folder / f"{name_of(number)}.md").exists():
+    while (folder / f"{_stem(number)}.md").exists():
         number += 1
-    path = folder / f"{name_of(number)}.md"
+    path = folder / f"{_stem(number)}.md"
     picture = None
-    rules = [watch.rule for watch in watches]
+    rules = [state.rule for state in states]
     judged = {rule.metric: series[rule.metric] for rule in rules if rule.metric in series}
-    if find_spec("matplotlib") is not None and shown(judged):
+    if find_spec("matplotlib") is not None and metrics_to_plot(judged):
         picture = path.with_suffix(".png").name
         save_png(path.with_suffix(".png"), steps, judged, healthy_ranges(rules))
-    write_text(path, markdown(title, watches, series, warnings, picture))
+    write_text(path, report_text(title, states, series, warnings, picture))
     return path
 
 
-def name_of(number: int) -> str:
+def _stem(number: int) -> str:
     return NAME if number == 1 else f"{NAME}-{number}"
 
 
-def markdown(
-    title: str, watches: Sequence[Watch], series: Series, warnings: Sequence[str] = (), picture: str | None = None
+def report_text(
+    title: str, states: Sequence[RuleState], series: Series, warnings: Sequence[str] = (), picture: str | None = None
 ) -> str:
     """
-    The report.
+    Return the report as Markdown.
 
-    :param picture: file with the plots; ``None``: there is none
+    :param title: heading of the report
+    :param states: the state of each rule
+    :param series: the metrics of each measured update
+    :param warnings: the warnings given during the run
+    :param picture: file name of the plots; ``None`` if there are none
     """
-    alarmed = [watch for watch in watches if watch.alarms]
-    lines = [f"# {title}", "", headline(watches), ""]
-    for watch in sorted(alarmed, key=lambda watch: -watch.alarms):
-        rule = watch.rule
-        lines += [f"- **{rule.name}**: {rule.sentence}. Try this: {rule.remedy}."]
+    alarmed = [state for state in states if state.alarms]
+    lines = [f"# {title}", "", summary(states), ""]
+    for state in sorted(alarmed, key=lambda state: -state.alarms):
+        lines += [f"- **{state.rule.name}**: {state.rule.meaning}. Try this: {state.rule.remedy}."]
     if alarmed:
         lines.append("")
-    lines += ["| rule | verdict | metric | last | least | greatest | alarm | called healthy |", "|" + "---|" * 8]
-    lines += [f"| {' | '.join(row(watch, series))} |" for watch in watches]
-    lines += ["", "Where sources differ, their ranges stand side by side. Rules count measured updates.", ""]
+    lines += ["| rule | verdict | metric | last | min | max | alarm if | sources |", "|" + "---|" * 8]
+    lines += [f"| {' | '.join(_row(state, series))} |" for state in states]
+    lines += ["", 'Sources that differ are listed side by side. "Updates" are measured updates.', ""]
     if warnings:
         lines += ["## Warnings", "", *(f"- {warning}" for warning in warnings), ""]
     if find_spec("matplotlib") is None:
-        lines += ['Pictures need matplotlib: `pip install "sb3_pgx[plots]"`.']
+        lines += ['Plots need matplotlib: `pip install "sb3_pgx[plots]"`.']
     elif picture is not None:
-        lines += ["## Over the training", "", f"![what was measured, healthy ranges shaded]({picture})"]
+        lines += ["## Metrics over the run", "", f"![metrics over the run, healthy ranges shaded]({picture})"]
     return "\n".join(lines) + "\n"
 
 
-def headline(watches: Sequence[Watch]) -> str:
-    """One sentence on all rules together."""
-    judged, alarmed = [w for w in watches if w.looked], [w for w in watches if w.alarms]
+def summary(states: Sequence[RuleState]) -> str:
+    """Return one sentence about all rules together."""
+    judged, alarmed = [s for s in states if s.judged], [s for s in states if s.alarms]
     if not judged:
-        return "No rule has had anything to judge: too few updates were measured."
+        return "No rule could be applied: too few updates were measured."
     if not alarmed:
         return f"Healthy: none of {len(judged)} rules was in alarm."
-    return f"{len(alarmed)} of {len(judged)} rules were in alarm, {sum(w.in_alarm for w in alarmed)} of them at the end."
+    were, still = ("was" if len(alarmed) == 1 else "were"), sum(s.in_alarm for s in alarmed)
+    return f"{len(alarmed)} of {len(judged)} rules {were} in alarm, {still} of them at the end of the run."
 
 
-def row(watch: Watch, series: Series) -> list[str]:
-    """A line of the table."""
-    rule = watch.rule
+def _row(state: RuleState, series: Series) -> list[str]:
+    rule = state.rule
     known = [x for x in series.get(rule.metric, ()) if not math.isnan(x)]
     numbers = [f"{x:.3g}" for x in (known[-1], min(known), max(known))] if known else ["", "", ""]
-    patience = f" for {rule.patience} in a row" if rule.patience > 1 else ""
-    return [rule.name, verdict(watch, bool(known)), rule.metric, *numbers, f"{rule.condition}{patience}", sources(rule)]
+    patience = f" for {rule.patience} updates in a row" if rule.patience > 1 else ""
+    return [rule.name, _verdict(state, bool(known)), rule.metric, *numbers, f"{rule.condition}{patience}", _sources(rule)]
 
 
-def verdict(watch: Watch, measured: bool) -> str:
-    """Of one rule, whose metric has been measured or not."""
-    if not watch.looked:
-        return "too early to say" if measured and watch.rule.warm_up else "not measured"
-    if not watch.alarms:
+def _verdict(state: RuleState, measured: bool) -> str:
+    if not state.judged:
+        return "too few updates" if measured and state.rule.warm_up else "not measured"
+    if not state.alarms:
         return "healthy"
-    return f"**alarm** at {watch.alarms} of {watch.looked} updates"
+    return f"**alarm** at {state.alarms} of {state.judged} updates"
 
 
-def sources(rule: Rule) -> str:
-    return "; ".join(f"{source.says} ({source.where})" for source in rule.sources)
+def _sources(rule: Rule) -> str:
+    return "; ".join(f"{source.statement} ({source.reference})" for source in rule.sources)

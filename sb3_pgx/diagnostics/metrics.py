@@ -1,68 +1,156 @@
-"""What each metric means, in one place: for the callback, for its errors, and for the reader."""
+"""The meaning of every metric that this package logs, for callbacks, for error messages and for the README's tables."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+# Without the prefix "diagnostics/". Notation: r = π_new(a|s) / π_old(a|s), R = the critic's target, V = the critic's value.
 METRICS = {
-    "kl": "exact KL(old‖new) of the action distributions, mean over the rollout's states, in nats",
-    "kl_max": "its maximum over the states",
-    "approx_kl": "estimate of it from the actions taken, k3: mean of (r − 1) − log r",
-    "approx_kl_k1": "estimate k1: mean of −log r; may be negative in one batch",
-    "approx_kl_k2": "estimate k2: mean of ½ (log r)²",
-    "clip_fraction": "share of the ratios outside 1 ± ε after the update",
-    "ratio_mean": "mean of r = π_new(a|s) / π_old(a|s); 1 but for noise",
-    "ratio_std": "its standard deviation",
-    "ratio_min": "the smallest ratio",
-    "ratio_max": "the largest ratio",
-    "effective_sample_size": "(Σ r)² / (B Σ r²): the share of the samples that is still worth something to the new policy",
-    "initial_ratio_error": "largest |r − 1| before the first step; 0 but for rounding",
-    "entropy": "of the new policy, mean over the states, in nats",
-    "relative_entropy": "entropy divided by the largest possible one (discrete actions)",
-    "std_mean": "standard deviation of the new policy, mean over states and dimensions (continuous actions)",
-    "std_min": "the smallest of them",
-    "std_max": "the largest of them",
-    "explained_variance": "1 − Var[R − V] / Var[R] of the values before the update",
-    "explained_variance_after": "the same of the values after it",
-    "value_error": "root mean square of V_new − R by the standard deviation of the returns R, or by 1 % of their size",
-    "value_lag": "root mean square of V_new − V_old, likewise",
-    "advantage_mean": "of the advantages before normalisation",
-    "advantage_std": "their standard deviation",
-    "advantage_min": "the smallest",
-    "advantage_max": "the largest",
-    "advantage_scale": "standard deviation of the advantages as the gradient takes them: 1 where they are normalised",
-    "normalised_rows": "rows over which the advantages are normalised, where they are",
-    "return_mean": "of the targets of the critic",
-    "return_std": "their standard deviation",
-    "return_min": "the smallest",
-    "return_max": "the largest",
-    "return_spread": "standard deviation of the critic's targets by their root mean square",
-    "reward_mean": "of the rewards as the algorithm gets them",
-    "reward_std": "their standard deviation",
-    "reward_min": "the smallest",
-    "reward_max": "the largest",
-    "reward_size": "the largest without its sign",
-    "grad_norm": "norm of the gradient before clipping, mean over minibatches; of NPG and TRPO that of the critic's steps",
-    "grad_norm_max": "the largest of those measured",
+    "kl": "exact KL(old‖new) of the action distributions, mean over the states of the rollout, in nats",
+    "kl_max": "exact KL(old‖new), maximum over the states of the rollout, in nats",
+    "approx_kl": "estimate k3 of KL(old‖new) from the sampled actions: mean of (r − 1) − log r",
+    "approx_kl_k1": "estimate k1 of KL(old‖new): mean of −log r; it may be negative in a batch",
+    "approx_kl_k2": "estimate k2 of KL(old‖new): mean of ½ (log r)²",
+    "clip_fraction": "share of the samples whose ratio r is outside 1 ± ε after the update",
+    "ratio_mean": "mean of r = π_new(a|s) / π_old(a|s) after the update; its expectation is 1",
+    "ratio_std": "standard deviation of r after the update",
+    "ratio_min": "smallest r after the update",
+    "ratio_max": "largest r after the update",
+    "effective_sample_size": "(Σ r)² / (B Σ r²): share of the B samples that still count for the new policy; 1 is best",
+    "initial_ratio_error": "largest |r − 1| before the first gradient step; 0 except for rounding",
+    "entropy": "entropy of the new policy, mean over the states, in nats",
+    "relative_entropy": "entropy divided by its maximum, the entropy of uniform actions (discrete actions)",
+    "std_mean": "standard deviation of the new policy's actions, mean over states and dimensions (Gaussian policies)",
+    "std_min": "smallest standard deviation over states and dimensions (Gaussian policies)",
+    "std_max": "largest standard deviation over states and dimensions (Gaussian policies)",
+    "explained_variance": "1 − Var[R − V] / Var[R] of the values before the update: 1 is perfect, 0 is as good as a constant",
+    "explained_variance_after": "1 − Var[R − V] / Var[R] of the values after the update",
+    "value_error": "root mean square of V_new − R, divided by the standard deviation of R or by 1 % of R's root mean square, "
+    "whichever is larger",
+    "value_lag": "root mean square of V_new − V_old, with the same divisor as value_error; 0 if the critic did not change",
+    "advantage_mean": "mean of the advantages before normalisation",
+    "advantage_std": "standard deviation of the advantages before normalisation",
+    "advantage_min": "smallest advantage before normalisation",
+    "advantage_max": "largest advantage before normalisation",
+    "advantage_scale": "standard deviation of the advantages that the policy gradient uses; 1 if they are normalised",
+    "normalised_rows": "number of rows over which advantages are normalised; only if they are",
+    "return_mean": "mean of the critic's targets R",
+    "return_std": "standard deviation of the critic's targets R",
+    "return_min": "smallest critic target R",
+    "return_max": "largest critic target R",
+    "return_spread": "standard deviation of the critic's targets R divided by their root mean square",
+    "reward_mean": "mean reward that the algorithm receives (after wrappers such as VecNormalize)",
+    "reward_std": "standard deviation of the rewards",
+    "reward_min": "smallest reward",
+    "reward_max": "largest reward",
+    "reward_size": "largest absolute value of the rewards",
+    "grad_norm": "norm of the gradient before clipping, mean over minibatches; NPG and TRPO: of the critic's gradient",
+    "grad_norm_max": "largest gradient norm among the measured minibatches (algorithms of SB3 and sb3-contrib)",
     "grad_clipped": "share of the minibatches whose gradient was clipped",
-    "parameter_change": "‖θ_new − θ_old‖ / ‖θ_old‖",
-    "actions_clipped": "share of the numbers in the actions that lie outside the action space's bounds",
-    "saturated_units": "share of outputs of tanh layers beyond ±0.99",
-    "dormant_units": "share of rectified units with at most 0.025 of their layer's mean activity",
-    "gradient_noise_scale": "rows that a minibatch needs before its gradient is more signal than noise",
-    "noise_to_batch": "the same divided by batch_size",
-    "observation_max": "the largest number among the observations, without images",
-    "constant_observations": "share of the entries of the observations that have never changed so far",
-    "unflagged_time_limits": "share of the last 100 episodes that ended at the greatest length seen, not flagged as truncated",
-    "true_return": "mean return in the evaluation environments",
-    "training_return": "mean return of the last training episodes, as SB3's rollout/ep_rew_mean",
-    "time_environment": "share of the time that environments take",
-    "time_acting": "share of acting, callbacks and bookkeeping",
-    "time_update": "share of the updates",
+    "parameter_change": "‖θ_new − θ_old‖ / ‖θ_old‖ over all parameters of the policy",
+    "actions_clipped": "share of the action components outside the bounds of the action space (Box actions)",
+    "saturated_units": "share of the outputs of tanh layers beyond ±0.99",
+    "dormant_units": "share of the rectified units whose mean activity is at most 0.025 times the mean of their layer",
+    "gradient_noise_scale": "number of rows at which noise and signal of the policy gradient are equally large",
+    "noise_to_batch": "gradient_noise_scale divided by the number of rows in a gradient of the policy",
+    "observation_max": "largest absolute value in the observations, images excluded",
+    "constant_observations": "share of the observation entries that have never changed in this run, images excluded",
+    "unflagged_time_limits": "share of the last 100 episodes that ended at the greatest length so far without being truncated",
+    "true_return": "mean return in `eval_env`, the environment with the true objective (HealthCallback)",
+    "training_return": "mean return of the last training episodes, the same number as rollout/ep_rew_mean",
+    "time_environment": "share of the time spent in the environments' steps",
+    "time_acting": "share of the time spent on acting, callbacks and bookkeeping",
+    "time_update": "share of the time spent on updates",
+}
+
+# Logged by the algorithms themselves, under these full names.
+TRAINING_METRICS = {
+    "rollout/ep_rew_mean": "mean return of the last `stats_window_size` training episodes, exploration noise included",
+    "rollout/ep_len_mean": "mean length of the last `stats_window_size` training episodes, in steps",
+    "rollout/success_rate": "share of the last episodes that the environment reports as a success (`is_success`), if it does",
+    "rollout/discarded_steps": "steps so far of environments that waited for others to finish: counted, but not learned from",
+    "time/fps": "environment steps per second since `learn` began, over all environments, updates included",
+    "time/iterations": "rollouts since `learn` began",
+    "time/time_elapsed": "seconds since `learn` began",
+    "time/total_timesteps": "environment steps so far, over all environments",
+    "train/n_updates": "PPO and PPOPenalty: epochs so far; the others: updates so far",
+    "train/learning_rate": "learning rate of this update; NPG and TRPO: of the critic",
+    "train/critic_learning_rate": "learning rate of the critic, if it has its own",
+    "train/loss": "total loss that the optimizer minimises; PPO and PPOPenalty: of the last minibatch. It need not fall, "
+    "because the data change with the policy",
+    "train/policy_loss": "policy loss, − mean of Ψ log π, where Ψ is the advantage or return; REINFORCE: summed over each "
+    "episode. Only its gradient has a meaning",
+    "train/policy_gradient_loss": "policy loss, − mean of r Â, clipped if the algorithm clips. It is near 0, because "
+    "normalised advantages have mean 0",
+    "train/value_loss": "mean squared error of V, in squared units of return; trust-region critic: before its step; ACER with "
+    "Box actions: half of it. It grows with the returns, so explained_variance tells more",
+    "train/q_loss": "half the mean squared error of Q(s, a) of the sampled actions with respect to Retrace's returns",
+    "train/value": "mean of V(s) according to ACER's critic",
+    "train/entropy_loss": "− mean entropy of the action distribution, in nats. The policy becomes deterministic as it rises "
+    "to 0 (discrete actions) or above (Box actions)",
+    "train/std": "standard deviation of the policy's actions, mean over the dimensions (Box actions)",
+    "train/explained_variance": "1 − Var[R − V] / Var[R] of the values before the update: 1 is perfect, 0 is as good as a "
+    "constant, negative is worse",
+    "train/explained_variance_after": "1 − Var[R − V] / Var[R] of the values after the update",
+    "train/grad_norm": "norm of the gradient before clipping, mean over the gradient steps",
+    "train/grad_clipped": "share of the gradient steps whose gradient was longer than `max_grad_norm` and therefore clipped",
+    "train/critic_grad_norm": "norm of the critic's gradient before clipping, mean over the critic's own gradient steps",
+    "train/approx_kl": "estimate of KL(old‖new) from the sampled actions, mean of (r − 1) − log r over the minibatches of the "
+    "last epoch, each at its own gradient step",
+    "train/clip_fraction": "share of the ratios outside 1 ± ε, mean over all minibatches, each at its own gradient step",
+    "train/clip_range": "clip range ε of this update",
+    "train/clip_range_vf": "clip range of the value function in this update, if values are clipped",
+    "train/kl": "exact KL(old‖new) after the update, mean over the states of the rollout, in nats",
+    "train/kl_max": "exact KL(old‖new) after the update, maximum over the states of the rollout, in nats",
+    "train/minibatch_kl": "exact KL(old‖new), mean over all minibatches, each at its own gradient step",
+    "train/kl_coef": "penalty coefficient β of this update, before it is adapted",
+    "train/kl_penalty": "the KL penalty's part of the loss, mean over all minibatches",
+    "train/ratio": "mean importance weight π(a|s) / μ(a|s), where μ is the policy that acted",
+    "train/ratio_mean": "mean of r = π_new(a|s) / π_old(a|s) after the update; its expectation is 1",
+    "train/ratio_std": "standard deviation of r after the update",
+    "train/ratio_min": "smallest r after the update",
+    "train/ratio_max": "largest r after the update; ACER: largest importance weight",
+    "train/policy_objective": "mean of r Â over the rollout after the step",
+    "train/surrogate_improvement": "increase of the mean of r Â through the step",
+    "train/predicted_improvement": "increase of the mean of r Â that the linear model predicts: gᵀ times the step",
+    "train/kl_divergence_loss": "exact KL(old‖new) after the step, mean over the states of the rollout, in nats; at most "
+    "`target_kl` for TRPO",
+    "train/is_line_search_success": "1 if the line search accepted a step, 0 if the policy stayed as it was",
+    "train/line_search_steps": "number of step lengths that the line search tried",
+    "train/step_length": "factor of F⁻¹g in the step that was taken; 0 if none was",
+    "train/curvature": "sᵀFs for the search direction s = F⁻¹g, without damping",
+    "train/cg_steps": "iterations of the conjugate gradient method",
+    "train/cg_residual": "relative residual of the conjugate gradient method when it stopped, ‖g − (F + λI) s‖ / ‖g‖",
+    "train/critic_constraint": "mean of (V − V_old)² / (2σ²) after the trust-region critic's step, where σ² is the mean "
+    "squared error before it",
+    "train/critic_step_length": "factor of the search direction in the step of the trust-region critic; 0 if it took none",
+    "train/critic_cg_residual": "relative residual of the critic's conjugate gradient method when it stopped",
+    "train/average_kl": "KL(average policy‖policy), mean over the states, in nats",
+    "train/trust_region_fraction": "share of the transitions whose gradient the trust region reduces",
+    "train/truncated_fraction": "share of the importance weights above `importance_clip`, which are truncated",
+    "train/replay_updates": "updates from the replay memory after this rollout",
+}
+
+# Logged by HealthCallback, under these full names.
+HEALTH_METRICS = {
+    "health/score": "share of the rules that are not in alarm, among those with enough data",
+    "health/alarms": "number of rules that are in alarm",
+}
+
+# Every key in the logger with its meaning.
+LOGGED_KEYS = {
+    **TRAINING_METRICS,
+    **{f"diagnostics/{name}": meaning for name, meaning in METRICS.items()},
+    **HEALTH_METRICS,
 }
 
 
 def check_metrics(names: Sequence[str]) -> None:
-    """:raises ValueError: there is no metric of that name; gives the nearest ones"""
+    """
+    Check that each name is one of :data:`METRICS`.
+
+    :param names: metrics without the prefix ``diagnostics/``
+    :raises ValueError: a name is unknown; the message suggests the most similar ones
+    """
     if isinstance(names, str):
         raise ValueError(f"metrics={names!r} must be a sequence of names, such as ({names!r},)")
     for name in names:

@@ -1,4 +1,4 @@
-"""A callback that keeps what is needed to understand a training that broke down on a number that is not finite."""
+"""A callback that saves the data needed to explain a run that ended because a number was not finite."""
 
 import json
 import math
@@ -19,49 +19,50 @@ from sb3_pgx.core.checks import all_finite, by_name, environment_name
 from sb3_pgx.core.files import new_folder
 from sb3_pgx.core.rollout import Batch
 from sb3_pgx.diagnostics.diagnostics_callback import check_measurable
-from sb3_pgx.diagnostics.snapshot import rows_of
+from sb3_pgx.diagnostics.snapshot import rows_from_buffer
 from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm
 
-KEPT = 1000  # updates of the metrics' history
-# Parameters of SB3's algorithms whose gradients are looked at in every minibatch. The smallest ones are the biases of the
-# last layers, which a loss that is not finite always reaches.
-WATCHED = 3
+HISTORY_LENGTH = 1000  # updates whose metrics are kept
+# Number of parameters of SB3's algorithms whose gradients are checked in every minibatch. The smallest parameters are the
+# biases of the last layers, and a loss that is not finite always reaches their gradients.
+CHECKED_PARAMETERS = 3
 
 
 class PostMortemCallback(BaseCallback):
     """
-    When a loss, reward, observation or parameter is not finite, writes a folder, and the error is raised as without it:
+    Write a folder when a loss, reward, observation or parameter is not finite. The error is then raised as usual.
 
-    - ``error.txt``: the first bad quantity in one sentence, and the traceback;
-    - ``batch.npz``: the rollout that was learned from, or as much as SB3's algorithms have of the one under way;
-    - ``state.pt``: the parameters of policy and optimizer as the error left them, and the states of the random number
-      generators, then and at the end of the rollout, for ``torch.load``;
-    - ``metrics.json``: what was logged, update after update, up to the last 1,000.
+    The folder holds:
 
-    Reading somebody else's folder runs none of their code, as long as you leave ``torch.load`` at ``weights_only=True`` and
-    ``numpy.load`` at ``allow_pickle=False``, which are the defaults.
+    - ``error.txt``: one sentence about the first bad quantity, and the traceback;
+    - ``batch.npz``: the rollout of the update, or the part of the current rollout that SB3's algorithms have collected;
+    - ``state.pt``: for ``torch.load``, the state of the policy and of the optimizer when the error occurred, and the states
+      of the random number generators at that time and at the end of the rollout;
+    - ``metrics.json``: the logged metrics of the last 1,000 updates at most.
 
-    This package's algorithms stop by themselves before a bad step, and whatever error ends their training is kept (but not one
-    of the very first reset, before callbacks are told of anything). SB3's go on
-    with NaN until something fails far from the cause: with this callback they stop with ``FloatingPointError`` before the bad
-    step is taken.
+    It is safe to read another person's folder with ``torch.load(..., weights_only=True)`` and
+    ``numpy.load(..., allow_pickle=False)``, which are the defaults: no code from the files is run.
 
-    ``written`` is the folder of the last breakdown, or ``None``.
+    This package's algorithms stop before a step that is not finite; the callback writes a folder for any error that ends
+    their run, except in the first reset, before callbacks start. SB3's algorithms continue with NaN until something fails far
+    from the cause. With this callback they stop with ``FloatingPointError`` before the bad step.
 
-    :param folder: in which a folder is made for each breakdown, named after the algorithm and the time
-    :param verbose: as SB3's
+    ``written`` is the folder that was written last, or ``None``.
+
+    :param folder: parent of the folders, which are named after the algorithm and the time
+    :param verbose: verbosity, as in SB3's callbacks
     """
 
     def __init__(self, folder: str | Path = "post_mortem", verbose: int = 0):
         super().__init__(verbose)
         self.folder = Path(folder)
         self.written: Path | None = None
-        self._metrics: deque[dict[str, Any]] = deque(maxlen=KEPT)
-        self._batch: Batch | None = None  # that the update learns from
+        self._metrics: deque[dict[str, Any]] = deque(maxlen=HISTORY_LENGTH)
+        self._batch: Batch | None = None  # data of the current update
         self._random_state: dict[str, Any] = {}  # at the end of the rollout
         self._handles: list[Any] = []
 
-    # ------------------------------------------------------------------------------------------------ watch
+    # ------------------------------------------------------------------------------------------------ detect
 
     def _on_training_start(self) -> None:
         check_measurable(self.model, type(self).__name__)
@@ -79,25 +80,27 @@ class PostMortemCallback(BaseCallback):
         self._release()
 
     def _on_step(self) -> bool:
-        if not self._is_ours:  # ours have looked before they call
+        if not self._is_ours:  # this package's algorithms check this before they call the callback
             when = f"at step {self.num_timesteps} of the training"
             self._check(self.locals["new_obs"], self.locals["rewards"], when)
         return True
 
     def _on_rollout_end(self) -> None:
-        self._batch, self._random_state = rows_of(self._model.rollout_buffer, self.model.device), random_state()
+        self._batch, self._random_state = rows_from_buffer(self._model.rollout_buffer, self.model.device), random_state()
         if not self._is_ours:
-            smallest = sorted((p for p in self._model.policy.parameters() if p.requires_grad), key=Tensor.numel)[:WATCHED]
-            self._handles = [p.register_post_accumulate_grad_hook(self._look_at_gradient) for p in smallest]
+            smallest = sorted((p for p in self._model.policy.parameters() if p.requires_grad), key=Tensor.numel)[
+                :CHECKED_PARAMETERS
+            ]
+            self._handles = [p.register_post_accumulate_grad_hook(self._check_gradient) for p in smallest]
 
     def _on_training_end(self) -> None:
         self._release()
 
     def on_training_error(self, error: Exception) -> None:
         """
-        Called by this package's algorithms.
+        Write the folder when an error ends the run; called by this package's algorithms.
 
-        :param error: that ends the training
+        :param error: the error
         """
         self._keep(str(error), error)
 
@@ -109,16 +112,16 @@ class PostMortemCallback(BaseCallback):
                 bad = values[index][~np.isfinite(values[index])].ravel()[0]
                 self._break_down(f"{environment_name(self.training_env, index)} returned {what} {bad} {when}")
 
-    def _look_at_gradient(self, parameter: Tensor) -> None:
+    def _check_gradient(self, parameter: Tensor) -> None:
         gradient, batch = parameter.grad, self._batch
         if gradient is None or batch is None or math.isfinite(gradient.sum()):
             return
         bad = next((name for name, x in batch.suspects().items() if not th.isfinite(x).all()), None)
         name = next(name for name, p in self._model.policy.named_parameters() if p is parameter)
-        because = f", because the {bad} are not" if bad else ""
+        because = f" because the {bad} are not finite" if bad else ""
         self._break_down(
-            f"the loss is not finite{because}: seen in the gradient of {name}, before the step. Lower learning_rate, or wrap "
-            "the environment in VecNormalize"
+            f"the loss is not finite{because}: the gradient of {name} shows it, and the step was not taken. Lower "
+            "learning_rate, or wrap the environment in VecNormalize"
         )
 
     def _release(self) -> None:
@@ -147,14 +150,14 @@ class PostMortemCallback(BaseCallback):
             self._release()
 
     def _keep(self, sentence: str, error: Exception) -> None:
-        """Whatever comes of it, the error itself is what the training ends with."""
+        """Write the folder; if that fails, the run still ends with the original error."""
         try:
             self._write(sentence, error)
         except Exception as failure:
             self.logger.warn(f"the post-mortem could not be written to {self.folder}: {failure}")
 
     def _write(self, sentence: str, error: Exception) -> None:
-        """All of it, under its name only once it is complete."""
+        """Write the folder, which gets its final name only when it is complete."""
         trace = "".join(traceback.format_exception(error))
         state = {
             "policy": self._model.policy.state_dict(),
@@ -172,10 +175,10 @@ class PostMortemCallback(BaseCallback):
             th.save(state, folder / "state.pt")
             (folder / "metrics.json").write_text(json.dumps(history, indent=1, default=as_json), encoding="utf-8")
         self.written = path
-        self.logger.warn(f"what there is to know of this error is in {self.written}")
+        self.logger.warn(f"batch, parameters, random states and metrics at the time of the error are in {self.written}")
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        """The batch, by field; of dictionaries, by field and key."""
+        """Return the batch by field, or by ``field.key`` for dictionaries."""
         if self._batch is None:
             buffer: Any = self._model.rollout_buffer
             held = {name: getattr(buffer, name) for name in ("observations", "actions", "rewards", "values", "log_probs")}
@@ -191,7 +194,7 @@ def _joined(name: str, key: str) -> str:
 
 
 def as_json(value: Any) -> Any:
-    """A logged value that JSON does not know: a number, or what it says of itself."""
+    """Return a logged value that JSON does not support as a number, or else as its ``repr``."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -199,10 +202,12 @@ def as_json(value: Any) -> Any:
 
 
 def random_state() -> dict[str, Any]:
-    """Of every generator that a training draws from."""
+    """Return the states of all random number generators that a run uses."""
     return {
         "python": random.getstate(),
-        "numpy": tuple(x.tolist() if isinstance(x, np.ndarray) else x for x in np.random.get_state()),  # for weights_only=True
+        "numpy": tuple(
+            x.tolist() if isinstance(x, np.ndarray) else x for x in np.random.get_state()
+        ),  # without arrays, for weights_only=True
         "torch": th.get_rng_state(),
         "cuda": th.cuda.get_rng_state_all() if th.cuda.is_available() else [],
     }

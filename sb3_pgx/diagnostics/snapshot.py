@@ -1,4 +1,4 @@
-"""What is known of a rollout and its policy before the update, to be compared with what the update made of the policy."""
+"""Keep the rollout and the policy as they are before an update, for comparison with the policy after it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +18,10 @@ from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.engine.step import Evaluation, evaluated_actions
 from sb3_pgx.stages.evaluate import chunks
 
-# Layers whose output in training is another one than in evaluation.
+# Layers whose output differs between training and evaluation mode.
 MODE_DEPENDENT = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
 
-FEW = 256
+FIRST_STEP_ROWS = 256  # rows from which the ratio before the first step is measured
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Snapshot:
     """
     A rollout and the policy that acted in it, before the update.
 
-    :param rows: all rows that count, step after step; values, log-probabilities, advantages and returns as the algorithm has
-        them, ``[B, ...]``
-    :param before: packed parameters of the action distributions, in evaluation mode, ``[B, K]``
-    :param parameters: of the policy, copies
+    :param rows: all valid rows, step after step, with the algorithm's own values, log-probabilities, advantages and returns,
+        ``[B, ...]``
+    :param before: packed parameters of the action distributions in evaluation mode, ``[B, K]``
+    :param parameters: copies of the policy's parameters
     """
 
     rows: Batch
@@ -42,33 +42,40 @@ class Snapshot:
 
 def take_snapshot(model: OnPolicyAlgorithm) -> Snapshot:
     """
-    :param model: at the end of a rollout
-    :return: what is known; the arrays of SB3's buffers and of ours are read where they are, not copied
+    Return a snapshot of a model at the end of a rollout.
+
+    :param model: algorithm of this package or of SB3; arrays of this package's buffers are not copied
     """
-    rows = rows_of(model.rollout_buffer, model.device)
+    rows = rows_from_buffer(model.rollout_buffer, model.device)
     if not isinstance(model.rollout_buffer, RolloutView):
-        rows = rows.replaced([x.clone() for x in rows.tensors()])  # it may write into the arrays again before they are read
-    before = kept_distribution(getattr(model, "last_rollout", None))
+        rows = rows.replaced([x.clone() for x in rows.tensors()])  # another buffer may overwrite its arrays too early
+    before = distribution_from_rollout(getattr(model, "last_rollout", None))
     if before is None:
-        with as_it_acts(model.policy), th.no_grad():
-            before = th.cat([packed(model.policy.get_distribution(piece)) for piece in pieces(rows)])
+        with without_side_effects(model.policy), th.no_grad():
+            before = th.cat([packed(model.policy.get_distribution(piece)) for piece in observation_chunks(rows)])
     return Snapshot(rows, before, [p.detach().clone() for p in model.policy.parameters()])
 
 
-def kept_distribution(rollout: Rollout | None) -> Tensor | None:
-    """Packed parameters ``[B, K]`` of the rows that count, where this package's pipeline has them."""
+def distribution_from_rollout(rollout: Rollout | None) -> Tensor | None:
+    """
+    Return the action distributions that this package's algorithms have kept, as packed parameters of the valid rows.
+
+    :param rollout: the last rollout; ``None`` for other algorithms
+    :return: ``[B, K]``, or ``None`` if they were not kept
+    """
     if rollout is None:
         return None
     kept = rollout.acted if rollout.distribution is None else rollout.distribution
     return None if kept is None else kept.flatten(end_dim=1) if rollout.complete else kept[rollout.valid]
 
 
-def rows_of(buffer: RolloutBuffer, device: th.device) -> Batch:
+def rows_from_buffer(buffer: RolloutBuffer, device: th.device) -> Batch:
     """
-    A full buffer, before anybody has drawn minibatches from it.
+    Return the rows of a full buffer from which no minibatches have been drawn yet.
 
-    :param buffer: with SB3's attributes, and ``valid`` where some of its rows do not count
-    :return: the rows that count, step after step
+    :param buffer: buffer with SB3's attributes; an attribute ``valid`` marks the rows that count
+    :param device: device of the result
+    :return: the valid rows, step after step
     """
     valid = getattr(buffer, "valid", None)
     keep = None if valid is None or valid.all() else th.from_numpy(valid.ravel())
@@ -88,10 +95,10 @@ def rows_of(buffer: RolloutBuffer, device: th.device) -> Batch:
 
 
 def evaluate_batch(policy: ActorCriticPolicy, rows: Batch) -> Evaluation:
-    """What the policy says of all rows, in the mode it is in, in pieces that memory allows."""
+    """Evaluate the policy on all rows, in its current mode and in chunks that bound the memory."""
     start, parts = 0, []
     with th.no_grad(), fast_tanh(policy):
-        for piece in pieces(rows):
+        for piece in observation_chunks(rows):
             stop = start + len(next(iter(piece.values())) if isinstance(piece, dict) else piece)
             parts.append(evaluated_actions(policy, piece, rows.actions[start:stop], True))
             start = stop
@@ -101,8 +108,10 @@ def evaluate_batch(policy: ActorCriticPolicy, rows: Batch) -> Evaluation:
 @contextmanager
 def fast_tanh(policy: nn.Module) -> Iterator[None]:
     """
-    Within this context tanh layers on a CPU compute 2σ(2x) − 1 as torch's compiler has them do it, in a third of the time and
-    exact to rounding (1e-7): tanh is half of a pass over a rollout, and that pass is most of what measuring costs.
+    Make tanh layers on a CPU compute 2σ(2x) − 1 inside the context, as torch's compiler does.
+
+    This takes a third of the time and is exact to rounding (1e-7). Tanh is half of a pass over a rollout, and that pass is
+    most of the cost of measuring.
     """
     layers = [m for m in policy.modules() if type(m) is nn.Tanh and "forward" not in vars(m)]
     if any(p.device.type != "cpu" for p in policy.parameters()):
@@ -120,20 +129,25 @@ def _tanh(x: Tensor) -> Tensor:
     return (2 * x).sigmoid_().mul_(2).sub_(1)
 
 
-def pieces(rows: Batch) -> Iterator[Any]:
-    """The observations of all rows, some at a time."""
+def observation_chunks(rows: Batch) -> Iterator[Any]:
+    """Yield the observations of all rows, chunk by chunk."""
     for r in chunks(rows.observations, len(rows)):
         yield map_tensors(lambda x, r=r: x[r], rows.observations)
 
 
 @contextmanager
-def as_it_acts(policy: ActorCriticPolicy, training: bool = False) -> Iterator[None]:
+def without_side_effects(policy: ActorCriticPolicy, training: bool = False) -> Iterator[None]:
     """
-    Within this context the policy is in evaluation mode (or in that of its updates), and whatever it is asked leaves no trace:
-    modes, statistics, random numbers and its distribution are as before when the context ends.
+    Evaluate a policy inside the context without changing it.
+
+    When the context ends, the modes of the modules, their buffers, the random number generators and the policy's
+    distribution are as they were before.
+
+    :param policy: the policy
+    :param training: whether the policy is in training mode inside the context
     """
     modes = {module: module.training for module in policy.modules()}
-    statistics = [(buffer, buffer.clone()) for buffer in policy.buffers()]
+    buffers = [(buffer, buffer.clone()) for buffer in policy.buffers()]
     devices = [policy.device] if policy.device.type == "cuda" else []
     policy.set_training_mode(training)
     try:
@@ -143,17 +157,17 @@ def as_it_acts(policy: ActorCriticPolicy, training: bool = False) -> Iterator[No
         for module, mode in modes.items():
             module.training = mode
         with th.no_grad():
-            for buffer, value in statistics:
+            for buffer, value in buffers:
                 buffer.copy_(value)
 
 
 def depends_on_mode(policy: nn.Module) -> bool:
-    """Whether the policy says something else in training mode than when it acts."""
+    """Return whether the policy's output differs between training and evaluation mode."""
     return any(isinstance(module, MODE_DEPENDENT) for module in policy.modules())
 
 
-def of_first_step(policy: ActorCriticPolicy, rows: Batch) -> Tensor:
-    """log π(a|s) as the first step of an update will see it, of the first 256 rows, ``[≤ B]``."""
-    few: Any = map_tensors(lambda x: x[:FEW], rows.observations)
-    with th.no_grad(), as_it_acts(policy, training=depends_on_mode(policy)):
-        return evaluated_actions(policy, few, rows.actions[:FEW], False).log_prob
+def first_step_log_prob(policy: ActorCriticPolicy, rows: Batch) -> Tensor:
+    """Return log π(a|s) of the first 256 rows as the first gradient step of the update will compute it, ``[≤ B]``."""
+    observations: Any = map_tensors(lambda x: x[:FIRST_STEP_ROWS], rows.observations)
+    with th.no_grad(), without_side_effects(policy, training=depends_on_mode(policy)):
+        return evaluated_actions(policy, observations, rows.actions[:FIRST_STEP_ROWS], False).log_prob

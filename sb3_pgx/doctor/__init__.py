@@ -1,11 +1,10 @@
-"""Examines environments by a dry run, algorithms on environments whose answers are known, and what a training logged."""
+"""Find out why training fails: examine an environment, an algorithm, or the log of a run."""
 
 from sb3_pgx.doctor.algorithm import ProbeResult, examine_algorithm
-from sb3_pgx.doctor.dry_run import EnvironmentExamination, examine_environment
-from sb3_pgx.doctor.environment import check_record
-from sb3_pgx.doctor.findings import Finding, Severity
+from sb3_pgx.doctor.dry_run import DryRun
+from sb3_pgx.doctor.environment import EnvironmentExamination, examine_environment
+from sb3_pgx.doctor.environment_checks import Finding, Severity, check_dry_run
 from sb3_pgx.doctor.log import LogExamination, examine_log
-from sb3_pgx.doctor.record import DryRun
 
 __all__ = [
     "DryRun",
@@ -14,7 +13,7 @@ __all__ = [
     "LogExamination",
     "ProbeResult",
     "Severity",
-    "check_record",
+    "check_dry_run",
     "examine_algorithm",
     "examine_environment",
     "examine_log",

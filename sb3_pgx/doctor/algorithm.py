@@ -1,4 +1,4 @@
-"""Trains an algorithm on every probe, and says which part of it is likely to be broken where an answer is wrong."""
+"""Examine an algorithm: train it on every probe, and name the part that is probably broken if an answer is wrong."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +11,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_pgx.core.policies import ActorMixin
-from sb3_pgx.doctor.mechanics import STEP_SUSPECT, StoredLogProb
-from sb3_pgx.doctor.probes import BOOTSTRAP, BOX, CRITIC, PROBES, Probe, RewardedAction
-from sb3_pgx.doctor.questions import Answer, probabilities
-from sb3_pgx.doctor.settings import N_ENVS, falling, settings_for
+from sb3_pgx.doctor.probe_settings import N_ENVS, linear_to_zero, settings_for
+from sb3_pgx.doctor.probes import BOOTSTRAP, BOX, CRITIC, PROBES, Answer, Probe, RewardedAction, probabilities
+from sb3_pgx.doctor.update_checks import UPDATE_SUSPECT, StoredLogProb
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 
@@ -22,40 +21,45 @@ PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 @dataclass(frozen=True)
 class ProbeResult:
     """
-    What came of a probe: ``outcome`` is ``"passed"``, ``"failed"`` or ``"skipped"``. ``sentence`` names the part that is
-    likely to be broken, or why the probe was skipped; it is empty where the probe passed.
+    The result of a probe or check.
+
+    :param name: name of the probe or check
+    :param outcome: ``"passed"``, ``"failed"`` or ``"skipped"``
+    :param answers: what was measured
+    :param explanation: what is probably broken, or why the probe was skipped; empty if it passed
     """
 
     name: str
     outcome: str
     answers: tuple[Answer, ...] = ()
-    sentence: str = ""
+    explanation: str = ""
 
 
 def examine_algorithm(cls: type[BaseAlgorithm], seed: int = 0, **hyperparameters: Any) -> list[ProbeResult]:
     """
-    Trains on each of :data:`~sb3_pgx.doctor.probes.PROBES` for a few thousand steps, and looks at how the updates were made.
+    Train an algorithm on each of :data:`~sb3_pgx.doctor.probes.PROBES` for a few thousand steps, and check its updates.
 
-    :param cls: a class with the interface of SB3's ``OnPolicyAlgorithm``: of this package, of SB3, or derived from one
-    :param seed: of training and environments
-    :param hyperparameters: instead of those of :mod:`sb3_pgx.doctor.settings`; the discount factor is each probe's own
-    :return: a result for each probe, in their order; then whether the stored log-probabilities are those of the policy that
-        acted, and whether one update moves the policy no further than the algorithm promises
-    :raises ValueError: the class is no on-policy algorithm, or a hyperparameter makes no sense
-    :raises TypeError: the constructor does not know a hyperparameter
+    :param cls: class with the interface of SB3's ``OnPolicyAlgorithm``: from this package, from SB3, or your own
+    :param seed: seed of the algorithm and of the environments
+    :param hyperparameters: arguments of the constructor that replace those of :mod:`sb3_pgx.doctor.probe_settings`, except
+        ``gamma``, which each probe sets
+    :return: one result per probe, in their order; then whether the stored log-probabilities are those of the policy that
+        acted, and whether a single update stays within the limit that the algorithm promises
+    :raises ValueError: the class is not an on-policy algorithm, or a hyperparameter is invalid
+    :raises TypeError: the constructor has no such argument
     """
     policy = cls.policy_aliases.get("MlpPolicy", ActorCriticPolicy)
-    if not (issubclass(cls, OnPolicyAlgorithm) and issubclass(policy, ActorCriticPolicy)):  # SBX's policies are JAX's
+    if not (issubclass(cls, OnPolicyAlgorithm) and issubclass(policy, ActorCriticPolicy)):  # SBX's policies use JAX
         raise ValueError(
-            f"{cls.__name__} is no on-policy algorithm of SB3's interface: the probes ask for a policy's probabilities and "
-            "for values V(s), which it does not have"
+            f"{cls.__name__} is not an on-policy algorithm with SB3's interface: the probes need action probabilities and "
+            "values V(s) from an ActorCriticPolicy"
         )
     if "gamma" in hyperparameters:
-        raise ValueError("gamma belongs to the probes: each has its own, for which the answer is known")
+        raise ValueError("gamma cannot be set: each probe has its own gamma, for which the right answer is known")
     stored = StoredLogProb()
     results = [_train_on(cls, probe, seed, hyperparameters, stored) for probe in PROBES]
     results.append(_result(stored.name, (stored.answer(),), stored.suspect))
-    return [*results, _size_of_an_update(cls, seed, hyperparameters)]
+    return [*results, _check_update_size(cls, seed, hyperparameters)]
 
 
 def _train_on(
@@ -64,37 +68,37 @@ def _train_on(
     try:
         model = _build(cls, probe, seed, hyperparameters)
     except AssertionError as error:
-        if BOX in probe.needs and "only supports" in str(error):  # how SB3's base class refuses an action space
-            return ProbeResult(probe.name, SKIPPED, sentence=f"{cls.__name__} has no Box actions")
-        raise ValueError(f"{cls.__name__} cannot be made: {error}") from error  # how SB3 refuses arguments
+        if BOX in probe.needs and "only supports" in str(error):  # how SB3 rejects an action space
+            return ProbeResult(probe.name, SKIPPED, explanation=f"{cls.__name__} does not support Box actions")
+        raise ValueError(f"{cls.__name__} cannot be created: {error}") from error  # how SB3 rejects arguments
     missing = probe.needs & {CRITIC, BOOTSTRAP} - _capabilities(model)
     if missing:
         lack = "has no critic" if CRITIC in missing else "does not bootstrap truncated episodes"
-        return ProbeResult(probe.name, SKIPPED, sentence=f"{cls.__name__} {lack}")
+        return ProbeResult(probe.name, SKIPPED, explanation=f"{cls.__name__} {lack}")
     try:
         model.learn(settings_for(cls).timesteps, callback=callback)
-    except Exception as error:  # what is examined may be broken in any way
-        return ProbeResult(probe.name, FAILED, sentence=f"training ended with {type(error).__name__}: {error}")
-    return _result(probe.name, tuple(question.put_to(model) for question in probe.questions), probe.suspect)
+    except Exception as error:  # the algorithm may be broken in any way
+        return ProbeResult(probe.name, FAILED, explanation=f"training raised {type(error).__name__}: {error}")
+    return _result(probe.name, tuple(question.answer(model) for question in probe.questions), probe.suspect)
 
 
-def _size_of_an_update(cls: type[OnPolicyAlgorithm], seed: int, hyperparameters: Mapping[str, Any]) -> ProbeResult:
+def _check_update_size(cls: type[OnPolicyAlgorithm], seed: int, hyperparameters: Mapping[str, Any]) -> ProbeResult:
     name, bound = "size of an update", settings_for(cls).bound
     if bound is None:
-        return ProbeResult(name, SKIPPED, sentence=f"{cls.__name__} promises no bound on a single update")
+        return ProbeResult(name, SKIPPED, explanation=f"{cls.__name__} promises no limit on a single update")
     probe = next(probe for probe in PROBES if probe.environment is RewardedAction)
     model = _build(cls, probe, seed, {**hyperparameters, **bound.hyperparameters})
     before = probabilities(model, 0)
-    model.learn(1)  # a whole rollout, and its update
-    return _result(name, (bound.answer(model, before, probabilities(model, 0)),), STEP_SUSPECT)
+    model.learn(1)  # one rollout and its update
+    return _result(name, (bound.answer(model, before, probabilities(model, 0)),), UPDATE_SUSPECT)
 
 
 def _build(cls: type[OnPolicyAlgorithm], probe: Probe, seed: int, hyperparameters: Mapping[str, Any]) -> Any:
-    """The untrained model, in the probe's environment."""
+    """Return an untrained model in the probe's environment."""
     settings = settings_for(cls)
     arguments: dict[str, Any] = {
-        "learning_rate": falling(settings.learning_rate),
-        # Less exploration than SB3's: an action beyond the bounds is clipped, and its reward that of another one.
+        "learning_rate": linear_to_zero(settings.learning_rate),
+        # Less exploration than SB3's default, because an action beyond the bounds gets the reward of the clipped action.
         "policy_kwargs": dict(net_arch=[16], log_std_init=-1.2),
         "device": "cpu",
         **settings.hyperparameters,
@@ -102,13 +106,13 @@ def _build(cls: type[OnPolicyAlgorithm], probe: Probe, seed: int, hyperparameter
         "gamma": probe.gamma,
         "seed": seed,
     }
-    if hasattr(cls, "planned_gradient_steps"):  # of this package: a few thousand steps do not pay for a compiler
+    if hasattr(cls, "planned_gradient_steps"):  # an algorithm of this package; compiling does not pay for a few thousand steps
         arguments.setdefault("compile", False)
     return cls("MlpPolicy", make_vec_env(probe.environment, n_envs=N_ENVS, seed=seed), **arguments)
 
 
 def _capabilities(model: Any) -> set[str]:
-    """What the model has of what a probe may need."""
+    """Return which of ``CRITIC`` and ``BOOTSTRAP`` the model has."""
     if isinstance(model.policy, ActorMixin):
         return set()
     return {CRITIC, BOOTSTRAP} if getattr(model, "bootstrap_truncated", True) else {CRITIC}

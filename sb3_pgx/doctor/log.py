@@ -1,33 +1,41 @@
-"""Applies the rules of health to what a finished training has logged."""
+"""Examine the log of a finished run with the rules of health."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sb3_pgx.diagnostics import DEFAULT_RULES, Rule
-from sb3_pgx.diagnostics.conditions import Watch
-from sb3_pgx.diagnostics.progress_file import judge, read_progress
+from sb3_pgx.diagnostics.progress_file import read_progress
+from sb3_pgx.diagnostics.rules import RuleState, apply_rules
 
 
 @dataclass(frozen=True)
 class LogExamination:
-    """What the rules say of a log, and the series that they read."""
+    """
+    The result of the rules on a log.
 
-    watches: list[Watch]
+    :param states: the final state of each rule
+    :param series: the numbers in the log, by metric
+    """
+
+    states: list[RuleState]
     series: dict[str, list[float]]
 
     @property
-    def alarmed(self) -> list[Watch]:
-        """The rules that were in alarm, those first that were most often."""
-        return sorted((watch for watch in self.watches if watch.alarms), key=lambda watch: -watch.alarms)
+    def alarmed(self) -> list[RuleState]:
+        """The rules that were in alarm, the most frequent alarms first."""
+        return sorted((state for state in self.states if state.alarms), key=lambda state: -state.alarms)
 
 
 def examine_log(folder: Path, rules: Sequence[Rule] = DEFAULT_RULES) -> LogExamination:
     """
-    :param folder: with the ``progress.csv`` of a run, best one with :class:`~sb3_pgx.diagnostics.DiagnosticsCallback`
-    :param rules: to apply
-    :return: what they say
-    :raises ValueError: there is no log, or nothing in it that can be judged
+    Apply rules to the log of a finished run.
+
+    :param folder: folder with the run's ``progress.csv``. Logs of SB3 alone have numbers for a few rules only; those of
+        :class:`~sb3_pgx.diagnostics.DiagnosticsCallback` have numbers for all
+    :param rules: rules to apply
+    :return: the state of each rule and the numbers in the log
+    :raises ValueError: there is no log, or it holds no metric that rules use
     """
     _, series = read_progress(folder)
-    return LogExamination(judge(tuple(rules), series), series)
+    return LogExamination(apply_rules(rules, series), series)

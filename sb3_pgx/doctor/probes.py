@@ -1,27 +1,115 @@
 """
-Environments so small that the right answer is known, one for each part of the pipeline (Jones, 2021, "Debugging RL, without
-the agonizing pain"): where an algorithm answers wrongly, the environment says which part is likely to be broken.
+Probe environments: so small that the right answer is known, one for each part of the pipeline.
+
+If an algorithm gives a wrong answer, the probe says which part is probably broken (Jones, 2021, "Debugging RL, without the
+agonizing pain").
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from gymnasium import spaces
 
-from sb3_pgx.doctor.questions import Question, chosen, mean_action, value
+TOLERANCE = 0.15  # largest error of a value or of a mean action
+SURE = 0.8  # smallest probability of the right one of two actions
+CRITIC, BOOTSTRAP, BOX = "critic", "bootstrap", "box"  # what a probe may require of an algorithm
 
-CRITIC, BOOTSTRAP, BOX = "critic", "bootstrap", "box"
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    The answer of an algorithm to a question.
+
+    :param asked: what was measured, such as ``V(0)``
+    :param measured: the number
+    :param expected: the right answer, in words
+    :param right: whether the answer is right
+    """
+
+    asked: str
+    measured: float
+    expected: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class Question:
+    """
+    A question to a trained model.
+
+    :param asked: what is measured, such as ``V(0)``
+    :param measure: function that measures it on a model
+    :param expected: the right answer, in words
+    :param low: smallest right answer
+    :param high: largest right answer
+    """
+
+    asked: str
+    measure: Callable[[Any], float]
+    expected: str
+    low: float
+    high: float
+
+    def answer(self, model: Any) -> Answer:
+        """Return the answer of a trained model; NaN is never right."""
+        measured = self.measure(model)
+        return Answer(self.asked, measured, self.expected, self.low <= measured <= self.high)
+
+
+def value(observation: float, expected: float) -> Question:
+    """Return a question for V of an observation."""
+    right = f"{expected:g} ± {TOLERANCE}"
+    return Question(f"V({observation:g})", lambda m: _value(m, observation), right, expected - TOLERANCE, expected + TOLERANCE)
+
+
+def chosen(observation: float, action: int) -> Question:
+    """Return a question for the probability of an action, the better one of two."""
+    return Question(
+        f"π({action}|{observation:g})", lambda m: probabilities(m, observation)[action], f"1, at least {SURE}", SURE, 1.0
+    )
+
+
+def mean_action(observation: float, expected: float) -> Question:
+    """Return a question for the action that is taken without exploration."""
+
+    def measure(model: Any) -> float:
+        return float(model.predict(_row(observation)[0], deterministic=True)[0].item())
+
+    right = f"{expected:g} ± {TOLERANCE}"
+    return Question(f"mean action({observation:g})", measure, right, expected - TOLERANCE, expected + TOLERANCE)
+
+
+def probabilities(model: Any, observation: float) -> list[float]:
+    """Return π(·|s) for every action."""
+    with th.no_grad():
+        distribution = model.policy.get_distribution(model.policy.obs_to_tensor(_row(observation))[0])
+    return distribution.distribution.probs[0].tolist()
+
+
+def _row(observation: float) -> np.ndarray:
+    return np.array([[observation]], np.float32)
+
+
+def _value(model: Any, observation: float) -> float:
+    with th.no_grad():
+        return float(model.policy.predict_values(model.policy.obs_to_tensor(_row(observation))[0]).item())
 
 
 @dataclass(frozen=True)
 class Probe:
     """
-    An environment with a known answer.
+    An environment with questions to which the answers are known.
 
-    ``needs`` names what an algorithm must have to be asked: a critic, bootstrapping of truncated episodes, Box actions;
-    ``suspect`` is the part that a wrong answer points to.
+    :param name: name of the probe
+    :param environment: class of the environment
+    :param gamma: discount factor for which the answers are known
+    :param questions: questions to a model that was trained in the environment
+    :param suspect: what is probably broken if an answer is wrong
+    :param needs: what an algorithm needs for this probe: ``CRITIC``, ``BOOTSTRAP`` of truncated episodes, ``BOX`` actions
     """
 
     name: str
@@ -33,7 +121,7 @@ class Probe:
 
 
 class ProbeEnv(gym.Env):
-    """One number to see, two actions to choose from, episodes of ``length`` steps that terminate."""
+    """Base of the probes: the observation is one number, there are two actions, and episodes take ``length`` steps."""
 
     observation_space: spaces.Space = spaces.Box(-1, 1, (1,), np.float32)
     action_space: spaces.Space = spaces.Discrete(2)
@@ -54,32 +142,32 @@ class ProbeEnv(gym.Env):
         return self.observed(), reward, over and not self.truncates, over and self.truncates, {}
 
     def observed(self) -> np.ndarray:
-        """What the agent sees, ``[1]``."""
+        """Return the current observation, ``[1]``."""
         return np.array([self.seen], np.float32)
 
     def first(self) -> float:
-        """The observation that an episode starts with."""
+        """Return the first observation of an episode."""
         return 0.0
 
     def following(self, action: Any) -> float:
-        """The observation after an action, which has been counted."""
+        """Return the observation after an action; ``age`` includes the action's step."""
         return self.seen
 
     def reward(self, action: Any) -> float:
-        """For an action, before it is counted."""
+        """Return the reward of an action; ``age`` does not include the action's step yet."""
         return 1.0
 
     def coin(self) -> float:
-        """−1 or 1."""
+        """Return −1 or 1 with equal probability."""
         return float(self.np_random.choice((-1.0, 1.0)))
 
 
 class ConstantReward(ProbeEnv):
-    """One step, reward 1. A wrong value: the value loss, the optimizer, or a discount that runs on into the next episode."""
+    """One step with reward 1, so V is 1. Tests the value loss, the optimizer, and that returns end with the episode."""
 
 
 class RewardSeen(ProbeEnv):
-    """One step, the reward is what is seen. Wrong here and right for constants: the critic does not see the observations."""
+    """One step whose reward is the observation, so V(s) is s. Tests that observations reach the critic."""
 
     def first(self) -> float:
         return self.coin()
@@ -89,7 +177,7 @@ class RewardSeen(ProbeEnv):
 
 
 class RewardAtTheEnd(ProbeEnv):
-    """Two steps that look different, reward 1 after the second: V is γ, then 1. Otherwise: discounting, or the order."""
+    """Two steps with different observations and reward 1 after the second: V is γ, then 1. Tests discounting and the order."""
 
     length = 2
 
@@ -101,15 +189,17 @@ class RewardAtTheEnd(ProbeEnv):
 
 
 class TimeLimit(ProbeEnv):
-    """Reward 1 for ever, truncated after three steps: V is 1/(1 − γ). Less: truncation is taken for termination."""
+    """Reward 1 for ever, truncated after three steps: V is 1/(1 − γ). It is less if truncation counts as termination."""
 
     length, truncates = 3, True
 
 
 class FinalObservation(ProbeEnv):
     """
-    From 1, reward 1 and the end. From −1, no reward, and the episode is truncated at 1: V(−1) is γ V(1). Otherwise truncated
-    episodes are completed with 0, or with the value of the observation that the next episode starts from, which is mostly −1.
+    One step. From 1: reward 1, then termination. From −1: no reward, then truncation at the observation 1, so V(−1) is γ V(1).
+
+    V(−1) is wrong if truncated episodes are completed with 0, or with the value of the next episode's first observation,
+    which is mostly −1.
     """
 
     def first(self) -> float:
@@ -122,14 +212,14 @@ class FinalObservation(ProbeEnv):
 
 
 class RewardedAction(ProbeEnv):
-    """One step, 1 for the first action and −1 for the second. The wrong one: the sign, or rewards of other actions."""
+    """One step, reward 1 for the first action and −1 for the second. Tests the sign and the action of each advantage."""
 
     def reward(self, action: Any) -> float:
         return 1.0 if action == 0 else -1.0
 
 
 class RewardedMatch(ProbeEnv):
-    """One step, rewarded if the action matches what is seen. Otherwise actions and observations are of different rows."""
+    """One step, rewarded if the action matches the observation. Tests that both belong to the same row."""
 
     def first(self) -> float:
         return self.coin()
@@ -140,8 +230,9 @@ class RewardedMatch(ProbeEnv):
 
 class DelayedReward(ProbeEnv):
     """
-    The first of two actions decides, the second step shows which it was and pays for it. Otherwise advantages do not reach
-    back over a step.
+    Two steps: the second observation shows the first action, and the second reward pays for it.
+
+    Tests that advantages reach back to earlier steps.
     """
 
     length = 2
@@ -154,7 +245,7 @@ class DelayedReward(ProbeEnv):
 
 
 class Target(ProbeEnv):
-    """One step, −(a − s/2)² for a continuous action: the mean action has to be half of what is seen."""
+    """One step, reward −(a − s/2)² for a continuous action: the mean action must be half of the observation."""
 
     action_space = spaces.Box(-1, 1, (1,), np.float32)
 
@@ -167,72 +258,73 @@ class Target(ProbeEnv):
 
 PROBES: tuple[Probe, ...] = (
     Probe(
-        "constant reward",
-        ConstantReward,
-        0.9,
-        (value(0, 1),),
-        "the value loss or its optimizer does not learn, or returns run on into the next episode",
-        frozenset({CRITIC}),
+        name="constant reward",
+        environment=ConstantReward,
+        gamma=0.9,
+        questions=(value(0, 1),),
+        suspect="the value loss or the optimizer is wrong, or returns include the next episode",
+        needs=frozenset({CRITIC}),
     ),
     Probe(
-        "observation",
-        RewardSeen,
-        0.9,
-        (value(-1, -1), value(1, 1)),
-        "observations do not reach the critic, or belong to other rows than the returns",
-        frozenset({CRITIC}),
+        name="observation",
+        environment=RewardSeen,
+        gamma=0.9,
+        questions=(value(-1, -1), value(1, 1)),
+        suspect="observations do not reach the critic, or they belong to other rows than the returns",
+        needs=frozenset({CRITIC}),
     ),
     Probe(
-        "discounting",
-        RewardAtTheEnd,
-        0.5,
-        (value(0, 0.5), value(1, 1)),
-        "the discount is missing, applied twice, or rewards are shifted in time",
-        frozenset({CRITIC}),
+        name="discounting",
+        environment=RewardAtTheEnd,
+        gamma=0.5,
+        questions=(value(0, 0.5), value(1, 1)),
+        suspect="the discount is missing or applied twice, or rewards are shifted in time",
+        needs=frozenset({CRITIC}),
     ),
     Probe(
-        "time limit",
-        TimeLimit,
-        0.5,
-        (value(0, 2),),
-        "episodes that a time limit truncates are treated as terminated: their last step needs γ V(final observation)",
-        frozenset({CRITIC, BOOTSTRAP}),
+        name="time limit",
+        environment=TimeLimit,
+        gamma=0.5,
+        questions=(value(0, 2),),
+        suspect="truncated episodes are treated as terminated: the return of their last step lacks γ V(final observation)",
+        needs=frozenset({CRITIC, BOOTSTRAP}),
     ),
     Probe(
-        "final observation",
-        FinalObservation,
-        0.5,
-        (value(-1, 0.5), value(1, 1)),
-        "truncated episodes are completed with 0, or with the value of the next episode's first observation",
-        frozenset({CRITIC, BOOTSTRAP}),
+        name="final observation",
+        environment=FinalObservation,
+        gamma=0.5,
+        questions=(value(-1, 0.5), value(1, 1)),
+        suspect="truncated episodes are completed with 0 or with the value of the next episode's first observation, not with "
+        "that of their own final observation",
+        needs=frozenset({CRITIC, BOOTSTRAP}),
     ),
     Probe(
-        "action",
-        RewardedAction,
-        0.9,
-        (chosen(0, 0),),
-        "advantages have the wrong sign, or rewards belong to other actions, as where they are shifted in time",
+        name="action",
+        environment=RewardedAction,
+        gamma=0.9,
+        questions=(chosen(0, 0),),
+        suspect="advantages have the wrong sign, or rewards are paired with other actions, for example shifted in time",
     ),
     Probe(
-        "action and observation",
-        RewardedMatch,
-        0.9,
-        (chosen(-1, 0), chosen(1, 1)),
-        "advantages have the wrong sign, or observations, actions and advantages are of different rows",
+        name="action and observation",
+        environment=RewardedMatch,
+        gamma=0.9,
+        questions=(chosen(-1, 0), chosen(1, 1)),
+        suspect="advantages have the wrong sign, or observations, actions and advantages belong to different rows",
     ),
     Probe(
-        "delayed reward",
-        DelayedReward,
-        0.9,
-        (chosen(0, 1),),
-        "advantages do not reach back to earlier steps: the recursion over time, or where it is cut",
+        name="delayed reward",
+        environment=DelayedReward,
+        gamma=0.9,
+        questions=(chosen(0, 1),),
+        suspect="advantages do not reach back to earlier steps: check the recursion over time and where it is cut",
     ),
     Probe(
-        "continuous action",
-        Target,
-        0.9,
-        (mean_action(-1, -0.5), mean_action(1, 0.5)),
-        "advantages have the wrong sign, or the log-probability of a Box action is not of the action that was drawn",
-        frozenset({BOX}),
+        name="continuous action",
+        environment=Target,
+        gamma=0.9,
+        questions=(mean_action(-1, -0.5), mean_action(1, 0.5)),
+        suspect="advantages have the wrong sign, or the log-probability of a Box action is not that of the sampled action",
+        needs=frozenset({BOX}),
     ),
 )

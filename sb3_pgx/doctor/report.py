@@ -1,27 +1,27 @@
-"""What examinations found, as text for a terminal."""
+"""Turn the results of examinations into text for a terminal."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from sb3_pgx.diagnostics.health_report import headline
+from sb3_pgx.diagnostics.health_report import summary
 from sb3_pgx.doctor.algorithm import FAILED, SKIPPED, ProbeResult
-from sb3_pgx.doctor.dry_run import EnvironmentExamination
-from sb3_pgx.doctor.findings import Severity
+from sb3_pgx.doctor.environment import EnvironmentExamination
+from sb3_pgx.doctor.environment_checks import Severity
 from sb3_pgx.doctor.log import LogExamination
 
 HEADER = ("probe", "asked", "measured", "expected", "")
 
 
 def environment_text(examination: EnvironmentExamination) -> str:
-    """The dry run in a line, and each finding with its remedy and its source."""
-    record, findings = examination.record, examination.findings
-    lengths = record.episode_lengths()
+    """Return one line about the dry run, and each finding with its remedy and source."""
+    dry_run, findings = examination.dry_run, examination.findings
+    lengths = dry_run.episode_lengths()
     span = sorted({int(lengths.min()), int(lengths.max())}) if len(lengths) else []
     ended = f"{len(lengths)} episodes of {' to '.join(map(str, span))} steps" if span else "no episode ended"
-    lines = [f"{examination.env_id}: {len(record.rewards)} random steps, {ended}"]
+    lines = [f"{examination.env_id}: {len(dry_run.rewards)} random steps, {ended}"]
     for finding in sorted(findings, key=lambda f: list(Severity).index(f.severity)):
-        lines.append(f"{finding.severity.value:8} {finding.name}: {finding.seen}")
+        lines.append(f"{finding.severity.value:8} {finding.name}: {finding.observed}")
         if finding.remedy:
             lines.append(f"{'':8} → {finding.remedy} ({finding.source})")
     if not any(finding.is_problem for finding in findings):
@@ -30,30 +30,30 @@ def environment_text(examination: EnvironmentExamination) -> str:
 
 
 def log_text(examination: LogExamination) -> str:
-    """A line for each rule, and what to change for each one that was in alarm."""
-    lines = [headline(examination.watches)]
-    for watch in examination.alarmed:
-        rule, values = watch.rule, examination.series[watch.rule.metric]
-        lines.append(f"alarm    {rule.name}: {rule.sentence}")
-        span = f"it was {np.nanmin(values):.3g} to {np.nanmax(values):.3g}"
-        lines.append(f"{'':8} {rule.metric} {rule.condition} at {watch.alarms} of {watch.looked} updates; {span}")
+    """Return one sentence about all rules, and each alarm with its meaning, its numbers and its remedy."""
+    lines = [summary(examination.states)]
+    for state in examination.alarmed:
+        rule, values = state.rule, examination.series[state.rule.metric]
+        lines.append(f"alarm    {rule.name}: {rule.meaning}")
+        span = f"its range was {np.nanmin(values):.3g} to {np.nanmax(values):.3g}"
+        lines.append(f"{'':8} {rule.metric} {rule.condition} at {state.alarms} of {state.judged} updates; {span}")
         lines.append(f"{'':8} → {rule.remedy}")
-    silent = [watch.rule.name for watch in examination.watches if not watch.known]
-    if silent:
-        lines.append(f"not measured: {', '.join(silent)}. DiagnosticsCallback logs what they need")
+    missing = [state.rule.name for state in examination.states if not state.measured]
+    if missing:
+        lines.append(f"not measured: {', '.join(missing)}. Train with DiagnosticsCallback to log the metrics of these rules")
     return "\n".join(lines)
 
 
 def algorithm_text(results: Sequence[ProbeResult]) -> str:
-    """A table with a line for each answer, and a sentence for each probe that failed."""
+    """Return a table with one line per answer, and an explanation of each failure."""
     rows = [HEADER]
     for result in results:
         answers = [(answer.asked, f"{answer.measured:.3g}", answer.expected) for answer in result.answers]
         if result.outcome == SKIPPED:
-            answers = [(result.sentence, "", "")]
+            answers = [(result.explanation, "", "")]
         for i, answer in enumerate(answers or [("", "", "")]):
             rows.append((result.name, *answer, result.outcome) if i == 0 else ("", *answer, ""))
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     failed = [result for result in results if result.outcome == FAILED]
-    return "\n".join([*lines, *(f"{result.name}: {result.sentence}" for result in failed)])
+    return "\n".join([*lines, *(f"{result.name}: {result.explanation}" for result in failed)])

@@ -1,4 +1,4 @@
-"""Every metric against an independent computation on copies of the rollout and of the policies before and after the update."""
+"""Compare every metric with an independent computation on copies of the rollout and of the policy before and after it."""
 
 import csv
 
@@ -21,14 +21,14 @@ from support.witnessed_runs import MODELS, OBSERVATIONS, Witness, train
 
 from sb3_pgx import A2C, PPO, REINFORCE
 from sb3_pgx.diagnostics import METRICS, DiagnosticsCallback
-from sb3_pgx.diagnostics.stopwatch import Stopwatch
+from sb3_pgx.diagnostics.stopwatch import ACTING, MEASURING, UPDATE, RunTimer
 
 CLIP_RANGE = 0.03
-LIMIT = 6.0  # some of the gradients are longer
+LIMIT = 6.0  # some gradients are longer, some are not
 
 
 def expected_metrics(seen, action_space):
-    """By torch's distributions and numpy's formulas, in float64, from one update's copies."""
+    """Compute the metrics of an update from copies, with torch's distributions and numpy's formulas in float64."""
     obs, actions = seen["observations"], seen["actions"]
     kind = type(action_space).__name__
     taken = actions.long() if kind in ("Discrete", "MultiDiscrete") else actions.float()
@@ -93,7 +93,7 @@ def expected_metrics(seen, action_space):
         *((name, space) for name in ("PPO", "sb3 PPO") for space in ("MultiDiscrete", "MultiBinary")),
     ],
 )
-def test_each_metric_is_what_the_copies_give(name, space):
+def test_each_metric_equals_the_independent_computation(name, space):
     diagnostics = DiagnosticsCallback(clip_range=CLIP_RANGE, costly_every=1)
     _, witness = train(name, ACTION_SPACES[space], diagnostics, learning_rate=3e-3)
     assert len(diagnostics.history) == len(witness.seen) == 2
@@ -103,7 +103,7 @@ def test_each_metric_is_what_the_copies_give(name, space):
         for metric, value in expected.items():
             assert numbers[metric] == pytest.approx(value, rel=1e-5, abs=1e-5), metric
         assert numbers["initial_ratio_error"] < 1e-5
-    assert max(numbers["kl"] for numbers in diagnostics.history) > 1e-5, "nothing moved: the case shows nothing"
+    assert max(numbers["kl"] for numbers in diagnostics.history) > 1e-5, "the policy did not change, so the case tests nothing"
 
 
 @pytest.mark.parametrize("name", ["sb3 PPO", "sb3 A2C", "contrib TRPO"])
@@ -115,7 +115,7 @@ def test_gradient_norms_of_sb3s_algorithms_are_those_before_clipping(name, monke
         return th.tensor(norms[-1])
 
     monkeypatch.setattr(th.nn.utils, "clip_grad_norm_", spy)
-    if name == "contrib TRPO":  # its critic's gradient is not clipped: nobody else takes its norm
+    if name == "contrib TRPO":  # it does not clip the critic's gradient, so the spy above sees no norms
         step = th.optim.Adam.step
 
         def stepping(optimizer, *args, **kwargs):
@@ -136,20 +136,20 @@ def test_gradient_norms_of_sb3s_algorithms_are_those_before_clipping(name, monke
 
 
 @pytest.mark.parametrize("pair", [("PPO", "sb3 PPO"), ("A2C", "sb3 A2C")])
-def test_ours_and_sb3s_training_of_one_seed_give_the_same_numbers(pair):
+def test_this_package_and_sb3_give_the_same_metrics_with_the_same_seed(pair):
     histories = []
     for name in pair:
         diagnostics = DiagnosticsCallback(costly_every=1)
         train(name, ACTION_SPACES["Box"], diagnostics, max_grad_norm=0.9)
         histories.append(diagnostics.history)
     for ours, theirs in zip(*histories, strict=True):
-        # What completes a truncated episode is a part of the returns in both, and only their clock is another one.
+        # All metrics but the times must agree; truncated episodes are bootstrapped in both.
         for metric in ours.keys() & theirs.keys() - {"time_environment", "time_acting", "time_update"}:
             assert ours[metric] == pytest.approx(theirs[metric], rel=2e-3, abs=1e-5), metric
         assert theirs.keys() - ours.keys() == {"grad_norm_max"} and ours.keys() <= theirs.keys()
 
 
-def test_the_noise_scale_is_that_of_gradients_taken_one_piece_at_a_time():
+def test_the_noise_scale_agrees_with_gradients_of_separate_groups():
     diagnostics = DiagnosticsCallback(costly_every=1)
     model, witness = train("sb3 PPO", ACTION_SPACES["Discrete"], diagnostics, n_updates=1, ent_coef=0.1)
     seen = witness.seen[0]
@@ -172,7 +172,7 @@ def test_the_noise_scale_is_that_of_gradients_taken_one_piece_at_a_time():
     assert diagnostics.history[0]["noise_to_batch"] == pytest.approx(expected / model.batch_size, rel=1e-4)
 
 
-def test_dormant_units_are_those_that_are_silent_beside_their_layer():
+def test_dormant_units_are_weak_compared_with_their_layer():
     diagnostics = DiagnosticsCallback(costly_every=1)
     model_class, settings = MODELS["sb3 PPO"]
     env = DummyVecEnv([lambda: AnySpace(OBSERVATIONS, ACTION_SPACES["Discrete"])])
@@ -180,16 +180,16 @@ def test_dormant_units_are_those_that_are_silent_beside_their_layer():
     model = model_class("MlpPolicy", env, **settings, learning_rate=0.0, policy_kwargs=policy_kwargs)
     layer = model.policy.mlp_extractor.policy_net[0]
     with th.no_grad():
-        layer.bias[:3] = -100.0  # three of the actor's eight units never speak, and one whispers
+        layer.bias[:3] = -100.0  # three of the actor's eight units are always off, and one is nearly off
         layer.bias[3], layer.weight[3] = 1e-3, 0.0
         layer.bias[4:], layer.weight[4:] = 1.0, 0.0
         critic = model.policy.mlp_extractor.value_net[0]
-        critic.bias[:], critic.weight[:] = 1e-3, 0.0  # whispers as well, but so do all of its layer
+        critic.bias[:], critic.weight[:] = 1e-3, 0.0  # all units of this layer are equally weak, so none is dormant
     model.learn(16, callback=diagnostics)
     assert diagnostics.history[0]["dormant_units"] == 4 / 16
 
 
-def test_a_policy_that_says_something_else_in_training_mode_is_seen():
+def test_a_policy_that_differs_in_training_mode_is_detected():
     diagnostics = DiagnosticsCallback()
     env = DummyVecEnv([lambda: AnySpace(OBSERVATIONS, ACTION_SPACES["Discrete"])])
     model = SB3PPO("MlpPolicy", env, n_steps=16, batch_size=8, n_epochs=1, seed=0, device="cpu")
@@ -200,7 +200,7 @@ def test_a_policy_that_says_something_else_in_training_mode_is_seen():
 
 @pytest.mark.parametrize("name", ["PPO", "sb3 PPO"])
 @pytest.mark.parametrize("log_interval, measured", [(1, [1, 2, 3, 4, 5]), (3, [2, 5]), (4, [3, 5]), (None, [1, 2, 3, 4, 5])])
-def test_the_updates_that_are_logged_are_measured_and_the_last_one_is_seen(name, log_interval, measured, tmp_path):
+def test_the_logged_updates_and_the_last_one_are_measured(name, log_interval, measured, tmp_path):
     diagnostics = DiagnosticsCallback(metrics=("kl", "entropy"))
     model_class, settings = MODELS[name]
     env = DummyVecEnv([lambda: Monitor(AnySpace(OBSERVATIONS, ACTION_SPACES["Discrete"]))])
@@ -211,7 +211,7 @@ def test_the_updates_that_are_logged_are_measured_and_the_last_one_is_seen(name,
     with open(tmp_path / "progress.csv") as file:
         rows = list(csv.DictReader(file))
     logged = [float(row["diagnostics/kl"]) for row in rows if row.get("diagnostics/kl")]
-    # The last row of our algorithms has the last update, and not the one before.
+    # The last row of this package's algorithms holds the last update instead of the one before it.
     left_out = 4 if (name, log_interval) == ("PPO", 1) else None
     expected = [numbers["kl"] for numbers in diagnostics.history if numbers["update"] != left_out and log_interval is not None]
     assert logged == pytest.approx(expected, rel=1e-4)
@@ -220,33 +220,33 @@ def test_the_updates_that_are_logged_are_measured_and_the_last_one_is_seen(name,
         assert model.logger.name_to_value["train/n_updates"] == model._n_updates  # as SB3 leaves it
 
 
-def test_every_and_costly_every_thin_out_what_is_measured():
+def test_every_and_costly_every_reduce_the_measurements():
     diagnostics = DiagnosticsCallback(every=2, costly_every=3)
     train("PPO", ACTION_SPACES["Discrete"], diagnostics, n_updates=8)
-    assert [numbers["update"] for numbers in diagnostics.history] == [1, 3, 5, 7, 8], "and the last one"
+    assert [numbers["update"] for numbers in diagnostics.history] == [1, 3, 5, 7, 8], "and the last update"
     assert ["saturated_units" in numbers for numbers in diagnostics.history] == [True, False, False, True, False]
     assert ["gradient_noise_scale" in numbers for numbers in diagnostics.history] == [True, False, False, True, False]
 
 
 @pytest.mark.parametrize("flagged", [True, False])
 @pytest.mark.parametrize("n_steps, unread_steps", [(100, 1000), (5, 1000), (5, 30), (5, 1)])
-def test_a_time_limit_that_is_no_truncation_is_seen(flagged, n_steps, unread_steps, monkeypatch):
-    """However many rollouts wait to be read at once."""
+def test_a_time_limit_without_truncation_is_detected(flagged, n_steps, unread_steps, monkeypatch):
+    """The result does not depend on how many rollouts are read together."""
     monkeypatch.setattr("sb3_pgx.diagnostics.episodes.UNREAD_STEPS", unread_steps)
     diagnostics = DiagnosticsCallback()
     lengths = [3, 5, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8]
     model = A2C("MlpPolicy", vectorised(Scripted(lengths, [flagged] * 12)), n_steps=n_steps, device="cpu")
     model.learn(100, callback=diagnostics, log_interval=1000)
-    rewards = model.last_rollout.rewards.numpy()  # of the last rollout, without bootstrapped values
+    rewards = model.last_rollout.rewards.numpy()  # the last rollout, without bootstrapped values
     assert diagnostics.history[-1]["reward_mean"] == pytest.approx(rewards.mean(), abs=1e-6)
     assert diagnostics.history[-1]["reward_std"] == pytest.approx(rewards.std(), abs=1e-6)
-    ended = 1 + 1 + 10 + 2  # and the first episodes of the script's second round
+    ended = 1 + 1 + 10 + 2  # the script repeats, so the first episodes come twice
     share = 0.0 if flagged else 10 / ended
     assert len(diagnostics.history) == 1
     assert diagnostics.history[0]["unflagged_time_limits"] == pytest.approx(share, abs=0.01)
 
 
-def test_entries_that_never_change_are_counted_over_the_whole_training():
+def test_constant_entries_are_counted_over_the_whole_run():
     class HalfDead(AnySpace):
         def step(self, action):
             obs, *rest = super().step(action)
@@ -258,11 +258,11 @@ def test_entries_that_never_change_are_counted_over_the_whole_training():
 
     diagnostics = DiagnosticsCallback()
     model = A2C("MlpPolicy", vectorised(HalfDead(OBSERVATIONS, ACTION_SPACES["Discrete"])), n_steps=4, device="cpu")
-    model.learn(24, callback=diagnostics, log_interval=1)  # the second rollout has seen a change, the last one sees none
+    model.learn(24, callback=diagnostics, log_interval=1)  # entry 2 changes in the second rollout but not in the last
     assert [n["constant_observations"] for n in diagnostics.history] == pytest.approx([2 / 3, *[1 / 3] * 5])
 
 
-def test_returns_that_hardly_vary_make_no_error_of_the_critic_large():
+def test_nearly_constant_returns_do_not_make_the_value_error_large():
     class Constant(Scripted):
         def step(self, action):
             observation, _, *rest = super().step(action)
@@ -278,7 +278,7 @@ def test_returns_that_hardly_vary_make_no_error_of_the_critic_large():
     assert seen["value_error"] == pytest.approx((values - 1).square().mean().sqrt().item() / 0.01, rel=1e-4)
 
 
-def test_actions_that_the_policy_squashes_are_not_out_of_bounds():
+def test_squashed_actions_are_not_out_of_bounds():
     diagnostics = DiagnosticsCallback()
     far = spaces.Box(5.0, 10.0, (2,), np.float32)
     env = DummyVecEnv([lambda: AnySpace(OBSERVATIONS, far)])
@@ -287,7 +287,7 @@ def test_actions_that_the_policy_squashes_are_not_out_of_bounds():
     assert diagnostics.history and "actions_clipped" not in diagnostics.history[0]
 
 
-def test_an_update_that_sb3_would_not_log_any_more_is_logged_when_the_training_is_stopped(tmp_path):
+def test_the_last_update_is_logged_when_a_callback_stops_the_run(tmp_path):
     class Stops(BaseCallback):
         def _on_step(self):
             return self.num_timesteps < 40
@@ -302,7 +302,7 @@ def test_an_update_that_sb3_would_not_log_any_more_is_logged_when_the_training_i
     assert len(diagnostics.history) == 2 and logged == pytest.approx([n["kl"] for n in diagnostics.history], rel=1e-4)
 
 
-def test_a_buffer_that_writes_over_its_rows_is_read_before_it_does():
+def test_a_buffer_that_overwrites_its_arrays_is_read_in_time():
     class InPlace(RolloutBuffer):
         def reset(self):
             if not hasattr(self, "kept"):
@@ -324,14 +324,14 @@ def test_a_buffer_that_writes_over_its_rows_is_read_before_it_does():
         assert histories[0][name] == pytest.approx(histories[1][name]) and histories[1][name] != 0
 
 
-def test_an_algorithm_without_a_critic_has_no_metrics_of_one():
+def test_an_algorithm_without_a_critic_has_no_critic_metrics():
     diagnostics = DiagnosticsCallback()
     model = REINFORCE("MlpPolicy", vectorised(Scripted([4])), n_episodes=1, device="cpu")
     model.learn(8, callback=diagnostics)
     assert diagnostics.history and not {"explained_variance", "value_error", "value_lag"} & diagnostics.history[0].keys()
 
 
-def test_rows_that_do_not_count_are_left_out():
+def test_invalid_rows_are_ignored():
     diagnostics, updates = DiagnosticsCallback(), Updates()
     env = vectorised(Scripted([3]), Scripted([5]))
     model = REINFORCE("MlpPolicy", env, n_episodes=1, learning_rate=0.05, seed=0, device="cpu")
@@ -344,32 +344,32 @@ def test_rows_that_do_not_count_are_left_out():
         assert numbers["reward_mean"] == (1 + 2 + 3 + 1 + 2 + 3 + 4 + 5) / 8
 
 
-def test_the_stopwatch_shares_the_time_out(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("sb3_pgx.diagnostics.stopwatch.time.perf_counter", lambda: now[0])
+def test_the_timer_returns_shares_without_the_time_of_measuring():
+    now = [0]
     env = vectorised(Scripted([4]))
     waits = env.step_wait
 
     class Slow:
         def __call__(self):
-            now[0] += 3.0  # the environment
+            now[0] += 3  # in the environment
             return waits()
 
     env.step_wait = Slow()
-    watch = Stopwatch()
-    watch.attach(env)
-    watch.restart()
+    timer = RunTimer(clock=lambda: now[0])
+    timer.attach(env)
     env.reset()
+    timer.switch(ACTING)
     for _ in range(2):
-        now[0] += 1.0  # acting
+        now[0] += 1  # acting
         env.step(np.zeros(1, int))
-    watch.collected()
-    now[0] += 100.0
-    watch.skip()
-    now[0] += 8.0
-    watch.updated()
-    assert watch.read() == {"time_environment": 6 / 16, "time_acting": 2 / 16, "time_update": 8 / 16}
-    assert watch.read() == {}
+    timer.switch(MEASURING)
+    now[0] += 100
+    timer.switch(UPDATE)
+    now[0] += 8
+    timer.switch(MEASURING)
+    shares = {"time_environment": 6 / 16, "time_acting": 2 / 16, "time_update": 8 / 16}
+    assert timer.read() == pytest.approx(shares)
+    assert timer.read() == {}
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_bad_arguments_are_refused(kwargs, sentence):
         DiagnosticsCallback(**kwargs)
 
 
-def test_whatever_is_measured_is_in_the_catalogue():
+def test_every_measured_metric_is_documented():
     diagnostics = DiagnosticsCallback(costly_every=1)
     train("sb3 PPO", ACTION_SPACES["Box"], diagnostics)
     assert {name for numbers in diagnostics.history for name in numbers} - {"timesteps", "update"} <= METRICS.keys()

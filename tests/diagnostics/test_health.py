@@ -1,4 +1,4 @@
-"""Alarms, warnings, scores and reports, with rules made so that it is known when they fire."""
+"""Alarms, warnings, scores and reports, with rules that fire at known updates."""
 
 import csv
 import re
@@ -18,7 +18,17 @@ from support.small_environments import Scripted, vectorised
 from support.witnessed_runs import train
 
 from sb3_pgx import PPO
-from sb3_pgx.diagnostics import DEFAULT_RULES, METRICS, Above, HealthCallback, HealthError, HealthWarning, Parted, Rule, Source
+from sb3_pgx.diagnostics import (
+    DEFAULT_RULES,
+    METRICS,
+    Above,
+    HealthCallback,
+    HealthError,
+    HealthWarning,
+    RoseWhileOtherFell,
+    Rule,
+    Source,
+)
 
 SURE = Rule(
     "sure", "entropy", Above(0.0), "there is entropy", "do nothing", (Source("0", "A"), Source("1 to 2", "B")), patience=2
@@ -41,22 +51,32 @@ def test_the_score_is_the_share_of_judged_rules_without_an_alarm(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["PPO", "sb3 PPO"])
-def test_a_warning_says_what_it_means_the_value_the_threshold_and_one_remedy_and_does_not_repeat_itself(name):
+def test_a_warning_has_meaning_value_threshold_and_remedy_and_is_not_repeated_too_soon(name):
     health = HealthCallback(rules=[SURE], quiet=3)
     with pytest.warns(HealthWarning) as caught:
         train(name, ACTION_SPACES["Discrete"], health, n_updates=8)
     updates = [int(re.match(r"update (\d+): sure: there is entropy\. entropy is", str(w.message)).group(1)) for w in caught]
     assert updates == [2, 5, 8]
     value = health.history[1]["entropy"]
-    assert str(caught[0].message).endswith(f"entropy is {value:.3g}, above 0 (0: A). Try this: do nothing.")
+    assert str(caught[0].message).endswith(f"entropy is {value:.3g}, above 0 (A: 0). Try this: do nothing.")
+
+
+@pytest.mark.filterwarnings("ignore::sb3_pgx.diagnostics.HealthWarning")
+@pytest.mark.parametrize("model_class", [PPO, SB3PPO])
+def test_the_last_update_counts_although_its_rollout_exceeds_total_timesteps(model_class):
+    health = HealthCallback(rules=[SURE])
+    model = model_class("MlpPolicy", vectorised(Scripted([4])), n_steps=16, batch_size=8, n_epochs=1, device="cpu")
+    model.learn(40, callback=health, log_interval=1)
+    assert model.num_timesteps == 48 and len(health.history) == 3
+    assert (health.rule_states[0].judged, health.rule_states[0].alarms) == (3, 2) and health.rule_states[0].in_alarm
 
 
 @pytest.mark.filterwarnings("ignore::sb3_pgx.diagnostics.HealthWarning")
 @pytest.mark.parametrize("name", ["PPO", "sb3 PPO"])
-def test_an_alarm_can_stop_the_training(name):
+def test_an_alarm_can_stop_the_run(name):
     health = HealthCallback(rules=[SURE], on_alarm="stop")
     model, _ = train(name, ACTION_SPACES["Discrete"], health, n_updates=8)
-    assert model.num_timesteps == 2 * 32 + 2, "two updates, and the step at which the callback is asked"
+    assert model.num_timesteps == 2 * 32 + 2, "two updates, and the step at which the callback stops the run"
     before = model.num_timesteps
     model.learn(64, reset_num_timesteps=False)
     assert model.num_timesteps >= before + 64
@@ -72,35 +92,38 @@ def test_an_alarm_can_be_an_error(name, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::sb3_pgx.diagnostics.HealthWarning")
-def test_the_report_has_a_verdict_for_every_rule_and_the_ranges_of_its_sources_side_by_side(tmp_path):
+def test_the_report_has_a_verdict_and_the_sources_of_every_rule(tmp_path):
     health = HealthCallback(rules=[SURE, NEVER, ABSENT, EARLY], report_folder=tmp_path / "new")
     train("sb3 PPO", ACTION_SPACES["Discrete"], health, n_updates=4)
     text = (tmp_path / "new" / "health.md").read_text()
     entropies = [numbers["entropy"] for numbers in health.history]
     numbers = f"{entropies[-1]:.3g} | {min(entropies):.3g} | {max(entropies):.3g}"
-    assert text.startswith("# Health of a training of PPO\n\n1 of 2 rules were in alarm, 1 of them at the end.\n")
-    assert f"| sure | **alarm** at 3 of 4 updates | entropy | {numbers} | above 0 for 2 in a row | 0 (A); 1 to 2 (B) |" in text
+    assert text.startswith("# Health report: PPO\n\n1 of 2 rules was in alarm, 1 of them at the end of the run.\n")
+    assert (
+        f"| sure | **alarm** at 3 of 4 updates | entropy | {numbers} | above 0 for 2 updates in a row | 0 (A); 1 to 2 (B) |"
+        in text
+    )
     assert f"| never | healthy | entropy | {numbers} | above 1e+09 |  |" in text
     assert "| absent | not measured | dormant_units |  |  |  | above 0 |  |" in text
-    assert f"| early | too early to say | entropy | {numbers} | above 0 |  |" in text
+    assert f"| early | too few updates | entropy | {numbers} | above 0 |  |" in text
     assert "- **sure**: there is entropy. Try this: do nothing." in text and health.warnings[0] in text
-    assert "![what was measured, healthy ranges shaded](health.png)" in text
-    # One of four columns is drawn: its line is blue, and the healthy range behind it green.
+    assert "![metrics over the run, healthy ranges shaded](health.png)" in text
+    # One of four columns holds a plot: a blue line on a green healthy range.
     pixels = np.asarray(Image.open(tmp_path / "new" / "health.png").convert("RGB")).reshape(-1, 3)
     assert ((pixels == (0x1F, 0x77, 0xB4)).all(axis=1)).sum() > 20
     assert ((abs(pixels.astype(int) - (222, 241, 222)) <= 3).all(axis=1)).mean() > 0.02
 
 
-def test_an_earlier_report_is_kept_and_without_matplotlib_there_is_one_without_pictures(tmp_path, monkeypatch):
+def test_an_earlier_report_is_kept_and_without_matplotlib_the_report_has_no_plots(tmp_path, monkeypatch):
     (tmp_path / "health.md").write_text("mine")
     monkeypatch.setattr("sb3_pgx.diagnostics.health_report.find_spec", lambda name: None)
     train("PPO", ACTION_SPACES["Discrete"], HealthCallback(rules=[NEVER], report_folder=tmp_path))
     assert (tmp_path / "health.md").read_text() == "mine"
-    assert 'Pictures need matplotlib: `pip install "sb3_pgx[plots]"`.' in (tmp_path / "health-2.md").read_text()
+    assert 'Plots need matplotlib: `pip install "sb3_pgx[plots]"`.' in (tmp_path / "health-2.md").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["health-2.md", "health.md"]
 
 
-def test_the_report_goes_where_the_training_is_logged_to_and_nowhere_else(tmp_path):
+def test_the_report_goes_to_the_folder_of_the_logger_if_there_is_one(tmp_path):
     for formats, written in ((["csv"], True), ([], False)):
         folder = tmp_path / str(written)
         model = PPO("MlpPolicy", vectorised(Scripted([4])), n_steps=16, batch_size=8, n_epochs=1, device="cpu")
@@ -109,17 +132,17 @@ def test_the_report_goes_where_the_training_is_logged_to_and_nowhere_else(tmp_pa
         assert (folder / "health.md").exists() == written
 
 
-def test_metrics_that_are_not_logged_are_judged_all_the_same(tmp_path):
+def test_rules_use_metrics_that_are_not_logged(tmp_path):
     health = HealthCallback(rules=[NEVER], metrics=("kl",))
     model = PPO("MlpPolicy", vectorised(Scripted([4])), n_steps=16, batch_size=8, n_epochs=1, device="cpu")
     with logging_to(tmp_path, model):
         model.learn(32, callback=health)
     header = (tmp_path / "progress.csv").read_text().splitlines()[0]
     assert "diagnostics/kl" in header and "diagnostics/entropy" not in header
-    assert health.watches[0].looked == 2
+    assert health.rule_states[0].judged == 2
 
 
-def test_the_true_objective_is_played_with_the_trainings_normalisation_and_changes_nothing():
+def test_evaluating_the_true_objective_uses_the_training_normalisation_and_changes_nothing():
     class Counts(Scripted):
         def step(self, action):
             observation, _, *rest = super().step(action)
@@ -135,25 +158,29 @@ def test_the_true_objective_is_played_with_the_trainings_normalisation_and_chang
         trained.append(th.cat([p.flatten() for p in model.policy.parameters()]))
     assert th.equal(*trained)
     assert [n.get("true_return") for n in health.history] == [7.0, None, 7.0, None]  # episodes of 3 and 4 steps
-    assert true.obs_rms.count == 48 + env.num_envs + 1e-4, "those of the third update, the last one that was evaluated"
+    assert true.obs_rms.count == 48 + env.num_envs + 1e-4, (
+        "the statistics at the third update, the last one with an evaluation"
+    )
 
 
-def test_environments_that_are_not_normalised_alike_are_refused_before_the_training():
+def test_environments_with_different_normalisation_are_refused_before_training():
     health = HealthCallback(eval_env=vectorised(Scripted([4])))
     model = PPO("MlpPolicy", VecNormalize(vectorised(Scripted([4]))), n_steps=16, batch_size=8, device="cpu")
-    with pytest.raises(ValueError, match="have to be normalised alike: wrap both in VecNormalize"):
+    with pytest.raises(
+        ValueError, match="only one of the training environment and eval_env is wrapped in VecNormalize: wrap both"
+    ):
         model.learn(16, callback=health)
 
 
 @pytest.mark.parametrize("rules, stop", [([], False), ([NEVER], True)])
-def test_a_training_with_nothing_to_judge_has_a_report_that_says_so(rules, stop, tmp_path):
+def test_a_report_says_if_no_rule_could_be_applied(rules, stop, tmp_path):
     class Stops(BaseCallback):
         def _on_step(self):
             return not stop
 
     model = PPO("MlpPolicy", vectorised(Scripted([4])), n_steps=16, batch_size=8, n_epochs=1, device="cpu")
     model.learn(16, callback=[HealthCallback(rules=rules, report_folder=tmp_path), Stops()])
-    assert "No rule has had anything to judge" in (tmp_path / "health.md").read_text()
+    assert "No rule could be applied" in (tmp_path / "health.md").read_text()
     assert not (tmp_path / "health.png").exists()
 
 
@@ -161,9 +188,9 @@ def test_a_training_with_nothing_to_judge_has_a_report_that_says_so(rules, stop,
     "kwargs, sentence",
     [
         (dict(on_alarm="panic"), "on_alarm='panic' is unknown; choose one of 'warn', 'stop', 'raise'"),
-        (dict(rules=[SURE, SURE]), "two rules are called 'sure'"),
+        (dict(rules=[SURE, SURE]), "two rules have the name 'sure'"),
         (dict(rules=[Rule("r", "entropi", Above(0), "s", "m")]), "metric 'entropi' is unknown; choose entropy"),
-        (dict(rules=[Rule("r", "kl", Parted("kll", 4, 0.1), "s", "m")]), "metric 'kll' is unknown; choose kl"),
+        (dict(rules=[Rule("r", "kl", RoseWhileOtherFell("kll", 4, 0.1), "s", "m")]), "metric 'kll' is unknown; choose kl"),
         (dict(quiet=0), "quiet=0 must be a whole number"),
         (dict(eval_every=0), "eval_every=0 must be a whole number"),
     ],
@@ -173,13 +200,13 @@ def test_bad_arguments_are_refused(kwargs, sentence):
         HealthCallback(**kwargs)
 
 
-def test_every_rule_that_comes_with_the_package_cites_a_source_and_reads_a_metric_that_there_is():
+def test_every_default_rule_has_a_source_and_a_known_metric():
     for rule in DEFAULT_RULES:
         assert rule.sources and rule.metric in METRICS, rule.name
-        assert rule.sentence[0].islower() and not rule.sentence.endswith(".") and not rule.remedy.endswith(".")
+        assert rule.meaning[0].islower() and not rule.meaning.endswith(".") and not rule.remedy.endswith(".")
 
 
-def test_a_gymnasium_environment_may_be_the_true_objective():
+def test_eval_env_may_be_a_gymnasium_environment():
     health = HealthCallback(rules=[NEVER], eval_env=gym.make("CartPole-v1"), n_eval_episodes=1)
     model = PPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=8, n_epochs=1, device="cpu")
     with warnings.catch_warnings():

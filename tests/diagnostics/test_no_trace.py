@@ -1,4 +1,4 @@
-"""A training is the same with and without diagnostics, nothing of them is left behind, and where not, they refuse."""
+"""Diagnostics do not change a run and leave nothing behind; if they cannot guarantee this, they refuse to run."""
 
 import copy
 
@@ -22,7 +22,7 @@ from sb3_pgx.diagnostics import DiagnosticsCallback
 
 
 @pytest.mark.parametrize("name", [*MODELS, "PPO, compiled", "sb3 PPO, Dropout"])
-def test_a_training_is_bit_for_bit_the_same_with_and_without(name, graphs):
+def test_a_run_is_bit_for_bit_the_same_with_and_without_diagnostics(name, graphs):
     trained = []
     for callbacks in ([], [DiagnosticsCallback(costly_every=1)]):
         model_class, settings = MODELS[name.partition(",")[0]]
@@ -36,21 +36,21 @@ def test_a_training_is_bit_for_bit_the_same_with_and_without(name, graphs):
         random = {"next": th.rand(3), "next of numpy": th.as_tensor(np.random.rand(3))}
         state = {**model.policy.state_dict(), **random, "modes": modes}
         trained.append(state)
-        assert not {"step_async", "step_wait"} & vars(env).keys(), "the environment is left as it was"
+        assert not {"step_async", "step_wait"} & vars(env).keys(), "the environment is restored"
         assert not any(p._post_accumulate_grad_hooks for p in model.policy.parameters())
     for key, value in trained[0].items():
         assert th.equal(value, trained[1][key]), key
     assert ("compiled" in name) == bool(graphs)
 
 
-def test_what_the_pipeline_keeps_for_the_callback_is_no_part_of_a_minibatch():
+def test_the_distribution_kept_for_the_callback_is_not_part_of_minibatches():
     model, _ = train("PPO", ACTION_SPACES["Box"], DiagnosticsCallback(), n_updates=1)
     assert model.last_rollout.acted.shape == (16, 2, 4) and model.last_rollout.rows().distribution is None
     assert not model.keeps_distribution
 
 
 class Remembers(FlattenExtractor):
-    """Keeps a running mean, in evaluation, too."""
+    """A features extractor that updates a running mean even in evaluation mode."""
 
     def __init__(self, observation_space):
         super().__init__(observation_space)
@@ -64,7 +64,7 @@ class Remembers(FlattenExtractor):
 
 
 class ActsItsOwnWay(ActorCriticPolicy):
-    """Gives values when it acts, and draws random numbers whenever it is asked."""
+    """A policy that draws random numbers in every forward pass."""
 
     def extract_features(self, obs, features_extractor=None):
         features = super().extract_features(obs, features_extractor)
@@ -75,7 +75,7 @@ class ActsItsOwnWay(ActorCriticPolicy):
 @pytest.mark.parametrize(
     "policy, policy_kwargs", [("MlpPolicy", dict(features_extractor_class=Remembers)), (ActsItsOwnWay, {})]
 )
-def test_a_policy_that_changes_when_it_is_asked_is_not_changed_by_the_asking(model_class, policy, policy_kwargs):
+def test_a_policy_that_changes_in_each_forward_pass_is_not_changed_by_diagnostics(model_class, policy, policy_kwargs):
     trained = []
     for callback in (None, DiagnosticsCallback(costly_every=1)):
         env = DummyVecEnv([lambda: AnySpace(OBSERVATIONS, ACTION_SPACES["Box"])])
@@ -87,24 +87,24 @@ def test_a_policy_that_changes_when_it_is_asked_is_not_changed_by_the_asking(mod
     assert th.equal(*trained)
 
 
-def test_inside_a_callback_that_calls_it_now_and_then_it_is_refused():
+def test_it_is_refused_inside_a_callback_that_skips_steps():
     env = DummyVecEnv([lambda: AnySpace(OBSERVATIONS, ACTION_SPACES["Box"])])
     for nested in (DiagnosticsCallback(), CallbackList([DiagnosticsCallback()])):
         with pytest.raises(ValueError, match=r"has to see every step: .* not to EveryNTimesteps"):
             SB3A2C("MlpPolicy", env, device="cpu").learn(20, callback=EveryNTimesteps(10, nested))
 
 
-def test_a_history_is_that_of_one_model_over_all_its_trainings():
+def test_the_history_covers_all_calls_of_learn_of_one_model():
     diagnostics = DiagnosticsCallback()
     env = DummyVecEnv([lambda: AnySpace(OBSERVATIONS, ACTION_SPACES["Box"])])
-    for expected in ([1, 2, 3, 4], [1, 2, 3, 4]):  # a second model begins anew
+    for expected in ([1, 2, 3, 4], [1, 2, 3, 4]):  # a second model starts a new history
         model = A2C("MlpPolicy", env, device="cpu")
         for _ in range(2):
             model.learn(10, callback=diagnostics, log_interval=1, reset_num_timesteps=False)
         assert [n["update"] for n in diagnostics.history] == expected
 
 
-def test_an_error_leaves_model_and_environment_as_they_were():
+def test_model_and_environment_are_restored_after_an_error():
     class Fails(Witness):
         def _on_step(self):
             raise RuntimeError("no more")
@@ -133,7 +133,7 @@ def test_an_algorithm_that_cannot_be_measured_is_refused(model_class, policy):
         model.learn(8, callback=DiagnosticsCallback())
 
 
-def test_a_callback_that_was_interrupted_can_be_used_again():
+def test_an_interrupted_callback_can_be_used_again():
     class Stops(Witness):
         def _on_step(self):
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Reading a run's log and drawing it: what is in the pictures, and what cannot be read."""
+"""Read and plot the log of a run: what the plots show, and which logs are refused."""
 
 import json
 import math
@@ -17,12 +17,13 @@ from support.witnessed_runs import OBSERVATIONS, AnySpace
 from sb3_pgx.cli import main
 from sb3_pgx.diagnostics import Above, DiagnosticsCallback, Rule
 from sb3_pgx.diagnostics.plots import LINE, plot_folder
-from sb3_pgx.diagnostics.progress_file import judge, read_progress
+from sb3_pgx.diagnostics.progress_file import read_progress
+from sb3_pgx.diagnostics.rules import apply_rules
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A folder that a training of three updates logged to, and its history."""
+    """Train for three updates; return the folder of the log, and the callback's history."""
     folder = tmp_path_factory.mktemp("run")
     env = make_vec_env(lambda: AnySpace(OBSERVATIONS, ACTION_SPACES["Discrete"]), 2)
     model = SB3PPO("MlpPolicy", env, n_steps=16, batch_size=8, n_epochs=1, seed=0, device="cpu")
@@ -32,11 +33,11 @@ def run(tmp_path_factory):
     return folder, diagnostics.history
 
 
-def test_the_log_is_read_as_it_was_measured(run):
+def test_reading_a_log_returns_the_measured_numbers(run):
     folder, history = run
     steps, series = read_progress(folder)
     known = [not math.isnan(x) for x in series["kl"]]
-    assert [steps[i] for i in np.flatnonzero(known)] == [64, 96, 96]  # SB3 logs an update with the rollout after it
+    assert [steps[i] for i in np.flatnonzero(known)] == [64, 96, 96]  # SB3 logs an update after the rollout that follows it
     for name in history[0].keys() - {"timesteps", "update"}:
         measured = [numbers.get(name, math.nan) for numbers in history]
         np.testing.assert_allclose(np.array(series[name])[known], measured, rtol=1e-4, atol=1e-8, err_msg=name)
@@ -52,18 +53,18 @@ def test_a_log_of_sb3_alone_is_read_under_the_same_names(tmp_path):
     np.testing.assert_array_equal(series["training_return"], [1.5, 2.5, math.nan])
 
 
-def test_rules_judge_a_log_as_they_would_have_judged_the_training():
+def test_rules_apply_to_a_log_as_during_the_run():
     rule = Rule("r", "kl", Above(1.0), "s", "m", patience=2, until=0.75)
-    (watch,) = judge((rule,), {"kl": [2.0, math.nan, 2.0, 2.0], "entropy": [0.0] * 4})
-    assert (watch.looked, watch.alarms) == (2, 1), "the last row is past the share of the training for which the rule speaks"
+    (state,) = apply_rules((rule,), {"kl": [2.0, math.nan, 2.0, 2.0], "entropy": [0.0] * 4})
+    assert (state.judged, state.alarms) == (2, 1), "the last row is after the share of the run to which the rule applies"
 
 
-def test_the_page_holds_every_series_its_healthy_range_and_all_that_it_needs(run, tmp_path):
+def test_the_page_holds_every_series_with_its_healthy_range_and_needs_no_network(run, tmp_path):
     folder, history = run
     (tmp_path / "progress.csv").write_bytes((folder / "progress.csv").read_bytes())
     png, html = plot_folder(tmp_path)
     page = html.read_text(encoding="utf-8")
-    assert not re.search(r'<(script|link)[^>]+(src|href)="http', page), "it would need a network"
+    assert not re.search(r'<(script|link)[^>]+(src|href)="http', page), "the page needs a network"
     arguments = re.search(r'Plotly\.newPlot\(\s*"[^"]+",\s*(\[.*?\]),\s*(\{"template".*?\}),\s*\{"responsive"', page, re.S)
     traces, layout = (json.loads(part) for part in arguments.groups())
     by_name = {trace["name"]: trace for trace in traces}
@@ -77,32 +78,35 @@ def test_the_page_holds_every_series_its_healthy_range_and_all_that_it_needs(run
 
 
 @needs_browser
-def test_a_browser_shows_the_page_and_has_nothing_to_complain_about(run, tmp_path):
+def test_a_browser_shows_the_page_without_console_messages(run, tmp_path):
     (tmp_path / "progress.csv").write_bytes((run[0] / "progress.csv").read_bytes())
     seen, console = browse(plot_folder(tmp_path)[1])
     assert console == []
     assert pixels_of(seen, LINE) > 500
 
 
-def test_the_command_tells_what_it_wrote_and_replaces_nothing_unasked(run, tmp_path, capsys):
+def test_the_command_prints_what_it_wrote_and_replaces_files_only_with_force(run, tmp_path, capsys):
     (tmp_path / "progress.csv").write_bytes((run[0] / "progress.csv").read_bytes())
     (tmp_path / "diagnostics.html").write_text("mine")
     assert main(["plot", str(tmp_path)]) == 2
-    assert "diagnostics.html exists already; --force replaces it" in capsys.readouterr().err
+    assert "diagnostics.html already exists; --force replaces it" in capsys.readouterr().err
     assert (tmp_path / "diagnostics.html").read_text() == "mine" and not (tmp_path / "diagnostics.png").exists()
     assert main(["plot", str(tmp_path), "--force"]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "diagnostics.png"), str(tmp_path / "diagnostics.html")]
 
 
-def test_what_cannot_be_drawn_is_one_sentence(tmp_path, capsys, monkeypatch):
+def test_a_log_that_cannot_be_plotted_is_reported_in_one_sentence(tmp_path, capsys, monkeypatch):
     assert main(["plot", str(tmp_path)]) == 2
-    assert "progress.csv does not exist; give a folder that a run logged to" in capsys.readouterr().err
+    assert "progress.csv does not exist; pass a folder to which a run logged" in capsys.readouterr().err
     (tmp_path / "progress.csv").write_text("time/fps\n3\n")
     assert main(["plot", str(tmp_path)]) == 2
-    assert "holds neither diagnostics/… nor what SB3's on-policy algorithms log" in capsys.readouterr().err
+    assert (
+        "holds no metric of DiagnosticsCallback (diagnostics/…) and none that SB3's on-policy algorithms log"
+        in capsys.readouterr().err
+    )
     (tmp_path / "progress.csv").write_text("diagnostics/kl,train/approx_kl\n,nan\n")
     assert main(["plot", str(tmp_path)]) == 2
-    assert "holds no number that can be drawn" in capsys.readouterr().err
+    assert "holds no finite number to plot" in capsys.readouterr().err
     monkeypatch.setattr("sb3_pgx.core.optional_packages.find_spec", lambda name: None if name == "plotly" else object())
     assert main(["plot", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == 'sb3-pgx: pictures need plotly: pip install "sb3_pgx[plots]"\n'
+    assert capsys.readouterr().err == 'sb3-pgx: plots need plotly: pip install "sb3_pgx[plots]"\n'

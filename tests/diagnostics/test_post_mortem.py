@@ -1,4 +1,4 @@
-"""What is left of a training that broke down, for every way to break down."""
+"""The folder that is written when a run ends with a number that is not finite, for every such way to end."""
 
 import json
 
@@ -19,7 +19,7 @@ SETTINGS = dict(n_steps=8, seed=0, device="cpu")
 
 
 class Poison(BaseCallback):
-    """At the end of the third rollout, something becomes NaN."""
+    """Make something NaN at the end of the third rollout."""
 
     def __init__(self, what):
         super().__init__()
@@ -73,7 +73,7 @@ def breakdown(model_class, tmp_path, env=None, poison=None, **kwargs):
         (SB3A2C, "observation", "environment 0 returned observation inf at step 14 of the training"),
     ],
 )
-def test_what_the_environment_returned_is_named_and_the_last_batch_is_kept(model_class, what, says, tmp_path):
+def test_the_error_names_what_the_environment_returned_and_the_last_batch_is_kept(model_class, what, says, tmp_path):
     env = vectorised(Scripted([5]))
     setattr(env.envs[0], f"bad_{what}_at", (2, 4))
     kwargs = dict(batch_size=8) if model_class in (PPO, SB3PPO) else {}
@@ -81,17 +81,19 @@ def test_what_the_environment_returned_is_named_and_the_last_batch_is_kept(model
     text = (folder / "error.txt").read_text()
     assert says in error and text.startswith(error) and "Traceback" in text
     batch = np.load(folder / "batch.npz")
-    rows = 8 if model_class in (PPO, A2C) else 5  # ours have the last whole rollout, SB3's what the buffer has so far
+    rows = (
+        8 if model_class in (PPO, A2C) else 5
+    )  # this package has the last complete rollout, SB3 what is in the buffer so far
     assert batch["observations"].reshape(rows, 2).shape == (rows, 2) and np.isfinite(batch["observations"]).all()
 
 
 @pytest.mark.parametrize("model_class", [SB3PPO, SB3A2C])
-def test_a_loss_that_is_not_finite_stops_sb3s_algorithms_before_the_step_and_all_is_kept(model_class, tmp_path):
+def test_a_loss_that_is_not_finite_stops_sb3s_algorithms_before_the_step(model_class, tmp_path):
     kwargs = dict(batch_size=8, n_epochs=2, normalize_advantage=False) if model_class is SB3PPO else {}
     model, folder, error, before = breakdown(model_class, tmp_path, poison=spoil_advantages, **kwargs)
-    assert error.startswith("the loss is not finite, because the advantages are not: seen in the gradient of ")
+    assert error.startswith("the loss is not finite because the advantages are not finite: the gradient of ")
     state = th.load(folder / "state.pt", weights_only=False)
-    for name, value in before[2].items():  # of the third rollout's end
+    for name, value in before[2].items():  # at the end of the third rollout
         assert th.equal(state["policy"][name], value) and th.equal(model.policy.state_dict()[name], value), name
     assert state["optimizer"]["state"], "moments of the updates before"
     assert np.isnan(np.load(folder / "batch.npz")["advantages"]).sum() == 1
@@ -101,7 +103,7 @@ def test_a_loss_that_is_not_finite_stops_sb3s_algorithms_before_the_step_and_all
     assert not any(p._post_accumulate_grad_hooks for p in model.policy.parameters())
 
 
-def test_what_is_kept_is_read_without_unpickling(tmp_path):
+def test_the_files_can_be_read_without_unpickling(tmp_path):
     _, folder, _, before = breakdown(PPO, tmp_path, poison=spoil_advantages, batch_size=8, normalize_advantage=False)
     state = th.load(folder / "state.pt", weights_only=True)
     assert state.keys() == {"policy", "optimizer", "random_state", "random_state_before_update"}
@@ -110,7 +112,7 @@ def test_what_is_kept_is_read_without_unpickling(tmp_path):
     assert all(array.dtype != object for array in np.load(folder / "batch.npz", allow_pickle=False).values())
 
 
-def test_random_numbers_can_be_drawn_again_as_the_update_drew_them(tmp_path):
+def test_the_random_numbers_of_the_update_can_be_reproduced(tmp_path):
     drawn = []
     permutation = np.random.permutation
 
@@ -130,7 +132,7 @@ def test_random_numbers_can_be_drawn_again_as_the_update_drew_them(tmp_path):
 
 
 @pytest.mark.parametrize("model_class", [PPO, A2C])
-def test_ours_raise_their_own_error_and_all_is_kept(model_class, tmp_path):
+def test_this_packages_algorithms_raise_their_own_error_and_the_data_are_kept(model_class, tmp_path):
     kwargs = dict(batch_size=8, n_epochs=2, normalize_advantage=False) if model_class is PPO else {}
     _, folder, error, before = breakdown(model_class, tmp_path, poison=spoil_advantages, **kwargs)
     assert "the advantages are not finite in update" in error
@@ -139,7 +141,7 @@ def test_ours_raise_their_own_error_and_all_is_kept(model_class, tmp_path):
     assert np.isnan(np.load(folder / "batch.npz")["advantages"]).sum() == 1
 
 
-def test_a_parameter_that_the_update_spoiled_is_named(tmp_path):
+def test_the_error_names_a_parameter_that_the_update_made_nan(tmp_path):
     class Spoils(SB3A2C):
         def train(self):
             super().train()
@@ -151,14 +153,14 @@ def test_a_parameter_that_the_update_spoiled_is_named(tmp_path):
     assert np.load(folder / "batch.npz")["advantages"].shape == (8,)
 
 
-def test_a_first_observation_that_is_not_finite_is_named(tmp_path):
+def test_the_error_names_a_first_observation_that_is_not_finite(tmp_path):
     env = vectorised(Scripted([5]))
     env.envs[0].bad_observation_at = (0, 0)
     _, folder, error, _ = breakdown(SB3A2C, tmp_path, env)
     assert "returned observation inf when the environments were reset" in error and (folder / "error.txt").exists()
 
 
-def test_dictionaries_are_kept_by_key_and_folders_never_replaced(tmp_path, monkeypatch):
+def test_dictionaries_are_kept_by_key_and_folders_are_never_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr("sb3_pgx.diagnostics.post_mortem.time.strftime", lambda *_: "now")
     folders = []
     for _ in range(2):
@@ -167,11 +169,11 @@ def test_dictionaries_are_kept_by_key_and_folders_never_replaced(tmp_path, monke
         folders.append(breakdown(A2C, tmp_path, env)[1])
     assert [folder.name for folder in folders] == ["A2C-now", "A2C-now-2"]
     assert {"observations.vec", "observations.n"} <= np.load(folders[0] / "batch.npz").keys()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["A2C-now", "A2C-now-2"], "nothing unfinished is left"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["A2C-now", "A2C-now-2"], "no incomplete folder is left"
 
 
 @pytest.mark.parametrize("model_class", [A2C, SB3A2C])
-def test_a_training_that_goes_well_leaves_nothing_and_is_the_same(model_class, tmp_path):
+def test_a_run_without_an_error_is_unchanged_and_writes_nothing(model_class, tmp_path):
     trained = []
     for callback in (None, PostMortemCallback(tmp_path / "post_mortem")):
         model = model_class("MlpPolicy", gym.make("CartPole-v1"), **SETTINGS)
@@ -181,7 +183,7 @@ def test_a_training_that_goes_well_leaves_nothing_and_is_the_same(model_class, t
 
 
 @pytest.mark.parametrize("model_class", [A2C, SB3A2C])
-def test_what_cannot_be_written_down_does_not_hide_the_error(model_class, tmp_path):
+def test_a_failure_to_write_does_not_hide_the_error(model_class, tmp_path):
     env = vectorised(Scripted([5]))
     env.envs[0].bad_reward_at = (3, 2)
     model = model_class("MlpPolicy", env, **SETTINGS)
@@ -201,7 +203,7 @@ def test_what_cannot_be_written_down_does_not_hide_the_error(model_class, tmp_pa
         model.learn(64, callback=PostMortemCallback(tmp_path / "file"))
 
 
-def test_a_callback_inside_another_one_hears_of_the_error(tmp_path):
+def test_a_nested_callback_is_called_on_an_error(tmp_path):
     post_mortem = PostMortemCallback(tmp_path)
     env = vectorised(Scripted([5]))
     env.envs[0].bad_reward_at = (3, 2)

@@ -1,11 +1,11 @@
-"""What each condition means, on series made for it, and how a rule counts."""
+"""Conditions on series made for them, and how a rule counts updates."""
 
 import math
 
 import pytest
 
-from sb3_pgx.diagnostics import Above, Below, Fell, Grew, Outside, Parted, Rule, Spiked
-from sb3_pgx.diagnostics.conditions import Watch
+from sb3_pgx.diagnostics import Above, Below, Fell, Grew, Outside, RoseWhileOtherFell, Rule, Spiked
+from sb3_pgx.diagnostics.rules import RuleState
 
 NAN = math.nan
 
@@ -30,20 +30,20 @@ NAN = math.nan
         (Spiked(factor=10.0, window=3), [1.0, 2.0, 3.0, 20.1], True),
         (Spiked(factor=10.0, window=3), [1.0, 2.0, 3.0, 20.0], False),
         (Spiked(factor=10.0, window=3, floor=100.0), [0.0, 0.0, 0.0, 99.0], False),
-        (Spiked(factor=10.0, window=3), [2.0, 3.0, 2000.0], False),  # not long enough to know
+        (Spiked(factor=10.0, window=3), [2.0, 3.0, 2000.0], False),  # the window is not full yet
         (Spiked(factor=10.0, window=3), [NAN, 2.0, 3.0, 2000.0], False),
     ],
 )
-def test_a_condition_holds_where_it_says_so(condition, values, holds):
+def test_a_condition_holds_exactly_when_it_says_so(condition, values, holds):
     assert condition.holds({"x": values}, "x") is holds
 
 
-def test_a_fall_is_counted_in_updates_where_not_all_were_measured():
+def test_a_fall_is_counted_in_updates_even_if_not_all_were_measured():
     fall, series = Fell(high=0.5, low=0.1, within=5), {"x": [0.9, 0.6, 0.05]}
     assert fall.holds({**series, "update": [1, 3, 5]}, "x") and not fall.holds({**series, "update": [100, 200, 300]}, "x")
 
 
-def test_below_can_depend_on_whether_it_matters():
+def test_below_can_depend_on_another_metric():
     below = Below(-0.2, other="y", floor=0.01)
     assert below.holds({"x": [-1.0], "y": [0.02]}, "x") and not below.holds({"x": [-1.0], "y": [0.01]}, "x")
 
@@ -59,48 +59,48 @@ RISING, FALLING, FLAT, NOISE = [0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [1] * 6, 
         (RISING, FLAT, False),
         (FALLING, RISING, False),
         (RISING, NOISE, False),
-        (RISING, [NAN, *FALLING[1:]], False),  # too few
-        (RISING, [*FALLING[:-1], NAN], False),  # nothing new
+        (RISING, [NAN, *FALLING[1:]], False),  # too few numbers
+        (RISING, [*FALLING[:-1], NAN], False),  # nothing new at this update
         ([NAN, *RISING], [NAN, *FALLING], True),
-        ([0, 9, 0, 9, 0, 9], FALLING, False),  # chance
-        ([0, 0, 0, 0, 0, 1, 1, 1], [100, 0, 3, 2, 2, 1, 1, 1], False),  # 2 % of the range that it has had
+        ([0, 9, 0, 9, 0, 9], FALLING, False),  # may be chance
+        ([0, 0, 0, 0, 0, 1, 1, 1], [100, 0, 3, 2, 2, 1, 1, 1], False),  # 2 % of its range so far
     ],
 )
-def test_two_metrics_part_when_one_rises_and_the_other_falls_by_more_than_chance(values, other, holds):
-    assert Parted(other="y", window=6, share=0.2).holds({"x": values, "y": other}, "x") is holds
+def test_one_metric_rises_while_the_other_falls_by_more_than_chance(values, other, holds):
+    assert RoseWhileOtherFell(other="y", window=6, share=0.2).holds({"x": values, "y": other}, "x") is holds
 
 
-def watched(rule, values, progress=None):
-    watch = Watch(rule)
+def applied(rule, values, progress=None):
+    state = RuleState(rule)
     steps = progress or [0.0] * len(values)
-    return [watch.look({"x": values[: i + 1]}, p) for i, p in enumerate(steps)], watch
+    return [state.update({"x": values[: i + 1]}, p) for i, p in enumerate(steps)], state
 
 
-def test_a_rule_waits_out_its_warm_up_and_its_patience_and_starts_again_after_a_healthy_update():
+def test_a_rule_waits_for_its_warm_up_and_patience_and_starts_again_after_a_healthy_update():
     rule = Rule("r", "x", Above(1.0), "s", "m", patience=2, warm_up=1)
-    alarms, watch = watched(rule, [9, 9, 9, 0, 9, 9, 9])
+    alarms, state = applied(rule, [9, 9, 9, 0, 9, 9, 9])
     assert alarms == [False, False, True, False, False, True, True]
-    assert (watch.known, watch.looked, watch.alarms, watch.in_alarm) == (7, 6, 3, True)
+    assert (state.measured, state.judged, state.alarms, state.in_alarm) == (7, 6, 3, True)
 
 
-def test_updates_without_the_metric_neither_count_nor_interrupt():
-    alarms, watch = watched(Rule("r", "x", Above(1.0), "s", "m", patience=2), [9, NAN, NAN, 9, NAN])
-    assert alarms == [False, False, False, True, False] and watch.looked == 2 and watch.in_alarm
+def test_updates_without_the_metric_are_ignored():
+    alarms, state = applied(Rule("r", "x", Above(1.0), "s", "m", patience=2), [9, NAN, NAN, 9, NAN])
+    assert alarms == [False, False, False, True, False] and state.judged == 2 and state.in_alarm
 
 
-def test_a_rule_for_the_beginning_is_silent_later():
-    alarms, watch = watched(Rule("r", "x", Above(1.0), "s", "m", until=0.5), [9, 9, 9], [0.4, 0.5, 0.6])
-    assert alarms == [True, True, False] and not watch.in_alarm
+def test_a_rule_with_until_is_ignored_later_in_the_run():
+    alarms, state = applied(Rule("r", "x", Above(1.0), "s", "m", until=0.5), [9, 9, 9], [0.4, 0.5, 0.6])
+    assert alarms == [True, True, False] and not state.in_alarm
 
 
-def test_a_rule_on_two_metrics_judges_nothing_while_one_of_them_is_unknown():
-    watch = Watch(Rule("r", "x", Parted(other="y", window=2, share=0.1), "s", "m"))
-    assert not watch.look({"x": [1.0]}) and watch.looked == 0
-    watch.look({"x": [1.0], "y": [1.0]})
-    assert watch.looked == 1
+def test_a_rule_on_two_metrics_is_not_applied_while_one_of_them_is_unknown():
+    state = RuleState(Rule("r", "x", RoseWhileOtherFell(other="y", window=2, share=0.1), "s", "m"))
+    assert not state.update({"x": [1.0]}) and state.judged == 0
+    state.update({"x": [1.0], "y": [1.0]})
+    assert state.judged == 1
 
 
 @pytest.mark.parametrize("kwargs", [dict(patience=0), dict(warm_up=-1), dict(until=0.0), dict(until=1.5)])
-def test_a_rule_that_makes_no_sense_is_refused(kwargs):
+def test_an_invalid_rule_is_refused(kwargs):
     with pytest.raises(ValueError, match="rule r: "):
         Rule("r", "x", Above(1.0), "s", "m", **kwargs)

@@ -1,4 +1,4 @@
-"""Trainings with a fault planted: which rule must fire, and how soon; healthy ones of the same length fire none."""
+"""Runs with a planted fault: a certain rule must fire soon enough. In healthy runs of the same length no rule may fire."""
 
 import warnings
 
@@ -16,15 +16,15 @@ from sb3_pgx.diagnostics import DEFAULT_RULES, HealthCallback, HealthWarning
 
 
 def updates_until_it_fires(fault: Fault) -> tuple[int | None, HealthCallback]:
-    """Trains as long as the rule may take; when it fired, if it did."""
+    """Train for as long as the rule may take. Return the update at which it fired, or ``None``, and the callback."""
     fired: dict[str, int] = {}
 
     class Noted(HealthCallback):
         def on_measured(self) -> None:
             super().on_measured()
-            for watch in self.watches:
-                if watch.in_alarm:
-                    fired.setdefault(watch.rule.name, len(self.history))
+            for state in self.rule_states:
+                if state.in_alarm:
+                    fired.setdefault(state.rule.name, len(self.history))
 
     health = Noted(costly_every=1, **fault.health)
     with warnings.catch_warnings():
@@ -38,10 +38,10 @@ def updates_until_it_fires(fault: Fault) -> tuple[int | None, HealthCallback]:
 def test_a_planted_fault_is_found_in_time(name):
     fault = FAULTS[name]
     when, health = updates_until_it_fires(fault)
-    assert when is not None and when <= fault.within, [w.rule.name for w in health.watches if w.alarms]
-    watch = next(w for w in health.watches if w.rule.name == fault.rule)
-    assert f"| {fault.rule} | **alarm** at {watch.alarms} of {watch.looked} updates |" in health.report()
-    assert any(fault.rule in warning and watch.rule.remedy in warning for warning in health.warnings)
+    assert when is not None and when <= fault.within, [s.rule.name for s in health.rule_states if s.alarms]
+    state = next(s for s in health.rule_states if s.rule.name == fault.rule)
+    assert f"| {fault.rule} | **alarm** at {state.alarms} of {state.judged} updates |" in health.report()
+    assert any(fault.rule in warning and state.rule.remedy in warning for warning in health.warnings)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_planted_fault_is_found_in_time(name):
         quick=[(PPO, "CartPole-v1"), (A2C, "Pendulum-v1")],
     ),
 )
-def test_a_healthy_training_of_the_same_length_fires_nothing(algorithm, env):
+def test_no_rule_fires_in_a_healthy_run_of_the_same_length(algorithm, env):
     made = make_vec_env(env, 4, seed=0)
     venv = VecNormalize(made, gamma=0.95) if env == "Pendulum-v1" else made
     model = algorithm("MlpPolicy", venv, gamma=0.95, **settings_of(algorithm))
@@ -66,9 +66,9 @@ def test_a_healthy_training_of_the_same_length_fires_nothing(algorithm, env):
     with warnings.catch_warnings():
         warnings.simplefilter("error", HealthWarning)
         model.learn(30 * 4 * model.n_steps, callback=health, log_interval=1)
-    assert len(health.history) == 30 and not any(watch.alarms for watch in health.watches)
+    assert len(health.history) == 30 and not any(state.alarms for state in health.rule_states)
     assert health.report().splitlines()[2].startswith("Healthy: none of ")
 
 
-def test_every_rule_has_a_fault_that_trips_it():
+def test_every_rule_has_a_fault_that_it_must_find():
     assert {fault.rule for fault in FAULTS.values()} == {rule.name for rule in DEFAULT_RULES}

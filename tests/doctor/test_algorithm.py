@@ -1,4 +1,4 @@
-"""The probes pass every sound algorithm, and each kind of damage is told by the probes that are made for it."""
+"""Sound algorithms pass every probe, and broken ones fail exactly the probes that are made for their fault."""
 
 from typing import ClassVar
 
@@ -33,7 +33,7 @@ from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm
 
 VALUES = {"constant reward", "observation", "discounting", "time limit", "final observation"}
 ACTIONS = {"action", "action and observation", "delayed reward", "continuous action"}
-MECHANICS = {"stored log-probability", "size of an update"}
+UPDATE_CHECKS = {"stored log-probability", "size of an update"}
 
 
 def outcomes(results, outcome):
@@ -43,9 +43,9 @@ def outcomes(results, outcome):
 @pytest.mark.parametrize(
     "name", mostly_slow([*ALGORITHMS, "sb3:ppo", "sb3:a2c", "contrib:trpo"], ["a2c", "reinforce", "sb3:ppo"])
 )
-def test_a_sound_algorithm_passes_every_probe_that_applies_to_it(name):
+def test_a_sound_algorithm_passes_every_applicable_probe(name):
     results = examine_algorithm(resolve_peer(name).algorithm)
-    assert [result.name for result in results] == [*(probe.name for probe in PROBES), *sorted(MECHANICS, reverse=True)]
+    assert [result.name for result in results] == [*(probe.name for probe in PROBES), *sorted(UPDATE_CHECKS, reverse=True)]
     assert outcomes(results, "failed") == set(), [result for result in results if result.outcome == "failed"]
     bounded = name.rpartition(":")[2] in ("npg", "ppo", "trpo")
     expected = (VALUES if name == "reinforce" else set()) | (set() if bounded else {"size of an update"})
@@ -71,31 +71,31 @@ def test_a_sound_algorithm_passes_every_probe_that_applies_to_it(name):
         pytest.param(StepsThreeTimesAsFar, {"size of an update"}, marks=pytest.mark.slow),
     ],
 )
-def test_damage_fails_the_probes_that_are_made_for_it_and_no_other(cls, probes):
+def test_a_broken_algorithm_fails_exactly_the_probes_for_its_fault(cls, probes):
     results = examine_algorithm(cls)
     assert outcomes(results, "failed") == probes
-    assert all(bool(result.sentence) == (result.outcome != "passed") for result in results)
+    assert all(bool(result.explanation) == (result.outcome != "passed") for result in results)
 
 
-def test_observations_of_other_rows_are_told_where_the_observation_matters():
+def test_shuffled_observations_fail_the_probes_that_depend_on_observations():
     failed = outcomes(examine_algorithm(ObservationsOfOtherRows), "failed")
     assert {"observation", "action and observation", "continuous action"} <= failed
-    assert not failed & {"constant reward", "action"}  # where every row looks the same
+    assert not failed & {"constant reward", "action"}  # all rows look the same in these probes
 
 
 @pytest.fixture
 def untrained(monkeypatch):
-    """Which probes are skipped does not depend on what was learned."""
+    """Skip training: which probes are skipped does not depend on it."""
     monkeypatch.setattr(OnPolicyAlgorithm, "learn", lambda *args, **kwargs: None)
     monkeypatch.setattr(PolicyGradientAlgorithm, "learn", lambda *args, **kwargs: None)
 
 
-def test_a_critic_that_does_not_bootstrap_is_not_asked_for_values_beyond_a_truncation(untrained):
+def test_probes_of_truncation_are_skipped_without_bootstrapping(untrained):
     results = examine_algorithm(REINFORCEBaseline, bootstrap_truncated=False)
     assert outcomes(results, "skipped") == {"time limit", "final observation", "size of an update"}
 
 
-def test_an_algorithm_without_box_actions_is_not_asked_for_one(untrained):
+def test_the_probe_of_box_actions_is_skipped_without_box_actions(untrained):
     class DiscreteOnly(PPO):
         def __init__(self, policy, env, **kwargs):
             assert isinstance(env.action_space, spaces.Discrete), "The algorithm only supports Discrete"
@@ -104,11 +104,11 @@ def test_an_algorithm_without_box_actions_is_not_asked_for_one(untrained):
     assert outcomes(examine_algorithm(DiscreteOnly), "skipped") == {"continuous action"}
 
 
-def test_nothing_passes_where_nothing_was_learned(untrained):
+def test_an_untrained_model_passes_no_probe(untrained):
     assert outcomes(examine_algorithm(PPO), "passed") == {"size of an update"}
 
 
-def test_a_training_that_raises_fails_with_the_exception_and_the_other_probes_go_on():
+def test_an_exception_fails_its_probe_and_the_other_probes_still_run():
     class Raises(PPO):
         def estimate(self, rollout):
             if rollout.truncated.any():
@@ -116,18 +116,18 @@ def test_a_training_that_raises_fails_with_the_exception_and_the_other_probes_go
             super().estimate(rollout)
 
     results = {result.name: result for result in examine_algorithm(Raises)}
-    assert results["time limit"].sentence == "training ended with RuntimeError: no bootstrap"
+    assert results["time limit"].explanation == "training raised RuntimeError: no bootstrap"
     assert outcomes(results.values(), "failed") == {"time limit", "final observation"}
 
 
-def test_the_same_seed_measures_the_same(monkeypatch):
+def test_the_same_seed_gives_the_same_answers(monkeypatch):
     monkeypatch.setattr("sb3_pgx.doctor.algorithm.PROBES", PROBES[:1])
     one, same, other = (examine_algorithm(A2C, seed=seed) for seed in (3, 3, 4))
     assert one == same != other
 
 
 class WithForeignPolicies(sb3.PPO):
-    """SBX's are on-policy algorithms, too, and their policies know nothing of PyTorch."""
+    """An on-policy algorithm whose policies are not ActorCriticPolicies, like those of SBX."""
 
     policy_aliases: ClassVar = {"MlpPolicy": BasePolicy}
 
@@ -135,14 +135,14 @@ class WithForeignPolicies(sb3.PPO):
 @pytest.mark.parametrize(
     "cls, hyperparameters, sentence",
     [
-        (sb3.DQN, {}, "DQN is no on-policy algorithm"),
-        (WithForeignPolicies, {}, "WithForeignPolicies is no on-policy algorithm"),
-        (PPO, {"gamma": 0.9}, "gamma belongs to the probes"),
+        (sb3.DQN, {}, "DQN is not an on-policy algorithm"),
+        (WithForeignPolicies, {}, "WithForeignPolicies is not an on-policy algorithm"),
+        (PPO, {"gamma": 0.9}, "gamma cannot be set"),
         (PPO, {"gae_lambda": 2}, r"gae_lambda=2 is outside \[0, 1\]"),
-        (sb3.PPO, {"batch_size": 1}, "PPO cannot be made: `batch_size` must be greater than 1"),
+        (sb3.PPO, {"batch_size": 1}, "PPO cannot be created: `batch_size` must be greater than 1"),
     ],
 )
-def test_what_cannot_be_examined_is_refused_before_any_training(cls, hyperparameters, sentence, monkeypatch):
+def test_an_algorithm_that_cannot_be_examined_is_refused_before_training(cls, hyperparameters, sentence, monkeypatch):
     for base in (OnPolicyAlgorithm, PolicyGradientAlgorithm):
         monkeypatch.setattr(base, "learn", lambda *args, **kwargs: pytest.fail("training started"))
     with pytest.raises(ValueError, match=sentence):

@@ -1,4 +1,4 @@
-"""``sb3-pgx doctor``: exit codes, one sentence for each user error, and what it prints."""
+"""The command ``sb3-pgx doctor``: exit codes, output, and one sentence per user error."""
 
 import gymnasium as gym
 import pytest
@@ -11,7 +11,7 @@ from sb3_pgx.registry import ALGORITHMS
 
 @pytest.fixture
 def registered():
-    """Names for environments, for the time of a test."""
+    """Register environments for the duration of a test."""
     names = []
 
     def register(entry_point):
@@ -37,7 +37,7 @@ def test_notes_are_printed_and_exit_with_0(registered, capsys):
 
 
 @pytest.mark.parametrize("env, line", [(faulty.RewardNaN, "fault    reward_not"), (faulty.Large, "warning  large_obs")])
-def test_a_fault_or_a_warning_exits_with_1_and_tells_the_remedy(registered, capsys, env, line):
+def test_a_fault_or_a_warning_exits_with_1_and_prints_the_remedy(registered, capsys, env, line):
     assert main(["doctor", "env", registered(env), "--steps", "300"]) == 1
     printed = capsys.readouterr().out
     assert line in printed and "\n         → " in printed and "no faults" not in printed
@@ -52,7 +52,7 @@ def test_warnings_come_before_notes(registered, capsys):
     assert printed.index("warning  seed_ignored") < printed.index("note     no_episode_ends")
 
 
-def test_an_algorithm_that_passes_exits_with_0_and_its_answers_are_a_table(capsys):
+def test_an_algorithm_that_passes_exits_with_0_and_prints_a_table_of_answers(capsys):
     assert main(["doctor", "algo", "reinforce", "--seed", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in lines if line.startswith(("action ", "constant", "stored"))] == [
@@ -64,12 +64,12 @@ def test_an_algorithm_that_passes_exits_with_0_and_its_answers_are_a_table(capsy
     assert not any("failed" in line for line in lines)
 
 
-def test_an_algorithm_that_fails_exits_with_1_and_the_broken_part_is_named(monkeypatch, capsys):
+def test_an_algorithm_that_fails_exits_with_1_and_names_the_broken_part(monkeypatch, capsys):
     monkeypatch.setitem(ALGORITHMS, "ppo", TruncationIsTermination)
     assert main(["doctor", "algo", "ppo"]) == 1
     printed = capsys.readouterr().out
     assert "time limit              V(0)" in printed
-    assert printed.splitlines()[-2].startswith("time limit: episodes that a time limit truncates are treated as terminated")
+    assert printed.splitlines()[-2].startswith("time limit: truncated episodes are treated as terminated")
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,10 @@ def test_an_algorithm_that_fails_exits_with_1_and_the_broken_part_is_named(monke
         (["env", "CartPole-v1", "--steps", "1"], "steps is 1; a dry run needs at least 2"),
         (["algo", "ppoo"], "algorithm 'ppoo' is unknown; choose ppo"),
         (["algo", "sb3:pppo"], "did you mean 'sb3:ppo'"),
-        (["algo", "sb3:dqn"], "DQN is no on-policy algorithm"),
+        (["algo", "sb3:dqn"], "DQN is not an on-policy algorithm"),
         (["algo", "ppo[gama=1]"], "PPO has no argument 'gama'; did you mean 'gamma'"),
-        (["algo", "ppo[gamma=0.9]"], "gamma belongs to the probes"),
-        (["algo", "ppo[batch_size=1]"], "PPO cannot be made: normalize_advantage=True needs more than one row"),
+        (["algo", "ppo[gamma=0.9]"], "gamma cannot be set"),
+        (["algo", "ppo[batch_size=1]"], "PPO cannot be created: normalize_advantage=True needs more than one row"),
     ],
 )
 def test_a_user_error_is_one_sentence_and_exits_with_2(capsys, arguments, sentence):

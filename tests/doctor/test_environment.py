@@ -1,4 +1,4 @@
-"""Every rule fires for the fault that it is made for, with what was seen, and stays silent where there is none."""
+"""Every check finds the fault that it is made for, and nothing in sound environments."""
 
 import dataclasses
 import re
@@ -9,13 +9,14 @@ import pytest
 from gymnasium import spaces
 from support import faulty_environments as faulty
 
-from sb3_pgx.doctor import DryRun, check_record, examine_environment
-from sb3_pgx.doctor.dry_run import MAX_BYTES, check_with_sb3, record_dry_run
-from sb3_pgx.doctor.environment import CHECKS
+from sb3_pgx.doctor import DryRun, check_dry_run, examine_environment
+from sb3_pgx.doctor.dry_run import MAX_BYTES, record_dry_run
+from sb3_pgx.doctor.environment import check_with_sb3
+from sb3_pgx.doctor.environment_checks import CHECKS
 
 
 def found(env, steps=400):
-    return {finding.name: finding.seen for finding in check_record(record_dry_run(env, steps, seed=0))}
+    return {finding.name: finding.observed for finding in check_dry_run(record_dry_run(env, steps, seed=0))}
 
 
 PLANTED = [
@@ -28,20 +29,20 @@ PLANTED = [
         r"observation\[0\] is 1.000000001\d* at step \d+, .* goes from 0 to 1$",
     ),
     (faulty.NumberOutsideItsSpace, "observation_outside_space", r"observation is 3 at step \d+, .* from 0 to 2"),
-    (faulty.OtherDtype, "observation_dtype", "has dtype float64, and its space says float32"),
+    (faulty.OtherDtype, "observation_dtype", "has dtype float64, but its space has float32"),
     (faulty.ConstantDimension, "constant_observation", r"never changes in 1 of 2 dimensions \(1\) in 400 steps"),
     (faulty.BlackPictures, "constant_observation", "the observation never changes in 400 steps"),
     (faulty.WrongKey, "constant_observation", r"the observation\['bad'\] never changes"),
     (faulty.Large, "large_observation", r"\|observation\[1\]\| reaches \d{3}"),
     (faulty.NoReward, "constant_reward", "the reward is 0 at each of 400 steps"),
     (faulty.SameReturn, "constant_reward", "the reward is 1 at each of 400 steps"),
-    (faulty.LargeRewards, "large_return", r"reach \d+ in size"),
-    (faulty.TimeLimitTerminates, "time_limit_as_termination", "all 20 episodes end after 20 steps, and none"),
+    (faulty.LargeRewards, "large_return", r"the absolute value of discounted returns \(γ = 0.99\) reaches \d+"),
+    (faulty.TimeLimitTerminates, "time_limit_as_termination", "all 20 episodes end after 20 steps, none of them is truncated"),
     (faulty.NeverEnds, "no_episode_ends", "no episode ended in 400 steps"),
     (faulty.IgnoresTheSeed, "seed_ignored", "two resets with the same seed give different observations"),
-    (faulty.Raises, "environment_raises", r"step 2 of the dry run ended with ZeroDivisionError: division by zero"),
-    (faulty.RaisesAtReset, "environment_raises", "step 0 of the dry run ended with FileNotFoundError: no map"),
-    (faulty.OtherShape, "environment_raises", r"shape \(1,\), and its space says \(2,\)"),
+    (faulty.Raises, "environment_raises", r"step 2 of the dry run raised ZeroDivisionError: division by zero"),
+    (faulty.RaisesAtReset, "environment_raises", "step 0 of the dry run raised FileNotFoundError: no map"),
+    (faulty.OtherShape, "environment_raises", r"shape \(1,\), but its space has \(2,\)"),
 ]
 
 
@@ -52,7 +53,7 @@ def test_a_planted_fault_is_found_and_no_other(env, name, sentence):
     assert re.search(sentence, findings[name]), findings[name]
 
 
-def test_every_rule_has_an_environment_that_breaks_it():
+def test_every_check_has_an_environment_with_its_fault():
     assert {name for _, name, _ in PLANTED} == {check.name for check in CHECKS}
 
 
@@ -64,7 +65,7 @@ def test_a_sound_environment_has_no_findings(env):
     assert found(env()) == {}
 
 
-def test_sb3s_checker_finds_what_it_asks_of_an_environment_with_a_goal_through_gymnasiums_wrappers():
+def test_sb3s_checker_accepts_an_environment_with_a_goal_inside_gymnasiums_wrappers():
     gym.register("Goal-v0", entry_point=faulty.Goal, max_episode_steps=30)
     findings = examine_environment("Goal-v0", steps=100).findings
     assert not [f for f in findings if f.is_problem], findings
@@ -77,16 +78,16 @@ def test_healthy_environments_of_gymnasium_get_notes_at_most(env_id, notes):
     assert [finding.name for finding in findings] == notes
 
 
-def test_a_reward_that_is_the_length_of_the_episode_is_a_signal():
+def test_a_constant_reward_is_accepted_if_episodes_differ_in_length():
     record = record_dry_run(gym.make("CartPole-v1"), 400, seed=0)
-    assert (record.rewards == 1).all() and "constant_reward" not in {f.name for f in check_record(record)}
+    assert (record.rewards == 1).all() and "constant_reward" not in {f.name for f in check_dry_run(record)}
 
 
-def test_episodes_that_are_truncated_at_one_length_are_as_they_should_be():
+def test_episodes_that_are_all_truncated_at_the_same_length_are_accepted():
     assert "time_limit_as_termination" not in found(gym.make("Pendulum-v1"), steps=1000)
 
 
-def test_one_step_episodes_are_no_time_limit():
+def test_one_step_episodes_do_not_count_as_a_time_limit():
     class Bandit(faulty.Sound):
         def terminated(self):
             return True
@@ -95,7 +96,7 @@ def test_one_step_episodes_are_no_time_limit():
 
 
 def rollout(rewards, terminated, **changes):
-    """Of N copies, as a training has it, from ``[T][N]``."""
+    """Return a record of N copies, as in the rollouts of a run, from ``[T][N]`` lists."""
     rewards = np.array(rewards, float)
     seen = np.random.default_rng(0).uniform(-1, 1, (2, *rewards.shape, 1)).astype(np.float32)
     record = DryRun(
@@ -109,11 +110,11 @@ def rollout(rewards, terminated, **changes):
     return dataclasses.replace(record, **changes)
 
 
-def test_a_record_of_several_environments_counts_each_ones_episodes():
+def test_episodes_are_counted_separately_for_each_environment():
     terminated = [[0, 1], [1, 0], [0, 1], [0, 0], [1, 0]]
     record = rollout(np.arange(10).reshape(5, 2), terminated)
     assert sorted(record.episode_lengths()) == [1, 2, 2, 3]
-    # Of a record that starts anywhere, the length of the first episodes is not known.
+    # The length of the first episodes is unknown if the record does not start at a reset.
     assert sorted(dataclasses.replace(record, starts_at_reset=False).episode_lengths()) == [2, 3]
 
 
@@ -124,26 +125,26 @@ def test_returns_are_discounted_within_episodes():
 
 
 @pytest.mark.parametrize("outside", [7, -7])
-def test_a_number_beyond_either_bound_is_told_with_its_environment(outside):
+def test_a_number_beyond_either_bound_is_reported_with_its_environment(outside):
     seen = np.zeros((3, 2, 1), np.float32)
     seen[1, 1], seen[2, 0] = outside, 0.5
-    (finding,) = check_record(rollout([[1, 2], [3, 4], [5, 6]], np.eye(3, 2), observations={"": seen}))
-    assert finding.seen == f"observation[0] is {outside} at step 1 of environment 1, and its space goes from -1 to 1"
+    (finding,) = check_dry_run(rollout([[1, 2], [3, 4], [5, 6]], np.eye(3, 2), observations={"": seen}))
+    assert finding.observed == f"observation[0] is {outside} at step 1 of environment 1, but its space goes from -1 to 1"
 
 
-def test_what_changes_in_final_observations_alone_is_not_constant():
+def test_an_entry_that_changes_only_in_final_observations_is_not_constant():
     same = np.zeros((3, 1, 1), np.float32)
-    assert check_record(rollout([[1], [2], [3]], [[1], [1], [1]], observations={"": same})) == []
+    assert check_dry_run(rollout([[1], [2], [3]], [[1], [1], [1]], observations={"": same})) == []
 
 
-def test_the_final_observation_of_an_episode_is_looked_at_too():
+def test_final_observations_are_checked():
     after = np.zeros((3, 1, 1), np.float32)
     after[2] = np.nan
     record = rollout([[1], [2], [3]], [[0], [1], [1]], next_observations={"": after})
-    assert [finding.name for finding in check_record(record)] == ["observation_not_finite"]
+    assert [finding.name for finding in check_dry_run(record)] == ["observation_not_finite"]
 
 
-def test_what_the_record_holds_is_what_the_environment_gave_and_not_what_it_wrote_there_later():
+def test_the_record_does_not_change_when_an_environment_reuses_its_array():
     class WritesInPlace(faulty.Sound):
         array = np.zeros(2, np.float32)
 
@@ -157,7 +158,7 @@ def test_what_the_record_holds_is_what_the_environment_gave_and_not_what_it_wrot
     assert not np.array_equal(same.observations[""], other.observations[""])
 
 
-def test_a_dry_run_of_large_observations_ends_before_memory_does():
+def test_a_dry_run_with_large_observations_is_shorter():
     class Huge(faulty.OfBytes):
         observation_space = spaces.Box(0, 255, (1024, 1024, 8), np.uint8)
 
@@ -175,12 +176,12 @@ def test_a_dry_run_of_large_observations_ends_before_memory_does():
         (faulty.Raises, "fault", "ZeroDivisionError: division by zero"),
     ],
 )
-def test_what_sb3s_checker_refuses_is_a_fault_and_no_traceback(env, severity, sentence):
+def test_an_error_of_sb3s_checker_is_a_fault_without_a_traceback(env, severity, sentence):
     (finding,) = check_with_sb3(env())
-    assert finding.severity == severity and sentence in finding.seen and "\n" not in finding.seen
+    assert finding.severity == severity and sentence in finding.observed and "\n" not in finding.observed
 
 
-def test_what_sb3s_checker_warns_of_is_a_warning_and_what_it_recommends_a_note():
+def test_a_warning_of_sb3s_checker_is_a_warning_and_a_recommendation_is_a_note():
     class Warned(faulty.Sound):
         observation_space = spaces.Box(-5, 5, (2, 2), np.float32)
         action_space = spaces.Box(0, 1, (1,), np.float32)
@@ -190,4 +191,4 @@ def test_what_sb3s_checker_warns_of_is_a_warning_and_what_it_recommends_a_note()
 
     findings = check_with_sb3(Warned())
     assert [finding.severity for finding in findings] == ["warning", "note"]
-    assert "unconventional shape" in findings[0].seen and "symmetric and normalized" in findings[1].seen
+    assert "unconventional shape" in findings[0].observed and "symmetric and normalized" in findings[1].observed

@@ -1,4 +1,4 @@
-"""Logs of sick and healthy trainings, examined from the command line."""
+"""Examine the logs of healthy and unhealthy runs from the command line."""
 
 import pytest
 from stable_baselines3 import PPO as SB3PPO
@@ -18,22 +18,22 @@ def log(folder, callback, **settings):
 
 
 @pytest.mark.parametrize("with_diagnostics", [True, False])
-def test_a_sick_training_is_told_from_its_log_with_what_to_change(with_diagnostics, tmp_path, capsys):
+def test_the_log_of_an_unhealthy_run_gives_an_alarm_and_a_remedy(with_diagnostics, tmp_path, capsys):
     log(tmp_path, DiagnosticsCallback() if with_diagnostics else None, batch_size=32, learning_rate=0.1)
     assert main(["doctor", "log", str(tmp_path)]) == 1
     text = capsys.readouterr().out
-    assert "alarm    steps too large: an update moves the policy so far" in text
+    assert "alarm    steps too large: each update changes the policy so much" in text
     assert "→ lower learning_rate to a third, or set target_kl=0.02" in text
     assert "approx_kl above 0.1 at " in text
     assert ("entropy collapse" in text.partition("not measured: ")[2]) == (not with_diagnostics)
 
 
-def test_a_healthy_training_passes(tmp_path, capsys):
+def test_the_log_of_a_healthy_run_passes(tmp_path, capsys):
     log(tmp_path, DiagnosticsCallback(), batch_size=32)
     assert main(["doctor", "log", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith("Healthy: none of ")
 
 
-def test_a_folder_without_a_log_is_one_sentence(tmp_path, capsys):
+def test_a_folder_without_a_log_is_reported_in_one_sentence(tmp_path, capsys):
     assert main(["doctor", "log", str(tmp_path)]) == 2
-    assert "progress.csv does not exist; give a folder that a run logged to" in capsys.readouterr().err
+    assert "progress.csv does not exist; pass a folder to which a run logged" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Algorithms that are broken on purpose, each in one way."""
+"""Algorithms that are broken on purpose, each in one way that its name and docstring say."""
 
 import copy
 from typing import Any
@@ -36,7 +36,7 @@ class TruncationIsTermination(PPO):
 
 
 class CompletesWithTheNextEpisode(PPO):
-    """Truncated episodes are completed with the value of the observation after the reset."""
+    """Bootstrap truncated episodes with the value of the observation after the reset."""
 
     def evaluate(self, rollout: Any) -> None:
         super().evaluate(rollout)
@@ -51,7 +51,7 @@ class RewardsAStepLate(PPO):
 
 
 class EpisodesRunOn(PPO):
-    """The end of an episode cuts nothing off."""
+    """Continue returns and advantages across the end of episodes."""
 
     def estimate(self, rollout: Any) -> None:
         after = th.cat([rollout.values[1:], rollout.last_values[None]])
@@ -67,7 +67,7 @@ class ObservationsOfOtherRows(PPO):
 
 
 class LogProbOfThePolicyBefore(PPO):
-    """The log-probabilities are those of the policy before its last update."""
+    """Store log-probabilities of the policy before its last update."""
 
     before: Any = None
 
@@ -79,7 +79,7 @@ class LogProbOfThePolicyBefore(PPO):
 
 
 class LogProbOfTheClippedAction(PPO):
-    """The action that the environment took, in the place of the one that was drawn."""
+    """Store log-probabilities of the clipped actions instead of the sampled ones."""
 
     def evaluate(self, rollout: Any) -> None:
         super().evaluate(rollout)
@@ -87,7 +87,7 @@ class LogProbOfTheClippedAction(PPO):
 
 
 class ComparesWithTheNewPolicy(PPO):
-    """The ratio is taken to the policy as it is now, and is always 1."""
+    """Compute ratios with respect to the current policy, so that they are always 1."""
 
     def minibatches(self, rollout: Any, batch_size: int | None) -> Any:
         for batch in super().minibatches(rollout, batch_size):
@@ -98,7 +98,7 @@ class ComparesWithTheNewPolicy(PPO):
 
 
 class FourTrustRegions(TRPO):
-    """Each of four steps stays within a trust region around the policy as it is then."""
+    """Take four steps, each within a trust region around the current policy instead of the one that acted."""
 
     def _policy_step(self, *args: Any) -> Any:
         return [super(FourTrustRegions, self)._policy_step(*args) for _ in range(4)][-1]
@@ -110,7 +110,7 @@ class StepsThreeTimesAsFar(NPG):
 
 
 def log_prob_of(policy: Any, rollout: Any, actions: th.Tensor) -> th.Tensor:
-    """``[T, N]``, of a policy of one's choice."""
+    """Return log π(a|s) of a rollout's observations and the given actions, ``[T, N]``."""
     flat = actions.flatten(end_dim=1)
     discrete = not flat.is_floating_point()
     with th.no_grad():

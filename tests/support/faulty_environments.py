@@ -1,4 +1,4 @@
-"""Environments with one planted fault each, and the sound one that they are made from."""
+"""Environments with one planted fault each, and the sound environments that they derive from."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from gymnasium import spaces
 
 
 class Sound(gym.Env):
-    """A random walk in two dimensions that is paid for staying near 0, for a random number of steps."""
+    """A random walk in two dimensions with a reward for staying near 0; episodes have random lengths."""
 
     observation_space: spaces.Space = spaces.Box(-5, 5, (2,), np.float32)
     action_space: spaces.Space = spaces.Discrete(2)
@@ -83,7 +83,7 @@ class NoReward(Sound):
 
 
 class SameReturn(Sound):
-    """Reward 1 at each step of episodes that are all cut off at the same length."""
+    """Reward 1 at each step, and all episodes are truncated at the same length, so all returns are equal."""
 
     def reward(self) -> float:
         return 1.0
@@ -106,7 +106,7 @@ class TimeLimitTerminates(Sound):
 
 
 class RunsOutOfFuel(TimeLimitTerminates):
-    """The same end, and the observation tells what is left."""
+    """Sound: every episode ends after 20 steps, and the observation shows the remaining time."""
 
     observation_space = spaces.Box(-5, 5, (3,), np.float32)
 
@@ -115,7 +115,7 @@ class RunsOutOfFuel(TimeLimitTerminates):
 
 
 class EndsInAState(TimeLimitTerminates):
-    """The same end, in a state that is no other's number."""
+    """Sound: every episode ends after 20 steps, in a state that occurs only there."""
 
     observation_space = spaces.Discrete(4)
 
@@ -124,7 +124,7 @@ class EndsInAState(TimeLimitTerminates):
 
 
 class Goal(Sound):
-    """An environment with a goal, as HER wants it."""
+    """Sound: an environment with a goal, with the interface that HER needs."""
 
     observation_space = spaces.Dict({key: Sound.observation_space for key in ("observation", "achieved_goal", "desired_goal")})
 
@@ -140,7 +140,7 @@ class Goal(Sound):
 
 
 class RoundsBeyond(Sound):
-    """By the last digit."""
+    """Sound: an observation exceeds its bound by a rounding error."""
 
     observation_space = spaces.Box(0, 1, (2,), np.float64)
 
@@ -149,7 +149,7 @@ class RoundsBeyond(Sound):
 
 
 class BarelyOutside(RoundsBeyond):
-    """By no matter of rounding."""
+    """An observation exceeds its bound slightly, but by more than a rounding error."""
 
     def observe(self) -> Any:
         return super().observe() + np.array([1e-9, 0]) * (self.age == 3)
@@ -183,7 +183,7 @@ class OtherShape(Sound):
 
 
 class OfBytes(Sound):
-    """Pictures with a border that stays, and bytes far above 10."""
+    """Sound: images with a constant border and with bytes far above 10."""
 
     observation_space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 
@@ -199,7 +199,7 @@ class BlackPictures(OfBytes):
 
 
 class WrongKey(Sound):
-    """A dictionary of which one part is at fault."""
+    """A dictionary with one faulty part."""
 
     observation_space = spaces.Dict({"good": Sound.observation_space, "bad": Sound.observation_space})
 

@@ -1,4 +1,4 @@
-"""Faults to plant in a training, each with the rule of health that has to find it."""
+"""Faults to plant in a run, each with the rule of health that must find it; the README shows them as a table."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,13 @@ ONE_STEP = dict(n_steps=16, seed=0, device="cpu")
 
 
 class Changed(gym.Wrapper):
-    """An environment with something changed in it."""
+    """
+    An environment with a fault.
+
+    :param reward: function of reward and total number of steps that replaces the reward
+    :param observation: function that replaces the observation
+    :param hides_truncation: whether truncations are reported as terminations
+    """
 
     def __init__(self, env: gym.Env, reward: Any = None, observation: Any = None, hides_truncation: bool = False):
         super().__init__(env)
@@ -44,7 +50,7 @@ class Changed(gym.Wrapper):
 
 
 class Bandit(gym.Env):
-    """Episodes of one step: the second action earns ``gain``, the first nothing."""
+    """Episodes of one step: the second action earns ``gain``, the first one nothing."""
 
     observation_space = spaces.Box(-1, 1, (1,), np.float32)
     action_space = spaces.Discrete(2)
@@ -93,11 +99,16 @@ def silence_units(model: Any) -> None:
 @dataclass
 class Fault:
     """
-    :param rule: that must fire
-    :param within: measured updates
-    :param changes: of the environment
-    :param settings: of the algorithm
-    :param plant: what is done to the model
+    A fault to plant in a run.
+
+    :param rule: name of the rule that must fire
+    :param within: number of measured updates within which it must fire
+    :param algorithm: algorithm to train
+    :param env: environment to train in, or ``"bandit"``
+    :param changes: arguments of :class:`Changed`
+    :param settings: arguments of the algorithm
+    :param plant: function that changes the model before training
+    :param health: arguments of ``HealthCallback``
     """
 
     rule: str
@@ -110,7 +121,7 @@ class Fault:
     health: dict[str, Any] = field(default_factory=dict)
 
     def model(self) -> Any:
-        """What to train."""
+        """Return a model with the fault."""
 
         def make() -> gym.Env:
             return Changed(Bandit(1.0) if self.env == "bandit" else gym.make(self.env), **self.changes)
@@ -122,66 +133,81 @@ class Fault:
 
 
 def settings_of(algorithm: Any) -> dict[str, Any]:
-    """For short trainings in four environments."""
+    """Return settings of an algorithm for short runs in four environments."""
     if algorithm in (A2C, SB3A2C):
         return dict(ONE_STEP)
     return {name: value for name, value in QUICK.items() if algorithm is not ContribTRPO or name != "n_epochs"}
 
 
 FAULTS = {
-    "learning rate × 300": Fault("steps too large", 2, settings=dict(learning_rate=300 * 3e-4)),
-    "learning rate × 300, SB3's PPO": Fault("steps too large", 2, SB3PPO, settings=dict(learning_rate=300 * 3e-4)),
-    "learning rate / 1000": Fault("steps too small", 10, settings=dict(learning_rate=3e-7)),
-    "no entropy bonus, large steps": Fault(
+    "learning_rate × 300": Fault("steps too large", 2, settings=dict(learning_rate=300 * 3e-4)),
+    "learning_rate × 300 (SB3's PPO)": Fault("steps too large", 2, SB3PPO, settings=dict(learning_rate=300 * 3e-4)),
+    "learning_rate / 1000": Fault("steps too small", 10, settings=dict(learning_rate=3e-7)),
+    "ent_coef 0, learning_rate × 10": Fault(
         "entropy collapse", 8, env="bandit", settings=dict(learning_rate=3e-3, ent_coef=0.0)
     ),
-    "learning rate × 300, no entropy bonus": Fault(
+    "ent_coef 0, learning_rate × 300": Fault(
         "premature determinism", 8, settings=dict(learning_rate=300 * 3e-4, ent_coef=0.0)
     ),
-    "deterministic from the start": Fault(
-        "premature determinism of a Gaussian", 3, env="Pendulum-v1", settings=dict(policy_kwargs=dict(log_std_init=-6.0))
+    "initial standard deviation e⁻⁶": Fault(
+        "Gaussian policy nearly deterministic", 3, env="Pendulum-v1", settings=dict(policy_kwargs=dict(log_std_init=-6.0))
     ),
-    "entropy bonus far too large": Fault(
-        "noise takes over", 30, env="Pendulum-v1", settings=dict(ent_coef=10.0, learning_rate=0.01, use_sde=False)
+    "ent_coef 10": Fault(
+        "action noise grows", 30, env="Pendulum-v1", settings=dict(ent_coef=10.0, learning_rate=0.01, use_sde=False)
     ),
-    "noise far beyond the bounds": Fault(
+    "initial standard deviation e⁵": Fault(
         "actions out of bounds", 10, env="Pendulum-v1", settings=dict(policy_kwargs=dict(log_std_init=5.0))
     ),
-    "clip_range 5": Fault(
-        "samples used up", 10, env="Pendulum-v1", settings=dict(clip_range=5.0, learning_rate=3e-3, n_epochs=20)
+    "clip_range 5, 20 epochs (Pendulum-v1)": Fault(
+        "effective sample size too small",
+        10,
+        env="Pendulum-v1",
+        settings=dict(clip_range=5.0, learning_rate=3e-3, n_epochs=20),
     ),
-    "clip_range 5, means": Fault("ratios explode", 10, settings=dict(clip_range=5.0, learning_rate=1e-2, n_epochs=20)),
-    "clip_range 0.001, large steps": Fault("much clipping", 5, settings=dict(clip_range=0.001, learning_rate=0.01)),
-    "batch 4": Fault("minibatches too small", 1, settings=dict(batch_size=4)),
+    "clip_range 5, 20 epochs (CartPole-v1)": Fault(
+        "ratios explode", 10, settings=dict(clip_range=5.0, learning_rate=1e-2, n_epochs=20)
+    ),
+    "clip_range 0.001, learning_rate 0.01": Fault("too much clipping", 5, settings=dict(clip_range=0.001, learning_rate=0.01)),
+    "batch_size 4": Fault("minibatches too small", 1, settings=dict(batch_size=4)),
     "critic frozen": Fault("critic does not move", 3, plant=freeze_critic),
-    "critic frozen, SB3's A2C": Fault("critic does not move", 3, SB3A2C, plant=freeze_critic),
-    "critic frozen on noise": Fault("critic worse than the mean", 22, SB3PPO, settings=dict(gamma=0.9), plant=freeze_noise),
-    "critic hardly weighted": Fault(
+    "critic frozen (SB3's A2C)": Fault("critic does not move", 3, SB3A2C, plant=freeze_critic),
+    "critic frozen with large random values (SB3's PPO)": Fault(
+        "critic worse than the mean", 22, SB3PPO, settings=dict(gamma=0.9), plant=freeze_noise
+    ),
+    "vf_coef 1e-4, rewards + 100": Fault(
         "critic lags behind",
         30,
         env="Pendulum-v1",
         changes=dict(reward=lambda r, t: r + 100.0),
         settings=dict(vf_coef=1e-4, gamma=0.9),
     ),
-    "rewards × 1e6": Fault("returns of huge size", 2, changes=dict(reward=lambda r, t: 1e6 * r)),
-    "rewards × 1e6, gradients": Fault("gradients explode", 2, changes=dict(reward=lambda r, t: 1e6 * r)),
-    "rewards × 1e6, sb3-contrib's TRPO": Fault(
-        "returns of huge size", 2, ContribTRPO, changes=dict(reward=lambda r, t: 1e6 * r), settings=dict(n_critic_updates=2)
+    "rewards × 1e6": Fault("returns too large", 2, changes=dict(reward=lambda r, t: 1e6 * r)),
+    "rewards × 1e6 (same fault, other rule)": Fault("gradients explode", 2, changes=dict(reward=lambda r, t: 1e6 * r)),
+    "rewards × 1e6 (sb3-contrib's TRPO)": Fault(
+        "returns too large", 2, ContribTRPO, changes=dict(reward=lambda r, t: 1e6 * r), settings=dict(n_critic_updates=2)
     ),
-    "rewards × 1e-6": Fault("rewards of tiny size", 5, changes=dict(reward=lambda r, t: 1e-6 * r)),
-    "rewards × 1e4, not normalised": Fault("advantages not normalised", 2, A2C, changes=dict(reward=lambda r, t: 1e4 * r)),
-    "gradients zeroed": Fault("gradients vanish", 3, SB3PPO, plant=zero_gradients),
-    "rewards jump": Fault("gradients jump", 30, A2C, changes=dict(reward=lambda r, t: r * (1e4 if t > 400 else 1))),
-    "dropout left on": Fault("ratio before the first step", 1, SB3PPO, plant=leave_dropout_on),
-    "dropout left on, ours": Fault("ratio before the first step", 1, PPO, plant=leave_dropout_on),
-    "observations × 1e4": Fault("observations enormous", 2, changes=dict(observation=lambda o: 1e4 * o)),
-    "observations × 1e4, units": Fault("units saturated", 2, changes=dict(observation=lambda o: 1e4 * o)),
-    "observations constant": Fault("observations constant", 4, changes=dict(observation=lambda o: 0.0 * o)),
-    "units silenced": Fault(
+    "rewards × 1e-6": Fault("rewards too small", 5, changes=dict(reward=lambda r, t: 1e-6 * r)),
+    "rewards × 1e4 (A2C, advantages not normalised)": Fault(
+        "advantages not normalised", 2, A2C, changes=dict(reward=lambda r, t: 1e4 * r)
+    ),
+    "gradients set to 0 (SB3's PPO)": Fault("gradients vanish", 3, SB3PPO, plant=zero_gradients),
+    "rewards × 1e4 after 400 steps (A2C)": Fault(
+        "gradients jump", 30, A2C, changes=dict(reward=lambda r, t: r * (1e4 if t > 400 else 1))
+    ),
+    "Dropout in evaluation mode (SB3's PPO)": Fault(
+        "ratio differs from 1 before the first step", 1, SB3PPO, plant=leave_dropout_on
+    ),
+    "Dropout in evaluation mode": Fault("ratio differs from 1 before the first step", 1, PPO, plant=leave_dropout_on),
+    "observations × 1e4": Fault("observations too large", 2, changes=dict(observation=lambda o: 1e4 * o)),
+    "observations × 1e4 (same fault, other rule)": Fault("units saturated", 2, changes=dict(observation=lambda o: 1e4 * o)),
+    "observations × 0": Fault("observations constant", 4, changes=dict(observation=lambda o: 0.0 * o)),
+    "bias −100 in the first layers": Fault(
         "units dormant", 2, settings=dict(policy_kwargs=dict(activation_fn=th.nn.ReLU)), plant=silence_units
     ),
-    "time limit as termination": Fault("time limit not flagged", 25, env="Pendulum-v1", changes=dict(hides_truncation=True)),
-    "reward hacked": Fault(
+    "time limit reported as termination": Fault(
+        "time limit not flagged", 25, env="Pendulum-v1", changes=dict(hides_truncation=True)
+    ),
+    "training reward opposite to the true objective": Fault(
         "reward hacked",
         25,
         env="bandit",

@@ -1,4 +1,4 @@
-"""Trainings with diagnostics beside a second witness, who copies what there was to see before and after each update."""
+"""Runs with diagnostics and a second callback that copies rollout and policy before and after each update."""
 
 import copy
 from typing import Any
@@ -32,7 +32,7 @@ MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 class Witness(BaseCallback):
-    """Copies of the rollout and of the policy at its end, and of the policy when the next one begins."""
+    """Copy each rollout, the policy at its end, and the policy when the next rollout begins."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Witness(BaseCallback):
         self._given: list[np.ndarray] = []
 
     def _on_rollout_start(self) -> None:
-        self._look_after()
+        self._copy_after()
         self._given = []
 
     def _on_step(self) -> bool:
@@ -54,9 +54,9 @@ class Witness(BaseCallback):
         self.seen.append({**flat, "given": np.concatenate(self._given), "before": self._copy()})
 
     def _on_training_end(self) -> None:
-        self._look_after()
+        self._copy_after()
 
-    def _look_after(self) -> None:
+    def _copy_after(self) -> None:
         if self.seen and "after" not in self.seen[-1]:
             self.seen[-1]["after"] = self._copy()
 
@@ -68,7 +68,7 @@ class Witness(BaseCallback):
 
 
 def train(name: str, action_space: Any, diagnostics: BaseCallback, n_updates: int = 2, **kwargs: Any) -> tuple[Any, Witness]:
-    """A short training in an environment of random numbers with bounded actions."""
+    """Train for a few updates in two environments with random observations; return the model and the copies."""
     model_class, settings = MODELS[name]
     env = DummyVecEnv([lambda: AnySpace(OBSERVATIONS, action_space)] * 2)
     model = model_class("MlpPolicy", env, **{**settings, **kwargs})

@@ -1,4 +1,4 @@
-"""What no answer shows: whether the stored log-probabilities are the behaviour's, and how far one update moves the policy."""
+"""Checks of the updates themselves: stored log-probabilities, and how far a single update moves the policy."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,26 +10,27 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_pgx.doctor.questions import Answer
+from sb3_pgx.doctor.probes import Answer
 
-MAX_LOG_RATIO = 1e-3  # float32 rounds a tenth of it away
+MAX_LOG_RATIO = 1e-3  # about ten times the rounding error of float32
 
 
 class StoredLogProb(BaseCallback):
     """
-    Compares, at the end of each rollout, the log-probabilities that were stored with those of the policy that acted, which is
-    the policy until the update: the importance ratio of the first minibatch has to be 1.
+    Compare the stored log-probabilities with those of the policy that acted, at the end of each rollout.
+
+    The policy that acted is the current policy until the update, so the importance ratios of the first minibatch must be 1.
     """
 
     name = "stored log-probability"
     suspect = (
-        "the stored log-probabilities are not of the actions that were drawn, under the policy that drew them: another "
-        "policy's, of clipped actions, or computed with Dropout or BatchNorm in another mode"
+        "the stored log-probabilities are not those of the sampled actions under the policy that sampled them: they are of "
+        "another policy or of clipped actions, or Dropout or BatchNorm was in another mode"
     )
 
     def __init__(self) -> None:
         super().__init__()
-        self.largest = math.nan  # until there is a rollout
+        self.largest = math.nan  # until the first rollout ends
 
     def _on_step(self) -> bool:
         return True
@@ -46,7 +47,7 @@ class StoredLogProb(BaseCallback):
         self.largest = float(np.fmax(self.largest, (log_prob - stored.flatten()).abs().max().item()))
 
     def answer(self) -> Answer:
-        """The largest difference over all rollouts so far."""
+        """Return the largest difference over all rollouts so far."""
         asked = "largest |log π(a|s) − stored|"
         return Answer(asked, self.largest, f"0, at most {MAX_LOG_RATIO:g}", self.largest <= MAX_LOG_RATIO)
 
@@ -54,8 +55,12 @@ class StoredLogProb(BaseCallback):
 @dataclass(frozen=True)
 class Bound:
     """
-    How far an update may move the policy: what is measured between the probabilities before and after it, the most that the
-    algorithm's own settings allow, and settings under which nothing else would hold the policy back.
+    A limit on how far one update may move the policy.
+
+    :param asked: what is measured, in words
+    :param measure: function of the action probabilities before and after the update
+    :param most: function of the model that returns the largest value that its settings allow
+    :param hyperparameters: settings under which the algorithm would exceed the limit if it did not enforce it
     """
 
     asked: str
@@ -65,17 +70,19 @@ class Bound:
 
     def answer(self, model: Any, before: Sequence[float], after: Sequence[float]) -> Answer:
         """
-        :param model: after its first update
-        :param before: the probabilities of the actions, ``[A]``
-        :param after: likewise
+        Return whether the first update of a model stayed within the limit.
+
+        :param model: model after its first update
+        :param before: action probabilities before the update, ``[A]``
+        :param after: action probabilities after the update, ``[A]``
         """
         measured, most = self.measure(before, after), self.most(model)
         return Answer(self.asked, measured, f"at most {most:.3g}", measured <= most)
 
 
-STEP_SUSPECT = (
-    "the update compares with another policy than the one that acted, such as the new one: the clip or the trust region "
-    "never holds"
+UPDATE_SUSPECT = (
+    "the update does not compare with the policy that acted but with another one, such as the new policy, so that the clip "
+    "range or the trust region has no effect"
 )
 
 
@@ -84,11 +91,11 @@ def _largest_ratio(before: Sequence[float], after: Sequence[float]) -> float:
 
 
 def _divergence(before: Sequence[float], after: Sequence[float]) -> float:
-    """KL(old‖new) in nats; infinite where an action has lost all of its probability."""
+    """Return KL(old‖new) in nats, infinite if an action has lost all of its probability."""
     return sum(old * math.log(old / new) if new > 0 else math.inf for old, new in zip(before, after, strict=True))
 
 
-# Plain gradient descent stops within a step where the clipped surrogate is flat; 40 such steps would reach a ratio of 2.
+# Plain gradient descent stops as soon as the clipped surrogate is flat. Unclipped, the 40 steps would reach a ratio of 2.
 CLIP = Bound(
     "largest ratio after one update",
     _largest_ratio,

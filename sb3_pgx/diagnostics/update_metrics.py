@@ -1,7 +1,8 @@
 """
-What an update did, as numbers: pure functions of a rollout, of what the policy said of it before, and of what it says now.
+Pure functions that compute the metrics of an update from the rollout and from the policy before and after the update.
 
-Each function gives some of the metrics that :class:`~sb3_pgx.diagnostics.DiagnosticsCallback` logs.
+Each function returns some of the metrics that :class:`~sb3_pgx.diagnostics.DiagnosticsCallback` logs;
+:data:`~sb3_pgx.diagnostics.METRICS` says what they mean.
 """
 
 import math
@@ -19,25 +20,25 @@ from sb3_pgx.ops.metrics import clip_fraction, effective_sample_size, explained_
 Measured = dict[str, Tensor | float]
 
 
-def divergence(family: Family, before: Tensor, after: Tensor | None) -> Measured:
+def kl_metrics(family: Family, before: Tensor, after: Tensor | None) -> Measured:
     """
-    The exact KL(old‖new), mean and maximum over the states.
+    Return mean and maximum of the exact KL(old‖new) over the states.
 
-    :param family: of the action distribution
-    :param before: its packed parameters, ``[B, K]``
-    :param after: likewise
+    :param family: family of the action distribution
+    :param before: packed parameters of the old distributions, ``[B, K]``
+    :param after: packed parameters of the new distributions, ``[B, K]``
     """
     assert after is not None
     kl = family.kl(before, after)
     return {"kl": kl.mean(), "kl_max": kl.max()}
 
 
-def ratios(old_log_prob: Tensor, log_prob: Tensor, clip_range: float) -> Measured:
+def ratio_metrics(old_log_prob: Tensor, log_prob: Tensor, clip_range: float) -> Measured:
     """
-    What the samples say of the change of the policy.
+    Return what the sampled actions show of the change of the policy: KL estimates, ratios, effective sample size.
 
-    :param old_log_prob: of the actions, when they were taken, ``[B]``
-    :param log_prob: of the same actions now, ``[B]``
+    :param old_log_prob: log-probabilities of the actions when they were sampled, ``[B]``
+    :param log_prob: log-probabilities of the same actions now, ``[B]``
     :param clip_range: ε of ``clip_fraction``
     """
     log_ratio = log_prob - old_log_prob
@@ -56,20 +57,25 @@ def ratios(old_log_prob: Tensor, log_prob: Tensor, clip_range: float) -> Measure
     }
 
 
-def mismatch(log_prob: Tensor, old_log_prob: Tensor) -> Measured:
+def initial_ratio_metrics(log_prob: Tensor, old_log_prob: Tensor) -> Measured:
     """
-    How far from 1 the ratio is before any step was taken.
+    Return the largest deviation of the ratio from 1 before any gradient step.
 
-    :param log_prob: as the update's first step sees it, of the first rows, ``[≤ B]``
-    :param old_log_prob: as the algorithm has it from acting, ``[B]``
+    :param log_prob: log-probabilities of the first rows' actions, as the first gradient step computes them, ``[≤ B]``
+    :param old_log_prob: log-probabilities that the algorithm stored while acting, ``[B]``
     """
     return {"initial_ratio_error": (log_prob - old_log_prob[: len(log_prob)]).expm1().abs().max()}
 
 
-def exploration(after: Evaluation, action_space: spaces.Space) -> Measured:
-    """Entropy, beside its maximum where there is one, and the standard deviations of a Gaussian."""
+def exploration_metrics(after: Evaluation, action_space: spaces.Space) -> Measured:
+    """
+    Return the entropy, relative to its maximum if that is finite, and the standard deviations of a Gaussian policy.
+
+    :param after: the new policy's evaluation of the rollout
+    :param action_space: the environment's action space
+    """
     measured: Measured = {"entropy": after.entropy.mean()}
-    most = greatest_entropy(action_space)
+    most = max_entropy(action_space)
     if most is not None:
         return measured | {"relative_entropy": after.entropy.mean() / most}
     if after.distribution is not None:
@@ -78,8 +84,8 @@ def exploration(after: Evaluation, action_space: spaces.Space) -> Measured:
     return measured
 
 
-def greatest_entropy(action_space: spaces.Space) -> float | None:
-    """Of any distribution over the actions, in nats; ``None`` for a continuous space."""
+def max_entropy(action_space: spaces.Space) -> float | None:
+    """Return the entropy of uniformly distributed actions, in nats, or ``None`` for a continuous space."""
     if isinstance(action_space, spaces.Discrete):
         return math.log(action_space.n)
     if isinstance(action_space, spaces.MultiDiscrete):
@@ -89,15 +95,19 @@ def greatest_entropy(action_space: spaces.Space) -> float | None:
     return None
 
 
-def critic(snapshot: Snapshot, after: Evaluation) -> Measured:
+def critic_metrics(snapshot: Snapshot, after: Evaluation) -> Measured:
     """
-    How well the values fit the returns that the critic learns from, before and after, and how far they moved.
+    Return how well the values fit the critic's targets before and after the update, and how far the values moved.
 
-    ``value_error`` and ``value_lag`` are root mean squares, as shares of the returns' standard deviation, or of 1 % of their
-    root mean square where that is more: returns that hardly vary make no error large.
+    ``value_error`` and ``value_lag`` are root mean squares divided by the standard deviation of the targets, or by 1 % of the
+    targets' root mean square if that is larger. Nearly constant targets therefore do not make an error look large.
+
+    :param snapshot: the rollout, with the values before the update
+    :param after: the new policy's evaluation of the rollout
+    :return: nothing for a policy without a critic
     """
     old, returns, values = snapshot.rows.values, snapshot.rows.returns, after.values
-    if not old.any():  # of a policy without a critic, whose values are zeros
+    if not old.any():  # a policy without a critic has zeros for values
         return {}
     spread, size = returns.std(correction=0), returns.square().mean().sqrt()
     scale = th.maximum(spread, 0.01 * size)
@@ -110,11 +120,11 @@ def critic(snapshot: Snapshot, after: Evaluation) -> Measured:
     }
 
 
-def scales(**signals: Tensor) -> Measured:
+def summary_metrics(**signals: Tensor) -> Measured:
     """
-    Mean, standard deviation, least and greatest of each signal.
+    Return mean, standard deviation, minimum and maximum of each signal.
 
-    :param signals: such as the advantages, before any normalisation, ``[B]``
+    :param signals: by the name that prefixes the metrics, such as ``advantage``, ``[B]`` each
     """
     measured: Measured = {}
     for name, x in signals.items():
@@ -127,24 +137,26 @@ def scales(**signals: Tensor) -> Measured:
     return measured
 
 
-def movement(before: Sequence[Tensor], after: Sequence[Tensor]) -> Measured:
-    """‖θ_new − θ_old‖ / ‖θ_old‖ over all parameters."""
+def parameter_metrics(before: Sequence[Tensor], after: Sequence[Tensor]) -> Measured:
+    """Return ‖θ_new − θ_old‖ / ‖θ_old‖ over all parameters."""
     old, new = (th.cat([p.detach().flatten() for p in parameters]) for parameters in (before, after))
     return {"parameter_change": th.linalg.vector_norm(new - old) / th.linalg.vector_norm(old)}
 
 
-def clipped_actions(actions: Tensor, action_space: spaces.Space) -> Measured:
-    """The share of the numbers in the actions that lie outside the bounds, where the environment gets the bound instead."""
+def clipped_action_metrics(actions: Tensor, action_space: spaces.Space) -> Measured:
+    """Return the share of the action components outside the bounds, which the environment receives clipped."""
     if not isinstance(action_space, spaces.Box):
         return {}
     low, high = (th.as_tensor(x, device=actions.device).flatten() for x in (action_space.low, action_space.high))
     return {"actions_clipped": ((actions < low) | (actions > high)).float().mean()}
 
 
-def gradient_norms(norms: list[float], limit: float | None) -> Measured:
+def gradient_metrics(norms: list[float], limit: float | None) -> Measured:
     """
-    :param norms: of minibatches' gradients, before clipping
-    :param limit: what they are clipped to; ``None``: not at all
+    Return mean and maximum of gradient norms, and the share that is clipped.
+
+    :param norms: norm of each measured minibatch's gradient before clipping
+    :param limit: norm to which gradients are clipped; ``None`` if they are not
     """
     if not norms:
         return {}
