@@ -1,34 +1,31 @@
 """One table from name to algorithm, so that command line, zoo, comparisons and tests agree on what there is."""
 
+import re
 from difflib import get_close_matches
 
-from stable_baselines3.common.base_class import BaseAlgorithm
-
-from sb3_pgx.algorithms.a2c import A2C
-from sb3_pgx.algorithms.acer import ACER
-from sb3_pgx.algorithms.npg import NPG
-from sb3_pgx.algorithms.ppo import PPO
-from sb3_pgx.algorithms.ppo_penalty import PPOPenalty
-from sb3_pgx.algorithms.reinforce import REINFORCE, REINFORCEBaseline
-from sb3_pgx.algorithms.trpo import TRPO
-
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
-    "a2c": A2C,
-    "acer": ACER,
-    "npg": NPG,
-    "ppo": PPO,
-    "ppo_penalty": PPOPenalty,
-    "reinforce": REINFORCE,
-    "reinforce_baseline": REINFORCEBaseline,
-    "trpo": TRPO,
-}
+import sb3_pgx
+from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm
 
 # In rl_zoo3's commands these names stand for this package's algorithms; the algorithms of SB3 and sb3-contrib get the names
 # on the right. rl_zoo3 makes folders of names, so they have no colon as in `sb3-pgx compare`: some systems forbid it.
 RENAMED_IN_RL_ZOO3 = {"a2c": "sb3_a2c", "ppo": "sb3_ppo", "trpo": "contrib_trpo"}
 
 
-def algorithm_class(name: str) -> type[BaseAlgorithm]:
+def name_of(cls: type) -> str:
+    """Return the name of an algorithm on the command line: its class's name in snake case (``"ppo_penalty"``)."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+
+
+def _exported() -> dict[str, type[PolicyGradientAlgorithm]]:
+    exported = (getattr(sb3_pgx, name) for name in sb3_pgx.__all__)
+    algorithms = (cls for cls in exported if isinstance(cls, type) and issubclass(cls, PolicyGradientAlgorithm))
+    return {name_of(cls): cls for cls in sorted(algorithms, key=name_of)}
+
+
+ALGORITHMS = _exported()  # every algorithm that the package exports
+
+
+def algorithm_class(name: str) -> type[PolicyGradientAlgorithm]:
     """
     :param name: a key of :data:`ALGORITHMS`
     :return: the algorithm's class

@@ -12,8 +12,20 @@ from torch.nn import functional as F
 
 from sb3_pgx.algorithms.rmsprop import RMSpropAlgorithm, with_rms_prop
 from sb3_pgx.core.checks import as_flag, check_counts
+from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.rollout import Batch, Rollout
 from sb3_pgx.core.rollout_buffer import RolloutView
+from sb3_pgx.core.search_space import (
+    ENTROPY,
+    GAE_LAMBDA,
+    GAMMA,
+    LEARNING_RATE,
+    MAX_GRAD_NORM,
+    Categorical,
+    Dimension,
+    Real,
+    Whole,
+)
 from sb3_pgx.engine import Evaluation, Objective
 from sb3_pgx.ops.metrics import explained_variance
 from sb3_pgx.ops.objectives import standardized, weighted
@@ -104,6 +116,19 @@ class A2C(RMSpropAlgorithm):
     _ages: list[int] | None = None  # steps since the start of each current episode, at the observations to act on
     _first_ages: list[int] | None = None  # the same in the first row of the rollout
     objective: ClassVar[Objective | None] = Objective(actor_critic_objective)
+
+    search_space: ClassVar[tuple[Dimension, ...]] = (
+        LEARNING_RATE,
+        Whole("n_steps", 4, 128, log=True),
+        GAMMA,
+        GAE_LAMBDA,
+        ENTROPY,
+        MAX_GRAD_NORM,
+        Real("vf_coef", 0.1, 1.0),
+        Categorical("normalize_advantage", (False, True)),
+        Categorical("use_rms_prop", (True, False)),
+    )
+    examination: ClassVar[Examination] = Examination(3072, 0.03, dict(n_steps=4, use_rms_prop=False))
 
     def __init__(
         self,

@@ -23,8 +23,10 @@ from sb3_pgx.core.checks import (
 )
 from sb3_pgx.core.distributions import family_of
 from sb3_pgx.core.errors import first_line, is_torchs, warn
+from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.policies import split_parameters
 from sb3_pgx.core.rollout import Batch, Observations, Rollout, map_tensors
+from sb3_pgx.core.search_space import NATURAL, Dimension
 from sb3_pgx.engine import Objective
 from sb3_pgx.engine.gradient import not_finite, refused
 from sb3_pgx.ops.metrics import explained_variance
@@ -128,6 +130,15 @@ class NPG(PolicyGradientAlgorithm):
     objective: ClassVar[Objective | None] = CRITIC_OBJECTIVE
     # Line search of the critic, whose step can break the constraint because V is not linear; the tolerance covers rounding.
     critic_shrinking_factor, critic_max_tries, critic_tolerance = 0.8, 15, 1e-3
+
+    search_space: ClassVar[tuple[Dimension, ...]] = NATURAL
+    # A step of fixed KL divergence never gets shorter, and so leaves a problem again that it has solved.
+    examination: ClassVar[Examination] = Examination(
+        2048,
+        0.02,
+        dict(n_steps=8, batch_size=128, n_critic_updates=5, cg_max_steps=5, step_rule="fixed", step_size=0.3),
+        bound="trust region without search",
+    )
 
     def __init__(
         self,

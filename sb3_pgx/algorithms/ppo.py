@@ -9,7 +9,9 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from sb3_pgx.algorithms.proximal import MIN_CLIP_RANGE, ProximalAlgorithm, scaled_advantages, value_error
+from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.rollout import Batch
+from sb3_pgx.core.search_space import EPOCHS, Dimension, Scheduled
 from sb3_pgx.engine import Evaluation, Objective
 from sb3_pgx.ops.metrics import approximate_kl, clip_fraction
 from sb3_pgx.ops.objectives import clipped_surrogate, weighted
@@ -108,6 +110,9 @@ class PPO(ProximalAlgorithm):
     """
 
     objective: ClassVar[Objective | None] = Objective(clipped_objective, distance="approx_kl")
+
+    search_space: ClassVar[tuple[Dimension, ...]] = (*EPOCHS, Scheduled("clip_range", 0.05, 0.4))
+    examination: ClassVar[Examination] = Examination(2048, 0.02, dict(n_steps=8, batch_size=128, n_epochs=4), bound="clip")
 
     def __init__(
         self,

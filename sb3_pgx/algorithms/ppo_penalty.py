@@ -12,7 +12,9 @@ from sb3_pgx.algorithms.proximal import MIN_CLIP_RANGE, ProximalAlgorithm, scale
 from sb3_pgx.core.checks import check_finite_not_negative, check_positive, check_positive_or_none
 from sb3_pgx.core.controllers import adapted_kl_coef
 from sb3_pgx.core.distributions import Family, family_of
+from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.rollout import Batch, Rollout
+from sb3_pgx.core.search_space import EPOCHS, Dimension, Real
 from sb3_pgx.engine import Evaluation, Objective
 from sb3_pgx.ops.metrics import approximate_kl, clip_fraction
 from sb3_pgx.ops.objectives import clipped_surrogate, kl_hinge, weighted
@@ -132,6 +134,13 @@ class PPOPenalty(ProximalAlgorithm):
     """
 
     objective: ClassVar[Objective | None] = Objective(penalized_objective, distance="minibatch_kl", reads_distribution=True)
+
+    search_space: ClassVar[tuple[Dimension, ...]] = (
+        *EPOCHS,
+        Real("kl_coef", 0.1, 10.0),
+        Real("target_kl", 1e-3, 0.1),
+    )
+    examination: ClassVar[Examination] = Examination(2048, 0.02, dict(n_steps=8, batch_size=128, n_epochs=4, target_kl=0.03))
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """TRPO: a step along the natural gradient, shortened until it improves the surrogate within a bound on the KL divergence."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sb3_pgx.algorithms.npg import NPG, CriticUpdate
 from sb3_pgx.core.checks import check_counts, is_number
+from sb3_pgx.core.examination import Examination
 from sb3_pgx.ops.natural_gradient import LineSearch, Solution, kl_step_length
 from sb3_pgx.stages.report import Metrics
 from sb3_pgx.stages.trust_region import Surroundings
@@ -87,6 +88,10 @@ class TRPO(NPG):
         on the scale of the rewards. Typical: 0.01 to 0.1. Larger values let V change more per update
     :raises ValueError: an argument is invalid, or the action distribution has no KL divergence in closed form
     """
+
+    examination: ClassVar[Examination] = Examination(
+        2048, 0.02, dict(n_steps=8, batch_size=128, n_critic_updates=5, cg_max_steps=5, target_kl=0.05), bound="trust region"
+    )
 
     def __init__(
         self,

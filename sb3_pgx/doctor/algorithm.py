@@ -11,7 +11,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_pgx.core.policies import ActorMixin
-from sb3_pgx.doctor.probe_settings import N_ENVS, linear_to_zero, settings_for
+from sb3_pgx.doctor.probe_settings import BOUNDS, N_ENVS, linear_to_zero, settings_for
 from sb3_pgx.doctor.probes import BOOTSTRAP, BOX, CRITIC, PROBES, Answer, Probe, RewardedAction, probabilities
 from sb3_pgx.doctor.update_checks import UPDATE_SUSPECT, StoredLogProb
 
@@ -83,9 +83,10 @@ def _train_on(
 
 
 def _check_update_size(cls: type[OnPolicyAlgorithm], seed: int, hyperparameters: Mapping[str, Any]) -> ProbeResult:
-    name, bound = "size of an update", settings_for(cls).bound
-    if bound is None:
+    name, promised = "size of an update", settings_for(cls).bound
+    if promised is None:
         return ProbeResult(name, SKIPPED, explanation=f"{cls.__name__} promises no limit on a single update")
+    bound = BOUNDS[promised]
     probe = next(probe for probe in PROBES if probe.environment is RewardedAction)
     model = _build(cls, probe, seed, {**hyperparameters, **bound.hyperparameters})
     before = probabilities(model, 0)

@@ -41,10 +41,12 @@ from sb3_pgx.core.controllers import KLAdaptiveLearningRate
 from sb3_pgx.core.custom_buffer import is_users_own
 from sb3_pgx.core.distributions import release_graph
 from sb3_pgx.core.errors import warn
+from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.files import saving
 from sb3_pgx.core.policies import policy_class_for
 from sb3_pgx.core.rollout_buffer import DictRolloutView, RolloutView
 from sb3_pgx.core.schedules import as_schedule
+from sb3_pgx.core.search_space import Dimension
 from sb3_pgx.core.spaces import within, zero_based
 from sb3_pgx.core.undo import Undo
 from sb3_pgx.engine import GradientSteps
@@ -97,6 +99,8 @@ class PolicyGradientAlgorithm(Updating):
         "CnnPolicy": ActorCriticCnnPolicy,
         "MultiInputPolicy": MultiInputActorCriticPolicy,
     }
+    search_space: ClassVar[tuple[Dimension, ...]] = ()  # what is worth tuning; `settings` adds the network
+    examination: ClassVar[Examination] = Examination()  # settings for `sb3-pgx doctor algo`
 
     def __init__(
         self, policy: str | type[ActorCriticPolicy], env: GymEnv | str | None, compile: bool | str = "auto", **kwargs: Any

@@ -10,8 +10,9 @@ import sys
 import optuna
 import pytest
 
+from sb3_pgx import A2C
 from sb3_pgx.cli import main
-from sb3_pgx.settings import search_spaces
+from sb3_pgx.core.search_space import ENTROPY
 from sb3_pgx.tuning import study as studies
 from sb3_pgx.tuning import trial_records
 from sb3_pgx.tuning.study import StudyMismatch, mend_journal, open_storage, open_study
@@ -39,10 +40,8 @@ def test_other_settings_are_refused_with_old_and_new(plan, changes, sentence):
 
 def test_another_search_space_is_refused_with_what_is_new_in_it(plan, monkeypatch):
     open_study(plan())
-    wider = tuple(
-        dataclasses.replace(d, high=0.5) if d == search_spaces.ENTROPY else d for d in search_spaces.SEARCH_SPACES["a2c"]
-    )
-    monkeypatch.setitem(search_spaces.SEARCH_SPACES, "a2c", wider)
+    wider = tuple(dataclasses.replace(d, high=0.5) if d == ENTROPY else d for d in A2C.search_space)
+    monkeypatch.setattr(A2C, "search_space", wider)
     with pytest.raises(StudyMismatch) as error:
         open_study(plan())
     assert "started with search space Real(argument='ent_coef', low=1e-06, high=0.1" in str(error.value)

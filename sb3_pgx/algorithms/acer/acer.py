@@ -30,8 +30,10 @@ from sb3_pgx.core.checks import (
     is_number,
 )
 from sb3_pgx.core.errors import warn
+from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.rollout import Rollout, map_tensors
 from sb3_pgx.core.schedules import MAX_FLOAT32
+from sb3_pgx.core.search_space import ENTROPY, GAMMA, Categorical, Dimension, Real, Scheduled, Whole
 from sb3_pgx.core.undo import state_of
 from sb3_pgx.engine import Follower, Objective
 from sb3_pgx.engine.layers import Modules
@@ -120,6 +122,24 @@ class ACER(RMSpropAlgorithm):
     average_policy: ACERMixin
     replay_buffer: SegmentReplay
     _raw: RawTransitions | None = None  # of the current rollout, before VecNormalize
+
+    search_space: ClassVar[tuple[Dimension, ...]] = (
+        Scheduled("learning_rate", 1e-4, 1e-2),
+        Whole("n_steps", 5, 100, log=True),
+        GAMMA,
+        ENTROPY,
+        Real("max_grad_norm", 0.3, 20.0),
+        Whole("replay_ratio", 1, 8),
+        Categorical("replay_batch", (None, 16, 32, 64)),
+        Real("q_coef", 0.1, 20.0),
+        Real("importance_clip", 0.1, 20.0),
+        Real("trust_region_delta", 1e-3, 3.0),
+        Real("average_coef", 1e-3, 0.1, complement=True),
+        Categorical("use_rms_prop", (True, False)),
+    )
+    examination: ClassVar[Examination] = Examination(
+        2560, 0.02, dict(n_steps=8, buffer_size=4096, replay_start=128, ent_coef=0.0, use_rms_prop=False)
+    )
 
     def __init__(
         self,

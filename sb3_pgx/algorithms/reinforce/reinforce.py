@@ -12,6 +12,7 @@ from torch import Tensor
 from sb3_pgx.algorithms.reinforce.episodes import Episodes
 from sb3_pgx.algorithms.reinforce.episodic import EpisodicAlgorithm
 from sb3_pgx.core.checks import as_flag, check_choice
+from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.policies import (
     ActorCnnPolicy,
     ActorMultiInputPolicy,
@@ -20,6 +21,7 @@ from sb3_pgx.core.policies import (
     split_parameters,
 )
 from sb3_pgx.core.rollout import Rollout, map_tensors
+from sb3_pgx.core.search_space import EPISODES, Categorical, Dimension
 from sb3_pgx.engine import gradient_step
 from sb3_pgx.ops.baselines import leave_one_out, mean_baseline, mean_of_others
 from sb3_pgx.ops.per_sample import MAX_NUMBERS
@@ -101,6 +103,13 @@ class REINFORCE(EpisodicAlgorithm):
         "CnnPolicy": ActorCnnPolicy,
         "MultiInputPolicy": ActorMultiInputPolicy,
     }
+
+    search_space: ClassVar[tuple[Dimension, ...]] = (
+        *EPISODES,
+        Categorical("baseline", (None, "mean", "loo", "optimal")),
+        Categorical("normalize_returns", (False, True)),
+    )
+    examination: ClassVar[Examination] = Examination(3072, 0.05, dict(n_episodes=4, baseline="loo"))
 
     def __init__(
         self,

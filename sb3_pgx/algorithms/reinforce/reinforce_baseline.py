@@ -11,8 +11,10 @@ from torch import Tensor
 
 from sb3_pgx.algorithms.reinforce.episodic import EpisodicAlgorithm
 from sb3_pgx.core.checks import as_flag, check_counts
+from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.policies import split_parameters
 from sb3_pgx.core.rollout import Rollout
+from sb3_pgx.core.search_space import EPISODES, Categorical, Dimension, Scheduled, Whole
 from sb3_pgx.engine import Objective, gradient_step
 from sb3_pgx.ops.metrics import explained_variance
 from sb3_pgx.ops.returns import masked, monte_carlo, standardize
@@ -88,6 +90,16 @@ class REINFORCEBaseline(EpisodicAlgorithm):
     """
 
     objective: ClassVar[Objective | None] = CRITIC_OBJECTIVE
+
+    search_space: ClassVar[tuple[Dimension, ...]] = (
+        *EPISODES,
+        Scheduled("critic_learning_rate", 1e-4, 1e-2),
+        Whole("n_critic_updates", 1, 20),
+        Categorical("normalize_advantage", (False, True)),
+    )
+    examination: ClassVar[Examination] = Examination(
+        2560, 0.05, dict(n_episodes=4, critic_learning_rate=0.02, n_critic_updates=3)
+    )
 
     def __init__(
         self,
