@@ -4,6 +4,7 @@ What each algorithm can be used with: every cell of the README's table is a shor
 ``python tests/readme_tables.py`` trains them all and rewrites the table.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -21,17 +22,25 @@ FAR = spaces.Box(2, 5, (2,), np.float32)  # an action that is not rescaled is ou
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 DICT = spaces.Dict({"vector": BOX, "number": spaces.Discrete(3), "picture": IMAGE})
 
-# What makes an algorithm train within a few steps. A new algorithm adds a line.
-QUICK: dict[str, dict[str, Any]] = {
-    "a2c": dict(n_steps=6),
-    "acer": dict(n_steps=6, buffer_size=48, replay_start=12),
-    "npg": dict(n_steps=6, batch_size=4, n_critic_updates=2, cg_max_steps=3),
-    "ppo": dict(n_steps=6, batch_size=4, n_epochs=2),
-    "ppo_penalty": dict(n_steps=6, batch_size=4, n_epochs=2),
-    "reinforce": dict(n_episodes=1),
-    "reinforce_baseline": dict(n_episodes=1, n_critic_updates=1),
-    "trpo": dict(n_steps=6, batch_size=4, n_critic_updates=2, cg_max_steps=3),
-}
+# Values with which a model trains within a few steps, by the constructor's argument.
+SMALLEST: dict[str, Any] = dict(
+    n_steps=6,
+    n_episodes=1,
+    batch_size=4,
+    n_epochs=2,
+    n_critic_updates=2,
+    cg_max_steps=3,
+    buffer_size=48,
+    replay_start=12,
+)
+
+
+def smallest(cls: type) -> dict[str, Any]:
+    """Return those values of ``SMALLEST`` that a class's constructor takes."""
+    return {name: SMALLEST[name] for name in inspect.signature(cls).parameters if name in SMALLEST}
+
+
+QUICK: dict[str, dict[str, Any]] = {name: smallest(cls) for name, cls in ALGORITHMS.items()}
 
 
 class OwnExtractor(FlattenExtractor):
