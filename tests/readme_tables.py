@@ -39,8 +39,9 @@ def section(name: str) -> str:
 
 def published_capabilities() -> dict[tuple[str, str], bool]:
     """The README's table of capabilities, by algorithm and cell."""
-    rows = [line.strip("| ").split(" | ") for line in section("capabilities").splitlines()[2:]]
-    return {(a, row[0]): mark.strip(" |") == "✓" for row in rows for a, mark in zip(ALGORITHMS, row[1:], strict=True)}
+    header, _, *rows = (line.strip("| ").split(" | ") for line in section("capabilities").splitlines())
+    names = {f"`{cls.__name__}`": name for name, cls in ALGORITHMS.items()}
+    return {(names[c], row[0]): mark.strip(" |") == "✓" for row in rows for c, mark in zip(header, row[1:], strict=True)}
 
 
 def results() -> list[dict[str, Any]]:
@@ -192,7 +193,9 @@ def measured() -> set[tuple[str, str]]:
 
 def comments(algorithm: str) -> dict[str, str]:
     """What the lines right above each entry of an algorithm's hyperparameter file say."""
-    text = (CONFIGS / f"{algorithm}.yml").read_text(encoding="utf-8")
+    file = CONFIGS / f"{algorithm}.yml"
+    assert file.is_file(), f"{algorithm} has no hyperparameters: write zoo_configs/{file.name}"
+    text = file.read_text(encoding="utf-8")
     return {match[2]: match[1] for match in re.finditer(r"((?:^#.*\n)*)^([\w/-]+):", text, re.MULTILINE)}
 
 

@@ -35,7 +35,7 @@ def test_code_blocks_run(file, line, code, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["claims", "configs", "faults", "logged", "metrics", "mujoco", "variance"])
 def test_published_figures_are_those_that_were_measured(name):
-    assert section(name) == GENERATED[name]()
+    assert section(name) == GENERATED[name](), "run `make table`"
 
 
 def test_every_verdict_follows_from_the_published_runs_or_the_record_says_why_it_was_superseded():
