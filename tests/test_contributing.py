@@ -1,4 +1,4 @@
-"""The algorithm of CONTRIBUTING.md, built from the document's text: it fits into five files and conforms."""
+"""CONTRIBUTING.md: its algorithm, built from the document's text, fits into five files and conforms."""
 
 import os
 import re
@@ -37,6 +37,13 @@ def test_an_algorithm_takes_five_files_and_eighty_lines():
     listed = re.findall(r"^\| `(\S+)` \|", table, re.MULTILINE)
     assert len(listed) <= 5 and FILES.keys() <= set(listed)
     assert set(listed) - FILES.keys() == {"sb3_pgx/__init__.py", "README.md"}  # which exist already
+
+
+def test_the_index_of_the_helper_modules_is_complete():
+    support = ROOT / "tests" / "support"
+    rows = re.findall(r"^\| (`.*?) \|", (support / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    indexed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert indexed == {module.stem for module in support.glob("*.py")}, "update tests/support/README.md"
 
 
 @pytest.mark.parametrize(

@@ -226,18 +226,18 @@ def test_a_users_exception_in_an_update_comes_through_and_undoes_it(name):
     """In the first step of an update of A2C, and after some of the others."""
     kwargs = dict(learning_rate=KLAdaptiveLearningRate(3e-4)) if name == "ppo" else {}
     model = restarted(make(name, patients(DISCRETE, True), compile=False, policy_kwargs=dict(net_arch=[8]), **kwargs))
-    before, measured_update = [], model._measured_update
+    before, train = [], model.train
 
     def watched():
         before[:] = [everything(model)]
-        return measured_update()
+        train()
 
     model.learn(24)
     model.policy.mlp_extractor.value_net.append(FailsAt())
     if name == "acer":
         model.average_policy = copy.deepcopy(model.policy).requires_grad_(False)
         model.policy.mlp_extractor.policy_net.append(model.policy.mlp_extractor.value_net[-1])
-    model._measured_update = watched
+    model.train = watched
     with pytest.raises(Fault, match=r"^the user's"):
         model.learn(240, reset_num_timesteps=False)
     for part in ("policy", "optimizer", "rate", "average", "random"):

@@ -120,7 +120,7 @@ def test_a_number_that_makes_no_sense_is_refused_by_name(arguments, message):
 def test_the_rate_after_a_training_is_the_replay_of_the_minibatches_divergences(model_class, compiled, monkeypatch):
     monkeypatch.setattr(compiling, "backend", lambda graph, examples: graph)
     model = make(model_class, KLAdaptiveLearningRate(3e-3, target_kl=0.01), compile=False)
-    assert model._steps.objective.distance == DISTANCE[model_class]
+    assert model.objective.distance == DISTANCE[model_class]
     spy, rates = Spy(model), Rates()
     model.learn(96, callback=rates)
     expected = replay(3e-3, spy.distances, target_kl=0.01)

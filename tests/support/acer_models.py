@@ -1,4 +1,4 @@
-"""Small models of ACER that keep and replay, on environments that tell what they returned."""
+"""Small ACER models with replay, and environments that record what they returned."""
 
 import copy
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ BOTH = pytest.mark.parametrize("kind", ACTIONS)
 
 
 class Told(AnySpace):
-    """Random observations and rewards, all different, and a list of what each environment returned."""
+    """An environment of random, distinct observations and rewards that records what it returned."""
 
     def __init__(self, action_space, seed=0):
         super().__init__(copy.deepcopy(BOX), copy.deepcopy(action_space))
@@ -45,7 +45,7 @@ def envs(kind="Discrete", n=2):
 
 
 def make(kind="Discrete", env=None, **kwargs):
-    """Six steps of two environments a rollout, and some replay from the second rollout on."""
+    """Return a small ACER: rollouts of six steps in two environments, replay from the second rollout on."""
     policy_kwargs = {"net_arch": [8], **kwargs.pop("policy_kwargs", {})}
     small = dict(n_steps=6, buffer_size=60, replay_start=24, replay_ratio=2.0, learning_rate=5e-3, compile=False)
     arguments = {**small, "seed": 0, "device": DEVICE, **kwargs}
@@ -57,7 +57,7 @@ def some_observations():
 
 
 def watch(model, method, note):
-    """Have ``note`` called with a method's arguments before it runs; what it returns is collected."""
+    """Call ``note`` with a method's arguments before the method runs. Return the list of its results."""
     noted, original = [], getattr(model, method)
 
     def noting(*args, **kwargs):
@@ -69,7 +69,7 @@ def watch(model, method, note):
 
 
 def watch_steps(model, note):
-    """Have ``note`` called with the segments of each step before it is taken, and the update it is part of."""
+    """Before each gradient step, call ``note`` with its segments and the update. Return the list of its results."""
     noted, gradient_steps = [], model.gradient_steps
 
     @contextmanager
@@ -84,7 +84,7 @@ def watch_steps(model, note):
 
 
 def distribution_of(policy, observations):
-    """Packed parameters, as the policy acts."""
+    """Return the packed parameters of the distributions from which the policy acts."""
     with th.no_grad():
         result = packed(policy.get_distribution(observations)).clone()
     release_graph(policy)
@@ -97,7 +97,7 @@ def flat(policy, buffers=True):
 
 
 class Change(BaseCallback):
-    """Sets an attribute of the model after so many steps."""
+    """A callback that sets an attribute of the model after a number of steps."""
 
     def __init__(self, after, **attributes):
         super().__init__()
@@ -110,7 +110,7 @@ class Change(BaseCallback):
 
 
 class Normalising(FlattenExtractor):
-    """Features with buffers: running statistics, and a counter of batches."""
+    """A feature extractor with buffers: running statistics and a counter of batches."""
 
     def __init__(self, observation_space):
         super().__init__(observation_space)

@@ -1,4 +1,4 @@
-"""Segments of a small ACER in float64, and what its objective makes of them."""
+"""Segments of a small float64 ACER, and its objective recomputed from the definitions."""
 
 import copy
 
@@ -24,7 +24,7 @@ def random(seed, *shape):
 
 
 def small_model(kind, **policy_kwargs):
-    """A few neurons, in float64."""
+    """Return an ACER whose float64 policies have a few neurons."""
     small = dict(net_arch=dict(pi=[4], vf=[5]), features_extractor_class=DoubleFeatures, ortho_init=False)
     env = vectorised(AnySpace(BOX, ACTIONS[kind]))
     kwargs = dict(policy_kwargs={**small, **policy_kwargs}, device=DEVICE, seed=0, n_dueling_samples=N_DUELING)
@@ -35,7 +35,7 @@ def small_model(kind, **policy_kwargs):
 
 
 def shifted(policy, seed, size=0.6):
-    """A copy that has been moved a little, in all directions, its standard deviation included."""
+    """Return a copy whose parameters, the standard deviation included, have moved a little in all directions."""
     release_graph(policy)
     other = copy.deepcopy(policy)
     with th.no_grad():
@@ -45,7 +45,7 @@ def shifted(policy, seed, size=0.6):
 
 
 def parameters_of(policy, observations):
-    """Logits, or means and standard deviations; by torch's distributions."""
+    """Return logits, or means and standard deviations, as torch's distributions have them."""
     with th.no_grad():
         distribution = policy.get_distribution(observations).distribution
     if isinstance(distribution, Normal):
@@ -54,7 +54,7 @@ def parameters_of(policy, observations):
 
 
 def coefficients(**given):
-    """Nothing but the policy's gradient, without a trust region, unless others are given."""
+    """Return coefficients that leave only the policy's gradient, without a trust region, except for those given."""
     nothing = dict(trust_region=False, trust_region_delta=1.0, q_coef=0.0, ent_coef=0.0, in_logits=False, with_std=False)
     return Coefficients(**{**dict(gamma=GAMMA, importance_clip=1.5, average_coef=0.99), **nothing, **given})
 
@@ -84,7 +84,7 @@ def segments(model, behaviour=None, average=None):
 
 
 def evaluated(model, batch):
-    """What the policies say of the segments."""
+    """Evaluate the segments with the policy and the average policy."""
     return model.objective.evaluate(model.policy, batch, model.average_policy)
 
 
@@ -93,7 +93,7 @@ def measured(model, batch, c):
 
 
 def gradient(model, loss, **kwargs):
-    """In all parameters; zeros where one does not enter."""
+    """Return the gradient in all parameters, with zeros for unused ones."""
     parameters = [p for p in model.policy.parameters() if p.requires_grad]
     grads = th.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True, **kwargs)
     return th.cat([g.flatten() for g in grads])
@@ -104,7 +104,7 @@ def result(model, batch, c):
 
 
 def returns(model, batch, values, last_values, action_values, traces):
-    """Q + Σ_s γ^{s−t} Π traces (r + γ V − Q): the sum, for each row on its own, ``[B]``."""
+    """Compute Q + Σ_s γ^{s−t} Π traces (r + γ V − Q) row by row as a sum, ``[B]``."""
     v, q, c = (x.detach().view(T, -1) for x in (values, action_values, traces))
     total, order = th.empty_like(v), batch.truncated.nonzero().tolist()
     with th.no_grad():
@@ -130,7 +130,7 @@ def leaves(now):
 
 
 def partial(model, batch, now, c):
-    """The loss's derivative in each quantity that the policy gave, by name; ``None`` where it does not enter."""
+    """Return the derivative of the loss in each output of the policy, by name; ``None`` for unused ones."""
     loss = model.objective.measure(now, batch, c)["loss"]
     grads = th.autograd.grad(loss, list(now), allow_unused=True)
     return dict(zip(now._fields, grads, strict=True))

@@ -1,4 +1,4 @@
-"""A script of SB3's users, run with SB3's class and with ours: the same parameters have to come out of both."""
+"""Run one user script with SB3's class and with ours; both must end with the same parameters."""
 
 import inspect
 from collections.abc import Callable
@@ -94,7 +94,7 @@ class Make:
         return (cls or self.cls)(policy, drifting() if env is None else env, **settings, **self.own)
 
     def load(self, path: Any, **kwargs: Any) -> Any:
-        """Load a model that either side has saved."""
+        """Load a model that SB3 or this package has saved."""
         model = self.cls.load(path, device=DEVICE, **kwargs)
         vars(model).update(self.own)
         return model
@@ -121,7 +121,7 @@ class Outcome:
 
 
 def solve_without_random_numbers(*args: Any, **kwargs: Any) -> Any:
-    """sb3-contrib's conjugate gradients, whose random start would make all later actions others than ours."""
+    """Run sb3-contrib's conjugate gradients without using up random numbers, so that later actions equal ours."""
     with th.random.fork_rng():
         return solve(*args, **kwargs)
 
@@ -131,7 +131,7 @@ _theirs: dict[str, Outcome] = {}
 
 
 def outcome(script: Callable[..., Any], make: Make, **fixtures: Any) -> Outcome:
-    """Run a script from the same random numbers as every other one."""
+    """Run a script with the random generators seeded as for every other script."""
     np.random.seed(0)
     th.manual_seed(0)
     return Outcome(script(make, **fixtures))

@@ -1,4 +1,4 @@
-"""Opens a page in a real browser without a window, and tells what it showed and what it complained about."""
+"""Open a page in a headless browser; return its picture and the messages of its console."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ def browse(page: Path, height: int = 4000) -> tuple[np.ndarray, list[str]]:
     """
     :param page: HTML file
     :param height: of the window, in pixels
-    :return: what is seen, ``[height, width, 3]``; and what the browser's console says
+    :return: the picture, ``[height, width, 3]``, and the messages of the browser's console
     """
     assert CHROMIUM is not None
     with TemporaryDirectory() as folder:
@@ -39,5 +39,5 @@ def browse(page: Path, height: int = 4000) -> tuple[np.ndarray, list[str]]:
 
 
 def pixels_of(seen: np.ndarray, color: str) -> int:
-    """How many pixels have a colour such as ``#0072B2``."""
+    """Count the pixels of a colour such as ``#0072B2``."""
     return int((seen == [int(color[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=-1).sum())

@@ -1,7 +1,7 @@
 """
-What each algorithm can be used with: every cell of the README's table is a short training that runs or is refused.
+The README's table of capabilities: each cell is a short run that trains or is refused. Also: quick settings per algorithm.
 
-``python tests/readme_tables.py`` trains them all and rewrites the table.
+``make table`` runs them all and rewrites the table.
 """
 
 import inspect
@@ -55,7 +55,7 @@ class OwnExtractor(FlattenExtractor):
 
 
 def train(name: str, policy: str, env: Any, **kwargs: Any) -> Any:
-    """Two updates or so with all parameters finite at the end."""
+    """Train for about two updates, check that the actor moved and all parameters are finite, and return the model."""
     policy_kwargs = {**({} if policy != "MlpPolicy" else {"net_arch": [8]}), **kwargs.pop("policy_kwargs", {})}
     model = ALGORITHMS[name](policy, env, seed=0, device=DEVICE, policy_kwargs=policy_kwargs, **QUICK[name], **kwargs)
     before = {n: p.detach().clone() for n, p in model.policy.named_parameters()}
@@ -121,7 +121,7 @@ def _own_buffer() -> type:
 
 
 def supported(algorithm: str, cell: str) -> bool:
-    """Whether it trains; a refusal names the algorithm, as Python does where it lacks an argument."""
+    """Return whether a cell trains. A refusal must name the algorithm, or an argument that it does not have."""
     try:
         CELLS[cell](algorithm)
     except (ValueError, TypeError) as error:
@@ -132,7 +132,7 @@ def supported(algorithm: str, cell: str) -> bool:
 
 
 def table() -> str:
-    """The README's table, from training every cell."""
+    """Return the README's table after training every cell."""
     names = [cls.__name__ for cls in ALGORITHMS.values()]
     lines = ["| | " + " | ".join(f"`{n}`" for n in names) + " |", "|---|" + ":-:|" * len(names)]
     for cell in CELLS:

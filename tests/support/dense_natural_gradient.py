@@ -1,4 +1,4 @@
-"""Policies in float64 with few parameters, and what a step along the natural gradient is by dense linear algebra."""
+"""Small float64 policies, and their natural-gradient steps by dense linear algebra."""
 
 import copy
 import math
@@ -33,14 +33,14 @@ KINDS = {
 
 
 class DoubleBernoulli(BernoulliDistribution):
-    """SB3's, whose log-probabilities of float32 actions would be float32."""
+    """SB3's Bernoulli distribution with log-probabilities in float64, whatever the type of the actions."""
 
     def log_prob(self, actions):
         return super().log_prob(actions.double())
 
 
 class DoublePolicy(GaussianStdPolicy):
-    """In float64 from its first layer on, and moved away from the start, where all actions are alike."""
+    """A float64 policy, moved away from its initial parameters, for which all actions are alike."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, features_extractor_class=DoubleFeatures, **{"net_arch": [2], **kwargs})
@@ -62,13 +62,13 @@ def double_envs(action_space=PLANE, n=2):
 
 
 def double_model(name, action_space=PLANE, policy=DoublePolicy, env=None, **kwargs):
-    """An algorithm on a policy in float64 with a hidden layer of two units; uncompiled unless it is said."""
+    """Return a model with a float64 policy of two hidden units. It is not compiled by default."""
     settings = dict(n_steps=8, batch_size=16, n_critic_updates=1, seed=0, device=DEVICE, compile=False)
     return ALGORITHMS[name](policy, env or double_envs(action_space), **{**settings, **kwargs})
 
 
 class Updates(BaseCallback):
-    """Keeps each rollout, the policy before and after the update on it, and what the update measured."""
+    """A callback that keeps each rollout, the policy before and after its update, and the update's metrics."""
 
     def __init__(self):
         super().__init__()
@@ -87,10 +87,10 @@ class Updates(BaseCallback):
 
 
 class Updated:
-    """One update on one rollout, and all that can be said of it without the algorithm. Vectors are over the actor, flat."""
+    """One update on one rollout, with everything recomputed independently. Vectors are flat, over the actor's parameters."""
 
     def __init__(self, model, advantages=None):
-        """``advantages``: those of a rollout buffer of the user's own, ``[T, N]``."""
+        """:param advantages: advantages from a user's own rollout buffer, ``[T, N]``; ``None``: the rollout's"""
         callback = Updates()
         model.learn(model.n_steps * model.n_envs, callback=callback)
         (rollout,), (self.old,), (self.new,), (self.metrics,) = (
@@ -105,7 +105,7 @@ class Updated:
         self.advantages = (A - A.mean()) / (A.std() + 1e-8) if model.normalize_advantage else A
 
     def surrogate(self, policy):
-        """mean A π / π_old."""
+        """Return the mean of A π / π_old."""
         with th.no_grad():
             return self._surrogate(policy).item()
 
@@ -115,7 +115,7 @@ class Updated:
         return (self.advantages * (log_prob_of(policy, self.batch) - old).exp()).mean()
 
     def kl(self, policy):
-        """KL(π_old‖π) in every state."""
+        """Return KL(π_old‖π) in every state."""
         return kl_of(self.old, policy, self.observations)
 
     def gradient(self):
@@ -126,21 +126,21 @@ class Updated:
         return hessian_of_kl(self.old, self.observations if observations is None else observations)
 
     def moved(self, step):
-        """The old policy after a step of its actor."""
+        """Return the old policy after a step of its actor."""
         policy = copy.deepcopy(self.old)
         th.nn.utils.vector_to_parameters(actor_vector(policy) + step, actor_of(policy).values())
         return policy
 
 
 def in_double(policy):
-    """A copy that computes in float64 with the same parameters, for one extractor of vectors."""
+    """Return a float64 copy of a policy that has one feature extractor, for vector observations."""
     policy = copy.deepcopy(policy).double()
     policy.features_extractor.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))  # SB3 hands over float32
     return policy
 
 
 def is_actors(name):
-    """By SB3's names, which say what belongs to the critic."""
+    """Return whether a parameter belongs to the actor, judged by SB3's names."""
     return "value" not in name and "vf_" not in name
 
 
@@ -162,7 +162,7 @@ def log_prob_of(policy, batch):
 
 
 def hessian_of_kl(policy, observations):
-    """Of the mean KL(old‖new) by torch's formulas, summed over the action, at new = old: differentiated twice."""
+    """Return the Hessian of the mean KL(old‖new) at new = old, by differentiating torch's formulas twice."""
     policy = copy.deepcopy(policy)
     parameters = list(actor_of(policy).values())
     with th.no_grad():
@@ -175,7 +175,7 @@ def hessian_of_kl(policy, observations):
 
 
 def mean_outer_product_of_scores(policy, observations):
-    """Mean over the states of E_a[∇log π ∇log πᵀ], one backward pass an action."""
+    """Return E_a[∇log π ∇log πᵀ], averaged over the states, with one backward pass per action."""
     policy = copy.deepcopy(policy)
     parameters, total = list(actor_of(policy).values()), 0.0
     for x in observations:
@@ -188,7 +188,7 @@ def mean_outer_product_of_scores(policy, observations):
 
 
 def actions_and_weights(policy, x):
-    """Every action of one state with its probability; for a Gaussian the nodes of a quadrature exact to degree 9."""
+    """Return every action of a state with its probability; for a Gaussian, nodes of a quadrature exact to degree 9."""
     space, device = policy.action_space, x.device
     with th.no_grad():
         distribution = policy.get_distribution(x)
@@ -205,5 +205,5 @@ def actions_and_weights(policy, x):
 
 
 def brute_force(product, size, like):
-    """The matrix of a product, one column a unit vector."""
+    """Return the matrix of a matrix-vector product, one column per unit vector."""
     return th.stack([product(unit) for unit in th.eye(size, dtype=like.dtype, device=like.device)], dim=1)

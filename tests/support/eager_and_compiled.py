@@ -1,4 +1,4 @@
-"""The same training twice, eager and compiled, and whether both went the same way."""
+"""Train the same model eagerly and compiled, and compare the two runs."""
 
 import copy
 import warnings
@@ -20,7 +20,7 @@ SEVERAL_EPOCHS = ("ppo", "ppo_penalty")
 
 
 class Sentences(KVWriter, SeqWriter):
-    """What is logged."""
+    """A log writer that keeps what is logged."""
 
     def __init__(self):
         self.sentences, self.dumps = [], []
@@ -36,12 +36,12 @@ class Sentences(KVWriter, SeqWriter):
 
 
 def envs(observation_space=BOX, action_space=BOX, n=2):
-    """Environments whose random numbers are theirs alone: a space holds a generator."""
+    """Return environments with their own copies of the spaces, since a space holds a random generator."""
     return vectorised(*(AnySpace(copy.deepcopy(observation_space), copy.deepcopy(action_space)) for _ in range(n)))
 
 
 def make(name, env=None, policy="MlpPolicy", **kwargs):
-    """A model that keeps its log as ``model.log``."""
+    """Return a model that keeps its log as ``model.log``."""
     small = {} if policy == "CnnPolicy" else {"net_arch": [8]}
     policy_kwargs = {**small, **kwargs.pop("policy_kwargs", {})}
     arguments = {"seed": 0, "device": DEVICE, **QUICK[name], "policy_kwargs": policy_kwargs, **kwargs}
@@ -52,12 +52,12 @@ def make(name, env=None, policy="MlpPolicy", **kwargs):
 
 
 def pair(name, cell=lambda: {}, **kwargs):
-    """The same model twice, eager and compiled."""
+    """Return the same model twice, eager and compiled."""
     return [make(name, **cell(), compile=compile, **kwargs) for compile in (False, True)]
 
 
 def drawn():
-    """What the generators give next; afterwards both stand where they stand after seed 0."""
+    """Return the generators' next numbers, and seed both with 0."""
     numbers = (np.random.rand(), th.rand(1).item())
     np.random.seed(0)
     th.manual_seed(0)
@@ -65,7 +65,7 @@ def drawn():
 
 
 def trained(model, timesteps=24, **kwargs):
-    """After a training, all that must not depend on whether it was compiled."""
+    """Train from fixed random numbers. Return the generators' next numbers, which must not depend on compiling."""
     np.random.seed(0)
     th.manual_seed(0)
     model.learn(timesteps, log_interval=1, **kwargs)
@@ -92,7 +92,7 @@ def assert_same_training(eager, compiled, rtol=1e-5, atol=1e-5):
 
 
 def warned(model):
-    """The warnings of :func:`trained` about compiling, and what it gave."""
+    """Return the result of :func:`trained`, and its warnings about compiling."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = trained(model)

@@ -1,4 +1,4 @@
-"""Small models of every algorithm, and what tests compare of two: parameters and distributions."""
+"""Small models of every algorithm, and comparisons of two models: parameters, optimizers, distributions."""
 
 import inspect
 
@@ -24,12 +24,12 @@ def make(name, env=None, policy="MlpPolicy", **kwargs):
 
 
 def takes(name, argument):
-    """Whether an algorithm's constructor has such an argument."""
+    """Return whether an algorithm's constructor has an argument of this name."""
     return argument in inspect.signature(ALGORITHMS[name].__init__).parameters
 
 
 def with_sde(name, use_sde):
-    """The argument, for algorithms that have it."""
+    """Return ``use_sde`` as a keyword argument, or nothing if the algorithm does not have it."""
     return dict(use_sde=use_sde) if takes(name, "use_sde") else {}
 
 
@@ -44,7 +44,7 @@ def assert_same(left, right):
 
 
 def assert_same_optimizer(left, right):
-    """Of two state dictionaries: settings and moments, bit for bit."""
+    """Assert that settings and moments of two optimizers' state dictionaries are equal bit for bit."""
     assert left["param_groups"] == right["param_groups"] and left["state"].keys() == right["state"].keys()
     for key, moments in left["state"].items():
         as_tensors = ({name: th.as_tensor(value) for name, value in m.items()} for m in (moments, right["state"][key]))
@@ -52,7 +52,7 @@ def assert_same_optimizer(left, right):
 
 
 def kl_of(old, new, observations):
-    """KL(old‖new) in every state by torch's formulas, summed over the action's dimensions."""
+    """Return KL(old‖new) in every state by torch's formulas, summed over the action's dimensions."""
     with th.no_grad():
         p, q = (policy.get_distribution(observations).distribution for policy in (old, new))
         if isinstance(p, list):

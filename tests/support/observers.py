@@ -1,4 +1,4 @@
-"""What tests put in place of a model's objective, or beside a training, to see what the updates do."""
+"""Observers of updates: a spy on the objective, a callback that keeps metrics, a log in a folder."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from sb3_pgx.engine import Evaluation
 
 @contextmanager
 def logging_to(folder: Any, model: BaseAlgorithm, formats: Sequence[str] = ("csv",)) -> Iterator[None]:
-    """A model's log goes into a folder, and its files are closed afterwards, which SB3 leaves to the garbage collector."""
+    """Log into a folder, and close the log's files afterwards, which SB3 leaves to the garbage collector."""
     logger = configure(str(folder), list(formats))
     model.set_logger(logger)
     try:
@@ -27,7 +27,7 @@ def logging_to(folder: Any, model: BaseAlgorithm, formats: Sequence[str] = ("csv
 
 
 class Minibatch(NamedTuple):
-    """What there was to see before the step on one minibatch."""
+    """What an objective saw before the gradient step on one minibatch."""
 
     measured: dict[str, float]
     ratio: Tensor  # [B], π now / π when it acted
@@ -81,7 +81,7 @@ class Spy:
 
 
 class Metrics(BaseCallback):
-    """Keeps the metrics of every update."""
+    """A callback that keeps the metrics of every update."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """
-Random uses of the algorithms: arguments × spaces × policies × environments, and what becomes of each.
+Random uses of the algorithms (arguments × spaces × policies × environments) and the outcome of each.
 
-A draw trains two updates, or is refused before training, or (for numbers that are not finite alone) later, with policy and
-optimizer as they were before the rollout.
+A draw trains for two updates or is refused before training. Only numbers that are not finite may be refused later; policy and
+optimizer are then as they were before the rollout.
 """
 
 import contextlib
@@ -119,7 +119,7 @@ SCALES = [1.0, 1.0, 1.0, 1e-3, 1e6, 1e20, 1e30]  # of rewards
 
 @dataclass
 class Draw:
-    """A use of an algorithm."""
+    """One use of an algorithm: its name, spaces, arguments and environment."""
 
     name: str
     policy: Any
@@ -132,7 +132,7 @@ class Draw:
 
 
 def is_taken(space: spaces.Space) -> bool:
-    """Whether SB3's policies take such a space."""
+    """Return whether SB3's policies take the space."""
     if isinstance(space, spaces.Dict):
         return space is DICT
     flat = not isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary) or len(space.shape) == 1
@@ -140,14 +140,14 @@ def is_taken(space: spaces.Space) -> bool:
 
 
 def arguments_of(name: str) -> list[str]:
-    """Those of an algorithm's constructor that may be drawn."""
+    """Return the arguments of an algorithm's constructor that may be drawn."""
     parameters = inspect.signature(ALGORITHMS[name].__init__).parameters
     return [argument for argument in parameters if argument not in ("self", "policy", "env", "_init_setup_model")]
 
 
 @st.composite
 def draws(draw: Any, names: tuple[str, ...] = tuple(ALGORITHMS)) -> Draw:
-    """Mostly sensible ones, each with an oddity now and then."""
+    """A Hypothesis strategy of draws: most arguments are sensible, some are odd."""
     name = draw(st.sampled_from(names))
     odd_space = st.integers(0, 7).map(lambda n: n == 7)
     observations = draw(st.sampled_from(OBSERVATIONS if draw(odd_space) else [x for x in OBSERVATIONS if is_taken(x)]))
@@ -181,7 +181,7 @@ OF_NUMBERS = re.compile(r"finite|\bnan\b|\binf\b|KL divergence|to satisfy the co
 
 
 class Scaled(AnySpace):
-    """With rewards of another size."""
+    """An environment whose rewards are multiplied by ``scale``."""
 
     scale = 1.0
 
@@ -191,7 +191,7 @@ class Scaled(AnySpace):
 
 
 class Before(BaseCallback):
-    """Keeps the policy as it is at the start of each rollout, and counts updates."""
+    """A callback that keeps the policy at the start of each rollout, and counts updates."""
 
     updates, steps = 0, 0
     kept: Any = None
@@ -209,7 +209,7 @@ class Before(BaseCallback):
 
 
 def environment(draw: Draw) -> Any:
-    """What a draw is trained in."""
+    """Return the environments in which a draw trains."""
     envs = []
     for _ in range(draw.n_envs):
         env = Scaled(copy.deepcopy(draw.observations), copy.deepcopy(draw.actions))
@@ -244,7 +244,7 @@ def outcome(draw: Draw) -> str:
 
 
 def refusal(draw: Draw, error: Exception, model: Any, callback: Before) -> str:
-    """Which kind of refusal an exception is."""
+    """Return the kind of a refusal, after checking that it is a sentence of its own and changed nothing."""
     text, where = str(error), innermost(error)
     if callback.steps == 0 and any(sentence in text for sentence in SB3_SAYS):
         return SB3S
@@ -264,7 +264,7 @@ def refusal(draw: Draw, error: Exception, model: Any, callback: Before) -> str:
 
 
 def innermost(error: BaseException) -> str:
-    """The module of the line that raised."""
+    """Return the module of the line that raised."""
     trace = error.__traceback__
     assert trace is not None
     while trace.tb_next is not None:

@@ -1,4 +1,4 @@
-"""Small environments whose every number is known, and float64 for policies on them, for tests."""
+"""Small environments in which every number is known, and a float64 feature extractor for policies on them."""
 
 import os
 from typing import Any
@@ -61,7 +61,7 @@ class ScriptedDict(Scripted):
 
 
 class AnySpace(gym.Env):
-    """Episodes of five steps with random observations and rewards, for any pair of spaces."""
+    """An environment of random observations and rewards in episodes of five steps, for any pair of spaces."""
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space):
         self.observation_space, self.action_space = observation_space, action_space
@@ -84,7 +84,7 @@ def vectorised(*envs: gym.Env) -> DummyVecEnv:
 
 
 class DoubleFeatures(FlattenExtractor):
-    """Float64 from the first layer on."""
+    """A feature extractor that makes a policy compute in float64 from the first layer on."""
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         return super().forward(observations).double()

@@ -51,4 +51,5 @@ def test_an_action_that_is_masked_out_leaves_every_metric_finite():
             return self.action_dist.proba_distribution(self.action_net(latent_pi) + mask)
 
     model = ACER(Masked, envs("Discrete"), n_steps=6, buffer_size=60, replay_start=12, seed=0, device=DEVICE).learn(48)
-    assert all(np.isfinite(value) for value in model._metrics.values()), model._metrics
+    logged = {key: value for key, value in model.logger.name_to_value.items() if key.startswith("train/")}
+    assert "train/trust_region_fraction" in logged and all(np.isfinite(value) for value in logged.values()), logged

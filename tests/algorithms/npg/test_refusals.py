@@ -183,7 +183,8 @@ def test_where_the_curvature_is_not_positive_there_is_a_warning_and_no_step(name
     with pytest.warns(UserWarning, match=r"no positive curvature after 0 steps in update 1 .*; raise cg_damping=0\.5"):
         model.learn(16)
     assert_same(*({key: p for key, p in state.items() if is_actors(key)} for state in (parameters(model), before)))
-    assert model._metrics["kl_divergence_loss"] == model._metrics["step_length"] == model._metrics["cg_steps"] == 0.0
+    logged = model.logger.name_to_value
+    assert logged["train/kl_divergence_loss"] == logged["train/step_length"] == logged["train/cg_steps"] == 0.0
 
 
 @pytest.mark.parametrize("name", ["npg", "trpo"])
