@@ -26,7 +26,7 @@ class Diary(BaseCallback):
 
     def _on_step(self):
         L = self.locals
-        acting = distribution_of(self.model.policy, self.model._as_tensor(L["obs_tensor"].cpu().numpy()))
+        acting = distribution_of(self.model.policy, L["obs_tensor"])
         for i, observation in enumerate(L["obs_tensor"].cpu().numpy()):
             final = L["infos"][i].get("terminal_observation")
             self.pages[observation.tobytes()] = dict(
