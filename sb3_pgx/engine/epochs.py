@@ -10,7 +10,6 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
-from torch._utils import _flatten_dense_tensors
 
 from sb3_pgx.core.distributions import has_one_hot, one_hot
 from sb3_pgx.core.errors import blaming_numbers
@@ -26,6 +25,7 @@ from sb3_pgx.engine.plan import Plan
 from sb3_pgx.engine.policy_function import left_as_it_is
 from sb3_pgx.engine.step import (
     MAX_GRAD_NORM,
+    BoundObjective,
     Objective,
     gated_step,
     gradients_of_loss,
@@ -33,6 +33,7 @@ from sb3_pgx.engine.step import (
     used,
     verdict,
 )
+from sb3_pgx.engine.tensors import flatten
 from sb3_pgx.engine.traced_step import traceable_step
 
 Metrics = dict[str, float]
@@ -95,13 +96,13 @@ class GradientSteps:
             update.store()
 
     def measure(self, policy: ActorCriticPolicy, batch: Rows, coefficients: Any) -> dict[str, Tensor]:
-        """The objective at the policy's parameters."""
-        now = self.objective.evaluate(policy, batch, *(f.policy for f in self.followers))
-        return self.objective.measure(now, batch, coefficients)
+        """Return the objective's metrics at the policy's parameters."""
+        return self.bound.measure(policy, batch, coefficients)
 
-    def distance(self, measured: dict[str, Tensor]) -> Tensor | None:
-        """How far the policy has moved, if the objective says so."""
-        return None if self.objective.distance is None else measured[self.objective.distance]
+    @property
+    def bound(self) -> BoundObjective:
+        """The objective with the policies that follow."""
+        return BoundObjective(self.objective, [f.policy for f in self.followers], self.names)
 
     def prepare(self, policy: ActorCriticPolicy, plan: Plan, batch: Rows) -> type[Rule] | str:
         """
@@ -158,7 +159,7 @@ class GradientSteps:
         if key in self._graphs:
             return self._graphs[key]
         try:
-            step = traceable_step(self, policy, plan, held, batch)
+            step = traceable_step(self.bound, policy, plan, held, batch)
             self._graphs[key] = compile_function(step, [*lasting, *batch.tensors()])
             self.tell("the gradient step is compiled")
         except NotCompilable as reason:
@@ -361,7 +362,7 @@ class Update:
     def _device_step(self, flat: Flat, batch: Rows, row: Tensor) -> None:
         plan = self.plan
         measured, gradient = self._measured_gradient(batch)
-        distance, parts = self.steps.distance(measured), [measured[name] for name in self.steps.names]
+        distance, parts = self.steps.bound.distance(measured), [measured[name] for name in self.steps.names]
         theta, moments, scalars = [flat.theta], [[moment] for moment in flat.moments], row.unbind()
         flags, outcome, limits = self._opened().flags, self._opened().outcome, plan.limits
         step = (flat.rule, flags, outcome, theta, moments, [gradient], parts, distance, limits, scalars, plan.adapt)
@@ -401,7 +402,7 @@ class Update:
     def _measured_gradient(self, batch: Rows) -> tuple[dict[str, Tensor], Tensor]:
         with th.enable_grad(), self._refusals():
             measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
-        return measured, _flatten_dense_tensors(gradients_of_loss(measured["loss"], self.steps.used))
+        return measured, flatten(gradients_of_loss(measured["loss"], self.steps.used))
 
     @property
     def _done(self) -> int:

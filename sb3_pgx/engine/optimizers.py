@@ -1,7 +1,9 @@
 """What torch's optimizers do, as pure functions of one flat vector: the same numbers, and a graph can hold them."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import torch as th
@@ -9,7 +11,6 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adam import adam
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from sb3_pgx.ops.objectives import weighted
 
@@ -203,8 +204,10 @@ _PLAIN: dict[type[Optimizer], type[Rule]] = {
     RMSpropTFLike: TensorFlowRMSprop,
     th.optim.SGD: SGD,
 }
-# Hooks on the steps of all optimizers; the dictionaries are filled in place.
-_GLOBAL_HOOKS = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
+# Where torch keeps the hooks of an optimizer's step, and those of the steps of all optimizers. The names are private.
+_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+_GLOBAL_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
+_MODULE = sys.modules[Optimizer.__module__]  # which holds the latter
 # Options that change what a rule does; with any of them switched on, torch's own step is taken.
 _OTHERWISE = ("amsgrad", "maximize", "centered", "nesterov", "differentiable")
 
@@ -219,8 +222,9 @@ def rule_of(optimizer: Optimizer) -> type[Rule] | str:
         return f"there is no rule for the optimizer {kind.__name__}"
     if len(optimizer.param_groups) != 1:
         return f"the optimizer has {len(optimizer.param_groups)} groups of parameters"
-    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks, *_GLOBAL_HOOKS)
-    if "step" in vars(optimizer) or any(hooks):
+    if not step_hooks_are_found():
+        return "this version of torch keeps the hooks of an optimizer's step in another place"
+    if "step" in vars(optimizer) or has_step_hooks(optimizer):
         return "the optimizer's step has been replaced or has hooks"
     (group,) = optimizer.param_groups
     for option in _OTHERWISE:
@@ -231,3 +235,24 @@ def rule_of(optimizer: Optimizer) -> type[Rule] | str:
     if group.get("momentum"):
         return f"there is no rule for {kind.__name__} with momentum"
     return AdamW if kind is th.optim.Adam and group.get("decoupled_weight_decay") else _PLAIN[kind]
+
+
+def has_step_hooks(optimizer: Optimizer) -> bool:
+    """Return whether torch calls hooks when the optimizer takes a step."""
+    own = any(getattr(optimizer, name, None) for name in _HOOKS)
+    return own or any(getattr(_MODULE, name, None) for name in _GLOBAL_HOOKS)
+
+
+@cache
+def step_hooks_are_found() -> bool:
+    """
+    Return whether :func:`has_step_hooks` finds hooks of every kind.
+
+    It reads private names of torch. A version of torch that uses others must not look as if there were no hooks.
+    """
+    for register in (Optimizer.register_step_pre_hook, Optimizer.register_step_post_hook):
+        optimizer = th.optim.SGD([th.zeros(1)], lr=0.0)
+        register(optimizer, lambda *arguments: None)
+        if not any(getattr(optimizer, name, None) for name in _HOOKS):
+            return False
+    return all(hasattr(_MODULE, name) for name in _GLOBAL_HOOKS)

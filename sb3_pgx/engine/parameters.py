@@ -7,11 +7,11 @@ from typing import Any
 
 import torch as th
 from torch import Tensor, nn
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.optim import Optimizer
 
 from sb3_pgx.engine.compiler import Remembered
 from sb3_pgx.engine.optimizers import Rule, Untouched
+from sb3_pgx.engine.tensors import copy_all, flatten, unflatten
 
 
 class Held(ABC):
@@ -83,7 +83,7 @@ class Held(ABC):
         total = self.step + steps
         counts = [state["step"] for state in self._states if "step" in state]
         if counts and isinstance(counts[0], Tensor):
-            th._foreach_copy_(counts, [th.full_like(counts[0], total)] * len(counts))
+            copy_all(counts, [th.full_like(counts[0], total)] * len(counts))
         elif counts:
             for state in self._states:
                 state["step"] = total
@@ -99,14 +99,14 @@ class Flat(Held):
     def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, rule: type[Rule]):
         super().__init__(parameters, optimizer, rule)
         self._data = [p.detach() for p in parameters]
-        self.theta = _flatten_dense_tensors(self._data)
-        self._views = _unflatten_dense_tensors(self.theta, self._data)
+        self.theta = flatten(self._data) if len(self._data) > 1 else self._data[0].flatten().clone()
+        self._views = unflatten(self.theta, self._data)
         self.pieces, self.moments = [self.theta], [self._gather(name) for name in rule.moments]
 
     def _gather(self, name: str) -> Tensor:
         if self.step == 0:
             return th.full_like(self.theta, self.rule.initial)
-        return _flatten_dense_tensors([state[name] for state in self._states])
+        return flatten([state[name] for state in self._states])
 
     def is_finite(self) -> bool:
         return all(map(all_finite, (self.theta, *self.moments)))
@@ -128,24 +128,21 @@ class Flat(Held):
 
     def take_back(self) -> None:
         """Forget the first step, whose result nobody has got."""
-        self.theta.copy_(_flatten_dense_tensors(self._data))
+        self.theta.copy_(flatten(self._data))
 
     def store_parameters(self) -> None:
-        th._foreach_copy_(self._data, self._views)
+        copy_all(self._data, self._views)
 
     def store(self, steps: int) -> None:
         self.store_parameters()
         if steps == 0 or not self.rule.moments:
             return
-        pieces = {
-            name: _unflatten_dense_tensors(moment, self._data)
-            for name, moment in zip(self.rule.moments, self.moments, strict=True)
-        }
+        pieces = {name: unflatten(moment, self._data) for name, moment in zip(self.rule.moments, self.moments, strict=True)}
         if self.step == 0:
             self._create({name: [x.clone() for x in values] for name, values in pieces.items()}, steps)
             return
         for name, values in pieces.items():
-            th._foreach_copy_([state[name] for state in self._states], values)
+            copy_all([state[name] for state in self._states], values)
         self._count(steps)
 
 
@@ -188,7 +185,7 @@ class ByOptimizer(Flat):
 
     def take(self, gradient: Tensor, number: int, scale: float) -> None:
         self.optimizer.zero_grad(set_to_none=True)  # a callback may have left gradients behind
-        for p, piece in zip(self.parameters, _unflatten_dense_tensors(gradient, self._data), strict=True):
+        for p, piece in zip(self.parameters, unflatten(gradient, self._data), strict=True):
             p.grad = piece.to(p.dtype)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         for group in self.optimizer.param_groups:

@@ -80,6 +80,36 @@ class Objective:
     follows: FollowerRule | None = None
 
 
+@dataclass(frozen=True)
+class BoundObjective:
+    """
+    An objective, the policies that follow the trained one, and the names of the metrics.
+
+    :param objective: the loss and its metrics
+    :param followers: no policy or one, which the objective reads
+    :param names: of the metrics, ``"loss"`` first
+    """
+
+    objective: Objective
+    followers: Sequence[ActorCriticPolicy]
+    names: Sequence[str]
+
+    def measure(self, policy: ActorCriticPolicy, batch: Any, coefficients: Any) -> dict[str, Tensor]:
+        """
+        Return the metrics at the policy's parameters, among them ``"loss"``.
+
+        :param policy: in training mode
+        :param batch: rows of a rollout
+        :param coefficients: of the objective, as numbers or as tensors
+        """
+        now = self.objective.evaluate(policy, batch, *self.followers)
+        return self.objective.measure(now, batch, coefficients)
+
+    def distance(self, measured: dict[str, Tensor]) -> Tensor | None:
+        """Return how far the policy has moved from the one that acted, or ``None`` if the objective does not measure it."""
+        return None if self.objective.distance is None else measured[self.objective.distance]
+
+
 MAX_GRAD_NORM, MAX_DISTANCE, N_LIMITS = 0, 1, 2  # places in the limits; a controller's numbers follow
 
 
