@@ -16,10 +16,11 @@ test-all: .venv/.tests  ## with the slow tests; writes tests/summary.txt
 fuzz: .venv/.tests  ## 2,400 random uses of the algorithms, what became of them into tests/fuzz.json
 	$(BIN)/python tests/fuzz.py
 
-check: .venv/.dev  ## style and types
+check: .venv/.dev  ## style, types, and which module may import which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: .venv/.dev
 	$(BIN)/ruff format .

@@ -12,7 +12,12 @@ from sb3_pgx.engine.compiler import signature
 
 # Where torch keeps hooks: those of a layer, those of all layers of the process, and those of a parameter.
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
 _HOLDERS = ("_modules", "_parameters")  # where a layer keeps its children and its parameters
 _PARAMETER_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
