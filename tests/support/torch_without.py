@@ -53,11 +53,14 @@ def rename(name):
         delattr(torch, name)
     if hasattr(torch.Tensor, name):  # an attribute in C++, of a class that cannot be changed: the subclass hides it
         setattr(torch.Tensor, name + SUFFIX, getattr(torch.Tensor, name))
-        setattr(torch.Tensor, name, property(_missing))
+        setattr(torch.Tensor, name, Gone())
 
 
-def _missing(tensor):
-    raise AttributeError("this name is gone")
+class Gone:
+    """An attribute that neither the class nor its objects seem to have."""
+
+    def __get__(self, instance, owner=None):
+        raise AttributeError("this name is gone")
 
 
 def train_everything():
