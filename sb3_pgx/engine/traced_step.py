@@ -9,13 +9,15 @@ from torch import Tensor
 from sb3_pgx.core.rollout import Rows
 from sb3_pgx.engine.compiler import Function, NotCompilable
 from sb3_pgx.engine.follower import follow
-from sb3_pgx.engine.parameters import Held, InPlace
+from sb3_pgx.engine.parameters import MovedParameters, ParametersInPlace
 from sb3_pgx.engine.plan import Plan
 from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable, laid_out
 from sb3_pgx.engine.step import BoundObjective, gated_step
 
 
-def traceable_step(bound: BoundObjective, policy: ActorCriticPolicy, plan: Plan, held: Held, batch: Rows) -> Function:
+def traceable_step(
+    bound: BoundObjective, policy: ActorCriticPolicy, plan: Plan, held: MovedParameters, batch: Rows
+) -> Function:
     """
     :param bound: the objective
     :param policy: in training mode
@@ -38,7 +40,7 @@ def traceable_step(bound: BoundObjective, policy: ActorCriticPolicy, plan: Plan,
     moved = {names[id(p)]: p for p in held.parameters}
     fixed = [name for name in named if name not in moved]
     shapes = [p.shape for p in moved.values()]
-    flat = not isinstance(held, InPlace)
+    flat = not isinstance(held, ParametersInPlace)
     n, n_held = len(held.pieces), len(held.pieces) + len(held.moments)
 
     def by_name(pieces: Sequence[Tensor]) -> dict[str, Tensor]:
