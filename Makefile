@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all fuzz check format table benchmark clean
+.PHONY: demo test test-all fuzz versions check format table benchmark clean
 
 demo: .venv/.plots  ## train REINFORCE, REINFORCEBaseline and SB3's PPO on CartPole-v1, side by side
 	$(BIN)/sb3-pgx compare --env CartPole-v1 --algos reinforce reinforce_baseline sb3:ppo --seeds 3 --timesteps 60000
@@ -16,10 +16,14 @@ test-all: .venv/.tests  ## with the slow tests; writes tests/summary.txt
 fuzz: .venv/.tests  ## 2,400 random uses of the algorithms, what became of them into tests/fuzz.json
 	$(BIN)/python tests/fuzz.py
 
-check: .venv/.dev  ## style and types
+versions: .venv/.tests  ## the oldest and the newest torch that are allowed; writes tests/versions.txt
+	$(BIN)/python tests/versions.py
+
+check: .venv/.dev  ## style, types, and which module may import which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: .venv/.dev
 	$(BIN)/ruff format .

@@ -1,7 +1,6 @@
 """Values and log-probabilities of a step, computed when a callback first reads them: most callbacks never do."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -86,50 +85,6 @@ class StepEvaluation:
         if self._result is None and np.array_equal(self.actions, actions) and _same(self.observations, observations):
             return None
         return self.computed()
-
-
-class ActingPolicy:
-    """
-    The policy that acts in a rollout, with the parameters that it had when it started to: a callback may change them.
-
-    :param policy: in evaluation mode
-    """
-
-    def __init__(self, policy: ActorCriticPolicy):
-        self.policy = policy
-        self._parameters = [*policy.parameters()]
-        self._before = [p.detach().clone() for p in self._parameters]
-        self._versions = [p._version for p in self._parameters]
-        # Whoever writes through ``.data`` leaves no version; nearly all changes reach some of the small parameters.
-        self._small = [(p, x) for p, x in zip(self._parameters, self._before, strict=True) if p.numel() <= SMALL]
-
-    def has_changed(self, policy: ActorCriticPolicy) -> bool:
-        """
-        Return whether another policy acts from now on, or this one with other parameters.
-
-        :param policy: that of the model now
-        """
-        if policy is not self.policy or list(map(id, policy.parameters())) != list(map(id, self._parameters)):
-            return True
-        versions = [p._version for p in self._parameters]
-        return versions != self._versions or not all(th.equal(p, x) for p, x in self._small)
-
-    @contextmanager
-    def as_it_acted(self) -> Iterator[bool]:
-        """Within this context the policy has the parameters of then; false if it has others by now, of other shapes."""
-        parameters = [p.detach() for p in self.policy.parameters()]
-        if [p.shape for p in parameters] != [x.shape for x in self._before]:
-            yield False
-            return
-        now = [p.clone() for p in parameters]
-        try:
-            th._foreach_copy_(parameters, self._before)
-            yield True
-        finally:
-            th._foreach_copy_(parameters, now)
-
-
-SMALL = 4096  # numbers of a tensor whose values are compared at each step
 
 
 def may_read_locals(callback: BaseCallback) -> bool:

@@ -59,18 +59,20 @@ def _detached(value: Any) -> Any:
 
 class Unvalidated(TorchFunctionMode):
     """
-    A context without the argument checks of torch's distributions, which read values: function transforms and traces cannot.
-    It holds for the thread that enters it; torch's own switch, ``set_default_validate_args``, is one for the whole process.
+    A context without the argument checks of torch's distributions, because function transforms and traces cannot read values.
+
+    It affects only the thread that enters it. Torch's own switch, ``set_default_validate_args``, affects the whole process.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _ALL_TRUE and sys._getframe(1).f_globals["__name__"] == "torch.distributions.distribution":
+        # Torch's base class asks whether all truth values of a check are true: the answer is yes, whatever the function is.
+        if sys._getframe(1).f_globals["__name__"] == "torch.distributions.distribution" and _are_truth_values(args):
             return True
         return func(*args, **(kwargs or {}))
 
 
-# How torch's distributions ask whether arguments are valid.
-_ALL_TRUE = (th._is_all_true, th.Tensor.all)
+def _are_truth_values(args: Any) -> bool:
+    return len(args) == 1 and isinstance(args[0], th.Tensor) and args[0].dtype is th.bool
 
 
 @contextmanager

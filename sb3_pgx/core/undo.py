@@ -132,7 +132,8 @@ def tensors_of(tensors: Sequence[Tensor], optimizers: Iterable[Optimizer]) -> Pu
 
     def put_back() -> None:
         with th.no_grad():
-            th._foreach_copy_(tensors, copies)
+            for x, kept in zip(tensors, copies, strict=True):
+                x.copy_(kept)
         for held, before in states:
             held.clear()
             held.update(before)

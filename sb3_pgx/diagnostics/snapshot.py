@@ -19,7 +19,11 @@ from sb3_pgx.engine.step import Evaluation, evaluated_actions
 from sb3_pgx.stages.evaluate import chunks
 
 # Layers whose output differs between training and evaluation mode.
-MODE_DEPENDENT = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
+MODE_DEPENDENT = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
 
 FIRST_STEP_ROWS = 256  # rows from which the ratio before the first step is measured
 

@@ -6,12 +6,14 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
+from functools import cache
 from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch as th
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from sb3_pgx.engine.tensors import copy_all
 
 Function = Callable[..., Any]
 
@@ -72,16 +74,16 @@ def compile_function(function: Function, examples: Sequence[Tensor]) -> Compiled
     :return: the same function, for such arguments alone; it takes them as one sequence
     :raises NotCompilable: it cannot be traced or compiled; the message is a sentence without a full stop
     """
-    with _compile_lock(), th.no_grad():
-        try:
+    try:
+        with _compile_lock(), th.no_grad():
             graph, read = trace(function, examples)
             kept = [examples[i] for i in read]
             compiled = Compiled(backend(graph, [_like(x) for x in kept]), read)
             compiled([_like(x) for x in examples])  # compiles what is left to compile, and fails here if at all
-        except NotCompilable:
-            raise
-        except Exception as error:
-            raise NotCompilable(_first_line(error)) from error
+    except NotCompilable:
+        raise
+    except Exception as error:
+        raise NotCompilable(_first_line(error)) from error
     return compiled
 
 
@@ -101,13 +103,18 @@ def _compile_lock() -> AbstractContextManager[Any]:
     return compile_lock
 
 
-class Undrawn(TorchDispatchMode):
-    """A context in which random numbers are refused before any is drawn: there is one generator for the whole process."""
+@cache
+def _undrawn() -> type[AbstractContextManager[Any]]:
+    """Return a context that refuses random numbers before any is drawn: there is one generator for the whole process."""
+    from torch.utils._python_dispatch import TorchDispatchMode
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if th.Tag.nondeterministic_seeded in func.tags:
-            raise NotCompilable(f"it draws random numbers ({func})")
-        return func(*args, **(kwargs or {}))
+    class Undrawn(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if th.Tag.nondeterministic_seeded in func.tags:
+                raise NotCompilable(f"it draws random numbers ({func})")
+            return func(*args, **(kwargs or {}))
+
+    return Undrawn
 
 
 def trace(function: Function, examples: Sequence[Tensor]) -> tuple[th.fx.GraphModule, list[int]]:
@@ -118,8 +125,10 @@ def trace(function: Function, examples: Sequence[Tensor]) -> tuple[th.fx.GraphMo
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    refusing_random_numbers = _undrawn()
+
     def undrawn(*tensors: Tensor) -> Any:
-        with Undrawn():
+        with refusing_random_numbers():
             return function(*tensors)
 
     graph = make_fx(undrawn)(*(_like(x) for x in examples))
@@ -226,9 +235,9 @@ class CudaGraph:
             self._results = function(*self._static)
 
     def __call__(self, *arguments: Tensor) -> tuple[Tensor, ...]:
-        th._foreach_copy_(self._static, list(arguments))
+        copy_all(self._static, arguments)
         self._graph.replay()
-        th._foreach_copy_(list(arguments), self._static)
+        copy_all(arguments, self._static)
         return tuple(result.clone() for result in self._results)  # the next replay overwrites them
 
 
@@ -252,10 +261,13 @@ _CAUSE = re.compile(r"cannot find|No such file|No space left|\berror\b", re.IGNO
 def _first_line(error: BaseException) -> str:
     """What went wrong, without a full stop; of a C++ compiler's output, the line that names the cause."""
     kind = type(error).__name__
+    if isinstance(error, ImportError) and (error.name or "").startswith("torch"):
+        missing = str(error).partition(" (")[0]  # what follows is the path of a file
+        return f"torch {th.__version__} lacks what compiling needs: {missing}"
     if "CxxCompiler" in kind or "CxxCompiler" in str(error):
         from torch._inductor import config
 
-        paths = [path for name in config.cpp.cxx if name and (path := shutil.which(name))]
+        paths = [path for name in getattr(config.cpp, "cxx", ()) if name and (path := shutil.which(name))]
         return f"the C++ compiler {paths[0]} fails when it is asked for its version" if paths else "no C++ compiler was found"
     _, is_output, output = str(error).partition("Output:\n")
     if is_output and "C++ compile error" in str(error):

@@ -10,7 +10,6 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
-from torch._utils import _flatten_dense_tensors
 
 from sb3_pgx.core.distributions import has_one_hot, one_hot
 from sb3_pgx.core.errors import blaming_numbers
@@ -19,13 +18,21 @@ from sb3_pgx.core.rollout import Rows
 from sb3_pgx.engine.compiler import Compiled, NotCompilable, Remembered, compile_function, signature
 from sb3_pgx.engine.follower import Follower, follow
 from sb3_pgx.engine.gradient import check_state, led_astray, not_finite, refused
-from sb3_pgx.engine.optimizers import Rule, rule_of
-from sb3_pgx.engine.outcomes import DIVERGED, OPEN, STOPPED, Report
-from sb3_pgx.engine.parameters import ByOptimizer, Flat, Held, InPlace, states_of, steps_taken
+from sb3_pgx.engine.optimizers import OptimizerRule, rule_of
+from sb3_pgx.engine.outcomes import DIVERGED, OPEN, STOPPED, StepLog
+from sb3_pgx.engine.parameters import (
+    FlatParameters,
+    MovedParameters,
+    ParametersInPlace,
+    SteppedByOptimizer,
+    states_of,
+    steps_taken,
+)
 from sb3_pgx.engine.plan import Plan
 from sb3_pgx.engine.policy_function import left_as_it_is
 from sb3_pgx.engine.step import (
     MAX_GRAD_NORM,
+    BoundObjective,
     Objective,
     gated_step,
     gradients_of_loss,
@@ -33,6 +40,7 @@ from sb3_pgx.engine.step import (
     used,
     verdict,
 )
+from sb3_pgx.engine.tensors import flatten
 from sb3_pgx.engine.traced_step import traceable_step
 
 Metrics = dict[str, float]
@@ -57,7 +65,7 @@ class GradientSteps:
         self._refused: str | None = None
         self._version, self._mixed = 0, False
         self.followers: list[Follower] = []  # one, or none
-        # Of the optimizer's rule, of the plan, and of a report.
+        # Of the optimizer's rule, of the plan, and of a log.
         self.rows, self.numbers, self.flags = Remembered(), Remembered(), Remembered()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -95,15 +103,15 @@ class GradientSteps:
             update.store()
 
     def measure(self, policy: ActorCriticPolicy, batch: Rows, coefficients: Any) -> dict[str, Tensor]:
-        """The objective at the policy's parameters."""
-        now = self.objective.evaluate(policy, batch, *(f.policy for f in self.followers))
-        return self.objective.measure(now, batch, coefficients)
+        """Return the objective's metrics at the policy's parameters."""
+        return self.bound.measure(policy, batch, coefficients)
 
-    def distance(self, measured: dict[str, Tensor]) -> Tensor | None:
-        """How far the policy has moved, if the objective says so."""
-        return None if self.objective.distance is None else measured[self.objective.distance]
+    @property
+    def bound(self) -> BoundObjective:
+        """The objective with the policies that follow."""
+        return BoundObjective(self.objective, [f.policy for f in self.followers], self.names)
 
-    def prepare(self, policy: ActorCriticPolicy, plan: Plan, batch: Rows) -> type[Rule] | str:
+    def prepare(self, policy: ActorCriticPolicy, plan: Plan, batch: Rows) -> type[OptimizerRule] | str:
         """
         Look at all that the graphs have built in, and forget them if any of it has changed.
 
@@ -145,7 +153,7 @@ class GradientSteps:
         return values == known_values and list(map(id, objects)) == list(map(id, known))
 
     def graph(
-        self, policy: ActorCriticPolicy, plan: Plan, held: Held, lasting: Sequence[Tensor], batch: Rows, layout: Any
+        self, policy: ActorCriticPolicy, plan: Plan, held: MovedParameters, lasting: Sequence[Tensor], batch: Rows, layout: Any
     ) -> Compiled | None:
         """
         The compiled step for arguments like these, or ``None`` where there is none.
@@ -158,7 +166,7 @@ class GradientSteps:
         if key in self._graphs:
             return self._graphs[key]
         try:
-            step = traceable_step(self, policy, plan, held, batch)
+            step = traceable_step(self.bound, policy, plan, held, batch)
             self._graphs[key] = compile_function(step, [*lasting, *batch.tensors()])
             self.tell("the gradient step is compiled")
         except NotCompilable as reason:
@@ -197,8 +205,8 @@ class Update:
         self._outcomes: list[list[float]] = []  # metrics of each minibatch seen, the gradient's norm and its clipping last
         self._before = (0, 0)  # minibatches seen and steps taken before the last epoch
         self._n_batches = 0  # of the last epoch
-        self._report: Report | None = None  # of steps that the host has not heard of yet
-        self._held: Held
+        self._log: StepLog | None = None  # of steps that the host has not read yet
+        self._held: MovedParameters
         self._graph: Compiled | None = None
         self._lasting: list[Tensor] = []  # what all steps have in common, while the same is held
         self._graphs: dict[Any, Compiled | None] = {}  # by the layout of the batch, likewise
@@ -307,9 +315,9 @@ class Update:
         if isinstance(rule, str):
             if self.compiled:
                 self.steps.refuse(rule)
-            self.compiled, self._held = False, ByOptimizer(self.steps.used, self.policy.optimizer)
+            self.compiled, self._held = False, SteppedByOptimizer(self.steps.used, self.policy.optimizer)
         else:
-            kind = InPlace if self.compiled and (single or self.plan.one_by_one) else Flat
+            kind = ParametersInPlace if self.compiled and (single or self.plan.one_by_one) else FlatParameters
             self._held = kind(self.steps.used, self.policy.optimizer, rule)
         self._device = self.steps.used[0].device
         # Where the host does not wait, gate and metrics live on the device.
@@ -335,16 +343,16 @@ class Update:
             if self._graph is None or not batch.alike:
                 layout = signature(passing)
                 if layout not in self._graphs:
-                    lasting = [*self._lasting, self._opened().flags, self._opened().outcome, row]
+                    lasting = [*self._lasting, self._open_log().flags, self._open_log().outcome, row]
                     self._graphs[layout] = self.steps.graph(self.policy, self.plan, held, lasting, encoded, layout)
                 self._graph = self._graphs[layout]
             if self._graph is not None:
-                report = self._opened()
-                self._graph([*self._lasting, report.flags, report.outcome, row, *passing])
-                report.told()
+                log = self._open_log()
+                self._graph([*self._lasting, log.flags, log.outcome, row, *passing])
+                log.advance()
                 self._lagging = True
                 return
-        if not isinstance(held, Flat):
+        if not isinstance(held, FlatParameters):
             self._read()  # the steps that it counts
             self._lasting, self._graphs, self._graph = [], {}, None
         self._held = flat = held.flat(self.taken)
@@ -358,19 +366,19 @@ class Update:
             if self.gate == OPEN:
                 self._host_step(flat, batch)
 
-    def _device_step(self, flat: Flat, batch: Rows, row: Tensor) -> None:
+    def _device_step(self, flat: FlatParameters, batch: Rows, row: Tensor) -> None:
         plan = self.plan
         measured, gradient = self._measured_gradient(batch)
-        distance, parts = self.steps.distance(measured), [measured[name] for name in self.steps.names]
+        distance, parts = self.steps.bound.distance(measured), [measured[name] for name in self.steps.names]
         theta, moments, scalars = [flat.theta], [[moment] for moment in flat.moments], row.unbind()
-        flags, outcome, limits = self._opened().flags, self._opened().outcome, plan.limits
+        flags, outcome, limits = self._open_log().flags, self._open_log().outcome, plan.limits
         step = (flat.rule, flags, outcome, theta, moments, [gradient], parts, distance, limits, scalars, plan.adapt)
         go, _ = gated_step(*step, irrevocable=self._irrevocable)
-        self._opened().told()
+        self._open_log().advance()
         flat.store_parameters()
         self._follow(go)
 
-    def _host_step(self, flat: Flat, batch: Rows) -> None:
+    def _host_step(self, flat: FlatParameters, batch: Rows) -> None:
         """The same, with the gate on the host: on the CPU a number is read faster than it is masked."""
         measured, gradient = self._measured_gradient(batch)
         norm = th.linalg.vector_norm(gradient)
@@ -401,7 +409,7 @@ class Update:
     def _measured_gradient(self, batch: Rows) -> tuple[dict[str, Tensor], Tensor]:
         with th.enable_grad(), self._refusals():
             measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
-        return measured, _flatten_dense_tensors(gradients_of_loss(measured["loss"], self.steps.used))
+        return measured, flatten(gradients_of_loss(measured["loss"], self.steps.used))
 
     @property
     def _done(self) -> int:
@@ -419,19 +427,19 @@ class Update:
 
     # ------------------------------------------------------------------------------------------------ what became of it
 
-    def _opened(self) -> Report:
-        if self._report is None:
+    def _open_log(self) -> StepLog:
+        if self._log is None:
             n_metrics = len(self.steps.names) + 2
-            self._report = Report(self.gate, self.scale, self._n_batches, n_metrics, self._device, self.steps.flags)
-        return self._report
+            self._log = StepLog(self.gate, self.scale, self._n_batches, n_metrics, self._device, self.steps.flags)
+        return self._log
 
     def _read(self) -> None:
-        """Take the report's news over; the one time that the host waits."""
-        if self._report is not None:
-            self.gate, taken, self.scale, outcomes = self._report.read()
+        """Read the log and close it. This is the only place where the host waits."""
+        if self._log is not None:
+            self.gate, taken, self.scale, outcomes = self._log.read()
             self.taken += taken
             self._outcomes += outcomes
-            self._report = None
+            self._log = None
 
     def _not_finite(self, batch: Rows) -> ValueError:
         """Does the step once more, at the parameters before it, to see what went wrong."""

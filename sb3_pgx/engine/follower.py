@@ -23,18 +23,18 @@ class Follower:
     leader: Modules  # those of the policy that is trained
 
     def pairs(self) -> Iterable[tuple[Tensor, Tensor]]:
-        """All its parameters and buffers, each with that of the policy it follows."""
+        """Return each of its parameters and buffers with the trained policy's counterpart."""
         return zip(self.modules.tensors(), self.leader.tensors(), strict=True)
 
 
 def follow(pairs: Iterable[tuple[Tensor, Tensor]], rule: FollowerRule, coefficients: Any, go: Tensor | None = None) -> None:
     """
-    One step after the policy, in place; whole numbers, such as counters, are copied.
+    Move the follower after one gradient step, in place. Integer tensors, such as counters, are copied.
 
-    :param pairs: of a follower's tensor and the policy's
-    :param rule: for fractions
-    :param coefficients: of the objective
-    :param go: on the device, whether to
+    :param pairs: a follower's tensor and the trained policy's, for each tensor
+    :param rule: gives the new value of a floating-point tensor
+    :param coefficients: the objective's coefficients
+    :param go: whether the step was taken, a truth value on the device; ``None``: it was
     """
     with th.no_grad():
         for held, led in pairs:

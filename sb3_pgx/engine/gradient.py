@@ -43,7 +43,7 @@ def gradient_step(
 
 
 def gradients_of(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients that have been accumulated, by what an error calls them."""
+    """Return the accumulated gradients by the names that an error gives them."""
     return {f"gradient of {name}": p.grad for name, p in parameters.items() if p.grad is not None}
 
 

@@ -12,7 +12,13 @@ from sb3_pgx.engine.compiler import signature
 
 # Where torch keeps hooks: those of a layer, those of all layers of the process, and those of a parameter.
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
+_HOLDERS = ("_modules", "_parameters")  # where a layer keeps its children and its parameters
 _PARAMETER_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
@@ -29,7 +35,7 @@ class Modules:
         self.version = 0
         self.parameters: dict[str, nn.Parameter] = {}
         self._modules: list[nn.Module] = []
-        self._holders: list[dict[str, Any]] = []  # of children and parameters
+        self._holders: list[Any] | None = []  # dictionaries of children and parameters; None: not found
         self._empty: list[dict[str, Any]] = []  # those that hold none
         self._hooks: list[dict[int, Any]] = []
         self._held: list[Any] = []
@@ -64,8 +70,15 @@ class Modules:
 
     def tensors(self) -> list[Tensor]:
         """Parameters and buffers."""
-        buffers = {id(b): b for m in self._modules for b in m._buffers.values() if b is not None}  # layers may share one
-        return [*self.parameters.values(), *buffers.values()]
+        return [*self.parameters.values(), *self._buffers()]
+
+    def _buffers(self) -> Iterable[Tensor]:
+        held: list[Any] = [vars(m).get("_buffers") for m in self._modules]
+        if None in held:
+            return self._modules[0].buffers()
+        return {
+            id(b): b for b in chain.from_iterable(map(dict.values, held)) if b is not None
+        }.values()  # layers may share one
 
     def _is_known(self) -> bool:
         return self.act_as_before() and self._hooked == self._has_hooks()
@@ -75,22 +88,28 @@ class Modules:
         Whether the layers compute what they did at the last :meth:`look`: no layer, parameter or hook has come or gone. Hooks
         of parameters do not count, which gradients alone meet. It takes a few microseconds, for use at every step.
         """
-        held = list(chain.from_iterable(map(dict.values, self._holders)))
+        held = self._children_and_parameters()
         if any(self._empty) or len(held) != len(self._held) or not all(map(is_, held, self._held)):
             return False
         return self._layers_hooked == any(self._hooks)
 
     def _remember(self, policy: BaseModel) -> None:
         self._modules = list(policy.modules())
-        holders = [holder for m in self._modules for holder in (m._modules, m._parameters)]
-        self._holders, self._empty = [x for x in holders if x], [x for x in holders if not x]
+        holders = [vars(m).get(name) for m in self._modules for name in _HOLDERS]
+        known = None not in holders
+        self._holders, self._empty = ([x for x in holders if x] if known else None), [x for x in holders if x == {}]
         self._hooks = [hooks for m in self._modules for hooks in _hooks_of_layer(m)] + _global_hooks()
-        self._held = list(chain.from_iterable(map(dict.values, self._holders)))
+        self._held = self._children_and_parameters()
         self.parameters = dict(policy.named_parameters())
         self._layers_hooked, self._hooked = any(self._hooks), self._has_hooks()
         self._plain_train = getattr(type(policy), "set_training_mode", None) is BaseModel.set_training_mode and all(
             type(m).train is nn.Module.train and "train" not in vars(m) for m in self._modules
         )
+
+    def _children_and_parameters(self) -> list[Any]:
+        if self._holders is None:
+            return [*self._modules[0].modules(), *self._modules[0].parameters()]
+        return list(chain.from_iterable(map(dict.values, self._holders)))
 
     def _has_hooks(self) -> bool:
         return any(self._hooks) or any(map(any, map(_hooks_of_parameter, self.parameters.values())))
@@ -107,7 +126,7 @@ class Modules:
 def has_hooks(module: nn.Module) -> bool:
     """Whether hooks are called when a layer runs or when its own parameters get a gradient, which a graph would not do."""
     hooks = [*_hooks_of_layer(module), *_global_hooks()]
-    return any(hooks) or any(p is not None and any(_hooks_of_parameter(p)) for p in module._parameters.values())
+    return any(hooks) or any(any(_hooks_of_parameter(p)) for p in module.parameters(recurse=False))
 
 
 def hooks_are_found() -> bool:

@@ -1,7 +1,9 @@
-"""What torch's optimizers do, as pure functions of one flat vector: the same numbers, and a graph can hold them."""
+"""Torch's optimizers as pure functions of one flat vector. They give the same numbers, and can be part of a graph."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import torch as th
@@ -9,32 +11,32 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adam import adam
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from sb3_pgx.ops.objectives import weighted
 
 Group = Mapping[str, Any]
 
 
-class Rule(ABC):
+class OptimizerRule(ABC):
     """
-    One kind of optimizer; a class, never an object. ``moments`` are the names of what it keeps for each parameter, besides the
-    step count.
+    The step of one kind of optimizer. The class itself is used, without creating an object.
+
+    ``moments`` names the tensors that the optimizer keeps for each parameter, in addition to the step count.
     """
 
     moments: ClassVar[tuple[str, ...]]
-    initial = 0.0  # of every moment
+    initial = 0.0  # value of every moment before the first step
 
     @staticmethod
     def new_count(steps: int) -> dict[str, Any]:
-        """How torch's optimizer keeps the number of steps, in the state of each parameter."""
+        """Return a parameter's step count as torch's optimizer keeps it."""
         return {"step": th.tensor(float(steps))}
 
     @staticmethod
     @abstractmethod
     def scalars(group: Group, step: int) -> tuple[float, ...]:
         """
-        The numbers that a step needs.
+        Return the numbers that a step needs.
 
         :param group: the optimizer's options
         :param step: 1 for the first step
@@ -44,8 +46,10 @@ class Rule(ABC):
     @abstractmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """
+        Return what a step makes of parameters and moments.
+
         :param theta: parameters, ``[P]``
-        :param gradient: ``[P]``
+        :param gradient: gradient of the loss, ``[P]``
         :param moments: one for each name, ``[P]`` each
         :param s: :meth:`scalars`, as numbers or as tensors without dimensions
         :return: parameters and moments after the step
@@ -54,7 +58,7 @@ class Rule(ABC):
     @classmethod
     def step_(cls, theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], group: Group, step: int) -> None:
         """
-        The same in place.
+        Take the step in place.
 
         :param group: the optimizer's options
         :param step: 1 for the first step
@@ -64,8 +68,8 @@ class Rule(ABC):
             x.copy_(y)
 
 
-class Adam(Rule):
-    """Kingma & Ba (2015), algorithm 1; weight decay added to the gradient."""
+class Adam(OptimizerRule):
+    """Adam (Kingma & Ba, 2015, algorithm 1), with weight decay added to the gradient."""
 
     moments = ("exp_avg", "exp_avg_sq")
     decoupled: ClassVar[bool] = False  # whether weight decay is left out of the gradient
@@ -89,7 +93,7 @@ class Adam(Rule):
 
     @classmethod
     def step_(cls, theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], group: Group, step: int) -> None:
-        """By torch's kernel: one operation instead of a dozen."""
+        """Take the step in place with torch's fused kernel, one operation instead of a dozen."""
         (beta1, beta2), (mean, square) = group["betas"], moments
         taken = theta.new_tensor(step - 1.0, dtype=th.float32)
         options: dict[str, Any] = {name: group[name] for name in ("lr", "weight_decay", "eps", "amsgrad", "maximize")}
@@ -98,7 +102,7 @@ class Adam(Rule):
 
 
 class AdamW(Adam):
-    """Loshchilov & Hutter (2019): the weights decay on their own."""
+    """AdamW (Loshchilov & Hutter, 2019): weight decay is separate from the gradient."""
 
     decoupled = True
 
@@ -108,8 +112,8 @@ class AdamW(Adam):
         return Adam.step(theta * (1 - lr * weight_decay), gradient, moments, (*others, 0.0, lr))
 
 
-class RMSprop(Rule):
-    """Tieleman & Hinton (2012), neither centred nor with momentum."""
+class RMSprop(OptimizerRule):
+    """RMSprop (Tieleman & Hinton, 2012), neither centred nor with momentum."""
 
     moments = ("square_avg",)
 
@@ -126,7 +130,7 @@ class RMSprop(Rule):
 
 
 class TensorFlowRMSprop(RMSprop):
-    """RMSprop as TensorFlow has it: ε under the root, and averages that start at 1."""
+    """RMSprop as in TensorFlow: ε is under the root, and averages start at 1."""
 
     initial = 1.0
 
@@ -142,8 +146,8 @@ class TensorFlowRMSprop(RMSprop):
         return theta - lr * gradient / (square + eps).sqrt(), (square,)
 
 
-class SGD(Rule):
-    """Without momentum."""
+class SGD(OptimizerRule):
+    """Gradient descent without momentum."""
 
     moments = ()
 
@@ -161,8 +165,8 @@ class SGD(Rule):
         return theta - lr * (gradient + weighted(weight_decay, theta)), ()
 
 
-class MomentumSGD(Rule):
-    """Heavy ball: the first step fills the buffer with the gradient, as torch does."""
+class MomentumSGD(OptimizerRule):
+    """Gradient descent with heavy-ball momentum. The first step fills the buffer with the gradient, as in torch."""
 
     moments = ("momentum_buffer",)
 
@@ -182,8 +186,8 @@ class MomentumSGD(Rule):
         return theta - lr * buffer, (buffer,)
 
 
-class Untouched(Rule):
-    """Moves nothing: the optimizer itself takes the step."""
+class Untouched(OptimizerRule):
+    """A rule that moves nothing, because the optimizer itself takes the step."""
 
     moments = ()
 
@@ -196,31 +200,35 @@ class Untouched(Rule):
         return theta, ()
 
 
-_PLAIN: dict[type[Optimizer], type[Rule]] = {
+_PLAIN: dict[type[Optimizer], type[OptimizerRule]] = {
     th.optim.Adam: Adam,
     th.optim.AdamW: AdamW,
     th.optim.RMSprop: RMSprop,
     RMSpropTFLike: TensorFlowRMSprop,
     th.optim.SGD: SGD,
 }
-# Hooks on the steps of all optimizers; the dictionaries are filled in place.
-_GLOBAL_HOOKS = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
+# Where torch keeps the hooks of an optimizer's step, and those of the steps of all optimizers. The names are private.
+_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+_GLOBAL_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
+_MODULE = sys.modules[Optimizer.__module__]  # which holds the latter
 # Options that change what a rule does; with any of them switched on, torch's own step is taken.
 _OTHERWISE = ("amsgrad", "maximize", "centered", "nesterov", "differentiable")
 
 
-def rule_of(optimizer: Optimizer) -> type[Rule] | str:
+def rule_of(optimizer: Optimizer) -> type[OptimizerRule] | str:
     """
-    :param optimizer: a policy's
-    :return: the rule that does what the optimizer does, or the reason why there is none, without a full stop
+    Return the rule that takes the same steps as an optimizer, or the reason why there is none, without a full stop.
+
+    :param optimizer: a policy's optimizer
     """
     kind = type(optimizer)
     if kind not in _PLAIN:
         return f"there is no rule for the optimizer {kind.__name__}"
     if len(optimizer.param_groups) != 1:
         return f"the optimizer has {len(optimizer.param_groups)} groups of parameters"
-    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks, *_GLOBAL_HOOKS)
-    if "step" in vars(optimizer) or any(hooks):
+    if not step_hooks_are_found():
+        return "this version of torch keeps the hooks of an optimizer's step in another place"
+    if "step" in vars(optimizer) or has_step_hooks(optimizer):
         return "the optimizer's step has been replaced or has hooks"
     (group,) = optimizer.param_groups
     for option in _OTHERWISE:
@@ -231,3 +239,24 @@ def rule_of(optimizer: Optimizer) -> type[Rule] | str:
     if group.get("momentum"):
         return f"there is no rule for {kind.__name__} with momentum"
     return AdamW if kind is th.optim.Adam and group.get("decoupled_weight_decay") else _PLAIN[kind]
+
+
+def has_step_hooks(optimizer: Optimizer) -> bool:
+    """Return whether torch calls hooks when the optimizer takes a step."""
+    own = any(getattr(optimizer, name, None) for name in _HOOKS)
+    return own or any(getattr(_MODULE, name, None) for name in _GLOBAL_HOOKS)
+
+
+@cache
+def step_hooks_are_found() -> bool:
+    """
+    Return whether :func:`has_step_hooks` finds hooks of every kind.
+
+    It reads private names of torch. A version of torch that uses others must not look as if there were no hooks.
+    """
+    for register in (Optimizer.register_step_pre_hook, Optimizer.register_step_post_hook):
+        optimizer = th.optim.SGD([th.zeros(1)], lr=0.0)
+        register(optimizer, lambda *arguments: None)
+        if not any(getattr(optimizer, name, None) for name in _HOOKS):
+            return False
+    return all(hasattr(_MODULE, name) for name in _GLOBAL_HOOKS)

@@ -1,4 +1,4 @@
-"""A policy's parameters and its optimizer's moments for the time of one update: as flat vectors, or where they are."""
+"""A policy's parameters and its optimizer's moments during one update, as flat vectors or in place."""
 
 import math
 from abc import ABC, abstractmethod
@@ -7,39 +7,39 @@ from typing import Any
 
 import torch as th
 from torch import Tensor, nn
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.optim import Optimizer
 
 from sb3_pgx.engine.compiler import Remembered
-from sb3_pgx.engine.optimizers import Rule, Untouched
+from sb3_pgx.engine.optimizers import OptimizerRule, Untouched
+from sb3_pgx.engine.tensors import copy_all, flatten, unflatten
 
 
-class Held(ABC):
+class MovedParameters(ABC):
     """
-    The parameters that an update moves, and what their optimizer keeps for them.
+    The parameters that an update moves, and the moments that their optimizer keeps for them.
 
-    A compiled step changes ``pieces`` and ``moments`` in place: the parameters, and likewise the first of the rule's moments,
-    then the next. ``step`` counts the steps that were taken before.
+    A compiled step changes ``pieces`` (the parameters) and ``moments`` in place. ``moments`` holds the pieces of the rule's
+    first moment, then those of the next. ``step`` counts the steps that were taken before this update.
 
     :param parameters: all of one dtype and device
-    :param optimizer: theirs
-    :param rule: what the optimizer does
+    :param optimizer: the optimizer of these parameters
+    :param rule: the rule that takes the optimizer's steps
     """
 
     pieces: Sequence[Tensor]
     moments: Sequence[Tensor]
 
-    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, rule: type[Rule]):
+    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, rule: type[OptimizerRule]):
         self.parameters, self.optimizer, self.rule = list(parameters), optimizer, rule
         self._states = states_of(optimizer, parameters)
         (self.step,) = steps_taken(self._states[:1], rule)
 
     def rows(self, taken: int, n: int, remembered: Remembered) -> Sequence[Tensor]:
         """
-        The rule's scalars for the next ``n`` steps, one vector a step.
+        Return the rule's scalars for the next ``n`` steps, one vector per step.
 
-        :param taken: steps since this was made
-        :param remembered: for the vector of a rule that has the same for each step
+        :param taken: number of steps taken in this update
+        :param remembered: keeps the vector of a rule whose scalars never change
         """
         (group,) = self.optimizer.param_groups
         first, like = self.step + taken + 1, self.parameters[0]
@@ -49,77 +49,77 @@ class Held(ABC):
         return [remembered((scalars[0], like.dtype, like.device), lambda: like.new_tensor(scalars[0]))] * n
 
     def is_finite(self) -> bool:
-        """Whether parameters and moments are. Those that the gate of a step has looked at are."""
+        """Return whether parameters and moments are finite. The gate of a compiled step has made sure of it."""
         return True
 
     @abstractmethod
-    def flat(self, taken: int) -> "Flat":
+    def flat(self, taken: int) -> "FlatParameters":
         """
-        The same as flat vectors.
+        Return the same parameters and moments as flat vectors.
 
-        :param taken: steps since this was made
+        :param taken: number of steps taken in this update
         """
 
     @abstractmethod
     def store_parameters(self) -> None:
-        """Leave the parameters to the policy."""
+        """Write the parameters into the policy."""
 
     @abstractmethod
     def store(self, steps: int) -> None:
         """
-        Leave parameters and moments to the policy, in the format of torch's optimizer.
+        Write the parameters into the policy and the moments into the optimizer, in torch's format.
 
-        :param steps: how many were taken since this was made
+        :param steps: number of steps taken in this update
         """
 
     def _create(self, moments: Mapping[str, Sequence[Tensor]], steps: int) -> None:
-        """The optimizer's state of each parameter, of which there was none."""
+        """Create the optimizer's state of each parameter, which has none yet."""
         for i, p in enumerate(self.parameters):
             self.optimizer.state[p] = {**self.rule.new_count(steps), **{name: values[i] for name, values in moments.items()}}
         self._states = states_of(self.optimizer, self.parameters)
 
     def _count(self, steps: int) -> None:
-        """The number of steps, ``steps`` more than before, in the optimizer's state of each parameter."""
+        """Add ``steps`` to the step count in the optimizer's state of each parameter."""
         total = self.step + steps
         counts = [state["step"] for state in self._states if "step" in state]
         if counts and isinstance(counts[0], Tensor):
-            th._foreach_copy_(counts, [th.full_like(counts[0], total)] * len(counts))
+            copy_all(counts, [th.full_like(counts[0], total)] * len(counts))
         elif counts:
             for state in self._states:
                 state["step"] = total
 
 
-class Flat(Held):
+class FlatParameters(MovedParameters):
     """
     Copies of the parameters, ``[P]``, and of their moments, ``[P]`` each.
 
-    Copies, not views: whatever replaces, moves, freezes or loads parameters between two updates need not know of them.
+    They are copies, so code that replaces, moves, freezes or loads parameters between two updates need not know about them.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, rule: type[Rule]):
+    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, rule: type[OptimizerRule]):
         super().__init__(parameters, optimizer, rule)
         self._data = [p.detach() for p in parameters]
-        self.theta = _flatten_dense_tensors(self._data)
-        self._views = _unflatten_dense_tensors(self.theta, self._data)
+        self.theta = flatten(self._data) if len(self._data) > 1 else self._data[0].flatten().clone()
+        self._views = unflatten(self.theta, self._data)
         self.pieces, self.moments = [self.theta], [self._gather(name) for name in rule.moments]
 
     def _gather(self, name: str) -> Tensor:
         if self.step == 0:
             return th.full_like(self.theta, self.rule.initial)
-        return _flatten_dense_tensors([state[name] for state in self._states])
+        return flatten([state[name] for state in self._states])
 
     def is_finite(self) -> bool:
         return all(map(all_finite, (self.theta, *self.moments)))
 
-    def flat(self, taken: int) -> "Flat":
+    def flat(self, taken: int) -> "FlatParameters":
         return self
 
     def take(self, gradient: Tensor, number: int, scale: float) -> None:
         """
-        Take a step; the policy gets its result from :meth:`store_parameters`.
+        Take a step. :meth:`store_parameters` writes its result into the policy.
 
-        :param gradient: clipped, ``[P]``
-        :param number: of the step since this was made, from 1
+        :param gradient: clipped gradient, ``[P]``
+        :param number: number of the step in this update, from 1
         :param scale: factor of the learning rate
         """
         (group,) = self.optimizer.param_groups
@@ -127,50 +127,47 @@ class Flat(Held):
         self.rule.step_(self.theta, gradient, self.moments, scaled, self.step + number)
 
     def take_back(self) -> None:
-        """Forget the first step, whose result nobody has got."""
-        self.theta.copy_(_flatten_dense_tensors(self._data))
+        """Undo the first step, whose result has not been written into the policy."""
+        self.theta.copy_(flatten(self._data))
 
     def store_parameters(self) -> None:
-        th._foreach_copy_(self._data, self._views)
+        copy_all(self._data, self._views)
 
     def store(self, steps: int) -> None:
         self.store_parameters()
         if steps == 0 or not self.rule.moments:
             return
-        pieces = {
-            name: _unflatten_dense_tensors(moment, self._data)
-            for name, moment in zip(self.rule.moments, self.moments, strict=True)
-        }
+        pieces = {name: unflatten(moment, self._data) for name, moment in zip(self.rule.moments, self.moments, strict=True)}
         if self.step == 0:
             self._create({name: [x.clone() for x in values] for name, values in pieces.items()}, steps)
             return
         for name, values in pieces.items():
-            th._foreach_copy_([state[name] for state in self._states], values)
+            copy_all([state[name] for state in self._states], values)
         self._count(steps)
 
 
-class InPlace(Held):
+class ParametersInPlace(MovedParameters):
     """
-    The parameters and moments themselves: where the update is a step or a few, copies would cost as much as a step.
+    The parameters and moments themselves, for updates of one or a few steps, in which copies would cost as much as a step.
 
-    Moments of which there are none yet are created, and taken back where no step follows.
+    Missing moments are created, and removed again if no step follows.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, rule: type[Rule]):
+    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, rule: type[OptimizerRule]):
         super().__init__(parameters, optimizer, rule)
         if self.step == 0 and rule.moments:
             data = [p.detach() for p in parameters]
             self._create({name: [th.full_like(x, rule.initial) for x in data] for name in rule.moments}, 0)
         self.pieces, self.moments = self.parameters, [state[name] for name in rule.moments for state in self._states]
 
-    def flat(self, taken: int) -> Flat:
+    def flat(self, taken: int) -> FlatParameters:
         self.store(taken)
-        flat = Flat(self.parameters, self.optimizer, self.rule)
+        flat = FlatParameters(self.parameters, self.optimizer, self.rule)
         flat.step = self.step  # from which its steps are counted
         return flat
 
     def store_parameters(self) -> None:
-        """They are there."""
+        """Do nothing: the policy has the parameters."""
 
     def store(self, steps: int) -> None:
         if steps > 0:
@@ -180,15 +177,15 @@ class InPlace(Held):
                 self.optimizer.state.pop(p, None)
 
 
-class ByOptimizer(Flat):
-    """For an optimizer without a rule: it takes the step itself, on the policy, and the host waits for every one."""
+class SteppedByOptimizer(FlatParameters):
+    """Parameters of an optimizer without a rule: it takes every step itself, on the policy, and the host waits for it."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer):
         super().__init__(parameters, optimizer, Untouched)
 
     def take(self, gradient: Tensor, number: int, scale: float) -> None:
         self.optimizer.zero_grad(set_to_none=True)  # a callback may have left gradients behind
-        for p, piece in zip(self.parameters, _unflatten_dense_tensors(gradient, self._data), strict=True):
+        for p, piece in zip(self.parameters, unflatten(gradient, self._data), strict=True):
             p.grad = piece.to(p.dtype)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         for group in self.optimizer.param_groups:
@@ -199,22 +196,22 @@ class ByOptimizer(Flat):
         self.optimizer.zero_grad(set_to_none=True)
 
     def store_parameters(self) -> None:
-        """They are there."""
+        """Do nothing: the policy has the parameters."""
 
     def is_finite(self) -> bool:
         return all(all_finite(p) for p in self.parameters) and bad_state(self.optimizer, self.parameters) is None
 
     def store(self, steps: int) -> None:
-        """The optimizer has."""
+        """Do nothing: the optimizer has its moments."""
 
 
 def states_of(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
-    """What the optimizer keeps for each parameter; empty where it has not taken a step."""
+    """Return the optimizer's state of each parameter, empty for a parameter without a step."""
     return [optimizer.state.get(p, {}) for p in parameters]
 
 
 def bad_state(optimizer: Optimizer, parameters: Iterable[Tensor]) -> tuple[Tensor, str] | None:
-    """A parameter and the name of what the optimizer keeps for it that is not finite, if there is one."""
+    """Return a parameter and the name of its first optimizer state that is not finite, or ``None``."""
     for p in parameters:
         for name, value in optimizer.state.get(p, {}).items():
             if isinstance(value, Tensor) and not all_finite(value):
@@ -223,12 +220,12 @@ def bad_state(optimizer: Optimizer, parameters: Iterable[Tensor]) -> tuple[Tenso
 
 
 def all_finite(x: Tensor) -> bool:
-    """Whether no number is NaN or infinite; the sum is a quick test, which only an overflow fails without one."""
+    """Return whether no number is NaN or infinite. The sum is a quick test; only its overflow needs the slow one."""
     return math.isfinite(x.detach().sum()) or bool(th.isfinite(x).all())
 
 
-def steps_taken(states: Sequence[Mapping[str, Any]], rule: type[Rule]) -> list[int]:
-    """How many steps the states of parameters stand for; one where the optimizer keeps no count but moments."""
+def steps_taken(states: Sequence[Mapping[str, Any]], rule: type[OptimizerRule]) -> list[int]:
+    """Return the number of steps behind each parameter's state: 1 if the optimizer keeps moments but no count."""
     first = next(iter(rule.moments), None)
     begun = [first is None or state.get(first) is not None for state in states]
     return [int(state.get("step", first is not None)) if known else 0 for state, known in zip(states, begun, strict=True)]

@@ -1,4 +1,4 @@
-"""What one update is to do: numbers that may change at no cost, and the structure that a compiled step has built in."""
+"""The plan of one update: numbers that may change without recompiling, and the structure built into a compiled step."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -32,30 +32,30 @@ class Plan:
 
     @property
     def limits(self) -> tuple[float, ...]:
-        """Of a step: norm of the gradient and distance, infinite for none; then the controller's numbers."""
+        """The largest gradient norm and distance, infinite if unlimited, followed by the controller's numbers."""
         return (*(math.inf if x is None else float(x) for x in (self.max_grad_norm, self.max_distance)), *self.adapt_numbers)
 
     @property
     def numbers(self) -> list[float]:
-        """All that reaches a compiled step as one tensor."""
+        """The numbers that a compiled step gets as one tensor."""
         return [*self.limits, *(float(c) for c in self.coefficients if is_number(c))]
 
     @property
     def structure(self) -> tuple[Any, ...]:
-        """All that a compiled step has built in."""
+        """Everything that is built into a compiled step; a change of it means recompiling."""
         return (len(self.limits), self.adapt, *("number" if is_number(c) else c for c in self.coefficients))
 
     def as_tensors(self) -> Any:
-        """The coefficients as an objective gets them in a compiled step."""
+        """Return the coefficients as an objective gets them in a compiled step."""
         return self.unpack(th.tensor(self.numbers, dtype=th.float64).unbind())[1]
 
     def unpack(self, numbers: Sequence[Tensor]) -> tuple[Sequence[Tensor], Any]:
-        """Limits and coefficients from the tensors of :attr:`numbers`."""
+        """Return limits and coefficients from the tensors of :attr:`numbers`."""
         n = len(self.limits)
         rest = iter(numbers[n:])
         return numbers[:n], type(self.coefficients)(*(next(rest) if is_number(c) else c for c in self.coefficients))
 
 
 def is_number(value: Any) -> bool:
-    """Whether a coefficient may change from update to update."""
+    """Return whether a coefficient may change between updates."""
     return isinstance(value, Real) and not isinstance(value, bool)

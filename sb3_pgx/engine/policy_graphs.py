@@ -85,7 +85,7 @@ class Inputs:
 
 
 def as_observations(policy: ActorCriticPolicy, tensors: Sequence[Tensor]) -> Observations:
-    """The way back."""
+    """Return the observations that :class:`Inputs` turned into tensors."""
     space = policy.observation_space
     return dict(zip(space.spaces, tensors, strict=True)) if isinstance(space, spaces.Dict) else tensors[0]
 
@@ -162,7 +162,7 @@ class CompiledPass:
         )
 
     def takes(self, inputs: Sequence[Tensor]) -> bool:
-        """Whether these are such inputs."""
+        """Return whether the pass was prepared for inputs of this layout."""
         return self._layout == _layout(inputs)
 
     def bound(self, policy: ActorCriticPolicy, parameters: Mapping[str, Tensor], moved: Sequence[str]) -> Function:

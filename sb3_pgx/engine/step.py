@@ -18,7 +18,7 @@ from sb3_pgx.core.distributions import packed
 from sb3_pgx.core.policies import unchecked
 from sb3_pgx.core.rollout import Batch, Observations, as_policy_input
 from sb3_pgx.engine.follower import FollowerRule
-from sb3_pgx.engine.optimizers import Rule
+from sb3_pgx.engine.optimizers import OptimizerRule
 from sb3_pgx.engine.outcomes import DIVERGED, GATE, OPEN, SCALE, SEEN, STOPPED, TAKEN
 
 
@@ -54,7 +54,7 @@ def evaluated_actions(
 
 
 def evaluated_values(policy: ActorCriticPolicy, batch: Batch) -> Tensor:
-    """V of the batch's observations alone, ``[B]``."""
+    """Return V of the batch's observations, without evaluating actions, ``[B]``."""
     return policy.predict_values(batch.observations).flatten()
 
 
@@ -80,11 +80,41 @@ class Objective:
     follows: FollowerRule | None = None
 
 
+@dataclass(frozen=True)
+class BoundObjective:
+    """
+    An objective, the policies that follow the trained one, and the names of the metrics.
+
+    :param objective: the loss and its metrics
+    :param followers: no policy or one, which the objective reads
+    :param names: of the metrics, ``"loss"`` first
+    """
+
+    objective: Objective
+    followers: Sequence[ActorCriticPolicy]
+    names: Sequence[str]
+
+    def measure(self, policy: ActorCriticPolicy, batch: Any, coefficients: Any) -> dict[str, Tensor]:
+        """
+        Return the metrics at the policy's parameters, among them ``"loss"``.
+
+        :param policy: in training mode
+        :param batch: rows of a rollout
+        :param coefficients: of the objective, as numbers or as tensors
+        """
+        now = self.objective.evaluate(policy, batch, *self.followers)
+        return self.objective.measure(now, batch, coefficients)
+
+    def distance(self, measured: dict[str, Tensor]) -> Tensor | None:
+        """Return how far the policy has moved from the one that acted, or ``None`` if the objective does not measure it."""
+        return None if self.objective.distance is None else measured[self.objective.distance]
+
+
 MAX_GRAD_NORM, MAX_DISTANCE, N_LIMITS = 0, 1, 2  # places in the limits; a controller's numbers follow
 
 
 def gated_step(
-    rule: type[Rule],
+    rule: type[OptimizerRule],
     flags: Tensor,
     outcome: Tensor,
     theta: Sequence[Tensor],
@@ -103,7 +133,7 @@ def gated_step(
     The parameters come in pieces, or as one flat vector, which is one piece.
 
     :param rule: the optimizer's
-    :param flags: of a :class:`~sb3_pgx.engine.outcomes.Report`
+    :param flags: of a :class:`~sb3_pgx.engine.outcomes.StepLog`
     :param outcome: takes the M metrics of this step, ``[M]``, if the gate was open; the last two are the norm of the gradient
         and whether it was clipped, 0 where no step was taken
     :param theta: pieces of any shape
@@ -154,12 +184,12 @@ def gated_step(
 
 
 def zero_if_finite(x: Tensor) -> Tensor:
-    """0 if all numbers are finite, NaN otherwise; a sum of the numbers themselves might overflow."""
+    """Return 0 if all numbers are finite, else NaN. A sum of the numbers themselves might overflow."""
     return (0 * x).sum()
 
 
 def total_norm(pieces: Sequence[Tensor]) -> Tensor:
-    """‖·‖₂ of all of them together."""
+    """Return the 2-norm of all pieces together."""
     norms = [th.linalg.vector_norm(x) for x in pieces]
     return norms[0] if len(norms) == 1 else th.linalg.vector_norm(th.stack(norms))
 
@@ -184,6 +214,6 @@ def gradients_of_loss(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor
 
 
 def used(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    """Those that enter the loss: an optimizer leaves the others alone, moments included."""
+    """Return the parameters that enter the loss. An optimizer leaves the others alone, moments included."""
     gradients = th.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
     return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]

@@ -1,7 +1,6 @@
 """The gated step of an objective as a function of tensors alone, which can be traced."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -10,18 +9,17 @@ from torch import Tensor
 from sb3_pgx.core.rollout import Rows
 from sb3_pgx.engine.compiler import Function, NotCompilable
 from sb3_pgx.engine.follower import follow
-from sb3_pgx.engine.parameters import Held, InPlace
+from sb3_pgx.engine.parameters import MovedParameters, ParametersInPlace
 from sb3_pgx.engine.plan import Plan
 from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable, laid_out
-from sb3_pgx.engine.step import gated_step
-
-if TYPE_CHECKING:
-    from sb3_pgx.engine.epochs import GradientSteps
+from sb3_pgx.engine.step import BoundObjective, gated_step
 
 
-def traceable_step(steps: "GradientSteps", policy: ActorCriticPolicy, plan: Plan, held: Held, batch: Rows) -> Function:
+def traceable_step(
+    bound: BoundObjective, policy: ActorCriticPolicy, plan: Plan, held: MovedParameters, batch: Rows
+) -> Function:
     """
-    :param steps: whose objective it is, and which parameters move
+    :param bound: the objective
     :param policy: in training mode
     :param plan: its structure is built in, its numbers are not
     :param held: the parameters that move; its rule is built in
@@ -31,19 +29,18 @@ def traceable_step(steps: "GradientSteps", policy: ActorCriticPolicy, plan: Plan
         and outcome in place
     :raises NotCompilable: a trace would not do what the policy does
     """
-    followers = [f.policy for f in steps.followers]
-    for each in (policy, *followers):
+    for each in (policy, *bound.followers):
         check_traceable(each)
     named = dict(policy.named_parameters())
-    of_follower = {f"follower.{name}": p for each in followers for name, p in each.named_parameters()}
+    of_follower = {f"follower.{name}": p for each in bound.followers for name, p in each.named_parameters()}
     if {id(p) for p in named.values()} & {id(p) for p in of_follower.values()}:
         raise NotCompilable("the policy and the one that follows it share a parameter")
-    measure = PolicyFunction(steps.measure, policy, named | of_follower, followers)
+    measure = PolicyFunction(bound.measure, policy, named | of_follower, bound.followers)
     names = {id(p): name for name, p in named.items()}
     moved = {names[id(p)]: p for p in held.parameters}
     fixed = [name for name in named if name not in moved]
     shapes = [p.shape for p in moved.values()]
-    flat = not isinstance(held, InPlace)
+    flat = not isinstance(held, ParametersInPlace)
     n, n_held = len(held.pieces), len(held.pieces) + len(held.moments)
 
     def by_name(pieces: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -62,14 +59,14 @@ def traceable_step(steps: "GradientSteps", policy: ActorCriticPolicy, plan: Plan
             measured = measure(laid_out(values | by_name(leaves) | following), batch.replaced(of_batch), coefficients)
             gradient = th.autograd.grad(measured["loss"], leaves)
         with th.no_grad():
-            parts = [measured[name] for name in steps.names]
-            distance = steps.distance(measured)
+            parts = [measured[name] for name in bound.names]
+            distance = bound.distance(measured)
             taken = (held.rule, flags, outcome, theta, moments, gradient, parts, distance, limits, row.unbind(), plan.adapt)
             go, reached = gated_step(*taken, irrevocable=not flat)
-            if steps.objective.follows is not None:
+            if bound.objective.follows is not None:
                 led = values | by_name(reached)
                 pairs = [(x, led[name.removeprefix("follower.")]) for name, x in following.items()]
-                follow(pairs, steps.objective.follows, coefficients, go)
+                follow(pairs, bound.objective.follows, coefficients, go)
         return ()
 
     return step

@@ -16,13 +16,14 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.core.buffer_arrays import final_value
 from sb3_pgx.core.custom_buffer import CustomBuffer
-from sb3_pgx.core.deferred_values import ActingPolicy, StepEvaluation, may_read_locals
+from sb3_pgx.core.deferred_values import StepEvaluation, may_read_locals
 from sb3_pgx.core.policies import follow_parameters
 from sb3_pgx.core.recorder import Recorder
 from sb3_pgx.core.rollout import Rollout, map_tensors
 from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.core.spaces import environment_actions
 from sb3_pgx.core.undo import Undo, attributes_of, undone_if_refused
+from sb3_pgx.engine.acting_policy import ActingPolicy
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import CompiledPass
 from sb3_pgx.stages.acting import Acting

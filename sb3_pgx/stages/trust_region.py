@@ -7,13 +7,13 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from sb3_pgx.core.rollout import Observations
 from sb3_pgx.engine.compiler import Function
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_function import PolicyFunction
 from sb3_pgx.engine.policy_graphs import CompiledPass, as_observations
+from sb3_pgx.engine.tensors import copy_all, flatten, unflatten
 from sb3_pgx.ops.natural_gradient import LineSearch, Product, backtracking, gauss_newton_product
 
 
@@ -169,7 +169,7 @@ class Surroundings:
         self._inputs = [*data, *encoded]
         self._sample = encoded if sample is None else region.gradient.inputs(sample)
         self._data = [modules.parameters[name].detach() for name in moved]
-        self._theta = _flatten_dense_tensors(self._data)
+        self._theta = flatten(self._data)
         self.gradient, gain, self.old = region.gradient.run(policy, modules, self._inputs, compiled, self.moved)
         self.start = self.now = Measured(gain.item(), 0.0, 0.0)
 
@@ -196,7 +196,7 @@ class Surroundings:
         """
         self.now = self.start
         theta = self._theta if step is None else self._theta + step
-        th._foreach_copy_(self._data, _unflatten_dense_tensors(theta, self._data))
+        copy_all(self._data, unflatten(theta, self._data))
 
     def measure(self) -> Measured:
         """What the policy is now, which ``now`` keeps until it moves again."""

@@ -9,8 +9,8 @@ from support.small_environments import DEVICE
 
 from sb3_pgx.engine.compiler import Remembered
 from sb3_pgx.engine.optimizers import rule_of
-from sb3_pgx.engine.outcomes import OPEN, Report
-from sb3_pgx.engine.parameters import ByOptimizer, Flat, InPlace
+from sb3_pgx.engine.outcomes import OPEN, StepLog
+from sb3_pgx.engine.parameters import FlatParameters, ParametersInPlace, SteppedByOptimizer
 from sb3_pgx.engine.step import gated_step
 
 OPTIMIZERS = {
@@ -56,7 +56,7 @@ class Training:
 
     def ours(self, n):
         """The next n steps, by the rule."""
-        flat = Flat(self.parameters, self.optimizer, rule_of(self.optimizer))
+        flat = FlatParameters(self.parameters, self.optimizer, rule_of(self.optimizer))
         for k in range(1, n + 1):
             (group,) = self.optimizer.param_groups
             group["lr"] = RATES[self.taken]
@@ -68,7 +68,7 @@ class Training:
     def in_place(self, n):
         """The next n steps, each an update of its own, where the parameters are."""
         for _ in range(n):
-            held = InPlace(self.parameters, self.optimizer, rule_of(self.optimizer))
+            held = ParametersInPlace(self.parameters, self.optimizer, rule_of(self.optimizer))
             self.step_in_place(held)
             held.store(1)
         return self
@@ -78,7 +78,7 @@ class Training:
         group["lr"] = RATES[self.taken]
         (row,) = held.rows(0, 1, Remembered())
         theta, *moments = zip(*[iter([*held.pieces, *held.moments])] * len(self.parameters), strict=True)
-        report = Report(OPEN, 1.0, 1, 3, DEVICE, Remembered())
+        report = StepLog(OPEN, 1.0, 1, 3, DEVICE, Remembered())
         told, loss, unlimited = (report.flags, report.outcome), row.new_tensor(0.0), (math.inf, math.inf)
         with th.no_grad():
             gated_step(held.rule, *told, theta, moments, self.gradients[self.taken], [loss], None, unlimited, row.unbind())
@@ -135,7 +135,7 @@ def test_the_scalars_of_steps_to_come_are_those_of_the_steps_when_they_are_taken
     expected.taken = 0
     for t in (expected, training):
         t.optimizer.param_groups[0]["lr"] = 0.1
-    flat = Flat(training.parameters, training.optimizer, rule_of(training.optimizer))
+    flat = FlatParameters(training.parameters, training.optimizer, rule_of(training.optimizer))
     rows = [*flat.rows(0, 2, Remembered()), *flat.rows(2, 3, Remembered())]
     theta, moments = flat.theta, flat.moments
     for row, gradients in zip(rows, training.gradients, strict=True):
@@ -150,9 +150,9 @@ def test_the_scalars_of_steps_to_come_are_those_of_the_steps_when_they_are_taken
 @pytest.mark.parametrize("scale", [0.5, 1.5])
 def test_a_scaled_step_is_torchs_step_at_a_scaled_learning_rate(optimizer, scale):
     expected, training = Training(*optimizer).torchs(1), Training(*optimizer).torchs(1)
-    flat = Flat(training.parameters, training.optimizer, rule_of(training.optimizer))
+    flat = FlatParameters(training.parameters, training.optimizer, rule_of(training.optimizer))
     gradient = th.cat([g.flatten() for g in training.gradients[1]])
-    for way in (flat, ByOptimizer(training.parameters, training.optimizer)):
+    for way in (flat, SteppedByOptimizer(training.parameters, training.optimizer)):
         before = [p.detach().clone() for p in training.parameters]
         way.take(gradient, 1, scale)
         way.store(1)
@@ -196,7 +196,7 @@ def test_what_is_stored_shares_no_memory_with_anything(optimizer):
         assert all(x.untyped_storage().nbytes() == x.numel() * x.element_size() for x in tensors), "a view of something larger"
 
 
-@pytest.mark.parametrize("held", [Flat, InPlace])
+@pytest.mark.parametrize("held", [FlatParameters, ParametersInPlace])
 def test_storing_without_a_step_leaves_the_optimizer_without_a_state(optimizer, held):
     training = Training(*optimizer)
     held(training.parameters, training.optimizer, rule_of(training.optimizer)).store(0)
@@ -206,7 +206,7 @@ def test_storing_without_a_step_leaves_the_optimizer_without_a_state(optimizer, 
 @pytest.mark.parametrize("before", [0, 1])
 def test_an_update_that_has_begun_in_place_goes_on_with_flat_vectors(optimizer, before):
     expected, training = Training(*optimizer).torchs(before + 2), Training(*optimizer).torchs(before)
-    held = InPlace(training.parameters, training.optimizer, rule_of(training.optimizer))
+    held = ParametersInPlace(training.parameters, training.optimizer, rule_of(training.optimizer))
     training.step_in_place(held)
     flat = held.flat(1)
     training.optimizer.param_groups[0]["lr"] = RATES[training.taken]
@@ -266,7 +266,7 @@ def two_groups(parameters, lr):
 def test_an_optimizer_without_a_rule_is_told_why_and_takes_its_own_steps(kind, options, reason):
     expected, training = Training(kind, options), Training(kind, options)
     assert reason in rule_of(training.optimizer)
-    way = ByOptimizer(training.parameters, training.optimizer)
+    way = SteppedByOptimizer(training.parameters, training.optimizer)
     for k in range(3):
         way.take(th.cat([g.flatten() for g in training.gradients[k]]), k + 1, 1.0)
         for p, g in zip(expected.parameters, expected.gradients[k], strict=True):

@@ -20,7 +20,7 @@ from sb3_pgx.engine.compiler import Remembered
 from sb3_pgx.engine.follower import follow
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.optimizers import SGD, Adam
-from sb3_pgx.engine.outcomes import DIVERGED, OPEN, STOPPED, Report
+from sb3_pgx.engine.outcomes import DIVERGED, OPEN, STOPPED, StepLog
 from sb3_pgx.engine.step import gated_step
 
 INF, NAN = math.inf, math.nan
@@ -32,12 +32,12 @@ def step(report, theta, moments, gradient, loss=1.0, kl=0.0, limits=(INF, INF), 
     measured = [theta.new_tensor(loss), theta.new_tensor(kl)]
     scalars, pieces = theta.new_tensor(row).unbind(), [[moment] for moment in moments]
     gated_step(rule, report.flags, report.outcome, [theta], pieces, [gradient], measured, measured[1], limits, scalars)
-    report.told()
+    report.advance()
 
 
 def beginning(rule=SGD):
     """A report on four metrics (loss, distance, the gradient's norm and its clipping), parameters, and moments."""
-    report = Report(OPEN, 1.0, 9, 4, th.device("cpu"), Remembered())
+    report = StepLog(OPEN, 1.0, 9, 4, th.device("cpu"), Remembered())
     return report, th.tensor([1.0, -2.0]), [th.tensor([0.1, 0.2]) for _ in rule.moments]
 
 

@@ -1,0 +1,98 @@
+"""
+Run the quick part of the suite on the oldest and the newest torch that pyproject.toml allows: ``make versions``.
+
+Each version is installed into a fresh virtual environment of its own, if all that has to be downloaded is small enough. The
+results are written into ``tests/versions.txt``, along with the reason why a version was not run.
+"""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "tests" / "versions.txt"
+LIMIT = 400  # megabytes to download for one version: a build for the CPU has half of it, one for CUDA a multiple
+# Importing, training eagerly and compiled, and what every algorithm must do.
+TESTS = [
+    "tests/test_conformance.py",
+    "tests/engine/test_eager.py",
+    "tests/engine/test_compiled.py",
+    "tests/engine/test_private_names.py",
+]
+
+
+def main() -> int:
+    """Return the exit status: 1 if a version was run and failed."""
+    results = {version: _result(version) for version in _versions()}
+    head = f"{time.strftime('%Y-%m-%d')}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    lines = [head, "make versions", *(f"torch {version}: {result}" for version, result in results.items())]
+    RESULT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(*lines, sep="\n")
+    return int(any("failed" in result for result in results.values()))
+
+
+def _versions() -> tuple[str, str]:
+    """Return the oldest and the newest version that pyproject.toml allows and the package index has."""
+    requirement = re.search(r'"torch>=(\d+)\.(\d+),<(\d+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert requirement is not None
+    *oldest, major = map(int, requirement.groups())
+    listed = _pip(sys.executable, "index", "versions", "torch").stdout
+    (line,) = [x for x in listed.splitlines() if x.startswith("Available versions:")]
+    known = {tuple(map(int, v.split("."))): v for v in re.findall(r"\b\d+\.\d+\.\d+\b(?!\+)", line)}
+    allowed = [numbers for numbers in sorted(known) if oldest <= [*numbers] and numbers[0] < major]
+    return known[allowed[0]], known[allowed[-1]]
+
+
+def _result(version: str) -> str:
+    """Return one line on what became of a version."""
+    megabytes = _megabytes(version)
+    if megabytes is None:
+        return "not run: the package index has no build for this machine"
+    if megabytes > LIMIT:
+        return f"not run: {megabytes} MB would have to be downloaded for it on this machine, more than {LIMIT} MB"
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        python = str(Path(folder) / "bin" / "python")
+        constraints = Path(folder) / "constraints.txt"
+        pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        constraints.write_text("\n".join(line for line in pinned if not line.startswith("torch==")), encoding="utf-8")
+        installed = _pip(python, "install", "-c", str(constraints), f"torch=={version}", "--editable", f"{ROOT}[tests]")
+        if installed.returncode:
+            return f"failed to install: {installed.stderr.strip().splitlines()[-1]}"
+        tests = subprocess.run([python, "-m", "pytest", "-q", *TESTS], cwd=ROOT, capture_output=True, text=True, check=False)
+        return "; ".join(re.findall(r"^(?:(?:FAILED|ERROR) .*|.*\d+ (?:passed|failed|error).*)$", tests.stdout, re.MULTILINE))
+
+
+def _megabytes(version: str) -> int | None:
+    """Return the size of the wheels of torch and of what it requires, or ``None`` if there is no such wheel."""
+    options = ["--dry-run", "--ignore-installed", "--only-binary", ":all:", "--quiet", "--report", "-"]
+    found = _pip(sys.executable, "install", *options, f"torch=={version}")
+    if found.returncode:
+        return None
+    urls = [package["download_info"]["url"] for package in json.loads(found.stdout)["install"]]
+    return sum(map(_bytes, urls)) // 10**6
+
+
+def _bytes(url: str) -> int:
+    if url.startswith("file:"):
+        return 0
+    with urlopen(Request(url, method="HEAD")) as answer:
+        return int(answer.headers["Content-Length"])
+
+
+def _pip(python: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run pip without the machine's own constraints, which may forbid a version."""
+    environment = {**os.environ, "PIP_CONSTRAINT": os.devnull}
+    command = [python, "-m", "pip", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
