@@ -1,4 +1,4 @@
-"""Tracing and compiling: a pure function of tensors becomes one graph, or there is one sentence that says why it cannot."""
+"""Trace and compile a pure function of tensors into one graph, or raise one sentence that says why it cannot be."""
 
 import re
 import shutil
@@ -17,14 +17,14 @@ from sb3_pgx.engine.tensors import copy_all
 
 Function = Callable[..., Any]
 
-# A training is compiled (compile="auto") when its gradient steps, those of earlier calls of `learn` included, exceed this
+# A run is compiled (compile="auto") when its gradient steps, including those of earlier calls of `learn`, exceed this
 # number. Compiling PPO's default network takes about 15 s with an empty cache and 5 s with a warm one, and saves some 0.9 ms a
 # step: it pays after 17,000 and 6,000 steps. `python -m benchmarks.speed` measures all three.
 COMPILE_AFTER = 15_000
 
 
 class NotCompilable(Exception):
-    """Says why a function runs as it is."""
+    """The reason why a function is not compiled, in one sentence."""
 
 
 def check_compile(value: Any) -> None:
@@ -34,15 +34,15 @@ def check_compile(value: Any) -> None:
 
 
 class Remembered:
-    """A value that is made anew when what it is made from has changed: small tensors cost more to make than to compare."""
+    """A cached value, remade when its key changes. Small tensors cost more to make than their keys to compare."""
 
     def __init__(self) -> None:
         self._kept: tuple[Any, Any] = (None, None)  # what the value was made from, and the value
 
     def __call__(self, key: Any, make: Callable[[], Any]) -> Any:
         """
-        :param key: all that the value depends on
-        :param make: makes it; nobody may change it
+        :param key: everything that the value depends on
+        :param make: function that makes the value, which must not be changed
         """
         if key != self._kept[0]:
             self._kept = (key, make())
@@ -50,7 +50,7 @@ class Remembered:
 
 
 class Compiled:
-    """A compiled function, which is given only those of its arguments that it reads."""
+    """A compiled function that receives only the arguments that it reads."""
 
     def __init__(self, function: Function, read: Sequence[int]):
         self._function, self._pick = function, _picker(read)
@@ -65,13 +65,13 @@ def _picker(indices: Sequence[int]) -> Callable[[Sequence[Tensor]], Sequence[Ten
 
 def compile_function(function: Function, examples: Sequence[Tensor]) -> Compiled:
     """
-    Traces a function and compiles the graph.
+    Trace a function and compile the graph.
 
-    The function must be pure, but for tensors among its arguments that it changes in place, and must not depend on values.
+    The function must be pure, except that it may change its arguments in place, and must not branch on values.
 
-    :param function: of tensors, to a tuple of tensors
-    :param examples: arguments of the shapes, strides, types and device of those to come; none is changed
-    :return: the same function, for such arguments alone; it takes them as one sequence
+    :param function: maps tensors to a tuple of tensors
+    :param examples: arguments with the shapes, strides, types and device of later ones; they are not changed
+    :return: the compiled function, for such arguments only; it takes them as one sequence
     :raises NotCompilable: it cannot be traced or compiled; the message is a sentence without a full stop
     """
     try:
@@ -89,9 +89,8 @@ def compile_function(function: Function, examples: Sequence[Tensor]) -> Compiled
 
 def _compile_lock() -> AbstractContextManager[Any]:
     """
-    The lock that makes threads take turns. Tracing and compiling change what belongs to the whole process: the tracer replaces
-    methods of ``nn.Module``, and remembers in a global variable which ones. It is torch's own lock, so that a thread in
-    ``torch.compile`` waits, too.
+    Return torch's own compile lock, so that threads take turns, also with ``torch.compile``. Tracing changes process-wide
+    state: it replaces methods of ``nn.Module`` and remembers in a global variable which ones.
     """
     if "sympy" not in sys.modules:
         import sympy  # noqa: F401  # which torch's compiler imports, and which adds to the process's filters of warnings
@@ -119,7 +118,7 @@ def _undrawn() -> type[AbstractContextManager[Any]]:
 
 def trace(function: Function, examples: Sequence[Tensor]) -> tuple[th.fx.GraphModule, list[int]]:
     """
-    The operations of a function, gradients included, and which of its arguments they read.
+    Return the operations of a function, gradients included, and the arguments that they read.
 
     :raises NotCompilable: they depend on something besides the arguments
     """
@@ -149,7 +148,7 @@ def trace(function: Function, examples: Sequence[Tensor]) -> tuple[th.fx.GraphMo
 
 def simplify(graph: th.fx.GraphModule) -> None:
     """
-    Leaves out what is computed twice: nested function transforms each compute the function anew, a Gauss-Newton product three
+    Remove common subexpressions. Nested function transforms recompute the function; a Gauss-Newton product does so three
     times.
     """
     from torch._functorch.compile_utils import fx_graph_cse
@@ -162,7 +161,7 @@ def simplify(graph: th.fx.GraphModule) -> None:
 
 
 def signature(tensors: Collection[Tensor]) -> tuple[Any, ...]:
-    """Equal for tensors that one graph can take."""
+    """Return a key that is equal for tensors that one graph can take."""
     return (*map(_KIND, tensors), *map(Tensor.stride, tensors))
 
 
@@ -170,12 +169,12 @@ _KIND = attrgetter("shape", "dtype", "device")
 
 
 def _like(x: Tensor) -> Tensor:
-    """A copy with the same strides."""
+    """Return a copy with the same strides."""
     return th.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device).copy_(x)
 
 
 def inductor(graph: th.fx.GraphModule, examples: Sequence[Tensor]) -> Function:
-    """Compiled by TorchInductor without guards: the caller passes nothing but what the examples promise."""
+    """Compile with TorchInductor, without guards: later arguments must have the layout of the examples."""
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
     inner: list[Function] = []
@@ -193,11 +192,11 @@ def inductor(graph: th.fx.GraphModule, examples: Sequence[Tensor]) -> Function:
 
         # A product and a sum as one operation, as matrix products have it: faster, and rounded once instead of twice.
         options |= {"cpp.enable_floating_point_contract_flag": "fast"}
-        # Layouts are what the caller promises; to look at them again takes as long as a small kernel, for each tensor.
+        # The caller guarantees the layouts; checking them again takes as long as a small kernel per tensor.
         options |= {"cpp_wrapper": True, "size_asserts": False, "post_grad_custom_post_pass": CpuKernels()}
     outer: Any = compile_fx(graph, list(examples), inner_compile=keep_inner, config_patches=options)
-    # What is around the inner function prepares for gradients and aliases, of which there are none; it costs as much as a
-    # small network's layer.
+    # AOTAutograd's wrapper handles gradients and aliases, which these graphs never have. Calling the inner function directly
+    # saves the time of a small layer per call.
     innermost = getattr(inner[0], "current_callable", None) or inner[0]  # without the bookkeeping of a compiler's caches
     candidates: list[Callable[[], Function]] = [lambda: lambda *args: innermost(list(args))]
     if examples[0].is_cuda:
@@ -215,7 +214,7 @@ def inductor(graph: th.fx.GraphModule, examples: Sequence[Tensor]) -> Function:
 
 class CudaGraph:
     """
-    A function captured once and replayed: one launch instead of one for each kernel.
+    A function captured as a CUDA graph and replayed: one launch instead of one per kernel.
 
     :param function: of CUDA tensors; it may change them in place
     :param examples: arguments of the shapes and types of those to come
@@ -242,7 +241,7 @@ class CudaGraph:
 
 
 def _same(one: Function, other: Function, examples: Sequence[Tensor]) -> bool:
-    """Whether two functions return the same, and change their arguments in the same way."""
+    """Return whether two functions return the same and change their arguments in the same way."""
     results = []
     for function in (one, other):
         arguments = [_like(x) for x in examples]
@@ -259,7 +258,7 @@ _CAUSE = re.compile(r"cannot find|No such file|No space left|\berror\b", re.IGNO
 
 
 def _first_line(error: BaseException) -> str:
-    """What went wrong, without a full stop; of a C++ compiler's output, the line that names the cause."""
+    """Return the cause of an error in one line; of a C++ compiler's output, the line that names it."""
     kind = type(error).__name__
     if isinstance(error, ImportError) and (error.name or "").startswith("torch"):
         missing = str(error).partition(" (")[0]  # what follows is the path of a file

@@ -1,4 +1,4 @@
-"""The gradient steps of a first-order algorithm, epoch by epoch: eager, or compiled where that is wanted and possible."""
+"""Epochs of gradient steps for a first-order algorithm, eager or compiled."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,18 +48,18 @@ Metrics = dict[str, float]
 
 class GradientSteps:
     """
-    The steps of one algorithm on one objective, and the graphs that were compiled for them.
+    The gradient steps of one algorithm on one objective, and the graphs compiled for them.
 
-    :param objective: what they descend on
-    :param tell: takes one sentence about compiling
+    :param objective: loss and metrics
+    :param tell: function that logs one sentence about compiling
     """
 
     def __init__(self, objective: Objective, tell: Callable[[str], None] = lambda sentence: None):
         self.objective, self.tell = objective, tell
-        self.names: list[str] = []  # of what the objective measures
-        self.used: list[nn.Parameter] = []  # those that the optimizer moves
-        self.fixed: list[nn.Parameter] = []  # the policy's others
-        self.has_buffers = False  # which a pass may change
+        self.names: list[str] = []  # of the objective's metrics
+        self.used: list[nn.Parameter] = []  # parameters that the optimizer moves
+        self.fixed: list[nn.Parameter] = []  # other parameters of the policy
+        self.has_buffers = False  # which a forward pass may change
         self._structure: tuple[Any, ...] | None = None
         self._graphs: dict[Any, Compiled | None] = {}
         self._refused: str | None = None
@@ -83,14 +83,14 @@ class GradientSteps:
         keep: Callable[[], None] | None = None,
     ) -> Iterator["Update"]:
         """
-        One update. Policy and optimizer hold its result when the context ends, by an exception, too.
+        Open one update. When the context ends, also by an exception, policy and optimizer hold its result.
 
         :param policy: in training mode
-        :param plan: what to do
-        :param compiled: run compiled if it is possible
-        :param number: of updates done before, for an error
-        :param version: of the policy's layers, from :class:`~sb3_pgx.engine.layers.Modules`
-        :param follower: where the objective says how one follows the policy
+        :param plan: coefficients and limits
+        :param compiled: whether to compile the steps if possible
+        :param number: number of updates done before, for an error
+        :param version: version of the policy's layers, from :class:`~sb3_pgx.engine.layers.Modules`
+        :param follower: policy that follows the trained one, if the objective has one
         :param keep: for an update of one step, which nobody can undo: either it changes nothing where it is refused, or this
             is called before it
         """
@@ -108,14 +108,14 @@ class GradientSteps:
 
     @property
     def bound(self) -> BoundObjective:
-        """The objective with the policies that follow."""
+        """The objective with the policies that follow the trained one."""
         return BoundObjective(self.objective, [f.policy for f in self.followers], self.names)
 
     def prepare(self, policy: ActorCriticPolicy, plan: Plan, batch: Rows) -> type[OptimizerRule] | str:
         """
-        Look at all that the graphs have built in, and forget them if any of it has changed.
+        Drop the compiled graphs if anything that they were traced with has changed: layers, hooks, optimizer, coefficients.
 
-        :return: the optimizer's rule, or the reason why it has none
+        :return: the optimizer's rule, or the reason why there is none
         """
         optimizer = policy.optimizer
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -125,7 +125,7 @@ class GradientSteps:
         versions = [self._version, *(f.modules.version for f in self.followers)]
         structure = (objects, (described, rule, plan.structure, versions))
         if not self._is_known(structure):
-            self._structure = None  # an interruption leaves it to be prepared at the next opportunity
+            self._structure = None  # after an interruption, the next update prepares again
             with left_as_it_is(policy):
                 measured = self.measure(policy, batch, plan.as_tensors())
                 spared = {id(p) for p in split_parameters(policy)[0].values()} if self.objective.critic_only else set()
@@ -146,7 +146,7 @@ class GradientSteps:
         return rule
 
     def _is_known(self, structure: tuple[Any, ...]) -> bool:
-        """Whether everything is as it was; objects are compared by identity, for which they are kept."""
+        """Return whether nothing has changed. Objects are compared by identity, so references to them are kept."""
         if self._structure is None:
             return False
         (objects, values), (known, known_values) = structure, self._structure
@@ -156,10 +156,10 @@ class GradientSteps:
         self, policy: ActorCriticPolicy, plan: Plan, held: MovedParameters, lasting: Sequence[Tensor], batch: Rows, layout: Any
     ) -> Compiled | None:
         """
-        The compiled step for arguments like these, or ``None`` where there is none.
+        Return the compiled step for such arguments, or ``None`` if it cannot be compiled.
 
-        :param lasting: those before the batch's
-        :param layout: the signature of the batch's
+        :param lasting: the arguments before the batch
+        :param layout: signature of the batch's tensors
         """
         # Of parameters a new layout makes a new version, and the other tensors' shapes follow from what was prepared for.
         key = (type(held), signature(held.moments), layout)
@@ -175,7 +175,7 @@ class GradientSteps:
         return self._graphs[key]
 
     def refuse(self, reason: str) -> None:
-        """Say once that nothing can be compiled as things are."""
+        """Log once that the step cannot be compiled."""
         if reason != self._refused:
             self._refused = reason
             self.tell(f"the gradient step runs uncompiled: {reason}")
@@ -183,10 +183,14 @@ class GradientSteps:
 
 class Update:
     """
-    One update under way: epochs of minibatches, until the policy has moved too far.
+    One update: epochs of minibatches, until the policy has moved too far from the one that acted.
 
-    ``stopped`` says whether it has, ``taken`` how many steps were taken, ``scale`` by what a controller has multiplied the
-    learning rate.
+    A step is a compiled graph, or the same computation run eagerly: loss, gradient, clip, optimizer. The optimizer's rule is
+    applied as a function of parameters and moments (:mod:`sb3_pgx.engine.optimizers`); ``optimizer.step()`` is called only for
+    optimizers without such a rule. :meth:`store` writes the moments into the optimizer's state at the end.
+
+    ``stopped`` says whether the policy has moved too far, ``taken`` counts the steps taken, and ``scale`` is the factor by
+    which a controller has multiplied the learning rate.
     """
 
     def __init__(
@@ -208,8 +212,8 @@ class Update:
         self._log: StepLog | None = None  # of steps that the host has not read yet
         self._held: MovedParameters
         self._graph: Compiled | None = None
-        self._lasting: list[Tensor] = []  # what all steps have in common, while the same is held
-        self._graphs: dict[Any, Compiled | None] = {}  # by the layout of the batch, likewise
+        self._lasting: list[Tensor] = []  # arguments that all steps share
+        self._graphs: dict[Any, Compiled | None] = {}  # by the layout of the batch
 
     @property
     def stopped(self) -> bool:
@@ -218,7 +222,7 @@ class Update:
 
     @property
     def seen(self) -> int:
-        """How many minibatches were."""
+        """Number of minibatches seen."""
         return len(self._outcomes)
 
     @property
@@ -228,35 +232,35 @@ class Update:
 
     @property
     def last_epoch(self) -> Metrics:
-        """:meth:`means` of the last epoch alone."""
+        """Return :meth:`means` of the last epoch alone."""
         return self._means(*self._before)
 
     def means(self) -> Metrics:
-        """Of every metric over the minibatches seen, and of ``grad_norm`` and ``grad_clipped`` over the steps taken."""
+        """Return means of the metrics over the minibatches seen; of ``grad_norm`` and ``grad_clipped``, over the steps taken."""
         return self._means(0, 0)
 
     def largest(self, name: str) -> float:
-        """Of a metric over the minibatches seen."""
+        """Return the largest value of a metric over the minibatches seen."""
         place = self.steps.names.index(name)
         return max(outcome[place] for outcome in self._outcomes)
 
     @property
     def distance(self) -> float:
-        """Of the policy from the one that acted, at the last minibatch seen."""
+        """Distance of the policy from the one that acted, at the last minibatch seen."""
         assert self.steps.objective.distance is not None
         return self.last[self.steps.objective.distance]
 
     def epoch(self, batches: Iterable[Rows]) -> None:
         """
-        A step for each minibatch. What became of them is read once, at the end, where the steps are compiled or on CUDA.
+        Take one gradient step per minibatch. If steps are compiled or run on CUDA, their results are read once, at the end.
 
-        :raises Refusal: a loss or a gradient is not finite; what the steps before it have changed is for the caller to undo
+        :raises Refusal: a loss or a gradient is not finite; the caller undoes the steps before it
         """
         batches = list(batches)
         if not hasattr(self, "_held"):
             self._begin(batches[0], single=len(batches) == 1)
         self._before, self._n_batches = (self.seen, self.taken), len(batches)
-        self._graph = None  # where the minibatches of an epoch are alike, one look-up does for all
+        self._graph = None  # looked up once if the minibatches of an epoch have one layout
         rows = self._held.rows(self.taken, len(batches), self.steps.rows) if self._on_device else [None] * len(batches)
         try:
             with th.no_grad():
@@ -268,7 +272,7 @@ class Update:
                 for batch, for_graph, row in zip(batches, encoded, rows, strict=True):
                     self._step(batch, for_graph, row)
         finally:
-            self._read()  # whoever interrupts an epoch finds the steps that were taken counted
+            self._read()  # also after an interruption the steps taken are counted
         if self.gate == DIVERGED:
             if self._lagging:
                 self._held.store_parameters()
@@ -276,7 +280,7 @@ class Update:
 
     def check(self, batch: Rows) -> None:
         """
-        Look whether a step on a batch could be taken, and take none.
+        Check that a step on a batch could be taken, without taking it.
 
         :raises Refusal: loss or gradient is not finite
         """
@@ -289,16 +293,16 @@ class Update:
 
     def check_result(self) -> None:
         """
-        Look at what all steps have led to.
+        Check the result of all steps.
 
-        :raises Refusal: it is not finite
+        :raises Refusal: a parameter or a moment is not finite
         """
         if hasattr(self, "_held") and not (self._irrevocable or self._held.is_finite()):
             self._check_state()
             raise led_astray(self._done)
 
     def store(self) -> None:
-        """Write what has been reached into policy and optimizer."""
+        """Write the result into policy and optimizer."""
         if hasattr(self, "_held"):
             self._read()
             self._held.store(self.taken)
@@ -333,32 +337,16 @@ class Update:
         return self.compiled and len(batch) == self.plan.rows
 
     def _step(self, batch: Rows, encoded: Rows | None, row: Tensor | None) -> None:
-        held = self._held
-        if encoded is not None:
-            assert row is not None
-            if not self._lasting:
-                following = [p for f in self.steps.followers for p in f.modules.parameters.values()]
-                self._lasting = [*held.pieces, *held.moments, *self.steps.fixed, *following, self._numbers]
-            passing = encoded.tensors()
-            if self._graph is None or not batch.alike:
-                layout = signature(passing)
-                if layout not in self._graphs:
-                    lasting = [*self._lasting, self._open_log().flags, self._open_log().outcome, row]
-                    self._graphs[layout] = self.steps.graph(self.policy, self.plan, held, lasting, encoded, layout)
-                self._graph = self._graphs[layout]
-            if self._graph is not None:
-                log = self._open_log()
-                self._graph([*self._lasting, log.flags, log.outcome, row, *passing])
-                log.advance()
-                self._lagging = True
-                return
-        if not isinstance(held, FlatParameters):
-            self._read()  # the steps that it counts
-            self._lasting, self._graphs, self._graph = [], {}, None
-        self._held = flat = held.flat(self.taken)
-        if self._lagging:
-            flat.store_parameters()
-            self._lagging = False
+        """
+        Take one gradient step: by a compiled graph if there is one, otherwise eagerly.
+
+        :param batch: minibatch
+        :param encoded: the same for a graph, one-hot encoded; ``None``: the step is not compiled
+        :param row: numbers of this step on the device, such as the learning rate; ``None``: they stay on the host
+        """
+        if encoded is not None and row is not None and self._compiled_step(batch, encoded, row):
+            return
+        flat = self._flat()
         if self._device.type == "cuda" and row is not None:
             self._device_step(flat, batch, row)
         else:
@@ -366,7 +354,40 @@ class Update:
             if self.gate == OPEN:
                 self._host_step(flat, batch)
 
+    def _compiled_step(self, batch: Rows, encoded: Rows, row: Tensor) -> bool:
+        """Take the step by its graph, which is compiled at the first call. Return false if it cannot be compiled."""
+        held = self._held
+        if not self._lasting:
+            following = [p for f in self.steps.followers for p in f.modules.parameters.values()]
+            self._lasting = [*held.pieces, *held.moments, *self.steps.fixed, *following, self._numbers]
+        passing = encoded.tensors()
+        if self._graph is None or not batch.alike:
+            layout = signature(passing)
+            if layout not in self._graphs:
+                lasting = [*self._lasting, self._open_log().flags, self._open_log().outcome, row]
+                self._graphs[layout] = self.steps.graph(self.policy, self.plan, held, lasting, encoded, layout)
+            self._graph = self._graphs[layout]
+        if self._graph is None:
+            return False
+        log = self._open_log()
+        self._graph([*self._lasting, log.flags, log.outcome, row, *passing])
+        log.advance()
+        self._lagging = True
+        return True
+
+    def _flat(self) -> FlatParameters:
+        """Return the parameters in one tensor, for eager steps; they are up to date with the graph's."""
+        if not isinstance(self._held, FlatParameters):
+            self._read()  # the steps that it counts
+            self._lasting, self._graphs, self._graph = [], {}, None
+        self._held = flat = self._held.flat(self.taken)
+        if self._lagging:
+            flat.store_parameters()
+            self._lagging = False
+        return flat
+
     def _device_step(self, flat: FlatParameters, batch: Rows, row: Tensor) -> None:
+        """Take an eager step on the device, where flags decide whether it counts: the host does not wait for its numbers."""
         plan = self.plan
         measured, gradient = self._measured_gradient(batch)
         distance, parts = self.steps.bound.distance(measured), [measured[name] for name in self.steps.names]
@@ -379,7 +400,7 @@ class Update:
         self._follow(go)
 
     def _host_step(self, flat: FlatParameters, batch: Rows) -> None:
-        """The same, with the gate on the host: on the CPU a number is read faster than it is masked."""
+        """Take an eager step whose numbers the host reads at once, which is faster than masking on the CPU."""
         measured, gradient = self._measured_gradient(batch)
         norm = th.linalg.vector_norm(gradient)
         values = th.stack([*(measured[name] for name in self.steps.names), norm]).tolist()
@@ -413,11 +434,11 @@ class Update:
 
     @property
     def _done(self) -> int:
-        """Updates done, for an error."""
+        """Number of updates done, for an error."""
         return self._number + self.taken * self.plan.one_by_one
 
     def _refusals(self) -> AbstractContextManager[None]:
-        """What torch's distributions refuse (NaN, a standard deviation of 0) as the error of a step not taken."""
+        """Turn errors of torch's distributions (NaN, a standard deviation of 0) into the refusal of a step."""
         return blaming_numbers(self._refusal, lambda: f"while the policy learned, in update {self._done + 1}")
 
     def _refusal(self, what: str) -> ValueError:
@@ -425,7 +446,7 @@ class Update:
         self._check_state()
         return refused(f"the policy failed ({what})", self._done)
 
-    # ------------------------------------------------------------------------------------------------ what became of it
+    # ------------------------------------------------------------------------------------------------ results
 
     def _open_log(self) -> StepLog:
         if self._log is None:
@@ -442,7 +463,7 @@ class Update:
             self._log = None
 
     def _not_finite(self, batch: Rows) -> ValueError:
-        """Does the step once more, at the parameters before it, to see what went wrong."""
+        """Repeat the step at the parameters before it, to find what is not finite."""
         self._check_state()
         with self._refusals():
             measured = self.steps.measure(self.policy, batch, self.plan.coefficients)
@@ -459,7 +480,7 @@ class Update:
         check_state(self.policy.optimizer, {names[id(p)]: p for p in self.steps.used}, self._done)
 
     def _means(self, seen: int, taken: int) -> Metrics:
-        """Since so many minibatches and steps."""
+        """Return means since the given numbers of minibatches and steps."""
         n, n_taken = self.seen - seen, self.taken - taken
         *sums, norms, clipped = map(sum, zip(*self._outcomes[seen:], strict=True))
         named = {name: value / n for name, value in zip(self.steps.names, sums, strict=True)}
@@ -468,8 +489,8 @@ class Update:
 
 def encode(batch: Rows, policy: ActorCriticPolicy) -> Rows:
     """
-    As a graph takes it, by whose order it tells the parts of a dictionary. One-hot encoding reads values, which a trace cannot
-    do: it comes first.
+    Return a batch as a graph takes it: parts of a dictionary in the order of the space, one-hot encoded. Encoding reads
+    values, which a trace cannot do.
     """
     batch, space = batch.in_fixed_shapes(), policy.observation_space
     if not (has_one_hot(space) or isinstance(space, spaces.Dict)):

@@ -1,4 +1,4 @@
-"""The gradient step that every algorithm takes: clipped, and refused when something in it is not finite."""
+"""An eager gradient step on gradients that were accumulated over chunks, for REINFORCE and REINFORCEBaseline."""
 
 import math
 from collections.abc import Mapping

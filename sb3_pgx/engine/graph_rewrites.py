@@ -1,4 +1,4 @@
-"""What the compiler makes kernels of on the CPU, rewritten once more where that saves time."""
+"""A post-grad pass for TorchInductor on the CPU: rewrites small matrix products, biases and tanh into forms that fuse."""
 
 from operator import le
 from typing import Any
@@ -25,14 +25,14 @@ SMALL_PRODUCT = (16, 64, 64)
 
 class CpuKernels(CustomGraphPass):
     """
-    The last pass over the compiler's graph, for float32: biases are added apart, outer products are taken element by element,
-    small products are sums, which become part of the kernels around them, and the tanh of a layer is :func:`rational_tanh`.
-    Elsewhere tanh stays: the density of a squashed action has log(1 − tanh²), where every digit counts. The compiler's own
-    expm1 (of ELU, SELU and CELU) is exp(x) − 1, which is 0 for small x: :func:`exact_expm1` takes its place.
+    Rewrites of float32 operations: biases become sums, outer products become elementwise products, small products become
+    sums that fuse with the kernels around them, and the tanh of a layer becomes :func:`rational_tanh`. Other uses of tanh
+    stay, because the density of a squashed action has log(1 − tanh²), where every digit counts. The compiler's expm1 (of ELU,
+    SELU and CELU) is exp(x) − 1, which is 0 for small x; :func:`exact_expm1` replaces it.
     """
 
     def __call__(self, graph: fx.Graph) -> None:
-        """Changes the graph."""
+        """Rewrite the graph in place."""
         for node in _float32(graph, aten.tanh.default):
             if _is_product(node.all_input_nodes[0]):
                 _replace(node, _TANH)
@@ -50,7 +50,7 @@ class CpuKernels(CustomGraphPass):
                 _replace(node, _sum_over(inner))
 
     def uuid(self) -> bytes:
-        """By which the compiler's cache knows what the pass does."""
+        """Return a key of this pass for the compiler's cache."""
         return get_hash_for_files((__file__,))
 
 
@@ -59,7 +59,7 @@ def _float32(graph: fx.Graph, target: Any) -> list[fx.Node]:
 
 
 def _is_product(node: fx.Node) -> bool:
-    """Whether it is a matrix product, or a sum with one."""
+    """Return whether a node is a matrix product, or a sum with one."""
     if node.target in (aten.addmm.default, aten.mm.default):
         return True
     return node.target in _SUMS_AND_SHAPES and any(map(_is_product, node.all_input_nodes))
@@ -108,7 +108,7 @@ def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
 
 
 def _sum_over(inner: int) -> fx.Graph:
-    """The matrix product with this inner size, as a sum."""
+    """Return a matrix product of this inner size as a sum."""
 
     def function(rows: Tensor, weights: Tensor) -> Tensor:
         # In memory, or the compiler would compute the rows' tanh anew for every column.
@@ -119,7 +119,7 @@ def _sum_over(inner: int) -> fx.Graph:
 
 
 def _replace(node: fx.Node, function: fx.Graph) -> None:
-    """Puts a function's operations in the place of a node."""
+    """Replace a node by the operations of a function."""
     inputs = [x for x in function.nodes if x.op == "placeholder"]
     copies: dict[fx.Node, Any] = dict(zip(inputs, node.args, strict=True))
     with node.graph.inserting_before(node):

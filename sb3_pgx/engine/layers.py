@@ -1,4 +1,4 @@
-"""The layers of a policy, remembered: to switch all of them between acting and training, and to see when they have changed."""
+"""Detect changes of a policy's layers, parameters and hooks, and switch all layers between evaluation and training."""
 
 from collections.abc import Callable, Iterable
 from itertools import chain
@@ -27,8 +27,8 @@ class Modules:
     The layers and parameters of one policy.
 
     ``version`` grows whenever :meth:`look` finds other layers, parameters, hooks, types, devices or layouts than before:
-    what was built from them must be built anew. Plain attributes that a layer reads are compared at the start of a training
-    alone, for some count in them. ``parameters`` are the policy's, by name.
+    graphs compiled for an earlier version must be dropped. Plain Python attributes are compared only at the start of
+    ``learn()``, because some layers use them as counters. ``parameters`` are the policy's, by name.
     """
 
     def __init__(self) -> None:
@@ -44,15 +44,15 @@ class Modules:
         self._attributes: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(Modules()) | {"version": self.version}  # whatever is looked at next is new
+        return vars(Modules()) | {"version": self.version}  # the next look finds everything new
 
     def look(self, policy: BaseModel, start: bool = False) -> int:
         """
-        Compare with what was there before.
+        Compare the policy's layers with those seen last.
 
-        :param policy: whatever is the policy now
-        :param start: of a training: compare attributes, too
-        :return: the version
+        :param policy: the current policy
+        :param start: whether a run starts: compare plain attributes, too
+        :return: the version, which has grown if anything differs
         """
         # The version grows before anything is remembered: an interruption in between must not hide a change.
         if not (self._modules and self._modules[0] is policy and self._is_known()):
@@ -69,7 +69,7 @@ class Modules:
         return self.version
 
     def tensors(self) -> list[Tensor]:
-        """Parameters and buffers."""
+        """Return all parameters and buffers."""
         return [*self.parameters.values(), *self._buffers()]
 
     def _buffers(self) -> Iterable[Tensor]:
@@ -85,8 +85,8 @@ class Modules:
 
     def act_as_before(self) -> bool:
         """
-        Whether the layers compute what they did at the last :meth:`look`: no layer, parameter or hook has come or gone. Hooks
-        of parameters do not count, which gradients alone meet. It takes a few microseconds, for use at every step.
+        Return whether no layer, parameter or hook of a layer has been added, removed or replaced since the last :meth:`look`.
+        Hooks of parameters do not count, because only gradients run them. This takes a few microseconds.
         """
         held = self._children_and_parameters()
         if any(self._empty) or len(held) != len(self._held) or not all(map(is_, held, self._held)):
@@ -115,7 +115,7 @@ class Modules:
         return any(self._hooks) or any(map(any, map(_hooks_of_parameter, self.parameters.values())))
 
     def train(self, policy: BaseModel, mode: bool) -> None:
-        """Make ``mode`` the mode of the policy and of all its layers, as ``set_training_mode`` does."""
+        """Set the mode of the policy and of all its layers, as ``set_training_mode`` does."""
         if not (self._plain_train and self._modules[0] is policy):
             policy.set_training_mode(mode)
             return
@@ -124,15 +124,15 @@ class Modules:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether hooks are called when a layer runs or when its own parameters get a gradient, which a graph would not do."""
+    """Return whether a layer or its parameters have hooks, which a compiled graph would not call."""
     hooks = [*_hooks_of_layer(module), *_global_hooks()]
     return any(hooks) or any(any(_hooks_of_parameter(p)) for p in module.parameters(recurse=False))
 
 
 def hooks_are_found() -> bool:
     """
-    Whether :func:`has_hooks` finds hooks of every kind. It looks where torch keeps them, under private names: with another
-    version of torch it might find none, although there are some.
+    Return whether :func:`has_hooks` finds hooks of every kind. It reads torch's private attributes, which another version of
+    torch may rename; then hooks would be missed.
     """
     kinds: list[Callable[[nn.Linear], Any]] = [
         lambda layer: layer.register_forward_hook(_nothing),
@@ -168,7 +168,7 @@ _hooks_of_parameter: Callable[[Tensor], Iterable[Any]] = (
 
 
 def _attributes(owner: Any) -> dict[str, Any]:
-    """Numbers, strings and the like that belong to a layer, or tuples of them."""
+    """Return the plain attributes of a layer: numbers, strings and tuples of them."""
     values = vars(owner).items() if owner is not None else ()
     return {name: value for name, value in values if _is_plain(value) and name != "training"}
 

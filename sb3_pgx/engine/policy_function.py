@@ -16,13 +16,13 @@ from sb3_pgx.engine.layers import has_hooks, hooks_are_found
 
 class PolicyFunction:
     """
-    A function of a policy and tensors, with other values in the place of the policy's parameters.
+    A function of a policy and tensors that takes the values of the policy's parameters as an argument.
 
-    Observations among the tensors are those of :func:`~sb3_pgx.core.distributions.one_hot`. The policy is left as it is.
+    Observations among the tensors are those of :func:`~sb3_pgx.core.distributions.one_hot`. The policy is not changed.
 
-    :param function: of the policy and whatever else it is called with
-    :param policy: its
-    :param parameters: those of the policies that will be given, by name
+    :param function: takes the policy and further arguments
+    :param policy: the policy whose parameters are replaced
+    :param parameters: the parameters that will be given, by name
     :param others: further policies that the function reads
     """
 
@@ -38,8 +38,8 @@ class PolicyFunction:
 
     def __call__(self, values: Mapping[str, Tensor], *inputs: Any) -> Any:
         """
-        :param values: of the parameters, by name
-        :param inputs: of the function, after the policy
+        :param values: values of the parameters, by name
+        :param inputs: further arguments of the function
         """
         replaced = {place: values[name] for place, name in self.places.items()}
         with ExitStack() as stack:
@@ -52,8 +52,8 @@ class PolicyFunction:
 
 def laid_out(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
-    Parameters in the layout in which a graph is fastest: on the CPU, convolutions take a quarter less time with the channels
-    last, and one weight in this layout brings all that follows into it.
+    Return parameters in the layout in which a graph is fastest. On the CPU, convolutions take a quarter less time with
+    channels last, and one weight in this layout brings all later tensors into it.
     """
     return {
         name: x.contiguous(memory_format=th.channels_last) if x.dim() == 4 and not x.is_cuda else x
@@ -74,7 +74,7 @@ class _Bound(nn.Module):
 
 def parameter_places(module: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, str]:
     """
-    Every place in ``module`` that holds one of ``parameters``: path to name.
+    Return every place in ``module`` that holds one of ``parameters``, as path → name.
 
     SB3's policies register one feature extractor under three names. ``functional_call`` would then replace each of its
     parameters three times over, and put back the replacement instead of the original.
@@ -90,7 +90,7 @@ def parameter_places(module: nn.Module, parameters: Mapping[str, Tensor]) -> dic
 
 @contextmanager
 def left_as_it_is(policy: nn.Module) -> Iterator[None]:
-    """A pass within this context that is only to look takes no random numbers and changes no buffer, such as BatchNorm's."""
+    """Within this context, a forward pass draws no random numbers and changes no buffers, such as those of BatchNorm."""
     buffers = [(buffer, buffer.clone()) for buffer in policy.buffers()]
     try:
         with th.random.fork_rng():

@@ -1,4 +1,4 @@
-"""A policy's passes without gradients, for acting and for the evaluation of a rollout, compiled where that is wanted."""
+"""Forward passes of a policy without gradients, for acting and evaluation, eager or compiled."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,21 +15,22 @@ from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable, laid_out
 from sb3_pgx.ops.returns import gae, next_values
 
-# Of rollouts that are evaluated by a graph: longer ones are bound by arithmetic, and the recursion of GAE is unrolled.
+# Limits of rollouts that a graph evaluates. Longer ones are bound by arithmetic, and the graph unrolls the recursion of GAE.
 MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS = 512, 16
 
 
 def acting_pass(space: spaces.Space, tell: Callable[[str], None]) -> "CompiledPass":
-    """From :func:`~sb3_pgx.core.distributions.noise_source`'s numbers and observations ``[N, *obs]`` to actions."""
+    """Return the pass from noise (see :func:`~sb3_pgx.core.distributions.noise_source`) and observations to actions."""
     return CompiledPass(_actions, space, tell, "acting")
 
 
 def evaluation_pass(space: spaces.Space, tell: Callable[[str], None]) -> "CompiledPass":
     """
-    Evaluation and estimate of a rollout. From γ and λ ``[2]``, actions ``[T, N, action_dim]``, rewards, ``terminated``,
-    ``truncated`` and values of the final observations ``[T, N]``, observations ``[T * N, *obs]`` and last observations to
-    values, log π, the next values, advantages and returns ``[T, N]``, the last values ``[N]``, and a number that is finite
-    if values and log π are.
+    Return the pass that evaluates and estimates a rollout.
+
+    It maps γ and λ ``[2]``, actions ``[T, N, action_dim]``, rewards, ``terminated``, ``truncated`` and values of the final
+    observations ``[T, N]``, observations ``[T * N, *obs]`` and last observations to values, log π, next values, advantages
+    and returns ``[T, N]``, last values ``[N]``, and a number that is finite if values and log π are.
     """
     return CompiledPass(_evaluation, space, tell, "the evaluation of a rollout")
 
@@ -63,9 +64,9 @@ def _evaluation(
 
 class Inputs:
     """
-    Observations as a pass takes them: in the order of the space, one-hot encoded.
+    Turn observations into the tensors that a pass takes: in the order of the space, one-hot encoded.
 
-    :param space: theirs
+    :param space: observation space
     """
 
     def __init__(self, space: spaces.Space):
@@ -74,8 +75,8 @@ class Inputs:
 
     def __call__(self, observations: Observations) -> list[Tensor]:
         """
-        :param observations: of the space, but for their types: they are those that the policy acted on
-        :return: one tensor, or as many as the space has parts
+        :param observations: observations of the space, in the types that the policy acted on
+        :return: one tensor per part of the space
         """
         if self._has_one_hot:
             observations = one_hot(observations, self._space)
@@ -92,12 +93,12 @@ def as_observations(policy: ActorCriticPolicy, tensors: Sequence[Tensor]) -> Obs
 
 class CompiledPass:
     """
-    One pass of a policy, with the policy's parameters as they are at each call.
+    One forward pass of a policy, at the parameters' current values.
 
-    :param function: of the policy and tensors, to a tuple of tensors; pure
-    :param space: of the observations, which ``inputs`` turns into tensors
-    :param tell: takes one sentence about compiling
-    :param what: the pass, in that sentence
+    :param function: pure function of the policy and tensors that returns a tuple of tensors
+    :param space: observation space
+    :param tell: function that logs one sentence about compiling
+    :param what: name of the pass in that sentence
     """
 
     def __init__(self, function: Callable[..., Any], space: spaces.Space, tell: Callable[[str], None], what: str):
@@ -123,20 +124,20 @@ class CompiledPass:
         moved: Sequence[str] = (),
     ) -> bool:
         """
-        Before a rollout: look whether anything has changed but the values of the parameters.
+        Before a rollout, drop the graph if anything but the parameters' values has changed, and compile it if there is none.
 
         :param policy: in evaluation mode
-        :param modules: its layers, as they were looked at last
-        :param inputs: such as those to come; their values do not matter
-        :param others: gives what comes before them and is always the same but for its values
-        :param moved: parameters in which the pass differentiates, by name
+        :param modules: its layers, as seen last
+        :param inputs: examples of later inputs; their values do not matter
+        :param others: returns examples of the arguments before them
+        :param moved: names of the parameters with respect to which the pass differentiates
         :return: whether the pass is compiled
         """
         structure = (modules.version, tuple(moved), signature(inputs))
         self._parameters = [p.detach() for p in modules.parameters.values()]  # which asks for no context without gradients
         self._pointers = list(map(Tensor.data_ptr, self._parameters))
         if structure != self._structure:
-            self._structure = self._graph = None  # an interruption leaves it to be made at the next opportunity
+            self._structure = self._graph = None  # after an interruption, the next rollout compiles again
             self._layout = _layout(inputs)
             try:
                 check_traceable(policy)
@@ -154,7 +155,7 @@ class CompiledPass:
         return self._graph is not None
 
     def is_outdated(self, modules: Modules) -> bool:
-        """Whether the policy's layers or parameters have been replaced since the graph was prepared."""
+        """Return whether the policy's layers or parameters have been replaced since the graph was prepared."""
         return (
             self._structure[0] != modules.version
             or not modules.act_as_before()
@@ -166,7 +167,7 @@ class CompiledPass:
         return self._layout == _layout(inputs)
 
     def bound(self, policy: ActorCriticPolicy, parameters: Mapping[str, Tensor], moved: Sequence[str]) -> Function:
-        """The pass as a function of the values of the policy's parameters, by name, and of its inputs."""
+        """Return the pass as a function of the parameters' values, by name, and of its inputs."""
         return PolicyFunction(self.function, policy, parameters)
 
     def run(
@@ -178,13 +179,13 @@ class CompiledPass:
         moved: Sequence[str] = (),
     ) -> tuple[Tensor, ...]:
         """
-        The pass's result for any inputs.
+        Return the pass's result for any inputs.
 
         :param policy: in evaluation mode
-        :param modules: its layers, as they were looked at last
+        :param modules: its layers, as seen last
         :param inputs: one-hot encoded
-        :param compiled: run compiled if it is possible
-        :param moved: parameters in which the pass differentiates, by name
+        :param compiled: whether to compile the pass if possible
+        :param moved: names of the parameters with respect to which the pass differentiates
         """
         with th.no_grad():
             if compiled and self.prepare(policy, modules, inputs, moved=moved):
@@ -192,7 +193,7 @@ class CompiledPass:
             return self.bound(policy, modules.parameters, moved)(dict(modules.parameters), *inputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The pass's result for inputs such as those that it was prepared for, none of which requires a gradient."""
+        """Return the pass's result for inputs like those that it was prepared for; none may require a gradient."""
         assert self._graph is not None
         return self._graph([*self._parameters, *inputs])
 

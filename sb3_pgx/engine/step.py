@@ -1,8 +1,8 @@
 """
 One gradient step as a pure function of tensors: loss, gradient, clipping and optimizer, behind a gate.
 
-The gate is a number on the device. It closes where the policy has moved too far or something is not finite, and from then on
-nothing changes any more: the host reads it once an epoch instead of once a step.
+The gate is a number on the device. It closes when the policy has moved too far or something is not finite; from then on
+nothing changes. The host reads it once per epoch instead of once per step.
 """
 
 import math
@@ -23,7 +23,7 @@ from sb3_pgx.engine.outcomes import DIVERGED, GATE, OPEN, SCALE, SEEN, STOPPED, 
 
 
 class Evaluation(NamedTuple):
-    """What the policy says of a batch now."""
+    """The current policy's evaluation of a batch."""
 
     values: Tensor  # [B]
     log_prob: Tensor  # [B]
@@ -32,7 +32,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluated(policy: ActorCriticPolicy, batch: Batch) -> Evaluation:
-    """The policy's own ``evaluate_actions``; the distribution where the batch has that of the behaviour policy."""
+    """Evaluate a batch; return the distribution, too, if the batch has that of the behaviour policy."""
     return evaluated_actions(policy, batch.observations, batch.actions, batch.distribution is not None)
 
 
@@ -40,12 +40,12 @@ def evaluated_actions(
     policy: ActorCriticPolicy, observations: Observations, actions: Tensor, with_distribution: bool
 ) -> Evaluation:
     """
-    The policy's own ``evaluate_actions``.
+    Evaluate actions by the policy's own ``evaluate_actions``.
 
-    :param policy: in the mode that it is to be evaluated in
+    :param policy: in evaluation or training mode, as wanted
     :param observations: ``[B, *obs]``
     :param actions: as a rollout stores them, ``[B, action_dim]``
-    :param with_distribution: whether the parameters of the action distribution are wanted, too
+    :param with_distribution: whether to return the parameters of the action distribution
     """
     with unchecked(policy):
         values, log_prob, entropy = policy.evaluate_actions(observations, as_policy_input(actions, policy.action_space))
@@ -61,7 +61,7 @@ def evaluated_values(policy: ActorCriticPolicy, batch: Batch) -> Tensor:
 @dataclass(frozen=True)
 class Objective:
     """
-    What a gradient step descends on.
+    A loss and its metrics, on which gradient steps descend.
 
     :param measure: pure function of what ``evaluate`` gave, the batch and the coefficients: the scalar ``"loss"`` and whatever
         else is to be measured, scalars, too
@@ -196,7 +196,7 @@ def total_norm(pieces: Sequence[Tensor]) -> Tensor:
 
 def verdict(values: Sequence[float], distance: float | None, limits: Sequence[float]) -> float:
     """
-    The gate after a step that it let through, from numbers on the host.
+    Return the gate after a step that it let through, from numbers on the host.
 
     :param values: metrics, the loss first, the norm of the gradient last
     :param distance: how far the policy has moved, or ``None``
@@ -208,7 +208,7 @@ def verdict(values: Sequence[float], distance: float | None, limits: Sequence[fl
 
 
 def gradients_of_loss(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """∇loss for each parameter; zeros where it does not enter, because its term has no weight now."""
+    """Return ∇loss for each parameter; zeros for parameters that do not enter the loss."""
     gradients = th.autograd.grad(loss, parameters, allow_unused=True)
     return [th.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
 
