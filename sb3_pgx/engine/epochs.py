@@ -236,7 +236,7 @@ class Update:
         return self._means(*self._before)
 
     def means(self) -> Metrics:
-        """Return means of the metrics over the minibatches seen; of ``grad_norm`` and ``grad_clipped``, over the steps taken."""
+        """Return means of the metrics over the minibatches seen; those of the gradient norm are over the steps taken."""
         return self._means(0, 0)
 
     def largest(self, name: str) -> float:
