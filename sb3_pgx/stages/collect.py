@@ -138,16 +138,16 @@ class Collecting(OnPolicyAlgorithm):
                 self._last_obs = row  # a callback may write into it, as in SB3
             before = self._last_obs
             new_obs, rewards, dones, infos = self._step(env, clipped_actions, guard, n_steps)
-            self.after_step(dones, infos)
 
             self.num_timesteps += env.num_envs
             if watched:
                 callback.update_locals(locals())
             try:
+                self.after_step(dones, infos)
                 continues = callback.on_step()
                 observed, episode_starts = self._last_obs, self._last_episode_starts  # a callback may have replaced them
             finally:
-                # Whatever the callback did, the next rollout starts from where the environments are.
+                # Whatever was raised, the next rollout starts from where the environments are.
                 self._last_obs, self._last_episode_starts = new_obs, dones
             if not continues:
                 self._stop(evaluations.values())

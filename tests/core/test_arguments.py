@@ -433,7 +433,7 @@ def test_a_training_may_have_no_end_of_its_own(name, graphs):
 def test_arguments_of_learn_are_looked_at(arguments):
     (name,) = arguments
     assert name in refusal(lambda: make("a2c").learn(24, **arguments))
-    assert "must be an object" in refusal(lambda: make("a2c").learn(24, callback=CheckpointCallback))
+    assert "must be a callback object" in refusal(lambda: make("a2c").learn(24, callback=CheckpointCallback))
 
 
 # ------------------------------------------------------------------------------------------------------- batches

@@ -97,7 +97,7 @@ CartPole-v1:
     monitor = env.envs[0]  # type: ignore[attr-defined]
     outer = monitor.env
     assert type(monitor).__name__ == "Monitor"  # it sees the episodes that a wrapper ends
-    assert type(outer).__name__ == "TimeLimit" and type(outer.env).__name__ == "TimeAwareObservation"
+    assert isinstance(outer, gym.wrappers.TimeLimit) and isinstance(outer.env, gym.wrappers.TimeAwareObservation)
     assert outer._max_episode_steps == 7
     assert env.observation_space.shape == (5,)
 

@@ -331,3 +331,21 @@ def test_a_policy_that_overrides_forward_acts_and_values_through_it():
     model = A2C(OwnForward, vectorised(Scripted([4])), n_steps=8, device=DEVICE, seed=0)
     rollout = collected(model)
     assert rollout.actions.unique().tolist() == [1] and rollout.values.unique().tolist() == [5.0]
+
+
+class RaisesOnce(A2C):
+    """Raises in its extension point at the third step."""
+
+    def after_step(self, dones, infos):
+        if self.num_timesteps == 3 * self.n_envs:
+            self.num_timesteps += 100
+            raise RuntimeError("nowhere to keep it")
+
+
+def test_after_an_error_in_after_step_the_next_rollout_starts_where_the_environments_are():
+    env = vectorised(Scripted([100]))
+    model = RaisesOnce("MlpPolicy", env, n_steps=5, seed=0, device=DEVICE)
+    with pytest.raises(RuntimeError, match="nowhere to keep it"):
+        model.learn(5)
+    model.learn(5, reset_num_timesteps=False)
+    assert model.last_rollout.observations[:, 0, 1].tolist() == [3, 4, 5, 6, 7]
