@@ -16,6 +16,24 @@ SQLITE, ZIP = b"SQLite format 3\0", b"PK\x03\x04"
 GRACE_SECONDS = 30  # Optuna's: a lock that is held for longer without a write belongs to a dead process
 
 
+class OneStepLock(JournalFileSymlinkLock):
+    """
+    Optuna's lock, released in one step. Optuna renames the lock before it deletes it, so a process that is killed in between
+    leaves the renamed file behind.
+    """
+
+    def release(self) -> None:
+        """
+        Release the lock.
+
+        :raises RuntimeError: another process has released it
+        """
+        try:
+            os.unlink(self._lock_file)
+        except OSError:
+            raise RuntimeError("the lock is not held") from None
+
+
 class Journal(BaseJournalBackend):
     """
     Optuna's journal file, with the same format and the same lock.
@@ -32,7 +50,7 @@ class Journal(BaseJournalBackend):
         self._path = Path(os.path.realpath(path))  # with a relative path, Optuna waits forever for the lock of a dead process
         _check(path)
         self._path.touch()
-        self._lock = JournalFileSymlinkLock(str(self._path), GRACE_SECONDS)
+        self._lock = OneStepLock(str(self._path), GRACE_SECONDS)
         self._starts = [0]  # byte at which the line of each record starts, for the records read so far
         self._skipped: set[int] = set()
 

@@ -195,3 +195,15 @@ def test_the_mismatch_of_a_study_shows_no_password(plan, monkeypatch):
     with pytest.raises(studies.StudyMismatch) as error:
         studies._compare(p, {**p.agreement(), "timesteps": 1})
     assert "secret" not in str(error.value) and "?password=***" in str(error.value)
+
+
+def test_a_process_that_dies_while_it_releases_the_lock_leaves_nothing_but_the_lock(tmp_path):
+    def append_and_die():
+        os.unlink = lambda path: os._exit(9)
+        journal.Journal(tmp_path / "journal.log").append_logs([{"op_code": 0}])
+
+    process = mp.get_context("fork").Process(target=append_and_die)
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert {path.name for path in tmp_path.iterdir()} == {"journal.log", "journal.log.lock"}
