@@ -124,7 +124,8 @@ class Double(th.nn.Module):
         return x.double()
 
 
-@pytest.mark.parametrize("name, theirs", [pytest.param("a2c", sb3.A2C, marks=pytest.mark.slow), ("ppo", sb3.PPO)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name, theirs", [("a2c", sb3.A2C), ("ppo", sb3.PPO)])
 def test_parameters_of_two_types_train_uncompiled_as_sb3s_do(name, theirs):
     model = make(name, make_vec_env("Pendulum-v1", 2, seed=0), compile=True)
     env = make_vec_env("Pendulum-v1", 2, seed=0)

@@ -104,6 +104,7 @@ def kills_and_an_uninterrupted_search_agree(plan, search, folder, kills, trials_
     assert sorted(os.listdir(p.output)) == ["journal.log"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*grace_period")
 def test_a_search_that_is_killed_at_any_moment_is_that_of_one_start(scored_by_parameters, plan, search, folder, monkeypatch):
     monkeypatch.setattr(journal, "GRACE_SECONDS", 1)
