@@ -7,6 +7,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+AT = "at"
+
 
 def this_process() -> dict[str, Any]:
     """Return the identity of this process as it is stored in a trial. ``at`` is the current time."""
@@ -16,8 +18,17 @@ def this_process() -> dict[str, Any]:
         "machine": machine_identity(),
         "pid": pid,
         "started": _started(pid),
-        "at": time.time(),
+        AT: time.time(),
     }
+
+
+def is_this_process(owner: dict[str, Any]) -> bool:
+    """
+    Whether this process is the one that is named.
+
+    :param owner: the result of :func:`this_process`, in this process or in another
+    """
+    return {**owner, AT: None} == {**this_process(), AT: None}
 
 
 def has_ended(owner: dict[str, Any]) -> bool:

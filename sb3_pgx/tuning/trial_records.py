@@ -10,10 +10,10 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sb3_pgx.settings.search_spaces import names_of, params_of
-from sb3_pgx.tuning.process_identity import has_ended, this_process
+from sb3_pgx.tuning.process_identity import AT, has_ended, is_this_process, this_process
 from sb3_pgx.tuning.trial_runs import SeedResult
 from sb3_pgx.tuning.tuning_plan import TuningPlan
 
@@ -43,7 +43,7 @@ def enqueue_default(study: "optuna.Study", plan: TuningPlan) -> None:
     if outside:
         names = ", ".join(outside)
         print(f"{plan.config.source} is outside of the search space in {names}; the first trial samples these instead")
-    study.enqueue_trial(params, user_attrs={} if outside else {DEFAULT: True})
+    study.enqueue_trial(params, user_attrs=_queued() if outside else {**_queued(), DEFAULT: True})
 
 
 def longest_rollout(trial: "Trial | FrozenTrial", plan: TuningPlan) -> int | None:
@@ -64,15 +64,25 @@ def next_trial(study: "optuna.Study", plan: TuningPlan) -> "Trial | None":
     """
     from optuna.trial import TrialState
 
-    while len(counted_trials(study)) < plan.trials or study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+    while (waiting := study.get_trials(deepcopy=False, states=[TrialState.WAITING])) or len(counted_trials(study)) < plan.trials:
+        if not waiting:
+            study.enqueue_trial({}, user_attrs=_queued())
         trial = study.ask()
-        record_heartbeat(trial)
-        if _is_needed(study, plan, trial):
-            return trial
         with ignoring_takeover():
+            record_heartbeat(trial)
+            if _is_needed(study, plan, trial):
+                return trial
             trial.set_user_attr(SURPLUS, True)
             study.tell(trial, state=TrialState.FAIL)
     return None
+
+
+def _queued() -> dict[str, Any]:
+    """
+    Return the attributes of a trial that is queued here. They name this process as its owner, so that the trial has one if this
+    process is killed between taking it and its first heartbeat, whose time is missing here.
+    """
+    return {OWNER: {name: value for name, value in this_process().items() if name != AT}}
 
 
 def _is_needed(study: "optuna.Study", plan: TuningPlan, trial: "Trial") -> bool:
@@ -194,7 +204,7 @@ def enqueue_again(study: "optuna.Study", trial: "FrozenTrial") -> None:
     # The process may have been killed before every parameter was suggested.
     params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
     kept = {name: value for name, value in trial.user_attrs.items() if name.startswith(SEED) or name == DEFAULT}
-    study.enqueue_trial(params, user_attrs={**kept, INSTEAD_OF: trial.number})
+    study.enqueue_trial(params, user_attrs={**_queued(), **kept, INSTEAD_OF: trial.number})
 
 
 def silent_trials(study: "optuna.Study") -> list[int]:
@@ -206,9 +216,11 @@ def silent_trials(study: "optuna.Study") -> list[int]:
 
 
 def _is_alive(trial: "FrozenTrial") -> bool:
-    return _silent_seconds(trial) <= DEAD_SECONDS and not has_ended(trial.user_attrs.get(OWNER, {}))
+    owner = trial.user_attrs.get(OWNER, {})
+    without_heartbeat = AT not in owner and is_this_process(owner)  # it could not be written, for example to a full disk
+    return _silent_seconds(trial) <= DEAD_SECONDS and not has_ended(owner) and not without_heartbeat
 
 
 def _silent_seconds(trial: "FrozenTrial") -> float:
     asked_at = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-    return time.time() - trial.user_attrs.get(OWNER, {}).get("at", asked_at)
+    return time.time() - trial.user_attrs.get(OWNER, {}).get(AT, asked_at)

@@ -145,13 +145,22 @@ def test_a_process_that_is_killed_while_it_writes_does_not_stop_the_next_start(p
     assert not waits and sorted(os.listdir("out")) == ["journal.log"]
 
 
-def test_a_full_disk_is_one_sentence_and_the_study_goes_on_when_there_is_room(stub, plan, search):
+@pytest.mark.parametrize("room", [100, 500, 1000, 2000, 3000, 4000, 5000])
+def test_a_full_disk_is_one_sentence_and_the_study_goes_on_when_there_is_room(room, stub, plan, search):
+    """Wherever in the second or third trial the disk is full; the command is given again, as a new process."""
     p = plan(trials=3, seeds=2)
     search(plan(trials=1, seeds=2))
     path = p.output / "journal.log"
-    with pytest.raises(OSError) as error, full_disk(path.stat().st_size + 3000):  # in the middle of the second trial
-        search(p)
-    assert str(error.value) == f"{path} cannot be written: File too large; its entries so far are kept"
+
+    def search_on_a_full_disk():
+        with pytest.raises(OSError) as error, full_disk(path.stat().st_size + room):
+            search(p)
+        assert str(error.value) == f"{path} cannot be written: File too large; its entries so far are kept"
+
+    process = mp.get_context("fork").Process(target=search_on_a_full_disk)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     done = stub.executions()
     _, study = search(p)
     assert [t.state.name for t in study.trials].count("COMPLETE") == 3

@@ -90,10 +90,10 @@ def kills_and_an_uninterrupted_search_agree(plan, search, folder, kills, trials_
     seconds = 0.8 * (time.perf_counter() - start)
     p = plan(output=folder / "killed", **settings)
     killed = 0
-    for _ in range(kills):
+    for kill in range(kills):  # the first one soon after the start
         process = mp.get_context("fork").Process(target=search, args=(p,))
         process.start()
-        process.join(random.uniform(0.0, seconds))
+        process.join(seconds * random.uniform(kill, kill + 1) / kills)
         killed += process.is_alive()
         process.kill()
         process.join()
@@ -104,7 +104,25 @@ def kills_and_an_uninterrupted_search_agree(plan, search, folder, kills, trials_
     assert sorted(os.listdir(p.output)) == ["journal.log"]
 
 
-@pytest.mark.slow
+def test_a_trial_whose_process_is_killed_before_its_first_heartbeat_is_repeated_at_once(
+    scored_by_parameters, plan, search, folder, monkeypatch
+):
+    """Twice: the second process is killed at the trial that was queued in place of the first."""
+    settings = {"trials": 3, "seeds": 1}
+    _, uninterrupted = search(plan(output=folder / "uninterrupted", **settings))
+    p = plan(output=folder / "killed", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(trial_records, "record_heartbeat", lambda trial: os._exit(9))
+        for _ in range(2):
+            process = mp.get_context("fork").Process(target=search, args=(p,))
+            process.start()
+            process.join()
+            assert process.exitcode == 9
+    _, resumed = search(p)
+    assert found(resumed) == found(uninterrupted)
+    assert all(trial.state.is_finished() for trial in resumed.trials)
+
+
 @pytest.mark.filterwarnings("ignore:.*grace_period")
 def test_a_search_that_is_killed_at_any_moment_is_that_of_one_start(scored_by_parameters, plan, search, folder, monkeypatch):
     monkeypatch.setattr(journal, "GRACE_SECONDS", 1)
