@@ -64,7 +64,10 @@ def next_trial(study: "optuna.Study", plan: TuningPlan) -> "Trial | None":
     """
     from optuna.trial import TrialState
 
-    while (waiting := study.get_trials(deepcopy=False, states=[TrialState.WAITING])) or len(counted_trials(study)) < plan.trials:
+    while True:
+        waiting = study.get_trials(deepcopy=False, states=[TrialState.WAITING])
+        if not waiting and len(counted_trials(study)) >= plan.trials:
+            return None
         if not waiting:
             study.enqueue_trial({}, user_attrs=_queued())
         trial = study.ask()
@@ -74,13 +77,12 @@ def next_trial(study: "optuna.Study", plan: TuningPlan) -> "Trial | None":
                 return trial
             trial.set_user_attr(SURPLUS, True)
             study.tell(trial, state=TrialState.FAIL)
-    return None
 
 
 def _queued() -> dict[str, Any]:
     """
-    Return the attributes of a trial that is queued here. They name this process as its owner, so that the trial has one if this
-    process is killed between taking it and its first heartbeat, whose time is missing here.
+    Return the attributes of a trial that is queued here. They name this process as its owner, so that the trial has one even if
+    this process is killed between taking it and its first heartbeat, whose time is missing here.
     """
     return {OWNER: {name: value for name, value in this_process().items() if name != AT}}
 

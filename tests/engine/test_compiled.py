@@ -88,15 +88,12 @@ CELLS = {
 QUICKLY = {
     "ppo": [
         "Box",
-        "MultiBinary",
         "gSDE, one environment",
         "bounded std",
-        "MultiDiscrete observations",
         "Dict observations",
         "images",
         "separate extractors",
         "VecNormalize",
-        "AdamW",
     ],
     "a2c": ["Box", "gSDE", "no clipping", "SGD with momentum"],
     "ppo_penalty": [
@@ -106,7 +103,7 @@ QUICKLY = {
         "bounded, state-dependent std",
     ],
 }
-BY_THE_COMPILER = [("ppo", "target_kl")]
+BY_THE_COMPILER = [("a2c", "Adam")]
 
 
 def is_quick(name, cell):

@@ -36,7 +36,7 @@ INDIRECT = {"_is_all_true", "_validate_args", "_DropoutNd", "_NormBase"}
 MEMBERS = FAST | HOLDERS | LAYER_HOOKS | STEP_HOOKS | INDIRECT
 
 RENAMED = sorted(MEMBERS | TO_COMPILE)
-QUICK = {"_foreach_copy_", "_forward_hooks"}
+QUICK = {"_forward_hooks"}
 REASONS = (
     *((name, "this version of torch keeps hooks in another place") for name in LAYER_HOOKS),
     *((name, "this version of torch keeps the hooks of an optimizer's step in another place") for name in STEP_HOOKS),
