@@ -81,7 +81,7 @@ def next_trial(study: "optuna.Study", plan: TuningPlan) -> "Trial | None":
 
 def _queued() -> dict[str, Any]:
     """
-    Return the attributes of a trial that is queued here. They name this process as its owner, so that the trial has one even if
+    Return the attributes of a trial that is queued here. They name this process as its owner, so that it has one even if
     this process is killed between taking it and its first heartbeat, whose time is missing here.
     """
     return {OWNER: {name: value for name, value in this_process().items() if name != AT}}
