@@ -28,7 +28,7 @@ from sb3_pgx.core.policies import split_parameters
 from sb3_pgx.core.rollout import Batch, Observations, Rollout, map_tensors
 from sb3_pgx.core.search_space import NATURAL, Dimension
 from sb3_pgx.engine import Objective
-from sb3_pgx.engine.gradient import not_finite, refused
+from sb3_pgx.engine.refusals import not_finite, refused
 from sb3_pgx.ops.metrics import explained_variance
 from sb3_pgx.ops.natural_gradient import (
     LineSearch,

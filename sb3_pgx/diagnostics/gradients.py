@@ -11,7 +11,7 @@ from torch import Tensor
 from sb3_pgx.core.rollout import map_tensors
 from sb3_pgx.diagnostics.snapshot import Snapshot, without_side_effects
 from sb3_pgx.diagnostics.update_metrics import Measured
-from sb3_pgx.engine.step import evaluated_actions
+from sb3_pgx.engine.objective import evaluated_actions
 from sb3_pgx.ops.metrics import noise_scale
 
 MAX_ROWS = 4096  # rows from which the noise scale is computed

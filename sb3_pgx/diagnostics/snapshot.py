@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sb3_pgx.core.distributions import distribution_kept, packed
 from sb3_pgx.core.rollout import Batch, Rollout, map_tensors
 from sb3_pgx.core.rollout_buffer import RolloutView
-from sb3_pgx.engine.step import Evaluation, evaluated_actions
+from sb3_pgx.engine.objective import Evaluation, evaluated_actions
 from sb3_pgx.stages.evaluate import chunks
 
 # Layers whose output differs between training and evaluation mode.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sb3_pgx.core.distributions import Family
 from sb3_pgx.diagnostics.snapshot import Snapshot
-from sb3_pgx.engine.step import Evaluation
+from sb3_pgx.engine.objective import Evaluation
 from sb3_pgx.ops.metrics import clip_fraction, effective_sample_size, explained_variance, kl_estimates
 
 Measured = dict[str, Tensor | float]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -27,16 +27,18 @@ class Follower:
         return zip(self.modules.tensors(), self.leader.tensors(), strict=True)
 
 
-def follow(pairs: Iterable[tuple[Tensor, Tensor]], rule: FollowerRule, coefficients: Any, go: Tensor | None = None) -> None:
+def follow(
+    pairs: Iterable[tuple[Tensor, Tensor]], rule: FollowerRule, coefficients: Any, go: Tensor | Literal[True] = True
+) -> None:
     """
     Move the follower after one gradient step, in place. Integer tensors, such as counters, are copied.
 
     :param pairs: a follower's tensor and the trained policy's, for each tensor
     :param rule: gives the new value of a floating-point tensor
     :param coefficients: the objective's coefficients
-    :param go: whether the step was taken, a truth value on the device; ``None``: it was
+    :param go: whether the step was taken: yes, or what a number on the device says
     """
     with th.no_grad():
         for held, led in pairs:
             new = rule(held, led, coefficients) if held.is_floating_point() else led
-            held.copy_(new if go is None else th.where(go, new, held))
+            held.copy_(new if go is True else th.where(go, new, held))

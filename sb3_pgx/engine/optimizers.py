@@ -186,20 +186,6 @@ class MomentumSGD(OptimizerRule):
         return theta - lr * buffer, (buffer,)
 
 
-class Untouched(OptimizerRule):
-    """A rule that moves nothing, because the optimizer itself takes the step."""
-
-    moments = ()
-
-    @staticmethod
-    def scalars(group: Group, step: int) -> tuple[float, ...]:
-        return ()
-
-    @staticmethod
-    def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return theta, ()
-
-
 _PLAIN: dict[type[Optimizer], type[OptimizerRule]] = {
     th.optim.Adam: Adam,
     th.optim.AdamW: AdamW,

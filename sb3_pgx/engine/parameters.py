@@ -10,13 +10,66 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sb3_pgx.engine.compiler import Remembered
-from sb3_pgx.engine.optimizers import OptimizerRule, Untouched
+from sb3_pgx.engine.optimizers import OptimizerRule
 from sb3_pgx.engine.tensors import copy_all, flatten, unflatten
 
 
-class MovedParameters(ABC):
+class HeldParameters(ABC):
+    """The parameters that an update moves, while it moves them."""
+
+    parameters: Sequence[nn.Parameter]
+
+    def is_finite(self) -> bool:
+        """Return whether parameters and moments are finite. The gate of a compiled step has made sure of it."""
+        return True
+
+    @abstractmethod
+    def eager(self, taken: int) -> "EagerParameters":
+        """
+        Return the same parameters and moments, for eager steps.
+
+        :param taken: number of steps taken in this update
+        """
+
+    @abstractmethod
+    def store_parameters(self) -> None:
+        """Write the parameters into the policy."""
+
+    @abstractmethod
+    def store(self, steps: int) -> None:
+        """
+        Write the parameters into the policy and the moments into the optimizer, in torch's format.
+
+        :param steps: number of steps taken in this update
+        """
+
+
+class EagerParameters(HeldParameters):
+    """Parameters that eager steps move."""
+
+    def eager(self, taken: int) -> "EagerParameters":
+        return self
+
+    @abstractmethod
+    def arranged(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the gradients of the parameters in the pieces that :meth:`take` wants."""
+
+    @abstractmethod
+    def take(self, gradient: Sequence[Tensor], clip: float, number: int, scale: float) -> bool:
+        """
+        Take a step. :meth:`store_parameters` writes its result into the policy.
+
+        :param gradient: as :meth:`arranged` returns it; it may be changed
+        :param clip: factor of the gradient
+        :param number: number of the step in this update, from 1
+        :param scale: factor of the learning rate
+        :return: whether it was taken
+        """
+
+
+class MovedParameters(HeldParameters):
     """
-    The parameters that an update moves, and the moments that their optimizer keeps for them.
+    Parameters that an optimizer's rule moves, and the moments that the optimizer keeps for them.
 
     A compiled step changes ``pieces`` (the parameters) and ``moments`` in place. ``moments`` holds the pieces of the rule's
     first moment, then those of the next. ``step`` counts the steps that were taken before this update.
@@ -30,7 +83,7 @@ class MovedParameters(ABC):
     moments: Sequence[Tensor]
 
     def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, rule: type[OptimizerRule]):
-        self.parameters, self.optimizer, self.rule = list(parameters), optimizer, rule
+        self.parameters, self.optimizer, self.rule = parameters, optimizer, rule
         self._states = states_of(optimizer, parameters)
         (self.step,) = steps_taken(self._states[:1], rule)
 
@@ -47,30 +100,6 @@ class MovedParameters(ABC):
         if len(set(scalars)) > 1:
             return like.new_tensor(scalars).unbind()
         return [remembered((scalars[0], like.dtype, like.device), lambda: like.new_tensor(scalars[0]))] * n
-
-    def is_finite(self) -> bool:
-        """Return whether parameters and moments are finite. The gate of a compiled step has made sure of it."""
-        return True
-
-    @abstractmethod
-    def flat(self, taken: int) -> "FlatParameters":
-        """
-        Return the same parameters and moments as flat vectors.
-
-        :param taken: number of steps taken in this update
-        """
-
-    @abstractmethod
-    def store_parameters(self) -> None:
-        """Write the parameters into the policy."""
-
-    @abstractmethod
-    def store(self, steps: int) -> None:
-        """
-        Write the parameters into the policy and the moments into the optimizer, in torch's format.
-
-        :param steps: number of steps taken in this update
-        """
 
     def _create(self, moments: Mapping[str, Sequence[Tensor]], steps: int) -> None:
         """Create the optimizer's state of each parameter, which has none yet."""
@@ -89,46 +118,48 @@ class MovedParameters(ABC):
                 state["step"] = total
 
 
-class FlatParameters(MovedParameters):
+class FlatParameters(MovedParameters, EagerParameters):
     """
     Copies of the parameters, ``[P]``, and of their moments, ``[P]`` each.
 
     They are copies, so code that replaces, moves, freezes or loads parameters between two updates need not know about them.
+
+    :param irrevocable: there is one step, which nobody can undo: it is not taken if its result would not be finite
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, rule: type[OptimizerRule]):
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        optimizer: Optimizer,
+        rule: type[OptimizerRule],
+        irrevocable: bool = False,
+    ):
         super().__init__(parameters, optimizer, rule)
+        self._irrevocable = irrevocable
         self._data = [p.detach() for p in parameters]
-        self.theta = flatten(self._data) if len(self._data) > 1 else self._data[0].flatten().clone()
+        self.theta = gathered(self._data)
         self._views = unflatten(self.theta, self._data)
         self.pieces, self.moments = [self.theta], [self._gather(name) for name in rule.moments]
 
     def _gather(self, name: str) -> Tensor:
         if self.step == 0:
             return th.full_like(self.theta, self.rule.initial)
-        return flatten([state[name] for state in self._states])
+        return gathered([state[name] for state in self._states])
 
     def is_finite(self) -> bool:
         return all(map(all_finite, (self.theta, *self.moments)))
 
-    def flat(self, taken: int) -> "FlatParameters":
-        return self
+    def arranged(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [flatten(gradients)]
 
-    def take(self, gradient: Tensor, number: int, scale: float) -> None:
-        """
-        Take a step. :meth:`store_parameters` writes its result into the policy.
-
-        :param gradient: clipped gradient, ``[P]``
-        :param number: number of the step in this update, from 1
-        :param scale: factor of the learning rate
-        """
-        (group,) = self.optimizer.param_groups
+    def take(self, gradient: Sequence[Tensor], clip: float, number: int, scale: float) -> bool:
+        (vector,), (group,) = gradient, self.optimizer.param_groups
         scaled = {**group, "lr": scale * group["lr"]}
-        self.rule.step_(self.theta, gradient, self.moments, scaled, self.step + number)
-
-    def take_back(self) -> None:
-        """Undo the first step, whose result has not been written into the policy."""
-        self.theta.copy_(flatten(self._data))
+        self.rule.step_(self.theta, vector.mul_(clip), self.moments, scaled, self.step + number)
+        if self._irrevocable and not self.is_finite():
+            self.theta.copy_(flatten(self._data))
+            return False
+        return True
 
     def store_parameters(self) -> None:
         copy_all(self._data, self._views)
@@ -160,7 +191,7 @@ class ParametersInPlace(MovedParameters):
             self._create({name: [th.full_like(x, rule.initial) for x in data] for name in rule.moments}, 0)
         self.pieces, self.moments = self.parameters, [state[name] for name in rule.moments for state in self._states]
 
-    def flat(self, taken: int) -> FlatParameters:
+    def eager(self, taken: int) -> FlatParameters:
         self.store(taken)
         flat = FlatParameters(self.parameters, self.optimizer, self.rule)
         flat.step = self.step  # from which its steps are counted
@@ -177,16 +208,19 @@ class ParametersInPlace(MovedParameters):
                 self.optimizer.state.pop(p, None)
 
 
-class SteppedByOptimizer(FlatParameters):
-    """Parameters of an optimizer without a rule: it takes every step itself, on the policy, and the host waits for it."""
+class SteppedByOptimizer(EagerParameters):
+    """Parameters whose optimizer takes every step itself, on the policy, because there is no rule for it."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer):
-        super().__init__(parameters, optimizer, Untouched)
+        self.parameters, self.optimizer = parameters, optimizer
 
-    def take(self, gradient: Tensor, number: int, scale: float) -> None:
+    def arranged(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        return gradients
+
+    def take(self, gradient: Sequence[Tensor], clip: float, number: int, scale: float) -> bool:
         self.optimizer.zero_grad(set_to_none=True)  # a callback may have left gradients behind
-        for p, piece in zip(self.parameters, unflatten(gradient, self._data), strict=True):
-            p.grad = piece.to(p.dtype)
+        for p, piece in zip(self.parameters, gradient, strict=True):
+            p.grad = (clip * piece).to(p.dtype)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         for group in self.optimizer.param_groups:
             group["lr"] *= scale
@@ -194,6 +228,7 @@ class SteppedByOptimizer(FlatParameters):
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
+        return True
 
     def store_parameters(self) -> None:
         """Do nothing: the policy has the parameters."""
@@ -203,6 +238,12 @@ class SteppedByOptimizer(FlatParameters):
 
     def store(self, steps: int) -> None:
         """Do nothing: the optimizer has its moments."""
+
+
+def gathered(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the numbers of all tensors in one new vector."""
+    vector = flatten(tensors)
+    return vector.clone() if len(tensors) == 1 else vector
 
 
 def states_of(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:

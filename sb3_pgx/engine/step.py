@@ -1,186 +1,229 @@
 """
-One gradient step as a pure function of tensors: loss, gradient, clipping and optimizer, behind a gate.
+The gradient step: clip the gradient, and take the optimizer's step behind a gate.
 
-The gate is a number on the device. It closes when the policy has moved too far or something is not finite; from then on
-nothing changes. The host reads it once per epoch instead of once per step.
+The gate closes when the policy has moved too far or something is not finite; from then on nothing changes. There is one step,
+:func:`gradient_step`, and its numbers can be in two places. On the host (:class:`OnHost`) they are read at once, and a step is
+left out if the gate does not let it through. On the device (:class:`OnDevice`) they are tensors: every step is computed,
+the gate decides whether it counts, and the host reads the results once per epoch. A compiled graph is a trace of the latter.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch as th
-from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
-from sb3_pgx.core.distributions import packed
-from sb3_pgx.core.policies import unchecked
-from sb3_pgx.core.rollout import Batch, Observations, as_policy_input
-from sb3_pgx.engine.follower import FollowerRule
 from sb3_pgx.engine.optimizers import OptimizerRule
-from sb3_pgx.engine.outcomes import DIVERGED, GATE, OPEN, SCALE, SEEN, STOPPED, TAKEN
+from sb3_pgx.engine.parameters import EagerParameters
+from sb3_pgx.engine.plan import Adapt
+from sb3_pgx.engine.step_log import DIVERGED, GATE, OPEN, SCALE, SEEN, STOPPED, TAKEN, Progress
 
 
-class Evaluation(NamedTuple):
-    """The current policy's evaluation of a batch."""
-
-    values: Tensor  # [B]
-    log_prob: Tensor  # [B]
-    entropy: Tensor  # [B]; −log π where there is no closed form, as SB3
-    distribution: Tensor | None  # [B, K], parameters of the action distribution
-
-
-def evaluated(policy: ActorCriticPolicy, batch: Batch) -> Evaluation:
-    """Evaluate a batch; return the distribution, too, if the batch has that of the behaviour policy."""
-    return evaluated_actions(policy, batch.observations, batch.actions, batch.distribution is not None)
-
-
-def evaluated_actions(
-    policy: ActorCriticPolicy, observations: Observations, actions: Tensor, with_distribution: bool
-) -> Evaluation:
+class Place(ABC):
     """
-    Evaluate actions by the policy's own ``evaluate_actions``.
+    Where the numbers of a step are: floats and booleans on the host, or tensors without dimensions on the device.
 
-    :param policy: in evaluation or training mode, as wanted
-    :param observations: ``[B, *obs]``
-    :param actions: as a rollout stores them, ``[B, action_dim]``
-    :param with_distribution: whether to return the parameters of the action distribution
-    """
-    with unchecked(policy):
-        values, log_prob, entropy = policy.evaluate_actions(observations, as_policy_input(actions, policy.action_space))
-        distribution = packed(policy.action_dist) if with_distribution else None
-    return Evaluation(values.flatten(), log_prob, -log_prob if entropy is None else entropy, distribution)
-
-
-def evaluated_values(policy: ActorCriticPolicy, batch: Batch) -> Tensor:
-    """Return V of the batch's observations, without evaluating actions, ``[B]``."""
-    return policy.predict_values(batch.observations).flatten()
-
-
-@dataclass(frozen=True)
-class Objective:
-    """
-    A loss and its metrics, on which gradient steps descend.
-
-    :param measure: pure function of what ``evaluate`` gave, the batch and the coefficients: the scalar ``"loss"`` and whatever
-        else is to be measured, scalars, too
-    :param evaluate: of the policy and the batch: what the policy says of it now; of the follower, too, if there is one
-    :param distance: name of the metric that says how far the policy has moved from the one that acted
-    :param reads_distribution: whether ``measure`` needs the parameters of the action distribution, now and when it acted
-    :param critic_only: parameters that the action distribution depends on stay as they are
-    :param follows: how a second policy follows the one that is trained, after each step
+    ``scale`` is the factor of the learning rate before the step.
     """
 
-    measure: Callable[[Any, Any, Any], dict[str, Tensor]]
-    evaluate: Callable[..., Any] = evaluated
-    distance: str | None = None
-    reads_distribution: bool = False
-    critic_only: bool = False
-    follows: FollowerRule | None = None
+    scale: Any
 
+    @abstractmethod
+    def numbers(self, values: Sequence[Tensor]) -> Sequence[Any]:
+        """Return the values as numbers of this place."""
 
-@dataclass(frozen=True)
-class BoundObjective:
-    """
-    An objective, the policies that follow the trained one, and the names of the metrics.
+    @abstractmethod
+    def at_most_one(self, number: Any) -> Any:
+        """Return min(number, 1)."""
 
-    :param objective: the loss and its metrics
-    :param followers: no policy or one, which the objective reads
-    :param names: of the metrics, ``"loss"`` first
-    """
+    @abstractmethod
+    def adapted(self, adapt: Adapt, distance: Any, constants: Sequence[Any]) -> Any:
+        """Return the factor of the learning rate that a controller gives for this step."""
 
-    objective: Objective
-    followers: Sequence[ActorCriticPolicy]
-    names: Sequence[str]
-
-    def measure(self, policy: ActorCriticPolicy, batch: Any, coefficients: Any) -> dict[str, Tensor]:
+    @abstractmethod
+    def verdict(self, loss: Any, norm: Any, distance: Any, max_distance: Any) -> Any:
         """
-        Return the metrics at the policy's parameters, among them ``"loss"``.
+        Return the gate as the numbers of a step leave it, if it was open.
 
-        :param policy: in training mode
-        :param batch: rows of a rollout
-        :param coefficients: of the objective, as numbers or as tensors
+        :param norm: of the gradient
+        :param distance: how far the policy has moved, or ``None``
         """
-        now = self.objective.evaluate(policy, batch, *self.followers)
-        return self.objective.measure(now, batch, coefficients)
 
-    def distance(self, measured: dict[str, Tensor]) -> Tensor | None:
-        """Return how far the policy has moved from the one that acted, or ``None`` if the objective does not measure it."""
-        return None if self.objective.distance is None else measured[self.objective.distance]
+    @abstractmethod
+    def move(self, parameters: Any, gradient: Sequence[Tensor], clip: Any, scale: Any, verdict: Any) -> Any:
+        """Move the parameters if the gate is open, and return the gate: the step itself may lead to what is not finite."""
+
+    @abstractmethod
+    def record(self, metrics: Sequence[Any], norm: Any, clipped: Any, scale: Any, verdict: Any) -> Any:
+        """Log the step, and return whether it was taken."""
 
 
-MAX_GRAD_NORM, MAX_DISTANCE, N_LIMITS = 0, 1, 2  # places in the limits; a controller's numbers follow
-
-
-def gated_step(
-    rule: type[OptimizerRule],
-    flags: Tensor,
-    outcome: Tensor,
-    theta: Sequence[Tensor],
-    moments: Sequence[Sequence[Tensor]],
+def gradient_step(
+    place: Place,
+    parameters: Any,
+    metrics: Sequence[Tensor],
     gradient: Sequence[Tensor],
-    measured: Sequence[Tensor],
-    distance: Tensor | None,
-    limits: Sequence[Tensor | float],
-    scalars: Sequence[Tensor],
-    adapt: Callable[..., Tensor] | None = None,
-    irrevocable: bool = False,
-) -> tuple[Tensor, list[Tensor]]:
+    limits: Sequence[Any],
+    distance: int | None = None,
+    adapt: Adapt | None = None,
+) -> Any:
     """
-    Clip the gradient and take the optimizer's step, in place, if the gate is open and stays so.
+    Take one gradient step if the gate is open and stays so.
+
+    :param place: where the step's numbers are
+    :param parameters: those that move, as the place wants them: :class:`~sb3_pgx.engine.parameters.EagerParameters` on the
+        host, :class:`GatedParameters` on the device
+    :param metrics: of the objective, without dimensions, the loss first
+    :param gradient: of the loss, in pieces like those of the parameters
+    :param limits: norm to clip to, distance beyond which no step is taken (infinite for none), and the controller's constants
+    :param distance: which of the metrics says how far the policy has moved from the one that acted
+    :param adapt: a controller of the learning rate's factor: from the factor, the distance and its own constants to the factor
+        of this step and the next
+    :return: whether the step was taken
+    """
+    max_grad_norm, max_distance, *constants = limits
+    *metrics, norm = place.numbers([*metrics, total_norm(gradient)])
+    far = None if distance is None else metrics[distance]
+    clip = place.at_most_one(max_grad_norm / (norm + 1e-6))
+    scale = place.scale if adapt is None else place.adapted(adapt, far, constants)
+    verdict = place.verdict(metrics[0], norm, far, max_distance)
+    verdict = place.move(parameters, gradient, clip, scale, verdict)
+    return place.record(metrics, norm, norm > max_grad_norm, scale, verdict)
+
+
+class OnHost(Place):
+    """
+    Steps whose numbers the host reads at once. On the CPU, trainings take 7 to 15 % less time than with :class:`OnDevice`.
+
+    :param progress: of the update so far
+    """
+
+    def __init__(self, progress: Progress):
+        self.gate, self.taken, self.scale, outcomes = progress
+        self.outcomes = [*outcomes]
+
+    @property
+    def progress(self) -> Progress:
+        """Of the update so far."""
+        return Progress(self.gate, self.taken, self.scale, self.outcomes)
+
+    def numbers(self, values: Sequence[Tensor]) -> Sequence[float]:
+        return th.stack([*values]).tolist()
+
+    def at_most_one(self, number: float) -> float:
+        return min(1.0, number)
+
+    def adapted(self, adapt: Adapt, distance: float, constants: Sequence[float]) -> float:
+        scale, far = th.tensor([self.scale, distance], dtype=th.float64)
+        return adapt(scale, far, *constants).item()
+
+    def verdict(self, loss: float, norm: float, distance: float | None, max_distance: float) -> float:
+        if distance is not None and distance > max_distance:
+            return STOPPED
+        return OPEN if math.isfinite(loss) and math.isfinite(norm) else DIVERGED
+
+    def move(
+        self, parameters: EagerParameters, gradient: Sequence[Tensor], clip: float, scale: float, verdict: float
+    ) -> float:
+        if verdict != OPEN:
+            return verdict
+        return OPEN if parameters.take(gradient, clip, self.taken + 1, scale) else DIVERGED
+
+    def record(self, metrics: Sequence[float], norm: float, clipped: bool, scale: float, verdict: float) -> bool:
+        go, self.gate = verdict == OPEN, verdict
+        self.outcomes.append([*metrics, norm, float(clipped)] if go else [*metrics, 0.0, 0.0])
+        if go:
+            self.taken, self.scale = self.taken + 1, scale
+        return go
+
+
+@dataclass(frozen=True)
+class GatedParameters:
+    """
+    Parameters and moments that change in place, or not, as a gate on the device says.
 
     The parameters come in pieces, or as one flat vector, which is one piece.
 
     :param rule: the optimizer's
-    :param flags: of a :class:`~sb3_pgx.engine.outcomes.StepLog`
-    :param outcome: takes the M metrics of this step, ``[M]``, if the gate was open; the last two are the norm of the gradient
-        and whether it was clipped, 0 where no step was taken
     :param theta: pieces of any shape
     :param moments: for each moment of the rule, a piece for every piece of ``theta``
-    :param gradient: of the loss, likewise
-    :param measured: the M − 2 other metrics, the loss first, without dimensions
-    :param distance: how far the policy has moved from the one that acted, or ``None``
-    :param limits: norm to clip to, distance beyond which no step is taken; infinite for none
-    :param scalars: the rule's
-    :param adapt: a controller of the learning rate's factor: from the factor, the distance and its own numbers, which end
-        ``limits``, to the factor of this step and the next
+    :param scalars: the rule's, for this step
     :param irrevocable: nobody can undo the step: it is not taken if its result would not be finite
-    :return: whether the step was taken, and the new pieces of ``theta``
     """
-    max_grad_norm, max_distance = limits[:N_LIMITS]
-    norm = total_norm(gradient)
-    clip = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-    scale = flags[SCALE] if adapt is None else adapt(flags[SCALE], distance, *limits[N_LIMITS:])
-    before, after = [], []
-    for x, g, *kept in zip(theta, gradient, *moments, strict=True):
-        new, new_kept = rule.step(x, g * clip.to(g.dtype), kept, scalars)
-        if adapt is not None:
-            new = x + scale.to(x.dtype) * (new - x)  # every rule's step is linear in its learning rate
-        before += [x, *kept]
-        after += [new, *new_kept]
 
-    finite = th.isfinite(norm) & th.isfinite(measured[0])
-    if irrevocable:
-        finite &= sum(map(zero_if_finite, after)) == 0
-    gate = flags[GATE]
-    seen = gate == OPEN
-    if distance is None:
-        verdict = th.where(finite, OPEN, DIVERGED)
-    else:
-        verdict = th.where(distance > max_distance, STOPPED, th.where(finite, OPEN, DIVERGED))
-    verdict = th.where(seen, verdict.to(flags.dtype), gate)
-    go = verdict == OPEN
+    rule: type[OptimizerRule]
+    theta: Sequence[Tensor]
+    moments: Sequence[Sequence[Tensor]]
+    scalars: Sequence[Tensor]
+    irrevocable: bool = False
 
-    gated = [th.where(go, new, old) for old, new in zip(before, after, strict=True)]
-    for old, y in zip(before, gated, strict=True):
-        old.copy_(y)
-    scale = th.where(go, scale, flags[SCALE])
+    def before(self) -> list[Tensor]:
+        """Return all of them, the moments of a piece behind it."""
+        return [x for pieces in zip(self.theta, *self.moments, strict=True) for x in pieces]
 
-    values = th.stack([*measured, th.where(go, norm, 0.0), (go & (norm > max_grad_norm)).to(norm.dtype)])
-    outcome.copy_(th.where(seen, values.to(outcome.dtype), outcome))
-    flags.copy_(th.stack([verdict, flags[SEEN] + seen, flags[TAKEN] + go, scale]))
-    return go, gated[:: 1 + len(moments)]
+    def after(self, gradient: Sequence[Tensor], clip: Tensor, scale: Tensor | None) -> list[Tensor]:
+        """Return what a step makes of them, in the order of :meth:`before`."""
+        after: list[Tensor] = []
+        for x, g, *kept in zip(self.theta, gradient, *self.moments, strict=True):
+            new, moments = self.rule.step(x, g * clip.to(g.dtype), kept, self.scalars)
+            if scale is not None:
+                new = x + scale.to(x.dtype) * (new - x)  # every rule's step is linear in its learning rate
+            after += [new, *moments]
+        return after
+
+
+class OnDevice(Place):
+    """
+    Steps whose numbers stay on the device.
+
+    :param flags: of a :class:`~sb3_pgx.engine.step_log.StepLog`
+    :param outcome: takes the M metrics of this step, ``[M]``, if the gate was open; the last two are the norm of the gradient
+        and whether it was clipped, 0 where no step was taken
+    """
+
+    def __init__(self, flags: Tensor, outcome: Tensor):
+        self.flags, self.outcome = flags, outcome
+        self.scale, self._seen = flags[SCALE], flags[GATE] == OPEN
+        self.reached: Sequence[Tensor] = ()  # the parameters after the step
+
+    def numbers(self, values: Sequence[Tensor]) -> Sequence[Tensor]:
+        return values
+
+    def at_most_one(self, number: Tensor) -> Tensor:
+        return number.clamp(max=1.0)
+
+    def adapted(self, adapt: Adapt, distance: Tensor, constants: Sequence[Tensor]) -> Tensor:
+        return adapt(self.scale, distance, *constants)
+
+    def verdict(self, loss: Tensor, norm: Tensor, distance: Tensor | None, max_distance: Tensor | float) -> Tensor:
+        verdict = th.where(th.isfinite(norm) & th.isfinite(loss), OPEN, DIVERGED)
+        return verdict if distance is None else th.where(distance > max_distance, STOPPED, verdict)
+
+    def move(
+        self, parameters: GatedParameters, gradient: Sequence[Tensor], clip: Tensor, scale: Tensor, verdict: Tensor
+    ) -> Tensor:
+        before = parameters.before()
+        after = parameters.after(gradient, clip, None if scale is self.scale else scale)
+        if parameters.irrevocable:
+            finite = sum(map(zero_if_finite, after)) == 0
+            verdict = th.where(finite | (verdict == STOPPED), verdict, DIVERGED)
+        verdict = th.where(self._seen, verdict.to(self.flags.dtype), self.flags[GATE])
+        gated = [th.where(verdict == OPEN, new, old) for old, new in zip(before, after, strict=True)]
+        for old, new in zip(before, gated, strict=True):
+            old.copy_(new)
+        self.reached = gated[:: 1 + len(parameters.moments)]
+        return verdict
+
+    def record(self, metrics: Sequence[Tensor], norm: Tensor, clipped: Tensor, scale: Tensor, verdict: Tensor) -> Tensor:
+        go = verdict == OPEN
+        values = th.stack([*metrics, th.where(go, norm, 0.0), (go & clipped).to(norm.dtype)])
+        self.outcome.copy_(th.where(self._seen, values.to(self.outcome.dtype), self.outcome))
+        seen, taken = self.flags[SEEN] + self._seen, self.flags[TAKEN] + go
+        self.flags.copy_(th.stack([verdict, seen, taken, th.where(go, scale, self.scale)]))
+        return go
 
 
 def zero_if_finite(x: Tensor) -> Tensor:
@@ -192,19 +235,6 @@ def total_norm(pieces: Sequence[Tensor]) -> Tensor:
     """Return the 2-norm of all pieces together."""
     norms = [th.linalg.vector_norm(x) for x in pieces]
     return norms[0] if len(norms) == 1 else th.linalg.vector_norm(th.stack(norms))
-
-
-def verdict(values: Sequence[float], distance: float | None, limits: Sequence[float]) -> float:
-    """
-    Return the gate after a step that it let through, from numbers on the host.
-
-    :param values: metrics, the loss first, the norm of the gradient last
-    :param distance: how far the policy has moved, or ``None``
-    :param limits: as in :func:`gated_step`
-    """
-    if distance is not None and distance > limits[MAX_DISTANCE]:
-        return STOPPED
-    return OPEN if math.isfinite(values[0]) and math.isfinite(values[-1]) else DIVERGED
 
 
 def gradients_of_loss(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

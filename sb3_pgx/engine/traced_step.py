@@ -9,10 +9,11 @@ from torch import Tensor
 from sb3_pgx.core.rollout import Rows
 from sb3_pgx.engine.compiler import Function, NotCompilable
 from sb3_pgx.engine.follower import follow
+from sb3_pgx.engine.objective import BoundObjective
 from sb3_pgx.engine.parameters import MovedParameters, ParametersInPlace
 from sb3_pgx.engine.plan import Plan
 from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable, laid_out
-from sb3_pgx.engine.step import BoundObjective, gated_step
+from sb3_pgx.engine.step import GatedParameters, OnDevice, gradient_step
 
 
 def traceable_step(
@@ -59,12 +60,11 @@ def traceable_step(
             measured = measure(laid_out(values | by_name(leaves) | following), batch.replaced(of_batch), coefficients)
             gradient = th.autograd.grad(measured["loss"], leaves)
         with th.no_grad():
-            parts = [measured[name] for name in bound.names]
-            distance = bound.distance(measured)
-            taken = (held.rule, flags, outcome, theta, moments, gradient, parts, distance, limits, row.unbind(), plan.adapt)
-            go, reached = gated_step(*taken, irrevocable=not flat)
+            place = OnDevice(flags, outcome)
+            parameters = GatedParameters(held.rule, theta, moments, row.unbind(), irrevocable=not flat)
+            go = gradient_step(place, parameters, bound.metrics(measured), gradient, limits, bound.distance, plan.adapt)
             if bound.objective.follows is not None:
-                led = values | by_name(reached)
+                led = values | by_name(place.reached)
                 pairs = [(x, led[name.removeprefix("follower.")]) for name, x in following.items()]
                 follow(pairs, bound.objective.follows, coefficients, go)
         return ()

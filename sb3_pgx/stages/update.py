@@ -20,7 +20,7 @@ from sb3_pgx.core.rollout import Batch, Rollout
 from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.core.schedules import Coefficient, evaluate_coefficient
 from sb3_pgx.core.undo import numbers_of, options_of, tensors_of
-from sb3_pgx.engine import Follower, GradientSteps, Plan, Update
+from sb3_pgx.engine import Follower, GradientSteps, Plan, Update, open_update
 from sb3_pgx.stages.estimate import Estimating
 from sb3_pgx.stages.evaluate import evaluate_rows
 from sb3_pgx.stages.report import Metrics, read
@@ -61,7 +61,7 @@ class Updating(Estimating):
         plan = Plan(coefficients, self.max_grad_norm, rows, max_distance, adapt, numbers, one_by_one)
         version, follower = self._modules.version, self.follower()
         others = (version, follower, self._keep_parameters) if self.takes_one_step else (version, follower)
-        with self._steps.update(self.policy, plan, self._compiled, self._n_updates, *others) as update:
+        with open_update(self._steps, self.policy, plan, self._compiled, self._n_updates, *others) as update:
             try:
                 yield update
             finally:

@@ -7,7 +7,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from support.small_environments import DEVICE, Scripted, vectorised
 
 from sb3_pgx import A2C, REINFORCE, REINFORCEBaseline
-from sb3_pgx.engine import gradient_step
+from sb3_pgx.engine import accumulated_step
 
 
 def test_the_step_is_clipped_and_reports_the_norm_before():
@@ -15,8 +15,8 @@ def test_the_step_is_clipped_and_reports_the_norm_before():
     optimizer = th.optim.SGD([p], lr=1.0)
     loss = 3 * p[0] + 4 * p[1]
     loss.backward()
-    measured = gradient_step(optimizer, {"p": p}, 1.0, loss, update=0)
-    assert measured["grad_norm"].item() == pytest.approx(5.0) and measured["grad_clipped"]
+    measured = accumulated_step(optimizer, {"p": p}, 1.0, loss, update=0)
+    assert measured["grad_norm"] == pytest.approx(5.0) and measured["grad_clipped"]
     th.testing.assert_close(p.detach(), th.tensor([-0.6, -0.8]), rtol=1e-5, atol=0)
     assert p.grad is None
 
@@ -27,7 +27,7 @@ def test_a_gradient_that_is_not_finite_is_named_and_nothing_moves():
     loss = p.sum() + q.sqrt().sum()  # the derivative of √x at 0
     loss.backward()
     with pytest.raises(ValueError, match=r"the gradient of q is not finite in update 8; the step was not taken"):
-        gradient_step(optimizer, {"p": p, "q": q}, None, loss, update=7)
+        accumulated_step(optimizer, {"p": p, "q": q}, None, loss, update=7)
     assert p.item() == 1.0 and q.item() == 0.0 and not optimizer.state and p.grad is None and q.grad is None
 
 

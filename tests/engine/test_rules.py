@@ -9,9 +9,9 @@ from support.small_environments import DEVICE
 
 from sb3_pgx.engine.compiler import Remembered
 from sb3_pgx.engine.optimizers import rule_of
-from sb3_pgx.engine.outcomes import OPEN, StepLog
 from sb3_pgx.engine.parameters import FlatParameters, ParametersInPlace, SteppedByOptimizer
-from sb3_pgx.engine.step import gated_step
+from sb3_pgx.engine.step import GatedParameters, OnDevice, gradient_step
+from sb3_pgx.engine.step_log import Progress, StepLog
 
 OPTIMIZERS = {
     "Adam": (th.optim.Adam, dict(eps=1e-5)),
@@ -60,7 +60,7 @@ class Training:
         for k in range(1, n + 1):
             (group,) = self.optimizer.param_groups
             group["lr"] = RATES[self.taken]
-            flat.take(th.cat([g.flatten() for g in self.gradients[self.taken]]), k, 1.0)
+            flat.take(flat.arranged(self.gradients[self.taken]), 1.0, k, 1.0)
             self.taken += 1
         flat.store(n)
         return self
@@ -78,10 +78,11 @@ class Training:
         group["lr"] = RATES[self.taken]
         (row,) = held.rows(0, 1, Remembered())
         theta, *moments = zip(*[iter([*held.pieces, *held.moments])] * len(self.parameters), strict=True)
-        report = StepLog(OPEN, 1.0, 1, 3, DEVICE, Remembered())
-        told, loss, unlimited = (report.flags, report.outcome), row.new_tensor(0.0), (math.inf, math.inf)
+        report = StepLog(Progress(), 1, 3, DEVICE, Remembered())
+        parameters, loss = GatedParameters(held.rule, theta, moments, row.unbind()), row.new_tensor(0.0)
+        place, unlimited = OnDevice(report.flags, report.outcome), (math.inf, math.inf)
         with th.no_grad():
-            gated_step(held.rule, *told, theta, moments, self.gradients[self.taken], [loss], None, unlimited, row.unbind())
+            gradient_step(place, parameters, [loss], self.gradients[self.taken], unlimited)
         self.taken += 1
 
 
@@ -151,10 +152,9 @@ def test_the_scalars_of_steps_to_come_are_those_of_the_steps_when_they_are_taken
 def test_a_scaled_step_is_torchs_step_at_a_scaled_learning_rate(optimizer, scale):
     expected, training = Training(*optimizer).torchs(1), Training(*optimizer).torchs(1)
     flat = FlatParameters(training.parameters, training.optimizer, rule_of(training.optimizer))
-    gradient = th.cat([g.flatten() for g in training.gradients[1]])
     for way in (flat, SteppedByOptimizer(training.parameters, training.optimizer)):
         before = [p.detach().clone() for p in training.parameters]
-        way.take(gradient, 1, scale)
+        way.take(way.arranged([g.clone() for g in training.gradients[1]]), 1.0, 1, scale)
         way.store(1)
         assert training.optimizer.param_groups[0]["lr"] == RATES[0]
         expected.optimizer.param_groups[0]["lr"] = scale * RATES[0]
@@ -208,9 +208,9 @@ def test_an_update_that_has_begun_in_place_goes_on_with_flat_vectors(optimizer, 
     expected, training = Training(*optimizer).torchs(before + 2), Training(*optimizer).torchs(before)
     held = ParametersInPlace(training.parameters, training.optimizer, rule_of(training.optimizer))
     training.step_in_place(held)
-    flat = held.flat(1)
+    flat = held.eager(1)
     training.optimizer.param_groups[0]["lr"] = RATES[training.taken]
-    flat.take(th.cat([g.flatten() for g in training.gradients[training.taken]]), 2, 1.0)
+    flat.take(flat.arranged(training.gradients[training.taken]), 1.0, 2, 1.0)
     flat.store(2)
     for p, q in zip(training.parameters, expected.parameters, strict=True):
         th.testing.assert_close(p, q, **TOLERANCE[th.float64])
@@ -268,7 +268,7 @@ def test_an_optimizer_without_a_rule_is_told_why_and_takes_its_own_steps(kind, o
     assert reason in rule_of(training.optimizer)
     way = SteppedByOptimizer(training.parameters, training.optimizer)
     for k in range(3):
-        way.take(th.cat([g.flatten() for g in training.gradients[k]]), k + 1, 1.0)
+        way.take(way.arranged(training.gradients[k]), 1.0, k + 1, 1.0)
         for p, g in zip(expected.parameters, expected.gradients[k], strict=True):
             p.grad = g.clone()
         expected.optimizer.step()

@@ -15,13 +15,13 @@ from support.small_environments import DEVICE
 
 from sb3_pgx.core.controllers import KLAdaptiveLearningRate, adapted_scale
 from sb3_pgx.core.rollout import Batch
-from sb3_pgx.engine import Follower, GradientSteps, Objective, Plan, Update
+from sb3_pgx.engine import Follower, GradientSteps, Objective, Plan, Update, open_update
 from sb3_pgx.engine.compiler import Remembered
 from sb3_pgx.engine.follower import follow
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.optimizers import SGD, Adam
-from sb3_pgx.engine.outcomes import DIVERGED, OPEN, STOPPED, StepLog
-from sb3_pgx.engine.step import gated_step
+from sb3_pgx.engine.step import GatedParameters, OnDevice, gradient_step
+from sb3_pgx.engine.step_log import DIVERGED, OPEN, STOPPED, Progress, StepLog
 
 INF, NAN = math.inf, math.nan
 
@@ -30,14 +30,14 @@ def step(report, theta, moments, gradient, loss=1.0, kl=0.0, limits=(INF, INF), 
     """One gated step with the loss and the distance as its metrics."""
     row = {SGD: (lr, 0.0), Adam: (lr, 1.0, 0.1, 0.99, 0.01, 1e-8, 0.0, lr)}[rule]
     measured = [theta.new_tensor(loss), theta.new_tensor(kl)]
-    scalars, pieces = theta.new_tensor(row).unbind(), [[moment] for moment in moments]
-    gated_step(rule, report.flags, report.outcome, [theta], pieces, [gradient], measured, measured[1], limits, scalars)
+    parameters = GatedParameters(rule, [theta], [[moment] for moment in moments], theta.new_tensor(row).unbind())
+    gradient_step(OnDevice(report.flags, report.outcome), parameters, measured, [gradient], limits, distance=1)
     report.advance()
 
 
 def beginning(rule=SGD):
     """A report on four metrics (loss, distance, the gradient's norm and its clipping), parameters, and moments."""
-    report = StepLog(OPEN, 1.0, 9, 4, th.device("cpu"), Remembered())
+    report = StepLog(Progress(), 9, 4, th.device("cpu"), Remembered())
     return report, th.tensor([1.0, -2.0]), [th.tensor([0.1, 0.2]) for _ in rule.moments]
 
 
@@ -65,7 +65,7 @@ def test_the_gate_closes_before_the_step_and_nothing_changes_from_then_on(rule, 
     step(report, theta, moments, good, rule=rule, limits=(INF, 0.5))
     before = [x.clone() for x in (theta, *moments)]
     step(report, theta, moments, **{"gradient": good, "rule": rule, "limits": (INF, 0.5), **bad})
-    closed = report.read()
+    closed = report.progress
     assert (closed.gate, closed.taken, len(closed.outcomes)) == (gate, 1, 2), "what closed the gate has been seen"
     for later in (
         dict(gradient=good),
@@ -74,7 +74,7 @@ def test_the_gate_closes_before_the_step_and_nothing_changes_from_then_on(rule, 
         dict(gradient=good * 9),
     ):
         step(report, theta, moments, rule=rule, limits=(INF, 0.5), **later)
-        np.testing.assert_equal(report.read(), closed)
+        np.testing.assert_equal(report.progress, closed)
     for x, y in zip((theta, *moments), before, strict=True):
         assert th.equal(x, y)
 
@@ -83,7 +83,7 @@ def test_the_gate_closes_before_the_step_and_nothing_changes_from_then_on(rule, 
 def test_the_gate_stays_open_up_to_the_limit(kl, limit):
     report, theta, moments = beginning()
     step(report, theta, moments, th.tensor([0.3, -0.4]), kl=kl, limits=(INF, limit))
-    assert report.read()[:2] == (OPEN, 1)
+    assert report.progress[:2] == (OPEN, 1)
     th.testing.assert_close(theta, th.tensor([0.7, -1.6]))
 
 
@@ -91,7 +91,7 @@ def test_the_report_has_the_metrics_of_minibatches_seen_and_the_norms_of_steps_t
     report, theta, moments = beginning()
     for loss, kl, size in ((1.0, 0.1, 1.0), (2.5, 0.2, 2.0), (4.0, 0.9, 7.0), (100.0, 0.0, 100.0)):  # the third one stops
         step(report, theta, moments, size * th.tensor([0.6, 0.8]), loss=loss, kl=kl, limits=(1.5, 0.5))
-    news = report.read()
+    news = report.progress
     np.testing.assert_allclose(news.outcomes, [[1.0, 0.1, 1.0, 0.0], [2.5, 0.2, 2.0, 1.0], [4.0, 0.9, 0.0, 0.0]], rtol=1e-6)
     assert (news.gate, news.taken, news.scale) == (STOPPED, 2, 1.0)
 
@@ -105,7 +105,7 @@ def test_the_gradient_is_clipped_as_torch_clips_it(max_grad_norm):
     norm = th.nn.utils.clip_grad_norm_([p], max_grad_norm)
     step(report, theta, moments, gradient, limits=(max_grad_norm, INF))
     th.testing.assert_close(before - theta, p.grad)
-    assert report.read().outcomes[0][2] == norm.item() == 5.0  # before clipping
+    assert report.progress.outcomes[0][2] == norm.item() == 5.0  # before clipping
     assert gradient.tolist() == [3.0, -4.0]
 
 
@@ -123,15 +123,10 @@ def objective(now, batch, c):
     return {"loss": policy_loss + c.vf_coef * value_loss, "value_loss": value_loss, "kl": kl}
 
 
-class OnDevice(Update):
+class WithoutWaiting(Update):
     """Steps as on CUDA, where the host does not wait for them."""
 
-    def _begin(self, batch, single):
-        super()._begin(batch, single)
-        self._on_device = True
-
-    def _step(self, batch, encoded, row):
-        self._device_step(self._held, batch, row)
+    host_waits = False
 
 
 def problem():
@@ -193,7 +188,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("where", [Update, OnDevice])
+@pytest.mark.parametrize("where", [Update, WithoutWaiting])
 def test_device_and_host_take_torchs_steps_and_measure_the_same(where, case):
     options = dict(CASES[case])
     controller, diverges = options.pop("controller", None), options.pop("diverges", False)
@@ -247,7 +242,7 @@ def test_steps_that_count_as_updates_are_counted_whatever_each_of_them_is_done_b
     by_hand(expected, batches[:8], plan, None)
     policy, _ = problem()
     steps = GradientSteps(Objective(objective, distance="kl"))
-    update = (OnDevice if how == "on the device" else Update)(steps, policy, plan, how == "compiled", 100)
+    update = (WithoutWaiting if how == "on the device" else Update)(steps, policy, plan, how == "compiled", 100)
     with pytest.raises(ValueError, match="the returns are not finite in update 109; the step was not taken"):
         update.epoch(batches)
     update.store()
@@ -263,7 +258,7 @@ def test_an_exception_in_the_middle_of_an_update_leaves_the_steps_that_were_take
     by_hand(expected, batches[:4], plan, None)
     policy, _ = problem()
     with pytest.raises(KeyboardInterrupt):
-        with GradientSteps(Objective(objective, distance="kl")).update(policy, plan, False, 0) as update:
+        with open_update(GradientSteps(Objective(objective, distance="kl")), policy, plan, False, 0) as update:
             update.epoch(batches[:4])
             raise KeyboardInterrupt
     for p, q in zip(policy.parameters(), expected.parameters(), strict=True):
@@ -271,7 +266,7 @@ def test_an_exception_in_the_middle_of_an_update_leaves_the_steps_that_were_take
         assert policy.optimizer.state[p]["step"] == 4
 
 
-@pytest.mark.parametrize("where", [Update, OnDevice])
+@pytest.mark.parametrize("where", [Update, WithoutWaiting])
 def test_a_policy_that_fails_in_an_epoch_fails_in_the_update_that_it_was_to_be_part_of(where):
     policy, batches = problem()
     calls = []
@@ -289,7 +284,7 @@ def test_a_policy_that_fails_in_an_epoch_fails_in_the_update_that_it_was_to_be_p
     assert update.taken == 2
 
 
-@pytest.mark.parametrize("where", [Update, OnDevice])
+@pytest.mark.parametrize("where", [Update, WithoutWaiting])
 def test_whoever_interrupts_an_epoch_finds_the_steps_that_were_taken_counted(where):
     policy, batches = problem()
     update = where(GradientSteps(Objective(objective, distance="kl")), policy, Plan(Coefficients(0.5), None, 5), False, 0)
@@ -353,7 +348,7 @@ def test_a_follower_takes_a_step_after_each_of_the_policys_and_no_other(how, end
         one.look(layers)
     steps = GradientSteps(Objective(objective_of_both, evaluate_both, distance="kl", follows=a_third))
     steps.followers = [Follower(follower, *modules)]
-    update = (OnDevice if how == "on the device" else Update)(steps, policy, plan, "compiled" in how, 0)
+    update = (WithoutWaiting if how == "on the device" else Update)(steps, policy, plan, "compiled" in how, 0)
     try:
         for epoch in [[batch] for batch in batches] if "in place" in how else [batches[:6], batches[6:]]:
             update.epoch(epoch)

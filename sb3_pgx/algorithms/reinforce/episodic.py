@@ -13,7 +13,7 @@ from sb3_pgx.core.checks import as_flag, check_counts
 from sb3_pgx.core.errors import blaming_numbers
 from sb3_pgx.core.rollout import Rollout, as_policy_input, flatten
 from sb3_pgx.core.undo import attributes_of
-from sb3_pgx.engine.gradient import refused
+from sb3_pgx.engine.refusals import refused
 from sb3_pgx.ops.objectives import score_function
 from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm
 from sb3_pgx.stages.evaluate import chunks

@@ -22,7 +22,7 @@ from sb3_pgx.core.policies import (
 )
 from sb3_pgx.core.rollout import Rollout, map_tensors
 from sb3_pgx.core.search_space import EPISODES, Categorical, Dimension
-from sb3_pgx.engine import gradient_step
+from sb3_pgx.engine import accumulated_step
 from sb3_pgx.ops.baselines import leave_one_out, mean_baseline, mean_of_others
 from sb3_pgx.ops.per_sample import MAX_NUMBERS
 from sb3_pgx.ops.returns import monte_carlo, standardize
@@ -219,7 +219,7 @@ class REINFORCE(EpisodicAlgorithm):
         metrics = self.accumulate_gradient(rollout)
         loss = metrics["loss"]
         assert isinstance(loss, Tensor)
-        stepped = gradient_step(self.policy.optimizer, actor, self.max_grad_norm, loss, self._n_updates)
+        stepped = accumulated_step(self.policy.optimizer, actor, self.max_grad_norm, loss, self._n_updates)
         self._n_updates += 1
         if self.baseline == "optimal_per_parameter":  # each parameter has its own loss
             del metrics["loss"], metrics["policy_loss"]

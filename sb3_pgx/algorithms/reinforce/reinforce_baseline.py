@@ -15,7 +15,7 @@ from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.policies import split_parameters
 from sb3_pgx.core.rollout import Rollout
 from sb3_pgx.core.search_space import EPISODES, Categorical, Dimension, Scheduled, Whole
-from sb3_pgx.engine import Objective, gradient_step
+from sb3_pgx.engine import Objective, accumulated_step
 from sb3_pgx.ops.metrics import explained_variance
 from sb3_pgx.ops.returns import masked, monte_carlo, standardize
 from sb3_pgx.stages.algorithm import ceil_div
@@ -196,7 +196,7 @@ class REINFORCEBaseline(EpisodicAlgorithm):
         loss = metrics["loss"]
         assert isinstance(loss, Tensor)
         stepped = {**actor, **critic} if shared else actor
-        metrics |= gradient_step(self.policy.optimizer, stepped, self.max_grad_norm, loss, self._n_updates)
+        metrics |= accumulated_step(self.policy.optimizer, stepped, self.max_grad_norm, loss, self._n_updates)
         metrics.update(self.spread())
         if not shared:
             metrics.update(self._fit_critic(rollout, critic_learning_rate))

@@ -68,10 +68,14 @@ def rows(policy, n=4, advantages=None):
     return Batch(x, actions.view(n, -1), values.flatten(), log_prob, advantages, zero, parameters)
 
 
+def measured_by(model, batch, c):
+    """The loss and the metrics of the algorithm's objective."""
+    return model.objective.measure(model.objective.evaluate(model.policy, batch), batch, c)
+
+
 def loss(model, batch, **coefficients):
     """What the algorithm descends on, with the coefficients that are given in place of its own."""
-    measured = model._steps.measure(model.policy, batch, model.coefficients()._replace(**coefficients))
-    return measured["loss"]
+    return measured_by(model, batch, model.coefficients()._replace(**coefficients))["loss"]
 
 
 def flat_grad(value, parameters, **kwargs):
@@ -243,6 +247,6 @@ def test_a_clip_range_adds_the_clip_and_its_metric(ratio, advantage):
     th.testing.assert_close(flat_grad(loss(model, batch), actors(model)), expected, **EXACT)
     th.testing.assert_close(flat_grad(loss(model, batch, clip_range=None), actors(model)), -ratio * advantage * score, **EXACT)
     c = model.coefficients()
-    measured = model._steps.measure(model.policy, batch, c)
+    measured = measured_by(model, batch, c)
     assert measured["clip_fraction"].item() == (abs(ratio - 1) > 0.2)
-    assert "clip_fraction" not in model._steps.measure(model.policy, batch, c._replace(clip_range=None))
+    assert "clip_fraction" not in measured_by(model, batch, c._replace(clip_range=None))

@@ -1,6 +1,5 @@
-"""An eager gradient step on gradients that were accumulated over chunks, for REINFORCE and REINFORCEBaseline."""
+"""The errors for gradient steps that are refused because something in them is not finite."""
 
-import math
 from collections.abc import Mapping
 
 import torch as th
@@ -8,44 +7,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sb3_pgx.core.undo import Refusal
-from sb3_pgx.engine.parameters import all_finite, bad_state
-
-
-def gradient_step(
-    optimizer: Optimizer, parameters: Mapping[str, Tensor], max_grad_norm: float | None, loss: Tensor, update: int
-) -> dict[str, Tensor]:
-    """
-    Clip the gradients that have been accumulated, step, and clear them.
-
-    :param optimizer: parameters without a gradient stay as they are, moments included
-    :param parameters: those that the step may move, by name
-    :param max_grad_norm: norm to clip to; ``None``: no clipping
-    :param loss: the loss behind the gradients, for the error
-    :param update: updates done so far, for the error
-    :return: ``grad_norm``, before clipping, and ``grad_clipped``, whether it was clipped
-    :raises Refusal: loss, gradient or the optimizer's state is not finite, and the parameters are unchanged; or the step has
-        led to parameters that are not finite
-    """
-    check_state(optimizer, parameters, update)
-    gradients = [p.grad for p in parameters.values() if p.grad is not None]
-    norm = th.nn.utils.get_total_norm(gradients)
-    if not th.isfinite(th.stack([norm, loss.detach().to(norm)])).all():
-        error = not_finite({"loss": loss, **gradients_of(parameters)}, update)
-        optimizer.zero_grad(set_to_none=True)
-        raise error
-    if max_grad_norm is not None:
-        th.nn.utils.clip_grads_with_norm_(parameters.values(), max_grad_norm, norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    if not all(map(all_finite, parameters.values())):
-        raise led_astray(update)
-    return {"grad_norm": norm, "grad_clipped": norm > (math.inf if max_grad_norm is None else max_grad_norm)}
-
-
-def gradients_of(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the accumulated gradients by the names that an error gives them."""
-    return {f"gradient of {name}": p.grad for name, p in parameters.items() if p.grad is not None}
-
+from sb3_pgx.engine.parameters import bad_state
 
 # Of a step by an optimizer that was refused.
 CAUSES = (

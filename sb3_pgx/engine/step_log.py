@@ -1,5 +1,6 @@
-"""A log of gradient steps that is kept on the device and read by the host once per epoch."""
+"""What the gradient steps of an update have done, and a log of it on the device that the host reads once per epoch."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch as th
@@ -13,36 +14,37 @@ GATE, SEEN, TAKEN, SCALE = 0, 1, 2, 3  # places of the flags
 N_FLAGS = 4
 
 
-class LoggedSteps(NamedTuple):
-    """What the steps of one log have done."""
+class Progress(NamedTuple):
+    """How far an update has come."""
 
-    gate: float
-    taken: int
-    scale: float  # factor of the learning rate
-    outcomes: list[list[float]]  # metrics of each minibatch seen
+    gate: float = OPEN
+    taken: int = 0  # number of steps
+    scale: float = 1.0  # factor of the learning rate
+    outcomes: Sequence[list[float]] = ()  # of each minibatch seen: the metrics, the gradient's norm and whether it was clipped
 
 
 class StepLog:
     """
-    The metrics of gradient steps, and flags that each step updates.
+    A log of gradient steps on the device.
 
     ``flags`` holds the gate, the number of minibatches seen, the number of steps taken and the factor of the learning rate,
-    ``[4]``. ``outcome`` is where the next step writes its metrics, ``[M]``.
+    ``[4]``; each step updates them. ``outcome`` is where the next step writes its metrics, ``[M]``.
 
-    :param gate: the gate before the first step
-    :param scale: the factor of the learning rate before the first step
+    :param progress: before the first of these steps
     :param n_steps: the largest number of steps that are logged
     :param n_metrics: M
     :param device: the device that the steps run on
     :param remembered: keeps the initial flags from one log to the next
     """
 
-    def __init__(self, gate: float, scale: float, n_steps: int, n_metrics: int, device: th.device, remembered: Remembered):
+    def __init__(self, progress: Progress, n_steps: int, n_metrics: int, device: th.device, remembered: Remembered):
+        gate, scale = progress.gate, progress.scale
         start = remembered((gate, scale, device), lambda: th.tensor([gate, 0, 0, scale], dtype=th.float64, device=device))
         # One tensor, so that reading the log is one transfer from the device.
         self._all = th.zeros(1 + n_steps, max(N_FLAGS, n_metrics), dtype=th.float64, device=device)
         self.flags: Tensor = self._all[0, :N_FLAGS].copy_(start)
         self._outcomes, self._n_metrics, self._n_logged = self._all[1:, :n_metrics].unbind(), n_metrics, 0
+        self._before = progress
 
     @property
     def outcome(self) -> Tensor:
@@ -53,7 +55,9 @@ class StepLog:
         """Go on to the next step: this one has written its outcome or found the gate closed."""
         self._n_logged += 1
 
-    def read(self) -> LoggedSteps:
-        """Return what has been logged, after waiting for the device."""
+    @property
+    def progress(self) -> Progress:
+        """The update's progress after these steps; the host waits for the device."""
         (gate, seen, taken, scale, *_), *outcomes = self._all.tolist()
-        return LoggedSteps(gate, int(taken), scale, [outcome[: self._n_metrics] for outcome in outcomes[: int(seen)]])
+        logged = [outcome[: self._n_metrics] for outcome in outcomes[: int(seen)]]
+        return Progress(gate, self._before.taken + int(taken), scale, [*self._before.outcomes, *logged])

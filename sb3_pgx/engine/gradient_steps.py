@@ -1,0 +1,127 @@
+"""The gradient steps of one algorithm on one objective: what they are prepared with, and the graphs compiled for them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from operator import attrgetter
+from typing import Any
+
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor, nn
+
+from sb3_pgx.core.policies import split_parameters
+from sb3_pgx.core.rollout import Rows
+from sb3_pgx.engine.compiler import Compiled, NotCompilable, Remembered, compile_function, signature
+from sb3_pgx.engine.follower import Follower
+from sb3_pgx.engine.objective import BoundObjective, Objective
+from sb3_pgx.engine.optimizers import OptimizerRule, rule_of
+from sb3_pgx.engine.parameters import MovedParameters, states_of, steps_taken
+from sb3_pgx.engine.plan import Plan
+from sb3_pgx.engine.policy_function import left_as_it_is
+from sb3_pgx.engine.step import used
+from sb3_pgx.engine.traced_step import traceable_step
+
+
+class GradientSteps:
+    """
+    The gradient steps of one algorithm on one objective, and the graphs compiled for them.
+
+    :param objective: loss and metrics
+    :param tell: function that logs one sentence about compiling
+    """
+
+    def __init__(self, objective: Objective, tell: Callable[[str], None] = lambda sentence: None):
+        self.objective, self.tell = objective, tell
+        self.bound = BoundObjective(objective, [], [])
+        self.used: list[nn.Parameter] = []  # parameters that the optimizer moves
+        self.fixed: list[nn.Parameter] = []  # other parameters of the policy
+        self.has_buffers = False  # which a forward pass may change
+        self._structure: tuple[Any, ...] | None = None
+        self._graphs: dict[Any, Compiled | None] = {}
+        self._refused: str | None = None
+        self._version, self._mixed = 0, False
+        self.followers: list[Follower] = []  # one, or none
+        # Of the optimizer's rule, of the plan, and of a log.
+        self.rows, self.numbers, self.flags = Remembered(), Remembered(), Remembered()
+
+    def __getstate__(self) -> dict[str, Any]:
+        bound = BoundObjective(self.objective, [], [])
+        return {**vars(self), "bound": bound, "used": [], "fixed": [], "followers": [], "_structure": None, "_graphs": {}}
+
+    def begin(self, version: int, follower: Follower | None) -> None:
+        """
+        Begin an update.
+
+        :param version: version of the policy's layers, from :class:`~sb3_pgx.engine.layers.Modules`
+        :param follower: policy that follows the trained one, if the objective has one
+        """
+        self._version, self.followers = version, [] if follower is None else [follower]
+
+    def prepare(self, policy: ActorCriticPolicy, plan: Plan, batch: Rows) -> type[OptimizerRule] | str:
+        """
+        Drop the compiled graphs if anything that they were traced with has changed: layers, hooks, optimizer, coefficients.
+
+        :return: the optimizer's rule, or the reason why there is none
+        """
+        optimizer = policy.optimizer
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        rule = rule_of(optimizer)
+        described = [*map(attrgetter("requires_grad", "dtype", "device"), parameters)]
+        objects = [policy, optimizer, *(f.policy for f in self.followers), *parameters]
+        versions = [self._version, *(f.modules.version for f in self.followers)]
+        structure = (objects, (described, rule, plan.structure, versions))
+        if not self._is_known(structure):
+            self._structure = None  # after an interruption, the next update prepares again
+            with left_as_it_is(policy):
+                bound = BoundObjective(self.objective, [f.policy for f in self.followers], [])
+                measured = bound.measure(policy, batch, plan.as_tensors())
+                spared = {id(p) for p in split_parameters(policy)[0].values()} if self.objective.critic_only else set()
+                candidates = [p for p in parameters if p.requires_grad and id(p) not in spared]
+                self.used = used(measured["loss"], candidates)
+            self.has_buffers = next(policy.buffers(), None) is not None
+            self.bound = replace(bound, names=["loss", *(name for name in measured if name != "loss")])
+            moved = {id(p) for p in self.used}
+            self.fixed = [p for p in policy.parameters() if id(p) not in moved]
+            self._mixed = len({(p.dtype, p.device) for p in self.used}) > 1
+            self._structure, self._graphs = structure, {}
+        if isinstance(rule, str):
+            return rule
+        if self._mixed:
+            return "the policy's parameters differ in type or device"
+        if len(set(steps_taken(states_of(optimizer, self.used), rule))) > 1:
+            return "the optimizer has taken more steps for some parameters than for others"
+        return rule
+
+    def _is_known(self, structure: tuple[Any, ...]) -> bool:
+        """Return whether nothing has changed. Objects are compared by identity, so references to them are kept."""
+        if self._structure is None:
+            return False
+        (objects, values), (known, known_values) = structure, self._structure
+        return values == known_values and list(map(id, objects)) == list(map(id, known))
+
+    def graph(
+        self, policy: ActorCriticPolicy, plan: Plan, held: MovedParameters, lasting: Sequence[Tensor], batch: Rows, layout: Any
+    ) -> Compiled | None:
+        """
+        Return the compiled step for such arguments, or ``None`` if it cannot be compiled.
+
+        :param lasting: the arguments before the batch
+        :param layout: signature of the batch's tensors
+        """
+        # Of parameters a new layout makes a new version, and the other tensors' shapes follow from what was prepared for.
+        key = (type(held), signature(held.moments), layout)
+        if key in self._graphs:
+            return self._graphs[key]
+        try:
+            step = traceable_step(self.bound, policy, plan, held, batch)
+            self._graphs[key] = compile_function(step, [*lasting, *batch.tensors()])
+            self.tell("the gradient step is compiled")
+        except NotCompilable as reason:
+            self._graphs[key] = None
+            self.tell(f"the gradient step runs uncompiled: {reason}")
+        return self._graphs[key]
+
+    def refuse(self, reason: str) -> None:
+        """Log once that the step cannot be compiled."""
+        if reason != self._refused:
+            self._refused = reason
+            self.tell(f"the gradient step runs uncompiled: {reason}")

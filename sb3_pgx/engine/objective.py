@@ -1,0 +1,106 @@
+"""What gradient steps descend on: a loss and its metrics as pure functions of what a policy says of a batch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor
+
+from sb3_pgx.core.distributions import packed
+from sb3_pgx.core.policies import unchecked
+from sb3_pgx.core.rollout import Batch, Observations, as_policy_input
+from sb3_pgx.engine.follower import FollowerRule
+
+
+class Evaluation(NamedTuple):
+    """The current policy's evaluation of a batch."""
+
+    values: Tensor  # [B]
+    log_prob: Tensor  # [B]
+    entropy: Tensor  # [B]; −log π where there is no closed form, as SB3
+    distribution: Tensor | None  # [B, K], parameters of the action distribution
+
+
+def evaluated(policy: ActorCriticPolicy, batch: Batch) -> Evaluation:
+    """Evaluate a batch; return the distribution, too, if the batch has that of the behaviour policy."""
+    return evaluated_actions(policy, batch.observations, batch.actions, batch.distribution is not None)
+
+
+def evaluated_actions(
+    policy: ActorCriticPolicy, observations: Observations, actions: Tensor, with_distribution: bool
+) -> Evaluation:
+    """
+    Evaluate actions by the policy's own ``evaluate_actions``.
+
+    :param policy: in evaluation or training mode, as wanted
+    :param observations: ``[B, *obs]``
+    :param actions: as a rollout stores them, ``[B, action_dim]``
+    :param with_distribution: whether to return the parameters of the action distribution
+    """
+    with unchecked(policy):
+        values, log_prob, entropy = policy.evaluate_actions(observations, as_policy_input(actions, policy.action_space))
+        distribution = packed(policy.action_dist) if with_distribution else None
+    return Evaluation(values.flatten(), log_prob, -log_prob if entropy is None else entropy, distribution)
+
+
+def evaluated_values(policy: ActorCriticPolicy, batch: Batch) -> Tensor:
+    """Return V of the batch's observations, without evaluating actions, ``[B]``."""
+    return policy.predict_values(batch.observations).flatten()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """
+    A loss and its metrics, on which gradient steps descend.
+
+    :param measure: pure function of what ``evaluate`` gave, the batch and the coefficients: the scalar ``"loss"`` and whatever
+        else is to be measured, scalars, too
+    :param evaluate: of the policy and the batch: what the policy says of it now; of the follower, too, if there is one
+    :param distance: name of the metric that says how far the policy has moved from the one that acted
+    :param reads_distribution: whether ``measure`` needs the parameters of the action distribution, now and when it acted
+    :param critic_only: parameters that the action distribution depends on stay as they are
+    :param follows: how a second policy follows the one that is trained, after each step
+    """
+
+    measure: Callable[[Any, Any, Any], dict[str, Tensor]]
+    evaluate: Callable[..., Any] = evaluated
+    distance: str | None = None
+    reads_distribution: bool = False
+    critic_only: bool = False
+    follows: FollowerRule | None = None
+
+
+@dataclass(frozen=True)
+class BoundObjective:
+    """
+    An objective, the policies that follow the trained one, and the names of the metrics.
+
+    :param objective: the loss and its metrics
+    :param followers: no policy or one, which the objective reads
+    :param names: of the metrics, ``"loss"`` first
+    """
+
+    objective: Objective
+    followers: Sequence[ActorCriticPolicy]
+    names: Sequence[str]
+
+    def measure(self, policy: ActorCriticPolicy, batch: Any, coefficients: Any) -> dict[str, Tensor]:
+        """
+        Return the metrics at the policy's parameters, among them ``"loss"``.
+
+        :param policy: in training mode
+        :param batch: rows of a rollout
+        :param coefficients: of the objective, as numbers or as tensors
+        """
+        now = self.objective.evaluate(policy, batch, *self.followers)
+        return self.objective.measure(now, batch, coefficients)
+
+    @property
+    def distance(self) -> int | None:
+        """Place of the distance among the metrics; ``None`` if the objective does not measure it."""
+        return None if self.objective.distance is None else self.names.index(self.objective.distance)
+
+    def metrics(self, measured: dict[str, Tensor]) -> list[Tensor]:
+        """Return the metrics in the order of ``names``."""
+        return [measured[name] for name in self.names]
