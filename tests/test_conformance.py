@@ -246,12 +246,10 @@ def test_a_dictionary_observation_trains_as_the_same_flat_one(name):
     dictionary.last_rollout = copy.deepcopy(rollout)
     for part in ("observations", "last_observations", "final_observations"):
         setattr(dictionary.last_rollout, part, {"only": getattr(rollout, part)})
-    for model in (flat, dictionary):
-        model.rollout_buffer.show(model.last_rollout, model.gamma)
     dictionary.policy.optimizer.load_state_dict(copy.deepcopy(flat.policy.optimizer.state_dict()))
     for model in (flat, dictionary):
         np.random.seed(0)
-        model.estimate(model.last_rollout)
+        model.rollout_buffer.show(model.estimate(model.last_rollout), model.gamma)
         model.train()
     for p, q in zip(flat.policy.parameters(), dictionary.policy.parameters(), strict=True):
         th.testing.assert_close(p, q)

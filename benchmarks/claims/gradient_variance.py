@@ -1,6 +1,5 @@
 """The variance of the gradient with each baseline of REINFORCE, measured on the same policy and the same episodes."""
 
-import copy
 from time import perf_counter
 
 import numpy as np
@@ -71,8 +70,7 @@ def gradients_of_one_policy(env_id: str, timesteps: int, n_gradients: int, seed:
 
 def gradient(model: REINFORCE | REINFORCEBaseline, collector: REINFORCEBaseline) -> np.ndarray:
     """Return the gradient of the policy that ``model`` computes from the rollout that ``collector`` has collected."""
-    rollout = copy.copy(collector.last_rollout)
-    model.estimate(rollout)
+    rollout = model.estimate(collector.last_rollout)
     model.accumulate_gradient(rollout)
     parts = {name: p.grad for name, p in model.policy.named_parameters() if p.grad is not None}
     model.policy.optimizer.zero_grad(set_to_none=True)

@@ -7,7 +7,7 @@ import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_pgx.core.rollout import Rollout, map_tensors
+from sb3_pgx.core.rollout import EvaluatedRollout, Rollout, map_tensors
 
 # SB3's arrays that an update may learn from, and what they are called in a rollout.
 LEARNED = {
@@ -27,10 +27,8 @@ def final_value(policy: ActorCriticPolicy, observation: Any) -> float:
         return float(policy.predict_values(policy.obs_to_tensor(observation)[0]))
 
 
-def shown_rewards(rollout: Rollout, gamma: float) -> th.Tensor:
+def shown_rewards(rollout: EvaluatedRollout, gamma: float) -> th.Tensor:
     """Return the rewards as SB3's buffer holds them, ``[T, N]``: γ V(final observation) is added where truncated."""
-    if not hasattr(rollout, "next_values"):
-        return rollout.rewards.clone()
     return rollout.rewards + gamma * rollout.next_values * rollout.truncated
 
 
@@ -44,22 +42,23 @@ def rollout_of(buffer: RolloutBuffer, dones: np.ndarray | None, device: th.devic
     """
     starts = th.as_tensor(np.array(buffer.episode_starts, bool), device=device)
     ends = th.cat([starts[1:], th.as_tensor(np.zeros(buffer.n_envs, bool) if dones is None else dones, device=device)[None]])
-    rollout = Rollout(
-        observations=None,  # type: ignore[arg-type]
-        actions=None,  # type: ignore[arg-type]
+    shape = ends.shape[0], ends.shape[1]
+    learned: dict[str, Any] = {
+        attribute: learned_rows(name, getattr(buffer, name), None, shape, device, buffer.generator_ready)
+        for name, attribute in LEARNED.items()
+    }
+    return Rollout(
         rewards=th.as_tensor(np.array(buffer.rewards, np.float32), device=device),
         terminated=ends,
         truncated=th.zeros_like(ends),
         valid=th.ones_like(ends),
         episode_starts=starts,
         final_observations=None,
-        last_observations=None,  # type: ignore[arg-type]
+        last_observations=map_tensors(lambda x: x[-1], learned["observations"]),
+        next_values=th.zeros_like(learned["values"]),  # not known, and nobody needs them: the estimates are there
+        last_values=th.zeros_like(learned["values"][-1]),
+        **learned,
     )
-    for name, attribute in LEARNED.items():
-        array = getattr(buffer, name)
-        setattr(rollout, attribute, learned_rows(name, array, None, rollout.shape, device, buffer.generator_ready))
-    rollout.last_observations = map_tensors(lambda x: x[-1], rollout.observations)
-    return rollout
 
 
 def learned_rows(name: str, array: Any, like: Any, shape: tuple[int, int], device: th.device, flattened: bool) -> Any:

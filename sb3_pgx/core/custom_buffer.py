@@ -2,12 +2,14 @@
 
 from collections.abc import Generator
 
+import numpy as np
+import torch as th
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_pgx.core.buffer_arrays import final_value
 from sb3_pgx.core.recorder import Recorder
-from sb3_pgx.core.rollout import Batch, OwnBatch, map_tensors
+from sb3_pgx.core.rollout import Batch, EvaluatedRollout, OwnBatch, Rollout, map_tensors
 
 
 class CustomBuffer:
@@ -38,6 +40,20 @@ class CustomBuffer:
         values, log_prob = recorder.known_rows[t]
         row = map_tensors(lambda x: x[t], recorder.observations)
         self.wrapped.add(row, recorder.actions[t], rewards, recorder.episode_starts[t], values[:, None], log_prob)
+
+    def estimated(self, rollout: EvaluatedRollout, dones: np.ndarray) -> Rollout:
+        """
+        Let the buffer compute advantages and returns, and return the rollout with them.
+
+        :param rollout: whose rows it holds
+        :param dones: which episodes ended in the last row, ``[N]``
+        """
+        self.wrapped.compute_returns_and_advantage(last_values=rollout.last_values, dones=dones)
+        like = rollout.values
+        advantages, returns = (
+            th.as_tensor(x, dtype=like.dtype, device=like.device) for x in (self.wrapped.advantages, self.wrapped.returns)
+        )
+        return rollout.estimated(advantages, returns)
 
 
 def is_users_own(buffer_class: type[RolloutBuffer] | None) -> bool:

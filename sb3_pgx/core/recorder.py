@@ -10,7 +10,7 @@ from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.core.checks import Array, all_finite, environment_name
-from sb3_pgx.core.rollout import Rollout, map_tensors
+from sb3_pgx.core.rollout import CollectedRollout, map_tensors
 from sb3_pgx.core.spaces import has_start, kept_action_type, kept_type, zero_based
 from sb3_pgx.core.undo import Refusal
 
@@ -111,7 +111,7 @@ class Recorder:
         terminated, truncated, _, starts = self.flags[:, : self.size]
         return np.array_equal(starts[1:], terminated[:-1] | truncated[:-1])
 
-    def rollout(self, last_observations: Array, device: th.device) -> Rollout:
+    def rollout(self, last_observations: Array, device: th.device) -> CollectedRollout:
         """
         :param last_observations: what the environments returned last, ``[N, *obs]``
         :param device: the model's
@@ -122,7 +122,7 @@ class Recorder:
             return th.from_numpy(array[: self.size]).to(device)
 
         terminated, truncated, valid, episode_starts = (to_device(f) for f in self.flags)
-        return Rollout(
+        return CollectedRollout(
             observations=map_tensors(to_device, self.observations),
             actions=to_device(self.actions),
             rewards=to_device(self.rewards),

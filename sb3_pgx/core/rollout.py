@@ -1,8 +1,12 @@
-"""Data that the stages pass on: a rollout, ``[T, N, ...]`` tensors with time first, and batches of its rows."""
+"""Data that the stages pass on: a rollout, ``[T, N, ...]`` tensors with time first, and batches of its rows.
+
+A rollout passes through three types. Collecting makes a :class:`CollectedRollout`, evaluating makes an
+:class:`EvaluatedRollout` of it, and estimating a :class:`Rollout`, from which batches are made.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -15,16 +19,15 @@ SelfRows = TypeVar("SelfRows", bound="Rows")
 
 
 @dataclass
-class Rollout:
+class CollectedRollout:
     """
-    The data of one rollout, which each stage adds to.
+    What the environments returned and the policy did.
 
     ``truncated`` is true where the environment said so (``TimeLimit.truncated``), ``terminated`` where the episode ended
     otherwise. ``valid`` is false in rows that must not count. ``rewards`` are as the environment returned them. The K
     final observations belong to the truncated rows, in the order of ``truncated.nonzero()``.
     """
 
-    # collect
     observations: Observations  # [T, N, *obs]
     actions: Tensor  # [T, N, action_dim]
     rewards: Tensor  # [T, N]
@@ -34,20 +37,9 @@ class Rollout:
     episode_starts: Tensor  # [T, N], boolean
     final_observations: Observations | None  # [K, *obs]; None: no episode was truncated
     last_observations: Observations  # [N, *obs], after the last row
-    known_rows: dict[int, tuple[Tensor, Tensor]] = field(
-        default_factory=dict
-    )  # by row: values and log π known since, [N] each
-    known_finals: dict[int, float] = field(default_factory=dict)  # index of a final observation: its value from collection
-    # evaluate
-    values: Tensor = field(init=False)  # V(s_t), [T, N]
-    next_values: Tensor = field(init=False)  # V(s_{t+1}); of the final observation where truncated, 0 where terminated
-    last_values: Tensor = field(init=False)  # V of the last observations, [N]
-    log_prob: Tensor = field(init=False)  # [T, N]
-    distribution: Tensor | None = field(init=False, default=None)  # packed, if the objective reads it, [T, N, K]
-    acted: Tensor | None = field(init=False, default=None)  # the same, for diagnostics only; not in batches
-    # estimate
-    advantages: Tensor = field(init=False)  # [T, N]
-    returns: Tensor = field(init=False)  # [T, N]
+    # What was evaluated during collection: values and log π of a row, [N] each, and the value of a final observation.
+    known_rows: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    known_finals: dict[int, float] = field(default_factory=dict)
 
     @property
     def ends(self) -> Tensor:
@@ -58,6 +50,59 @@ class Rollout:
     def shape(self) -> tuple[int, int]:
         """T and N."""
         return self.rewards.shape[0], self.rewards.shape[1]
+
+    @cached_property
+    def complete(self) -> bool:
+        """Whether all rows are valid."""
+        return bool(self.valid.all())
+
+    @property
+    def n_valid(self) -> int:
+        """Number of valid rows."""
+        return self.valid.numel() if self.complete else int(self.valid.sum())
+
+    def valid_rows(self) -> Tensor:
+        """Return the indices of the valid rows of the flattened rollout, ``[R]``."""
+        if self.complete:
+            return th.arange(self.valid.numel(), device=self.valid.device)
+        return flatten(self.valid).nonzero().flatten()
+
+    def evaluated(
+        self, values: Tensor, log_prob: Tensor, next_values: Tensor, last_values: Tensor, distribution: Tensor | None = None
+    ) -> "EvaluatedRollout":
+        """Return the rollout with what an :class:`EvaluatedRollout` has in addition; it shares all other tensors."""
+        return EvaluatedRollout(
+            **_fields_of(self, CollectedRollout),
+            values=values,
+            log_prob=log_prob,
+            next_values=next_values,
+            last_values=last_values,
+            distribution=distribution,
+        )
+
+
+@dataclass(kw_only=True)
+class EvaluatedRollout(CollectedRollout):
+    """A rollout with what the policy that acted says of it."""
+
+    values: Tensor  # V(s_t), [T, N]
+    log_prob: Tensor  # log π(a_t|s_t), [T, N]
+    next_values: Tensor  # V(s_{t+1}), [T, N]; of the final observation where truncated, 0 where terminated
+    last_values: Tensor  # V of the last observations, [N]
+    distribution: Tensor | None = None  # packed parameters of π(·|s_t), if the objective reads them, [T, N, K]
+    acted: Tensor | None = None  # the same, for diagnostics only; not in batches
+
+    def estimated(self, advantages: Tensor, returns: Tensor) -> "Rollout":
+        """Return the rollout with advantages and returns, ``[T, N]`` each; it shares all other tensors."""
+        return Rollout(**_fields_of(self, EvaluatedRollout), advantages=advantages, returns=returns)
+
+
+@dataclass(kw_only=True)
+class Rollout(EvaluatedRollout):
+    """A complete rollout, which an update learns from."""
+
+    advantages: Tensor  # [T, N]
+    returns: Tensor  # [T, N]
 
     def rows(self, index: Tensor | slice | None = None) -> "Batch":
         """
@@ -79,21 +124,9 @@ class Rollout:
             distribution=None if self.distribution is None else pick(self.distribution),
         )
 
-    @cached_property
-    def complete(self) -> bool:
-        """Whether all rows are valid."""
-        return bool(self.valid.all())
 
-    @property
-    def n_valid(self) -> int:
-        """Number of valid rows."""
-        return self.valid.numel() if self.complete else int(self.valid.sum())
-
-    def valid_rows(self) -> Tensor:
-        """Return the indices of the valid rows of the flattened rollout, ``[R]``."""
-        if self.complete:
-            return th.arange(self.valid.numel(), device=self.valid.device)
-        return flatten(self.valid).nonzero().flatten()
+def _fields_of(rollout: CollectedRollout, kind: type[CollectedRollout]) -> dict[str, Any]:
+    return {f.name: getattr(rollout, f.name) for f in fields(kind)}
 
 
 @dataclass

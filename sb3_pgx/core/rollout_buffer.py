@@ -25,12 +25,13 @@ from sb3_pgx.core.buffer_arrays import (
 )
 from sb3_pgx.core.deferred_values import StepEvaluation
 from sb3_pgx.core.recorder import Recorder
-from sb3_pgx.core.rollout import Rollout, map_tensors
+from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Rollout, map_tensors
 from sb3_pgx.core.spaces import kept_action_type, kept_type
 
 _NAMES = frozenset(COLUMNS)
 # Columns of which single rows are known while a rollout is collected, if a callback has read them.
 ROW_WISE = ("values", "log_probs")
+_ESTIMATES = frozenset(("advantages", "returns"))
 
 
 class Column:
@@ -82,8 +83,8 @@ class RolloutView(RolloutBuffer):
     unlearned: tuple[str, ...] = ()  # arrays that the algorithm does not learn from
     _recorder: Recorder | None = None  # of the rollout under way
     _policy: ActorCriticPolicy  # that acts
-    _rollout: Rollout | None = None  # that has been collected
-    _estimate: Callable[[Rollout], None] | None = None  # of an algorithm whose estimate is not SB3's
+    _rollout: EvaluatedRollout | None = None  # that has been collected, and estimated unless `advantages` are to follow
+    _estimate: Callable[[EvaluatedRollout], Rollout] | None = None  # of an algorithm whose estimate is not SB3's
     _last_dones: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -131,7 +132,7 @@ class RolloutView(RolloutBuffer):
             for into, written in pairs(self._originals.get(name), array) if name in self._originals else ():
                 into[row] = written[row]
 
-    def collected(self, rollout: Rollout) -> bool:
+    def collected(self, rollout: CollectedRollout) -> bool:
         """
         Read into a collected rollout what callbacks have written into the arrays.
 
@@ -147,10 +148,12 @@ class RolloutView(RolloutBuffer):
         if not held.isdisjoint(ROW_WISE):
             values, log_probs = (th.as_tensor(getattr(self, name), device=rollout.rewards.device) for name in ROW_WISE)
             rollout.known_rows = {t: (values[t], log_probs[t]) for t in range(n_steps)}
-        self._read(rollout, held - {*ROW_WISE, "advantages", "returns"})
+        self._read(rollout, held - {*ROW_WISE} - _ESTIMATES)
         return bool(held)
 
-    def show(self, rollout: Rollout, gamma: float, estimate: Callable[[Rollout], None] | None = None) -> None:
+    def show(
+        self, rollout: EvaluatedRollout, gamma: float, estimate: Callable[[EvaluatedRollout], Rollout] | None = None
+    ) -> None:
         """
         Present a rollout as a full buffer.
 
@@ -160,7 +163,7 @@ class RolloutView(RolloutBuffer):
         """
         self._recorder, self._rollout, self._gamma, self._estimate = None, rollout, gamma, estimate
         self.buffer_size, self.n_envs = rollout.shape
-        for name in ("advantages", "returns"):
+        for name in _ESTIMATES:
             vars(self).pop(name, None)
         self.pos, self.full, self.generator_ready = self.buffer_size, True, False
 
@@ -182,9 +185,15 @@ class RolloutView(RolloutBuffer):
         if self._rollout is None:
             self._rollout = rollout_of(self, self._last_dones, device)
             self._originals["rewards"] = np.array(self.rewards, np.float32)
-        else:
+        elif isinstance(self._rollout, Rollout):
             self._check_unlearned()
             self._read(self._rollout, self._held())
+        else:
+            self._check_unlearned()
+            self._read(self._rollout, self._held() - _ESTIMATES)
+            advantages, returns = (self._rows_of(name, self._rollout.values) for name in ("advantages", "returns"))
+            self._rollout = self._rollout.estimated(advantages, returns)
+        assert isinstance(self._rollout, Rollout)
         return self._rollout
 
     @property
@@ -234,9 +243,9 @@ class RolloutView(RolloutBuffer):
             self._last_dones = np.array(dones)
             super().compute_returns_and_advantage(last_values, dones)
             return
-        self._read(self._rollout, self._held() - {"advantages", "returns"})
-        self._estimate(self._rollout)
-        for name in ("advantages", "returns"):
+        self._read(self._rollout, self._held() - _ESTIMATES)
+        self._rollout = self._estimate(self._rollout)
+        for name in _ESTIMATES:
             vars(self).pop(name, None)
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
@@ -267,12 +276,12 @@ class RolloutView(RolloutBuffer):
             self._originals[name] = map_tensors(np.copy, array)
         return array
 
-    def _of_rollout(self, name: str, rollout: Rollout) -> Any:
+    def _of_rollout(self, name: str, rollout: EvaluatedRollout) -> Any:
         if name == "rewards":
             return to_numpy(shown_rewards(rollout, self._gamma))
         if name == "episode_starts":
             return to_numpy(rollout.episode_starts.float())
-        if not hasattr(rollout, LEARNED[name]):
+        if name in _ESTIMATES and not isinstance(rollout, Rollout):
             return self._empty(name)
         return map_tensors(to_numpy, getattr(rollout, LEARNED[name]))
 
@@ -330,7 +339,7 @@ class RolloutView(RolloutBuffer):
         """Return the arrays that a caller may have written into."""
         return vars(self).keys() & _NAMES
 
-    def _read(self, rollout: Rollout, names: Iterable[str]) -> None:
+    def _read(self, rollout: CollectedRollout, names: Iterable[str]) -> None:
         """Read some of the arrays into the rollout."""
         for name in names:
             array = vars(self)[name]
@@ -345,9 +354,13 @@ class RolloutView(RolloutBuffer):
                 known = rollout.episode_starts
                 rollout.episode_starts = as_rows(name, array, known, rollout.shape, known.device)
             else:
-                like, device = getattr(rollout, LEARNED[name], None), rollout.rewards.device
-                rows = learned_rows(name, array, like, rollout.shape, device, self.generator_ready)
-                setattr(rollout, LEARNED[name], rows)
+                setattr(rollout, LEARNED[name], self._rows_of(name, getattr(rollout, LEARNED[name])))
+
+    def _rows_of(self, name: str, like: Any) -> Any:
+        """Return an array that is learned from as tensors ``[T, N, ...]`` of the shape and type of others."""
+        shape = self.buffer_size, self.n_envs
+        device = (next(iter(like.values())) if isinstance(like, dict) else like).device
+        return learned_rows(name, getattr(self, name), like, shape, device, self.generator_ready)
 
     def _check_unlearned(self) -> None:
         """:raises ValueError: somebody has written into an array that the algorithm does not learn from"""

@@ -19,7 +19,7 @@ from sb3_pgx.core.custom_buffer import CustomBuffer
 from sb3_pgx.core.deferred_values import StepEvaluation, may_read_locals
 from sb3_pgx.core.policies import follow_parameters
 from sb3_pgx.core.recorder import Recorder
-from sb3_pgx.core.rollout import Rollout, map_tensors
+from sb3_pgx.core.rollout import CollectedRollout, Rollout, map_tensors
 from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.core.spaces import environment_actions
 from sb3_pgx.core.undo import Undo, attributes_of, undone_if_refused
@@ -80,8 +80,8 @@ class Collecting(OnPolicyAlgorithm):
 
     @abstractmethod
     def evaluate_and_present(
-        self, rollout: Rollout, buffer: RolloutView | CustomBuffer, dones: np.ndarray, watched: Recorder | None
-    ) -> None:
+        self, rollout: CollectedRollout, buffer: RolloutView | CustomBuffer, dones: np.ndarray, watched: Recorder | None
+    ) -> Rollout:
         """
         Evaluate and estimate a rollout that has been collected, and present it as the rollout buffer.
 
@@ -89,6 +89,7 @@ class Collecting(OnPolicyAlgorithm):
         :param buffer: the rollout buffer, which has followed it step by step
         :param dones: which episodes ended in the last row, ``[N]``
         :param watched: the rollout's recorder if callbacks may have changed rows or the policy, otherwise ``None``
+        :return: what the update is to learn from
         """
 
     @undone_if_refused
@@ -169,8 +170,8 @@ class Collecting(OnPolicyAlgorithm):
             is_full = quota.count(dones)
             n_steps += 1
 
-        rollout = self.last_rollout = recorder.rollout(new_obs, self.device)
-        self.evaluate_and_present(rollout, buffer, dones, recorder if watched else None)
+        collected = recorder.rollout(new_obs, self.device)
+        rollout = self.last_rollout = self.evaluate_and_present(collected, buffer, dones, recorder if watched else None)
         for t, kept in evaluations.items():
             kept.settle(rollout.values[t], rollout.log_prob[t])
         values, log_probs = rollout.last_values[:, None], rollout.log_prob[-1]

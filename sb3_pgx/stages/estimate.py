@@ -6,7 +6,7 @@ import numpy as np
 
 from sb3_pgx.core.custom_buffer import CustomBuffer
 from sb3_pgx.core.recorder import Recorder
-from sb3_pgx.core.rollout import Rollout
+from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Rollout
 from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.engine import Objective
 from sb3_pgx.engine.policy_graphs import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, CompiledPass
@@ -24,20 +24,21 @@ class Estimating(Collecting):
     keeps_distribution = False  # whether rollouts keep the action distributions, for diagnostics
     _evaluation: CompiledPass
 
-    def evaluate(self, rollout: Rollout) -> None:
-        """Stage 2: fill in values, log-probabilities and bootstrap values."""
+    def evaluate(self, rollout: CollectedRollout) -> EvaluatedRollout:
+        """Stage 2: return the rollout with values, log-probabilities and bootstrap values."""
         # If acting returned the values, keeping the distribution would need an extra forward pass.
         keep = self.reads_distribution or (self.keeps_distribution and not rollout.known_rows)
-        evaluate_rollout(self.policy, rollout, keep)
+        evaluated = evaluate_rollout(self.policy, rollout, keep)
         if not self.reads_distribution:
-            rollout.acted, rollout.distribution = rollout.distribution, None
+            evaluated.acted, evaluated.distribution = evaluated.distribution, None
+        return evaluated
 
-    def estimate(self, rollout: Rollout) -> None:
+    def estimate(self, rollout: EvaluatedRollout) -> Rollout:
         """
-        Stage 3: fill in ``advantages`` and ``returns``, by GAE unless an algorithm differs. A truncated episode is
+        Stage 3: return the rollout with advantages and returns, by GAE unless an algorithm differs. A truncated episode is
         bootstrapped through ``next_values``; its rewards stay as the environment gave them.
         """
-        rollout.advantages = gae(
+        advantages = gae(
             rollout.rewards,
             rollout.values,
             rollout.next_values,
@@ -46,17 +47,16 @@ class Estimating(Collecting):
             self.gae_lambda,
             None if rollout.complete else rollout.valid,
         )
-        rollout.returns = rollout.advantages + rollout.values
+        return rollout.estimated(advantages, advantages + rollout.values)
 
-    def evaluate_and_estimate(self, rollout: Rollout) -> None:
+    def evaluate_and_estimate(self, rollout: CollectedRollout) -> Rollout:
         """Run stages 2 and 3, by one compiled graph if the rollout is short and no subclass overrides a stage."""
         if self._compiled and self._has_graph(rollout):
             arguments = (self.policy, rollout, self._evaluation, self._modules, self.gamma, self.gae_lambda)
-            if evaluate_by_graph(*arguments):
-                self.weigh(rollout)
-                return
-        self.evaluate(rollout)
-        self._estimate_and_weigh(rollout)
+            if (estimated := evaluate_by_graph(*arguments)) is not None:
+                self.weigh(estimated)
+                return estimated
+        return self._estimate_and_weigh(self._evaluated(rollout))
 
     def weigh(self, rollout: Rollout) -> None:
         """Reweight the advantages after :meth:`estimate`. The default does nothing."""
@@ -66,9 +66,24 @@ class Estimating(Collecting):
         """Whether the algorithm overrides :meth:`weigh`."""
         return False
 
-    def _estimate_and_weigh(self, rollout: Rollout) -> None:
-        self.estimate(rollout)
-        self.weigh(rollout)
+    def _estimate_and_weigh(self, rollout: EvaluatedRollout) -> Rollout:
+        estimated = self.estimate(rollout)
+        if not isinstance(estimated, Rollout):
+            raise TypeError(
+                f"{type(self).__name__}.estimate returned {type(estimated).__name__}: return "
+                "rollout.estimated(advantages, returns), or what super().estimate(rollout) returns"
+            )
+        self.weigh(estimated)
+        return estimated
+
+    def _evaluated(self, rollout: CollectedRollout) -> EvaluatedRollout:
+        evaluated = self.evaluate(rollout)
+        if not isinstance(evaluated, EvaluatedRollout):
+            raise TypeError(
+                f"{type(self).__name__}.evaluate returned {type(evaluated).__name__}: return rollout.evaluated(values, "
+                "log_prob, next_values, last_values), or what super().evaluate(rollout) returns"
+            )
+        return evaluated
 
     @property
     def _estimates_as_sb3(self) -> bool:
@@ -81,7 +96,7 @@ class Estimating(Collecting):
         """Arrays of the rollout buffer that the algorithm does not learn from; writing into them is refused."""
         return () if self._estimates_as_sb3 else ("episode_starts",)
 
-    def _has_graph(self, rollout: Rollout) -> bool:
+    def _has_graph(self, rollout: CollectedRollout) -> bool:
         base, (n_steps, n_envs) = Estimating, rollout.shape
         # Rollouts of whole episodes differ in length, and each length would need its own graph.
         short = n_steps == self.n_steps and n_steps <= MAX_EVALUATED_STEPS and n_steps * n_envs <= MAX_EVALUATED_ROWS
@@ -95,25 +110,23 @@ class Estimating(Collecting):
         return self.objective is not None and self.objective.reads_distribution
 
     def evaluate_and_present(
-        self, rollout: Rollout, buffer: RolloutView | CustomBuffer, dones: np.ndarray, watched: Recorder | None
-    ) -> None:
+        self, rollout: CollectedRollout, buffer: RolloutView | CustomBuffer, dones: np.ndarray, watched: Recorder | None
+    ) -> Rollout:
         """Run stages 2 and 3 on the rows as callbacks have left them, and show the result in the rollout buffer."""
         if watched is not None:
             self._look()
         if isinstance(buffer, CustomBuffer):
-            self.evaluate(rollout)
-            buffer.wrapped.compute_returns_and_advantage(last_values=rollout.last_values, dones=dones)
-            return
+            return buffer.estimated(self._evaluated(rollout), dones)
         as_sb3 = self._estimates_as_sb3 and rollout.complete
         estimate = None if as_sb3 else self._estimate_and_weigh
         # As in SB3, bootstrapped rewards are discounted by the model's γ, and all that follows by the buffer's γ and λ.
         changed = watched is not None and not watched.ends_as_started  # starts or ends of episodes
         own = as_sb3 and (changed or (buffer.gamma, buffer.gae_lambda) != (self.gamma, self.gae_lambda))
         if not (buffer.collected(rollout) or own):
-            self.evaluate_and_estimate(rollout)
-            buffer.show(rollout, self.gamma, estimate)
-            return
-        self.evaluate(rollout)
-        buffer.show(rollout, self.gamma, estimate)
-        buffer.compute_returns_and_advantage(last_values=rollout.last_values, dones=dones)
-        buffer.rollout(self.device)
+            estimated = self.evaluate_and_estimate(rollout)
+            buffer.show(estimated, self.gamma, estimate)
+            return estimated
+        evaluated = self._evaluated(rollout)
+        buffer.show(evaluated, self.gamma, estimate)
+        buffer.compute_returns_and_advantage(last_values=evaluated.last_values, dones=dones)
+        return buffer.rollout(self.device)

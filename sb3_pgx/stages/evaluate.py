@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sb3_pgx.core.distributions import packed
 from sb3_pgx.core.errors import blaming_numbers
-from sb3_pgx.core.rollout import Observations, Rollout, as_policy_input, map_tensors
+from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Observations, Rollout, as_policy_input, map_tensors
 from sb3_pgx.core.undo import Refusal
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import CompiledPass
@@ -21,33 +21,43 @@ MAX_NUMBERS = 2**24
 MAX_ROWS = 4096  # of a small network; more would leave the cache
 
 
-def evaluate_rollout(policy: ActorCriticPolicy, rollout: Rollout, with_distribution: bool = False) -> None:
+def evaluate_rollout(
+    policy: ActorCriticPolicy, rollout: CollectedRollout, with_distribution: bool = False
+) -> EvaluatedRollout:
     """
-    Fill in ``values``, ``log_prob``, ``last_values`` and ``next_values``, and ``distribution`` if it is wanted.
+    Evaluate a rollout in a few passes over all of its rows.
 
     :param policy: in evaluation mode, as it acted
     :param rollout: the collected rollout; its ``known_rows`` keep their values and log-probabilities
     :param with_distribution: keep the packed parameters of the action distributions
+    :return: the same with values, log-probabilities and bootstrap values
     :raises ValueError: the policy returned NaN or infinity
     """
     given, (n_steps, _) = rollout.known_rows, rollout.shape
     with th.no_grad():
         if with_distribution or len(given) < n_steps:
-            rollout.values, rollout.log_prob, rollout.distribution = evaluate_rows(policy, rollout, with_distribution)
-            for t, (values, log_prob) in given.items():
-                rollout.values[t], rollout.log_prob[t] = values, log_prob
+            values, log_prob, distribution = evaluate_rows(policy, rollout, with_distribution)
+            for t, known in given.items():
+                values[t], log_prob[t] = known
         else:
-            rollout.values, rollout.log_prob = (th.stack(x) for x in zip(*(given[t] for t in range(n_steps)), strict=True))
-        rollout.last_values = values_of(policy, rollout.last_observations, rollout.shape[1])
+            values, log_prob = (th.stack(x) for x in zip(*(given[t] for t in range(n_steps)), strict=True))
+            distribution = None
+        last_values = values_of(policy, rollout.last_observations, rollout.shape[1])
         final = _final_values(policy, rollout)
-        rollout.next_values = next_values(rollout.values, rollout.last_values, rollout.terminated, rollout.truncated, final)
-        parts = (rollout.values, rollout.next_values, rollout.log_prob)
-        _check(sum(x.sum() for x in parts), rollout)
+        following = next_values(values, last_values, rollout.terminated, rollout.truncated, final)
+        evaluated = rollout.evaluated(values, log_prob, following, last_values, distribution)
+        _check(sum(x.sum() for x in (values, following, log_prob)), evaluated)
+        return evaluated
 
 
 def evaluate_by_graph(
-    policy: ActorCriticPolicy, rollout: Rollout, graph: CompiledPass, modules: Modules, gamma: float, gae_lambda: float
-) -> bool:
+    policy: ActorCriticPolicy,
+    rollout: CollectedRollout,
+    graph: CompiledPass,
+    modules: Modules,
+    gamma: float,
+    gae_lambda: float,
+) -> Rollout | None:
     """
     Evaluate the rollout and compute GAE in one compiled graph, without keeping the distribution.
 
@@ -57,7 +67,7 @@ def evaluate_by_graph(
     :param modules: the policy's layers, as they were looked at last
     :param gamma: discount factor
     :param gae_lambda: λ
-    :return: false if there is no graph; then nothing was done
+    :return: ``None`` if there is no graph
     :raises ValueError: the policy returned NaN or infinity
     """
     with th.no_grad():
@@ -73,17 +83,17 @@ def evaluate_by_graph(
             *graph.inputs(rollout.last_observations),
         ]
         if not graph.prepare(policy, modules, [*before, no_finals, *after]):
-            return False
+            return None
         final = _final_values(policy, rollout)
-        rollout.values, rollout.log_prob, rollout.next_values, *others, check = graph(
+        values, log_prob, following, advantages, returns, last_values, check = graph(
             [*before, no_finals if final is None else final.to(no_finals.dtype), *after]  # the policy's values may be wider
         )
-        rollout.advantages, rollout.returns, rollout.last_values = others
-        _check(check, rollout)
-    return True
+        evaluated = rollout.evaluated(values, log_prob, following, last_values)
+        _check(check, evaluated)
+        return evaluated.estimated(advantages, returns)
 
 
-def _check(total: Any, rollout: Rollout) -> None:
+def _check(total: Any, rollout: EvaluatedRollout) -> None:
     """Refuse values that are not finite. Test their sum first; it may also have overflowed, so then test each tensor."""
     parts = (rollout.values, rollout.next_values, rollout.log_prob)
     if not math.isfinite(total) and not all(th.isfinite(x).all() for x in parts):
@@ -105,7 +115,7 @@ def _refusals() -> Any:
 
 @_refusals()
 def evaluate_rows(
-    policy: ActorCriticPolicy, rollout: Rollout, with_distribution: bool = False
+    policy: ActorCriticPolicy, rollout: CollectedRollout, with_distribution: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return V(s_t) and log π(a_t|s_t), ``[T, N]``, and the packed parameters of π(·|s_t), ``[T, N, K]``."""
     observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
@@ -125,7 +135,7 @@ def evaluate_rows(
     )
 
 
-def _final_values(policy: ActorCriticPolicy, rollout: Rollout) -> Tensor | None:
+def _final_values(policy: ActorCriticPolicy, rollout: CollectedRollout) -> Tensor | None:
     """Return the bootstrap values of truncated episodes: V of their final observations, ``[T, N]``; ``None`` if none."""
     if rollout.final_observations is None:
         return None

@@ -113,7 +113,7 @@ def test_an_exception_fails_its_probe_and_the_other_probes_still_run():
         def estimate(self, rollout):
             if rollout.truncated.any():
                 raise RuntimeError("no bootstrap")
-            super().estimate(rollout)
+            return super().estimate(rollout)
 
     results = {result.name: result for result in examine_algorithm(Raises)}
     assert results["time limit"].explanation == "training raised RuntimeError: no bootstrap"

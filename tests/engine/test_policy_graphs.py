@@ -242,9 +242,10 @@ def test_a_stage_of_ones_own_is_asked(stage, where, graphs):
     def own(self, rollout):
         if stage == "estimate":
             rollout.rewards = rollout.rewards + 1.0
-        getattr(A2C, stage)(self, rollout)
+        result = getattr(A2C, stage)(self, rollout)
         if stage == "evaluate":
-            rollout.next_values = rollout.next_values + 2.0
+            result.next_values = result.next_values + 2.0
+        return result
 
     kind = type("Own", (A2C,), {stage: own}) if where == "class" else A2C
     model = kind("MlpPolicy", envs(), n_steps=12, gae_lambda=0.0, gamma=0.5, seed=0, device=DEVICE, compile=True)

@@ -12,15 +12,17 @@ from sb3_pgx.ops.returns import gae
 
 
 class AdvantagesOfTheWrongSign(PPO):
-    def estimate(self, rollout: Any) -> None:
-        super().estimate(rollout)
-        rollout.advantages = -rollout.advantages
+    def estimate(self, rollout: Any) -> Any:
+        estimated = super().estimate(rollout)
+        estimated.advantages = -estimated.advantages
+        return estimated
 
 
 class ReturnsOfTheWrongSign(REINFORCE):
-    def estimate(self, rollout: Any) -> None:
-        super().estimate(rollout)
-        rollout.advantages = -rollout.advantages
+    def estimate(self, rollout: Any) -> Any:
+        estimated = super().estimate(rollout)
+        estimated.advantages = -estimated.advantages
+        return estimated
 
 
 class SB3WithAdvantagesOfTheWrongSign(sb3.PPO):
@@ -30,40 +32,42 @@ class SB3WithAdvantagesOfTheWrongSign(sb3.PPO):
 
 
 class TruncationIsTermination(PPO):
-    def evaluate(self, rollout: Any) -> None:
-        super().evaluate(rollout)
-        rollout.next_values = rollout.next_values * ~rollout.truncated
+    def evaluate(self, rollout: Any) -> Any:
+        evaluated = super().evaluate(rollout)
+        evaluated.next_values = evaluated.next_values * ~rollout.truncated
+        return evaluated
 
 
 class CompletesWithTheNextEpisode(PPO):
     """Bootstrap truncated episodes with the value of the observation after the reset."""
 
-    def evaluate(self, rollout: Any) -> None:
-        super().evaluate(rollout)
-        after = th.cat([rollout.values[1:], rollout.last_values[None]])
-        rollout.next_values = th.where(rollout.truncated, after, rollout.next_values)
+    def evaluate(self, rollout: Any) -> Any:
+        evaluated = super().evaluate(rollout)
+        after = th.cat([evaluated.values[1:], evaluated.last_values[None]])
+        evaluated.next_values = th.where(rollout.truncated, after, evaluated.next_values)
+        return evaluated
 
 
 class RewardsAStepLate(PPO):
-    def estimate(self, rollout: Any) -> None:
+    def estimate(self, rollout: Any) -> Any:
         rollout.rewards = rollout.rewards.roll(1, dims=0)
-        super().estimate(rollout)
+        return super().estimate(rollout)
 
 
 class EpisodesRunOn(PPO):
     """Continue returns and advantages across the end of episodes."""
 
-    def estimate(self, rollout: Any) -> None:
+    def estimate(self, rollout: Any) -> Any:
         after = th.cat([rollout.values[1:], rollout.last_values[None]])
         never = th.zeros_like(rollout.ends)
-        rollout.advantages = gae(rollout.rewards, rollout.values, after, never, self.gamma, self.gae_lambda)
-        rollout.returns = rollout.advantages + rollout.values
+        advantages = gae(rollout.rewards, rollout.values, after, never, self.gamma, self.gae_lambda)
+        return rollout.estimated(advantages, advantages + rollout.values)
 
 
 class ObservationsOfOtherRows(PPO):
-    def estimate(self, rollout: Any) -> None:
-        super().estimate(rollout)
+    def estimate(self, rollout: Any) -> Any:
         rollout.observations = rollout.observations.roll(1, dims=1)
+        return super().estimate(rollout)
 
 
 class LogProbOfThePolicyBefore(PPO):
@@ -71,19 +75,21 @@ class LogProbOfThePolicyBefore(PPO):
 
     before: Any = None
 
-    def evaluate(self, rollout: Any) -> None:
-        super().evaluate(rollout)
+    def evaluate(self, rollout: Any) -> Any:
+        evaluated = super().evaluate(rollout)
         if self.before is not None:
-            rollout.log_prob = log_prob_of(self.before, rollout, rollout.actions)
+            evaluated.log_prob = log_prob_of(self.before, rollout, rollout.actions)
         self.before = copy.deepcopy(self.policy)
+        return evaluated
 
 
 class LogProbOfTheClippedAction(PPO):
     """Store log-probabilities of the clipped actions instead of the sampled ones."""
 
-    def evaluate(self, rollout: Any) -> None:
-        super().evaluate(rollout)
-        rollout.log_prob = log_prob_of(self.policy, rollout, rollout.actions.clamp(-1, 1))
+    def evaluate(self, rollout: Any) -> Any:
+        evaluated = super().evaluate(rollout)
+        evaluated.log_prob = log_prob_of(self.policy, rollout, rollout.actions.clamp(-1, 1))
+        return evaluated
 
 
 class ComparesWithTheNewPolicy(PPO):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch as th
 from torch import Tensor
 
-from sb3_pgx.core.rollout import Rollout
+from sb3_pgx.core.rollout import CollectedRollout
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Episodes:
     rows: Tensor
 
     @classmethod
-    def of(cls, rollout: Rollout) -> "Episodes":
+    def of(cls, rollout: CollectedRollout) -> "Episodes":
         """
         Find the episodes of a rollout.
 

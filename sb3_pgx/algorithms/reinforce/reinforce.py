@@ -20,7 +20,7 @@ from sb3_pgx.core.policies import (
     leave_out,
     split_parameters,
 )
-from sb3_pgx.core.rollout import Rollout, map_tensors
+from sb3_pgx.core.rollout import EvaluatedRollout, Rollout, map_tensors
 from sb3_pgx.core.search_space import EPISODES, Categorical, Dimension
 from sb3_pgx.engine import accumulated_step
 from sb3_pgx.ops.baselines import leave_one_out, mean_baseline, mean_of_others
@@ -187,20 +187,20 @@ class REINFORCE(EpisodicAlgorithm):
         actor, critic = split_parameters(self.policy)
         leave_out(self.policy.optimizer, {name: p for name, p in critic.items() if name not in actor})
 
-    def estimate(self, rollout: Rollout) -> None:
+    def estimate(self, rollout: EvaluatedRollout) -> Rollout:
         no_bootstrap = th.zeros_like(rollout.rewards)
-        rollout.returns = monte_carlo(rollout.rewards, no_bootstrap, rollout.ends, self.gamma, rollout.valid)
-        signal = self._signal(rollout)
+        returns = monte_carlo(rollout.rewards, no_bootstrap, rollout.ends, self.gamma, rollout.valid)
+        signal = self._signal(returns, rollout.valid)
         episodes = Episodes.of(rollout)
-        returns, alive = episodes.columns(signal), episodes.columns(rollout.valid)
+        columns, alive = episodes.columns(signal), episodes.columns(rollout.valid)
         if self.baseline == "mean":
-            signal = signal - episodes.back(mean_baseline(returns, alive))
+            signal = signal - episodes.back(mean_baseline(columns, alive))
         elif self.baseline == "loo":
-            signal = signal - episodes.back(leave_one_out(returns, alive))
+            signal = signal - episodes.back(leave_one_out(columns, alive))
         elif self.baseline == "optimal":
             weights = masked_place(rollout.valid, self._squared_scores(rollout))
-            signal = signal - episodes.back(leave_one_out(returns, alive, episodes.columns(weights)))
-        rollout.advantages = signal
+            signal = signal - episodes.back(leave_one_out(columns, alive, episodes.columns(weights)))
+        return rollout.estimated(signal, returns)
 
     def accumulate_gradient(self, rollout: Rollout, vf_coef: float | None = None) -> Metrics:
         if self.baseline != "optimal_per_parameter":
@@ -225,11 +225,11 @@ class REINFORCE(EpisodicAlgorithm):
             del metrics["loss"], metrics["policy_loss"]
         return {**metrics, **self.spread(), **stepped}
 
-    def _signal(self, rollout: Rollout) -> Tensor:
+    def _signal(self, returns: Tensor, valid: Tensor) -> Tensor:
         """Return the returns, standardised over the batch if asked for, with zeros in rows that are not valid."""
-        return standardize(rollout.returns, rollout.valid) if self.normalize_returns else rollout.returns
+        return standardize(returns, valid) if self.normalize_returns else returns
 
-    def _squared_scores(self, rollout: Rollout) -> Tensor:
+    def _squared_scores(self, rollout: EvaluatedRollout) -> Tensor:
         """Return ‖∇_θ log π‖² for each valid row, in the order of ``valid.nonzero()``."""
         actor, _ = split_parameters(self.policy)
         observations = map_tensors(lambda x: x[rollout.valid], rollout.observations)
@@ -244,7 +244,7 @@ class REINFORCE(EpisodicAlgorithm):
         """
         self.policy.set_training_mode(False)
         episodes = Episodes.of(rollout)
-        signal, alive = episodes.columns(self._signal(rollout)), episodes.columns(rollout.valid)
+        signal, alive = episodes.columns(self._signal(rollout.returns, rollout.valid)), episodes.columns(rollout.valid)
         discounts = episodes.columns(
             episodes.discounts(self.gamma if self.discount_state_weighting else 1.0, rollout.rewards.dtype)
         )

@@ -13,7 +13,7 @@ from sb3_pgx.algorithms.reinforce.episodic import EpisodicAlgorithm
 from sb3_pgx.core.checks import as_flag, check_counts
 from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.policies import split_parameters
-from sb3_pgx.core.rollout import Rollout
+from sb3_pgx.core.rollout import EvaluatedRollout, Rollout
 from sb3_pgx.core.search_space import EPISODES, Categorical, Dimension, Scheduled, Whole
 from sb3_pgx.engine import Objective, accumulated_step
 from sb3_pgx.ops.metrics import explained_variance
@@ -182,11 +182,11 @@ class REINFORCEBaseline(EpisodicAlgorithm):
     def planned_gradient_steps(self, timesteps: int) -> int:
         return self.n_critic_updates * ceil_div(timesteps, self.critic_batch_size)
 
-    def estimate(self, rollout: Rollout) -> None:
+    def estimate(self, rollout: EvaluatedRollout) -> Rollout:
         completion = rollout.next_values if self.bootstrap_truncated else th.zeros_like(rollout.next_values)
-        rollout.returns = monte_carlo(rollout.rewards, completion, rollout.ends, self.gamma, rollout.valid)
-        advantages = masked(rollout.returns - rollout.values, rollout.valid)
-        rollout.advantages = standardize(advantages, rollout.valid) if self.normalize_advantage else advantages
+        returns = monte_carlo(rollout.rewards, completion, rollout.ends, self.gamma, rollout.valid)
+        advantages = masked(returns - rollout.values, rollout.valid)
+        return rollout.estimated(standardize(advantages, rollout.valid) if self.normalize_advantage else advantages, returns)
 
     def update(self, rollout: Rollout) -> Metrics:
         actor, critic = split_parameters(self.policy)

@@ -14,7 +14,7 @@ from support.observers import Metrics, Spy
 from support.small_environments import DEVICE, AnySpace, DoubleFeatures, Scripted, vectorised
 
 from sb3_pgx import PPO
-from sb3_pgx.core.rollout import Batch, Rollout
+from sb3_pgx.core.rollout import Batch, CollectedRollout
 
 pytestmark = pytest.mark.usefixtures("on_the_tests_device")
 
@@ -131,9 +131,8 @@ def test_the_second_epochs_step_is_the_clipped_one_at_where_the_first_has_led():
     x, actions, A = some_rows()
     A = 2 * A
     no = th.zeros(8, 1, dtype=th.bool)
-    rollout = Rollout(x[:, None], actions[:, None, None], A[:, None], no, no, ~no, no, None, x[:1])
-    model.evaluate(rollout)
-    model.estimate(rollout)
+    rows = (x[:, None], actions[:, None, None], A[:, None])
+    rollout = model.estimate(model.evaluate(CollectedRollout(*rows, no, no, ~no, no, None, x[:1])))
     rollout.advantages = A[:, None]
     model.rollout_buffer.show(rollout, model.gamma)
     model.last_rollout = rollout

@@ -15,7 +15,7 @@ from support.small_environments import DEVICE, DoubleFeatures
 
 from sb3_pgx import REINFORCE, REINFORCEBaseline
 from sb3_pgx.core.policies import ActorPolicy
-from sb3_pgx.core.rollout import Rollout
+from sb3_pgx.core.rollout import CollectedRollout
 from sb3_pgx.stages.evaluate import evaluate_rollout
 
 pytestmark = pytest.mark.usefixtures("on_the_tests_device")
@@ -75,7 +75,7 @@ def rollout_of(trajectories):
         starts[k:, n] = True
     final = th.ones(int(truncated.sum()), 1, dtype=th.long) if truncated.any() else None
     last = th.zeros(N, 1, dtype=th.long)
-    return Rollout(observations, actions, rewards, terminated, truncated, valid, starts, final, last)
+    return CollectedRollout(observations, actions, rewards, terminated, truncated, valid, starts, final, last)
 
 
 def gradient_of(model):
@@ -84,12 +84,10 @@ def gradient_of(model):
 
 def estimate(model, trajectories):
     """Probability of a batch, and the algorithm's estimate of ∇J from it."""
-    rollout = rollout_of(trajectories)
-    evaluate_rollout(model.policy, rollout)
+    rollout = evaluate_rollout(model.policy, rollout_of(trajectories))
     probability = rollout.log_prob[rollout.valid].sum().exp()
     model.policy.optimizer.zero_grad()
-    model.estimate(rollout)
-    model.accumulate_gradient(rollout)
+    model.accumulate_gradient(model.estimate(rollout))
     return probability, -gradient_of(model)
 
 
@@ -156,8 +154,7 @@ def test_a_learned_baseline_leaves_the_expected_gradient_exact(discounted):
     model = make_model(REINFORCEBaseline, DoubleActorCritic, discount_state_weighting=discounted, bootstrap_truncated=False)
     result = expected_estimate(model, 2)
     assert_equal(result, exact_gradient(model) if discounted else undiscounted_state_weighting(model))
-    rollout = rollout_of(TRAJECTORIES)
-    evaluate_rollout(model.policy, rollout)
+    rollout = evaluate_rollout(model.policy, rollout_of(TRAJECTORIES))
     assert rollout.values.abs().max() > 0.1, "there is something to subtract"
 
 
@@ -200,9 +197,7 @@ def test_the_loss_is_a_mean_over_episodes_and_not_over_steps():
 
 def test_normalised_returns_are_standardised_over_all_steps_of_the_batch():
     model = make_model(normalize_returns=True)
-    rollout = rollout_of([TRAJECTORIES[1], TRAJECTORIES[2]])
-    evaluate_rollout(model.policy, rollout)
-    model.estimate(rollout)
+    rollout = model.estimate(evaluate_rollout(model.policy, rollout_of([TRAJECTORIES[1], TRAJECTORIES[2]])))
     raw = np.array([5.0, 8.0, 1.0, 0.0, 4.0])  # environment by environment
     expected = (raw - raw.mean()) / raw.std()
     assert rollout.returns.T[rollout.valid.T].tolist() == raw.tolist()
