@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sb3_pgx.algorithms.rmsprop import RMSpropAlgorithm, with_rms_prop
 from sb3_pgx.core.checks import as_flag, check_counts
+from sb3_pgx.core.evaluation import Evaluation
 from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.rollout import Batch, Rollout
 from sb3_pgx.core.rollout_buffer import RolloutView
@@ -26,7 +27,7 @@ from sb3_pgx.core.search_space import (
     Real,
     Whole,
 )
-from sb3_pgx.engine import Evaluation, Objective
+from sb3_pgx.engine import Objective
 from sb3_pgx.ops.metrics import explained_variance
 from sb3_pgx.ops.objectives import standardized, weighted
 from sb3_pgx.ops.returns import episode_ages

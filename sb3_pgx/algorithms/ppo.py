@@ -9,10 +9,11 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from sb3_pgx.algorithms.proximal import MIN_CLIP_RANGE, ProximalAlgorithm, scaled_advantages, value_error
+from sb3_pgx.core.evaluation import Evaluation
 from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.rollout import Batch
 from sb3_pgx.core.search_space import EPOCHS, Dimension, Scheduled
-from sb3_pgx.engine import Evaluation, Objective
+from sb3_pgx.engine import Objective
 from sb3_pgx.ops.metrics import approximate_kl, clip_fraction
 from sb3_pgx.ops.objectives import clipped_surrogate, weighted
 

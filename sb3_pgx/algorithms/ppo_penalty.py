@@ -12,10 +12,11 @@ from sb3_pgx.algorithms.proximal import MIN_CLIP_RANGE, ProximalAlgorithm, scale
 from sb3_pgx.core.checks import check_finite_not_negative, check_positive, check_positive_or_none
 from sb3_pgx.core.controllers import adapted_kl_coef
 from sb3_pgx.core.distributions import Family, family_of
+from sb3_pgx.core.evaluation import Evaluation
 from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.rollout import Batch, Rollout
 from sb3_pgx.core.search_space import EPOCHS, Dimension, Real
-from sb3_pgx.engine import Evaluation, Objective
+from sb3_pgx.engine import Objective
 from sb3_pgx.ops.metrics import approximate_kl, clip_fraction
 from sb3_pgx.ops.objectives import clipped_surrogate, kl_hinge, weighted
 from sb3_pgx.stages.evaluate import evaluate_rows

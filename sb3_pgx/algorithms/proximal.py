@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sb3_pgx.core.checks import as_flag, check_counts, check_positive_or_none, is_number, warn_of_uneven_batches
+from sb3_pgx.core.evaluation import Evaluation
 from sb3_pgx.core.rollout import Batch, Rollout
 from sb3_pgx.core.schedules import Coefficient, as_schedule
-from sb3_pgx.engine import Evaluation
 from sb3_pgx.ops.objectives import standardized
 from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm, ceil_div
 from sb3_pgx.stages.report import Metrics

@@ -12,7 +12,8 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
 from sb3_pgx.core.checks import Array
-from sb3_pgx.core.rollout import as_policy_input, map_tensors
+from sb3_pgx.core.evaluation import evaluate_actions
+from sb3_pgx.core.rollout import map_tensors
 
 
 class Deferred(Tensor):
@@ -59,9 +60,8 @@ class StepEvaluation:
             observations = obs_as_tensor(self.observations, self.policy.device)
             actions = th.as_tensor(self.actions.reshape(len(self.actions), -1), device=self.policy.device)
             with th.no_grad():
-                taken = as_policy_input(actions, self.policy.action_space)
-                values, log_prob, _ = self.policy.evaluate_actions(observations, taken)
-            self._result = values, log_prob
+                values, log_prob, _, _ = evaluate_actions(self.policy, observations, actions)
+            self._result = values[:, None], log_prob
         return self._result
 
     def settle(self, values: Tensor, log_prob: Tensor) -> None:

@@ -8,10 +8,10 @@ import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
+from sb3_pgx.core.evaluation import evaluate_actions
 from sb3_pgx.core.rollout import map_tensors
 from sb3_pgx.diagnostics.snapshot import Snapshot, without_side_effects
 from sb3_pgx.diagnostics.update_metrics import Measured
-from sb3_pgx.engine.objective import evaluated_actions
 from sb3_pgx.ops.metrics import noise_scale
 
 MAX_ROWS = 4096  # rows from which the noise scale is computed
@@ -82,7 +82,7 @@ def _gradient(model: OnPolicyAlgorithm, snapshot: Snapshot, index: Tensor) -> Te
     rows = snapshot.rows
     with without_side_effects(model.policy), th.enable_grad():
         picked: Any = map_tensors(lambda x: x[index], rows.observations)
-        now = evaluated_actions(model.policy, picked, rows.actions[index], False)
+        now = evaluate_actions(model.policy, picked, rows.actions[index], False)
         advantages = rows.advantages
         if getattr(model, "normalize_advantage", False):
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)

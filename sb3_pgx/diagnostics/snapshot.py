@@ -13,9 +13,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from sb3_pgx.core.distributions import distribution_kept, packed
+from sb3_pgx.core.evaluation import Evaluation, evaluate_actions
 from sb3_pgx.core.rollout import Batch, Rollout, map_tensors
 from sb3_pgx.core.rollout_buffer import RolloutView
-from sb3_pgx.engine.objective import Evaluation, evaluated_actions
 from sb3_pgx.stages.evaluate import chunks
 
 # Layers whose output differs between training and evaluation mode.
@@ -104,7 +104,7 @@ def evaluate_batch(policy: ActorCriticPolicy, rows: Batch) -> Evaluation:
     with th.no_grad(), fast_tanh(policy):
         for piece in observation_chunks(rows):
             stop = start + len(next(iter(piece.values())) if isinstance(piece, dict) else piece)
-            parts.append(evaluated_actions(policy, piece, rows.actions[start:stop], True))
+            parts.append(evaluate_actions(policy, piece, rows.actions[start:stop], True))
             start = stop
     return Evaluation(*(th.cat(x) for x in zip(*parts, strict=True)))
 
@@ -174,4 +174,4 @@ def first_step_log_prob(policy: ActorCriticPolicy, rows: Batch) -> Tensor:
     """Return log π(a|s) of the first 256 rows as the first gradient step of the update will compute it, ``[≤ B]``."""
     observations: Any = map_tensors(lambda x: x[:FIRST_STEP_ROWS], rows.observations)
     with th.no_grad(), without_side_effects(policy, training=depends_on_mode(policy)):
-        return evaluated_actions(policy, observations, rows.actions[:FIRST_STEP_ROWS], False).log_prob
+        return evaluate_actions(policy, observations, rows.actions[:FIRST_STEP_ROWS], False).log_prob

@@ -13,8 +13,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from sb3_pgx.core.distributions import Family
+from sb3_pgx.core.evaluation import Evaluation
 from sb3_pgx.diagnostics.snapshot import Snapshot
-from sb3_pgx.engine.objective import Evaluation
 from sb3_pgx.ops.metrics import clip_fraction, effective_sample_size, explained_variance, kl_estimates
 
 Measured = dict[str, Tensor | float]

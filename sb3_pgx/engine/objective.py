@@ -2,46 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from sb3_pgx.core.distributions import packed
-from sb3_pgx.core.policies import unchecked
-from sb3_pgx.core.rollout import Batch, Observations, as_policy_input
+from sb3_pgx.core.evaluation import Evaluation, evaluate_actions
+from sb3_pgx.core.rollout import Batch
 from sb3_pgx.engine.follower import FollowerRule
-
-
-class Evaluation(NamedTuple):
-    """The current policy's evaluation of a batch."""
-
-    values: Tensor  # [B]
-    log_prob: Tensor  # [B]
-    entropy: Tensor  # [B]; −log π where there is no closed form, as SB3
-    distribution: Tensor | None  # [B, K], parameters of the action distribution
 
 
 def evaluated(policy: ActorCriticPolicy, batch: Batch) -> Evaluation:
     """Evaluate a batch; return the distribution, too, if the batch has that of the behaviour policy."""
-    return evaluated_actions(policy, batch.observations, batch.actions, batch.distribution is not None)
-
-
-def evaluated_actions(
-    policy: ActorCriticPolicy, observations: Observations, actions: Tensor, with_distribution: bool
-) -> Evaluation:
-    """
-    Evaluate actions by the policy's own ``evaluate_actions``.
-
-    :param policy: in evaluation or training mode, as wanted
-    :param observations: ``[B, *obs]``
-    :param actions: as a rollout stores them, ``[B, action_dim]``
-    :param with_distribution: whether to return the parameters of the action distribution
-    """
-    with unchecked(policy):
-        values, log_prob, entropy = policy.evaluate_actions(observations, as_policy_input(actions, policy.action_space))
-        distribution = packed(policy.action_dist) if with_distribution else None
-    return Evaluation(values.flatten(), log_prob, -log_prob if entropy is None else entropy, distribution)
+    return evaluate_actions(policy, batch.observations, batch.actions, batch.distribution is not None)
 
 
 def evaluated_values(policy: ActorCriticPolicy, batch: Batch) -> Tensor:

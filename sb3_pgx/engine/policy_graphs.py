@@ -9,7 +9,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.core.distributions import has_one_hot, one_hot, sample_with
-from sb3_pgx.core.rollout import Observations, as_policy_input
+from sb3_pgx.core.evaluation import evaluate_actions
+from sb3_pgx.core.rollout import Observations
 from sb3_pgx.engine.compiler import Compiled, Function, NotCompilable, Remembered, compile_function, signature
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable, laid_out
@@ -52,8 +53,7 @@ def _evaluation(
 ) -> tuple[Tensor, ...]:
     middle = len(tensors) // 2
     observations, last = (as_observations(policy, part) for part in (tensors[:middle], tensors[middle:]))
-    taken = as_policy_input(actions.flatten(end_dim=1), policy.action_space)
-    values, log_prob, _ = policy.evaluate_actions(observations, taken)
+    values, log_prob, _, _ = evaluate_actions(policy, observations, actions.flatten(end_dim=1))
     values, log_prob = values.view_as(rewards), log_prob.view_as(rewards)
     last_values = policy.predict_values(last).flatten()
     following = next_values(values, last_values, terminated, truncated, final_values)

@@ -8,9 +8,9 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from sb3_pgx.core.distributions import packed
 from sb3_pgx.core.errors import blaming_numbers
-from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Observations, Rollout, as_policy_input, map_tensors
+from sb3_pgx.core.evaluation import evaluate_actions
+from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Observations, Rollout, map_tensors
 from sb3_pgx.core.undo import Refusal
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import CompiledPass
@@ -123,11 +123,11 @@ def evaluate_rows(
     values, log_prob, distribution = [], [], []
     for rows in chunks(observations, len(actions)):
         picked = map_tensors(lambda x, rows=rows: x[rows], observations)
-        value, log_probability, _ = policy.evaluate_actions(picked, as_policy_input(actions[rows], policy.action_space))
-        values.append(value.flatten())
-        log_prob.append(log_probability.flatten())
-        if with_distribution:
-            distribution.append(packed(policy.action_dist))
+        evaluated = evaluate_actions(policy, picked, actions[rows], with_distribution)
+        values.append(evaluated.values)
+        log_prob.append(evaluated.log_prob.flatten())
+        if evaluated.distribution is not None:
+            distribution.append(evaluated.distribution)
     return (
         th.cat(values).view(rollout.shape),
         th.cat(log_prob).view(rollout.shape),

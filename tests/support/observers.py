@@ -11,8 +11,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from torch import Tensor
 
+from sb3_pgx.core.evaluation import Evaluation
 from sb3_pgx.core.rollout import Batch
-from sb3_pgx.engine import Evaluation
 
 
 @contextmanager

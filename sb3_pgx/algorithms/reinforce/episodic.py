@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from sb3_pgx.algorithms.reinforce.episodes import Episodes
 from sb3_pgx.core.checks import as_flag, check_counts
 from sb3_pgx.core.errors import blaming_numbers
-from sb3_pgx.core.rollout import Rollout, as_policy_input, flatten
+from sb3_pgx.core.evaluation import evaluate_actions
+from sb3_pgx.core.rollout import Rollout, flatten
 from sb3_pgx.core.undo import attributes_of
 from sb3_pgx.engine.refusals import refused
 from sb3_pgx.ops.objectives import score_function
@@ -110,13 +111,11 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
 
         for r in chunks(rollout.observations, len(rows), leading=2):
             batch = rollout.rows(rows[r])
-            actions = as_policy_input(batch.actions, self.action_space)
             with blaming_numbers(self._refusal, lambda: f"while the policy learned, in update {self._n_updates + 1}"):
-                values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
-            entropy = -log_prob if entropy is None else entropy  # no closed form: estimated from samples, as SB3 does
+                values, log_prob, entropy, _ = evaluate_actions(self.policy, batch.observations, batch.actions)
             policy_loss = score_function(log_prob, batch.advantages, weights[r])
             loss = policy_loss - ent_coef * (weights[r] * entropy).sum()
-            value_loss = F.mse_loss(values.flatten(), batch.returns, reduction="sum") / len(rows)
+            value_loss = F.mse_loss(values, batch.returns, reduction="sum") / len(rows)
             if vf_coef is not None:
                 loss = loss + vf_coef * value_loss
             loss.backward()
