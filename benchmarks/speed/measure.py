@@ -114,11 +114,12 @@ class Process:
     :param case: what to train
     :param contender: name of the algorithm
     :param cache: folder for compiled code, with a subfolder per contender
+    :param prepare: called in the process before the contender is built
     """
 
-    def __init__(self, case: Case, contender: str, cache: Path):
+    def __init__(self, case: Case, contender: str, cache: Path, prepare: Callable[[], None] | None = None):
         folder = cache / contender.replace(":", "-")
-        self._pool = ProcessPoolExecutor(1, get_context("spawn"), _initialize, (folder,))
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"), _initialize, (folder, prepare))
         self._built = self._pool.submit(_build, case, contender)
 
     def wait(self) -> None:
@@ -164,12 +165,14 @@ def peak_memory() -> float:
 _measurement: Measurement
 
 
-def _initialize(cache: Path) -> None:
+def _initialize(cache: Path, prepare: Callable[[], None] | None) -> None:
     """Prepare the process before any module that reads these variables is imported."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C as well, and lets the round end
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     os.environ["JAX_PLATFORMS"] = "cpu"
     th.set_num_threads(1)
+    if prepare is not None:
+        prepare()
 
 
 def _build(case: Case, contender: str) -> None:
