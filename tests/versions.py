@@ -1,10 +1,12 @@
 """
-Run the quick part of the suite on the oldest and the newest torch that pyproject.toml allows: ``make versions``.
+Run the quick suite on the oldest and the newest torch that pyproject.toml allows: ``make versions``.
 
-Each version is installed into a fresh virtual environment of its own, if all that has to be downloaded is small enough. The
-results are written into ``tests/versions.txt``, along with the reason why a version was not run.
+Each version is installed into a fresh virtual environment of its own, if all that has to be downloaded is small enough: by
+default a build for the CPU. ``python tests/versions.py --limit 5000`` takes a build for CUDA, too. The results are written into
+``tests/versions.txt``, along with the reason why a version was not run.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -19,20 +21,19 @@ from urllib.request import Request, urlopen
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "tests" / "versions.txt"
 LIMIT = 400  # megabytes to download for one version: a build for the CPU has half of it, one for CUDA a multiple
-# Importing, training eagerly and compiled, and what every algorithm must do.
-TESTS = [
-    "tests/test_conformance.py",
-    "tests/engine/test_eager.py",
-    "tests/engine/test_compiled.py",
-    "tests/engine/test_private_names.py",
-]
 
 
 def main() -> int:
     """Return the exit status: 1 if a version was run and failed."""
-    results = {version: _result(version) for version in _versions()}
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--limit", type=int, default=LIMIT, help="megabytes to download for one version (default: %(default)s)"
+    )
+    limit = parser.parse_args().limit
+    results = {version: _result(version, limit) for version in _versions()}
     head = f"{time.strftime('%Y-%m-%d')}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
-    lines = [head, "make versions", *(f"torch {version}: {result}" for version, result in results.items())]
+    command = "make versions" if limit == LIMIT else f"python tests/versions.py --limit {limit}"
+    lines = [head, command, *(f"torch {version}: {result}" for version, result in results.items())]
     RESULT.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(*lines, sep="\n")
     return int(any("failed" in result for result in results.values()))
@@ -50,13 +51,13 @@ def _versions() -> tuple[str, str]:
     return known[allowed[0]], known[allowed[-1]]
 
 
-def _result(version: str) -> str:
+def _result(version: str, limit: int) -> str:
     """Return one line on what became of a version."""
     megabytes = _megabytes(version)
     if megabytes is None:
         return "not run: the package index has no build for this machine"
-    if megabytes > LIMIT:
-        return f"not run: {megabytes} MB would have to be downloaded for it on this machine, more than {LIMIT} MB"
+    if megabytes > limit:
+        return f"not run: {megabytes} MB would have to be downloaded for it on this machine, more than {limit} MB"
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         python = str(Path(folder) / "bin" / "python")
@@ -66,7 +67,9 @@ def _result(version: str) -> str:
         installed = _pip(python, "install", "-c", str(constraints), f"torch=={version}", "--editable", f"{ROOT}[tests]")
         if installed.returncode:
             return f"failed to install: {installed.stderr.strip().splitlines()[-1]}"
-        tests = subprocess.run([python, "-m", "pytest", "-q", *TESTS], cwd=ROOT, capture_output=True, text=True, check=False)
+        tests = subprocess.run(
+            [python, "-m", "pytest", "-q", "-n", "2"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
         return "; ".join(re.findall(r"^(?:(?:FAILED|ERROR) .*|.*\d+ (?:passed|failed|error).*)$", tests.stdout, re.MULTILINE))
 
 
