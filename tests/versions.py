@@ -2,8 +2,8 @@
 Run the quick suite on the oldest and the newest torch that pyproject.toml allows: ``make versions``.
 
 Each version is installed into a fresh virtual environment of its own, if all that has to be downloaded is small enough: by
-default a build for the CPU. ``python tests/versions.py --limit 5000`` takes a build for CUDA, too. The results are written into
-``tests/versions.txt``, along with the reason why a version was not run.
+default a build for the CPU. ``python tests/versions.py --limit 5000`` takes a build for CUDA, too. The results are written
+into ``tests/versions.txt``, along with the reason why a version was not run.
 """
 
 import argparse
