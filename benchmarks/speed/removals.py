@@ -52,21 +52,6 @@ def without_small_products() -> None:
     graph_rewrites.SMALL_PRODUCT = (0, 0, 0)
 
 
-def without_fused_optimizers() -> None:
-    """Adam's eager step is its rule, a dozen operations, instead of torch's fused kernel."""
-    from sb3_pgx.engine.optimizers import Adam, OptimizerRule
-
-    Adam.step_ = OptimizerRule.__dict__["step_"]  # type: ignore[method-assign]
-
-
-def without_fast_flattening() -> None:
-    """Vectors are gathered and scattered by torch's public functions."""
-    from sb3_pgx.engine import parameters, tensors
-
-    parameters.flatten, parameters.unflatten = tensors.flatten_public, tensors.unflatten_public
-    parameters.copy_all = tensors.copy_public
-
-
 def without_evaluation_graph() -> None:
     """Rollouts are evaluated eagerly."""
     from sb3_pgx.stages.estimate import Estimating
@@ -89,13 +74,12 @@ def _leave_out(name: str) -> None:
 
 
 COMPILED = (without_rational_tanh, without_bias_sums, without_outer_products, without_small_products, without_evaluation_graph)
-EAGER = (without_fused_optimizers, without_fast_flattening)
 
 
 def removals_of(case: Case) -> tuple[Callable[[], None], ...]:
     """Return the removals that can matter to a case."""
     diagnosed = (without_fast_tanh_in_diagnostics,) if case.algorithm.endswith(DIAGNOSTICS) else ()
-    return (*(COMPILED if case.compiles else EAGER), *diagnosed)
+    return (*(COMPILED if case.compiles else ()), *diagnosed)
 
 
 def measure(case: Case, rounds: int) -> dict[str, Any]:

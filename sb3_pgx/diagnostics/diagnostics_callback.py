@@ -91,7 +91,7 @@ class DiagnosticsCallback(BaseCallback):
         self._check_parent()
         if self._measured_model is not self.model:
             self._measured_model = self.model
-            self._begin_history()
+            self.begin_history()
 
     def _check_parent(self) -> None:
         if isinstance(self.parent, EventCallback):
@@ -100,7 +100,7 @@ class DiagnosticsCallback(BaseCallback):
                 f"{type(self.parent).__name__}"
             )
 
-    def _begin_history(self) -> None:
+    def begin_history(self) -> None:
         """Forget the history of another model."""
         self.history.clear()
         self._rollouts = self._measured = 0

@@ -90,10 +90,10 @@ class HealthCallback(DiagnosticsCallback):
         self.report_folder = None if report_folder is None else Path(report_folder)
         self._needed |= {rule.metric for rule in self.rules}
         self._stopping = False
-        self._begin_history()
+        self.begin_history()
 
-    def _begin_history(self) -> None:
-        super()._begin_history()
+    def begin_history(self) -> None:
+        super().begin_history()
         self.rule_states = [RuleState(rule) for rule in self.rules]
         self.warnings: list[str] = []
         self._series: defaultdict[str, list[float]] = defaultdict(list)

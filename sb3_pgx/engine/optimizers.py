@@ -10,7 +10,6 @@ import torch as th
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.adam import adam
 
 from sb3_pgx.ops.objectives import weighted
 
@@ -55,24 +54,11 @@ class OptimizerRule(ABC):
         :return: parameters and moments after the step
         """
 
-    @classmethod
-    def step_(cls, theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], group: Group, step: int) -> None:
-        """
-        Take the step in place.
-
-        :param group: the optimizer's options
-        :param step: 1 for the first step
-        """
-        new, new_moments = cls.step(theta, gradient, moments, cls.scalars(group, step))
-        for x, y in zip((theta, *moments), (new, *new_moments), strict=True):
-            x.copy_(y)
-
 
 class Adam(OptimizerRule):
     """Adam (Kingma & Ba, 2015, algorithm 1), with weight decay added to the gradient."""
 
     moments = ("exp_avg", "exp_avg_sq")
-    decoupled: ClassVar[bool] = False  # whether weight decay is left out of the gradient
 
     @staticmethod
     def scalars(group: Group, step: int) -> tuple[float, ...]:
@@ -91,20 +77,9 @@ class Adam(OptimizerRule):
         square = beta2 * moments[1] + square_weight * gradient * gradient
         return theta - size * mean / (square.sqrt() * correction + eps), (mean, square)
 
-    @classmethod
-    def step_(cls, theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], group: Group, step: int) -> None:
-        """Take the step in place with torch's fused kernel, one operation instead of a dozen."""
-        (beta1, beta2), (mean, square) = group["betas"], moments
-        taken = theta.new_tensor(step - 1.0, dtype=th.float32)
-        options: dict[str, Any] = {name: group[name] for name in ("lr", "weight_decay", "eps", "amsgrad", "maximize")}
-        options.update(fused=True, decoupled_weight_decay=cls.decoupled, beta1=beta1, beta2=beta2)
-        adam([theta], [gradient], [mean], [square], [], [taken], **options)
-
 
 class AdamW(Adam):
     """AdamW (Loshchilov & Hutter, 2019): weight decay is separate from the gradient."""
-
-    decoupled = True
 
     @staticmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:

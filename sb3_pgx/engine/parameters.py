@@ -137,14 +137,14 @@ class FlatParameters(MovedParameters, EagerParameters):
         super().__init__(parameters, optimizer, rule)
         self._irrevocable = irrevocable
         self._data = [p.detach() for p in parameters]
-        self.theta = gathered(self._data)
+        self.theta = flatten(self._data)
         self._views = unflatten(self.theta, self._data)
         self.pieces, self.moments = [self.theta], [self._gather(name) for name in rule.moments]
 
     def _gather(self, name: str) -> Tensor:
         if self.step == 0:
             return th.full_like(self.theta, self.rule.initial)
-        return gathered([state[name] for state in self._states])
+        return flatten([state[name] for state in self._states])
 
     def is_finite(self) -> bool:
         return all(map(all_finite, (self.theta, *self.moments)))
@@ -154,11 +154,11 @@ class FlatParameters(MovedParameters, EagerParameters):
 
     def take(self, gradient: Sequence[Tensor], clip: float, number: int, scale: float) -> bool:
         (vector,), (group,) = gradient, self.optimizer.param_groups
-        scaled = {**group, "lr": scale * group["lr"]}
-        self.rule.step_(self.theta, vector.mul_(clip), self.moments, scaled, self.step + number)
-        if self._irrevocable and not self.is_finite():
-            self.theta.copy_(flatten(self._data))
+        scalars = self.rule.scalars({**group, "lr": scale * group["lr"]}, self.step + number)
+        theta, moments = self.rule.step(self.theta, vector.mul_(clip), self.moments, scalars)
+        if self._irrevocable and not all(map(all_finite, (theta, *moments))):
             return False
+        copy_all((self.theta, *self.moments), (theta, *moments))
         return True
 
     def store_parameters(self) -> None:
@@ -238,12 +238,6 @@ class SteppedByOptimizer(EagerParameters):
 
     def store(self, steps: int) -> None:
         """Do nothing: the optimizer has its moments."""
-
-
-def gathered(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the numbers of all tensors in one new vector."""
-    vector = flatten(tensors)
-    return vector.clone() if len(tensors) == 1 else vector
 
 
 def states_of(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
