@@ -7,7 +7,6 @@ import torch as th
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_pgx.core.buffer_arrays import final_value
 from sb3_pgx.core.recorder import Recorder
 from sb3_pgx.core.rollout import Batch, EvaluatedRollout, OwnBatch, Rollout, map_tensors
 
@@ -35,8 +34,8 @@ class CustomBuffer:
         """Add the newest row, with γ V(final observation) in the rewards of truncated episodes."""
         recorder, t = self._recorder, self._recorder.size - 1
         rewards = recorder.rewards[t].copy()
-        for index, observation in recorder.truncated_in(t):
-            rewards[index] += self._gamma * final_value(self._policy, observation)
+        for index, value in recorder.final_values_in(t, self._policy):
+            rewards[index] += self._gamma * value
         values, log_prob = recorder.known_rows[t]
         row = map_tensors(lambda x: x[t], recorder.observations)
         self.wrapped.add(row, recorder.actions[t], rewards, recorder.episode_starts[t], values[:, None], log_prob)

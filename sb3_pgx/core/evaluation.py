@@ -1,4 +1,4 @@
-"""What a policy says of actions: the one place that calls ``evaluate_actions`` of a policy in a training."""
+"""What a policy says of actions. Training evaluates every batch here, and differentiates single samples elsewhere."""
 
 from typing import NamedTuple
 

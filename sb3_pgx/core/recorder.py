@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pgx.core.buffer_arrays import doubled, final_value
 from sb3_pgx.core.checks import Array, all_finite, environment_name
 from sb3_pgx.core.rollout import CollectedRollout, map_tensors
 from sb3_pgx.core.spaces import has_start, kept_action_type, kept_type, zero_based
@@ -17,7 +19,7 @@ from sb3_pgx.core.undo import Refusal
 
 class Recorder:
     """
-    Keeps the rows of a rollout on the host while it is collected, and hands them over as a :class:`Rollout`.
+    Keeps the rows of a rollout on the host while it is collected, and hands them over as a :class:`CollectedRollout`.
 
     Whatever an environment returns may be overwritten at its next step, so everything is copied. Observations are zero-based
     (:func:`~sb3_pgx.core.spaces.zero_based`) and keep what the policy acts on, also where ``VecNormalize`` makes floats of
@@ -36,9 +38,8 @@ class Recorder:
         self.rewards = np.zeros((capacity, n_envs), np.float32)
         self.flags = np.zeros((4, capacity, n_envs), bool)  # terminated, truncated, valid, episode start
         self.final_observations: list[Any] = []  # arrays, or dictionaries of them
-        self.known_rows: dict[
-            int, tuple[th.Tensor, th.Tensor]
-        ] = {}  # values and log-probabilities of rows that have them, [N] each
+        # Values and log-probabilities of rows that have them, [N] each.
+        self.known_rows: dict[int, tuple[th.Tensor, th.Tensor]] = {}
         self.known_finals: dict[int, float] = {}  # values of final observations that have them, by their place
         self.shifts = has_start(observation_space)
 
@@ -96,10 +97,13 @@ class Recorder:
                 self.final_observations.append(self._final_observation(infos[index], env, int(index)))
         self.size += 1
 
-    def truncated_in(self, t: int) -> Iterator[tuple[int, Any]]:
-        """Yield the environments whose episode was truncated in row t, and their final observations."""
+    def final_values_in(self, t: int, policy: ActorCriticPolicy) -> Iterator[tuple[int, float]]:
+        """Yield the environments whose episode was truncated in row t, and V of their final observations."""
         first = len(self.finals_before(t))
-        yield from zip(self.flags[1, t].nonzero()[0].tolist(), self.final_observations[first:], strict=False)
+        for place, index in enumerate(self.flags[1, t].nonzero()[0].tolist(), first):
+            if place not in self.known_finals:
+                self.known_finals[place] = final_value(policy, self.final_observations[place])
+            yield index, self.known_finals[place]
 
     def finals_before(self, t: int) -> list[Any]:
         """Return the final observations of the rows before row t."""
@@ -194,10 +198,7 @@ class Recorder:
         return self.as_tensors(stacked, len(self.final_observations), device)
 
     def _grow(self) -> None:
-        def double(array: np.ndarray) -> np.ndarray:
-            return np.concatenate([array, np.zeros_like(array)])
-
-        self.observations = map_tensors(double, self.observations)
-        self.actions, self.rewards = double(self.actions), double(self.rewards)
+        self.observations = map_tensors(doubled, self.observations)
+        self.actions, self.rewards = doubled(self.actions), doubled(self.rewards)
         self.flags = np.concatenate([self.flags, np.zeros_like(self.flags)], axis=1)
         self.capacity *= 2

@@ -16,7 +16,6 @@ from sb3_pgx.core.buffer_arrays import (
     as_rows,
     as_types_of,
     doubled,
-    final_value,
     learned_rows,
     pairs,
     rollout_of,
@@ -120,14 +119,15 @@ class RolloutView(RolloutBuffer):
 
     def recorded(self) -> None:
         """Add the recorder's newest row to the arrays that a caller has accessed."""
-        row, self.pos = self.pos, self.pos + 1
+        assert self._recorder is not None
+        row, self.pos, self.buffer_size = self.pos, self.pos + 1, self._recorder.capacity
         for name in self._held():
             for arrays in (vars(self), self._originals):
                 if name in arrays:
                     arrays[name] = map_tensors(lambda x: x if row < len(x) else doubled(x), arrays[name])
             array = vars(self)[name]
             if name == "observations":  # which may have to hold other types than at first
-                array = vars(self)[name] = as_types_of(self._recorder.observations, array)  # type: ignore[union-attr]
+                array = vars(self)[name] = as_types_of(self._recorder.observations, array)
             self._write(name, array, slice(row, row + 1))
             for into, written in pairs(self._originals.get(name), array) if name in self._originals else ():
                 into[row] = written[row]
@@ -323,8 +323,8 @@ class RolloutView(RolloutBuffer):
         elif name == "rewards":
             array[rows] = recorder.rewards[rows]
             for t in range(rows.stop)[rows]:
-                for index, observation in recorder.truncated_in(t):
-                    array[t, index] += self._gamma * final_value(self._policy, observation)
+                for index, value in recorder.final_values_in(t, self._policy):
+                    array[t, index] += self._gamma * value
         elif name in ROW_WISE:
             for t in range(rows.stop)[rows]:
                 if t not in recorder.known_rows:

@@ -3,7 +3,7 @@
 import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -48,10 +48,11 @@ class Undo:
         try:
             yield
         except BaseException as error:
-            if isinstance(error, exceptions):
-                for put_back in reversed(self._put_back):
-                    put_back()
-            self.forget()
+            with ExitStack() as stack:  # runs all of them, the last one first, even if one of them fails
+                if isinstance(error, exceptions):
+                    for put_back in self._put_back:
+                        stack.callback(put_back)
+                self.forget()
             raise
 
 

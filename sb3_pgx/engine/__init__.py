@@ -8,7 +8,6 @@ from sb3_pgx.engine.objective import Objective, evaluated_values
 from sb3_pgx.engine.plan import Plan
 
 __all__ = [
-    "Evaluation",
     "Follower",
     "GradientSteps",
     "Objective",

@@ -141,8 +141,8 @@ class Update:
         finally:
             self._read()  # also after an interruption the steps taken are counted
         if self.gate == DIVERGED:
-            if self._lagging:
-                held.store_parameters()
+            if self._lagging and self._held is not None:
+                self._held.store_parameters()
             raise self._not_finite(batches[self.seen - self._before[0] - 1])
 
     def check(self, batch: Rows) -> None:
@@ -191,11 +191,11 @@ class Update:
                 self._keep()
         if isinstance(rule, str):
             if self.compiled:
-                self.steps.refuse(rule)
+                self.steps.report_uncompiled(rule)
             self.compiled = False
             return SteppedByOptimizer(moved, optimizer)
         if self.compiled and (single or self.plan.one_by_one):
-            return ParametersInPlace(moved, optimizer, rule)
+            return ParametersInPlace(moved, optimizer, rule, self._irrevocable)
         return FlatParameters(moved, optimizer, rule, self._irrevocable)
 
     @property
@@ -366,8 +366,8 @@ def open_update(
     :param number: number of updates done before, for an error
     :param version: version of the policy's layers, from :class:`~sb3_pgx.engine.layers.Modules`
     :param follower: policy that follows the trained one, if the objective has one
-    :param keep: for an update of one step, which nobody can undo: either it changes nothing where it is refused, or this is
-        called before it
+    :param keep: for updates of one step, which nobody can undo: if the step cannot be gated, this is called before it, so that
+        it can
     """
     steps.begin(version, follower)
     update = Update(steps, policy, plan, compiled, number, keep)

@@ -37,10 +37,10 @@ class GradientSteps:
         self.has_buffers = False  # which a forward pass may change
         self._structure: tuple[Any, ...] | None = None
         self._graphs: dict[Any, Compiled | None] = {}
-        self._refused: str | None = None
+        self._reported: str | None = None
         self._version, self._mixed = 0, False
         self.followers: list[Follower] = []  # one, or none
-        # Of the optimizer's rule, of the plan, and of a log.
+        # Cached tensors: the scalars of the optimizer's rule, the plan's numbers, and the flags at the start of a log.
         self.rows, self.numbers, self.flags = Remembered(), Remembered(), Remembered()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -58,7 +58,8 @@ class GradientSteps:
 
     def prepare(self, policy: ActorCriticPolicy, plan: Plan, batch: Rows) -> type[OptimizerRule] | str:
         """
-        Drop the compiled graphs if anything that they were traced with has changed: layers, hooks, optimizer, coefficients.
+        Find out which parameters enter the loss, and drop the compiled graphs if anything that they were traced with has
+        changed: layers, hooks, optimizer, coefficients.
 
         :return: the optimizer's rule, or the reason why there is none
         """
@@ -120,8 +121,8 @@ class GradientSteps:
             self.tell(f"the gradient step runs uncompiled: {reason}")
         return self._graphs[key]
 
-    def refuse(self, reason: str) -> None:
+    def report_uncompiled(self, reason: str) -> None:
         """Log once that the step cannot be compiled."""
-        if reason != self._refused:
-            self._refused = reason
+        if reason != self._reported:
+            self._reported = reason
             self.tell(f"the gradient step runs uncompiled: {reason}")

@@ -29,7 +29,8 @@ class Objective:
 
     :param measure: pure function of what ``evaluate`` gave, the batch and the coefficients: the scalar ``"loss"`` and whatever
         else is to be measured, scalars, too
-    :param evaluate: of the policy and the batch: what the policy says of it now; of the follower, too, if there is one
+    :param evaluate: function of the policy, the batch and the follower, if there is one; its result is the first argument of
+        ``measure``
     :param distance: name of the metric that says how far the policy has moved from the one that acted
     :param reads_distribution: whether ``measure`` needs the parameters of the action distribution, now and when it acted
     :param critic_only: parameters that the action distribution depends on stay as they are

@@ -182,10 +182,19 @@ class ParametersInPlace(MovedParameters):
     The parameters and moments themselves, for updates of one or a few steps, in which copies would cost as much as a step.
 
     Missing moments are created, and removed again if no step follows.
+
+    :param irrevocable: as for :class:`FlatParameters`, if the step turns out to be an eager one
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, rule: type[OptimizerRule]):
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        optimizer: Optimizer,
+        rule: type[OptimizerRule],
+        irrevocable: bool = False,
+    ):
         super().__init__(parameters, optimizer, rule)
+        self._irrevocable = irrevocable
         if self.step == 0 and rule.moments:
             data = [p.detach() for p in parameters]
             self._create({name: [th.full_like(x, rule.initial) for x in data] for name in rule.moments}, 0)
@@ -193,7 +202,7 @@ class ParametersInPlace(MovedParameters):
 
     def eager(self, taken: int) -> FlatParameters:
         self.store(taken)
-        flat = FlatParameters(self.parameters, self.optimizer, self.rule)
+        flat = FlatParameters(self.parameters, self.optimizer, self.rule, self._irrevocable)
         flat.step = self.step  # from which its steps are counted
         return flat
 

@@ -18,8 +18,8 @@ class Plan:
     ``coefficients`` is a named tuple for the objective: its numbers reach a compiled step as tensors, and all else in it
     (``None``, booleans) is part of the graph. Minibatches of ``rows`` rows are worth a graph, others run eagerly. ``adapt``
     and ``adapt_numbers`` are those of a controller of the learning rate, see
-    :func:`~sb3_pgx.engine.step.gradient_step`. ``one_by_one`` says that each step counts as an update, of which there are
-    so few at a time that the parameters stay where they are.
+    :func:`~sb3_pgx.engine.step.gradient_step`. ``one_by_one`` says that each step counts as an update. There are few of
+    them at a time, so that a compiled step moves the parameters in place instead of in a flat copy.
     """
 
     coefficients: Any

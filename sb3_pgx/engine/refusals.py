@@ -30,7 +30,7 @@ def check_state(optimizer: Optimizer, parameters: Mapping[str, Tensor], update: 
 
 
 def led_astray(update: int) -> Refusal:
-    """The error for finite gradients that led to what is not finite."""
+    """The error for a step whose gradient was finite, and whose result is not."""
     return refused("the gradient step leads to parameters or optimizer states that are not finite", update)
 
 

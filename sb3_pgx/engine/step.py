@@ -46,7 +46,7 @@ class Place(ABC):
     @abstractmethod
     def verdict(self, loss: Any, norm: Any, distance: Any, max_distance: Any) -> Any:
         """
-        Return the gate as the numbers of a step leave it, if it was open.
+        Return what a step's numbers make of an open gate: ``OPEN``, ``STOPPED`` or ``DIVERGED``.
 
         :param norm: of the gradient
         :param distance: how far the policy has moved, or ``None``
@@ -54,7 +54,7 @@ class Place(ABC):
 
     @abstractmethod
     def move(self, parameters: Any, gradient: Sequence[Tensor], clip: Any, scale: Any, verdict: Any) -> Any:
-        """Move the parameters if the gate is open, and return the gate: the step itself may lead to what is not finite."""
+        """Move the parameters if the gate is open. Return the gate after it: their new values may not be finite."""
 
     @abstractmethod
     def record(self, metrics: Sequence[Any], norm: Any, clipped: Any, scale: Any, verdict: Any) -> Any:
@@ -161,7 +161,7 @@ class GatedParameters:
     irrevocable: bool = False
 
     def before(self) -> list[Tensor]:
-        """Return all of them, the moments of a piece behind it."""
+        """Return each piece of the parameters, followed by its moments."""
         return [x for pieces in zip(self.theta, *self.moments, strict=True) for x in pieces]
 
     def after(self, gradient: Sequence[Tensor], clip: Tensor, scale: Tensor | None) -> list[Tensor]:
@@ -186,7 +186,7 @@ class OnDevice(Place):
 
     def __init__(self, flags: Tensor, outcome: Tensor):
         self.flags, self.outcome = flags, outcome
-        self.scale, self._seen = flags[SCALE], flags[GATE] == OPEN
+        self.scale, self._was_open = flags[SCALE], flags[GATE] == OPEN
         self.reached: Sequence[Tensor] = ()  # the parameters after the step
 
     def numbers(self, values: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -210,7 +210,7 @@ class OnDevice(Place):
         if parameters.irrevocable:
             finite = sum(map(zero_if_finite, after)) == 0
             verdict = th.where(finite | (verdict == STOPPED), verdict, DIVERGED)
-        verdict = th.where(self._seen, verdict.to(self.flags.dtype), self.flags[GATE])
+        verdict = th.where(self._was_open, verdict.to(self.flags.dtype), self.flags[GATE])
         gated = [th.where(verdict == OPEN, new, old) for old, new in zip(before, after, strict=True)]
         for old, new in zip(before, gated, strict=True):
             old.copy_(new)
@@ -220,8 +220,8 @@ class OnDevice(Place):
     def record(self, metrics: Sequence[Tensor], norm: Tensor, clipped: Tensor, scale: Tensor, verdict: Tensor) -> Tensor:
         go = verdict == OPEN
         values = th.stack([*metrics, th.where(go, norm, 0.0), (go & clipped).to(norm.dtype)])
-        self.outcome.copy_(th.where(self._seen, values.to(self.outcome.dtype), self.outcome))
-        seen, taken = self.flags[SEEN] + self._seen, self.flags[TAKEN] + go
+        self.outcome.copy_(th.where(self._was_open, values.to(self.outcome.dtype), self.outcome))
+        seen, taken = self.flags[SEEN] + self._was_open, self.flags[TAKEN] + go
         self.flags.copy_(th.stack([verdict, seen, taken, th.where(go, scale, self.scale)]))
         return go
 

@@ -1,6 +1,5 @@
 """The actions of a rollout: drawn by the policy's own methods, or by a graph of them."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from sb3_pgx.core.policies import is_sb3s
 from sb3_pgx.core.undo import Refusal
 from sb3_pgx.engine.compiler import NotCompilable
 from sb3_pgx.engine.layers import Modules
+from sb3_pgx.engine.parameters import all_finite
 from sb3_pgx.engine.policy_graphs import CompiledPass
 
 # What SB3's acting is made of: with all of it untouched, the action alone is the same action.
@@ -72,15 +72,16 @@ class Acting:
         except Exception:
             with blaming_numbers(lambda what: self._refusal(policy, what), self._place):
                 raise
-        # A graph draws from NaN. Of choices, NaN probabilities give one, too: the evaluation of the rollout will see them.
-        if policy is self._policy and actions.is_floating_point() and not math.isfinite(actions.sum()):
+        # A graph also samples from NaN. Continuous actions are NaN then; discrete ones look normal, and the evaluation of the
+        # rollout finds the NaN.
+        if policy is self._policy and actions.is_floating_point() and not all_finite(actions):
             raise self._refusal(policy, f"its action is {actions[~actions.isfinite()][0]}")
         return actions, values, log_probs
 
     def _act(self, policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if policy is self._policy and not (self.watched and self._graph.is_outdated(self._modules)):
             tensors = self._graph.inputs(observations)
-            # A callback may have drawn noise of another shape for gSDE, which takes no random numbers here.
+            # A callback may have drawn a noise matrix of another shape for gSDE, which takes no random numbers here.
             if self._graph.takes(tensors) and [(noise := self._noise()).shape] == self._graph.shapes_before:
                 (actions,) = self._graph([noise, *tensors])
                 return actions, None, None

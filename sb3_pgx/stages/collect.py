@@ -155,7 +155,7 @@ class Collecting(OnPolicyAlgorithm):
                 return False
 
             if observed is not before:
-                recorder.observe(observed)
+                row = recorder.observe(observed)
             valid = quota.contributing()
             self._update_info_buffer(*counted(infos, dones, quota))
             given = (values, log_probs) if evaluation is None else evaluation.to_keep(row, actions)

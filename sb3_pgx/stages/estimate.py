@@ -63,8 +63,8 @@ class Estimating(Collecting):
 
     @property
     def weighs(self) -> bool:
-        """Whether the algorithm overrides :meth:`weigh`."""
-        return False
+        """Whether :meth:`weigh` changes the advantages."""
+        return type(self).weigh is not Estimating.weigh
 
     def _estimate_and_weigh(self, rollout: EvaluatedRollout) -> Rollout:
         estimated = self.estimate(rollout)
@@ -102,7 +102,7 @@ class Estimating(Collecting):
         short = n_steps == self.n_steps and n_steps <= MAX_EVALUATED_STEPS and n_steps * n_envs <= MAX_EVALUATED_ROWS
         own = type(self).evaluate is not base.evaluate or type(self).estimate is not base.estimate
         own |= not {"evaluate", "estimate"}.isdisjoint(vars(self))
-        return short and not own and not self.reads_distribution and not rollout.known_rows
+        return short and rollout.complete and not own and not self.reads_distribution and not rollout.known_rows
 
     @property
     def reads_distribution(self) -> bool:

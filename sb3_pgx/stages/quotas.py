@@ -63,7 +63,7 @@ class EpisodeQuota:
     def count(self, dones: np.ndarray) -> bool:
         self.lengths += 1
         self.missing -= dones & (self.missing > 0)
-        self.lengths[dones] = 0
+        self.lengths[dones | (self.missing == 0)] = 0
         if self.lengths.max() >= self.max_episode_steps:
             index = int(self.lengths.argmax())
             raise Refusal(
