@@ -42,17 +42,20 @@ class CustomBuffer:
 
     def estimated(self, rollout: EvaluatedRollout, dones: np.ndarray) -> Rollout:
         """
-        Let the buffer compute advantages and returns, and return the rollout with them.
+        Let the buffer compute advantages and returns, and return the rollout with copies of them. They are NaN if the buffer
+        does not keep them where SB3's does; the update reads what ``get`` yields.
 
         :param rollout: whose rows it holds
         :param dones: which episodes ended in the last row, ``[N]``
         """
         self.wrapped.compute_returns_and_advantage(last_values=rollout.last_values, dones=dones)
-        like = rollout.values
-        advantages, returns = (
-            th.as_tensor(x, dtype=like.dtype, device=like.device) for x in (self.wrapped.advantages, self.wrapped.returns)
-        )
-        return rollout.estimated(advantages, returns)
+        return rollout.estimated(*(self._copied(name, rollout.values) for name in ("advantages", "returns")))
+
+    def _copied(self, name: str, like: th.Tensor) -> th.Tensor:
+        array = getattr(self.wrapped, name, None)
+        if array is None or np.shape(array) != like.shape:
+            return th.full_like(like, th.nan)
+        return th.tensor(np.array(array), dtype=like.dtype, device=like.device)
 
 
 def is_users_own(buffer_class: type[RolloutBuffer] | None) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 from sb3_pgx.core.checks import Array
 from sb3_pgx.core.evaluation import evaluate_actions
 from sb3_pgx.core.rollout import map_tensors
+from sb3_pgx.core.spaces import check_choices
 
 
 class Deferred(Tensor):
@@ -59,6 +60,7 @@ class StepEvaluation:
         if self._result is None:
             observations = obs_as_tensor(self.observations, self.policy.device)
             actions = th.as_tensor(self.actions.reshape(len(self.actions), -1), device=self.policy.device)
+            check_choices(actions, self.policy.action_space)  # somebody may have changed them
             with th.no_grad():
                 values, log_prob, _, _ = evaluate_actions(self.policy, observations, actions)
             self._result = values[:, None], log_prob

@@ -6,7 +6,7 @@ A rollout passes through three types. Collecting makes a :class:`CollectedRollou
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 Observations = Tensor | dict[str, Tensor]
 SelfRows = TypeVar("SelfRows", bound="Rows")
+SelfRollout = TypeVar("SelfRollout", bound="CollectedRollout")
 
 
 @dataclass
@@ -70,15 +71,12 @@ class CollectedRollout:
     def evaluated(
         self, values: Tensor, log_prob: Tensor, next_values: Tensor, last_values: Tensor, distribution: Tensor | None = None
     ) -> "EvaluatedRollout":
-        """Return the rollout with what an :class:`EvaluatedRollout` has in addition; it shares all other tensors."""
-        return EvaluatedRollout(
-            **_fields_of(self, CollectedRollout),
-            values=values,
-            log_prob=log_prob,
-            next_values=next_values,
-            last_values=last_values,
-            distribution=distribution,
-        )
+        """
+        Return the rollout with what an :class:`EvaluatedRollout` has in addition. It shares all else, attributes that a
+        subclass of an algorithm has set included.
+        """
+        added = dict(values=values, log_prob=log_prob, next_values=next_values, last_values=last_values)
+        return _grown(EvaluatedRollout, self, **added, distribution=distribution)
 
 
 @dataclass(kw_only=True)
@@ -93,8 +91,8 @@ class EvaluatedRollout(CollectedRollout):
     acted: Tensor | None = None  # the same, for diagnostics only; not in batches
 
     def estimated(self, advantages: Tensor, returns: Tensor) -> "Rollout":
-        """Return the rollout with advantages and returns, ``[T, N]`` each; it shares all other tensors."""
-        return Rollout(**_fields_of(self, EvaluatedRollout), advantages=advantages, returns=returns)
+        """Return the rollout with advantages and returns, ``[T, N]`` each; it shares all else."""
+        return _grown(Rollout, self, advantages=advantages, returns=returns)
 
 
 @dataclass(kw_only=True)
@@ -125,8 +123,10 @@ class Rollout(EvaluatedRollout):
         )
 
 
-def _fields_of(rollout: CollectedRollout, kind: type[CollectedRollout]) -> dict[str, Any]:
-    return {f.name: getattr(rollout, f.name) for f in fields(kind)}
+def _grown(kind: type[SelfRollout], rollout: CollectedRollout, **added: Any) -> SelfRollout:
+    grown = kind.__new__(kind)
+    vars(grown).update(vars(rollout), **added)
+    return grown
 
 
 @dataclass

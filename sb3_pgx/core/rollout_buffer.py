@@ -25,7 +25,7 @@ from sb3_pgx.core.buffer_arrays import (
 from sb3_pgx.core.deferred_values import StepEvaluation
 from sb3_pgx.core.recorder import Recorder
 from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Rollout, map_tensors
-from sb3_pgx.core.spaces import kept_action_type, kept_type
+from sb3_pgx.core.spaces import check_choices, kept_action_type, kept_type
 
 _NAMES = frozenset(COLUMNS)
 # Columns of which single rows are known while a rollout is collected, if a callback has read them.
@@ -244,7 +244,11 @@ class RolloutView(RolloutBuffer):
             super().compute_returns_and_advantage(last_values, dones)
             return
         self._read(self._rollout, self._held() - _ESTIMATES)
-        self._rollout = self._estimate(self._rollout)
+        estimated = self._estimate(self._rollout)
+        if isinstance(self._rollout, Rollout):  # which may be the model's `last_rollout`
+            self._rollout.advantages, self._rollout.returns = estimated.advantages, estimated.returns
+        else:
+            self._rollout = estimated
         for name in _ESTIMATES:
             vars(self).pop(name, None)
 
@@ -360,7 +364,10 @@ class RolloutView(RolloutBuffer):
         """Return an array that is learned from as tensors ``[T, N, ...]`` of the shape and type of others."""
         shape = self.buffer_size, self.n_envs
         device = (next(iter(like.values())) if isinstance(like, dict) else like).device
-        return learned_rows(name, getattr(self, name), like, shape, device, self.generator_ready)
+        rows = learned_rows(name, getattr(self, name), like, shape, device, self.generator_ready)
+        if name == "actions":
+            check_choices(rows, self.action_space)
+        return rows
 
     def _check_unlearned(self) -> None:
         """:raises ValueError: somebody has written into an array that the algorithm does not learn from"""

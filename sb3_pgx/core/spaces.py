@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
+from torch import Tensor
 
 
 def start_of(space: spaces.Space) -> Any:
@@ -85,3 +86,19 @@ def kept_action_type(space: spaces.Space) -> np.dtype[Any]:
     if not isinstance(space, spaces.Box):
         return np.dtype(space.dtype)
     return np.dtype(np.float64 if space.dtype == np.float64 else np.float32)
+
+
+def check_choices(actions: Tensor, space: spaces.Space) -> None:
+    """
+    Check actions that a callback may have written.
+
+    :param actions: zero-based
+    :param space: any; only those of a ``Discrete`` space are checked
+    :raises ValueError: an action is not one of the space's
+    """
+    if isinstance(space, spaces.Discrete):
+        wrong = actions[(actions < 0) | (actions >= space.n)]
+        if len(wrong):
+            raise ValueError(
+                f"a callback has written the action {wrong[0].item():g}, and the space has {space.n} choices from 0"
+            )

@@ -3,7 +3,7 @@
 import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -48,12 +48,20 @@ class Undo:
         try:
             yield
         except BaseException as error:
-            with ExitStack() as stack:  # runs all of them, the last one first, even if one of them fails
-                if isinstance(error, exceptions):
-                    for put_back in self._put_back:
-                        stack.callback(put_back)
-                self.forget()
+            failures = list(filter(None, map(_failure, reversed(self._put_back)))) if isinstance(error, exceptions) else []
+            self.forget()
+            if failures:
+                raise failures[0] from error
             raise
+
+
+def _failure(put_back: PutBack) -> Exception | None:
+    """Put one thing back. What fails must not keep the others from being put back."""
+    try:
+        put_back()
+    except Exception as error:
+        return error
+    return None
 
 
 def undone_if_refused(method: Method) -> Method:

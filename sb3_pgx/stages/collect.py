@@ -170,8 +170,9 @@ class Collecting(OnPolicyAlgorithm):
             is_full = quota.count(dones)
             n_steps += 1
 
-        collected = recorder.rollout(new_obs, self.device)
-        rollout = self.last_rollout = self.evaluate_and_present(collected, buffer, dones, recorder if watched else None)
+        rollout = self.last_rollout = self.evaluate_and_present(
+            recorder.rollout(new_obs, self.device), buffer, dones, recorder if watched else None
+        )
         for t, kept in evaluations.items():
             kept.settle(rollout.values[t], rollout.log_prob[t])
         values, log_probs = rollout.last_values[:, None], rollout.log_prob[-1]

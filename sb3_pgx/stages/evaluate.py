@@ -1,7 +1,7 @@
 """Stage 2: values, log-probabilities and the bootstrap values of truncated episodes, in one batched pass."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch as th
@@ -45,9 +45,8 @@ def evaluate_rollout(
         last_values = values_of(policy, rollout.last_observations, rollout.shape[1])
         final = _final_values(policy, rollout)
         following = next_values(values, last_values, rollout.terminated, rollout.truncated, final)
-        evaluated = rollout.evaluated(values, log_prob, following, last_values, distribution)
-        _check(sum(x.sum() for x in (values, following, log_prob)), evaluated)
-        return evaluated
+        _check([values, log_prob, following])
+        return rollout.evaluated(values, log_prob, following, last_values, distribution)
 
 
 def evaluate_by_graph(
@@ -88,14 +87,17 @@ def evaluate_by_graph(
         values, log_prob, following, advantages, returns, last_values, check = graph(
             [*before, no_finals if final is None else final.to(no_finals.dtype), *after]  # the policy's values may be wider
         )
-        evaluated = rollout.evaluated(values, log_prob, following, last_values)
-        _check(check, evaluated)
-        return evaluated.estimated(advantages, returns)
+        _check([values, log_prob, following], check)
+        return rollout.evaluated(values, log_prob, following, last_values).estimated(advantages, returns)
 
 
-def _check(total: Any, rollout: EvaluatedRollout) -> None:
-    """Refuse values that are not finite. Test their sum first; it may also have overflowed, so then test each tensor."""
-    parts = (rollout.values, rollout.next_values, rollout.log_prob)
+def _check(parts: Sequence[Tensor], total: Tensor | None = None) -> None:
+    """
+    Refuse values that are not finite. Their sum is tested first; it may have overflowed, so then each part is.
+
+    :param total: the sum of all parts; computed if it is not given
+    """
+    total = th.stack([x.sum() for x in parts]).sum() if total is None else total
     if not math.isfinite(total) and not all(th.isfinite(x).all() for x in parts):
         raise _not_finite()
 
@@ -117,7 +119,11 @@ def _refusals() -> Any:
 def evaluate_rows(
     policy: ActorCriticPolicy, rollout: CollectedRollout, with_distribution: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return V(s_t) and log π(a_t|s_t), ``[T, N]``, and the packed parameters of π(·|s_t), ``[T, N, K]``."""
+    """
+    Return V(s_t) and log π(a_t|s_t), ``[T, N]``, and the packed parameters of π(·|s_t), ``[T, N, K]``.
+
+    :raises Refusal: a value or a log-probability is not finite
+    """
     observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
     actions = rollout.actions.flatten(end_dim=1)
     values, log_prob, distribution = [], [], []
@@ -128,9 +134,11 @@ def evaluate_rows(
         log_prob.append(evaluated.log_prob.flatten())
         if evaluated.distribution is not None:
             distribution.append(evaluated.distribution)
+    all_values, all_log_prob = th.cat(values), th.cat(log_prob)
+    _check([all_values, all_log_prob])
     return (
-        th.cat(values).view(rollout.shape),
-        th.cat(log_prob).view(rollout.shape),
+        all_values.view(rollout.shape),
+        all_log_prob.view(rollout.shape),
         th.cat(distribution).unflatten(0, rollout.shape) if with_distribution else None,
     )
 

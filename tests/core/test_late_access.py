@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from support.small_environments import DEVICE, Scripted, vectorised
 
@@ -47,3 +48,68 @@ def test_rewards_read_after_a_callback_has_changed_the_policy_are_bootstrapped_b
         model.learn(12, callback=(reads := ReadsAt(11, ["rewards"], change_at=5)))
         shown.append(reads.seen["rewards"][:10])
     np.testing.assert_allclose(*shown, rtol=1e-5, atol=1e-6)
+
+
+def test_an_estimate_that_a_callback_asks_for_again_is_that_of_the_last_rollout_too():
+    class Edits(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            buffer = self.model.rollout_buffer
+            buffer.rewards[:] += 5.0
+            buffer.compute_returns_and_advantage(self.locals["values"], self.locals["dones"])
+            np.testing.assert_array_equal(self.model.last_rollout.returns.numpy(force=True), buffer.returns)
+
+    REINFORCE("MlpPolicy", vectorised(Scripted([4])), n_episodes=2, device=DEVICE, seed=0).learn(8, callback=Edits())
+
+
+@pytest.mark.parametrize("action", [7, -100, -1])
+@pytest.mark.parametrize("where", ["in the step", "in the buffer"])
+def test_an_action_that_a_callback_has_written_and_the_space_does_not_have_is_refused(action, where):
+    class Writes(BaseCallback):
+        def _on_step(self):
+            if where == "in the step":
+                self.locals["actions"][:] = action
+            return True
+
+        def _on_rollout_end(self):
+            self.model.rollout_buffer.actions[2] = action
+
+    model = A2C("MlpPolicy", vectorised(Scripted([4])), device=DEVICE, seed=0)
+    with pytest.raises(ValueError, match=f"has written the action {action}, and the space has 2 choices"):
+        model.learn(8, callback=Writes())
+
+
+def test_what_an_algorithm_adds_to_a_rollout_reaches_its_update():
+    class Own(A2C):
+        def evaluate(self, rollout):
+            evaluated = super().evaluate(rollout)
+            evaluated.costs = evaluated.rewards * 2.0
+            return evaluated
+
+        def update(self, rollout):
+            self.learned = rollout.costs
+            return super().update(rollout)
+
+    model = Own("MlpPolicy", vectorised(Scripted([4])), device=DEVICE, seed=0).learn(5)
+    assert th.equal(model.learned, 2.0 * model.last_rollout.rewards)
+
+
+def test_a_buffer_class_that_keeps_its_advantages_elsewhere_is_trained_from():
+    class Elsewhere(RolloutBuffer):
+        def compute_returns_and_advantage(self, last_values, dones):
+            super().compute_returns_and_advantage(last_values, dones)
+            self.kept = self.advantages
+            del self.advantages
+
+        def get(self, batch_size=None):
+            self.advantages = self.kept
+            yield from super().get(batch_size)
+
+    models = [
+        A2C("MlpPolicy", vectorised(Scripted([4])), rollout_buffer_class=kind, device=DEVICE, seed=0).learn(20)
+        for kind in (Elsewhere, None)
+    ]
+    for p, q in zip(*(model.policy.parameters() for model in models), strict=True):
+        th.testing.assert_close(p, q)

@@ -1,6 +1,7 @@
 """A loss or a gradient that is not finite ends eager and compiled trainings alike, before the step."""
 
 import copy
+import warnings
 
 import pytest
 import stable_baselines3 as sb3
@@ -10,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from support.eager_and_compiled import ON_POLICY, SEVERAL_EPOCHS, assert_same_training, envs, make, optimizer, trained
 from support.small_environments import DEVICE, Scripted, vectorised
 
-from sb3_pgx import PPO
+from sb3_pgx import A2C, PPO, PPOPenalty
 
 
 class Refuses(th.optim.Adam):
@@ -137,3 +138,39 @@ def test_an_actor_that_is_not_finite_is_refused_before_the_step(name, action_spa
         with pytest.raises(ValueError, match=match):
             trained(model, callback=Spoiled())
         assert all(th.equal(model.policy.state_dict()[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_moment_that_is_not_finite_is_refused_before_a_single_step_that_no_graph_takes(compile, graphs):
+    """A layer with a hook has no graph, so that the eager step takes the place of the compiled one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = A2C("MlpPolicy", vectorised(Scripted([4])), n_steps=4, device=DEVICE, seed=0, compile=compile)
+        model.policy.value_net.register_forward_hook(lambda *arguments: None)
+        model.learn(8)
+        first = next(model.policy.parameters())
+        model.policy.optimizer.state[first]["square_avg"].fill_(th.nan)
+        before = [p.detach().clone() for p in model.policy.parameters()]
+        with pytest.raises(ValueError, match="square_avg"):
+            model.learn(4, reset_num_timesteps=False)
+    assert all(map(th.equal, model.policy.parameters(), before))
+
+
+def test_an_update_that_leads_to_a_policy_without_finite_probabilities_is_refused_by_the_divergence_after_it():
+    """The parameters are finite, and the logits overflow."""
+    model = PPOPenalty(
+        "MlpPolicy",
+        "CartPole-v1",
+        learning_rate=1e10,
+        n_steps=64,
+        n_epochs=1,
+        max_grad_norm=None,
+        policy_kwargs=dict(net_arch=[64] * 6, activation_fn=th.nn.ReLU, optimizer_class=th.optim.SGD, optimizer_kwargs={}),
+        seed=0,
+        device=DEVICE,
+        compile=False,
+    )
+    before = [p.detach().clone() for p in model.policy.parameters()]
+    with pytest.raises(ValueError, match="not finite"):
+        model.learn(64)
+    assert all(map(th.equal, model.policy.parameters(), before)) and model._n_updates == 0
