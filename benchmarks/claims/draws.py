@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
+from sb3_pgx.core.errors import type_and_text
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -67,4 +69,4 @@ def _draw_of(result: Callable[[], Draw], job: tuple) -> Draw:
         return result()
     except Exception as error:
         contender, env_id, seed, *_ = job
-        return Draw(contender, env_id, seed, {}, error=f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return Draw(contender, env_id, seed, {}, error=type_and_text(error))

@@ -18,17 +18,17 @@ ALARMS, UPDATES, TRAINING_RETURN = "alarms", "updates", "training return"
 RULE = "alarms of "  # in front of a rule's name
 
 
-def watch_all(claim: Claim, options: RunOptions) -> list[Draw]:
+def count_all_alarms(claim: Claim, options: RunOptions) -> list[Draw]:
     """Train every seed in every environment with published settings, and count alarms."""
     jobs = [
         (claim.algorithm, env_id, seed, steps, options.configs)
         for env_id, steps in claim.environments.items()
         for seed in claim.seeds
     ]
-    return in_processes(watch, jobs, options.workers)
+    return in_processes(count_alarms, jobs, options.workers)
 
 
-def watch(algorithm: str, env_id: str, seed: int, steps: int, configs: Path | None = None) -> Draw:
+def count_alarms(algorithm: str, env_id: str, seed: int, steps: int, configs: Path | None = None) -> Draw:
     """
     Train once with published settings and measure every update.
 

@@ -1,4 +1,4 @@
-"""Measuring claims, one after the other: select them, draw, judge, record."""
+"""Measuring claims, one after the other: select them, run their seeds, judge, record."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,10 +11,10 @@ from time import perf_counter
 from benchmarks import CLAIMS
 from benchmarks.claims.analysis import Judgement, judge
 from benchmarks.claims.draws import Draw, RunOptions
-from benchmarks.claims.false_alarms import watch_all
+from benchmarks.claims.false_alarms import count_all_alarms
 from benchmarks.claims.gradient_variance import measure_variances
 from benchmarks.claims.protocol import KINDS, Claim, load_claims
-from benchmarks.claims.records import Record, add_record, check_seeds_are_unused, code_hash_of, record_of
+from benchmarks.claims.records import Record, add_record, check_seeds_are_unused, code_hash_of, make_record
 from benchmarks.claims.training_runs import train
 from benchmarks.provenance import provenance, uncommitted
 from sb3_pgx.core.optional_packages import require_extra
@@ -104,7 +104,7 @@ def measure_claim(claim: Claim, options: RunOptions, command: str) -> Record:
     source = provenance()  # before the first run
     code = code_hash_of(claim, options.configs)
     start = perf_counter()
-    draws = draw(claim, options, code)
+    draws = run_seeds(claim, options, code)
     source |= {
         "versions": {**versions(*claim.environments), **package_versions(name for name, _ in claim.trains)},
         "date": date.today().isoformat(),
@@ -112,10 +112,10 @@ def measure_claim(claim: Claim, options: RunOptions, command: str) -> Record:
         "wall_clock_seconds": perf_counter() - start,
     }
     judgement: Judgement = judge(claim, draws)
-    return record_of(claim, draws, judgement, code, source, options.configs)
+    return make_record(claim, draws, judgement, code, source, options.configs)
 
 
-def draw(claim: Claim, options: RunOptions, code: str) -> list[Draw]:
+def run_seeds(claim: Claim, options: RunOptions, code: str) -> list[Draw]:
     """
     Run every planned seed of a claim.
 
@@ -124,7 +124,7 @@ def draw(claim: Claim, options: RunOptions, code: str) -> list[Draw]:
     :param code: hash of the code that training depends on; kept runs are reused only with the same hash
     """
     if claim.kind == "false alarms":
-        return watch_all(claim, options)
+        return count_all_alarms(claim, options)
     if claim.kind == "gradient variance":
         return measure_variances(claim, options)
     return train(claim, options, code)

@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks import CLAIMS
 from benchmarks.claims.power import power_of, required_seeds
 from benchmarks.claims.verdicts import BETTER, EQUIVALENT, REACHED
+from sb3_pgx.core.errors import one_line
 from sb3_pgx.experiments.number_format import thousands
 from sb3_pgx.settings.configs import suggestion
 
@@ -295,7 +296,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise ProtocolError(f"{path.name} cannot be read: {' '.join(str(error).split())}") from None
+        raise ProtocolError(f"{path.name} cannot be read: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise ProtocolError(f"{path.name}: it must map names to claims")
     return content

@@ -38,7 +38,7 @@ def add_record(path: Path, record: Record, claim: Claim) -> None:
     Append a record. An earlier version of the same claim stays in the file, superseded with the reason that the claim gives.
 
     :param path: the subject's file
-    :param record: from :func:`record_of`
+    :param record: from :func:`make_record`
     :param claim: the claim that was measured
     :raises ValueError: a record has used these seeds already
     """
@@ -63,7 +63,7 @@ def check_seeds_are_unused(path: Path, claim: Claim) -> None:
             )
 
 
-def record_of(
+def make_record(
     claim: Claim,
     draws: Sequence[Draw],
     judgement: Judgement,

@@ -17,9 +17,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 
 from benchmarks.speed.cases import DIAGNOSTICS, Case, contender_class
-from benchmarks.speed.phases import watch
+from benchmarks.speed.phases import timed_phases
 from benchmarks.speed.results import PhaseRound, Round
 from sb3_pgx.diagnostics import DiagnosticsCallback
+from sb3_pgx.stages.algorithm import ceil_div
 
 SEED = 0
 WARM_UP = 3  # iterations: compiling, caches, and one that is neither
@@ -69,7 +70,7 @@ class Measurement:
         """Continue training with a stopwatch on every phase; arguments as :meth:`round`."""
         callback = self.diagnostics if diagnosed else None
         before = getattr(self.model, "n_gradient_steps", 0)
-        with watch(self.model, callback) as stopwatch:
+        with timed_phases(self.model, callback) as stopwatch:
             self.model.learn(timesteps, callback, reset_num_timesteps=False)
             seconds = stopwatch.seconds()
         steps = stopwatch.calls["update"] * gradient_steps_an_update(self.model)
@@ -97,7 +98,7 @@ class Measurement:
         env.reset()
         env.action_space.seed(SEED)
         actions = [np.stack([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(ACTIONS)]
-        n_steps = max(-(-timesteps // env.num_envs), self.model.n_steps)
+        n_steps = max(ceil_div(timesteps, env.num_envs), self.model.n_steps)
         start = time.perf_counter()
         for step in range(n_steps):
             env.step(actions[step % ACTIONS])
@@ -147,7 +148,7 @@ def gradient_steps_an_update(model: BaseAlgorithm) -> int:
     if not hasattr(model, "n_epochs"):
         return 1
     rows = model.n_steps * model.n_envs  # type: ignore[attr-defined]
-    return model.n_epochs * -(-rows // model.batch_size)  # type: ignore[attr-defined]
+    return model.n_epochs * ceil_div(rows, model.batch_size)  # type: ignore[attr-defined]
 
 
 def peak_memory() -> float:

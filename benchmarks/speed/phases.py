@@ -19,7 +19,7 @@ CALLBACK = ("on_training_start", "on_rollout_start", "on_step", "on_rollout_end"
 
 
 @contextmanager
-def watch(
+def timed_phases(
     model: BaseAlgorithm, callback: BaseCallback | None = None, clock: Callable[[], int] = time.perf_counter_ns
 ) -> Iterator[Stopwatch]:
     """

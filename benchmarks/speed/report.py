@@ -5,7 +5,7 @@ from statistics import median
 
 from benchmarks.provenance import code_hash
 from benchmarks.speed.phases import PHASES
-from benchmarks.speed.results import METRICS, CaseResult, Comparison, Spread, Timing, compare, spread
+from benchmarks.speed.results import METRICS, CaseResult, PeerComparison, Spread, Timing, compare_with_peers, spread
 from sb3_pgx.experiments.number_format import thousands
 
 TIMED_CODE = ("sb3_pgx/diagnostics", "benchmarks/speed")  # in addition to the code that training depends on
@@ -18,7 +18,7 @@ def code_hash_of_speed() -> str:
 
 def headline(result: CaseResult) -> str:
     """Return one line with the speed relative to each peer."""
-    ratios = [f"{_spread(c.ratio)} times {c.peer}" for c in compare(result) if c.metric == "frames"]
+    ratios = [f"{_spread(c.ratio)} times {c.peer}" for c in compare_with_peers(result) if c.metric == "frames"]
     skipped = [f"{reason} (skipped)" for reason in result.skipped.values()]
     return f"{result.case.name}: {'; '.join([*ratios, *skipped])}"
 
@@ -35,7 +35,7 @@ def _ratios(results: Sequence[CaseResult]) -> list[str]:
         "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for result in results:
-        comparisons = compare(result)
+        comparisons = compare_with_peers(result)
         for peer in dict.fromkeys(c.peer for c in comparisons):
             of = {c.metric: c for c in comparisons if c.peer == peer}
             speeds = [of["frames"].ours, of["frames"].theirs, median(r.frames_per_second for r in result.ceiling)]
@@ -95,7 +95,7 @@ def _stale(results: Sequence[CaseResult]) -> list[str]:
     return ["", f"**Stale** (measured with code that has changed since, or that was not recorded): {names}."]
 
 
-def _judged(comparison: Comparison) -> str:
+def _judged(comparison: PeerComparison) -> str:
     if comparison.goal is None:
         return _spread(comparison.ratio)
     sign = "≤" if METRICS[comparison.metric].at_most else "≥"

@@ -139,7 +139,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PeerComparison:
     """Our median and a peer's, their ratio, and the goal for it."""
 
     metric: str
@@ -151,11 +151,11 @@ class Comparison:
     reached: bool | None = None
 
 
-def compare(result: CaseResult) -> list[Comparison]:
+def compare_with_peers(result: CaseResult) -> list[PeerComparison]:
     """Return the comparison of every metric with every peer that was measured."""
     ours = result.timings[result.case.algorithm]
     return [
-        _compare(metric, peer, ours, timing, result.case.goals)
+        _compare_metric(metric, peer, ours, timing, result.case.goals)
         for peer, timing in result.timings.items()
         if peer != result.case.algorithm
         for metric in METRICS
@@ -169,7 +169,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 def as_record(result: CaseResult) -> dict[str, Any]:
     """Return the result with its comparisons, so that the file can be read without this package."""
-    return {**asdict(result), "comparisons": [{**asdict(c), "ratio": c.ratio._asdict()} for c in compare(result)]}
+    return {**asdict(result), "comparisons": [{**asdict(c), "ratio": c.ratio._asdict()} for c in compare_with_peers(result)]}
 
 
 def read_results(path: Path) -> list[CaseResult]:
@@ -177,13 +177,13 @@ def read_results(path: Path) -> list[CaseResult]:
     return [_from_record(record) for record in json.loads(path.read_text(encoding="utf-8")).values()]
 
 
-def _compare(metric: str, peer: str, ours: Timing, theirs: Timing, goals: Sequence[Goal]) -> Comparison:
+def _compare_metric(metric: str, peer: str, ours: Timing, theirs: Timing, goals: Sequence[Goal]) -> PeerComparison:
     how = METRICS[metric]
     pairs = list(zip(how.values(ours), how.values(theirs), strict=True))
     ratio = spread([b / a if how.inverse else a / b for a, b in pairs])
     goal = next((g.ratio for g in goals if (g.metric, g.peer) == (metric, peer)), None)
     reached = None if goal is None else ratio.median <= goal if how.at_most else ratio.median >= goal
-    return Comparison(metric, peer, median(a for a, _ in pairs), median(b for _, b in pairs), ratio, goal, reached)
+    return PeerComparison(metric, peer, median(a for a, _ in pairs), median(b for _, b in pairs), ratio, goal, reached)
 
 
 def _from_record(record: dict[str, Any]) -> CaseResult:

@@ -16,6 +16,7 @@ from benchmarks.speed.cases import DIAGNOSTICS, Case, missing_package, select_ca
 from benchmarks.speed.measure import Measurement, Process
 from benchmarks.speed.report import code_hash_of_speed, headline
 from benchmarks.speed.results import CaseResult, Timing, as_record
+from sb3_pgx.core.errors import type_and_text
 from sb3_pgx.core.optional_packages import installed_versions, require_extra
 from sb3_pgx.experiments.comparison_arguments import check_at_least_one
 from sb3_pgx.experiments.pool import write_json
@@ -109,7 +110,7 @@ def run_bench(plan: BenchPlan, command: str, tell: Callable[[str], None] = print
             result = measure(case, plan.rounds, plan.timesteps or case.timesteps, command)
             entries[case.name] = as_record(result)
         except Exception as error:  # a case that fails takes no other with it
-            failures[case.name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            failures[case.name] = type_and_text(error)
             tell(f"{case.name}: failed, {failures[case.name]}")
             continue
         results.append(result)

@@ -262,13 +262,13 @@ class PPOPenalty(ProximalAlgorithm):
         """
         used = self.kl_coef
         metrics = super().update(rollout)
-        moved = self._moved(rollout)
+        distance = self._policy_change(rollout)
         assert self.target_kl is not None
-        self.kl_coef = adapted_kl_coef(used, float(moved["kl"]), self.target_kl, self.kl_tolerance, self.kl_factor)
-        return {**metrics, **moved, "kl_coef": used}
+        self.kl_coef = adapted_kl_coef(used, float(distance["kl"]), self.target_kl, self.kl_tolerance, self.kl_factor)
+        return {**metrics, **distance, "kl_coef": used}
 
-    def _moved(self, rollout: Rollout) -> Metrics:
-        """Return how far the update has moved the policy, measured over the whole batch."""
+    def _policy_change(self, rollout: Rollout) -> Metrics:
+        """Return KL(old‖new) and the ratio π_new / π_old over all valid rows, where old is the policy that acted."""
         assert rollout.distribution is not None
         self.policy.set_training_mode(False)  # as during acting
         with th.no_grad():

@@ -108,8 +108,8 @@ def doubled(array: np.ndarray) -> np.ndarray:
     return np.concatenate([array, np.zeros_like(array)])
 
 
-def pairs(one: Any, other: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the arrays of two sets of observations, key by key."""
+def paired_arrays(one: Any, other: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return pairs of arrays of two sets of observations: one pair per key of a dictionary, otherwise a single pair."""
     return [(one[k], other[k]) for k in one] if isinstance(one, dict) else [(one, other)]
 
 

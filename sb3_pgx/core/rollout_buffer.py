@@ -17,7 +17,7 @@ from sb3_pgx.core.buffer_arrays import (
     as_types_of,
     doubled,
     learned_rows,
-    pairs,
+    paired_arrays,
     rollout_of,
     shown_rewards,
     to_numpy,
@@ -129,7 +129,7 @@ class RolloutView(RolloutBuffer):
             if name == "observations":  # which may have to hold other types than at first
                 array = vars(self)[name] = as_types_of(self._recorder.observations, array)
             self._write(name, array, slice(row, row + 1))
-            for into, written in pairs(self._originals.get(name), array) if name in self._originals else ():
+            for into, written in paired_arrays(self._originals.get(name), array) if name in self._originals else ():
                 into[row] = written[row]
 
     def collected(self, rollout: CollectedRollout) -> bool:
@@ -316,7 +316,7 @@ class RolloutView(RolloutBuffer):
         recorder = self._recorder
         assert recorder is not None
         if name in ("observations", "actions"):
-            for into, kept in pairs(array, getattr(recorder, name)):
+            for into, kept in paired_arrays(array, getattr(recorder, name)):
                 into[rows] = kept[rows]
         elif name == "episode_starts":
             array[rows] = recorder.episode_starts[rows]
@@ -365,7 +365,7 @@ class RolloutView(RolloutBuffer):
     def _check_unlearned(self) -> None:
         """:raises ValueError: somebody has written into an array that the algorithm does not learn from"""
         for name in self._held().intersection(self.unlearned):
-            if not all(map(np.array_equal, *zip(*pairs(vars(self)[name], self._originals[name]), strict=True))):
+            if not all(map(np.array_equal, *zip(*paired_arrays(vars(self)[name], self._originals[name]), strict=True))):
                 raise ValueError(not_learned(name))
 
 

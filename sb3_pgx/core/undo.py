@@ -82,14 +82,14 @@ def numbers_of(owner: Any) -> PutBack:
 
     def put_back() -> None:
         for name, value in [*attributes.items()]:
-            if name not in before and is_number(value):  # as long as it was 0, it was the class's
+            if name not in before and _is_scalar(value):  # as long as it was 0, it was the class's
                 del attributes[name]
-        attributes.update({name: value for name, value in before.items() if is_number(value)})
+        attributes.update({name: value for name, value in before.items() if _is_scalar(value)})
 
     return put_back
 
 
-def is_number(value: Any) -> bool:
+def _is_scalar(value: Any) -> bool:
     """Whether an attribute is one, truth values included."""
     return isinstance(value, int | float)
 

@@ -13,6 +13,7 @@ from sb3_pgx.core.rollout import map_tensors
 from sb3_pgx.diagnostics.snapshot import Snapshot, without_side_effects
 from sb3_pgx.diagnostics.update_metrics import Measured
 from sb3_pgx.ops.metrics import noise_scale
+from sb3_pgx.stages.algorithm import ceil_div
 
 MAX_ROWS = 4096  # rows from which the noise scale is computed
 
@@ -66,7 +67,7 @@ def noise_scale_metrics(model: OnPolicyAlgorithm, snapshot: Snapshot, batch_size
     :return: the noise scale in rows, and divided by ``batch_size``; nothing if there are too few rows
     """
     total = len(snapshot.rows)
-    small = -(-min(total, MAX_ROWS) // groups)
+    small = ceil_div(min(total, MAX_ROWS), groups)
     count = min(total, MAX_ROWS) // small
     if count < 2:
         return {}

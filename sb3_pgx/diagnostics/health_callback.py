@@ -15,7 +15,7 @@ from sb3_pgx.core.checks import check_choice, check_counts
 from sb3_pgx.core.errors import warn
 from sb3_pgx.diagnostics.default_rules import DEFAULT_RULES
 from sb3_pgx.diagnostics.diagnostics_callback import DiagnosticsCallback
-from sb3_pgx.diagnostics.health_report import report_text, write_report
+from sb3_pgx.diagnostics.health_report import health_report_text, write_health_report
 from sb3_pgx.diagnostics.metrics import check_metrics
 from sb3_pgx.diagnostics.rules import Rule, RuleState
 from sb3_pgx.diagnostics.snapshot import without_side_effects
@@ -166,7 +166,7 @@ class HealthCallback(DiagnosticsCallback):
         if folder is not None:
             steps = self._series["timesteps"]
             try:
-                path = write_report(folder, self._title, self.rule_states, steps, self._series, self.warnings)
+                path = write_health_report(folder, self._title, self.rule_states, steps, self._series, self.warnings)
             except OSError as error:  # a missing report must not end the run
                 self.logger.warn(f"the health report could not be written: {error}")
                 return
@@ -174,7 +174,7 @@ class HealthCallback(DiagnosticsCallback):
 
     def report(self) -> str:
         """Return the report with a verdict on every rule, as Markdown."""
-        return report_text(self._title, self.rule_states, self._series, self.warnings)
+        return health_report_text(self._title, self.rule_states, self._series, self.warnings)
 
     @property
     def _title(self) -> str:
