@@ -1,6 +1,6 @@
 """Measuring claims, one after the other: select them, run their seeds, judge, record."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from difflib import get_close_matches
@@ -73,17 +73,14 @@ def check_committed(folder: Path = CLAIMS) -> None:
         raise ValueError(f"commit {', '.join(changed)} before the first run: claims are decided before they are measured")
 
 
-def measure_claims(
-    claims: Claims, options: RunOptions, command: str, results: Path | None = None, log: Callable[[str], None] = print
-) -> bool:
+def measure_claims(claims: Claims, options: RunOptions, command: str, results: Path | None = None) -> bool:
     """
-    Measure claims and report each verdict as soon as it is known.
+    Measure claims and print each verdict as soon as it is known.
 
     :param claims: by subject, from :func:`select_claims`
     :param options: how to run
     :param command: what reproduces the records
     :param results: folder in which ``<subject>.json`` gets the records; ``None`` to keep none
-    :param log: takes the lines of the report
     :return: whether all claims hold
     """
     hold = True
@@ -93,7 +90,7 @@ def measure_claims(
             for claim in of_subject:
                 record = measure_claim(claim, options, command)
                 hold &= record["holds"]
-                log("\n      ".join(report_lines(record)))
+                print("\n      ".join(report_lines(record)))
                 if results is not None:
                     add_record(results / f"{subject}.json", record, claim)
     return hold

@@ -41,13 +41,12 @@ def power_of(seeds: int, distance: float, spread: float, confidence: float, equi
     return max(0.0, float(2 * shown - 1 if equivalence else shown))
 
 
-def spread_of(groups: Sequence[Sample], statistic: StatisticOfGroups, seed: int = 0) -> float:
+def spread_of(groups: Sequence[Sample], statistic: StatisticOfGroups) -> float:
     """
     Return the standard error of a statistic with one seed per group, from a pilot, by the bootstrap that judges claims.
 
     :param groups: the pilot's values, ``[S]`` each, the same S ≥ 2 for all groups
     :param statistic: what the claim is about, such as the difference of interquartile means
-    :param seed: seed of the resampling
     """
     from scipy.stats import bootstrap
 
@@ -55,9 +54,7 @@ def spread_of(groups: Sequence[Sample], statistic: StatisticOfGroups, seed: int 
     if len(sizes) != 1 or min(sizes) < 2:
         raise ValueError(f"a pilot needs the same number of seeds in each group, at least 2; got {sorted(sizes)}")
     (n,) = sizes
-    drawn = bootstrap(
-        groups, statistic, axis=0, vectorized=True, n_resamples=RESAMPLES, method="percentile", random_state=seed
-    )
+    drawn = bootstrap(groups, statistic, axis=0, vectorized=True, n_resamples=RESAMPLES, method="percentile", random_state=0)
     # A sample's own spread is too small by (n - 1) / n.
     return float(drawn.standard_error) * math.sqrt(n) * math.sqrt(n / (n - 1))
 

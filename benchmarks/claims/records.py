@@ -10,7 +10,7 @@ from benchmarks.claims.analysis import Judgement, judge
 from benchmarks.claims.draws import Draw
 from benchmarks.claims.protocol import KINDS, Claim
 from benchmarks.claims.training_runs import contenders_of
-from benchmarks.provenance import ROOT, code_hash
+from benchmarks.provenance import code_hash
 from sb3_pgx.experiments.pool import json_round_trip, write_json
 
 Record = dict[str, Any]
@@ -109,9 +109,9 @@ def settings_of(claim: Claim, configs: Path | None = None) -> dict[str, dict[str
     return settings
 
 
-def code_hash_of(claim: Claim, configs: Path | None = None, root: Path = ROOT) -> str:
+def code_hash_of(claim: Claim, configs: Path | None = None) -> str:
     """Return today's hash of the code and the settings that a claim's runs depend on."""
-    return code_hash(settings_of(claim, configs), MORE_CODE.get(claim.kind, ()), root)
+    return code_hash(settings_of(claim, configs), MORE_CODE.get(claim.kind, ()))
 
 
 def current_record(claim: Claim, records: Sequence[Record]) -> Record | None:

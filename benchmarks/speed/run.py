@@ -91,17 +91,16 @@ def plan_bench(
     return BenchPlan(tuple(c for c in selected if c.name not in skipped), skipped, rounds, timesteps, file, kept)
 
 
-def run_bench(plan: BenchPlan, command: str, tell: Callable[[str], None] = print) -> tuple[list[CaseResult], dict[str, str]]:
+def run_bench(plan: BenchPlan, command: str) -> tuple[list[CaseResult], dict[str, str]]:
     """
-    Measure every case and rewrite the file after each.
+    Measure every case, print one line per case, and rewrite the file after each.
 
     :param plan: the checked arguments
     :param command: the command that reproduces it, for the record
-    :param tell: takes one line of the report per case
     :return: results, and the errors of failed cases
     """
     for name, reason in plan.skipped.items():
-        tell(f"{name}: skipped, {reason}")
+        print(f"{name}: skipped, {reason}")
     results: list[CaseResult] = []
     failures: dict[str, str] = {}
     entries = dict(plan.kept)
@@ -111,15 +110,15 @@ def run_bench(plan: BenchPlan, command: str, tell: Callable[[str], None] = print
             entries[case.name] = as_record(result)
         except Exception as error:  # a case that fails takes no other with it
             failures[case.name] = type_and_text(error)
-            tell(f"{case.name}: failed, {failures[case.name]}")
+            print(f"{case.name}: failed, {failures[case.name]}")
             continue
         results.append(result)
-        tell(headline(result))
+        print(headline(result))
         try:
             write_json(plan.output, entries)
         except OSError as error:
             failures[case.name] = str(error)
-            tell(f"{case.name}: {error}")
+            print(f"{case.name}: {error}")
     return results, failures
 
 
