@@ -43,12 +43,12 @@ class CollectedRollout:
 
     @property
     def ends(self) -> Tensor:
-        """True where an episode ended, ``[T, N]``."""
+        """Whether an episode ended in each row, ``[T, N]``."""
         return self.terminated | self.truncated
 
     @property
     def shape(self) -> tuple[int, int]:
-        """T and N."""
+        """T and N: the number of steps and of environments."""
         return self.rewards.shape[0], self.rewards.shape[1]
 
     @cached_property
@@ -205,7 +205,7 @@ class Batch(Rows):
 
 
 class OwnBatch(Batch):
-    """A batch from a custom buffer class, which may transpose some of them and not others."""
+    """A batch from a user's own buffer class. Batches of one epoch may differ in memory layout."""
 
     alike = False
 
