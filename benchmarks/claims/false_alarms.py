@@ -1,4 +1,4 @@
-"""False alarms: how often the rules that come with the package fire in runs that go well."""
+"""False alarms: how often the package's default rules fire in healthy runs."""
 
 import warnings
 from collections import Counter
@@ -15,7 +15,7 @@ from sb3_pgx.experiments.peers import prepare
 from sb3_pgx.settings.environments import make_train_env
 
 ALARMS, UPDATES, TRAINING_RETURN = "alarms", "updates", "training return"
-RULE = "alarms of "  # in front of a rule's name
+RULE = "alarms of "  # prefix of a rule's name
 
 
 def count_all_alarms(claim: Claim, options: RunOptions) -> list[Draw]:
@@ -32,11 +32,11 @@ def count_alarms(algorithm: str, env_id: str, seed: int, steps: int, configs: Pa
     """
     Train once with published settings and measure every update.
 
-    :param algorithm: a name that a comparison knows
+    :param algorithm: name of the algorithm, as ``sb3-pgx compare`` takes it
     :param env_id: Gymnasium's name of the environment
     :param seed: seed of the run
     :param steps: environment steps
-    :param configs: folder of hyperparameter files; default this repository's
+    :param configs: folder of hyperparameter files; default: this repository's
     :return: the number of updates and of alarms, and the last mean return during training
     """
     th.set_num_threads(1)
@@ -57,7 +57,7 @@ def count_alarms(algorithm: str, env_id: str, seed: int, steps: int, configs: Pa
 
 
 class AlarmCounter(HealthCallback):
-    """A health callback that counts how often each rule begins to fire; it counts again only after it has stopped."""
+    """A health callback that counts the alarms of each rule. An alarm that lasts over several updates counts once."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Measuring claims, one after the other: select them, run their seeds, judge, record."""
+"""Measure claims, one after the other: select them, run their seeds, judge, record."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,12 +26,14 @@ Claims = Mapping[str, Sequence[Claim]]
 
 def select_claims(name: str, only: str | None = None, folder: Path = CLAIMS) -> dict[str, list[Claim]]:
     """
+    Return the claims on a subject.
+
     :param name: a subject, or ``"all"``
-    :param only: keep the claims on this environment; default all of them
-    :param folder: the files of claims
+    :param only: keep only the claims on this environment; default: keep all
+    :param folder: folder of the claims
     :return: claims by subject
-    :raises ValueError: nothing is claimed under these names, with the nearest ones; or a file breaks the protocol
-    :raises ImportError: a package that reading claims needs is not installed
+    :raises ValueError: there is no such claim (the message gives the nearest names), or a file breaks the protocol
+    :raises ImportError: a package that is needed to read claims is not installed
     """
     require_extra()
     claims = load_claims(folder)
@@ -48,12 +50,12 @@ def select_claims(name: str, only: str | None = None, folder: Path = CLAIMS) -> 
 
 def check_ready(claims: Claims, results: Path | None, configs: Path | None = None) -> None:
     """
-    Check before the first run what can be checked.
+    Check everything that can be checked before the first run.
 
-    :param claims: what is to be measured
-    :param results: folder that the records go to; ``None`` to keep none
-    :param configs: folder of hyperparameter files; default this repository's
-    :raises ValueError: an unknown name, a broken hyperparameter file, or seeds that a record has used
+    :param claims: claims to measure, by subject
+    :param results: folder of the records; ``None``: records are not kept
+    :param configs: folder of hyperparameter files; default: this repository's
+    :raises ValueError: a name is unknown, a hyperparameter file has a mistake, or a record has used the seeds
     :raises ImportError: a package that an algorithm or an environment needs is not installed
     """
     for pair in dict.fromkeys(pair for of_subject in claims.values() for claim in of_subject for pair in claim.trains):
@@ -66,8 +68,10 @@ def check_ready(claims: Claims, results: Path | None, configs: Path | None = Non
 
 def check_committed(folder: Path = CLAIMS) -> None:
     """
-    :param folder: the files of claims
-    :raises ValueError: one of them is not committed: what is claimed is decided before the first run
+    Check that all claims are committed: they must be decided before the first run.
+
+    :param folder: folder of the claims
+    :raises ValueError: a file is not committed
     """
     if changed := uncommitted(folder, "*.yml"):
         raise ValueError(f"commit {', '.join(changed)} before the first run: claims are decided before they are measured")
@@ -77,10 +81,10 @@ def measure_claims(claims: Claims, options: RunOptions, command: str, results: P
     """
     Measure claims and print each verdict as soon as it is known.
 
-    :param claims: by subject, from :func:`select_claims`
-    :param options: how to run
-    :param command: what reproduces the records
-    :param results: folder in which ``<subject>.json`` gets the records; ``None`` to keep none
+    :param claims: claims by subject, from :func:`select_claims`
+    :param options: options of the runs
+    :param command: command that reproduces the records
+    :param results: folder in which ``<subject>.json`` gets the records; ``None``: records are not kept
     :return: whether all claims hold
     """
     hold = True
@@ -97,7 +101,7 @@ def measure_claims(claims: Claims, options: RunOptions, command: str, results: P
 
 
 def measure_claim(claim: Claim, options: RunOptions, command: str) -> Record:
-    """Draw every planned seed of a claim, judge it, and return its record; arguments as :func:`measure_claims`."""
+    """Run every planned seed of a claim, judge the claim, and return its record; arguments as :func:`measure_claims`."""
     source = provenance()  # before the first run
     code = code_hash_of(claim, options.configs)
     start = perf_counter()
@@ -117,8 +121,8 @@ def run_seeds(claim: Claim, options: RunOptions, code: str) -> list[Draw]:
     Run every planned seed of a claim.
 
     :param claim: the claim
-    :param options: how to run
-    :param code: hash of the code that training depends on; kept runs are reused only with the same hash
+    :param options: options of the runs
+    :param code: hash of the code that training depends on; finished runs are reused only with the same hash
     """
     if claim.kind == "false alarms":
         return count_all_alarms(claim, options)
@@ -128,7 +132,7 @@ def run_seeds(claim: Claim, options: RunOptions, code: str) -> list[Draw]:
 
 
 def report_lines(record: Record) -> list[str]:
-    """Return the report on a measured claim: verdict and statement, failed runs first, then each run, then the numbers."""
+    """Return the report on a measured claim: verdict and statement, all runs with the failed ones first, the numbers."""
     lines = [f"{record['verdict'].upper()}  {record['claim']}"]
     for d in record["draws"]:
         values = ", ".join(f"{name} {value:.4g}" for name, value in d["measured"].items())
@@ -140,7 +144,7 @@ def report_lines(record: Record) -> list[str]:
 
 
 def plan_lines(claims: Claims) -> list[str]:
-    """Return the sample size of each claim: what the power calculation asks for, and what is planned."""
+    """Return the number of seeds of each claim: by the power calculation, and as planned."""
     lines = []
     for of_subject in claims.values():
         for claim in of_subject:

@@ -1,4 +1,4 @@
-"""Environments of random frames: images of Atari's size at no cost, so that only the algorithm is timed."""
+"""An environment of random frames: it returns images of Atari's size at no cost, so that only the algorithm is timed."""
 
 from typing import Any, ClassVar
 
@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 class RandomFrames(gym.Env[np.ndarray, np.integer]):
     """
-    A few random frames ``[84, 84, 4]`` in turn. Actions have no effect; episodes end after 100 steps.
+    Returns a few random frames ``[84, 84, 4]`` in turn. Actions have no effect. Episodes end after 100 steps.
 
     :param n_frames: number of different frames
     :param render_mode: ``"rgb_array"``, or ``None``

@@ -12,7 +12,7 @@ TIMED_CODE = ("sb3_pgx/diagnostics", "benchmarks/speed")  # in addition to the c
 
 
 def code_hash_of_speed() -> str:
-    """Return today's hash of the code that the benchmark times, the benchmark's own included."""
+    """Return today's hash of the timed code, including that of the benchmark itself."""
     return code_hash(extra=TIMED_CODE)
 
 
@@ -24,7 +24,7 @@ def headline(result: CaseResult) -> str:
 
 
 def markdown(results: Sequence[CaseResult]) -> str:
-    """Return both tables, how they were measured, and which rows are stale: measured with other code than today's."""
+    """Return both tables, how they were measured, and which rows are stale, that is, measured with other code than today's."""
     return "\n".join([*_ratios(results), "", *_where_time_goes(results), "", _measured(results), *_stale(results)])
 
 
@@ -65,14 +65,14 @@ def _phases(result: CaseResult, name: str, timing: Timing) -> str:
     compiling = "–"
     if timing.warm_cache_seconds is not None:
         compiling = f"{timing.warm_up_seconds:.1f} / {timing.warm_cache_seconds:.1f}"
-    elif name.startswith("sbx:"):  # JAX keeps nothing for the next process unless it is told to
+    elif name.startswith("sbx:"):  # by default, JAX keeps no compiled code for the next process
         compiling = f"{timing.warm_up_seconds:.1f}"
     step = f"{median(r.step_us for r in rounds):.0f}"
     return _row([result.case.name, name, *shares.values(), acting_cell, step, compiling, f"{timing.peak_memory_mib:.0f}"])
 
 
 def _measured(results: Sequence[CaseResult]) -> str:
-    """Return when, where and how the results were measured; versions that another case includes are left out."""
+    """Return when, where and how the results were measured. Versions that another case includes are left out."""
     dates = ", ".join(sorted({r.date for r in results}))
     machines = "; ".join(sorted({f"{r.machine['cpu']}, {r.machine['cores']} cores, {r.machine['system']}" for r in results}))
     whole = [r.versions for r in results if not any(r.versions.items() < other.versions.items() for other in results)]

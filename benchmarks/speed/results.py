@@ -12,7 +12,7 @@ from benchmarks.speed.cases import Case, Goal
 
 @dataclass(frozen=True)
 class Round:
-    """Environment steps of all environments together, and the seconds that they took, in training or with random actions."""
+    """Environment steps, summed over all environments, and the seconds that they took, in training or with random actions."""
 
     frames: int
     seconds: float
@@ -28,7 +28,7 @@ class PhaseRound:
     """
     A round of training with a stopwatch.
 
-    :param seconds: seconds per phase, without the phases inside it
+    :param seconds: seconds per phase, excluding the phases inside it
     :param env_steps: steps of all environments at once
     :param gradient_steps: number of minibatches
     """
@@ -39,7 +39,7 @@ class PhaseRound:
 
     @property
     def acting_us(self) -> float:
-        """Microseconds per step of all environments, without their own time: acting and bookkeeping."""
+        """Microseconds of acting and bookkeeping per step of all environments, excluding the environments' own time."""
         return 1e6 * self.seconds["collect"] / self.env_steps
 
     @property
@@ -48,7 +48,7 @@ class PhaseRound:
         return 1e6 * self.seconds["update"] / self.gradient_steps
 
     def share(self, phase: str) -> float:
-        """Return the share of the whole time, in [0, 1]; 0 for a phase that older results do not have."""
+        """Return the phase's share of the whole time, in [0, 1]; 0 for a phase that older results lack."""
         return self.seconds.get(phase, 0.0) / sum(self.seconds.values())
 
 
@@ -60,9 +60,9 @@ class Timing:
     :param rounds: rounds of training
     :param phase_rounds: further rounds, with a stopwatch
     :param warm_up_seconds: seconds of compiling, from an empty cache
-    :param peak_memory_mib: peak memory of its own process after ``rounds``; after the warm-up if another process ran them
-    :param data_bytes: bytes of its tensors and of the rollout buffer's arrays, between two updates
-    :param warm_cache_seconds: ``warm_up_seconds`` of a process that finds the cache filled; ``None`` if not measured
+    :param peak_memory_mib: peak memory of the process after ``rounds``; after the warm-up if another process ran the rounds
+    :param data_bytes: bytes of all tensors and of the rollout buffer's arrays, between two updates
+    :param warm_cache_seconds: ``warm_up_seconds`` of a process with a filled cache; ``None`` if not measured
     """
 
     rounds: list[Round]
@@ -82,13 +82,13 @@ class CaseResult:
     :param timings: timings by contender, including the algorithm of this package
     :param ceiling: rounds of the environments alone
     :param skipped: contenders that could not run, with the reason
-    :param timesteps: environment steps of a round, at least
-    :param command: what reproduces the result
+    :param timesteps: smallest number of environment steps per round
+    :param command: command that reproduces the result
     :param date: day of the measurement
     :param machine: CPU model, cores, system
     :param versions: versions of the packages that were timed
     :param commit: commit that was checked out; ``None``: not recorded
-    :param clean: whether the tree was that commit's
+    :param clean: whether the working tree had no changes
     :param code_hash: hash of the code that was timed; ``None``: not recorded, so the result is stale
     """
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.speed.measure import gradient_steps_an_update
+from benchmarks.speed.measure import gradient_steps_per_update
 from benchmarks.speed.phases import PHASES, timed_phases
 from benchmarks.speed.results import PhaseRound
 from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm
@@ -148,5 +148,5 @@ def test_gradient_steps_count_every_minibatch_of_every_epoch(batch_size, steps):
     optimizer_steps = []
     ppo.policy.optimizer.register_step_post_hook(lambda *_: optimizer_steps.append(1))
     ppo.learn(80)
-    assert gradient_steps_an_update(ppo) == steps == len(optimizer_steps)
-    assert gradient_steps_an_update(A2C("MlpPolicy", "CartPole-v1", device="cpu")) == 1
+    assert gradient_steps_per_update(ppo) == steps == len(optimizer_steps)
+    assert gradient_steps_per_update(A2C("MlpPolicy", "CartPole-v1", device="cpu")) == 1
