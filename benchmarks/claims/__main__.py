@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace, folder: Path, results: Path) -> int:
+    """Run the command with parsed arguments. Return the exit status."""
     from benchmarks.claims.draws import RunOptions
     from benchmarks.claims.measuring import check_committed, check_ready, measure_claims, plan_lines, select_claims
     from sb3_pgx.experiments.comparison_arguments import check_at_least_one

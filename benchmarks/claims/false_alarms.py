@@ -65,6 +65,7 @@ class AlarmCounter(HealthCallback):
         self._firing: set[str] = set()
 
     def on_measured(self) -> None:
+        """Apply the rules, and count those that are newly in alarm."""
         super().on_measured()
         firing = {state.rule.name for state in self.rule_states if state.in_alarm}
         self.alarms.update(firing - self._firing)

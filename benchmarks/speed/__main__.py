@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace, command: str) -> int:
+    """Run the benchmark with parsed arguments. Return the exit status."""
     from benchmarks.speed.report import markdown
     from benchmarks.speed.run import plan_bench, run_bench
 

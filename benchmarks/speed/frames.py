@@ -25,15 +25,18 @@ class RandomFrames(gym.Env[np.ndarray, np.integer]):
         self._step = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode; arguments and result as in Gymnasium."""
         super().reset(seed=seed)
         self._step = 0
         return self._frame(), {}
 
     def step(self, action: np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Show the next frame; argument and result as in Gymnasium."""
         self._step += 1
         return self._frame(), float(self._step % 2), False, False, {}
 
     def render(self) -> np.ndarray:
+        """Return the current frame as an RGB image."""
         return self._frame()[..., :3]
 
     def _frame(self) -> np.ndarray:

@@ -49,7 +49,7 @@ StepRule = Literal["kl", "fixed"]
 CriticUpdate = Literal["sgd", "trust_region"]
 # Parts of torch's error messages for layers whose gradient cannot be differentiated.
 ONCE_DIFFERENTIABLE = ("once_differentiable", "derivative for", "does not require grad")
-# Likely causes of a refused step, for the error.
+# Likely causes of a refused step, for the error message.
 CAUSES = (
     "target_kl or step_size too large, or cg_damping too small, rewards or observations of huge size (wrap the environment in "
     "VecNormalize), a collapsed standard deviation (policy_kwargs=dict(log_std_bounds=(-20, 2)))"
@@ -93,8 +93,8 @@ class NPG(PolicyGradientAlgorithm):
         eq. 16)
     :param use_sde: use generalised state-dependent exploration (Raffin et al., 2022): smooth exploration noise, Box actions
         only
-    :param sde_sample_freq: steps between two draws of its noise. Typical: 4 to 64, or −1, once per rollout. Larger values
-        explore more smoothly
+    :param sde_sample_freq: steps between two draws of the noise of ``use_sde``. Typical: 4 to 64, or −1, once per rollout.
+        Larger values explore more smoothly
     :param rollout_buffer_class: your own class with the interface of SB3's ``RolloutBuffer``, filled after collection;
         ``None``: SB3's interface to the rollout
     :param rollout_buffer_kwargs: further arguments of ``rollout_buffer_class``
@@ -214,6 +214,11 @@ class NPG(PolicyGradientAlgorithm):
     # ------------------------------------------------------------------------------------------------ set up
 
     def check_arguments(self) -> None:
+        """
+        Check the arguments.
+
+        :raises ValueError: an argument is invalid
+        """
         if self.max_grad_norm == 0:  # files of sb3-contrib's TRPO have 0, which disables clipping there
             self.max_grad_norm = None  # type: ignore[assignment]
             self._warn_of_contribs_target()
@@ -285,6 +290,7 @@ class NPG(PolicyGradientAlgorithm):
         return [*super()._excluded_save_params(), "_policy_region", "_critic_region"]
 
     def planned_gradient_steps(self, timesteps: int) -> int:
+        """Return the number of conjugate gradient iterations and of the critic's steps in a run."""
         rows = self.n_steps * self.n_envs
         by_sgd = self.n_critic_updates * ceil_div(rows, self.batch_size)
         return ceil_div(timesteps, rows) * (self.cg_max_steps + (by_sgd if self.critic == "sgd" else self.cg_max_steps))
@@ -292,6 +298,12 @@ class NPG(PolicyGradientAlgorithm):
     # ------------------------------------------------------------------------------------------------ the update
 
     def update(self, rollout: Rollout) -> Metrics:
+        """
+        Take one step of the policy along the natural gradient, then fit the critic.
+
+        :param rollout: rollout with advantages and returns
+        :return: metrics to log, without the prefix ``train/``
+        """
         self.check_numbers()  # a callback may have changed them
         self._modules.train(self.policy, False)
         actor, critic = split_parameters(self.policy)
@@ -339,7 +351,7 @@ class NPG(PolicyGradientAlgorithm):
         :param region: trust region of the policy or of the critic
         :param moved: names of the parameters to move
         :param data: tensors that the problem needs, one row per observation
-        :param observations: of the batch
+        :param observations: observations of the batch
         :param sample: observations for products with F; ``None``: all
         :raises ValueError: the gradient is not finite; the parameters are unchanged
         """

@@ -96,13 +96,16 @@ class Choice(CategoricalDistribution):
     logits: th.Tensor  # normalised, [B, K]
 
     def proba_distribution(self, action_logits: th.Tensor) -> "Choice":
+        """Set the logits, ``[B, K]``, which are normalised here."""
         self.logits = action_logits.log_softmax(dim=1)
         return self
 
     def log_prob(self, actions: th.Tensor) -> th.Tensor:
+        """Return log p(a), ``[B]``."""
         return log_prob_categorical(self.logits, actions)
 
     def entropy(self) -> th.Tensor:
+        """Return the entropy, ``[B]``."""
         return entropy_categorical(self.logits)
 
 

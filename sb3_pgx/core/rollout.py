@@ -106,9 +106,10 @@ class Rollout(EvaluatedRollout):
 
     def rows(self, index: Tensor | slice | None = None) -> "Batch":
         """
+        Return rows of the rollout as a batch.
+
         :param index: rows of the flattened rollout, environment after environment as SB3 flattens; ``None``: all of them,
             step after step, without a copy
-        :return: these rows
         """
 
         def pick(values: Tensor) -> Tensor:
@@ -197,6 +198,7 @@ class Batch(Rows):
         return len(self.actions)
 
     def suspects(self) -> dict[str, Tensor]:
+        """Return tensors, by name, that may be to blame for a loss that is not finite."""
         return {"advantages": self.advantages, "returns": self.returns}
 
     def split(self, size: int) -> Iterator["Batch"]:

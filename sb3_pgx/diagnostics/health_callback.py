@@ -114,6 +114,7 @@ class HealthCallback(DiagnosticsCallback):
         return super()._on_step() and not self._stopping
 
     def measure_more(self) -> Measured:
+        """Return the mean return in ``eval_env``, if this update is due for an evaluation."""
         if self.eval_env is None or self._measured % self.eval_every:
             return {}
         if unwrap_vec_normalize(self.training_env) is not None:
@@ -124,6 +125,7 @@ class HealthCallback(DiagnosticsCallback):
         return {"true_return": mean}  # type: ignore[dict-item]  # a list where every episode is asked for
 
     def on_measured(self) -> None:
+        """Apply the rules to the newest metrics, log their score, and warn about those in alarm."""
         self._extend_series()
         progress = min(1.0, 1.0 - self._model._current_progress_remaining)  # the last rollout may exceed total_timesteps
         alarmed = [state.rule for state in self.rule_states if state.update(self._series, progress)]

@@ -58,6 +58,11 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         self.discarded_steps = 0
 
     def check_arguments(self) -> None:
+        """
+        Check the arguments.
+
+        :raises ValueError: an argument is invalid
+        """
         super().check_arguments()
         check_counts(n_episodes=self.n_episodes, max_episode_steps=self.max_episode_steps)
         self.discount_state_weighting = as_flag("discount_state_weighting", self.discount_state_weighting)
@@ -65,20 +70,24 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
 
     @property
     def refuses_rows(self) -> str | None:
+        """Why the algorithm cannot learn from rows that a caller adds to the buffer."""
         return f"{type(self).__name__} learns from whole episodes"
 
     refuses_buffers = refuses_rows
 
     @property
     def unlearned(self) -> tuple[str, ...]:
+        """Arrays of the rollout buffer that the algorithm does not learn from; writing into them is refused."""
         return "episode_starts", "log_probs"
 
     def quota(self, env: VecEnv, n_steps: int) -> Quota:
+        """Return the quota of a rollout: ``n_episodes`` whole episodes from each environment."""
         return EpisodeQuota(self.n_episodes, env, self.max_episode_steps)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
+        """Collect whole episodes, and count the steps of environments that waited. Arguments are those of the base class."""
         complete = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         if complete:
             self._undo.add(attributes_of(self, "discarded_steps"))
