@@ -49,7 +49,7 @@ def check_policy(policy: Any, aliases: Mapping[str, Any]) -> None:
         raise TypeError(f"policy={policy!r} must be one of {', '.join(aliases)}, or a class")
 
 
-def check_environment(env: Any) -> None:
+def check_env_argument(env: Any) -> None:
     """
     Check the environment argument of a constructor. SB3 itself handles environments of OpenAI's gym.
 

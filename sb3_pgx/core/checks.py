@@ -141,10 +141,10 @@ def by_name(observations: Any) -> dict[str, np.ndarray]:
     return {"observation": observations}
 
 
-def all_finite(values: Array) -> bool:
+def arrays_are_finite(values: Array) -> bool:
     """Return whether no number of an array, or of a dictionary of arrays, is NaN or infinite."""
     if isinstance(values, dict):
-        return all(all_finite(v) for v in values.values())
+        return all(arrays_are_finite(v) for v in values.values())
     if values.dtype.kind != "f":
         return True
     # Σ x² is a quick test. If it overflows, large numbers may be the cause, so look at each one.

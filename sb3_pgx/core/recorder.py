@@ -11,7 +11,7 @@ from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.core.buffer_arrays import doubled, final_value
-from sb3_pgx.core.checks import Array, all_finite, environment_name
+from sb3_pgx.core.checks import Array, arrays_are_finite, environment_name
 from sb3_pgx.core.rollout import CollectedRollout, map_tensors
 from sb3_pgx.core.spaces import has_start, kept_action_type, kept_type, zero_based
 from sb3_pgx.core.undo import Refusal
@@ -188,7 +188,7 @@ class Recorder:
                 "environment of your own must put it into info when it resets."
             )
         kept = {k: np.array(v) for k, v in observation.items()} if isinstance(observation, dict) else np.array(observation)
-        if not all_finite(kept):
+        if not arrays_are_finite(kept):
             raise Refusal(
                 f"{environment_name(env, index)} was truncated with a final observation that is not finite, "
                 f"at step {self.size} of this rollout: {observation}. "

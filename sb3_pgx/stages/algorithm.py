@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pgx.core.arguments import (
     as_timesteps,
     check_device,
-    check_environment,
+    check_env_argument,
     check_learn,
     check_mapping,
     check_policy,
@@ -123,7 +123,7 @@ class PolicyGradientAlgorithm(Updating):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_environment(env)
+        check_env_argument(env)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     # ------------------------------------------------------------------------------------------------ what differs

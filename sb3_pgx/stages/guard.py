@@ -10,7 +10,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_pgx.core.checks import all_finite, by_name, environment_name
+from sb3_pgx.core.checks import arrays_are_finite, by_name, environment_name
 from sb3_pgx.core.undo import Refusal
 
 
@@ -43,7 +43,7 @@ class FiniteGuard:
         :param step: index of the step in this rollout; ``None`` after a reset
         :raises ValueError: a reward or an observation is NaN or infinite
         """
-        if self.normalize is None and (rewards is None or all_finite(rewards)) and all_finite(observations):
+        if self.normalize is None and (rewards is None or arrays_are_finite(rewards)) and arrays_are_finite(observations):
             return
         seen = {} if rewards is None else {"reward": rewards}
         seen |= by_name(observations)
@@ -52,7 +52,7 @@ class FiniteGuard:
         if self.normalize is not None and rewards is not None:
             raw = {"reward": self.normalize.old_reward, **raw}
         for returned in (raw, seen):
-            if not all(all_finite(values) for values in returned.values()):
+            if not all(arrays_are_finite(values) for values in returned.values()):
                 self.put_back()
                 self._raise(returned, step)
         overflowed = self._overflowed()
@@ -63,7 +63,7 @@ class FiniteGuard:
     def _overflowed(self) -> tuple[str, np.ndarray] | None:
         """Return name and value of the first running variance that is not finite; ``None`` if all are finite."""
         variances = {} if self.normalize is None else variances_of(self.normalize)
-        return next(((what, variance) for what, variance in variances.items() if not all_finite(variance)), None)
+        return next(((what, variance) for what, variance in variances.items() if not arrays_are_finite(variance)), None)
 
     def _refuse_statistics(self, what: str, variance: np.ndarray, raw: dict[str, np.ndarray], step: int | None) -> None:
         """Raise the error for a finite number so large that ``VecNormalize``'s variance overflows."""
