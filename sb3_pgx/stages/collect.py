@@ -23,7 +23,7 @@ from sb3_pgx.core.rollout import CollectedRollout, Rollout, map_tensors
 from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.core.spaces import environment_actions
 from sb3_pgx.core.undo import Undo, attributes_of, undone_if_refused
-from sb3_pgx.engine.acting_policy import ActingPolicy
+from sb3_pgx.engine.behaviour_policy import BehaviourPolicy
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import CompiledPass
 from sb3_pgx.stages.acting import Acting
@@ -117,7 +117,7 @@ class Collecting(OnPolicyAlgorithm):
         if self.use_sde:
             self._reset_noise(env)
         callback.on_rollout_start()
-        snapshot = ActingPolicy(self.policy) if watched else None
+        snapshot = BehaviourPolicy(self.policy) if watched else None
         buffer.follow_policy(self.policy)
         act = Acting(env.num_envs, self._n_updates, watched, evaluates=isinstance(buffer, CustomBuffer))
         self._look()
@@ -164,7 +164,7 @@ class Collecting(OnPolicyAlgorithm):
             recorder.add(actions, rewards, dones, infos, valid, episode_starts, env, given)
             if snapshot is not None and snapshot.has_changed(self.policy):
                 self._evaluate_before_change(snapshot, recorder)
-                snapshot = ActingPolicy(self.policy)
+                snapshot = BehaviourPolicy(self.policy)
                 buffer.follow_policy(self.policy)
             buffer.recorded()
             is_full = quota.count(dones)
@@ -201,20 +201,20 @@ class Collecting(OnPolicyAlgorithm):
             evaluation.computed()  # by the policy that acted
         self._undo.forget()
 
-    def _evaluate_before_change(self, acting: ActingPolicy, recorder: Recorder) -> None:
+    def _evaluate_before_change(self, behaviour: BehaviourPolicy, recorder: Recorder) -> None:
         """Evaluate the rows so far by the policy that acted in them, because a callback has changed it."""
-        with acting.as_it_acted() as possible:
+        with behaviour.restored() as possible:
             if not possible:
                 return
             for t in range(recorder.size):
                 if t not in recorder.known_rows:
                     observations = map_tensors(lambda x, t=t: x[t], recorder.observations)
-                    values, log_prob = StepEvaluation(acting.policy, observations, recorder.actions[t]).computed()
+                    values, log_prob = StepEvaluation(behaviour.policy, observations, recorder.actions[t]).computed()
                     recorder.known_rows[t] = values.flatten(), log_prob.flatten()
             # SB3 evaluates final observations after on_step: those of the newest row belong to the changed policy.
             for place, observation in enumerate(recorder.finals_before(recorder.size - 1)):
                 if place not in recorder.known_finals:
-                    recorder.known_finals[place] = final_value(acting.policy, observation)
+                    recorder.known_finals[place] = final_value(behaviour.policy, observation)
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         if any("episode" in info for info in infos):  # which an environment may use again in its next step

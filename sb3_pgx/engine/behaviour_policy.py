@@ -13,7 +13,7 @@ SMALL = (
 )
 
 
-class ActingPolicy:
+class BehaviourPolicy:
     """
     The policy that collects a rollout, with a copy of its parameters at the start.
 
@@ -43,7 +43,7 @@ class ActingPolicy:
         return write_counts(self._parameters) != self._write_counts or not all(equal(p, x) for p, x in self._compared)
 
     @contextmanager
-    def as_it_acted(self) -> Iterator[bool]:
+    def restored(self) -> Iterator[bool]:
         """
         Within this context, give the policy its parameters from the start of the rollout.
 
