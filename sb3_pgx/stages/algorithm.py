@@ -66,7 +66,7 @@ _NOT_SAVED = (
     "_steps",
     "_modules",
     "_metrics",
-    "_acting",
+    "_acting_pass",
     "_evaluation",
     "_compiled",
     "_undo",
@@ -174,7 +174,7 @@ class PolicyGradientAlgorithm(Updating):
         self._undo = Undo()
         self._modules = Modules()
         self._modules.look(self.policy)
-        self._acting = acting_pass(self.observation_space, self._tell)
+        self._acting_pass = acting_pass(self.observation_space, self._tell)
         self._evaluation = evaluation_pass(self.observation_space, self._tell)
         if self.objective is not None:
             self._steps = GradientSteps(self.objective, self._tell)

@@ -26,7 +26,7 @@ from sb3_pgx.core.undo import Undo, attributes_of, undone_if_refused
 from sb3_pgx.engine.behaviour_policy import BehaviourPolicy
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import CompiledPass
-from sb3_pgx.stages.acting import Acting
+from sb3_pgx.stages.action_sampler import ActionSampler
 from sb3_pgx.stages.guard import FiniteGuard, as_arrays, naming_dead_workers
 from sb3_pgx.stages.quotas import Quota, StepQuota, counted
 
@@ -46,7 +46,7 @@ class Collecting(OnPolicyAlgorithm):
     """
 
     last_rollout: Rollout = None  # type: ignore[assignment]  # that was collected last; None before the first one
-    _acting: CompiledPass
+    _acting_pass: CompiledPass
     _modules: Modules
     _compiled: bool
     _undo: Undo
@@ -119,17 +119,17 @@ class Collecting(OnPolicyAlgorithm):
         callback.on_rollout_start()
         snapshot = BehaviourPolicy(self.policy) if watched else None
         buffer.follow_policy(self.policy)
-        act = Acting(env.num_envs, self._n_updates, watched, evaluates=isinstance(buffer, CustomBuffer))
+        sampler = ActionSampler(env.num_envs, self._n_updates, watched, evaluates=isinstance(buffer, CustomBuffer))
         self._look()
         if self._compiled:
-            act.compile(self.policy, self._acting, self._modules, self._as_tensor(recorder.observe(self._last_obs)))
+            sampler.compile(self.policy, self._acting_pass, self._modules, self._as_tensor(recorder.observe(self._last_obs)))
 
         while not is_full:
             self._renew_noise(env, n_steps)
             row = recorder.observe(self._last_obs)
             obs_tensor = self._as_tensor(row)
             # Compute the action alone, unless the policy overrides forward.
-            action_tensor, values, log_probs = act(self.policy, obs_tensor)
+            action_tensor, values, log_probs = sampler(self.policy, obs_tensor)
             actions = moved(action_tensor, HOST).numpy()
             clipped_actions = environment_actions(actions, self.policy, self.action_space)
             evaluation = StepEvaluation(self.policy, row, actions) if watched and values is None else None

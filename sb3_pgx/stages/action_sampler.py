@@ -21,7 +21,7 @@ from sb3_pgx.engine.policy_graphs import CompiledPass
 _ACTING = ("forward", "_predict", "get_distribution", "extract_features", "evaluate_actions")
 
 
-class Acting:
+class ActionSampler:
     """
     Samples the actions of one rollout.
 
@@ -47,7 +47,7 @@ class Acting:
         :param modules: layers of the policy, up to date
         :param observations: example observations, ``[N, *obs]``
         """
-        if self.evaluates or not acts_alone(policy):
+        if self.evaluates or not can_skip_forward(policy):
             return
 
         def numbers() -> list[Tensor]:
@@ -66,7 +66,7 @@ class Acting:
 
         :param policy: policy in evaluation mode. The graph belongs to one policy; another one runs its own methods
         :param observations: observations, ``[N, *obs]``
-        :return: the result of :func:`act`
+        :return: the result of :func:`sample_actions`
         :raises ValueError: the policy's output is not finite. Exceptions of the policy's own code are passed on
         """
         try:
@@ -87,7 +87,7 @@ class Acting:
             if self._graph.takes(tensors) and [(noise := self._noise()).shape] == self._graph.shapes_before:
                 (actions,) = self._graph([noise, *tensors])
                 return actions, None, None
-        return act(policy, observations, self.evaluates)
+        return sample_actions(policy, observations, self.evaluates)
 
     def _refusal(self, policy: ActorCriticPolicy, what: str) -> Refusal:
         bad = not_finite_parameter(policy)
@@ -104,7 +104,7 @@ class Acting:
         return f"after update {self.n_updates}"
 
 
-def act(
+def sample_actions(
     policy: ActorCriticPolicy, observations: PyTorchObs, evaluates: bool = False
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """
@@ -119,13 +119,13 @@ def act(
     :return: actions ``[N, *action]``, not clipped; values and log-probabilities from ``forward``, otherwise ``None`` for both
     """
     with th.no_grad():
-        if acts_alone(policy) and not evaluates:
+        if can_skip_forward(policy) and not evaluates:
             actions = policy._predict(observations)
             return actions.reshape((-1, *policy.action_space.shape)), None, None  # type: ignore[misc]
         actions, values, log_prob = policy(observations)
         return actions, values, log_prob
 
 
-def acts_alone(policy: Any) -> bool:
+def can_skip_forward(policy: Any) -> bool:
     """Return whether ``_predict`` samples exactly the actions that ``forward`` would sample."""
     return is_sb3s(policy, *_ACTING)
