@@ -229,7 +229,7 @@ class A2C(RMSpropAlgorithm):
         if self.discount_state_weighting and self._ages is not None:
             self._ages = [0 if done else age + 1 for done, age in zip(dones, self._ages, strict=True)]
 
-    def weigh(self, rollout: Rollout) -> None:
+    def reweight(self, rollout: Rollout) -> None:
         """Multiply the advantages by γ^t if ``discount_state_weighting`` is true, where t is the age of the episode."""
         if self.discount_state_weighting:
             before = None if self._first_ages is None else [age - 1 for age in self._first_ages]
@@ -237,7 +237,7 @@ class A2C(RMSpropAlgorithm):
             rollout.advantages = rollout.advantages * self.gamma**ages
 
     @property
-    def weighs(self) -> bool:
+    def reweights(self) -> bool:
         """Whether the advantages are weighted."""
         return self.discount_state_weighting
 
