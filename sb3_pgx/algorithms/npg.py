@@ -43,7 +43,7 @@ from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm, ceil_div
 from sb3_pgx.stages.critic import CRITIC_OBJECTIVE, fit_critic
 from sb3_pgx.stages.evaluate import values_of
 from sb3_pgx.stages.report import Metrics
-from sb3_pgx.stages.trust_region import Surroundings, TrustRegion, named
+from sb3_pgx.stages.trust_region import TrustRegion, TrustRegionStep, named
 
 StepRule = Literal["kl", "fixed"]
 CriticUpdate = Literal["sgd", "trust_region"]
@@ -320,8 +320,8 @@ class NPG(PolicyGradientAlgorithm):
         scaled = self.normalize_advantage and len(batch) > 1  # a single row has no standard deviation
         advantages = standardized(batch.advantages) if scaled else batch.advantages
         data = [advantages, batch.actions, batch.log_prob]
-        here = self._around(self._policy_region, moved, data, batch.observations, self._sampled(batch))
-        solution = self._solved(here)
+        here = self._start_step(self._policy_region, moved, data, batch.observations, self._sampled(batch))
+        solution = self._search_direction(here)
         length = self.step_length(solution)
         search = self.search(here, length * solution.x)
         return {
@@ -337,14 +337,14 @@ class NPG(PolicyGradientAlgorithm):
             "cg_residual": solution.residual,
         }
 
-    def _around(
+    def _start_step(
         self,
         region: TrustRegion,
         moved: list[str],
         data: list[Tensor],
         observations: Observations,
         sample: Observations | None,
-    ) -> Surroundings:
+    ) -> TrustRegionStep:
         """
         Compute objective and gradient at the current parameters.
 
@@ -355,7 +355,7 @@ class NPG(PolicyGradientAlgorithm):
         :param sample: observations for products with F; ``None``: all
         :raises ValueError: the gradient is not finite; the parameters are unchanged
         """
-        here = Surroundings(region, self.policy, self._modules, moved, data, observations, sample, self._compiled)
+        here = TrustRegionStep(region, self.policy, self._modules, moved, data, observations, sample, self._compiled)
         if not (math.isfinite(here.start.gain) and th.isfinite(here.gradient).all()):
             pieces = named(here.gradient, self._modules.parameters, moved)
             gradients = {f"gradient of {name}": piece for name, piece in pieces.items()}
@@ -371,7 +371,7 @@ class NPG(PolicyGradientAlgorithm):
         rows = th.as_tensor(chosen, device=batch.actions.device)
         return map_tensors(lambda x: x[rows], batch.observations)
 
-    def _solved(self, here: Surroundings) -> Solution:
+    def _search_direction(self, here: TrustRegionStep) -> Solution:
         try:
             product = damped(here.product(), self.cg_damping)
             solution = conjugate_gradient(product, here.gradient, self.cg_max_steps, self.cg_tolerance)
@@ -404,7 +404,7 @@ class NPG(PolicyGradientAlgorithm):
             return self.step_size
         return kl_step_length(self._undamped(solution), self.coefficient("target_kl"))
 
-    def search(self, here: Surroundings, step: Tensor) -> LineSearch:
+    def search(self, here: TrustRegionStep, step: Tensor) -> LineSearch:
         """
         Move the policy by the step, or by a part of it. If the step is rejected, the policy stays exactly as it was.
 
@@ -431,12 +431,12 @@ class NPG(PolicyGradientAlgorithm):
         return {**fit_critic(self, rollout, self.batch_size, self.n_critic_updates)}
 
     def _trust_region_critic(self, batch: Batch, moved: list[str]) -> Metrics:
-        here = self._around(self._critic_region, moved, [batch.returns], batch.observations, None)
+        here = self._start_step(self._critic_region, moved, [batch.returns], batch.observations, None)
         variance = -here.start.gain  # σ², and the mean squared error
         metrics: Metrics = {"value_loss": variance}
         if variance == 0:
             return metrics
-        solution = self._solved(here)
+        solution = self._search_direction(here)
         length = capped_step_length(solution.curvature, self.critic_epsilon, variance)
         limit = self.critic_epsilon * (1 + self.critic_tolerance)
         shrink, tries = self.critic_shrinking_factor, self.critic_max_tries

@@ -13,7 +13,7 @@ from sb3_pgx.core.checks import check_counts, is_number
 from sb3_pgx.core.examination import Examination
 from sb3_pgx.ops.natural_gradient import LineSearch, Solution, kl_step_length
 from sb3_pgx.stages.report import Metrics
-from sb3_pgx.stages.trust_region import Surroundings
+from sb3_pgx.stages.trust_region import TrustRegionStep
 
 
 class TRPO(NPG):
@@ -181,7 +181,7 @@ class TRPO(NPG):
         """
         return kl_step_length(solution.curvature, self.coefficient("target_kl"))
 
-    def search(self, here: Surroundings, step: Tensor) -> LineSearch:
+    def search(self, here: TrustRegionStep, step: Tensor) -> LineSearch:
         """
         Take the longest of the shortened steps that improves the surrogate within the bound. If none does, the policy stays
         exactly as it was.

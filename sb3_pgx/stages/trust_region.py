@@ -2,7 +2,7 @@
 Steps of NPG and TRPO, whose length is measured by how much they change the policy's outputs.
 
 A :class:`Problem` defines the objective and the divergence. A :class:`TrustRegion` has functions for gradient, curvature and
-divergence, compiled if possible. :class:`Surroundings` holds one policy's gradient and curvature, and takes the steps.
+divergence, compiled if possible. :class:`TrustRegionStep` holds one policy's gradient and curvature, and takes the steps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +42,7 @@ class Problem(NamedTuple):
     divergence: Callable[[ActorCriticPolicy, Tensor, Tensor], Tensor]
 
 
-class Measured(NamedTuple):
+class StepOutcome(NamedTuple):
     """Objective and divergence of a policy after a step."""
 
     gain: float  # mean over the states
@@ -154,7 +154,7 @@ def named(theta: Tensor, like: Mapping[str, Tensor], names: Sequence[str]) -> di
     return {name: piece.view(like[name].shape) for name, piece in zip(names, pieces, strict=True)}
 
 
-class Surroundings:
+class TrustRegionStep:
     """
     A policy at the start of a step: gradient and curvature there, and methods that move its parameters and measure the result.
 
@@ -190,7 +190,7 @@ class Surroundings:
         self._data = [modules.parameters[name].detach() for name in moved]
         self._theta = flatten(self._data)
         self.gradient, gain, self.old = region.gradient.run(policy, modules, self._inputs, compiled, self.moved)
-        self.start = self.now = Measured(gain.item(), 0.0, 0.0)
+        self.start = self.now = StepOutcome(gain.item(), 0.0, 0.0)
 
     def product(self) -> Product:
         """Return the product v -> Jᵀ M J v / B over the sample, at the start."""
@@ -217,13 +217,13 @@ class Surroundings:
         theta = self._theta if step is None else self._theta + step
         copy_all(self._data, unflatten(theta, self._data))
 
-    def measure(self) -> Measured:
+    def measure(self) -> StepOutcome:
         """Return objective and divergence of the current parameters, and keep them as ``now``."""
         result = self._region.measure.run(self._policy, self._modules, [self.old, *self._inputs], self._compiled)
-        self.now = Measured(*(x.item() for x in result))
+        self.now = StepOutcome(*(x.item() for x in result))
         return self.now
 
-    def take(self, step: Tensor) -> Measured:
+    def take(self, step: Tensor) -> StepOutcome:
         """
         Take a step from the start, and return objective and divergence there. After an exception, the policy is at the start.
 
