@@ -83,14 +83,14 @@ class CollectedRollout:
 
 @dataclass(kw_only=True)
 class EvaluatedRollout(CollectedRollout):
-    """A rollout with what the policy that acted says of it."""
+    """A rollout with values, log-probabilities and distributions of the policy that collected it."""
 
     values: Tensor  # V(s_t), [T, N]
     log_prob: Tensor  # log π(a_t|s_t), [T, N]
     next_values: Tensor  # V(s_{t+1}), [T, N]; of the final observation where truncated, 0 where terminated
     last_values: Tensor  # V of the last observations, [N]
     distribution: Tensor | None = None  # packed parameters of π(·|s_t), if the objective reads them, [T, N, K]
-    acted: Tensor | None = None  # the same, for diagnostics only; not in batches
+    behaviour: Tensor | None = None  # the same numbers, kept for diagnostics only and not part of batches
 
     def estimated(self, advantages: Tensor, returns: Tensor) -> "Rollout":
         """Return the rollout with advantages and returns, ``[T, N]`` each; it shares all other tensors."""

@@ -35,7 +35,7 @@ HOST = th.device("cpu")  # where environments are
 _CHANGED_BY_ROLLOUTS = ("num_timesteps", "_current_progress_remaining", "ep_info_buffer", "ep_success_buffer")
 
 
-def moved(tensor: th.Tensor, device: th.device) -> th.Tensor:
+def to_device(tensor: th.Tensor, device: th.device) -> th.Tensor:
     """Return ``tensor.to(device)`` without the overhead of a call that changes nothing: it runs twice per step."""
     return tensor if tensor.device == device else tensor.to(device)
 
@@ -130,7 +130,7 @@ class Collecting(OnPolicyAlgorithm):
             obs_tensor = self._as_tensor(row)
             # Compute the action alone, unless the policy overrides forward.
             action_tensor, values, log_probs = sampler(self.policy, obs_tensor)
-            actions = moved(action_tensor, HOST).numpy()
+            actions = to_device(action_tensor, HOST).numpy()
             clipped_actions = environment_actions(actions, self.policy, self.action_space)
             evaluation = StepEvaluation(self.policy, row, actions) if watched and values is None else None
             if evaluation is not None:
@@ -253,7 +253,7 @@ class Collecting(OnPolicyAlgorithm):
 
     def _as_tensor(self, observations: Any) -> Any:
         if isinstance(observations, np.ndarray):
-            return moved(th.from_numpy(observations), self.device)  # what SB3's function does, in a fifth of the time
+            return to_device(th.from_numpy(observations), self.device)  # what SB3's function does, in a fifth of the time
         return obs_as_tensor(observations, self.device)
 
     def _renew_noise(self, env: VecEnv, n_steps: int) -> None:

@@ -30,7 +30,7 @@ class Estimating(Collecting):
         keep = self.reads_distribution or (self.keeps_distribution and not rollout.known_rows)
         evaluated = evaluate_rollout(self.policy, rollout, keep)
         if not self.reads_distribution:
-            evaluated.acted, evaluated.distribution = evaluated.distribution, None
+            evaluated.behaviour, evaluated.distribution = evaluated.distribution, None
         return evaluated
 
     def estimate(self, rollout: EvaluatedRollout) -> Rollout:
