@@ -188,7 +188,7 @@ def family_of(distribution: Distribution) -> Family:
         return Family("bernoulli")
     if isinstance(distribution, DiagGaussianDistribution | StateDependentNoiseDistribution):
         return Family("gaussian")
-    raise ValueError(f"{type(distribution).__name__} is not a distribution that SB3's on-policy algorithms use")
+    raise ValueError(f"{type(distribution).__name__} is no distribution that SB3's on-policy algorithms use")
 
 
 def packed(distribution: Distribution) -> th.Tensor:
