@@ -21,7 +21,7 @@ SelfRows = TypeVar("SelfRows", bound="Rows")
 @dataclass
 class CollectedRollout:
     """
-    What the environments returned and the policy did.
+    Data of a rollout after collection: what the environments returned, and the actions.
 
     ``truncated`` is true where the environment said so (``TimeLimit.truncated``), ``terminated`` where the episode ended
     otherwise. ``valid`` is false in rows that must not count. ``rewards`` are as the environment returned them. The K
@@ -65,12 +65,12 @@ class CollectedRollout:
         """Return the indices of the valid rows of the flattened rollout, ``[R]``."""
         if self.complete:
             return th.arange(self.valid.numel(), device=self.valid.device)
-        return flatten(self.valid).nonzero().flatten()
+        return flatten_by_environment(self.valid).nonzero().flatten()
 
     def evaluated(
         self, values: Tensor, log_prob: Tensor, next_values: Tensor, last_values: Tensor, distribution: Tensor | None = None
     ) -> "EvaluatedRollout":
-        """Return the rollout with what an :class:`EvaluatedRollout` has in addition; it shares all other tensors."""
+        """Return the rollout with values, log-probabilities and distributions; it shares all other tensors."""
         return EvaluatedRollout(
             **_fields_of(self, CollectedRollout),
             values=values,
@@ -113,7 +113,7 @@ class Rollout(EvaluatedRollout):
         """
 
         def pick(values: Tensor) -> Tensor:
-            return values.flatten(end_dim=1) if index is None else flatten(values)[index]
+            return values.flatten(end_dim=1) if index is None else flatten_by_environment(values)[index]
 
         return Batch(
             observations=map_tensors(pick, self.observations),
@@ -149,7 +149,7 @@ class Rows(ABC):
         return parts
 
     def replaced(self: SelfRows, tensors: Sequence[Tensor]) -> SelfRows:
-        """Return rows of the same structure, made of such tensors as :meth:`tensors` returns."""
+        """Return rows of the same structure with other tensors, in the order of :meth:`tensors`."""
         left = iter(tensors)
         parts: list[Any] = []
         for name in self.__dataclass_fields__:
@@ -212,8 +212,8 @@ class OwnBatch(Batch):
     alike = False
 
 
-def flatten(values: Tensor) -> Tensor:
-    """Reshape ``[T, N, ...]`` to ``[N * T, ...]``, environment after environment."""
+def flatten_by_environment(values: Tensor) -> Tensor:
+    """Reshape ``[T, N, ...]`` to ``[N * T, ...]``, environment after environment, as SB3 does."""
     return values.transpose(0, 1).flatten(end_dim=1)
 
 

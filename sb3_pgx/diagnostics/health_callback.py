@@ -93,6 +93,7 @@ class HealthCallback(DiagnosticsCallback):
         self.begin_history()
 
     def begin_history(self) -> None:
+        """Forget the history, the state of the rules and the warnings of another model."""
         super().begin_history()
         self.rule_states = [RuleState(rule) for rule in self.rules]
         self.warnings: list[str] = []

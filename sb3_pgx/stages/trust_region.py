@@ -95,7 +95,7 @@ class TrustRegion:
         :param moved: names of the parameters in which to differentiate
         :param inputs: encoded observations
         """
-        policy, theta = function.policy, flat([values[name] for name in moved])
+        policy, theta = function.policy, flatten([values[name] for name in moved])
 
         def outputs(theta: Tensor) -> Tensor:
             return function({**values, **named(theta, values, moved)}, *inputs)
@@ -136,20 +136,15 @@ def _gradient(
     function: PolicyFunction, values: dict[str, Tensor], moved: Sequence[str], *inputs: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradient of the mean gain, the mean gain, and the outputs."""
-    theta = flat([values[name] for name in moved]).detach().requires_grad_(True)
+    theta = flatten([values[name] for name in moved]).detach().requires_grad_(True)
     with th.enable_grad():
         gain, outputs = function({**values, **named(theta, values, moved)}, *inputs)
         (gradient,) = th.autograd.grad(gain, theta)
     return gradient, gain.detach(), outputs.detach()
 
 
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """Concatenate tensors to one vector, ``[P]``."""
-    return th.cat([x.flatten() for x in tensors])
-
-
 def named(theta: Tensor, like: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-    """Split a vector ``[P]`` into views by name, in the shapes of ``like``. This is the inverse of :func:`flat`."""
+    """Split a vector ``[P]`` into views by name, in the shapes of ``like``. This is the inverse of ``flatten``."""
     pieces = theta.split([like[name].numel() for name in names])
     return {name: piece.view(like[name].shape) for name, piece in zip(names, pieces, strict=True)}
 
