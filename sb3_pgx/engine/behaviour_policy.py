@@ -8,9 +8,8 @@ from torch import equal
 
 from sb3_pgx.engine.tensors import copy_all, write_counts
 
-SMALL = (
-    4096  # parameters with at most this many numbers are compared by value at each step; for the others, writes are counted
-)
+# Parameters with at most this many numbers are compared by value at each step; of the others, writes are counted.
+SMALL = 4096
 
 
 class BehaviourPolicy:
