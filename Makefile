@@ -13,7 +13,7 @@ test: .venv/.tests  ## the test suite, on two processes
 test-all: .venv/.tests  ## with the slow tests; writes tests/summary.txt
 	$(BIN)/python tests/summary.py
 
-fuzz: .venv/.tests  ## 2,400 random uses of the algorithms, what became of them into tests/fuzz.json
+fuzz: .venv/.tests  ## 2,400 random uses of the algorithms, their outcomes go into tests/fuzz.json
 	$(BIN)/python tests/fuzz.py
 
 versions: .venv/.tests  ## the oldest and the newest torch that are allowed; writes tests/versions.txt
@@ -29,10 +29,10 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-table: .venv/.tests  ## rewrite the README's tables from what trains and from benchmarks/results
+table: .venv/.tests  ## rewrite the README's tables from test runs and benchmarks/results
 	$(BIN)/python tests/readme_tables.py
 
-benchmark: .venv/.bench  ## the speed beside SB3, SBX and PFRL, into benchmarks/results/bench.json; then make table
+benchmark: .venv/.bench  ## measure the speed next to SB3, SBX and PFRL; writes benchmarks/results/bench.json; then run make table
 	$(BIN)/python -m benchmarks.speed --write
 
 $(BIN)/python:

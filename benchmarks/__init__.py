@@ -1,7 +1,7 @@
-"""Claims and speed: measured from a checkout, and not part of the wheel."""
+"""Benchmarks of claims and of speed. They run from a checkout and are not part of the wheel."""
 
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CLAIMS = HERE / "claims"  # what is claimed, one .yml file per subject
-RESULTS = HERE / "results"  # what was measured, one file per subject
+CLAIMS = HERE / "claims"  # the claims, one .yml file per subject
+RESULTS = HERE / "results"  # the measured records, one .json file per subject

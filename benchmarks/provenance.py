@@ -1,4 +1,4 @@
-"""Where a measurement comes from: commit, code, machine. Claims and speed records carry the same facts."""
+"""Provenance of a measurement: commit, code and machine. Claim and speed records store the same facts."""
 
 import ast
 import io
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-# The code that a trained policy, and its evaluation after training, depend on.
+# The code on which a trained policy and its evaluation after training depend.
 TRAINING_CODE = (
     "sb3_pgx/algorithms",
     "sb3_pgx/core",
@@ -32,9 +32,9 @@ def code_hash(settings: Any = None, extra: Sequence[str] = (), root: Path = ROOT
     """
     Return a hash of the code that training depends on.
 
-    Docstrings, comments and blank lines do not count: better words do not make a record stale.
+    Docstrings, comments and blank lines do not count, so rewording does not make a record stale.
 
-    :param settings: hyperparameters that belong to the measurement, as JSON can hold them
+    :param settings: hyperparameters of the measurement, in JSON's types
     :param extra: further files and folders that the measurement depends on, relative to ``root``
     :param root: the checkout
     :return: 16 hexadecimal digits
@@ -82,17 +82,17 @@ def provenance(root: Path = ROOT) -> dict[str, Any]:
 
 def uncommitted(root: Path = ROOT, *paths: str) -> list[str]:
     """
-    Return the files that differ from the last commit, new ones included; results do not count.
+    Return the files that differ from the last commit, including new ones but not results.
 
     :param root: the checkout
-    :param paths: look only at these, such as ``benchmarks/claims``; default everywhere
+    :param paths: look only at these paths, such as ``benchmarks/claims``; default: everywhere
     """
     status = git(root, "status", "--porcelain", "--", *(paths or (".",)), f":(exclude){RESULTS_ALONE}")
     return [line[3:] for line in (status or "").splitlines()]
 
 
 def git(root: Path, *arguments: str) -> str | None:
-    """Return what git prints, or ``None`` if there is no git or no repository."""
+    """Return git's output, or ``None`` if there is no git or no repository."""
     try:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -101,7 +101,7 @@ def git(root: Path, *arguments: str) -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """Return the properties of this machine that decide speed: CPU model, cores, system."""
+    """Return the properties of this machine that affect speed: CPU model, cores, system."""
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     cpu = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()

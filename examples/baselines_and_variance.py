@@ -1,10 +1,10 @@
 """
 What does a baseline do for REINFORCE?
 
-Subtracting from the return what was to be expected anyway leaves the expected gradient as it is and lowers its variance.
-(Only the mean over all episodes, which each one is part of, shortens the gradient a little, too.) The first column measures
-that: one policy is kept as it is, the same episodes are given to every baseline, and the spread of the gradients that come out
-is compared. The second shows what it is worth in training.
+A baseline is subtracted from the return. It lowers the variance of the gradient and does not change its expectation. (The mean
+over all episodes is an exception: each episode is part of it, so it shortens the gradient a little.) The first column of the
+table shows the variance: all baselines get the same episodes of one fixed policy. The second column shows the return of a
+training run with each baseline.
 """
 
 from shared import Run, arguments, difference, draw_curves, new_figure, print_table, save, train, with_interval
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     timesteps = args.steps(40_000, quick=600)
     timesteps_before, gradients = args.steps(10_000, 500), 4 if args.quick else 40
 
-    # Relative to no baseline, which has 1.
+    # Relative to the variance without a baseline.
     variances = [relative_variances("CartPole-v1", timesteps_before, gradients, seed) for seed in args.seeds]
     relative = {label: [v.get(str(key), 1.0) for v in variances] for label, key in BASELINES.items()}
     runs = {label: [run(key, seed, timesteps) for seed in args.seeds] for label, key in BASELINES.items()}
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     figure, (spread, curves) = new_figure(2)
     spread.bar(list(relative), [interquartile_mean(v) for v in relative.values()], color=COLORS[: len(relative)])
     spread.tick_params(axis="x", rotation=20)
-    spread.set_title("variance of the gradient, without a baseline: 1")
+    spread.set_title("variance of the gradient (1: without a baseline)")
     draw_curves(curves, runs, timesteps)
     curves.set_title("training on CartPole-v1")
     save(figure, args)

@@ -1,9 +1,10 @@
 """
 Which batch size for PPO, and should advantages be normalised?
 
-Small minibatches are many steps a rollout: more learning from the same data, and more time. The learning rate stays as it is,
-so a larger batch also means less movement. Each batch size is trained with and without standardising the advantages over the
-minibatch, which fixes the scale of the policy's gradient whatever that of the rewards.
+With smaller minibatches, there are more gradient steps per rollout: the policy learns more from the same data, and training
+takes longer. The learning rate is the same for all batch sizes, so with larger batches the policy moves less. Each batch size
+is trained with and without standardising the advantages over the minibatch. Standardising makes the scale of the policy's
+gradient independent of the scale of the rewards.
 """
 
 from shared import Run, arguments, difference, draw_curves, new_figure, print_table, save, train, with_interval
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     for size, of_size in runs["normalised"].items():
         seconds = sum(r.seconds for r in of_size) / len(of_size)
         rows.append([size, *[with_interval(late[way][size]) for way in WAYS], f"{seconds:.1f}"])
-    print_table(["late training return with", *[f"advantages {way}" for way in WAYS], "seconds a training"], rows)
+    print_table(["late training return with", *[f"advantages {way}" for way in WAYS], "seconds per run"], rows)
 
     best = max(late["normalised"], key=lambda size: interquartile_mean(late["normalised"][size]))
     print(f"With normalised advantages, {best} learned most in {timesteps:,} steps ({args.n_seeds}).")

@@ -1,8 +1,9 @@
 """
-Is the best policy deterministic? Not where states look alike.
+Is the best policy deterministic? Not if states look alike.
 
-The short corridor with switched actions (Sutton & Barto, 2018, example 13.1): three states that the agent cannot tell apart,
-and in the middle one left and right are exchanged. Each step costs 1. The return of every policy is known exactly.
+The environment is the short corridor with switched actions (Sutton & Barto, 2018, example 13.1). The agent cannot tell its
+three states apart, and in the middle state left and right are swapped. Each step costs 1. The return of every policy is known
+exactly.
 """
 
 import gymnasium as gym
@@ -17,7 +18,7 @@ MAX_STEPS = 200
 
 
 class Corridor(gym.Env):
-    """States 0, 1, 2 and the end 3; action 1 goes right, in state 1 left. The observation says nothing."""
+    """States 0, 1, 2 and the end, 3. Action 1 goes right, but in state 1 it goes left. The observation is constant."""
 
     observation_space, action_space = spaces.Box(0.0, 1.0, (1,), np.float32), spaces.Discrete(2)
 
@@ -36,7 +37,7 @@ gym.register("Corridor-v0", entry_point=Corridor, max_episode_steps=MAX_STEPS)
 
 
 def exact_return(p: float) -> float:
-    """Of going right with probability p, by solving v = -1 + P v; minus infinity where the end is never reached."""
+    """Return the return of going right with probability p, from v = -1 + P v; minus infinity if the end is never reached."""
     P = np.array([[1 - p, p, 0], [p, 0, 1 - p], [0, 1 - p, 0]])
     return float(np.linalg.solve(np.eye(3) - P, -np.ones(3))[0]) if 0 < p < 1 else -np.inf
 
@@ -60,20 +61,18 @@ def main(argv: list[str] | None = None) -> None:
     rows = [
         ["always right (or always left)", "1 (or 0)", "never arrives"],
         ["right, and left in 1 step of 20", "0.95", f"{exact_return(0.95):.1f}"],
-        ["a coin", "0.5", f"{exact_return(0.5):.1f}"],
-        ["the best of all, by enumeration", f"{best:.3f}", f"{exact_return(best):.1f}"],
-        ["REINFORCE, its probability of right", with_interval(learned, 3), with_interval([exact_return(p) for p in learned])],
+        ["left or right with equal probability", "0.5", f"{exact_return(0.5):.1f}"],
+        ["the best one, by enumeration", f"{best:.3f}", f"{exact_return(best):.1f}"],
+        ["REINFORCE", with_interval(learned, 3), with_interval([exact_return(p) for p in learned])],
     ]
     print_table(["policy", "probability of right", "exact return"], rows)
     gained, off = exact_return(best) - exact_return(0.95), float(np.mean([abs(p - best) for p in learned]))
-    print(
-        f"The best policy draws its action: it gains {gained:.1f} over one that is all but deterministic, and a deterministic"
-    )
-    print(f"one never arrives. REINFORCE ends {off:.3f} from the best probability, mean of seeds {list(args.seeds)}.")
+    print(f"The best policy is random. Its return is {gained:.1f} higher than that of the nearly deterministic one, and a")
+    print(f"deterministic one never arrives. REINFORCE ends {off:.3f} from the best probability (seeds {list(args.seeds)}).")
 
     figure, (axes,) = new_figure()
     axes.plot(grid, [exact_return(p) for p in grid])
-    axes.plot(learned, [exact_return(p) for p in learned], "o", color="C1", label="REINFORCE, a point for each seed")
+    axes.plot(learned, [exact_return(p) for p in learned], "o", color="C1", label="REINFORCE, one point per seed")
     axes.axvline(best, color="0.6", linestyle=":")
     axes.set(
         xlabel="probability of going right", ylabel="exact return", ylim=(-100, 0), title="a corridor whose states look alike"

@@ -1,9 +1,9 @@
 """
-Clip, penalty or trust region: how far do they let an update go, and does the more elaborate one learn better?
+Clip, penalty or trust region: how far does an update move the policy, and which one learns better?
 
-All three hold the new policy near the one that gathered the data. PPO cuts off the incentive to move a ratio further than
-1 ± 0.2, PPOPenalty charges for the KL divergence and adapts the price, TRPO bounds the divergence itself. The fourth, PPO with
-a clip range of 5, holds nothing. The same numbers are measured from the outside for all four.
+All three keep the new policy near the one that collected the data. PPO gives no gradient to ratios beyond 1 ± 0.2, PPOPenalty
+adds a KL penalty with an adaptive weight, and TRPO bounds the KL divergence. The fourth method, PPO with a clip range of 5,
+has no effective limit. DiagnosticsCallback measures the same numbers for all four.
 """
 
 import numpy as np
@@ -18,12 +18,12 @@ METHODS = {
     "clip (PPO)": (PPO, PASSES),
     "penalty (PPOPenalty)": (PPOPenalty, dict(PASSES, target_kl=0.01)),
     "trust region (TRPO)": (TRPO, dict(n_steps=128, batch_size=128, target_kl=0.01, cg_damping=0.01)),
-    "nothing (PPO, clip 5)": (PPO, dict(PASSES, clip_range=5.0)),
+    "none (PPO, clip 5)": (PPO, dict(PASSES, clip_range=5.0)),
 }
 
 
 def run(method: str, seed: int, timesteps: int):
-    """A training, and the KL divergence of each of its updates: mean over the states, and the state that changed most."""
+    """Train, and return the run and the KL divergence of each update: the mean over the states, and the maximum."""
     algorithm, settings = METHODS[method]
     env = make_vec_env("CartPole-v1", n_envs=8, seed=seed)
     model = algorithm("MlpPolicy", env, **settings, seed=seed, device="cpu")
@@ -47,10 +47,10 @@ def main(argv: list[str] | None = None) -> None:
         seconds = np.mean([r.seconds for r in runs[method]])
         rows.append([method, *divergence, with_interval(returns[method]), f"{seconds:.1f}"])
     header = [
-        "what holds the policy",
-        "KL an update",
-        "largest of all",
-        "in the state that changed most",
+        "limit on the policy change",
+        "KL per update, median",
+        "largest",
+        "in the state with the largest change",
         "late return",
         "seconds",
     ]
@@ -58,18 +58,18 @@ def main(argv: list[str] | None = None) -> None:
 
     clip, penalty, region, nothing = METHODS
     above = np.mean(kl[region] > 0.01)
-    print(f"Of TRPO's updates {100 * above:.0f} % are beyond its bound of 0.01; of PPO's, which has none, "
-          f"{100 * np.mean(kl[clip] > 0.01):.0f} %, of PPOPenalty's {100 * np.mean(kl[penalty] > 0.01):.0f} %.")  # fmt: skip
+    print(f"Updates beyond a KL divergence of 0.01: TRPO, whose bound it is, {100 * above:.0f} %; PPO "
+          f"{100 * np.mean(kl[clip] > 0.01):.0f} %; PPOPenalty {100 * np.mean(kl[penalty] > 0.01):.0f} %.")  # fmt: skip
     print(f"Late return, TRPO minus PPO: {difference(returns[region], returns[clip])};")
     print(f"PPOPenalty minus PPO: {difference(returns[penalty], returns[clip])};")
-    print(f"PPO minus the same without its clip: {difference(returns[clip], returns[nothing])}.")
+    print(f"PPO minus PPO without a clip: {difference(returns[clip], returns[nothing])}.")
     print(f"Seeds {list(args.seeds)}, {timesteps:,} steps of CartPole-v1.")
 
     figure, (distances, curves) = new_figure(2)
     for method, values in kl.items():
         distances.plot(np.sort(values), np.linspace(0, 1, len(values)), label=method)
     distances.axvline(0.01, color="0.6", linestyle=":")
-    distances.set(xscale="log", xlim=(5e-4, None), xlabel="KL(old‖new) of an update", ylabel="share of the updates below")
+    distances.set(xscale="log", xlim=(5e-4, None), xlabel="KL(old‖new) of an update", ylabel="share of the updates with less")
     distances.legend(frameon=False, fontsize="small")
     draw_curves(curves, runs, timesteps)
     save(figure, args)

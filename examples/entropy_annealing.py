@@ -1,9 +1,10 @@
 """
 When does an entropy bonus help, and why anneal it?
 
-A corridor with a trap: one step to the left waits a reward of 1, fifteen to the right one of 10, discounted worth 4.6. Who
-stumbles about finds the near one first, and may settle there. A bonus on the entropy keeps the policy looking, and if it stays
-too large, from ever deciding. One that falls to 0 explores first and decides later: ``ent_coef="lin_1_0"``.
+The environment is a corridor with a trap. One step to the left there is a reward of 1; fifteen steps to the right there is one
+of 10, whose discounted value is 4.6. Random exploration finds the near reward first, and the policy may settle for it. An
+entropy bonus keeps the policy exploring. If the bonus stays large, the policy never becomes deterministic. If it falls to 0
+(``ent_coef="lin_1_0"``), the policy explores first and decides later.
 """
 
 import gymnasium as gym
@@ -18,7 +19,7 @@ NEAR, FAR, START, LENGTH = 1.0, 10.0, 1, 17
 
 
 class NearAndFar(gym.Env):
-    """Steps to the left or the right; each end of the corridor ends the episode with its reward."""
+    """A corridor in which the agent steps left or right. Each end of it gives its reward and ends the episode."""
 
     observation_space = gym.spaces.Box(0, 1, (LENGTH,), np.float32)
     action_space = gym.spaces.Discrete(2)

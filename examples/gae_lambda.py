@@ -1,11 +1,11 @@
 """
 Which λ for generalised advantage estimation?
 
-λ trades two errors: λ = 0 believes the critic (bias, where the critic is wrong), λ = 1, Monte-Carlo, the sampled return alone
-(variance, which grows with the horizon). Here both are measured against the truth, with critics that are wrong on purpose: a
-corridor, walked again and again, is small enough that V and the advantages A(s, a) of its policy are known by linear algebra.
-Averaging over more data lowers the variance and leaves the bias, so the best λ depends on how much there is. Of the bias, what
-both actions of a state share is left out: it shifts no probability.
+λ balances two errors. λ = 0 relies on the critic, whose errors cause bias. λ = 1 (Monte-Carlo) uses the sampled returns, whose
+variance grows with the horizon. This script measures both errors with critics that are wrong on purpose. In a small corridor,
+V and the advantages A(s, a) of a policy are known exactly by linear algebra. Averaging over more data lowers the variance but
+not the bias, so the best λ depends on the amount of data. A bias that is the same for both actions of a state is left out,
+since it does not change the policy's gradient.
 """
 
 import numpy as np
@@ -14,29 +14,30 @@ from shared import arguments, new_figure, print_table, save, with_interval
 
 from sb3_pgx.ops.returns import gae
 
-STATES, GAMMA, SLIP = 10, 0.99, 0.1  # the last state is the goal: reward 1, and back to the first
+STATES, GAMMA, SLIP = 10, 0.99, 0.1  # the last state is the goal: reward 1, then back to the first state
 POLICY = np.array([0.3, 0.7])  # left, right
 LAMBDAS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 1.0)
-CRITICS = {"exact critic": 0.0, "critic wrong by 10 %": 0.1, "critic wrong by 50 %": 0.5}  # of the standard deviation of V
-VISITS = (1, 100, 10_000)  # to average over, of each state and action
+# Error of the critic relative to the standard deviation of V.
+CRITICS = {"exact critic": 0.0, "critic wrong by 10 %": 0.1, "critic wrong by 50 %": 0.5}
+VISITS = (1, 100, 10_000)  # number of visits of each state and action to average over
 
 
 def step(states: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The states after a step, and the rewards."""
+    """Return the states after a step, and the rewards."""
     moved = np.clip(states + np.where(right, 1, -1), 0, STATES - 1)
     at_goal = moved == STATES - 1
     return np.where(at_goal, 0, moved), at_goal.astype(float)
 
 
 def model() -> tuple[np.ndarray, np.ndarray]:
-    """P(s' | s, a) as ``[a, s, s']`` and the expected reward ``[a, s]``; a slip goes the other way."""
+    """Return P(s' | s, a) as ``[a, s, s']`` and the expected reward ``[a, s]``. A slip moves in the other direction."""
     outcomes = [step(np.arange(STATES), np.full(STATES, right)) for right in (False, True)]
     P, r = np.array([np.eye(STATES)[after] for after, _ in outcomes]), np.array([reward for _, reward in outcomes])
     return (1 - SLIP) * P + SLIP * P[::-1], (1 - SLIP) * r + SLIP * r[::-1]
 
 
 def expected_gae(critic: np.ndarray, gae_lambda: float) -> np.ndarray:
-    """E[Â | s, a] ``[a, s]``, exactly. With the true V it is the advantage, for every λ."""
+    """Return E[Â | s, a] exactly, ``[a, s]``. With the true V it is the advantage, for every λ."""
     P, r = model()
     deltas = r + GAMMA * P @ critic - critic
     later = np.linalg.solve(np.eye(STATES) - GAMMA * gae_lambda * np.tensordot(POLICY, P, 1), POLICY @ deltas)
@@ -44,13 +45,13 @@ def expected_gae(critic: np.ndarray, gae_lambda: float) -> np.ndarray:
 
 
 def true_values() -> np.ndarray:
-    """V = (I − γP)⁻¹ r of the policy."""
+    """Return V = (I − γP)⁻¹ r of the policy."""
     P, r = model()
     return np.linalg.solve(np.eye(STATES) - GAMMA * np.tensordot(POLICY, P, 1), POLICY @ r)
 
 
 def walk(rng: np.random.Generator, steps: int, n_envs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """States ``[T + 1, N]``, actions and rewards ``[T, N]``, as a rollout has them."""
+    """Return the states ``[T + 1, N]``, actions and rewards ``[T, N]`` of a rollout."""
     states, actions, rewards = [rng.integers(0, STATES - 1, n_envs)], [], []
     for _ in range(steps):
         actions.append(rng.random(n_envs) < POLICY[1])
@@ -61,11 +62,13 @@ def walk(rng: np.random.Generator, steps: int, n_envs: int) -> tuple[np.ndarray,
 
 
 def bias_and_variance(seed: int, wrong_by: float, steps: int) -> np.ndarray:
-    """Squared bias and variance for each λ, averaged over the steps, relative to the advantages' mean square: ``[2, λ]``."""
+    """Return squared bias and variance for each λ, relative to the mean square of the advantages, ``[2, λ]``."""
     rng = np.random.default_rng(seed)
     V = true_values()
     critic = V + wrong_by * V.std() * rng.standard_normal(STATES)
-    states, actions, rewards = walk(rng, steps + 700, n_envs=100)  # 700 more: no return is cut short, γ^700 < 0.001
+    states, actions, rewards = walk(
+        rng, steps + 700, n_envs=100
+    )  # 700 steps more, so that returns are complete: γ^700 < 0.001
     values, r = th.as_tensor(critic[states]), th.as_tensor(rewards)
     visited = (actions[:steps], states[:steps])
     advantages, result = expected_gae(V, 0.0)[visited], []
@@ -86,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     visits = VISITS[1]
     error = {c: m[:, 0] + m[:, 1] / visits for c, m in measured.items()}  # [seeds, λ]
     rows = [[f"{lam:g}", *[with_interval(e[:, i], 3) for e in error.values()]] for i, lam in enumerate(LAMBDAS)]
-    print(f"Mean squared error of advantages averaged over {visits} visits; 1: as wrong as saying 0 everywhere.\n")
+    print(f"Mean squared error of advantages averaged over {visits} visits; 1 is the error of predicting 0.\n")
     print_table(["λ", *CRITICS], rows)
     for critic, m in measured.items():
         bias, variance = m.mean(axis=0)

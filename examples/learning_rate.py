@@ -1,8 +1,8 @@
 """
-How much does PPO's learning rate matter, and is it the same one for discrete and continuous actions?
+How much does PPO's learning rate matter, and is the best one the same for discrete and continuous actions?
 
-The same rates on CartPole (Discrete) and Pendulum (Box). Below the best rate a policy learns too slowly for the budget; above
-it, steps are so large that what was collected says little about the policy that they lead to.
+The same learning rates are tried on CartPole (Discrete) and Pendulum (Box). Below the best one, the policy learns too slowly
+for the budget. Above it, the steps are so large that the collected data say little about the new policy.
 """
 
 from shared import Run, arguments, draw_curves, new_figure, print_table, save, train, with_interval
@@ -12,7 +12,7 @@ from sb3_pgx import PPO
 from sb3_pgx.experiments.statistics import interquartile_mean
 
 RATES = (1e-4, 1e-3, 3e-3, 1e-2)
-TASKS = {"CartPole-v1": 0.98, "Pendulum-v1": 0.9}  # with their discount factors
+TASKS = {"CartPole-v1": 0.98, "Pendulum-v1": 0.9}  # discount factor of each task
 
 
 def run(env_id: str, rate: float, seed: int, timesteps: int) -> Run:
@@ -21,8 +21,8 @@ def run(env_id: str, rate: float, seed: int, timesteps: int) -> Run:
     return train(PPO("MlpPolicy", env, learning_rate=rate, **settings), timesteps, eval_episodes=0)
 
 
-def within(values: dict[float, float]) -> list[float]:
-    """The rates that get at least nine tenths of the way from the worst to the best."""
+def nearly_best(values: dict[float, float]) -> list[float]:
+    """Return the rates that reach at least 90 % of the way from the worst to the best return."""
     low, high = min(values.values()), max(values.values())
     return [rate for rate, value in values.items() if value >= high - 0.1 * (high - low)]
 
@@ -37,9 +37,9 @@ def main(argv: list[str] | None = None) -> None:
     print_table(["learning rate", *[f"late training return, {task}" for task in TASKS]], rows)
     for task in TASKS:
         means = {rate: float(interquartile_mean(values)) for rate, values in late[task].items()}
-        good = ", ".join(f"{rate:g}" for rate in within(means))
+        good = ", ".join(f"{rate:g}" for rate in nearly_best(means))
         best = max(means, key=means.get)
-        print(f"{task}: best {best:g}; nine tenths of the way from worst to best: {good} ({args.n_seeds}).")
+        print(f"{task}: best {best:g}; at least 90 % of the way from worst to best: {good} ({args.n_seeds}).")
 
     figure, panels = new_figure(len(TASKS))
     for axes, task in zip(panels, TASKS, strict=True):

@@ -1,8 +1,9 @@
 """
 Should actor and critic share a trunk? tanh or ReLU? Orthogonal initialisation or the framework's own?
 
-The eight combinations, each with the same seeds. A shared trunk is a feature extractor with the layers in it, which SB3 gives
-to both heads; separate ones are SB3's (and our) default for vectors: two hidden layers of 64 units each.
+All eight combinations are trained with the same seeds. Separate networks are the default of SB3 and of this package for
+vectors: two hidden layers of 64 units each. A shared trunk is a features extractor that contains these layers; SB3 passes its
+output to both heads.
 """
 
 from itertools import product
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "Shared trunk or separate? tanh or ReLU? Which initialisation?", seeds=3, argv=argv)
     timesteps = args.steps(20_000, quick=1_024)
     runs = {choice: [run(choice, seed, timesteps) for seed in args.seeds] for choice in product(*CHOICES.values())}
-    # Of the training episodes in the last fifth of the steps, exploration included: how fast it learns.
+    # The late return shows how fast a policy learns.
     returns = {choice: [r.late_return for r in of_choice] for choice, of_choice in runs.items()}
 
     rows = []
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         rows.append([*choice, with_interval(returns[choice])])
     print_table([*CHOICES, "late return"], rows)
 
-    # Trainings that differ in this choice alone, same seed and all, are compared in pairs.
+    # Compare pairs of runs that differ in this choice only and have the same seed.
     effects: dict[str, tuple[list[float], list[float]]] = {}
     for i, (name, (first, second)) in enumerate(CHOICES.items()):
         with_first, with_second = (
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
             axes.hlines(np.mean(values), i + offset - 0.1, i + offset + 0.1, color=color, linewidth=3)
     axes.set_xticks(range(len(effects)), list(effects))
     axes.set_xlim(-0.5, len(effects) - 0.5)
-    axes.set(ylabel="late return", title="each point: a training; blue: the first named, orange: the second")
+    axes.set(ylabel="late return", title="one point per run; blue: the first choice, orange: the second")
     save(figure, args)
 
 

@@ -1,9 +1,11 @@
 """
-One environment or many? How fast, how good after the same number of steps, and how much the seeds differ.
+One environment or many? The script compares speed, return after the same number of steps, and the spread over seeds.
 
-Two ways to add environments: with the rollout kept at 1,024 steps altogether, so that each one's part is shorter; or with 128
-steps of each, so that the rollout grows and there are fewer updates.
+There are two ways to add environments. With 1,024 steps per rollout in total, each environment contributes fewer steps. With
+128 steps per environment, the rollout grows and there are fewer updates.
 """
+
+import math
 
 import numpy as np
 from shared import arguments, difference, new_figure, print_table, save, train, with_interval
@@ -13,8 +15,8 @@ from sb3_pgx import PPO
 
 NUMBERS = (1, 8, 64)
 ROLLOUTS = {
-    "1,024 altogether": lambda n_envs: 1024 // n_envs,
-    "128 of each": lambda n_envs: 128,
+    "1,024 in total": lambda n_envs: 1024 // n_envs,
+    "128 per environment": lambda n_envs: 128,
 }
 
 
@@ -33,22 +35,22 @@ def main(argv: list[str] | None = None) -> None:
         for rollout, n_steps in ROLLOUTS.items()
         for n_envs in NUMBERS
     }
-    # Of the policy after training: with many environments, each has too few steps for a long episode while it trains.
+    # Evaluate after training: with many environments, each has too few steps for a long training episode.
     final = {key: [r.final_return for r in of_key] for key, of_key in runs.items()}
     speed = {key: timesteps / np.mean([r.seconds for r in of_key]) for key, of_key in runs.items()}
 
     rows = []
     for rollout, n_envs in runs:
-        key, n_updates = (rollout, n_envs), -(-timesteps // (n_envs * ROLLOUTS[rollout](n_envs)))
+        key, n_updates = (rollout, n_envs), math.ceil(timesteps / (n_envs * ROLLOUTS[rollout](n_envs)))
         rows.append([str(n_envs), rollout, str(n_updates), f"{speed[key]:,.0f}", with_interval(final[key])])
-    print_table(["environments", "steps of a rollout", "updates", "steps a second", "final return"], rows)
+    print_table(["environments", "steps per rollout", "updates", "steps per second", "final return"], rows)
 
     kept, grown = ROLLOUTS
     few, usual, many = NUMBERS
-    print(f"In the same rollout, {many} environments are {speed[kept, many] / speed[kept, few]:.1f} times as fast as one.")
+    print(f"With the same rollout, {many} environments are {speed[kept, many] / speed[kept, few]:.1f} times as fast as one.")
     print(f"Final return with {many} minus that with one, same rollout: {difference(final[kept, many], final[kept, few])};")
     print(f"with {many} minus {usual}: {difference(final[kept, many], final[kept, usual])};")
-    print(f"with {many} in a rollout that grew minus {usual}: {difference(final[grown, many], final[grown, usual])}.")
+    print(f"with {many} and a larger rollout minus {usual}: {difference(final[grown, many], final[grown, usual])}.")
     print(f"Seeds {list(args.seeds)}, {timesteps:,} steps of CartPole-v1 each.")
 
     figure, (clock, outcome) = new_figure(2)
@@ -56,11 +58,11 @@ def main(argv: list[str] | None = None) -> None:
         clock.plot(NUMBERS, [speed[rollout, n_envs] for n_envs in NUMBERS], "o-", label=rollout)
         (line,) = outcome.plot(NUMBERS, [np.mean(final[rollout, n_envs]) for n_envs in NUMBERS])
         outcome.plot(NUMBERS, [final[rollout, n_envs] for n_envs in NUMBERS], "o", color=line.get_color())
-    for axes, label in ((clock, "steps a second"), (outcome, "final return, a point for each seed")):
+    for axes, label in ((clock, "steps per second"), (outcome, "final return, one point per seed")):
         axes.set(xscale="log", xlabel="environments", ylabel=label)
         axes.minorticks_off()
         axes.set_xticks(NUMBERS, list(map(str, NUMBERS)))
-    clock.legend(frameon=False, title="a rollout has")
+    clock.legend(frameon=False, title="steps per rollout")
     save(figure, args)
 
 

@@ -1,8 +1,8 @@
 """
 How do I train on an environment of my own, from the first check to the evaluation?
 
-The task: a sledge on ice, pushed left or right at each of 60 steps, has to come to rest at the origin. The same checks from
-the shell, in this folder: `sb3-pgx doctor env own_environment:Sledge-v0`.
+The task: a sledge on ice is pushed left or right at each of 60 steps and must come to rest at the origin. To run the same
+checks from the shell, use `sb3-pgx doctor env own_environment:Sledge-v0` in this folder.
 """
 
 import gymnasium as gym
@@ -18,7 +18,7 @@ from sb3_pgx.doctor.report import environment_text
 
 
 class Sledge(gym.Env):
-    """Observations and actions within [-1, 1], rewards of order 1, a real random generator: what SB3 and PPO like."""
+    """A sledge on ice. Observations and actions are within [-1, 1] and rewards of order 1, as PPO works best."""
 
     observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -40,17 +40,17 @@ class Sledge(gym.Env):
         return np.clip([self.place / 2, self.speed], -1, 1).astype(np.float32)
 
 
-# The time limit belongs here: Gymnasium then reports it as truncation, and the algorithm knows that life would have gone on.
+# With the time limit here, Gymnasium reports it as truncation, so the algorithm bootstraps the return.
 gym.register("Sledge-v0", entry_point=Sledge, max_episode_steps=60)
 
 
 def by_hand(observation: np.ndarray) -> np.ndarray:
-    """What an engineer would try first: push against place and speed."""
+    """Return the action of a rule that an engineer would try first: push against position and speed."""
     return np.clip([-3.0 * observation[0] - 3.0 * observation[1]], -1, 1)
 
 
 def mean_return(act, episodes: int = 50) -> float:
-    """Of any function from an observation to an action."""
+    """Return the mean return of a function from an observation to an action."""
     env = gym.make("Sledge-v0")
     total = 0.0
     for episode in range(episodes):
@@ -66,8 +66,8 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "How do I train on an environment of my own?", seeds=3, argv=argv)
     timesteps = args.steps(40_000, quick=2_000)
 
-    check_env(gym.make("Sledge-v0").unwrapped)  # SB3's, of the interface: raises or warns where something is wrong
-    print("SB3's check_env has no complaint. What sb3-pgx doctor env says:\n")
+    check_env(gym.make("Sledge-v0").unwrapped)  # SB3's check of the interface: raises an error or warns if there is a problem
+    print("SB3's check_env found no problem. The report of sb3-pgx doctor env:\n")
     print(environment_text(examine_environment("Sledge-v0")), "\n")
 
     runs, returns = [], []
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
           f"{sum(r > random for r in returns)}. Seeds {list(args.seeds)}, {timesteps:,} steps.")  # fmt: skip
 
     figure, (axes,) = new_figure()
-    draw_curves(axes, {"PPO while it trains, with noise": runs}, timesteps)
+    draw_curves(axes, {"PPO during training, with exploration noise": runs}, timesteps)
     axes.axhline(engineer, color="0.3", linestyle="--")
     axes.text(0, engineer, "by hand", va="bottom")
     save(figure, args)

@@ -1,9 +1,9 @@
 """
-How does PPO learn to swing up a pendulum, and what becomes of its action distribution?
+How does PPO learn to swing up a pendulum, and how does its action distribution change?
 
-A mean return above −200 is good. The policy is a Gaussian over the torque; with generalised state-dependent exploration
-(``use_sde=True``) both its mean and its standard deviation depend on the state. The picture maps the mean torque over angle
-and velocity while it learns.
+A mean return above −200 is good. The policy is a Gaussian over the torque. With generalised state-dependent exploration
+(``use_sde=True``), both its mean and its standard deviation depend on the state. The picture shows maps of the mean torque
+over angle and velocity during training.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ GOOD = -200
 
 
 class ActionDistribution(BaseCallback):
-    """Keeps mean torque over angle and velocity, and mean standard deviation, from the start to the end."""
+    """Keep maps of the mean torque over angle and velocity, and the mean standard deviation, during training."""
 
     def __init__(self, timesteps: int):
         super().__init__()
@@ -48,14 +48,14 @@ class ActionDistribution(BaseCallback):
 
 def run(seed: int, timesteps: int, eval_episodes: int) -> tuple[Run, ActionDistribution]:
     env = make_vec_env("Pendulum-v1", n_envs=4, seed=seed)
-    settings = dict(learning_rate=1e-3, n_steps=1024, gamma=0.9, use_sde=True, sde_sample_freq=4)  # rl-baselines3-zoo's
+    settings = dict(learning_rate=1e-3, n_steps=1024, gamma=0.9, use_sde=True, sde_sample_freq=4)  # as in rl-baselines3-zoo
     model = PPO("MlpPolicy", env, **settings, seed=seed, device="cpu")
     watch = ActionDistribution(timesteps)
     return train(model, timesteps, callbacks=[watch], eval_episodes=eval_episodes), watch
 
 
 def main(argv: list[str] | None = None) -> None:
-    question = "How does PPO learn to swing up a pendulum, and what becomes of its action distribution?"
+    question = "How does PPO learn to swing up a pendulum, and how does its action distribution change?"
     args = arguments(__file__, question, seeds=3, argv=argv)
     timesteps = args.steps(100_000)
     episodes = 10 if args.quick else 100
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     kept = watches[0].kept
     spread = [f"{np.abs(mean).mean():.2f}" for _, mean, _ in kept]
     rows = [[f"{steps:,}", s, f"{std:.2f}"] for (steps, _, std), s in zip(kept, spread, strict=True)]
-    print_table(["steps", "mean torque, absolute, over the states", "standard deviation, mean"], rows)
+    print_table(["steps", "mean absolute torque over the states", "mean standard deviation"], rows)
     finals = [r.final_return for r in runs]
     good = sum(final > GOOD for final in finals)
     print(f"Return of {episodes} episodes: {with_interval(finals)}; {good} of {args.n_seeds} above {GOOD}.")
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         axes.set_title(f"{steps:,} steps: σ = {std:.2f}")
         axes.set_xlabel("angle from upright, degrees")
         axes.set_ylabel("angular velocity, rad/s")
-    figure.colorbar(image, ax=panels, label="mean torque of the maps, N m")
+    figure.colorbar(image, ax=panels, label="mean torque, N m")
     draw_curves(panels[-1], {f"{args.n_seeds}": runs}, timesteps)
     panels[-1].axhline(GOOD, color="0.4", linestyle="--", linewidth=1)
     save(figure, args)

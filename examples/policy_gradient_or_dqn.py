@@ -1,9 +1,9 @@
 """
-A discrete task: policy gradient or value-based? And may I cut a continuous action into levels and use DQN?
+A discrete task: policy gradient or value-based method? And can I discretise a continuous action and use DQN?
 
-SB3's DQN beside ACER and PPO, on CartPole-v1 and on Pendulum-v1 whose torque is cut into five levels. A value-based method
-learns from each step many times; PPO throws its data away, but its steps are cheap and it can run many environments: so it
-also gets four times the steps.
+The script compares SB3's DQN with ACER and PPO, on CartPole-v1 and on Pendulum-v1 with five levels of torque. A value-based
+method learns from each step many times. PPO uses its data once, but its steps are cheap and it can use many environments, so
+it is also trained with four times the steps.
 """
 
 import gymnasium as gym
@@ -19,7 +19,7 @@ LEVELS = 5
 
 
 class Levels(gym.ActionWrapper):
-    """The torque as one of five numbers from -2 to 2."""
+    """Turn the torque into a choice of five numbers from -2 to 2."""
 
     def __init__(self, env: gym.Env):
         super().__init__(env)
@@ -33,7 +33,7 @@ gym.register("PendulumLevels-v0", lambda **kwargs: Levels(gym.make("Pendulum-v1"
 
 REPLAY = dict(buffer_size=50_000, learning_starts=1_000, batch_size=64, exploration_final_eps=0.04)
 MORE = "PPO, 4 times the steps"
-# Of CartPole-v1: DQN has the settings of rl-baselines3-zoo, but the default network; ours those of zoo_configs/.
+# For CartPole-v1, DQN has the settings of rl-baselines3-zoo except the network; ACER and PPO have those of zoo_configs/.
 METHODS = {
     "CartPole-v1": {
         "DQN": (DQN, 1, dict(learning_rate=2.3e-3, train_freq=256, gradient_steps=128, target_update_interval=10, **REPLAY)),
@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     for task in METHODS:
         print(f"{task}: DQN minus PPO in the same steps {difference(final[task, 'DQN'], final[task, 'PPO'])};")
         print(f"  DQN minus PPO with four times the steps {difference(final[task, 'DQN'], final[task, MORE])}.")
-    print(f"Five levels of one torque are {LEVELS} actions; of the 6 of HalfCheetah {LEVELS**6:,}, of the 17 of Humanoid "
-          f"{LEVELS**17:.1e}: one output of DQN's network for each.")  # fmt: skip
+    print(f"DQN's network has one output per combination of levels: {LEVELS} for one torque, {LEVELS**6:,} for the 6 of "
+          f"HalfCheetah, {LEVELS**17:.1e} for the 17 of Humanoid.")  # fmt: skip
     print(f"Seeds {list(args.seeds)}.")
 
     figure, panels = new_figure(2)

@@ -1,9 +1,9 @@
 """
 Which of PPO's hyperparameters matter on LunarLander?
 
-One factor at a time: each row changes one setting of the first. The budget is small (a solved LunarLander needs a million
-steps), so this shows how fast a setting learns at first, and the last column has an interval: where it contains 0, so few
-seeds cannot tell the setting from the first row, and the honest answer is: more seeds.
+Each row of the table changes one setting of the first row. The budget is small (solving LunarLander takes a million steps), so
+the numbers show how fast a policy learns at first. If the interval in the last column contains 0, the difference from the
+first row may be due to chance, and more seeds are needed.
 """
 
 from shared import Run, arguments, difference, direction, draw_curves, new_figure, print_table, save, train, with_interval
@@ -22,7 +22,7 @@ VARIANTS = {
     "λ 0.8": {"gae_lambda": 0.8},
     "λ 1": {"gae_lambda": 1.0},
 }
-GROUPS = {"clip range": 1, "epochs": 3, "λ": 5}  # where the variants of each begin
+GROUPS = {"clip range": 1, "epochs": 3, "λ": 5}  # index of each group's first variant
 
 
 def run(change: dict, seed: int, timesteps: int) -> Run:
@@ -43,9 +43,7 @@ def main(argv: list[str] | None = None) -> None:
 
     better, worse = ([label for label in VARIANTS if direction(late[label], late[FIRST]) == sign] for sign in (1, -1))
     print(f"With {args.n_seeds} and {timesteps:,} steps, better than the first row: {', '.join(better) or 'none'};")
-    print(
-        f"worse: {', '.join(worse) or 'none'}. An interval over so few seeds is too narrow: read it as a hint, not as a proof."
-    )
+    print(f"worse: {', '.join(worse) or 'none'}. Intervals from so few seeds are too narrow: a hint, not a proof.")
 
     figure, panels = new_figure(len(GROUPS))
     labels = list(VARIANTS)

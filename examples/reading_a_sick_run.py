@@ -1,8 +1,8 @@
 """
 My run does not learn. What do the diagnostics say, and does their remedy help?
 
-Four trainings of PPO, three of them with a common mistake. HealthCallback measures each update from the outside; where one of
-its rules is in alarm, it says what that means and one thing to try. Then the same training with that remedy.
+Of four runs of PPO, three have a common mistake. HealthCallback measures each update. If one of its rules is in alarm, it
+reports what that means and one thing to try. Then the run is repeated with that remedy.
 """
 
 import warnings
@@ -17,7 +17,7 @@ from sb3_pgx import PPO
 from sb3_pgx.diagnostics import HealthCallback, HealthWarning
 
 SETTINGS = dict(n_steps=64, batch_size=64, n_epochs=10, learning_rate=1e-3)
-# What is wrong, and what the alarm says to do about it.
+# For each mistake: the wrong settings, and those that the alarm recommends.
 MISTAKES = {
     "nothing": (dict(), dict()),
     "learning rate 0.05": (dict(learning_rate=0.05), dict(learning_rate=0.05 / 3, target_kl=0.02)),
@@ -27,7 +27,7 @@ MISTAKES = {
 
 
 def run(seed: int, timesteps: int, reward_scale: float = 1.0, normalised: bool = False, **changes):
-    """A training, and the judge who watched it."""
+    """Train, and return the run and its HealthCallback."""
     scaled = dict(wrapper_class=TransformReward, wrapper_kwargs=dict(func=lambda reward: reward_scale * reward))
     env = make_vec_env("CartPole-v1", n_envs=8, seed=seed, **scaled)
     if normalised:
@@ -35,7 +35,7 @@ def run(seed: int, timesteps: int, reward_scale: float = 1.0, normalised: bool =
     model = PPO("MlpPolicy", env, **(SETTINGS | changes), seed=seed, device="cpu")
     health = HealthCallback()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", HealthWarning)  # they are printed below
+        warnings.simplefilter("ignore", HealthWarning)  # the warnings are printed below
         return train(model, timesteps, [health], eval_episodes=0), health
 
 
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     print_table(["mistake", "first alarm", "seeds with one", "late return with it", "with the remedy"], rows)
 
     found = sum(row[1] != "none" for row in rows[1:])
-    print(f"{found} of {len(rows) - 1} mistakes raised an alarm; in the sound training: {rows[0][1]}.")
+    print(f"{found} of {len(rows) - 1} mistakes raised an alarm; in the healthy run: {rows[0][1]}.")
     print(f"Seeds {list(args.seeds)}, {timesteps:,} steps of CartPole-v1 each.")
 
     figure, panels = new_figure(3)

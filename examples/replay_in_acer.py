@@ -1,8 +1,8 @@
 """
 What does ACER gain from its memory?
 
-replay_ratio is how many updates from the memory follow each rollout, on average. 0 keeps no memory: then every transition is
-learned from once, as in A2C. The learning rate is the one of zoo_configs/acer.yml for all.
+replay_ratio is the mean number of updates from the memory per rollout. With 0 there is no memory, and ACER learns from every
+transition once, as A2C does. The learning rate is that of zoo_configs/acer.yml in all runs.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ def run(replay_ratio: int, seed: int, timesteps: int, eval_episodes: int):
 
 
 def steps_to(run, threshold: float, episodes: int = 20) -> float:
-    """Environment steps until so many training episodes in a row had that mean return; infinite where they never did."""
+    """Return the environment steps until the mean of consecutive training episodes reaches a threshold; infinite if never."""
     if len(run.returns) < episodes:
         return np.inf
     means = np.convolve(run.returns, np.ones(episodes) / episodes, "valid")
@@ -39,11 +39,11 @@ def main(argv: list[str] | None = None) -> None:
     rows = []
     for ratio, of_ratio in runs.items():
         reached = [steps_to(r, 200.0) for r in of_ratio]
-        steps = f"{np.median(reached):,.0f}" if np.isfinite(np.median(reached)) else "not by the end"
+        steps = f"{np.median(reached):,.0f}" if np.isfinite(np.median(reached)) else "not reached"
         seconds = np.mean([r.seconds for r in of_ratio])
         final = with_interval([r.final_return for r in of_ratio])
         rows.append([str(ratio), steps, with_interval(returns[ratio]), final, f"{timesteps / seconds:,.0f}"])
-    print_table(["replay_ratio", "steps to 200 (median)", "late return", "final return", "steps a second"], rows)
+    print_table(["replay_ratio", "steps to 200 (median)", "late return", "final return", "steps per second"], rows)
 
     none, some, most = RATIOS
     slower = np.mean([r.seconds for r in runs[most]]) / np.mean([r.seconds for r in runs[none]])
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     labels = {ratio: f"replay_ratio={ratio}" for ratio in RATIOS}
     draw_curves(curves, {labels[ratio]: of_ratio for ratio, of_ratio in runs.items()}, timesteps)
     clock.bar(list(labels.values()), [np.mean([r.seconds for r in of_ratio]) for of_ratio in runs.values()])
-    clock.set_ylabel("seconds a training")
+    clock.set_ylabel("seconds per run")
     save(figure, args)
 
 

@@ -1,9 +1,9 @@
 """
 Does the scale of the rewards matter to PPO, and does normalising them help?
 
-The same Pendulum with its rewards multiplied by 0.01, 1 and 100, as they come and under SB3's VecNormalize. PPO standardises
-its advantages, so the policy's loss does not know the scale; but the critic's loss grows with its square, and shares a clipped
-gradient with the policy's. Returns are always reported in the original unit.
+The rewards of Pendulum are multiplied by 0.01, 1 and 100, with and without SB3's VecNormalize. PPO standardises its
+advantages, so the policy's loss does not depend on the scale. But the critic's loss grows with the square of the scale, and
+both losses share one clipped gradient. Returns are always reported in the original unit.
 """
 
 import gymnasium as gym
@@ -15,7 +15,7 @@ from sb3_pgx import PPO
 from sb3_pgx.experiments.statistics import interquartile_mean
 
 SCALES = (0.01, 1, 100)
-WAYS = ("as they come", "normalised")
+WAYS = ("raw", "normalised")
 
 
 def run(scale: float, normalized: bool, seed: int, timesteps: int) -> Run:
@@ -27,7 +27,9 @@ def run(scale: float, normalized: bool, seed: int, timesteps: int) -> Run:
         wrapper_kwargs={"func": lambda reward: scale * reward},
     )
     if normalized:
-        env = VecNormalize(env, norm_obs=False, norm_reward=True, gamma=0.9)  # divides by the returns' running deviation
+        env = VecNormalize(
+            env, norm_obs=False, norm_reward=True, gamma=0.9
+        )  # divides by the running standard deviation of the returns
     model = PPO("MlpPolicy", env, learning_rate=1e-3, n_steps=64, batch_size=128, gamma=0.9, seed=seed, device="cpu")
     return train(model, timesteps, eval_episodes=0)
 
@@ -51,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         gaps.append(f"{way}, the best and the worst scale are {max(means) - min(means):.0f} apart")
     print(f"{'; '.join(gaps)} ({args.n_seeds}, {timesteps:,} steps).")
     for scale in late[WAYS[0]]:
-        print(f"Normalising is worth, with {scale}: {difference(late['normalised'][scale], late['as they come'][scale])}.")
+        print(f"Normalising is worth, with {scale}: {difference(late['normalised'][scale], late['raw'][scale])}.")
 
     figure, panels = new_figure(len(WAYS))
     for axes, way in zip(panels, WAYS, strict=True):

@@ -1,6 +1,7 @@
-"""What the examples share: their arguments, a training that is recorded, numbers with intervals, tables and pictures."""
+"""Shared by the examples: command line, recorded training runs, numbers with intervals, tables and pictures."""
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-EVAL_SEED = 2_000_000  # far from those that the examples train on
+EVAL_SEED = 2_000_000  # far from the seeds of training
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the user asked for: how many seeds, how long, and the picture to write."""
+    """Parsed command line: the seeds, whether the run is only a quick check, and the picture to write."""
 
     seeds: range
     quick: bool
@@ -43,26 +44,30 @@ class Arguments:
 
     @property
     def n_seeds(self) -> str:
-        """``1 seed``, ``3 seeds``."""
+        """Number of seeds in words: ``1 seed``, ``3 seeds``."""
         return f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}"
 
     def steps(self, default: int, quick: int = 2_000) -> int:
-        """The number of environment steps: ``default``, or ``quick`` where ``--quick`` only shows that the script works."""
+        """Return the number of environment steps: ``default``, or ``quick`` with ``--quick``."""
         return quick if self.quick else default
 
 
 def arguments(script: str, question: str, seeds: int, argv: Sequence[str] | None = None) -> Arguments:
     """
-    Reads the command line, which all examples share, before any work is done.
+    Parse the command line, which is the same for all examples, before any work is done.
 
-    :param script: ``__file__``; the picture has its name
-    :param question: that the script answers
-    :param seeds: how many, unless the user says otherwise; one with ``--quick``
-    :param argv: the command line without the script's name; ``None``: the process's
+    :param script: ``__file__`` of the script; the picture gets its name
+    :param question: question that the script answers
+    :param seeds: default number of seeds; with ``--quick`` it is one
+    :param argv: command line without the script's name; ``None``: that of the process
     """
     parser = argparse.ArgumentParser(description=question)
     parser.add_argument("--seeds", type=int, help=f"number of seeds, counted from 0 (default {seeds})")
-    parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it works; the numbers mean nothing")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="run for a few seconds to check that the script works; the numbers have no meaning",
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/examples"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="replace an earlier picture")
     args = parser.parse_args(argv)
@@ -73,18 +78,25 @@ def arguments(script: str, question: str, seeds: int, argv: Sequence[str] | None
     if picture.exists() and not args.force:
         parser.error(f"{picture} exists already; --force replaces it, --output DIR writes elsewhere")
     try:
-        picture.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after
+        picture.parent.mkdir(parents=True, exist_ok=True)  # an error shows before the work, not after it
     except OSError as error:
         parser.error(f"--output {args.output}: {error.strerror}")
     require_extra("the examples", ("matplotlib", "scipy"))
     print(f"{question}\n")
-    th.set_num_threads(1)  # the networks are small: more threads would only wait for each other
+    th.set_num_threads(1)  # the networks are small, so more threads would only wait for each other
     return Arguments(range(n_seeds), args.quick, picture)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training: each episode's return with the environment steps at its end, how long it took, and how good it is after."""
+    """
+    A training run.
+
+    :param steps: environment steps at the end of each training episode
+    :param returns: return of each training episode
+    :param seconds: wall-clock time of training
+    :param final_return: mean return of the trained policy; NaN if it was not evaluated
+    """
 
     steps: np.ndarray
     returns: np.ndarray
@@ -93,12 +105,12 @@ class Run:
 
     @property
     def late_return(self) -> float:
-        """Mean return of the last fifth of the training's steps: of the policy as it acts, exploration included."""
+        """Mean return of the training episodes in the last fifth of the steps, exploration included."""
         return float(self.returns[self.steps > 0.8 * self.steps[-1]].mean()) if len(self.steps) else float("nan")
 
 
 class EpisodeReturns(BaseCallback):
-    """Keeps the return of every training episode, before any scaling or normalisation of the rewards."""
+    """Keep the return of every training episode, before any scaling or normalisation of the rewards."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,14 +119,14 @@ class EpisodeReturns(BaseCallback):
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
-            if "episode" in info:  # by SB3's Monitor
+            if "episode" in info:  # from SB3's Monitor
                 self.steps.append(self.num_timesteps)
                 self.returns.append(info["episode"]["r"])
         return True
 
 
 def train(model: BaseAlgorithm, timesteps: int, callbacks: Sequence[BaseCallback] = (), eval_episodes: int = 20) -> Run:
-    """``model.learn(timesteps)``, timed and recorded, then :func:`evaluate` (not with 0 episodes: the final return is NaN)."""
+    """Train the model, record and time the run, then evaluate it (unless ``eval_episodes`` is 0)."""
     episodes = EpisodeReturns()
     start = time.perf_counter()
     model.learn(timesteps, callback=[episodes, *callbacks])
@@ -128,7 +140,7 @@ def train(model: BaseAlgorithm, timesteps: int, callbacks: Sequence[BaseCallback
 
 
 def evaluate(model: BaseAlgorithm, episodes: int = 20) -> float:
-    """Mean return of the deterministic policy on episodes that it has not seen, with the rewards as they are."""
+    """Return the mean return of the deterministic policy on new episodes, with raw rewards."""
     spec = model.get_env().get_attr("unwrapped")[0].spec
     env = make_vec_env(spec.id, env_kwargs=spec.kwargs, n_envs=min(episodes, 10), seed=EVAL_SEED)
     if (normalize := unwrap_vec_normalize(model.get_env())) is not None:
@@ -140,27 +152,27 @@ def evaluate(model: BaseAlgorithm, episodes: int = 20) -> float:
 
 
 def with_interval(values: Sequence[float], digits: int = 1) -> str:
-    """Interquartile mean over seeds with its 95 % bootstrap interval: ``412.3 [380.1, 450.0]``."""
+    """Return the interquartile mean over seeds with its 95 % bootstrap interval: ``412.3 [380.1, 450.0]``."""
     iqm = f"{interquartile_mean(values):.{digits}f}"
     low, high = bootstrap_interval(values, interquartile_mean)
     return f"{iqm} [{low:.{digits}f}, {high:.{digits}f}]" if len(values) > 1 else f"{iqm} (one seed)"
 
 
 def difference(a: Sequence[float], b: Sequence[float], digits: int = 1) -> str:
-    """How the interquartile mean of ``a`` differs from that of ``b``, with its interval: ``+12.3 [-4.0, 30.2]``."""
+    """Return the interquartile mean of ``a`` minus that of ``b``, with its interval: ``+12.3 [-4.0, 30.2]``."""
     gap = f"{interquartile_mean_difference(a, b):+.{digits}f}"
     low, high = bootstrap_interval_of_groups((a, b), interquartile_mean_difference)
     return f"{gap} [{low:.{digits}f}, {high:.{digits}f}]" if np.isfinite(low) else f"{gap} (one seed)"
 
 
 def direction(a: Sequence[float], b: Sequence[float]) -> int:
-    """1 if ``a`` is above ``b``, −1 if below, 0 if the interval of their difference contains 0, or one seed gives none."""
+    """Return 1 if ``a`` is above ``b``, −1 if below, 0 if the interval of the difference contains 0 or there is one seed."""
     low, high = bootstrap_interval_of_groups((a, b), interquartile_mean_difference)
     return int(low > 0) - int(high < 0)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A Markdown table with aligned columns, and an empty line."""
+    """Print a Markdown table with aligned columns, and an empty line."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in (header, ["-" * width for width in widths], *rows):
         print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
@@ -168,11 +180,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def new_figure(n_panels: int = 1) -> tuple["Figure", list["Axes"]]:
-    """A figure with panels side by side, in two rows if they are many, made without pyplot's process-wide state."""
+    """Return a figure with panels side by side (in two rows if there are more than three), without pyplot's global state."""
     from matplotlib.figure import Figure
 
     n_rows = 1 if n_panels <= 3 else 2
-    n_columns = -(-n_panels // n_rows)
+    n_columns = math.ceil(n_panels / n_rows)
     figure = Figure(figsize=(1.5 + 5 * n_columns, 4.2 * n_rows), dpi=120, layout="constrained")
     panels = [figure.add_subplot(n_rows, n_columns, i + 1) for i in range(n_panels)]
     for axes in panels:
@@ -184,7 +196,7 @@ def new_figure(n_panels: int = 1) -> tuple["Figure", list["Axes"]]:
 
 
 def draw_curves(axes: "Axes", runs: Mapping[str, Sequence[Run]], timesteps: int, points: int = 25) -> None:
-    """Training curves, a line for each label: mean over seeds of the episodes' mean return, a band from lowest to highest."""
+    """Draw a learning curve per label: the mean over seeds of the mean return, with a band from the lowest to the highest."""
     from matplotlib.ticker import EngFormatter
 
     edges = np.linspace(0, timesteps, points + 1)
@@ -199,7 +211,7 @@ def draw_curves(axes: "Axes", runs: Mapping[str, Sequence[Run]], timesteps: int,
 
 
 def smooth(run: Run, edges: np.ndarray) -> np.ndarray:
-    """Mean return of the episodes that ended between two edges, or where none did, up to then; NaN before the first."""
+    """Return the mean return of the episodes between two edges; if there are none, the last mean; NaN before the first."""
     means = np.full(len(edges) - 1, np.nan)
     for i, (start, end) in enumerate(pairwise(edges)):
         inside = (run.steps > start) & (run.steps <= end)
@@ -208,7 +220,7 @@ def smooth(run: Run, edges: np.ndarray) -> np.ndarray:
 
 
 def save(figure: "Figure", args: Arguments) -> None:
-    """Writes the picture, and says where."""
+    """Write the picture, and print its path."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure).print_png(args.picture)

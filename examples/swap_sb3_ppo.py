@@ -1,9 +1,9 @@
 """
 What changes if I import PPO from sb3_pgx instead of SB3?
 
-Both train with the same arguments and the same seed, one after the other. SB3's random numbers are used in SB3's order, so the
-episodes are the same ones until rounding has grown large enough to change an action; only the clock differs. The update is
-compiled where a training is long enough (compile="auto"), which costs some seconds once.
+Both train with the same arguments and the same seed, one after the other. This package draws the same random numbers as SB3 in
+the same order, so the episodes are identical until rounding errors change an action; only the speed differs. The update is
+compiled if the run is long enough (compile="auto"), which takes some seconds once.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ def run(PPO, seed: int, timesteps: int, eval_episodes: int) -> Run:
 
 
 def equal_episodes(a: Run, b: Run) -> int:
-    """How many episodes from the start have the same return."""
+    """Return the number of episodes from the start that have the same return."""
     n = min(len(a.returns), len(b.returns))
     different = np.flatnonzero(a.returns[:n] != b.returns[:n])
     return int(different[0]) if len(different) else n
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
 
     runs: dict[str, list[Run]] = {label: [] for label in LIBRARIES}
     for seed in args.seeds:
-        for label, PPO in LIBRARIES.items():  # in turns, so that both meet the same machine
+        for label, PPO in LIBRARIES.items():  # in turn, so that the load of the machine affects both
             runs[label].append(run(PPO, seed, timesteps, eval_episodes=2 if args.quick else 20))
 
     rows = []
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         seconds = sum(r.seconds for r in of_label)
         final = with_interval([r.final_return for r in of_label])
         rows.append([label, f"{seconds:.1f}", f"{timesteps * len(of_label) / seconds:,.0f}", final])
-    print_table(["PPO", "seconds", "steps a second", "final return"], rows)
+    print_table(["PPO", "seconds", "steps per second", "final return"], rows)
 
     theirs, ours = runs.values()
     ratio = sum(r.seconds for r in theirs) / sum(r.seconds for r in ours)
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     draw_curves(curve, runs, timesteps)
     curve.set_title("CartPole-v1, same seeds")
     clock.bar(list(runs), [sum(r.seconds for r in of_label) / len(of_label) for of_label in runs.values()], color=COLORS[:2])
-    clock.set_ylabel("seconds a training")
+    clock.set_ylabel("seconds per run")
     clock.set_title(f"{ratio:.1f} times as fast")
     save(figure, args)
 

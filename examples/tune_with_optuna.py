@@ -1,9 +1,9 @@
 """
 How do I tune with an Optuna script of my own?
 
-sample_params gives a trial its hyperparameters, TrialEvalCallback evaluates the training and ends it early where the trial
-does not keep up; everything else is Optuna's. At the end the best setting meets the defaults, on seeds that the search has not
-seen. (`sb3-pgx tune` does all this with several seeds a trial.) Needs optuna: pip install -e ".[zoo]".
+sample_params suggests the hyperparameters of a trial. TrialEvalCallback evaluates the policy during training and stops bad
+trials early. Everything else is Optuna's. At the end, the best settings are compared with the defaults on new seeds. (`sb3-pgx
+tune` does all this with several seeds per trial.) Optuna is required: pip install -e ".[zoo]".
 """
 
 import numpy as np
@@ -50,13 +50,15 @@ def main(argv: list[str] | None = None) -> None:
     tuned = [train_with(best, seed, timesteps, eval_episodes).final_return for seed in args.seeds]
     default = [train_with(dict(n_steps=2048 // N_ENVS), seed, timesteps, eval_episodes).final_return for seed in args.seeds]
     rows = [
-        ["its defaults, 2,048 steps a rollout", with_interval(default)],
+        ["its defaults, 2,048 steps per rollout", with_interval(default)],
         [f"the best of {n_trials} trials", with_interval(tuned)],
     ]
     print_table(["PPO with", f"final return after {timesteps:,} steps"], rows)
     pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in study.trials)
     print(f"Tuned on seed {TUNING_SEED}; on seeds {list(args.seeds)}, tuned minus default: {difference(tuned, default)}.")
-    print(f"Optuna believed in {study.best_value:.1f}; {pruned} of {n_trials} trials were pruned. The best one's settings:")
+    print(
+        f"The best trial scored {study.best_value:.1f} in the search; {pruned} of {n_trials} trials were pruned. Its settings:"
+    )
     for name, value in study.best_trial.user_attrs["hyperparameters"].items():
         print(f"  {name}: {value}")
 
@@ -64,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     for state, marker in ((optuna.trial.TrialState.COMPLETE, "o"), (optuna.trial.TrialState.PRUNED, "x")):
         trials = study.get_trials(states=[state])
         history.plot([t.number for t in trials], [t.value for t in trials], marker, label=state.name.lower())
-    history.set(xlabel="trial", ylabel="return on the tuning seed, when it ended")
+    history.set(xlabel="trial", ylabel="last return on the tuning seed")
     history.legend(frameon=False)
     for i, values in enumerate((default, tuned)):
         judged.plot(np.full(len(values), i), values, "o", color=f"C{i}", alpha=0.6)

@@ -1,9 +1,9 @@
 """
-How large should the value network be, and what does it buy?
+How large should the value network be, and how much does it help?
 
-The value only serves as a baseline: it takes out of the returns what the state explains already. The better it explains them
-(explained variance), the less noise there is in the policy's gradient. The gradient noise scale says how much: so many rows a
-minibatch needs before its gradient is more signal than noise. The policy's own network is the same everywhere.
+V(s) serves as a baseline. The better it predicts the returns (explained variance), the less noise the policy's gradient has.
+The gradient noise scale measures this: it is the number of rows at which a minibatch's gradient has as much signal as noise.
+The policy's network is the same in all runs.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ MEASURED = ("explained_variance", "gradient_noise_scale")
 
 
 def run(critic: str, seed: int, timesteps: int, eval_episodes: int):
-    """A training, and the median over its updates of what was measured."""
+    """Train, and return the run and the median over its updates of each metric."""
     # Rewards of order 1, so that even a small network can reach the returns.
     env = VecNormalize(make_vec_env("CartPole-v1", n_envs=8, seed=seed), norm_obs=False)
     net_arch = dict(pi=[64, 64], **CRITICS[critic])
@@ -38,7 +38,7 @@ def run(critic: str, seed: int, timesteps: int, eval_episodes: int):
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = arguments(__file__, "How large should the value network be, and what does it buy?", seeds=4, argv=argv)
+    args = arguments(__file__, "How large should the value network be, and how much does it help?", seeds=4, argv=argv)
     timesteps = args.steps(15_000, quick=1_024)
 
     runs: dict[str, list] = {critic: [] for critic in CRITICS}
@@ -55,8 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     for critic in CRITICS:
         final = with_interval([r.final_return for r in runs[critic]])
         rows.append([critic, with_interval(explained[critic], 2), with_interval(noise[critic], 0), final])
-    print_table(["value network", "explained variance", "rows for a signal", "final return"], rows)
-    print("(Explained variance and rows: medians over the updates, then over seeds.)")
+    print_table(["value network", "explained variance", "gradient noise scale (rows)", "final return"], rows)
+    print("(Explained variance and noise scale: medians over the updates of each run.)")
 
     returns = {critic: [r.final_return for r in of_critic] for critic, of_critic in runs.items()}
     print(
@@ -64,12 +64,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     print(f"Return with 256, 256 minus that with 64, 64: {difference(returns['256, 256'], returns['64, 64'])}.")
     best = max(CRITICS, key=lambda critic: float(np.mean(explained[critic])))
-    print(f"The returns are explained best by: {best}. Seeds {list(args.seeds)}, {timesteps:,} steps each.")
+    print(f"The largest explained variance: {best}. Seeds {list(args.seeds)}, {timesteps:,} steps each.")
 
     figure, (scatter, curves) = new_figure(2)
     for critic in CRITICS:
         scatter.scatter(explained[critic], noise[critic], label=critic)
-    scatter.set(xlabel="explained variance", ylabel="gradient noise scale (rows)", yscale="log", title="a point for each seed")
+    scatter.set(xlabel="explained variance", ylabel="gradient noise scale (rows)", yscale="log", title="one point per seed")
     scatter.legend(frameon=False, fontsize="small", title="value network")
     draw_curves(curves, runs, timesteps)
     save(figure, args)

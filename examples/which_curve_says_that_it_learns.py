@@ -1,8 +1,8 @@
 """
 Which of the logged curves says that a run learns? Must the losses fall?
 
-A sound training of PPO, every update's numbers, and how each goes with the return over the training: Spearman's rank
-correlation, 1 where it always rises as the return does, -1 where it always falls.
+The script trains PPO and computes the rank correlation (Spearman) between each logged number and the return over the run: 1 if
+the number rises whenever the return does, -1 if it falls.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ CURVES = ("loss", "policy_gradient_loss", "value_loss", "explained_variance", "e
 
 
 class KeepMetrics(BaseCallback):
-    """What each update measured, beside the mean return of the last training episodes."""
+    """Keep the metrics of each update, and the mean return of the last training episodes."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ def run(seed: int, timesteps: int) -> dict[str, np.ndarray]:
 
 
 def turns(values: np.ndarray) -> float:
-    """In how many per cent of the updates a curve changes its direction; independent noise does in 67."""
+    """Return the percentage of the updates at which a curve changes its direction; 67 for independent noise."""
     return float(100 * np.mean(np.diff(np.sign(np.diff(values))) != 0))
 
 
@@ -56,16 +56,18 @@ def main(argv: list[str] | None = None) -> None:
         first, second = (np.mean([r[name][part].mean() for r in runs]) for part in (slice(half), slice(half, None)))
         turned = f"{np.mean([turns(r[name]) for r in runs]):.0f} %"
         rows.append([f"train/{name}", with_interval(goes_with[name], 2), f"{first:.3g}", f"{second:.3g}", turned])
-    print_table(["curve", "goes with the return", "first half", "second half", "updates at which it turns"], rows)
+    print_table(["curve", "correlation with return", "mean, first half", "mean, second half", "changes of direction"], rows)
 
     rose = with_interval([float(r["return"][-1] / r["return"][0]) for r in runs])
     turned = np.mean([turns(r["value_loss"]) for r in runs])
     value, policy, ev = (
         with_interval(goes_with[name], 2) for name in ("value_loss", "policy_gradient_loss", "explained_variance")
     )
-    print(f"The return rose {rose} times. The value loss turned at {turned:.0f} % of the updates (noise would at 67 %); its")
-    print(f"correlation with the return is {value}; that of the policy loss is {policy}. A loss that had to fall for the")
-    print(f"return to rise would have one near -1. That of the explained variance is {ev}.")
+    print(
+        f"The return rose by a factor of {rose}. The value loss changed its direction at {turned:.0f} % of the updates (noise:"
+    )
+    print(f"67 %). Correlations with the return: value loss {value}, policy loss {policy}, explained variance {ev}.")
+    print("A loss that must fall for the return to rise would have a correlation near -1.")
     print(f"Seeds {list(args.seeds)}, {timesteps:,} steps of CartPole-v1 each.")
 
     figure, panels = new_figure(3)

@@ -1,4 +1,4 @@
-"""One table from name to algorithm, so that command line, zoo, comparisons and tests agree on what there is."""
+"""The table of algorithms by name, which command line, zoo, comparisons and tests share."""
 
 import re
 from difflib import get_close_matches
@@ -27,9 +27,10 @@ ALGORITHMS = _exported()  # every algorithm that the package exports
 
 def algorithm_class(name: str) -> type[PolicyGradientAlgorithm]:
     """
+    Return the class of an algorithm.
+
     :param name: a key of :data:`ALGORITHMS`
-    :return: the algorithm's class
-    :raises ValueError: no algorithm of that name; gives the nearest ones
+    :raises ValueError: there is no algorithm of that name; the message gives the nearest names
     """
     if name in ALGORITHMS:
         return ALGORITHMS[name]

@@ -1,1 +1,1 @@
-"""What this package claims of its algorithms, as data that are committed first, and how each claim is measured and judged."""
+"""Claims about the algorithms, stated in files before the first run, and the code that measures and judges them."""

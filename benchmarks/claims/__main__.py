@@ -1,4 +1,4 @@
-"""``python -m benchmarks.claims``: measure and check what this package claims of its algorithms."""
+"""``python -m benchmarks.claims``: measure and check the claims about the algorithms."""
 
 import argparse
 import shlex
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None, folder: Path = CLAIMS, results: Path = RESULTS) -> int:
     """
-    :param argv: arguments; default those of the process
-    :param folder: the files of claims
-    :param results: the files of records
+    Run the command.
+
+    :param argv: arguments; default: those of the process
+    :param folder: folder of the claims
+    :param results: folder of the records
     :return: exit status: 0; 1 if a claim does not hold, or with ``--check`` if a record is missing or stale; 2 for a user
         error; 130 after Ctrl-C
     """
@@ -38,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "name",
         nargs="?",
-        help="a subject (a file in benchmarks/claims, such as trpo), or all; default with --plan and --check: all",
+        help="a subject (a file in benchmarks/claims, such as trpo), or all (default with --plan and --check: all)",
     )
     parser.add_argument("--only", metavar="ENV", help="only the claims on this environment")
     what = parser.add_mutually_exclusive_group()
@@ -54,14 +56,15 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="DIR",
-        help="keep every run in this folder, and the records without --write; run the same command again to resume: runs with "
-        "the same settings, versions and code hash are reused",
+        help="keep every run in this folder, and without --write also the records. Run the same command again to resume: runs "
+        "with the same settings, versions and code hash are reused",
     )
     add_run_options(parser)
     return parser
 
 
 def run(args: argparse.Namespace, folder: Path, results: Path) -> int:
+    """Run the command with parsed arguments. Return the exit status."""
     from benchmarks.claims.draws import RunOptions
     from benchmarks.claims.measuring import check_committed, check_ready, measure_claims, plan_lines, select_claims
     from sb3_pgx.experiments.comparison_arguments import check_at_least_one
@@ -81,14 +84,16 @@ def run(args: argparse.Namespace, folder: Path, results: Path) -> int:
             return check(claims, results, args.configs)
         kept = results if args.write else args.output
         check_ready(claims, kept, args.configs)
-        if args.output is not None and not (args.output / "runs").is_dir():  # else it holds an earlier measurement to resume
+        if (
+            args.output is not None and not (args.output / "runs").is_dir()
+        ):  # a folder with runs is an earlier measurement to resume
             check_output(args.output)
         if args.write:
             check_committed(folder)
     except USER_ERRORS as error:
         return usage_error(error)
     chosen = [*(["--only", args.only] if args.only else []), *(["--configs", str(args.configs)] if args.configs else [])]
-    # Where runs are kept and how many run at a time does not change the verdict.
+    # The folder of the runs and the number of workers do not change the verdict.
     command = shlex.join(["python", "-m", "benchmarks.claims", args.name, *chosen, "--write"])
     options = RunOptions(args.workers, args.configs, args.output)
     try:

@@ -1,4 +1,4 @@
-"""From draws to a verdict: a pure function, so that any published verdict can be recomputed from its record."""
+"""Judge a claim by its draws. The verdict is a pure function of the draws, so it can be recomputed from a record."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ class IntervalEstimate:
     A number that a claim is about.
 
     :param name: what was measured
-    :param value: point estimate; for the reader, no verdict depends on it
+    :param value: point estimate, for information; no verdict depends on it
     :param interval: confidence interval of the claim's level 1 − α
-    :param verdict: what the interval says
+    :param verdict: verdict that follows from the interval
     :param tost_interval: interval of level 1 − 2α, for claims with a margin
     """
 
@@ -46,7 +46,7 @@ class Judgement:
     The outcome of a claim.
 
     :param verdict: verdict on the whole claim
-    :param estimates: the numbers behind it; none if a run failed
+    :param estimates: the numbers behind the verdict; empty if a run failed
     :param reason: why there is no estimate; empty if there is one
     """
 
@@ -59,8 +59,8 @@ def judge(claim: Claim, draws: Sequence[Draw]) -> Judgement:
     """
     Judge a claim by all of its draws.
 
-    A failed run counts as the protocol decided in advance: one of the algorithm that the claim is about decides against the
-    claim, and one of the peer leaves it undecided.
+    The protocol defines in advance how failed runs count. A failed run of the claim's algorithm decides against the claim. A
+    failed run of its peer leaves it undecided.
 
     :param claim: the claim
     :param draws: one per contender, environment and planned seed
@@ -82,7 +82,7 @@ def judge(claim: Claim, draws: Sequence[Draw]) -> Judgement:
 
 
 def samples(claim: Claim, draws: Sequence[Draw], measure: str) -> list[list[float]]:
-    """Return the values of each environment and contender, contenders varying fastest, in the order of the seeds."""
+    """Return one sample per environment and contender, in the order of the seeds. The contenders vary fastest."""
     value = {(d.contender, d.env_id, d.seed): d.measured[measure] for d in draws}
     return [
         [value[label, env_id, seed] for seed in claim.seeds] for env_id in claim.environments for label in claim.contenders
@@ -96,7 +96,7 @@ def _learning(claim: Claim, draws: Sequence[Draw]) -> list[IntervalEstimate]:
 
 def _relative(claim: Claim, draws: Sequence[Draw]) -> list[IntervalEstimate]:
     groups = samples(claim, draws, FINAL_RETURN)
-    if min(interquartile_mean(theirs) for theirs in groups[1::2]) <= 0:  # a ratio says nothing there
+    if min(interquartile_mean(theirs) for theirs in groups[1::2]) <= 0:  # a ratio to a return <= 0 has no meaning
         return []
     return [_bounded(claim, f"share of the {FINAL_RETURN}", groups, mean_ratio, verdicts.at_least)]
 
@@ -150,11 +150,11 @@ def _bounded(
 
 
 def single(statistic: Callable[..., Floats]) -> StatisticOfGroups:
-    """Return a statistic of one sample as a statistic of one group."""
+    """Convert a statistic of one sample to a statistic of one group."""
     return lambda *groups, axis: statistic(groups[0], axis=axis)
 
 
 def mean_ratio(*groups: Sample, axis: int = 0) -> Floats:
-    """Return the mean over environments of the ratio of interquartile means; an environment has two groups, ours first."""
+    """Return the mean over environments of the ratio of interquartile means. Each environment has two groups, ours first."""
     means = [interquartile_mean(group, axis=axis) for group in groups]
     return np.mean([a / b for a, b in zip(means[::2], means[1::2], strict=True)], axis=0)

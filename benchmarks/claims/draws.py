@@ -1,10 +1,12 @@
-"""Draws: what one seed gave, whatever the kind of claim. All of them are kept, failed ones too."""
+"""Draws: the result of one seed, for all kinds of claims. All draws are kept, including failed ones."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+
+from sb3_pgx.core.errors import type_and_text
 
 
 @dataclass(frozen=True)
@@ -15,8 +17,8 @@ class Draw:
     :param contender: its label in the claim
     :param env_id: Gymnasium's name of the environment
     :param seed: seed of the run
-    :param measured: what the claim judges, by measure; empty if the run failed
-    :param error: the sentence with which the run failed, or ``None``
+    :param measured: the numbers that the claim is about, by measure; empty if the run failed
+    :param error: error message of a failed run, or ``None``
     :param steps: environment steps that were taken
     :param seconds: wall-clock seconds of training
     :param returns: returns of the episodes that the final policy played
@@ -35,10 +37,10 @@ class Draw:
 @dataclass(frozen=True)
 class RunOptions:
     """
-    How to run, which does not change what comes out.
+    Options that do not change the results.
 
-    :param workers: runs at a time; ``None`` for as many as there are processors
-    :param configs: folder of hyperparameter files; ``None`` for this repository's
+    :param workers: number of runs at the same time; ``None``: the number of processors
+    :param configs: folder of hyperparameter files; ``None``: this repository's
     :param output: folder that keeps every run; finished runs in it are reused if their code hash is the same
     :param progress: whether to show a progress bar
     """
@@ -53,9 +55,9 @@ def in_processes(run: Callable[..., Draw], jobs: Sequence[tuple], workers: int |
     """
     Run each job in a process of its own.
 
-    :param run: takes ``(contender, env_id, seed, ...)``; an exception becomes a failed draw
-    :param jobs: its arguments
-    :param workers: processes at a time; default 2
+    :param run: function of ``(contender, env_id, seed, ...)``; an exception becomes a failed draw
+    :param jobs: arguments of ``run``, one tuple per job
+    :param workers: number of processes at the same time; default: 2
     """
     with ProcessPoolExecutor(workers or 2, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(run, *job) for job in jobs]
@@ -67,4 +69,4 @@ def _draw_of(result: Callable[[], Draw], job: tuple) -> Draw:
         return result()
     except Exception as error:
         contender, env_id, seed, *_ = job
-        return Draw(contender, env_id, seed, {}, error=f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return Draw(contender, env_id, seed, {}, error=type_and_text(error))

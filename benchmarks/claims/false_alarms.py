@@ -1,4 +1,4 @@
-"""False alarms: how often the rules that come with the package fire in runs that go well."""
+"""False alarms: how often the package's default rules fire in healthy runs."""
 
 import warnings
 from collections import Counter
@@ -15,28 +15,28 @@ from sb3_pgx.experiments.peers import prepare
 from sb3_pgx.settings.environments import make_train_env
 
 ALARMS, UPDATES, TRAINING_RETURN = "alarms", "updates", "training return"
-RULE = "alarms of "  # in front of a rule's name
+RULE = "alarms of "  # prefix of a rule's name
 
 
-def watch_all(claim: Claim, options: RunOptions) -> list[Draw]:
+def count_all_alarms(claim: Claim, options: RunOptions) -> list[Draw]:
     """Train every seed in every environment with published settings, and count alarms."""
     jobs = [
         (claim.algorithm, env_id, seed, steps, options.configs)
         for env_id, steps in claim.environments.items()
         for seed in claim.seeds
     ]
-    return in_processes(watch, jobs, options.workers)
+    return in_processes(count_alarms, jobs, options.workers)
 
 
-def watch(algorithm: str, env_id: str, seed: int, steps: int, configs: Path | None = None) -> Draw:
+def count_alarms(algorithm: str, env_id: str, seed: int, steps: int, configs: Path | None = None) -> Draw:
     """
     Train once with published settings and measure every update.
 
-    :param algorithm: a name that a comparison knows
+    :param algorithm: name of the algorithm, as ``sb3-pgx compare`` takes it
     :param env_id: Gymnasium's name of the environment
     :param seed: seed of the run
     :param steps: environment steps
-    :param configs: folder of hyperparameter files; default this repository's
+    :param configs: folder of hyperparameter files; default: this repository's
     :return: the number of updates and of alarms, and the last mean return during training
     """
     th.set_num_threads(1)
@@ -57,7 +57,7 @@ def watch(algorithm: str, env_id: str, seed: int, steps: int, configs: Path | No
 
 
 class AlarmCounter(HealthCallback):
-    """A health callback that counts how often each rule begins to fire; it counts again only after it has stopped."""
+    """A health callback that counts the alarms of each rule. An alarm that lasts over several updates counts once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,6 +65,7 @@ class AlarmCounter(HealthCallback):
         self._firing: set[str] = set()
 
     def on_measured(self) -> None:
+        """Apply the rules, and count those that are newly in alarm."""
         super().on_measured()
         firing = {state.rule.name for state in self.rule_states if state.in_alarm}
         self.alarms.update(firing - self._firing)

@@ -41,7 +41,7 @@ def relative_variances(env_id: str, timesteps: int, gradients: int, seed: int) -
 
     :param env_id: Gymnasium's name of the environment
     :param timesteps: environment steps for which ``REINFORCEBaseline`` trains the policy before it is measured
-    :param gradients: how many gradients of the frozen policy the variance is taken over
+    :param gradients: number of gradients of the frozen policy from which the variance is computed
     :param seed: seed of the run
     """
     th.set_num_threads(1)

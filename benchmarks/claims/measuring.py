@@ -1,6 +1,6 @@
-"""Measuring claims, one after the other: select them, draw, judge, record."""
+"""Measure claims, one after the other: select them, run their seeds, judge, record."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from difflib import get_close_matches
@@ -11,10 +11,10 @@ from time import perf_counter
 from benchmarks import CLAIMS
 from benchmarks.claims.analysis import Judgement, judge
 from benchmarks.claims.draws import Draw, RunOptions
-from benchmarks.claims.false_alarms import watch_all
+from benchmarks.claims.false_alarms import count_all_alarms
 from benchmarks.claims.gradient_variance import measure_variances
 from benchmarks.claims.protocol import KINDS, Claim, load_claims
-from benchmarks.claims.records import Record, add_record, check_seeds_are_unused, code_hash_of, record_of
+from benchmarks.claims.records import Record, add_record, check_seeds_are_unused, code_hash_of, make_record
 from benchmarks.claims.training_runs import train
 from benchmarks.provenance import provenance, uncommitted
 from sb3_pgx.core.optional_packages import require_extra
@@ -26,12 +26,14 @@ Claims = Mapping[str, Sequence[Claim]]
 
 def select_claims(name: str, only: str | None = None, folder: Path = CLAIMS) -> dict[str, list[Claim]]:
     """
+    Return the claims on a subject.
+
     :param name: a subject, or ``"all"``
-    :param only: keep the claims on this environment; default all of them
-    :param folder: the files of claims
+    :param only: keep only the claims on this environment; default: keep all
+    :param folder: folder of the claims
     :return: claims by subject
-    :raises ValueError: nothing is claimed under these names, with the nearest ones; or a file breaks the protocol
-    :raises ImportError: a package that reading claims needs is not installed
+    :raises ValueError: there is no such claim (the message gives the nearest names), or a file breaks the protocol
+    :raises ImportError: a package that is needed to read claims is not installed
     """
     require_extra()
     claims = load_claims(folder)
@@ -48,12 +50,12 @@ def select_claims(name: str, only: str | None = None, folder: Path = CLAIMS) -> 
 
 def check_ready(claims: Claims, results: Path | None, configs: Path | None = None) -> None:
     """
-    Check before the first run what can be checked.
+    Check everything that can be checked before the first run.
 
-    :param claims: what is to be measured
-    :param results: folder that the records go to; ``None`` to keep none
-    :param configs: folder of hyperparameter files; default this repository's
-    :raises ValueError: an unknown name, a broken hyperparameter file, or seeds that a record has used
+    :param claims: claims to measure, by subject
+    :param results: folder of the records; ``None``: records are not kept
+    :param configs: folder of hyperparameter files; default: this repository's
+    :raises ValueError: a name is unknown, a hyperparameter file has a mistake, or a record has used the seeds
     :raises ImportError: a package that an algorithm or an environment needs is not installed
     """
     for pair in dict.fromkeys(pair for of_subject in claims.values() for claim in of_subject for pair in claim.trains):
@@ -66,24 +68,23 @@ def check_ready(claims: Claims, results: Path | None, configs: Path | None = Non
 
 def check_committed(folder: Path = CLAIMS) -> None:
     """
-    :param folder: the files of claims
-    :raises ValueError: one of them is not committed: what is claimed is decided before the first run
+    Check that all claims are committed: they must be decided before the first run.
+
+    :param folder: folder of the claims
+    :raises ValueError: a file is not committed
     """
     if changed := uncommitted(folder, "*.yml"):
         raise ValueError(f"commit {', '.join(changed)} before the first run: claims are decided before they are measured")
 
 
-def measure_claims(
-    claims: Claims, options: RunOptions, command: str, results: Path | None = None, log: Callable[[str], None] = print
-) -> bool:
+def measure_claims(claims: Claims, options: RunOptions, command: str, results: Path | None = None) -> bool:
     """
-    Measure claims and report each verdict as soon as it is known.
+    Measure claims and print each verdict as soon as it is known.
 
-    :param claims: by subject, from :func:`select_claims`
-    :param options: how to run
-    :param command: what reproduces the records
-    :param results: folder in which ``<subject>.json`` gets the records; ``None`` to keep none
-    :param log: takes the lines of the report
+    :param claims: claims by subject, from :func:`select_claims`
+    :param options: options of the runs
+    :param command: command that reproduces the records
+    :param results: folder in which ``<subject>.json`` gets the records; ``None``: records are not kept
     :return: whether all claims hold
     """
     hold = True
@@ -93,18 +94,18 @@ def measure_claims(
             for claim in of_subject:
                 record = measure_claim(claim, options, command)
                 hold &= record["holds"]
-                log("\n      ".join(report_lines(record)))
+                print("\n      ".join(report_lines(record)))
                 if results is not None:
                     add_record(results / f"{subject}.json", record, claim)
     return hold
 
 
 def measure_claim(claim: Claim, options: RunOptions, command: str) -> Record:
-    """Draw every planned seed of a claim, judge it, and return its record; arguments as :func:`measure_claims`."""
+    """Run every planned seed of a claim, judge the claim, and return its record; arguments as :func:`measure_claims`."""
     source = provenance()  # before the first run
     code = code_hash_of(claim, options.configs)
     start = perf_counter()
-    draws = draw(claim, options, code)
+    draws = run_seeds(claim, options, code)
     source |= {
         "versions": {**versions(*claim.environments), **package_versions(name for name, _ in claim.trains)},
         "date": date.today().isoformat(),
@@ -112,26 +113,26 @@ def measure_claim(claim: Claim, options: RunOptions, command: str) -> Record:
         "wall_clock_seconds": perf_counter() - start,
     }
     judgement: Judgement = judge(claim, draws)
-    return record_of(claim, draws, judgement, code, source, options.configs)
+    return make_record(claim, draws, judgement, code, source, options.configs)
 
 
-def draw(claim: Claim, options: RunOptions, code: str) -> list[Draw]:
+def run_seeds(claim: Claim, options: RunOptions, code: str) -> list[Draw]:
     """
     Run every planned seed of a claim.
 
     :param claim: the claim
-    :param options: how to run
-    :param code: hash of the code that training depends on; kept runs are reused only with the same hash
+    :param options: options of the runs
+    :param code: hash of the code that training depends on; finished runs are reused only with the same hash
     """
     if claim.kind == "false alarms":
-        return watch_all(claim, options)
+        return count_all_alarms(claim, options)
     if claim.kind == "gradient variance":
         return measure_variances(claim, options)
     return train(claim, options, code)
 
 
 def report_lines(record: Record) -> list[str]:
-    """Return the report on a measured claim: verdict and statement, failed runs first, then each run, then the numbers."""
+    """Return the report on a measured claim: verdict and statement, all runs with the failed ones first, the numbers."""
     lines = [f"{record['verdict'].upper()}  {record['claim']}"]
     for d in record["draws"]:
         values = ", ".join(f"{name} {value:.4g}" for name, value in d["measured"].items())
@@ -143,7 +144,7 @@ def report_lines(record: Record) -> list[str]:
 
 
 def plan_lines(claims: Claims) -> list[str]:
-    """Return the sample size of each claim: what the power calculation asks for, and what is planned."""
+    """Return the number of seeds of each claim: by the power calculation, and as planned."""
     lines = []
     for of_subject in claims.values():
         for claim in of_subject:

@@ -1,4 +1,4 @@
-"""Sample sizes: how many seeds a claim needs, from the spread of a pilot."""
+"""Sample sizes: the number of seeds that a claim needs, computed from the spread of a pilot."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ def required_seeds(distance: float, spread: float, power: float, confidence: flo
     """
     Return the smallest number of seeds with the wanted power, by the normal approximation of the statistic.
 
-    :param distance: from the assumed true value to the bound; for equivalence the margin, the assumed difference being 0
+    :param distance: distance from the assumed true value to the bound; for equivalence the margin, as the assumed
+        difference is 0
     :param spread: standard error of the statistic with one seed per group, see :func:`spread_of`; with n seeds it is
         ``spread / √n``
     :param power: wanted probability of the claimed verdict, in (0, 1)
@@ -25,7 +26,7 @@ def required_seeds(distance: float, spread: float, power: float, confidence: flo
 
     if distance <= 0:
         raise ValueError(
-            f"the assumed value lies {distance:g} beyond the bound; no number of seeds shows a claim that is false"
+            f"the distance to the bound is {distance:g}, but must be positive; no number of seeds shows a claim that is false"
         )
     needed = norm.ppf((1 + power) / 2 if equivalence else power) + _critical_value(confidence, equivalence)
     return max(MIN_SEEDS, math.ceil((needed * spread / distance) ** 2))
@@ -41,13 +42,13 @@ def power_of(seeds: int, distance: float, spread: float, confidence: float, equi
     return max(0.0, float(2 * shown - 1 if equivalence else shown))
 
 
-def spread_of(groups: Sequence[Sample], statistic: StatisticOfGroups, seed: int = 0) -> float:
+def spread_of(groups: Sequence[Sample], statistic: StatisticOfGroups) -> float:
     """
-    Return the standard error of a statistic with one seed per group, from a pilot, by the bootstrap that judges claims.
+    Estimate the standard error of a statistic with one seed per group from a pilot. The bootstrap is the one that judges
+    claims.
 
-    :param groups: the pilot's values, ``[S]`` each, the same S ≥ 2 for all groups
-    :param statistic: what the claim is about, such as the difference of interquartile means
-    :param seed: seed of the resampling
+    :param groups: values of the pilot, ``[S]`` each, with the same S ≥ 2 for all groups
+    :param statistic: statistic that the claim is about, such as the difference of interquartile means
     """
     from scipy.stats import bootstrap
 
@@ -55,10 +56,8 @@ def spread_of(groups: Sequence[Sample], statistic: StatisticOfGroups, seed: int 
     if len(sizes) != 1 or min(sizes) < 2:
         raise ValueError(f"a pilot needs the same number of seeds in each group, at least 2; got {sorted(sizes)}")
     (n,) = sizes
-    drawn = bootstrap(
-        groups, statistic, axis=0, vectorized=True, n_resamples=RESAMPLES, method="percentile", random_state=seed
-    )
-    # A sample's own spread is too small by (n - 1) / n.
+    drawn = bootstrap(groups, statistic, axis=0, vectorized=True, n_resamples=RESAMPLES, method="percentile", random_state=0)
+    # The variance of a sample underestimates the true one by the factor (n - 1) / n.
     return float(drawn.standard_error) * math.sqrt(n) * math.sqrt(n / (n - 1))
 
 

@@ -1,8 +1,8 @@
 """
-The protocol: claims as data.
+Read the claims and check that they follow the protocol.
 
-``benchmarks/claims/protocol.yml`` holds the rules that all claims share; every other ``*.yml`` there holds the claims on one
-subject. They are committed before the first run.
+``benchmarks/claims/protocol.yml`` holds the rules that all claims share. Every other ``*.yml`` there holds the claims on one
+subject. The files are committed before the first run.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks import CLAIMS
 from benchmarks.claims.power import power_of, required_seeds
 from benchmarks.claims.verdicts import BETTER, EQUIVALENT, REACHED
+from sb3_pgx.core.errors import one_line
 from sb3_pgx.experiments.number_format import thousands
 from sb3_pgx.settings.configs import suggestion
 
@@ -29,8 +30,8 @@ class Kind:
     A kind of claim.
 
     :param statement: the claim in words
-    :param claimed: the verdict with which the claim holds
-    :param needs: keys that its entry must have in addition to those of every claim
+    :param claimed: the verdict that confirms the claim
+    :param needs: keys that an entry of this kind must have in addition to those of every claim
     :param several_environments: whether one claim may be about more than one environment
     """
 
@@ -67,19 +68,19 @@ SHARED_KEYS = frozenset({"stopping", "failed_runs", "analysis", "confidence", "c
 
 
 class ProtocolError(ValueError):
-    """A file of claims breaks the protocol; the sentence says which file, which claim, and what to change."""
+    """A file breaks the protocol. The message names the file, the claim and the remedy."""
 
 
 @dataclass(frozen=True)
 class PowerCalculation:
     """
-    The calculation that gave the sample size.
+    The power calculation behind the number of seeds.
 
-    :param pilot: which runs the numbers below come from
+    :param pilot: the runs from which distance and spread come
     :param wanted: wanted probability of the claimed verdict
-    :param distance: by measure, from the assumed true value to the bound; for equivalence the margin
-    :param spread: by measure, standard error of the statistic with one seed per group (``power.spread_of``)
-    :param limited: why fewer seeds are planned than the calculation asks for; empty if as many are planned
+    :param distance: distance from the assumed true value to the bound, by measure; for equivalence the margin
+    :param spread: standard error of the statistic with one seed per group, by measure (``power.spread_of``)
+    :param limited: the reason if fewer seeds are planned than the calculation asks for; otherwise empty
     """
 
     pilot: str
@@ -92,11 +93,11 @@ class PowerCalculation:
 @dataclass(frozen=True)
 class EarlierVersion:
     """
-    An earlier version of a claim. Its seeds stay used, and its record stays published.
+    An earlier version of a claim. Its seeds cannot be used again, and its record stays published.
 
-    :param version: its number
-    :param seeds: the seeds that it used
-    :param reason: why it was superseded
+    :param version: number of the version
+    :param seeds: seeds that the version used
+    :param reason: why the version was superseded
     """
 
     version: int
@@ -107,23 +108,23 @@ class EarlierVersion:
 @dataclass(frozen=True)
 class Claim:
     """
-    One claim with everything that is decided before its first run.
+    A claim, with everything that is decided before its first run.
 
-    :param subject: file that holds it, without the suffix
-    :param name: its name in that file
+    :param subject: name of the claim's file, without the suffix
+    :param name: name of the claim in that file
     :param kind: a key of :data:`KINDS`
-    :param algorithm: the algorithm that the claim is about, as a comparison names it
+    :param algorithm: name of the algorithm that the claim is about, as ``sb3-pgx compare`` takes it
     :param environments: environment steps per run, by environment
-    :param seeds: planned seeds, all of them run, each used by no other claim
-    :param power: the calculation that gave their number
+    :param seeds: planned seeds; all of them are run, and no other claim uses them
+    :param power: the power calculation behind the number of seeds
     :param stopping: when measuring ends
-    :param failed_runs: what a failed run means
-    :param confidence: level of the interval, in (0.5, 1)
-    :param peer: the algorithm that it is compared with; ``None`` if there is none
+    :param failed_runs: how failed runs count
+    :param confidence: level of the confidence interval, in (0.5, 1)
+    :param peer: name of the algorithm to compare with; ``None`` if there is none
     :param bound: threshold, share, or largest rate; ``None`` for a claim about a difference
-    :param margins: largest difference that counts as none, by measure
-    :param gradients: gradients per seed, for the variance of the gradient
-    :param version: raised when margins, budget, seeds or code of a measured claim change
+    :param margins: largest difference that counts as equivalent, by measure
+    :param gradients: number of gradients per seed, for claims on the variance of the gradient
+    :param version: number of the version; it is raised when margins, budget, seeds or code of a measured claim change
     :param earlier: superseded versions
     """
 
@@ -153,14 +154,14 @@ class Claim:
 
     @property
     def contenders(self) -> tuple[str, ...]:
-        """Labels of what is trained; the first is the one that the claim is about."""
+        """Labels of the contenders; the first one is the algorithm that the claim is about."""
         if self.kind == "improvement":
             return ("tuned", "defaults")
         return (self.algorithm,) if self.peer is None else (self.algorithm, self.peer)
 
     @property
     def trains(self) -> tuple[tuple[str, str], ...]:
-        """Algorithms, as a comparison names them, each with an environment."""
+        """Pairs of an algorithm's name, as ``sb3-pgx compare`` takes it, and an environment."""
         names = (self.algorithm,) if self.peer is None else (self.algorithm, self.peer)
         return tuple((name, env_id) for env_id in self.environments for name in names)
 
@@ -173,7 +174,7 @@ class Claim:
 
     @property
     def planned_power(self) -> float:
-        """Probability of the claimed verdict with the planned seeds, by the measure that has the least."""
+        """Probability of the claimed verdict with the planned seeds, for the measure with the smallest one."""
         p = self.power
         tost = self.kind == "equivalence"
         return min(power_of(len(self.seeds), p.distance[m], p.spread[m], self.confidence, tost) for m in p.spread)
@@ -181,7 +182,9 @@ class Claim:
 
 def load_claims(folder: Path = CLAIMS) -> dict[str, tuple[Claim, ...]]:
     """
-    :param folder: the files of claims
+    Read all claims.
+
+    :param folder: folder of the claims
     :return: claims by subject
     :raises ProtocolError: a file breaks the protocol
     """
@@ -199,8 +202,10 @@ def load_claims(folder: Path = CLAIMS) -> dict[str, tuple[Claim, ...]]:
 
 def parse_seeds(value: Any) -> tuple[int, ...]:
     """
+    Return the seeds of a claim.
+
     :param value: a number, a range such as ``1000-1019`` with both ends included, or a list of these
-    :raises ProtocolError: it is none of these, a seed is there twice, or a seed is below :data:`FIRST_REPORT_SEED`
+    :raises ProtocolError: the value is none of these, or a seed is listed twice or below :data:`FIRST_REPORT_SEED`
     """
     seeds: list[int] = []
     for item in value if isinstance(value, list) else [value]:
@@ -295,7 +300,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise ProtocolError(f"{path.name} cannot be read: {' '.join(str(error).split())}") from None
+        raise ProtocolError(f"{path.name} cannot be read: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise ProtocolError(f"{path.name}: it must map names to claims")
     return content

@@ -1,4 +1,4 @@
-"""Records of measured claims: one list per subject, in which nothing is ever replaced."""
+"""Records of measured claims: one list per subject. Records are appended, never replaced."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from benchmarks.claims.analysis import Judgement, judge
 from benchmarks.claims.draws import Draw
 from benchmarks.claims.protocol import KINDS, Claim
 from benchmarks.claims.training_runs import contenders_of
-from benchmarks.provenance import ROOT, code_hash
+from benchmarks.provenance import code_hash
 from sb3_pgx.experiments.pool import json_round_trip, write_json
 
 Record = dict[str, Any]
@@ -22,23 +22,23 @@ MORE_CODE = {
 
 @dataclass(frozen=True)
 class RecordProblem:
-    """A claim whose record is not what the protocol asks for."""
+    """A claim whose record is missing, stale or inconsistent."""
 
     claim: Claim
     sentence: str
 
 
 def read_records(path: Path) -> list[Record]:
-    """Return the records of a subject, superseded ones included; none if there is no file."""
+    """Return the records of a subject, including superseded ones; empty if there is no file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 def add_record(path: Path, record: Record, claim: Claim) -> None:
     """
-    Append a record. An earlier version of the same claim stays in the file, superseded with the reason that the claim gives.
+    Append a record. Records of earlier versions of the claim stay in the file, marked as superseded with the claim's reason.
 
-    :param path: the subject's file
-    :param record: from :func:`record_of`
+    :param path: file of the subject
+    :param record: result of :func:`make_record`
     :param claim: the claim that was measured
     :raises ValueError: a record has used these seeds already
     """
@@ -53,7 +53,9 @@ def add_record(path: Path, record: Record, claim: Claim) -> None:
 
 def check_seeds_are_unused(path: Path, claim: Claim) -> None:
     """
-    :raises ValueError: a record has used seeds of this claim: they were drawn once, whatever came of it
+    Check that no record has used the seeds of a claim. Each seed is used once, whatever its result.
+
+    :raises ValueError: a record has used a seed of this claim
     """
     for record in read_records(path):
         if set(claim.seeds) & set(record.get("seeds", ())):
@@ -63,7 +65,7 @@ def check_seeds_are_unused(path: Path, claim: Claim) -> None:
             )
 
 
-def record_of(
+def make_record(
     claim: Claim,
     draws: Sequence[Draw],
     judgement: Judgement,
@@ -72,14 +74,14 @@ def record_of(
     configs: Path | None = None,
 ) -> Record:
     """
-    Return everything that is published about a measured claim.
+    Return the record of a measured claim, with everything that is published about it.
 
     :param claim: the claim
     :param draws: all draws; failed ones come first in the record
-    :param judgement: what :func:`~benchmarks.claims.analysis.judge` said of them
+    :param judgement: result of :func:`~benchmarks.claims.analysis.judge` for these draws
     :param code: hash of the code that training depended on
     :param source: commit, machine, versions, date, command, wall-clock
-    :param configs: folder of hyperparameter files; default this repository's
+    :param configs: folder of hyperparameter files; default: this repository's
     """
     return json_round_trip(
         {
@@ -101,7 +103,7 @@ def record_of(
 
 
 def settings_of(claim: Claim, configs: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Return the settings of each contender and environment; none for a claim that trains with the defaults of a class."""
+    """Return the settings of each contender and environment; empty for a claim that trains with a class's defaults."""
     settings: dict[str, dict[str, Any]] = {}
     if claim.kind != "gradient variance":
         for label, env_id, _, config in contenders_of(claim, configs):
@@ -109,9 +111,9 @@ def settings_of(claim: Claim, configs: Path | None = None) -> dict[str, dict[str
     return settings
 
 
-def code_hash_of(claim: Claim, configs: Path | None = None, root: Path = ROOT) -> str:
+def code_hash_of(claim: Claim, configs: Path | None = None) -> str:
     """Return today's hash of the code and the settings that a claim's runs depend on."""
-    return code_hash(settings_of(claim, configs), MORE_CODE.get(claim.kind, ()), root)
+    return code_hash(settings_of(claim, configs), MORE_CODE.get(claim.kind, ()))
 
 
 def current_record(claim: Claim, records: Sequence[Record]) -> Record | None:
@@ -124,8 +126,8 @@ def find_problem(claim: Claim, records: Sequence[Record], configs: Path | None =
     """
     Compare a claim with its record.
 
-    :return: what is wrong: missing, stale, measured otherwise than the protocol says today, or a verdict that its own draws do
-        not give; ``None`` if nothing is
+    :return: the problem: the record is missing or stale, the protocol has changed since, or the verdict does not follow from
+        the draws; ``None`` if there is no problem
     """
     record = current_record(claim, records)
     if record is None:

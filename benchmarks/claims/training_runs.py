@@ -1,4 +1,4 @@
-"""The runs behind claims about returns."""
+"""Training runs for claims about returns."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from sb3_pgx.experiments.runs import RunResult, RunSpec, file_name, versions
 from sb3_pgx.experiments.statistics import area_under_curve
 from sb3_pgx.settings.configs import CLASS_DEFAULTS, RunConfig, config_folder, load_config
 
-TUNED = "tuned"  # folder of what searches found, next to the published hyperparameters
+TUNED = "tuned"  # folder of the search results, next to the published hyperparameters
 EVAL_EPISODES = 20
 
 Contender = tuple[str, str, Peer, RunConfig]  # label, environment, algorithm, settings
@@ -24,12 +24,12 @@ Contender = tuple[str, str, Peer, RunConfig]  # label, environment, algorithm, s
 
 def contenders_of(claim: Claim, configs: Path | None = None) -> list[Contender]:
     """
-    Return what a claim trains: both sides of an improvement are the same class, with what a search found and with the
-    defaults of the class; any other contender has its published settings.
+    Return the contenders of a claim with their settings. An improvement compares one class with the settings that a search
+    found and with its defaults. All other contenders have their published settings.
 
     :param claim: a claim about returns or about false alarms
-    :param configs: folder of hyperparameter files; default this repository's
-    :raises ValueError: an unknown name, or a broken hyperparameter file
+    :param configs: folder of hyperparameter files; default: this repository's
+    :raises ValueError: a name is unknown, or a hyperparameter file has a mistake
     :raises ImportError: the package of a peer is not installed
     """
     if claim.kind == "improvement":
@@ -49,8 +49,8 @@ def train(claim: Claim, options: RunOptions, code: str) -> list[Draw]:
     Train every contender of a claim on every seed.
 
     :param claim: a claim about returns
-    :param options: finished runs in ``options.output`` are reused if settings, versions and code hash are the same; failed
-        runs are reused, too: a seed is not drawn again because it failed
+    :param options: options of the runs. Finished runs in ``options.output`` are reused if settings, versions and code hash are
+        the same. Failed runs are reused, too: a seed is not repeated because it failed
     :param code: hash of the code that training depends on
     :return: one draw per contender, environment and seed
     """
@@ -67,7 +67,7 @@ def train(claim: Claim, options: RunOptions, code: str) -> list[Draw]:
 
 
 def failed_runs(paths: Sequence[Path]) -> dict[int, RunResult]:
-    """Return the failed runs among these files, by their place; a file that is only half there is not a run."""
+    """Return the failed runs among these files, by index. Incomplete files do not count as runs."""
     found: dict[int, RunResult] = {}
     for index, path in enumerate(paths):
         with suppress(ValueError, FileNotFoundError):
@@ -78,14 +78,14 @@ def failed_runs(paths: Sequence[Path]) -> dict[int, RunResult]:
 
 
 def run_folder(spec: RunSpec, output: Path, code: str) -> Path:
-    """Return the folder of a run; everything that may change its outcome, except the seed, is part of the name."""
+    """Return the folder of a run. Its name contains everything that may change the outcome, except the seed."""
     content = {**asdict(spec), "seed": None, "versions": versions(spec.env_id), "code": code}
     digest = sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
     return output / "runs" / spec.env_id.replace("/", "-") / f"{file_name(spec.label)}-{digest}"
 
 
 def draw_of(result: RunResult) -> Draw:
-    """Return what a claim keeps of a run."""
+    """Convert the result of a run to a draw."""
     if result.error is not None:
         return Draw(result.label, result.env_id, result.seed, {}, error=result.error)
     measured = {FINAL_RETURN: result.mean_return}

@@ -1,4 +1,4 @@
-"""Verdicts about intervals. A point estimate decides nothing."""
+"""Verdicts from confidence intervals. Point estimates do not count."""
 
 from collections.abc import Iterable
 
@@ -12,8 +12,10 @@ LEAST_FAVOURABLE_FIRST = (NOT_REACHED, WORSE, UNDECIDED, BETTER, EQUIVALENT, REA
 
 def at_least(interval: Interval, bound: float) -> str:
     """
-    :param interval: confidence interval of the number; NaN where the sample says nothing about its spread
-    :param bound: what the number must reach
+    Judge whether a number reaches a bound.
+
+    :param interval: confidence interval of the number; NaN if the sample gives no interval
+    :param bound: smallest accepted value
     :return: reached if the whole interval is at or above the bound, not reached if it is below, else undecided
     """
     low, high = interval
@@ -22,8 +24,10 @@ def at_least(interval: Interval, bound: float) -> str:
 
 def at_most(interval: Interval, bound: float) -> str:
     """
+    Judge whether a number stays within a bound.
+
     :param interval: confidence interval of the number
-    :param bound: what the number must not exceed
+    :param bound: largest accepted value
     :return: reached if the whole interval is at or below the bound, not reached if it is above, else undecided
     """
     low, high = interval
@@ -32,12 +36,12 @@ def at_most(interval: Interval, bound: float) -> str:
 
 def difference(interval: Interval, tost_interval: Interval, margin: float) -> str:
     """
-    Judge ours minus theirs.
+    Judge a difference, ours minus theirs.
 
     :param interval: two-sided confidence interval of the difference, of level 1 − α
     :param tost_interval: interval of level 1 − 2α; it lies within the margin exactly if both one-sided tests of level α
         reject (two one-sided tests; Schuirmann, 1987)
-    :param margin: the largest difference that counts as none; 0 to ask only which side is better
+    :param margin: largest difference that counts as equivalent; 0 to ask only which side is better
     :return: equivalent if ``tost_interval`` lies within the margin; else better or worse if ``interval`` lies wholly above or
         below 0; else undecided
     """
@@ -48,5 +52,5 @@ def difference(interval: Interval, tost_interval: Interval, margin: float) -> st
 
 
 def least_favourable(verdicts: Iterable[str]) -> str:
-    """Return the verdict on a claim with several numbers: that of the number that speaks most against it."""
+    """Return the verdict on a claim with several numbers: the one that is least favourable to the claim."""
     return min(verdicts, key=LEAST_FAVOURABLE_FIRST.index)

@@ -1,1 +1,1 @@
-"""The speed benchmark: this package beside its peers, measured in turn in one run."""
+"""The speed benchmark: this package and its peers, measured in turn in one run."""

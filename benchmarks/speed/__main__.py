@@ -1,4 +1,4 @@
-"""``python -m benchmarks.speed``: measure the speed beside SB3, SBX and PFRL."""
+"""``python -m benchmarks.speed``: measure the speed next to SB3, SBX and PFRL."""
 
 import argparse
 import shlex
@@ -11,7 +11,9 @@ from sb3_pgx.cli.common import FAILED, INTERRUPTED, USER_ERRORS, usage_error
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
-    :param argv: arguments; default those of the process
+    Run the command.
+
+    :param argv: arguments; default: those of the process
     :return: exit status: 0, 1 if a case failed, 2 for a user error, 130 after Ctrl-C
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -31,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cases", nargs="+", metavar="NAME", help="such as ppo-cartpole (default: all)")
     parser.add_argument("--rounds", type=int, help="timed rounds of training per contender (default: 5)")
     parser.add_argument("--timesteps", type=int, help="smallest number of environment steps per round (default: each case's)")
-    parser.add_argument("--quick", action="store_true", help="2 rounds of one rollout, to try whether it works")
+    parser.add_argument("--quick", action="store_true", help="2 rounds of one rollout, to check that the benchmark works")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--write", action="store_true", help="write the results into benchmarks/results")
     where.add_argument("--output", type=Path, metavar="FILE", help="default: runs/bench-<time>.json")
@@ -40,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace, command: str) -> int:
+    """Run the benchmark with parsed arguments. Return the exit status."""
     from benchmarks.speed.report import markdown
     from benchmarks.speed.run import plan_bench, run_bench
 
@@ -59,7 +62,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     results, failures = run_bench(plan, command)
     if results:
         print(f"\n{markdown(results)}")
-    if results and results[-1].case.name not in failures:  # each time, all results are written
+    if results and results[-1].case.name not in failures:  # each write contains all results
         print(f"\nwritten to {plan.output}")
     return FAILED if failures else 0
 

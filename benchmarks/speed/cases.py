@@ -1,4 +1,4 @@
-"""The cases of the speed benchmark, each with the ratios that it is meant to reach."""
+"""The cases of the speed benchmark, each with its goals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from sb3_pgx.experiments.peers import PEERS, resolve_peer
 from sb3_pgx.settings.configs import suggestion
 
 DIAGNOSTICS = "+diagnostics"
-PFRL_ACER = "pfrl:acer"  # without SB3's interface: it can be timed and not compared otherwise
+PFRL_ACER = "pfrl:acer"  # it lacks SB3's interface, so only its speed can be compared
 PPO_ROLLOUT = {"n_steps": 256, "batch_size": 64, "n_epochs": 10}
 TRPO_ROLLOUT = {"n_steps": 256, "batch_size": 128, "cg_max_steps": 15, "n_critic_updates": 10}
 
@@ -18,7 +18,7 @@ TRPO_ROLLOUT = {"n_steps": 256, "batch_size": 128, "cg_max_steps": 15, "n_critic
 @dataclass(frozen=True)
 class Goal:
     """
-    A ratio to reach, by its median over the rounds.
+    A ratio to reach. The median over the rounds counts.
 
     :param metric: a key of :data:`~benchmarks.speed.results.METRICS`
     :param peer: the peer to compare with
@@ -38,8 +38,8 @@ class Case:
     :param name: name of the case, on the command line and in the report
     :param algorithm: the algorithm of this package
     :param env_id: Gymnasium's name of the environment
-    :param peers: what it is compared with: ``sb3:ppo``, ``contrib:trpo``, ``sbx:ppo``, ``pfrl:acer``, or one of ours; a name
-        that ends in ``+diagnostics`` is trained with a ``DiagnosticsCallback``
+    :param peers: algorithms to compare with: ``sb3:ppo``, ``contrib:trpo``, ``sbx:ppo``, ``pfrl:acer``, or one of ours. If the
+        name ends in ``+diagnostics``, it is trained with a ``DiagnosticsCallback``
     :param goals: ratios to reach
     :param acting_goal: largest time per collection step without the environments, in microseconds
     :param callback_goal: largest share of the whole time in the callback's own methods, in [0, 1]
@@ -86,7 +86,7 @@ CASES = (
             Goal("frames", "sbx:ppo", 1.8),
             Goal("step", "sb3:ppo", 6.0),
             Goal("step", "sbx:ppo", 1.8),
-            Goal("acting", "sb3:ppo", 190 / 60),  # the goal below, where SB3 takes 190 µs: machines differ
+            Goal("acting", "sb3:ppo", 190 / 60),  # acting_goal as a ratio, because machines differ: SB3 takes 190 µs
             Goal("data", "sb3:ppo", 1.15),
         ),
         acting_goal=60.0,
@@ -120,8 +120,8 @@ CASES = (
     ),
     Case("a2c-cartpole", "a2c", "CartPole-v1", ("sb3:a2c",), (Goal("frames", "sb3:a2c", 2.5),), hyperparameters={}),
     *(
-        # A replayed update of 16 segments of 20 steps may cost as much as three steps of PPO on as many rows. With 4 a rollout
-        # each bears a quarter of what a rollout costs once; with 16 it is nearly the update alone, as PPO's 80 steps are.
+        # A replayed update of 16 segments of 20 steps may take as long as three steps of PPO on the same number of rows. The
+        # fixed cost of a rollout is shared by its updates: it is large with 4 of them, and small with 16, as with PPO's 80.
         Case(
             name,
             "acer",
@@ -138,7 +138,7 @@ CASES = (
             ("acer-pendulum-16-replays", "Pendulum-v1", {"replay_ratio": 16.0}),
         )
     ),
-    Case(  # theirs needs seconds for a few rollouts
+    Case(  # the peer needs seconds for a few rollouts
         "acer-cartpole-pfrl",
         "acer",
         "CartPole-v1",
@@ -182,7 +182,7 @@ CASES = (
         hyperparameters={**PPO_ROLLOUT, "batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}},
     ),
     *(
-        Case(  # what a DiagnosticsCallback costs, at its defaults and those of the algorithm
+        Case(  # the cost of a DiagnosticsCallback, with its defaults and those of the algorithm
             f"{name.replace(':', '-')}-diagnostics",
             f"{name}+diagnostics",
             "CartPole-v1",
@@ -213,9 +213,11 @@ CASES = (
 
 def select_cases(names: Sequence[str] | None) -> tuple[Case, ...]:
     """
-    :param names: names of cases; ``None`` for all
+    Return the cases with these names.
+
+    :param names: names of cases; ``None``: all cases
     :return: the cases, in the order of :data:`CASES`
-    :raises ValueError: there is no case with a name; suggests the nearest ones
+    :raises ValueError: there is no case of that name; the message suggests the nearest names
     """
     known = [case.name for case in CASES]
     for name in names or ():
@@ -236,7 +238,7 @@ def missing_package(contender: str) -> str | None:
 
 
 def contender_class(contender: str) -> type[Any]:
-    """Return the class of a contender, whose package must be installed; it has the part of SB3's interface that is timed."""
+    """Return the class of a contender. Its package must be installed. It has the methods of SB3 that are timed."""
     if contender == PFRL_ACER:
         return PFRLACER
     return resolve_peer(contender.removesuffix(DIAGNOSTICS)).algorithm

@@ -1,4 +1,4 @@
-"""Environments of random frames: images of Atari's size at no cost, so that only the algorithm is timed."""
+"""An environment of random frames: it returns images of Atari's size at no cost, so that only the algorithm is timed."""
 
 from typing import Any, ClassVar
 
@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 class RandomFrames(gym.Env[np.ndarray, np.integer]):
     """
-    A few random frames ``[84, 84, 4]`` in turn. Actions have no effect; episodes end after 100 steps.
+    Returns a few random frames ``[84, 84, 4]`` in turn. Actions have no effect. Episodes end after 100 steps.
 
     :param n_frames: number of different frames
     :param render_mode: ``"rgb_array"``, or ``None``
@@ -25,15 +25,18 @@ class RandomFrames(gym.Env[np.ndarray, np.integer]):
         self._step = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode; arguments and result as in Gymnasium."""
         super().reset(seed=seed)
         self._step = 0
         return self._frame(), {}
 
     def step(self, action: np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Show the next frame; argument and result as in Gymnasium."""
         self._step += 1
         return self._frame(), float(self._step % 2), False, False, {}
 
     def render(self) -> np.ndarray:
+        """Return the current frame as an RGB image."""
         return self._frame()[..., :3]
 
     def _frame(self) -> np.ndarray:

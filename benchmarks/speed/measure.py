@@ -1,4 +1,4 @@
-"""One contender in a process of its own: built, warmed up, then timed through the public interface."""
+"""Measure one contender in its own process: build it, warm it up, and time it through the public interface."""
 
 import gc
 import os
@@ -17,13 +17,14 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 
 from benchmarks.speed.cases import DIAGNOSTICS, Case, contender_class
-from benchmarks.speed.phases import watch
+from benchmarks.speed.phases import timed_phases
 from benchmarks.speed.results import PhaseRound, Round
 from sb3_pgx.diagnostics import DiagnosticsCallback
+from sb3_pgx.stages.algorithm import ceil_div
 
 SEED = 0
-WARM_UP = 3  # iterations: compiling, caches, and one that is neither
-ACTIONS = 64  # different random actions of the ceiling, drawn before the clock runs
+WARM_UP = 3  # iterations: the first compiles, the second fills caches, the third is normal
+ACTIONS = 64  # different random actions for the ceiling, drawn before the clock starts
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ class Measurement:
     """
     A model that is timed repeatedly.
 
-    :param case: what to train
+    :param case: case of the benchmark
     :param contender: name of the algorithm
     """
 
@@ -48,7 +49,7 @@ class Measurement:
         """
         Run the first iterations, which compile.
 
-        :return: seconds in addition to the time that as many iterations of the fastest one take
+        :return: seconds in excess of the time that the same number of iterations takes at the fastest one's speed
         """
         seconds = [self.round(1).seconds for _ in range(WARM_UP)]
         return sum(seconds) - len(seconds) * min(seconds)
@@ -69,11 +70,11 @@ class Measurement:
         """Continue training with a stopwatch on every phase; arguments as :meth:`round`."""
         callback = self.diagnostics if diagnosed else None
         before = getattr(self.model, "n_gradient_steps", 0)
-        with watch(self.model, callback) as stopwatch:
+        with timed_phases(self.model, callback) as stopwatch:
             self.model.learn(timesteps, callback, reset_num_timesteps=False)
             seconds = stopwatch.seconds()
-        steps = stopwatch.calls["update"] * gradient_steps_an_update(self.model)
-        if hasattr(self.model, "replay_ratio"):  # how many there are is left to chance
+        steps = stopwatch.calls["update"] * gradient_steps_per_update(self.model)
+        if hasattr(self.model, "replay_ratio"):  # ACER draws the number of updates
             steps = self.model.n_gradient_steps - before
         return PhaseRound(seconds, stopwatch.calls["environment"], steps)
 
@@ -84,7 +85,7 @@ class Measurement:
     def data_bytes(self) -> int:
         """Return the bytes of all tensors of this process and of the rollout buffer's arrays, between two updates."""
         gc.collect()
-        # By type: a compiler leaves tensors without data behind, and lazy modules warn when they are asked what they are.
+        # Compare types: compilers leave tensors without data behind, and isinstance makes lazy modules warn.
         storages = [x.untyped_storage() for x in gc.get_objects() if type(x) in (th.Tensor, th.nn.Parameter)]
         held = {storage.data_ptr(): storage.nbytes() for storage in storages}
         buffer = getattr(self.model, "rollout_buffer", None)
@@ -92,12 +93,12 @@ class Measurement:
         return sum({**{x.ctypes.data: x.nbytes for x in arrays}, **held}.values())
 
     def ceiling(self, timesteps: int) -> Round:
-        """Step the environments alone, with random actions: the speed that no algorithm can exceed."""
+        """Step the environments with random actions and no algorithm: no algorithm can be faster than this."""
         env = make_vec_env(self.case.env_id, self.case.n_envs, seed=SEED)
         env.reset()
         env.action_space.seed(SEED)
         actions = [np.stack([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(ACTIONS)]
-        n_steps = max(-(-timesteps // env.num_envs), self.model.n_steps)
+        n_steps = max(ceil_div(timesteps, env.num_envs), self.model.n_steps)
         start = time.perf_counter()
         for step in range(n_steps):
             env.step(actions[step % ACTIONS])
@@ -109,9 +110,9 @@ class Measurement:
 class Process:
     """
     A :class:`Measurement` in a fresh process, which keeps the model between calls. Process-wide state, such as a compiler's or
-    JAX's threads, does not reach other contenders.
+    JAX's threads, does not affect other contenders.
 
-    :param case: what to train
+    :param case: case of the benchmark
     :param contender: name of the algorithm
     :param cache: folder for compiled code, with a subfolder per contender
     :param prepare: called in the process before the contender is built
@@ -123,14 +124,14 @@ class Process:
         self._built = self._pool.submit(_build, case, contender)
 
     def wait(self) -> None:
-        """Wait until the model is built; raises what building it raised."""
+        """Wait until the model is built. An error while building it is raised here."""
         self._built.result()
 
     def call(self, method: Callable[..., T], *args: Any) -> T:
         """
         Call a method of :class:`Measurement` in the process and wait for its result.
 
-        :raises Exception: what the method raised
+        :raises Exception: any error of the method
         """
         self.wait()
         return self._pool.submit(_call, method.__name__, *args).result()
@@ -142,19 +143,19 @@ class Process:
         self._pool.shutdown()
 
 
-def gradient_steps_an_update(model: BaseAlgorithm) -> int:
-    """Return the gradient steps per update, minibatches times epochs; 1 if the algorithm has no epochs."""
+def gradient_steps_per_update(model: BaseAlgorithm) -> int:
+    """Return the number of gradient steps per update: minibatches times epochs; 1 if the algorithm has no epochs."""
     if not hasattr(model, "n_epochs"):
         return 1
     rows = model.n_steps * model.n_envs  # type: ignore[attr-defined]
-    return model.n_epochs * -(-rows // model.batch_size)  # type: ignore[attr-defined]
+    return model.n_epochs * ceil_div(rows, model.batch_size)  # type: ignore[attr-defined]
 
 
 def peak_memory() -> float:
     """Return the peak resident memory of this process in MiB."""
     status = Path("/proc/self/status")
     if status.exists():
-        # Linux's ru_maxrss survives exec: a child would report its parent's peak where that is the higher one.
+        # Linux's ru_maxrss survives exec: a child would report its parent's peak if that is higher.
         (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
         return int(line.split()[1]) / 2**10
     import resource
@@ -167,7 +168,7 @@ _measurement: Measurement
 
 def _initialize(cache: Path, prepare: Callable[[], None] | None) -> None:
     """Prepare the process before any module that reads these variables is imported."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C as well, and lets the round end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C, too, and lets the round end
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     os.environ["JAX_PLATFORMS"] = "cpu"
     th.set_num_threads(1)

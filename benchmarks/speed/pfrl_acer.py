@@ -14,9 +14,9 @@ from torch import nn
 
 class PFRLACER:
     """
-    PFRL's ACER. It learns from the first of the given environments, one segment at a time; a segment ends with its episode.
-    Gradient steps are counted by rows: one step has as many rows as one of ours, which learns from a segment of each
-    environment.
+    PFRL's ACER. It learns from the first of the given environments, one segment at a time. A segment ends at the latest with
+    its episode. Gradient steps are counted by rows: one step has as many rows as one of our steps, which learns from a
+    segment of each environment.
 
     :param policy: ``"MlpPolicy"``: two layers of 64 tanh units for the policy and two for Q, as in SB3
     :param env: vectorised environments
@@ -25,7 +25,7 @@ class PFRLACER:
     :param buffer_size: transitions that the memory holds
     :param replay_ratio: replayed segments per new segment
     :param learning_rate: learning rate of RMSprop
-    :param seed: seed of everything random
+    :param seed: seed of all random numbers
     :param device: ``"cpu"``
     :param verbose: not used
     :raises ImportError: PFRL, or Gym, on which it depends, is not installed
@@ -64,7 +64,7 @@ class PFRLACER:
             replay_start_size=replay_start,
             max_grad_norm=10.0,
         )
-        self._agent.shared_model.share_memory()  # which it asserts before it learns
+        self._agent.shared_model.share_memory()  # PFRL asserts this before it learns
         update = self._agent.update
 
         def counted(**kwargs: Any) -> None:
@@ -75,18 +75,18 @@ class PFRLACER:
 
     @property
     def n_gradient_steps(self) -> int:
-        """Number of our gradient steps with as many rows as it has learned from."""
+        """Number of our gradient steps with the same number of rows."""
         return self._learned // self._rows
 
     def set_logger(self, logger: Any) -> None:
-        """Do nothing: it does not log."""
+        """Do nothing: PFRL does not log."""
 
     def get_env(self) -> Env:
-        """Return the environment that it learns from."""
+        """Return the environment that PFRL learns from."""
         return self._env
 
     def learn(self, total_timesteps: int, callback: None = None, reset_num_timesteps: bool = False) -> "PFRLACER":
-        """Continue training for at least as many steps as one of our rollouts."""
+        """Continue training for at least as many steps as one of our rollouts has."""
         target = self.num_timesteps + max(total_timesteps, self._rows)
         while self.num_timesteps < target:
             self.collect_rollouts()

@@ -1,4 +1,4 @@
-"""Time per phase of a run: the methods of a model, its environments and its callback that belong to each phase."""
+"""Measure the time per phase of a run, with a stopwatch on methods of the model, the environments and the callback."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,14 +12,14 @@ from sb3_pgx.diagnostics.stopwatch import Stopwatch
 from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm
 
 PHASES = ("collect", "evaluate", "update", "environment", "callback", "other")
-# SB3 evaluates while it acts, so that it has no phase of that name.
+# SB3 evaluates while it acts, so it has no such phase.
 OURS = {"collect_rollouts": "collect", "evaluate_and_estimate": "evaluate", "update": "update"}
 THEIRS = {"collect_rollouts": "collect", "train": "update"}
 CALLBACK = ("on_training_start", "on_rollout_start", "on_step", "on_rollout_end", "on_update_end", "on_training_end")
 
 
 @contextmanager
-def watch(
+def timed_phases(
     model: BaseAlgorithm, callback: BaseCallback | None = None, clock: Callable[[], int] = time.perf_counter_ns
 ) -> Iterator[Stopwatch]:
     """
@@ -27,8 +27,8 @@ def watch(
     when the context ends.
 
     :param model: a model of this package, or one with SB3's ``collect_rollouts`` and ``train``
-    :param callback: the callback that it is trained with
-    :param clock: nanoseconds since some moment
+    :param callback: the callback of the run
+    :param clock: function that returns nanoseconds
     """
     methods = OURS if isinstance(model, PolicyGradientAlgorithm) else THEIRS
     targets: list[tuple[Any, str, str]] = [(model, method, phase) for method, phase in methods.items()]

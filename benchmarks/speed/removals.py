@@ -82,11 +82,11 @@ def removals_of(case: Case) -> tuple[Callable[[], None], ...]:
     return (*(COMPILED if case.compiles else ()), *diagnosed)
 
 
-def measure(case: Case, rounds: int) -> dict[str, Any]:
+def measure_removals(case: Case, rounds: int) -> dict[str, Any]:
     """
-    Return how many times as long a training takes without each mechanism: the median over rounds, and its 95 % interval.
+    Return by which factor training slows down without each mechanism: the median over rounds, and its 95 % interval.
 
-    :param case: the algorithm of this package is trained, without its peers
+    :param case: case of the benchmark; only this package's algorithm is trained
     :param rounds: number of rounds; each variant trains once per round
     """
     with ExitStack() as stack:
@@ -115,6 +115,7 @@ def _ratio(ratios: np.ndarray) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
+    """Run the command. Return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.removals", description=__doc__.split("\n\n")[0])
     parser.add_argument("--cases", nargs="+", help="cases of the benchmark (default: all that train this package alone)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds per variant (default: %(default)s)")
@@ -125,7 +126,7 @@ def main(arguments: list[str]) -> int:
     for case in select_cases(options.cases):
         if ":" in case.algorithm:
             continue
-        ratios = measure(case, options.rounds)
+        ratios = measure_removals(case, options.rounds)
         for name, ratio in ratios.items():
             print(f"{case.name}: {name} {ratio['median']} {ratio['interval']}", flush=True)
         results[case.name] = ratios

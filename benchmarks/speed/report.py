@@ -5,26 +5,26 @@ from statistics import median
 
 from benchmarks.provenance import code_hash
 from benchmarks.speed.phases import PHASES
-from benchmarks.speed.results import METRICS, CaseResult, Comparison, Spread, Timing, compare, spread
+from benchmarks.speed.results import METRICS, CaseResult, PeerComparison, Spread, Timing, compare_with_peers, spread
 from sb3_pgx.experiments.number_format import thousands
 
 TIMED_CODE = ("sb3_pgx/diagnostics", "benchmarks/speed")  # in addition to the code that training depends on
 
 
 def code_hash_of_speed() -> str:
-    """Return today's hash of the code that the benchmark times, the benchmark's own included."""
+    """Return today's hash of the timed code, including that of the benchmark itself."""
     return code_hash(extra=TIMED_CODE)
 
 
 def headline(result: CaseResult) -> str:
     """Return one line with the speed relative to each peer."""
-    ratios = [f"{_spread(c.ratio)} times {c.peer}" for c in compare(result) if c.metric == "frames"]
+    ratios = [f"{_spread(c.ratio)} times {c.peer}" for c in compare_with_peers(result) if c.metric == "frames"]
     skipped = [f"{reason} (skipped)" for reason in result.skipped.values()]
     return f"{result.case.name}: {'; '.join([*ratios, *skipped])}"
 
 
 def markdown(results: Sequence[CaseResult]) -> str:
-    """Return both tables, how they were measured, and which rows are stale: measured with other code than today's."""
+    """Return both tables, how they were measured, and which rows are stale, that is, measured with other code than today's."""
     return "\n".join([*_ratios(results), "", *_where_time_goes(results), "", _measured(results), *_stale(results)])
 
 
@@ -35,7 +35,7 @@ def _ratios(results: Sequence[CaseResult]) -> list[str]:
         "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for result in results:
-        comparisons = compare(result)
+        comparisons = compare_with_peers(result)
         for peer in dict.fromkeys(c.peer for c in comparisons):
             of = {c.metric: c for c in comparisons if c.peer == peer}
             speeds = [of["frames"].ours, of["frames"].theirs, median(r.frames_per_second for r in result.ceiling)]
@@ -65,14 +65,14 @@ def _phases(result: CaseResult, name: str, timing: Timing) -> str:
     compiling = "–"
     if timing.warm_cache_seconds is not None:
         compiling = f"{timing.warm_up_seconds:.1f} / {timing.warm_cache_seconds:.1f}"
-    elif name.startswith("sbx:"):  # JAX keeps nothing for the next process unless it is told to
+    elif name.startswith("sbx:"):  # by default, JAX keeps no compiled code for the next process
         compiling = f"{timing.warm_up_seconds:.1f}"
     step = f"{median(r.step_us for r in rounds):.0f}"
     return _row([result.case.name, name, *shares.values(), acting_cell, step, compiling, f"{timing.peak_memory_mib:.0f}"])
 
 
 def _measured(results: Sequence[CaseResult]) -> str:
-    """Return when, where and how the results were measured; versions that another case includes are left out."""
+    """Return when, where and how the results were measured. Versions that another case includes are left out."""
     dates = ", ".join(sorted({r.date for r in results}))
     machines = "; ".join(sorted({f"{r.machine['cpu']}, {r.machine['cores']} cores, {r.machine['system']}" for r in results}))
     whole = [r.versions for r in results if not any(r.versions.items() < other.versions.items() for other in results)]
@@ -95,7 +95,7 @@ def _stale(results: Sequence[CaseResult]) -> list[str]:
     return ["", f"**Stale** (measured with code that has changed since, or that was not recorded): {names}."]
 
 
-def _judged(comparison: Comparison) -> str:
+def _judged(comparison: PeerComparison) -> str:
     if comparison.goal is None:
         return _spread(comparison.ratio)
     sign = "≤" if METRICS[comparison.metric].at_most else "≥"

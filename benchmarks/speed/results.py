@@ -12,7 +12,7 @@ from benchmarks.speed.cases import Case, Goal
 
 @dataclass(frozen=True)
 class Round:
-    """Environment steps of all environments together, and the seconds that they took, in training or with random actions."""
+    """Environment steps, summed over all environments, and the seconds that they took, in training or with random actions."""
 
     frames: int
     seconds: float
@@ -28,7 +28,7 @@ class PhaseRound:
     """
     A round of training with a stopwatch.
 
-    :param seconds: seconds per phase, without the phases inside it
+    :param seconds: seconds per phase, excluding the phases inside it
     :param env_steps: steps of all environments at once
     :param gradient_steps: number of minibatches
     """
@@ -39,7 +39,7 @@ class PhaseRound:
 
     @property
     def acting_us(self) -> float:
-        """Microseconds per step of all environments, without their own time: acting and bookkeeping."""
+        """Microseconds of acting and bookkeeping per step of all environments, excluding the environments' own time."""
         return 1e6 * self.seconds["collect"] / self.env_steps
 
     @property
@@ -48,7 +48,7 @@ class PhaseRound:
         return 1e6 * self.seconds["update"] / self.gradient_steps
 
     def share(self, phase: str) -> float:
-        """Return the share of the whole time, in [0, 1]; 0 for a phase that older results do not have."""
+        """Return the phase's share of the whole time, in [0, 1]; 0 for a phase that older results lack."""
         return self.seconds.get(phase, 0.0) / sum(self.seconds.values())
 
 
@@ -60,9 +60,9 @@ class Timing:
     :param rounds: rounds of training
     :param phase_rounds: further rounds, with a stopwatch
     :param warm_up_seconds: seconds of compiling, from an empty cache
-    :param peak_memory_mib: peak memory of its own process after ``rounds``; after the warm-up if another process ran them
-    :param data_bytes: bytes of its tensors and of the rollout buffer's arrays, between two updates
-    :param warm_cache_seconds: ``warm_up_seconds`` of a process that finds the cache filled; ``None`` if not measured
+    :param peak_memory_mib: peak memory of the process after ``rounds``; after the warm-up if another process ran the rounds
+    :param data_bytes: bytes of all tensors and of the rollout buffer's arrays, between two updates
+    :param warm_cache_seconds: ``warm_up_seconds`` of a process with a filled cache; ``None`` if not measured
     """
 
     rounds: list[Round]
@@ -82,13 +82,13 @@ class CaseResult:
     :param timings: timings by contender, including the algorithm of this package
     :param ceiling: rounds of the environments alone
     :param skipped: contenders that could not run, with the reason
-    :param timesteps: environment steps of a round, at least
-    :param command: what reproduces the result
+    :param timesteps: smallest number of environment steps per round
+    :param command: command that reproduces the result
     :param date: day of the measurement
     :param machine: CPU model, cores, system
     :param versions: versions of the packages that were timed
     :param commit: commit that was checked out; ``None``: not recorded
-    :param clean: whether the tree was that commit's
+    :param clean: whether the working tree had no changes
     :param code_hash: hash of the code that was timed; ``None``: not recorded, so the result is stale
     """
 
@@ -139,7 +139,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PeerComparison:
     """Our median and a peer's, their ratio, and the goal for it."""
 
     metric: str
@@ -151,11 +151,11 @@ class Comparison:
     reached: bool | None = None
 
 
-def compare(result: CaseResult) -> list[Comparison]:
+def compare_with_peers(result: CaseResult) -> list[PeerComparison]:
     """Return the comparison of every metric with every peer that was measured."""
     ours = result.timings[result.case.algorithm]
     return [
-        _compare(metric, peer, ours, timing, result.case.goals)
+        _compare_metric(metric, peer, ours, timing, result.case.goals)
         for peer, timing in result.timings.items()
         if peer != result.case.algorithm
         for metric in METRICS
@@ -169,7 +169,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 def as_record(result: CaseResult) -> dict[str, Any]:
     """Return the result with its comparisons, so that the file can be read without this package."""
-    return {**asdict(result), "comparisons": [{**asdict(c), "ratio": c.ratio._asdict()} for c in compare(result)]}
+    return {**asdict(result), "comparisons": [{**asdict(c), "ratio": c.ratio._asdict()} for c in compare_with_peers(result)]}
 
 
 def read_results(path: Path) -> list[CaseResult]:
@@ -177,13 +177,13 @@ def read_results(path: Path) -> list[CaseResult]:
     return [_from_record(record) for record in json.loads(path.read_text(encoding="utf-8")).values()]
 
 
-def _compare(metric: str, peer: str, ours: Timing, theirs: Timing, goals: Sequence[Goal]) -> Comparison:
+def _compare_metric(metric: str, peer: str, ours: Timing, theirs: Timing, goals: Sequence[Goal]) -> PeerComparison:
     how = METRICS[metric]
     pairs = list(zip(how.values(ours), how.values(theirs), strict=True))
     ratio = spread([b / a if how.inverse else a / b for a, b in pairs])
     goal = next((g.ratio for g in goals if (g.metric, g.peer) == (metric, peer)), None)
     reached = None if goal is None else ratio.median <= goal if how.at_most else ratio.median >= goal
-    return Comparison(metric, peer, median(a for a, _ in pairs), median(b for _, b in pairs), ratio, goal, reached)
+    return PeerComparison(metric, peer, median(a for a, _ in pairs), median(b for _, b in pairs), ratio, goal, reached)
 
 
 def _from_record(record: dict[str, Any]) -> CaseResult:

@@ -1,4 +1,4 @@
-"""The benchmark from arguments to file: check first, then measure case by case, writing each one when it is done."""
+"""Run the benchmark: check the arguments, then measure case by case, and write each result when it is done."""
 
 import json
 import tempfile
@@ -16,6 +16,7 @@ from benchmarks.speed.cases import DIAGNOSTICS, Case, missing_package, select_ca
 from benchmarks.speed.measure import Measurement, Process
 from benchmarks.speed.report import code_hash_of_speed, headline
 from benchmarks.speed.results import CaseResult, Timing, as_record
+from sb3_pgx.core.errors import type_and_text
 from sb3_pgx.core.optional_packages import installed_versions, require_extra
 from sb3_pgx.experiments.comparison_arguments import check_at_least_one
 from sb3_pgx.experiments.pool import write_json
@@ -37,11 +38,11 @@ class BenchPlan:
     A benchmark with checked arguments.
 
     :param cases: cases that can run here
-    :param skipped: why other cases cannot run, by case
-    :param rounds: rounds of training per contender; about half as many more have a stopwatch
-    :param timesteps: environment steps per round; ``None`` for the number of the case
+    :param skipped: the reason why a case cannot run here, by case
+    :param rounds: rounds of training per contender; about half as many are added with a stopwatch
+    :param timesteps: environment steps per round; ``None``: the number of the case
     :param output: file for the results
-    :param kept: entries of that file, which stay unless their case is measured again
+    :param kept: existing entries of that file; they stay unless their case is measured again
     """
 
     cases: tuple[Case, ...]
@@ -62,16 +63,16 @@ def plan_bench(
     quick: bool = False,
 ) -> BenchPlan:
     """
-    Check what can be checked before measuring; no file is created.
+    Check everything that can be checked before measuring. Create no file.
 
-    :param cases: names of cases; ``None`` for all
-    :param rounds: rounds per contender; default 5, with ``quick`` 2
-    :param timesteps: smallest number of environment steps per round; default that of each case, with ``quick`` one rollout
-    :param output: file for the results; default ``runs/bench-<time>.json``
+    :param cases: names of cases; ``None``: all cases
+    :param rounds: rounds per contender; default: 5, or 2 with ``quick``
+    :param timesteps: smallest number of environment steps per round; default: that of each case, or one rollout with ``quick``
+    :param output: file for the results; default: ``runs/bench-<time>.json``
     :param force: whether to replace that file
     :param write: whether to write into the repository's ``benchmarks/results`` instead of ``output``
-    :param quick: only try whether it works, without a meaningful speed
-    :raises ValueError: an unknown name, a number out of range, or ``quick`` results that would be kept
+    :param quick: only check that the benchmark works; the speeds have no meaning
+    :raises ValueError: a name is unknown, a number is out of range, or ``quick`` results would be kept
     :raises FileExistsError: ``output`` exists and ``force`` is False
     :raises ImportError: a required package is not installed
     """
@@ -90,17 +91,16 @@ def plan_bench(
     return BenchPlan(tuple(c for c in selected if c.name not in skipped), skipped, rounds, timesteps, file, kept)
 
 
-def run_bench(plan: BenchPlan, command: str, tell: Callable[[str], None] = print) -> tuple[list[CaseResult], dict[str, str]]:
+def run_bench(plan: BenchPlan, command: str) -> tuple[list[CaseResult], dict[str, str]]:
     """
-    Measure every case and rewrite the file after each.
+    Measure every case, print one line per case, and rewrite the file after each.
 
     :param plan: the checked arguments
-    :param command: the command that reproduces it, for the record
-    :param tell: takes one line of the report per case
-    :return: results, and the errors of failed cases
+    :param command: command that reproduces the results, for the record
+    :return: results, and the error message of each failed case
     """
     for name, reason in plan.skipped.items():
-        tell(f"{name}: skipped, {reason}")
+        print(f"{name}: skipped, {reason}")
     results: list[CaseResult] = []
     failures: dict[str, str] = {}
     entries = dict(plan.kept)
@@ -108,17 +108,17 @@ def run_bench(plan: BenchPlan, command: str, tell: Callable[[str], None] = print
         try:
             result = measure(case, plan.rounds, plan.timesteps or case.timesteps, command)
             entries[case.name] = as_record(result)
-        except Exception as error:  # a case that fails takes no other with it
-            failures[case.name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            tell(f"{case.name}: failed, {failures[case.name]}")
+        except Exception as error:  # other cases go on
+            failures[case.name] = type_and_text(error)
+            print(f"{case.name}: failed, {failures[case.name]}")
             continue
         results.append(result)
-        tell(headline(result))
+        print(headline(result))
         try:
             write_json(plan.output, entries)
         except OSError as error:
             failures[case.name] = str(error)
-            tell(f"{case.name}: {error}")
+            print(f"{case.name}: {error}")
     return results, failures
 
 
@@ -130,7 +130,7 @@ def measure(case: Case, rounds: int, timesteps: int, command: str) -> CaseResult
     :param rounds: rounds of training per contender; about half as many more have a stopwatch
     :param timesteps: smallest number of environment steps per round
     :param command: the command, for the record
-    :raises Exception: what a contender raised
+    :raises Exception: any error of a contender
     """
     source = {**provenance(), "code_hash": code_hash_of_speed()}  # before the first round
     skipped = {peer: reason for peer in case.peers if (reason := missing_package(peer))}
@@ -139,10 +139,10 @@ def measure(case: Case, rounds: int, timesteps: int, command: str) -> CaseResult
     with ExitStack() as stack:
         cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sb3-pgx-bench-")))
         processes = {name: stack.enter_context(Process(case, name, cache)) for name in contenders}
-        for process in processes.values():  # they start side by side, and from here on only one runs
+        for process in processes.values():  # all processes start at the same time; from here on only one is busy
             process.wait()
         warm_up = {name: process.call(Measurement.warm_up) for name, process in processes.items()}
-        # With and without diagnostics, one model takes both turns: two processes differ by more than diagnostics cost.
+        # One model is timed with and without diagnostics, because two processes differ by more than diagnostics cost.
         diagnosed = {name: f"{name}{DIAGNOSTICS}" not in contenders for name in contenders}
         runs = {n: p if diagnosed[n] else processes[f"{n}{DIAGNOSTICS}"] for n, p in processes.items()}
         trainings = take_turns(
@@ -174,7 +174,7 @@ def measure(case: Case, rounds: int, timesteps: int, command: str) -> CaseResult
 
 
 def take_turns(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Call all contenders in turn, ``rounds`` times; return the results of each in order."""
+    """Call all contenders in turn, ``rounds`` times. Return the results of each contender in order."""
     measured: dict[str, list[T]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():

@@ -91,8 +91,8 @@ class A2C(RMSpropAlgorithm):
     :param use_rms_prop: use RMSprop, as the paper does (Mnih et al., 2016, §4), instead of Adam
     :param use_sde: use generalised state-dependent exploration (Raffin et al., 2022): smooth exploration noise, Box actions
         only
-    :param sde_sample_freq: steps between two draws of its noise. Typical: 4 to 64, or −1, once per rollout. Larger values
-        explore more smoothly
+    :param sde_sample_freq: steps between two draws of the noise of ``use_sde``. Typical: 4 to 64, or −1, once per rollout.
+        Larger values explore more smoothly
     :param rollout_buffer_class: your own class with the interface of SB3's ``RolloutBuffer``, filled after collection;
         ``None``: SB3's interface to the rollout
     :param rollout_buffer_kwargs: further arguments of ``rollout_buffer_class``
@@ -188,6 +188,11 @@ class A2C(RMSpropAlgorithm):
             self._setup_model()
 
     def check_arguments(self) -> None:
+        """
+        Check the arguments.
+
+        :raises ValueError: an argument is invalid
+        """
         super().check_arguments()
         check_counts(n_steps=self.n_steps)
         self.normalize_advantage = as_flag("normalize_advantage", self.normalize_advantage)
@@ -203,12 +208,15 @@ class A2C(RMSpropAlgorithm):
 
     @property
     def takes_one_step(self) -> bool:  # type: ignore[override]
+        """Whether an update takes a single gradient step. A user's own buffer may yield several batches."""
         return type(self).update is A2C.update and isinstance(self.rollout_buffer, RolloutView)
 
     def planned_gradient_steps(self, timesteps: int) -> int:
+        """Return the number of gradient steps in a run: one per rollout."""
         return ceil_div(timesteps, self.n_steps * self.n_envs)
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
+        """Collect a rollout, and keep the age of each episode at its start. Arguments are those of the base class."""
         if self.discount_state_weighting:
             known = self._ages if self._ages is not None and len(self._ages) == self.n_envs else [0] * self.n_envs
             starts = self._last_episode_starts
@@ -217,23 +225,27 @@ class A2C(RMSpropAlgorithm):
         return super().collect_rollouts(*args, **kwargs)
 
     def after_step(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        """Count the age of each episode."""
         if self.discount_state_weighting and self._ages is not None:
             self._ages = [0 if done else age + 1 for done, age in zip(dones, self._ages, strict=True)]
 
-    def weigh(self, rollout: Rollout) -> None:
+    def reweight(self, rollout: Rollout) -> None:
+        """Multiply the advantages by γ^t if ``discount_state_weighting`` is true, where t is the age of the episode."""
         if self.discount_state_weighting:
             before = None if self._first_ages is None else [age - 1 for age in self._first_ages]
             ages = episode_ages(rollout.episode_starts, before).to(rollout.advantages.dtype)
             rollout.advantages = rollout.advantages * self.gamma**ages
 
     @property
-    def weighs(self) -> bool:
+    def reweights(self) -> bool:
+        """Whether the advantages are weighted."""
         return self.discount_state_weighting
 
     @property
     def refuses_rows(self) -> str | None:
+        """Why the algorithm cannot learn from rows that a caller adds to the buffer; ``None`` if it can."""
         return (
-            "discount_state_weighting=True weighs each row by the age of its episode"
+            "discount_state_weighting=True weights each row by the age of its episode"
             if self.discount_state_weighting
             else None
         )
@@ -241,6 +253,12 @@ class A2C(RMSpropAlgorithm):
     refuses_buffers = refuses_rows
 
     def update(self, rollout: Rollout) -> Metrics:
+        """
+        Take one gradient step on the whole rollout.
+
+        :param rollout: rollout with advantages and returns
+        :return: metrics to log, without the prefix ``train/``
+        """
         c = Coefficients(self.normalize_advantage, self.coefficient("ent_coef"), self.coefficient("vf_coef"))
         with self.gradient_steps(c, self.n_steps * self.n_envs) as steps:
             steps.epoch(self.minibatches(rollout, batch_size=None))  # one batch, unless a user's own buffer yields more

@@ -43,13 +43,13 @@ from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm, ceil_div
 from sb3_pgx.stages.critic import CRITIC_OBJECTIVE, fit_critic
 from sb3_pgx.stages.evaluate import values_of
 from sb3_pgx.stages.report import Metrics
-from sb3_pgx.stages.trust_region import Surroundings, TrustRegion, named
+from sb3_pgx.stages.trust_region import TrustRegion, TrustRegionStep, named
 
 StepRule = Literal["kl", "fixed"]
 CriticUpdate = Literal["sgd", "trust_region"]
 # Parts of torch's error messages for layers whose gradient cannot be differentiated.
 ONCE_DIFFERENTIABLE = ("once_differentiable", "derivative for", "does not require grad")
-# Likely causes of a refused step, for the error.
+# Likely causes of a refused step, for the error message.
 CAUSES = (
     "target_kl or step_size too large, or cg_damping too small, rewards or observations of huge size (wrap the environment in "
     "VecNormalize), a collapsed standard deviation (policy_kwargs=dict(log_std_bounds=(-20, 2)))"
@@ -93,8 +93,8 @@ class NPG(PolicyGradientAlgorithm):
         eq. 16)
     :param use_sde: use generalised state-dependent exploration (Raffin et al., 2022): smooth exploration noise, Box actions
         only
-    :param sde_sample_freq: steps between two draws of its noise. Typical: 4 to 64, or −1, once per rollout. Larger values
-        explore more smoothly
+    :param sde_sample_freq: steps between two draws of the noise of ``use_sde``. Typical: 4 to 64, or −1, once per rollout.
+        Larger values explore more smoothly
     :param rollout_buffer_class: your own class with the interface of SB3's ``RolloutBuffer``, filled after collection;
         ``None``: SB3's interface to the rollout
     :param rollout_buffer_kwargs: further arguments of ``rollout_buffer_class``
@@ -214,6 +214,11 @@ class NPG(PolicyGradientAlgorithm):
     # ------------------------------------------------------------------------------------------------ set up
 
     def check_arguments(self) -> None:
+        """
+        Check the arguments.
+
+        :raises ValueError: an argument is invalid
+        """
         if self.max_grad_norm == 0:  # files of sb3-contrib's TRPO have 0, which disables clipping there
             self.max_grad_norm = None  # type: ignore[assignment]
             self._warn_of_contribs_target()
@@ -285,6 +290,7 @@ class NPG(PolicyGradientAlgorithm):
         return [*super()._excluded_save_params(), "_policy_region", "_critic_region"]
 
     def planned_gradient_steps(self, timesteps: int) -> int:
+        """Return the number of conjugate gradient iterations and of the critic's steps in a run."""
         rows = self.n_steps * self.n_envs
         by_sgd = self.n_critic_updates * ceil_div(rows, self.batch_size)
         return ceil_div(timesteps, rows) * (self.cg_max_steps + (by_sgd if self.critic == "sgd" else self.cg_max_steps))
@@ -292,6 +298,12 @@ class NPG(PolicyGradientAlgorithm):
     # ------------------------------------------------------------------------------------------------ the update
 
     def update(self, rollout: Rollout) -> Metrics:
+        """
+        Take one step of the policy along the natural gradient, then fit the critic.
+
+        :param rollout: rollout with advantages and returns
+        :return: metrics to log, without the prefix ``train/``
+        """
         self.check_numbers()  # a callback may have changed them
         self._modules.train(self.policy, False)
         actor, critic = split_parameters(self.policy)
@@ -308,8 +320,8 @@ class NPG(PolicyGradientAlgorithm):
         scaled = self.normalize_advantage and len(batch) > 1  # a single row has no standard deviation
         advantages = standardized(batch.advantages) if scaled else batch.advantages
         data = [advantages, batch.actions, batch.log_prob]
-        here = self._around(self._policy_region, moved, data, batch.observations, self._sampled(batch))
-        solution = self._solved(here)
+        here = self._start_step(self._policy_region, moved, data, batch.observations, self._sampled(batch))
+        solution = self._search_direction(here)
         length = self.step_length(solution)
         search = self.search(here, length * solution.x)
         return {
@@ -325,25 +337,25 @@ class NPG(PolicyGradientAlgorithm):
             "cg_residual": solution.residual,
         }
 
-    def _around(
+    def _start_step(
         self,
         region: TrustRegion,
         moved: list[str],
         data: list[Tensor],
         observations: Observations,
         sample: Observations | None,
-    ) -> Surroundings:
+    ) -> TrustRegionStep:
         """
         Compute objective and gradient at the current parameters.
 
         :param region: trust region of the policy or of the critic
         :param moved: names of the parameters to move
         :param data: tensors that the problem needs, one row per observation
-        :param observations: of the batch
+        :param observations: observations of the batch
         :param sample: observations for products with F; ``None``: all
         :raises ValueError: the gradient is not finite; the parameters are unchanged
         """
-        here = Surroundings(region, self.policy, self._modules, moved, data, observations, sample, self._compiled)
+        here = TrustRegionStep(region, self.policy, self._modules, moved, data, observations, sample, self._compiled)
         if not (math.isfinite(here.start.gain) and th.isfinite(here.gradient).all()):
             pieces = named(here.gradient, self._modules.parameters, moved)
             gradients = {f"gradient of {name}": piece for name, piece in pieces.items()}
@@ -359,7 +371,7 @@ class NPG(PolicyGradientAlgorithm):
         rows = th.as_tensor(chosen, device=batch.actions.device)
         return map_tensors(lambda x: x[rows], batch.observations)
 
-    def _solved(self, here: Surroundings) -> Solution:
+    def _search_direction(self, here: TrustRegionStep) -> Solution:
         try:
             product = damped(here.product(), self.cg_damping)
             solution = conjugate_gradient(product, here.gradient, self.cg_max_steps, self.cg_tolerance)
@@ -392,7 +404,7 @@ class NPG(PolicyGradientAlgorithm):
             return self.step_size
         return kl_step_length(self._undamped(solution), self.coefficient("target_kl"))
 
-    def search(self, here: Surroundings, step: Tensor) -> LineSearch:
+    def search(self, here: TrustRegionStep, step: Tensor) -> LineSearch:
         """
         Move the policy by the step, or by a part of it. If the step is rejected, the policy stays exactly as it was.
 
@@ -419,12 +431,12 @@ class NPG(PolicyGradientAlgorithm):
         return {**fit_critic(self, rollout, self.batch_size, self.n_critic_updates)}
 
     def _trust_region_critic(self, batch: Batch, moved: list[str]) -> Metrics:
-        here = self._around(self._critic_region, moved, [batch.returns], batch.observations, None)
+        here = self._start_step(self._critic_region, moved, [batch.returns], batch.observations, None)
         variance = -here.start.gain  # σ², and the mean squared error
         metrics: Metrics = {"value_loss": variance}
         if variance == 0:
             return metrics
-        solution = self._solved(here)
+        solution = self._search_direction(here)
         length = capped_step_length(solution.curvature, self.critic_epsilon, variance)
         limit = self.critic_epsilon * (1 + self.critic_tolerance)
         shrink, tries = self.critic_shrinking_factor, self.critic_max_tries

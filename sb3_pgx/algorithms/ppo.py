@@ -89,8 +89,8 @@ class PPO(ProximalAlgorithm):
         outliers; under Adam and RMSprop, a limit that is always active changes little. ``None`` disables clipping
     :param use_sde: use generalised state-dependent exploration (Raffin et al., 2022): smooth exploration noise, Box actions
         only
-    :param sde_sample_freq: steps between two draws of its noise. Typical: 4 to 64, or −1, once per rollout. Larger values
-        explore more smoothly
+    :param sde_sample_freq: steps between two draws of the noise of ``use_sde``. Typical: 4 to 64, or −1, once per rollout.
+        Larger values explore more smoothly
     :param rollout_buffer_class: your own class with the interface of SB3's ``RolloutBuffer``, filled after collection;
         ``None``: SB3's interface to the rollout
     :param rollout_buffer_kwargs: further arguments of ``rollout_buffer_class``
@@ -178,6 +178,11 @@ class PPO(ProximalAlgorithm):
             self._setup_model()
 
     def check_arguments(self) -> None:
+        """
+        Check the arguments.
+
+        :raises ValueError: an argument is invalid
+        """
         super().check_arguments()
         self.coefficient("clip_range")  # it must not be None
 

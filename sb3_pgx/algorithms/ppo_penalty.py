@@ -101,10 +101,10 @@ class PPOPenalty(ProximalAlgorithm):
         outliers; under Adam and RMSprop, a limit that is always active changes little. ``None`` disables clipping
     :param use_sde: use generalised state-dependent exploration (Raffin et al., 2022): smooth exploration noise, Box actions
         only
-    :param sde_sample_freq: steps between two draws of its noise. Typical: 4 to 64, or −1, once per rollout. Larger values
-        explore more smoothly
-    :param rollout_buffer_class: accepted for SB3's sake; only ``None`` and SB3's own classes, since others cannot hold action
-        distributions
+    :param sde_sample_freq: steps between two draws of the noise of ``use_sde``. Typical: 4 to 64, or −1, once per rollout.
+        Larger values explore more smoothly
+    :param rollout_buffer_class: for compatibility with SB3; only ``None`` and SB3's own classes, since others cannot
+        hold action distributions
     :param rollout_buffer_kwargs: further arguments of ``rollout_buffer_class``
     :param kl_coef: β, weight of the KL penalty, at the start of training. Typical: 0.2 to 3; it adapts quickly, so the start
         matters little. Larger values move the policy less per update. The attribute holds the current β and is saved with the
@@ -216,6 +216,11 @@ class PPOPenalty(ProximalAlgorithm):
             self._setup_model()
 
     def check_arguments(self) -> None:
+        """
+        Check the arguments.
+
+        :raises ValueError: an argument is invalid
+        """
         super().check_arguments()
         if self.target_kl is None:
             raise ValueError("target_kl=None: PPOPenalty adapts its penalty to a target: give a positive number, or use PPO")
@@ -257,18 +262,18 @@ class PPOPenalty(ProximalAlgorithm):
         """
         Pass over the rollout, then measure the KL divergence and adapt β for the next update.
 
-        :param rollout: with advantages, returns and action distributions
+        :param rollout: rollout with advantages, returns and action distributions
         :return: what to log, without the prefix ``train/``
         """
         used = self.kl_coef
         metrics = super().update(rollout)
-        moved = self._moved(rollout)
+        distance = self._policy_change(rollout)
         assert self.target_kl is not None
-        self.kl_coef = adapted_kl_coef(used, float(moved["kl"]), self.target_kl, self.kl_tolerance, self.kl_factor)
-        return {**metrics, **moved, "kl_coef": used}
+        self.kl_coef = adapted_kl_coef(used, float(distance["kl"]), self.target_kl, self.kl_tolerance, self.kl_factor)
+        return {**metrics, **distance, "kl_coef": used}
 
-    def _moved(self, rollout: Rollout) -> Metrics:
-        """Return how far the update has moved the policy, measured over the whole batch."""
+    def _policy_change(self, rollout: Rollout) -> Metrics:
+        """Return KL(old‖new) and the ratio π_new / π_old over all valid rows, where old is the policy that acted."""
         assert rollout.distribution is not None
         self.policy.set_training_mode(False)  # as during acting
         with th.no_grad():

@@ -1,4 +1,4 @@
-"""What PPO and PPOPenalty share: several passes over a rollout, on a loss that keeps the policy near the one that acted."""
+"""Base of PPO and PPOPenalty: several passes over a rollout, on a loss that keeps the policy near the one that acted."""
 
 from abc import abstractmethod
 from typing import Any
@@ -115,6 +115,11 @@ class ProximalAlgorithm(PolicyGradientAlgorithm):
             self.clip_range_vf = as_schedule(self.clip_range_vf, "clip_range_vf")
 
     def check_arguments(self) -> None:
+        """
+        Check the arguments.
+
+        :raises ValueError: an argument is invalid
+        """
         super().check_arguments()
         check_counts(n_steps=self.n_steps, batch_size=self.batch_size, n_epochs=self.n_epochs)
         for name in ("ent_coef", "vf_coef"):
@@ -138,6 +143,7 @@ class ProximalAlgorithm(PolicyGradientAlgorithm):
         warn_of_uneven_batches(self.batch_size, self.n_steps, self.n_envs)
 
     def planned_gradient_steps(self, timesteps: int) -> int:
+        """Return the number of gradient steps in a run: one per minibatch and epoch."""
         rows = self.n_steps * self.n_envs
         return ceil_div(timesteps, rows) * self.n_epochs * ceil_div(rows, self.batch_size)
 
@@ -145,7 +151,7 @@ class ProximalAlgorithm(PolicyGradientAlgorithm):
         """
         Pass ``n_epochs`` times over the rollout, one gradient step per minibatch, and stop beyond :meth:`max_distance`.
 
-        :param rollout: with advantages and returns
+        :param rollout: rollout with advantages and returns
         :return: what to log, without the prefix ``train/``
         """
         c = self.coefficients()

@@ -1,4 +1,4 @@
-"""RMSprop as the default optimizer, and what follows from it for loading, as in SB3's A2C."""
+"""Base of A2C and ACER: RMSprop as the default optimizer, and loading of models that have it, as in SB3's A2C."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def with_rms_prop(policy_kwargs: dict[str, Any] | None, use_rms_prop: bool, eps:
     """
     Return the policy's arguments with RMSprop as the optimizer, unless they name another one.
 
-    :param policy_kwargs: as the user gave them
+    :param policy_kwargs: arguments of the policy, as the user gave them
     :param use_rms_prop: whether to add RMSprop
     :param eps: ε of RMSprop
     :raises ValueError: an argument is invalid
@@ -70,7 +70,7 @@ class RMSpropAlgorithm(PolicyGradientAlgorithm):
         progress_bar: bool = False,
     ) -> SelfAlgorithm:
         """
-        Train. :meth:`PolicyGradientAlgorithm.learn` says what happens on errors.
+        Train. For errors, see :meth:`PolicyGradientAlgorithm.learn`.
 
         :param total_timesteps: environment steps to take; the last rollout is completed, so there may be more
         :param callback: a callback, a list of callbacks or a function, called at every step

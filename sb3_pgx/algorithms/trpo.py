@@ -13,7 +13,7 @@ from sb3_pgx.core.checks import check_counts, is_number
 from sb3_pgx.core.examination import Examination
 from sb3_pgx.ops.natural_gradient import LineSearch, Solution, kl_step_length
 from sb3_pgx.stages.report import Metrics
-from sb3_pgx.stages.trust_region import Surroundings
+from sb3_pgx.stages.trust_region import TrustRegionStep
 
 
 class TRPO(NPG):
@@ -57,8 +57,8 @@ class TRPO(NPG):
         eq. 16)
     :param use_sde: use generalised state-dependent exploration (Raffin et al., 2022): smooth exploration noise, Box actions
         only
-    :param sde_sample_freq: steps between two draws of its noise. Typical: 4 to 64, or −1, once per rollout. Larger values
-        explore more smoothly
+    :param sde_sample_freq: steps between two draws of the noise of ``use_sde``. Typical: 4 to 64, or −1, once per rollout.
+        Larger values explore more smoothly
     :param rollout_buffer_class: your own class with the interface of SB3's ``RolloutBuffer``, filled after collection;
         ``None``: SB3's interface to the rollout
     :param rollout_buffer_kwargs: further arguments of ``rollout_buffer_class``
@@ -163,17 +163,36 @@ class TRPO(NPG):
             self._setup_model()
 
     def check_numbers(self) -> None:
+        """
+        Check the numbers, which a callback may change at any time.
+
+        :raises ValueError: an argument is invalid
+        """
         super().check_numbers()
         check_counts(line_search_max_iter=self.line_search_max_iter)
         if not (is_number(self.line_search_shrinking_factor) and 0 < self.line_search_shrinking_factor < 1):
             raise ValueError(f"line_search_shrinking_factor={self.line_search_shrinking_factor!r} must be between 0 and 1")
 
     def step_length(self, solution: Solution) -> float:
+        """
+        Return the factor √(2δ / sᵀ(F + λI)s) of the full step.
+
+        :param solution: s = (F + λI)⁻¹g and its curvature
+        """
         return kl_step_length(solution.curvature, self.coefficient("target_kl"))
 
-    def search(self, here: Surroundings, step: Tensor) -> LineSearch:
+    def search(self, here: TrustRegionStep, step: Tensor) -> LineSearch:
+        """
+        Take the longest of the shortened steps that improves the surrogate within the bound. If none does, the policy stays
+        exactly as it was.
+
+        :param here: objective and divergence around the current parameters
+        :param step: the full step, ``[P]``
+        :return: which part of the step was taken, and what it achieved
+        """
         limit = self.coefficient("target_kl")
         return here.search(step, self.line_search_shrinking_factor, self.line_search_max_iter, limit)
 
     def searched(self, search: LineSearch) -> Metrics:
+        """Return what to log about the line search."""
         return {"is_line_search_success": float(search.accepted), "line_search_steps": float(search.tried)}

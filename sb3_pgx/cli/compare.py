@@ -8,6 +8,7 @@ from sb3_pgx.cli.common import FAILED, USER_ERRORS, Commands, add_run_options, u
 
 
 def add_parser(commands: Commands) -> None:
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "compare",
         help="train several algorithms over several seeds and environments on one budget",
@@ -56,6 +57,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command. Return the exit status."""
     from sb3_pgx.experiments.comparison import make_folder, plan_comparison, run_comparison
     from sb3_pgx.experiments.comparison_arguments import read_normalize, read_seeds, read_threshold
     from sb3_pgx.experiments.number_format import quantity

@@ -7,6 +7,7 @@ from sb3_pgx.cli.common import FAILED, USER_ERRORS, Commands, usage_error
 
 
 def add_parser(commands: Commands) -> None:
+    """Add the command to the parser."""
     parser = commands.add_parser("doctor", help="find out why training fails: examine an environment, an algorithm or a log")
     patients = parser.add_subparsers(required=True, metavar="WHAT")
     env = patients.add_parser(

@@ -7,6 +7,7 @@ from sb3_pgx.cli.common import USER_ERRORS, Commands, usage_error
 
 
 def add_parser(commands: Commands) -> None:
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "plot",
         help="plot the metrics of a run, healthy ranges shaded",
@@ -19,6 +20,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command. Return the exit status."""
     from sb3_pgx.diagnostics.plots import plot_folder
 
     try:

@@ -7,6 +7,7 @@ from sb3_pgx.cli.common import FAILED, USER_ERRORS, Commands, usage_error
 
 
 def add_parser(commands: Commands) -> None:
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "tune",
         help="search for hyperparameters with Optuna",
@@ -57,6 +58,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command. Return the exit status."""
     from sb3_pgx.tuning.study import open_study
     from sb3_pgx.tuning.tuner import run_tuning
     from sb3_pgx.tuning.tuning_plan import plan_tuning

@@ -14,6 +14,7 @@ COMMANDS = {
 
 
 def add_parser(commands: Commands) -> None:
+    """Add rl_zoo3's commands to the parser."""
     for name, line in COMMANDS.items():
         # No argument starts with this prefix, so all of them, including -h, are passed on to rl_zoo3.
         parser = commands.add_parser(name, help=line, add_help=False, prefix_chars="\0")
@@ -22,6 +23,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run one of rl_zoo3's commands. Return the exit status."""
     from sb3_pgx.rl_zoo3.invalid_request import InvalidRequest
     from sb3_pgx.rl_zoo3.plugin import run_command
 

@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sb3_pgx.core.checks import check_counts, is_number, without_arrays
-from sb3_pgx.core.errors import first_line
+from sb3_pgx.core.errors import first_line, one_line
 
 MAX_SEED = 2**32 - 1  # NumPy's limit
 # Smallest width and height of images for SB3's convolutions.
@@ -49,7 +49,7 @@ def check_policy(policy: Any, aliases: Mapping[str, Any]) -> None:
         raise TypeError(f"policy={policy!r} must be one of {', '.join(aliases)}, or a class")
 
 
-def check_environment(env: Any) -> None:
+def check_env_argument(env: Any) -> None:
     """
     Check the environment argument of a constructor. SB3 itself handles environments of OpenAI's gym.
 
@@ -261,15 +261,6 @@ def check_spaces(
                 f"{name} has images of shape {part.shape}, but SB3's NatureCNN needs at least {MIN_IMAGE} × {MIN_IMAGE} "
                 "pixels: enlarge them (gymnasium.wrappers.ResizeObservation), or use MlpPolicy"
             )
-
-
-def one_line(space: spaces.Space) -> str:
-    """
-    Return a space's text in one line; NumPy prints some bounds and sizes in several.
-
-    :param space: space to describe
-    """
-    return " ".join(str(space).split())
 
 
 def _check_action_space(space: spaces.Space, squashed: bool) -> None:

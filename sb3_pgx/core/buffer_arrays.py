@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_pgx.core.rollout import EvaluatedRollout, Rollout, map_tensors
 
-# SB3's arrays that an update may learn from, and what they are called in a rollout.
+# The arrays of SB3's buffer that an update may learn from: name in the buffer -> name in the rollout.
 LEARNED = {
     "observations": "observations",
     "actions": "actions",
@@ -34,11 +34,12 @@ def shown_rewards(rollout: EvaluatedRollout, gamma: float) -> th.Tensor:
 
 def rollout_of(buffer: RolloutBuffer, dones: np.ndarray | None, device: th.device) -> Rollout:
     """
-    Return the rows that somebody has added to a buffer. All that is known of their episodes is where they begin.
+    Return a rollout of the rows that a caller has added to a buffer. An episode is taken to end where the next one starts;
+    whether it was truncated is unknown.
 
-    :param buffer: a full one with SB3's arrays
+    :param buffer: a full rollout buffer with SB3's arrays
     :param dones: whether an episode ended in the last row, ``[N]``; ``None``: not known
-    :param device: the model's
+    :param device: device of the result
     """
     starts = th.as_tensor(np.array(buffer.episode_starts, bool), device=device)
     ends = th.cat([starts[1:], th.as_tensor(np.zeros(buffer.n_envs, bool) if dones is None else dones, device=device)[None]])
@@ -62,7 +63,17 @@ def rollout_of(buffer: RolloutBuffer, dones: np.ndarray | None, device: th.devic
 
 
 def learned_rows(name: str, array: Any, like: Any, shape: tuple[int, int], device: th.device, flattened: bool) -> Any:
-    """Return one of the arrays that are learned from as tensors ``[T, N, ...]``; SB3's ``get`` leaves them flattened."""
+    """
+    Convert an array of the buffer to a tensor ``[T, N, ...]``, or a dictionary of arrays to one of tensors.
+
+    :param name: name of the array, for the error
+    :param array: array or dictionary of arrays
+    :param like: tensors with the wanted shape and type; ``None``: unknown
+    :param shape: T and N
+    :param device: device of the result
+    :param flattened: whether SB3's ``get`` has flattened the arrays to ``[N * T, ...]``
+    :raises ValueError: the array has another shape
+    """
     if isinstance(array, dict):
         parts = {key: None if like is None else like[key] for key in (like or array)}
         return {key: learned_rows(name, array[key], part, shape, device, flattened) for key, part in parts.items()}
@@ -75,12 +86,12 @@ def as_rows(name: str, array: Any, like: th.Tensor | None, shape: tuple[int, int
     """
     Return an array as a tensor ``[T, N, ...]``.
 
-    :param name: of the array, for the error
+    :param name: name of the array, for the error
     :param array: an array or a tensor
-    :param like: of the shape and type that are wanted; observations and actions may have types of their own; ``None``: unknown
+    :param like: tensor with the wanted shape and type (observations and actions keep their own type); ``None``: unknown
     :param shape: T and N
-    :param device: where it is wanted
-    :raises ValueError: it has another shape
+    :param device: device of the result
+    :raises ValueError: the array has another shape
     """
     values = array.numpy(force=True) if isinstance(array, th.Tensor) else np.asarray(array)
     own = name in ("observations", "actions")
@@ -90,29 +101,29 @@ def as_rows(name: str, array: Any, like: th.Tensor | None, shape: tuple[int, int
     except ValueError:
         raise ValueError(
             f"rollout_buffer.{name} has the shape {values.shape}, and the rollout has {shape[0]} steps of {shape[1]} "
-            "environments: assign an array of the shape that it had"
+            "environments: assign an array of the original shape"
         ) from None
     kind = None if own else th.float32 if like is None else like.dtype
     return th.as_tensor(np.ascontiguousarray(values), dtype=kind, device=device)
 
 
 def as_types_of(like: Any, array: Any) -> Any:
-    """Return observations in the types of others."""
+    """Convert observations to the types of the observations ``like``."""
     if isinstance(like, dict):
         return {key: array[key].astype(x.dtype, copy=False) for key, x in like.items()}
     return array.astype(like.dtype, copy=False)
 
 
 def doubled(array: np.ndarray) -> np.ndarray:
-    """Return the array with as many zeros after it."""
+    """Return the array with twice as many rows, the new ones 0."""
     return np.concatenate([array, np.zeros_like(array)])
 
 
-def pairs(one: Any, other: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the arrays of two sets of observations, key by key."""
+def paired_arrays(one: Any, other: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return pairs of arrays of two sets of observations: one pair per key of a dictionary, otherwise a single pair."""
     return [(one[k], other[k]) for k in one] if isinstance(one, dict) else [(one, other)]
 
 
 def to_numpy(values: th.Tensor) -> np.ndarray:
-    """A view on the CPU, a copy on CUDA."""
+    """Return a tensor's numbers as an array: a view for a tensor on the CPU, a copy for one on CUDA."""
     return values.numpy(force=True)

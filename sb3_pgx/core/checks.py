@@ -19,12 +19,17 @@ def is_number(value: Any) -> bool:
 
 
 def without_arrays(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments with NumPy's scalars, and arrays and tensors without dimensions, as Python's numbers and truth values."""
+    """Convert NumPy's scalars, and arrays and tensors without dimensions, to Python's numbers and truth values."""
     return {name: x.item() if getattr(x, "shape", None) == () and hasattr(x, "item") else x for name, x in arguments.items()}
 
 
 def check_unit_interval(**arguments: float) -> None:
-    """:raises ValueError: an argument is no number in [0, 1]"""
+    """
+    Check that arguments are numbers in [0, 1].
+
+    :param arguments: arguments by name
+    :raises ValueError: an argument is not
+    """
     for name, value in arguments.items():
         if not is_number(value):
             raise ValueError(f"{name}={value!r} must be a number in [0, 1]")
@@ -33,14 +38,25 @@ def check_unit_interval(**arguments: float) -> None:
 
 
 def check_counts(least: int = 1, **arguments: int) -> None:
-    """:raises ValueError: an argument is no whole number, or below ``least``"""
+    """
+    Check that arguments are whole numbers.
+
+    :param least: smallest allowed number
+    :param arguments: arguments by name
+    :raises ValueError: an argument is not a whole number, or is below ``least``
+    """
     for name, value in arguments.items():
         if not is_number(value) or not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name}={value!r} must be a whole number, at least {least}")
 
 
 def check_positive(**arguments: float) -> None:
-    """:raises ValueError: an argument is no number above 0, or infinite"""
+    """
+    Check that arguments are positive, finite numbers.
+
+    :param arguments: arguments by name
+    :raises ValueError: an argument is not
+    """
     for name, value in arguments.items():
         if not is_number(value) or not 0 < value < math.inf:
             raise ValueError(f"{name}={value!r} must be positive and finite")
@@ -48,8 +64,11 @@ def check_positive(**arguments: float) -> None:
 
 def check_positive_or_none(none: str, **arguments: float | None) -> None:
     """
-    :param none: what ``None`` does, for the error
-    :raises ValueError: an argument is neither ``None`` nor a number above 0; it may be infinite
+    Check that arguments are positive numbers, which may be infinite, or ``None``.
+
+    :param none: effect of ``None``, for the error, such as "disables clipping"
+    :param arguments: arguments by name
+    :raises ValueError: an argument is neither
     """
     for name, value in arguments.items():
         if value is not None and (not is_number(value) or not value > 0):
@@ -57,14 +76,25 @@ def check_positive_or_none(none: str, **arguments: float | None) -> None:
 
 
 def check_finite_not_negative(**arguments: float) -> None:
-    """:raises ValueError: an argument is no number from 0 up, or infinite"""
+    """
+    Check that arguments are finite numbers >= 0.
+
+    :param arguments: arguments by name
+    :raises ValueError: an argument is not
+    """
     for name, value in arguments.items():
         if not is_number(value) or not 0 <= value < math.inf:
             raise ValueError(f"{name}={value!r} must be finite and not negative")
 
 
 def check_choice(choices: tuple[Any, ...], **arguments: Any) -> None:
-    """:raises ValueError: an argument is none of ``choices``"""
+    """
+    Check that arguments have allowed values.
+
+    :param choices: allowed values
+    :param arguments: arguments by name
+    :raises ValueError: an argument has another value
+    """
     for name, value in arguments.items():
         if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
             raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}")
@@ -72,9 +102,11 @@ def check_choice(choices: tuple[Any, ...], **arguments: Any) -> None:
 
 def as_flag(name: str, value: Any) -> bool:
     """
-    A truth value, which SB3's users may also write as 0 or 1.
+    Return an argument as a truth value. Users of SB3 may also pass 0 or 1.
 
-    :raises ValueError: it is anything else
+    :param name: name of the argument, for the error
+    :param value: the argument
+    :raises ValueError: the value is anything else
     """
     (plain,) = without_arrays({name: value}).values()
     if isinstance(plain, Integral) and plain in (0, 1):
@@ -83,7 +115,7 @@ def as_flag(name: str, value: Any) -> bool:
 
 
 def warn_of_uneven_batches(batch_size: int, n_steps: int, n_envs: int) -> None:
-    """As SB3 warns."""
+    """Warn as SB3 does if the rows of a rollout do not fill a whole number of minibatches."""
     rows, where = n_steps * n_envs, f"(n_steps={n_steps}, n_envs={n_envs})"
     if batch_size > rows:
         warn(f"batch_size={batch_size} is larger than a rollout {where}: every epoch is one mini-batch of all its {rows} rows")
@@ -95,7 +127,7 @@ def warn_of_uneven_batches(batch_size: int, n_steps: int, n_envs: int) -> None:
 
 
 def environment_name(env: VecEnv, index: int) -> str:
-    """``environment 3 (CartPole-v1)``, or without its id where the environment has no spec."""
+    """Return ``environment 3 (CartPole-v1)``, without the id if the environment has no spec."""
     try:
         return f"environment {index} ({env.get_attr('spec', index)[0].id})"
     except Exception:  # any vectorised environment may lack it, each in its own way
@@ -103,17 +135,17 @@ def environment_name(env: VecEnv, index: int) -> str:
 
 
 def by_name(observations: Any) -> dict[str, np.ndarray]:
-    """Observations under the names that an error calls them."""
+    """Return observations under the names that errors use, such as ``observation`` or ``observation image``."""
     if isinstance(observations, dict):
         return {f"observation {key}": values for key, values in observations.items()}
     return {"observation": observations}
 
 
-def all_finite(values: Array) -> bool:
-    """Whether no number is NaN or infinite."""
+def arrays_are_finite(values: Array) -> bool:
+    """Return whether no number of an array, or of a dictionary of arrays, is NaN or infinite."""
     if isinstance(values, dict):
-        return all(all_finite(v) for v in values.values())
+        return all(arrays_are_finite(v) for v in values.values())
     if values.dtype.kind != "f":
         return True
-    # Σ x² is a quick test, which only a large number fails without being NaN or infinite.
+    # Σ x² is a quick test. If it overflows, large numbers may be the cause, so look at each one.
     return math.isfinite(np.vdot(values, values)) or bool(np.isfinite(values).all())

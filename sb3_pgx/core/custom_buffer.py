@@ -1,4 +1,4 @@
-"""Rollout buffer classes of the user's own, which are filled and read as SB3 does it."""
+"""Adapter for a user's own rollout buffer class, which is filled and read as SB3 does it."""
 
 from collections.abc import Generator
 
@@ -13,21 +13,21 @@ from sb3_pgx.core.rollout import Batch, EvaluatedRollout, OwnBatch, Rollout, map
 
 class CustomBuffer:
     """
-    A buffer class of the user's own, to which each row is added as SB3 adds it.
+    A user's own buffer, to which each row is added as SB3 adds it.
 
-    :param buffer: with SB3's ``reset``, ``add``, ``compute_returns_and_advantage`` and ``get``
+    :param buffer: the buffer, with SB3's ``reset``, ``add``, ``compute_returns_and_advantage`` and ``get``
     """
 
     def __init__(self, buffer: RolloutBuffer):
         self.wrapped = buffer
 
     def follow(self, recorder: Recorder, policy: ActorCriticPolicy, gamma: float) -> None:
-        """As that of :class:`RolloutView`."""
+        """Empty the buffer, and prepare for the rows of a new rollout; arguments as :meth:`RolloutView.follow`."""
         self.wrapped.reset()
         self._recorder, self._policy, self._gamma = recorder, policy, gamma
 
     def follow_policy(self, policy: ActorCriticPolicy) -> None:
-        """As that of :class:`RolloutView`."""
+        """Use another policy from now on to value final observations."""
         self._policy = policy
 
     def recorded(self) -> None:
@@ -59,12 +59,12 @@ class CustomBuffer:
 
 
 def is_users_own(buffer_class: type[RolloutBuffer] | None) -> bool:
-    """SB3 writes its own two classes into every saved file: they mean that nobody chose one."""
+    """Return whether the user chose a buffer class. SB3 saves its own two classes with every model, so they do not count."""
     return buffer_class not in (None, RolloutBuffer, DictRolloutBuffer)
 
 
 def batches(buffer: RolloutBuffer, batch_size: int | None) -> Generator[Batch, None, None]:
-    """What a user's own buffer class yields, as batches."""
+    """Convert the samples that a user's own buffer yields to batches."""
     for samples in buffer.get(batch_size):
         yield OwnBatch(
             observations=samples.observations,

@@ -1,4 +1,4 @@
-"""Values and log-probabilities of a step, computed when a callback first reads them: most callbacks never do."""
+"""Values and log-probabilities of a step, computed when a callback first reads them. Most callbacks never do."""
 
 from collections.abc import Callable
 from functools import cache
@@ -18,7 +18,7 @@ from sb3_pgx.core.spaces import check_choices
 
 
 class Deferred(Tensor):
-    """A tensor whose numbers are computed at its first use, whatever that is. Until then it holds NaN."""
+    """A tensor whose numbers are computed at its first use in any torch function. Until then it holds NaN."""
 
     _compute: Callable[[], Tensor]
 
@@ -35,11 +35,11 @@ def _computed(value: Any) -> Any:
 
 class StepEvaluation:
     """
-    What the policy that acts says of the step that it takes.
+    Values and log-probabilities of one step, computed on demand.
 
-    :param policy: in evaluation mode
-    :param observations: that it acts on, ``[N, *obs]``
-    :param actions: that it has sampled, ``[N, *action]``
+    :param policy: policy that acts, in evaluation mode
+    :param observations: observations on which it acts, ``[N, *obs]``
+    :param actions: actions that it has sampled, ``[N, *action]``
     """
 
     def __init__(self, policy: ActorCriticPolicy, observations: Array, actions: np.ndarray):
@@ -49,14 +49,14 @@ class StepEvaluation:
 
     @property
     def deferred(self) -> tuple[Tensor, Tensor]:
-        """V(s), ``[N, 1]``, and log π(a|s), ``[N]``, as SB3's policies return them."""
+        """Return V(s), ``[N, 1]``, and log π(a|s), ``[N]``, as tensors that are computed at their first use."""
         values, log_prob = (x.as_subclass(Deferred) for x in _nothing(len(self.actions), self.policy.device))
         values._compute = lambda: self.computed()[0]
         log_prob._compute = lambda: self.computed()[1]
         return values, log_prob
 
     def computed(self) -> tuple[Tensor, Tensor]:
-        """Return both, computed once; what is written into them stays."""
+        """Return V(s) and log π(a|s). They are computed once, so later calls return what a callback has written into them."""
         if self._result is None:
             observations = obs_as_tensor(self.observations, self.policy.device)
             actions = th.as_tensor(self.actions.reshape(len(self.actions), -1), device=self.policy.device)
@@ -68,7 +68,7 @@ class StepEvaluation:
 
     def settle(self, values: Tensor, log_prob: Tensor) -> None:
         """
-        Keep the numbers of the evaluated rollout for whoever reads them later, unless they have been read already.
+        Take the results from the evaluated rollout, unless a callback has read them before.
 
         :param values: V(s), ``[N]``
         :param log_prob: log π(a|s), ``[N]``
@@ -78,11 +78,12 @@ class StepEvaluation:
 
     def to_keep(self, observations: Array, actions: np.ndarray) -> tuple[Tensor, Tensor] | None:
         """
-        Return what evaluating the rollout later would not find any more, as it stands after ``on_step``: what somebody has
-        read and may have written to, and what belongs to observations or actions that somebody has changed since.
+        Return the results if they must be kept after ``on_step``, because evaluating the whole rollout later could give
+        others: a callback has read them and may have written to them, or it has changed the observations or actions.
 
-        :param observations: as they are now, ``[N, *obs]``
-        :param actions: as they are now, ``[N, *action]``
+        :param observations: observations after ``on_step``, ``[N, *obs]``
+        :param actions: actions after ``on_step``, ``[N, *action]``
+        :return: V(s) and log π(a|s), or ``None`` if the later evaluation gives the same
         """
         if self._result is None and np.array_equal(self.actions, actions) and _same(self.observations, observations):
             return None
@@ -90,7 +91,7 @@ class StepEvaluation:
 
 
 def may_read_locals(callback: BaseCallback) -> bool:
-    """Return whether a callback is more than what stands where the user has given none."""
+    """Return whether the user has passed a callback. SB3 replaces ``None`` by an empty one."""
     if type(callback) is CallbackList:
         return any(map(may_read_locals, callback.callbacks))
     return type(callback) is not ConvertCallback or callback.callback is not None

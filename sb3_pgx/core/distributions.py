@@ -1,4 +1,4 @@
-"""What SB3's distributions need before functions can be differentiated sample by sample, copied and pickled."""
+"""Helpers for SB3's action distributions: packed parameters, divergences, sampling as a pure function, one-hot inputs."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -37,8 +37,8 @@ from sb3_pgx.ops.divergences import (
 
 def release_graph(policy: ActorCriticPolicy) -> None:
     """
-    Detach what the policy's distribution still holds of the last pass: tensors with a graph can be neither copied nor
-    pickled, and they keep the whole batch's activations alive.
+    Detach the tensors that the policy's distribution holds from its last forward pass. Tensors with a graph can be neither
+    copied nor pickled, and they keep the activations of the whole batch in memory.
     """
     distribution = getattr(policy, "action_dist", None)
     for name, value in vars(distribution).items() if distribution is not None else ():
@@ -65,7 +65,7 @@ class Unvalidated(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # Torch's base class asks whether all truth values of a check are true: the answer is yes, whatever the function is.
+        # Torch's base class calls a function that asks whether all truth values of a check are true: answer yes.
         if sys._getframe(1).f_globals["__name__"] == "torch.distributions.distribution" and _are_truth_values(args):
             return True
         return func(*args, **(kwargs or {}))
@@ -77,7 +77,7 @@ def _are_truth_values(args: Any) -> bool:
 
 @contextmanager
 def distribution_kept(policy: ActorCriticPolicy) -> Iterator[None]:
-    """Puts the policy's distribution back as it was: function transforms leave tensors in it that are dead afterwards."""
+    """Restore the policy's distribution at the end, because function transforms leave tensors in it that become invalid."""
     state = vars(policy.action_dist)
     before = dict(state)
     try:
@@ -89,25 +89,28 @@ def distribution_kept(policy: ActorCriticPolicy) -> Iterator[None]:
 
 class Choice(CategoricalDistribution):
     """
-    SB3's distribution without torch's beneath it, which takes three times as many operations, most of them to check
-    arguments. NaN among the logits gives NaN: whoever reads a result has to look.
+    SB3's categorical distribution without torch's, which takes three times as many operations, most of them to check
+    arguments. NaN among the logits gives NaN: callers must check that results are finite.
     """
 
     logits: th.Tensor  # normalised, [B, K]
 
     def proba_distribution(self, action_logits: th.Tensor) -> "Choice":
+        """Set the logits, ``[B, K]``, which are normalised here."""
         self.logits = action_logits.log_softmax(dim=1)
         return self
 
     def log_prob(self, actions: th.Tensor) -> th.Tensor:
+        """Return log p(a), ``[B]``."""
         return log_prob_categorical(self.logits, actions)
 
     def entropy(self) -> th.Tensor:
+        """Return the entropy, ``[B]``."""
         return entropy_categorical(self.logits)
 
 
 def has_one_hot(space: spaces.Space) -> bool:
-    """Whether SB3 encodes an observation, or a part of it, one-hot."""
+    """Return whether SB3 encodes an observation, or a part of it, one-hot."""
     if isinstance(space, spaces.Dict):
         return any(has_one_hot(part) for part in space.spaces.values())
     return isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
@@ -115,10 +118,10 @@ def has_one_hot(space: spaces.Space) -> bool:
 
 def one_hot(observations: Any, space: spaces.Space) -> Any:
     """
-    Observations with their discrete parts one-hot encoded as SB3 does it, and all else as it is.
+    Encode the discrete parts of observations one-hot, as SB3 does, and leave the other parts unchanged.
 
-    The encoding reads values, which neither a trace nor a function transform can do: it comes first, and
-    :func:`takes_one_hot` makes the policy take its result.
+    The encoding reads values, which is impossible in a trace or a function transform. So encode first, and use
+    :func:`takes_one_hot` to make the policy accept the result.
     """
     if isinstance(space, spaces.Dict):
         return {key: one_hot(observations[key], part) for key, part in space.spaces.items()}
@@ -127,7 +130,7 @@ def one_hot(observations: Any, space: spaces.Space) -> Any:
 
 @contextmanager
 def takes_one_hot(policy: ActorCriticPolicy) -> Iterator[None]:
-    """Within this context the policy takes what :func:`one_hot` gives."""
+    """Within this context, the policy accepts the result of :func:`one_hot`."""
     space = policy.observation_space
     policy.observation_space = _encoded_space(space)
     try:
@@ -148,23 +151,23 @@ def _encoded_space(space: spaces.Space) -> spaces.Space:
 @dataclass(frozen=True)
 class Family:
     """
-    A kind of action distribution, for divergences between members given by their packed parameters ``[B, K]``.
+    A family of action distributions. Its members are given by their packed parameters, ``[B, K]``.
 
-    :param kind: ``"categorical"``, ``"bernoulli"`` or ``"gaussian"``; a squashed Gaussian counts as the one beneath
-    :param sizes: how many logits belong to each of several choices
+    :param kind: ``"categorical"``, ``"bernoulli"`` or ``"gaussian"``; for a squashed Gaussian, the family of the Gaussian
+    :param sizes: number of logits of each choice if there are several choices; ``None``: a single choice
     """
 
     kind: str
     sizes: tuple[int, ...] | None = None
 
     def kl(self, old: th.Tensor, new: th.Tensor) -> th.Tensor:
-        """KL(old‖new), summed over the dimensions of the action, ``[B]``."""
+        """Return KL(old‖new), summed over the dimensions of the action, ``[B]``."""
         if self.kind == "categorical":
             return kl_categorical(old, new, self.sizes)
         return kl_bernoulli(old, new) if self.kind == "bernoulli" else kl_gaussian(old, new)
 
     def fisher(self, parameters: th.Tensor, tangents: th.Tensor) -> th.Tensor:
-        """Each member's Fisher matrix in these parameters times a tangent, ``[B, K]``."""
+        """Return the product of each row's Fisher matrix and its tangent, ``[B, K]``."""
         if self.kind == "categorical":
             return fisher_categorical(parameters, tangents, self.sizes)
         return (fisher_bernoulli if self.kind == "bernoulli" else fisher_gaussian)(parameters, tangents)
@@ -172,8 +175,10 @@ class Family:
 
 def family_of(distribution: Distribution) -> Family:
     """
-    :param distribution: SB3's
-    :raises ValueError: it is none that SB3's on-policy algorithms use
+    Return the family of a distribution.
+
+    :param distribution: one of SB3's action distributions
+    :raises ValueError: SB3's on-policy algorithms do not use this distribution
     """
     if isinstance(distribution, MultiCategoricalDistribution):
         return Family("categorical", tuple(int(n) for n in distribution.action_dims))
@@ -188,9 +193,9 @@ def family_of(distribution: Distribution) -> Family:
 
 def packed(distribution: Distribution) -> th.Tensor:
     """
-    The parameters of an action distribution in one tensor: logits, or means followed by standard deviations.
+    Return the parameters of an action distribution in one tensor: logits, or means followed by standard deviations.
 
-    :param distribution: SB3's, of B states
+    :param distribution: one of SB3's action distributions, for B states
     :return: ``[B, K]``
     """
     if isinstance(distribution, Choice):
@@ -203,8 +208,12 @@ def packed(distribution: Distribution) -> th.Tensor:
 
 def noise_source(distribution: Distribution, n: int, device: th.device) -> Callable[[], th.Tensor]:
     """
-    A function that gives the random numbers with which the distribution's own ``sample`` would draw actions of n states,
-    taken from the generator as it takes them, until it is called again; for gSDE the noise that is in force.
+    Return a function that draws the random numbers that the distribution's own ``sample`` would use for n states, from the
+    same generator. Each call overwrites the result of the last one. For gSDE, it returns the current noise matrices.
+
+    :param distribution: one of SB3's action distributions
+    :param n: number of states
+    :param device: device of the numbers
     """
     if isinstance(distribution, StateDependentNoiseDistribution):
 
@@ -222,7 +231,7 @@ def noise_source(distribution: Distribution, n: int, device: th.device) -> Calla
     return numbers.normal_ if isinstance(distribution, DiagGaussianDistribution) else numbers.exponential_
 
 
-# Those whose sampling `sample_with` knows; a subclass may have its own.
+# Distributions that `sample_with` samples from. A subclass may sample differently.
 SAMPLED = (
     BernoulliDistribution,
     CategoricalDistribution,
@@ -234,10 +243,14 @@ SAMPLED = (
 
 def sample_with(distribution: Distribution, noise: th.Tensor) -> th.Tensor:
     """
-    Actions ``[B, ...]`` as a pure function of the distribution and of the numbers of :func:`noise_source`: those of its own
-    ``sample``.
+    Return the actions that the distribution's own ``sample`` would draw from these random numbers, as a pure function.
 
-    Of several choices the one with the largest p / E is taken, E exponentially distributed, as in ``torch.multinomial``.
+    A categorical distribution takes the choice with the largest p / E, where E is exponentially distributed, as
+    ``torch.multinomial`` does.
+
+    :param distribution: one of SB3's action distributions, for B states
+    :param noise: random numbers from :func:`noise_source`
+    :return: actions, ``[B, ...]``
     """
     inner: Any = distribution.distribution
     if isinstance(distribution, StateDependentNoiseDistribution):

@@ -113,6 +113,24 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def one_line(value: Any) -> str:
+    """
+    Return a value's text without line breaks and repeated spaces.
+
+    :param value: such as an exception, or a space, whose bounds NumPy prints in several lines
+    """
+    return " ".join(str(value).split())
+
+
+def type_and_text(error: BaseException) -> str:
+    """
+    Return an exception's type and text in one line.
+
+    :param error: exception
+    """
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """
     Warn, pointing at the user's line: the first one outside of this package, SB3 and torch.

@@ -1,4 +1,4 @@
-"""What a policy says of actions. Training evaluates every batch here, and differentiates single samples elsewhere."""
+"""Evaluate a policy on a batch of actions. Training evaluates batches only here; derivatives per sample are elsewhere."""
 
 from typing import NamedTuple
 
@@ -11,11 +11,11 @@ from sb3_pgx.core.rollout import Observations, as_policy_input
 
 
 class Evaluation(NamedTuple):
-    """The policy's evaluation of a batch."""
+    """Values, log-probabilities, entropy and distributions of a policy for a batch."""
 
     values: Tensor  # [B]
     log_prob: Tensor  # [B]
-    entropy: Tensor  # [B]; −log π where there is no closed form, as SB3 estimates it
+    entropy: Tensor  # [B]; −log π if there is no closed form, as SB3 estimates it
     distribution: Tensor | None  # [B, K], packed parameters of the action distribution
 
 
@@ -23,11 +23,11 @@ def evaluate_actions(
     policy: ActorCriticPolicy, observations: Observations, actions: Tensor, with_distribution: bool = False
 ) -> Evaluation:
     """
-    Evaluate actions by the policy's own ``evaluate_actions``.
+    Evaluate actions with the policy's own ``evaluate_actions``.
 
-    :param policy: in evaluation or training mode, as wanted
-    :param observations: ``[B, *obs]``
-    :param actions: as a rollout stores them, ``[B, action_dim]``
+    :param policy: policy, in the mode (training or evaluation) in which it is to be evaluated
+    :param observations: observations, ``[B, *obs]``
+    :param actions: actions as a rollout stores them, ``[B, action_dim]``
     :param with_distribution: whether to return the parameters of the action distribution
     """
     with unchecked(policy):

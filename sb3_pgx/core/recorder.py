@@ -1,4 +1,4 @@
-"""The rows of a rollout while it is collected, on the host."""
+"""Recorder of the rows of a rollout during collection, in NumPy arrays."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.core.buffer_arrays import doubled, final_value
-from sb3_pgx.core.checks import Array, all_finite, environment_name
+from sb3_pgx.core.checks import Array, arrays_are_finite, environment_name
 from sb3_pgx.core.rollout import CollectedRollout, map_tensors
 from sb3_pgx.core.spaces import has_start, kept_action_type, kept_type, zero_based
 from sb3_pgx.core.undo import Refusal
@@ -19,41 +19,42 @@ from sb3_pgx.core.undo import Refusal
 
 class Recorder:
     """
-    Keeps the rows of a rollout on the host while it is collected, and hands them over as a :class:`CollectedRollout`.
+    Keeps the rows of a rollout in arrays during collection, and returns them as a :class:`CollectedRollout`.
 
-    Whatever an environment returns may be overwritten at its next step, so everything is copied. Observations are zero-based
-    (:func:`~sb3_pgx.core.spaces.zero_based`) and keep what the policy acts on, also where ``VecNormalize`` makes floats of
-    whole numbers: such a ``uint8`` observation then takes four bytes a number instead of one.
+    Environments may overwrite what they return at the next step, so everything is copied. Observations are stored zero-based
+    (:func:`~sb3_pgx.core.spaces.zero_based`) and in the type on which the policy acts. ``VecNormalize`` turns ``uint8`` into
+    floats, which take four bytes per number instead of one.
 
-    :param observation_space: of one environment
-    :param action_space: of one environment
-    :param n_envs: N
-    :param capacity: rows to make room for at first; it doubles when they are used up
+    :param observation_space: observation space of one environment
+    :param action_space: action space of one environment
+    :param n_envs: N, number of environments
+    :param capacity: initial number of rows; it doubles when they are used up
     """
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, n_envs: int, capacity: int):
         self.space, self.n_envs, self.size, self.capacity = observation_space, n_envs, 0, capacity
-        self.observations: Any = None  # an array, or a dictionary of them; made when the first ones arrive
+        self.observations: Any = None  # an array or a dictionary of arrays, made when the first observations arrive
         self.actions = np.zeros((capacity, n_envs, get_action_dim(action_space)), kept_action_type(action_space))
         self.rewards = np.zeros((capacity, n_envs), np.float32)
         self.flags = np.zeros((4, capacity, n_envs), bool)  # terminated, truncated, valid, episode start
-        self.final_observations: list[Any] = []  # arrays, or dictionaries of them
-        # Values and log-probabilities of rows that have them, [N] each.
+        self.final_observations: list[Any] = []  # each an array or a dictionary of arrays
+        # What has been computed during collection: values and log-probabilities by row, [N] each, and V of final observations
+        # by their index.
         self.known_rows: dict[int, tuple[th.Tensor, th.Tensor]] = {}
-        self.known_finals: dict[int, float] = {}  # values of final observations that have them, by their place
+        self.known_finals: dict[int, float] = {}
         self.shifts = has_start(observation_space)
 
     @property
     def episode_starts(self) -> np.ndarray:
-        """True where an episode begins, ``[capacity, N]``."""
+        """Whether an episode starts in each row, ``[capacity, N]``."""
         return self.flags[3]
 
     def observe(self, observations: Array) -> Any:
         """
-        Keep what is about to be acted on.
+        Store the observations on which the policy is about to act.
 
-        :param observations: as the environment returned them, ``[N, *obs]``
-        :return: what was kept, as the policy takes it: in the shape in which it came
+        :param observations: observations as the environment returned them, ``[N, *obs]``
+        :return: the stored observations as the policy takes them, in the original shape
         """
         if self.size == self.capacity:
             self._grow()
@@ -79,8 +80,15 @@ class Recorder:
         evaluated: tuple[th.Tensor | None, th.Tensor | None] | None,
     ) -> None:
         """
-        Keep the rest of the row whose observations came last.
+        Store the rest of the row whose observations were stored last.
 
+        :param actions: actions as the policy sampled them, ``[N, ...]``
+        :param rewards: rewards, ``[N]``
+        :param dones: whether the episode ended, ``[N]``
+        :param infos: SB3's info dictionaries, one per environment
+        :param valid: whether the row counts, ``[N]``
+        :param episode_starts: whether an episode started in this row, ``[N]``
+        :param env: the environments, for the error
         :param evaluated: values and log-probabilities, if they are known
         :raises ValueError: an episode was truncated, and its final observation is missing
         """
@@ -111,15 +119,16 @@ class Recorder:
 
     @property
     def ends_as_started(self) -> bool:
-        """Whether episodes start where others have ended, and nowhere else: a callback may have changed the starts."""
+        """Whether an episode starts exactly after each end of an episode. A callback may have changed the starts."""
         terminated, truncated, _, starts = self.flags[:, : self.size]
         return np.array_equal(starts[1:], terminated[:-1] | truncated[:-1])
 
     def rollout(self, last_observations: Array, device: th.device) -> CollectedRollout:
         """
-        :param last_observations: what the environments returned last, ``[N, *obs]``
-        :param device: the model's
-        :return: the rows so far, which on the CPU share this recorder's memory
+        Return the rows so far. On the CPU they share memory with this recorder.
+
+        :param last_observations: observations that the environments returned last, ``[N, *obs]``
+        :param device: device of the result
         """
 
         def to_device(array: np.ndarray) -> th.Tensor:
@@ -142,11 +151,11 @@ class Recorder:
 
     def as_tensors(self, observations: Any, n: int, device: th.device) -> Any:
         """
-        Return other observations than those of a row, in the types and shapes of the rows.
+        Convert observations that are not in a row to the types and shapes of the rows.
 
-        :param observations: zero-based, ``[n, *obs]``
-        :param n: how many
-        :param device: the model's
+        :param observations: zero-based observations, ``[n, *obs]``
+        :param n: number of observations
+        :param device: device of the result
         """
 
         def convert(values: Any, rows: np.ndarray, space: spaces.Space) -> th.Tensor:
@@ -160,7 +169,7 @@ class Recorder:
         return convert(observations, self.observations, self.space)
 
     def _kept(self, rows: np.ndarray | None, values: np.ndarray, space: spaces.Space) -> np.ndarray:
-        """Return the rows of one observation with ``values`` as the newest one, in a type that holds all of them."""
+        """Write ``values`` into the newest row of an array of observations, and return it in a type that holds all rows."""
         if rows is None:
             shape = get_obs_shape(space)
             rows = np.zeros((self.capacity, self.n_envs, *shape), kept_type(values, space))
@@ -170,7 +179,7 @@ class Recorder:
         return rows
 
     def _final_observation(self, info: dict[str, Any], env: VecEnv, index: int) -> Any:
-        """Where ``VecNormalize`` has clipped it, an infinite number can no longer be told from a large one."""
+        """Return a copy of the final observation. An infinite number that ``VecNormalize`` has clipped is not detected."""
         observation = info.get("terminal_observation")
         if observation is None:
             raise Refusal(
@@ -179,7 +188,7 @@ class Recorder:
                 "environment of your own must put it into info when it resets."
             )
         kept = {k: np.array(v) for k, v in observation.items()} if isinstance(observation, dict) else np.array(observation)
-        if not all_finite(kept):
+        if not arrays_are_finite(kept):
             raise Refusal(
                 f"{environment_name(env, index)} was truncated with a final observation that is not finite, "
                 f"at step {self.size} of this rollout: {observation}. "

@@ -22,7 +22,7 @@ SelfRollout = TypeVar("SelfRollout", bound="CollectedRollout")
 @dataclass
 class CollectedRollout:
     """
-    What the environments returned and the policy did.
+    Data of a rollout after collection: what the environments returned, and the actions.
 
     ``truncated`` is true where the environment said so (``TimeLimit.truncated``), ``terminated`` where the episode ended
     otherwise. ``valid`` is false in rows that must not count. ``rewards`` are as the environment returned them. The K
@@ -44,12 +44,12 @@ class CollectedRollout:
 
     @property
     def ends(self) -> Tensor:
-        """True where an episode ended, ``[T, N]``."""
+        """Whether an episode ended in each row, ``[T, N]``."""
         return self.terminated | self.truncated
 
     @property
     def shape(self) -> tuple[int, int]:
-        """T and N."""
+        """T and N: the number of steps and of environments."""
         return self.rewards.shape[0], self.rewards.shape[1]
 
     @cached_property
@@ -66,7 +66,7 @@ class CollectedRollout:
         """Return the indices of the valid rows of the flattened rollout, ``[R]``."""
         if self.complete:
             return th.arange(self.valid.numel(), device=self.valid.device)
-        return flatten(self.valid).nonzero().flatten()
+        return flatten_by_environment(self.valid).nonzero().flatten()
 
     def evaluated(
         self, values: Tensor, log_prob: Tensor, next_values: Tensor, last_values: Tensor, distribution: Tensor | None = None
@@ -81,14 +81,14 @@ class CollectedRollout:
 
 @dataclass(kw_only=True)
 class EvaluatedRollout(CollectedRollout):
-    """A rollout with what the policy that acted says of it."""
+    """A rollout with values, log-probabilities and distributions of the policy that collected it."""
 
     values: Tensor  # V(s_t), [T, N]
     log_prob: Tensor  # log π(a_t|s_t), [T, N]
     next_values: Tensor  # V(s_{t+1}), [T, N]; of the final observation where truncated, 0 where terminated
     last_values: Tensor  # V of the last observations, [N]
     distribution: Tensor | None = None  # packed parameters of π(·|s_t), if the objective reads them, [T, N, K]
-    acted: Tensor | None = None  # the same, for diagnostics only; not in batches
+    behaviour: Tensor | None = None  # the same numbers, kept for diagnostics only and not part of batches
 
     def estimated(self, advantages: Tensor, returns: Tensor) -> "Rollout":
         """Return the rollout with advantages and returns, ``[T, N]`` each; it shares all else."""
@@ -104,13 +104,14 @@ class Rollout(EvaluatedRollout):
 
     def rows(self, index: Tensor | slice | None = None) -> "Batch":
         """
+        Return rows of the rollout as a batch.
+
         :param index: rows of the flattened rollout, environment after environment as SB3 flattens; ``None``: all of them,
             step after step, without a copy
-        :return: these rows
         """
 
         def pick(values: Tensor) -> Tensor:
-            return values.flatten(end_dim=1) if index is None else flatten(values)[index]
+            return values.flatten(end_dim=1) if index is None else flatten_by_environment(values)[index]
 
         return Batch(
             observations=map_tensors(pick, self.observations),
@@ -148,7 +149,7 @@ class Rows(ABC):
         return parts
 
     def replaced(self: SelfRows, tensors: Sequence[Tensor]) -> SelfRows:
-        """Return rows of the same structure, made of such tensors as :meth:`tensors` returns."""
+        """Return rows of the same structure with other tensors, in the order of :meth:`tensors`."""
         left = iter(tensors)
         parts: list[Any] = []
         for name in self.__dataclass_fields__:
@@ -197,6 +198,7 @@ class Batch(Rows):
         return len(self.actions)
 
     def suspects(self) -> dict[str, Tensor]:
+        """Return tensors, by name, that may be to blame for a loss that is not finite."""
         return {"advantages": self.advantages, "returns": self.returns}
 
     def split(self, size: int) -> Iterator["Batch"]:
@@ -205,13 +207,13 @@ class Batch(Rows):
 
 
 class OwnBatch(Batch):
-    """A batch from a custom buffer class, which may transpose some of them and not others."""
+    """A batch from a user's own buffer class. Batches of one epoch may differ in memory layout."""
 
     alike = False
 
 
-def flatten(values: Tensor) -> Tensor:
-    """Reshape ``[T, N, ...]`` to ``[N * T, ...]``, environment after environment."""
+def flatten_by_environment(values: Tensor) -> Tensor:
+    """Reshape ``[T, N, ...]`` to ``[N * T, ...]``, environment after environment, as SB3 does."""
     return values.transpose(0, 1).flatten(end_dim=1)
 
 

@@ -17,7 +17,7 @@ from sb3_pgx.core.buffer_arrays import (
     as_types_of,
     doubled,
     learned_rows,
-    pairs,
+    paired_arrays,
     rollout_of,
     shown_rewards,
     to_numpy,
@@ -28,7 +28,7 @@ from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Rollout, ma
 from sb3_pgx.core.spaces import check_choices, kept_action_type, kept_type
 
 _NAMES = frozenset(COLUMNS)
-# Columns of which single rows are known while a rollout is collected, if a callback has read them.
+# Columns that are computed row by row during collection, if a callback reads them.
 ROW_WISE = ("values", "log_probs")
 _ESTIMATES = frozenset(("advantages", "returns"))
 
@@ -57,16 +57,17 @@ class Column:
 
 class RolloutView(RolloutBuffer):
     """
-    SB3's ``RolloutBuffer``, live: row t appears after ``on_step`` of step t, and what stands in the arrays when the update
-    starts is what is learned from, whoever wrote it and however: in place, by assignment, through ``add``, or by
-    ``compute_returns_and_advantage``.
+    A live view of a rollout with the interface of SB3's ``RolloutBuffer``.
 
-    Names, shapes and meaning are SB3's; the rewards of truncated steps contain γ V(final observation). Two types differ:
-    observations keep what the policy acted on (``VecNormalize`` makes floats of whole numbers), and actions of a Box are
-    floats. ``valid`` (``[T, N]``) marks the rows that count; ``get`` yields only these.
+    Row t appears after ``on_step`` of step t. The update learns from the content of the arrays when it starts, including
+    changes by callbacks: in place, by assignment, through ``add``, or through ``compute_returns_and_advantage``.
 
-    Nothing is copied or computed for arrays that nobody touches. A rollout of whole episodes may outgrow its arrays while it
-    is collected: ask the buffer for them at each step.
+    Names, shapes and meaning are those of SB3; the rewards of truncated steps contain γ V(final observation). Two types
+    differ: observations have the type on which the policy acted (``VecNormalize`` turns whole numbers into floats), and
+    actions of a Box are floats. ``valid`` (``[T, N]``) marks the rows that count; ``get`` yields only these.
+
+    Arrays that are never accessed are neither copied nor computed. A rollout of whole episodes may outgrow its arrays during
+    collection, so read them from the buffer again at each step.
     """
 
     observations = Column()
@@ -80,14 +81,14 @@ class RolloutView(RolloutBuffer):
 
     refuses_rows: str | None = None  # why the algorithm cannot learn from rows that a caller adds
     unlearned: tuple[str, ...] = ()  # arrays that the algorithm does not learn from
-    _recorder: Recorder | None = None  # of the rollout under way
-    _policy: ActorCriticPolicy  # that acts
-    _rollout: EvaluatedRollout | None = None  # that has been collected, and estimated unless `advantages` are to follow
-    _estimate: Callable[[EvaluatedRollout], Rollout] | None = None  # of an algorithm whose estimate is not SB3's
+    _recorder: Recorder | None = None  # while a rollout is collected
+    _policy: ActorCriticPolicy  # the policy that acts
+    _rollout: EvaluatedRollout | None = None  # after collection; estimated unless `advantages` are computed later
+    _estimate: Callable[[EvaluatedRollout], Rollout] | None = None  # the algorithm's own estimate, if it is not SB3's
     _last_dones: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """All arrays, without the model that they belong to."""
+        """Return all arrays, without references to the model."""
         for name in COLUMNS:
             getattr(self, name)
         return {**vars(self), "_recorder": None, "_policy": None, "_estimate": None}
@@ -104,17 +105,21 @@ class RolloutView(RolloutBuffer):
 
     def follow(self, recorder: Recorder, policy: ActorCriticPolicy, gamma: float) -> None:
         """
-        Forget all rows, and show those of a rollout while it is collected.
+        Forget all rows, and show the rows of a new rollout during its collection.
 
-        :param recorder: which keeps them
-        :param policy: that acts
+        :param recorder: recorder of the rollout
+        :param policy: policy that acts
         :param gamma: discount factor of bootstrapped rewards
         """
         self.reset()
         self.buffer_size, self._recorder, self._policy, self._gamma = recorder.capacity, recorder, policy, gamma
 
     def follow_policy(self, policy: ActorCriticPolicy) -> None:
-        """:param policy: that acts from now on"""
+        """
+        Use another policy from now on to compute values and log-probabilities.
+
+        :param policy: policy that acts from now on
+        """
         self._policy = policy
 
     def recorded(self) -> None:
@@ -126,17 +131,17 @@ class RolloutView(RolloutBuffer):
                 if name in arrays:
                     arrays[name] = map_tensors(lambda x: x if row < len(x) else doubled(x), arrays[name])
             array = vars(self)[name]
-            if name == "observations":  # which may have to hold other types than at first
+            if name == "observations":  # a later observation may need a wider type
                 array = vars(self)[name] = as_types_of(self._recorder.observations, array)
             self._write(name, array, slice(row, row + 1))
-            for into, written in pairs(self._originals.get(name), array) if name in self._originals else ():
+            for into, written in paired_arrays(self._originals.get(name), array) if name in self._originals else ():
                 into[row] = written[row]
 
     def collected(self, rollout: CollectedRollout) -> bool:
         """
-        Read into a collected rollout what callbacks have written into the arrays.
+        Copy the changes that callbacks have made to the arrays into a collected rollout.
 
-        :param rollout: not yet evaluated
+        :param rollout: collected rollout, not yet evaluated
         :return: whether an array was accessed, so that returns must be computed from the arrays
         """
         held, n_steps = self._held(), rollout.shape[0]
@@ -157,9 +162,9 @@ class RolloutView(RolloutBuffer):
         """
         Present a rollout as a full buffer.
 
-        :param rollout: evaluated, and estimated unless :meth:`compute_returns_and_advantage` is to follow
+        :param rollout: evaluated rollout; without estimates if :meth:`compute_returns_and_advantage` follows
         :param gamma: discount factor of bootstrapped rewards
-        :param estimate: of an algorithm whose returns and advantages are not those of SB3's buffer
+        :param estimate: function that computes returns and advantages, if the algorithm's are not those of SB3's buffer
         """
         self._recorder, self._rollout, self._gamma, self._estimate = None, rollout, gamma, estimate
         self.buffer_size, self.n_envs = rollout.shape
@@ -171,10 +176,10 @@ class RolloutView(RolloutBuffer):
 
     def rollout(self, device: th.device) -> Rollout:
         """
-        Return what the update learns from.
+        Return the rollout that the update learns from, with all changes made to the arrays.
 
-        :param device: the model's
-        :raises ValueError: rows are missing, an array has another shape than SB3's, or something was written that the
+        :param device: device of the result
+        :raises ValueError: rows are missing, an array has the wrong shape, or a caller has written into an array that the
             algorithm does not learn from
         """
         if not self.full:
@@ -198,12 +203,12 @@ class RolloutView(RolloutBuffer):
 
     @property
     def observations_in_hand(self) -> bool:
-        """Whether somebody may have changed observations or actions."""
+        """Whether a caller may have changed observations or actions."""
         return not self._held().isdisjoint(("observations", "actions"))
 
     @property
     def valid(self) -> np.ndarray:
-        """Which rows count, ``[T, N]``."""
+        """Whether each row counts, ``[T, N]``."""
         if self._rollout is None:
             return np.ones((self.buffer_size, self.n_envs), bool)
         return to_numpy(self._rollout.valid)
@@ -220,9 +225,15 @@ class RolloutView(RolloutBuffer):
         log_prob: th.Tensor,
     ) -> None:
         """
-        Add a row, as to SB3's buffer: its reward is learned from as it is.
+        Add a row, as to SB3's buffer. Its reward is used unchanged.
 
-        :raises ValueError: the algorithm needs more of a row than this
+        :param obs: observations, ``[N, *obs]``
+        :param action: actions as the policy sampled them, ``[N, ...]``
+        :param reward: rewards, ``[N]``
+        :param episode_start: whether an episode starts in this row, ``[N]``
+        :param value: V(s), ``[N]`` or ``[N, 1]``
+        :param log_prob: log π(a|s), ``[N]``
+        :raises ValueError: the algorithm needs more data per row than these arguments
         """
         if self.refuses_rows is not None:
             raise ValueError(f"rollout_buffer.add: {self.refuses_rows}")
@@ -233,8 +244,8 @@ class RolloutView(RolloutBuffer):
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
         """
-        SB3's generalised advantage estimates, from what stands in the arrays. An algorithm that estimates in a way of its own
-        does so again, from the rewards that stand there.
+        Compute returns and advantages from the content of the arrays: SB3's generalised advantage estimates, or the
+        algorithm's own estimate if it has one.
 
         :param last_values: V of the observations after the last row, ``[N]`` or ``[N, 1]``
         :param dones: whether an episode ended in the last row, ``[N]``
@@ -253,7 +264,7 @@ class RolloutView(RolloutBuffer):
             vars(self).pop(name, None)
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
-        """As SB3's, over the valid rows in one random order."""
+        """Yield minibatches of the valid rows in random order, as SB3's buffer does."""
         assert self.full, "the rollout is not complete"
         if not self.generator_ready:
             for name in LEARNED:
@@ -297,7 +308,7 @@ class RolloutView(RolloutBuffer):
         return array
 
     def _empty(self, name: str) -> Any:
-        """Zeros, as SB3's buffer has them before anything is known."""
+        """Return zeros, with which SB3's buffer starts."""
         leading = (self.buffer_size, self.n_envs)
         if name == "actions":
             return np.zeros((*leading, self.action_dim), kept_action_type(self.action_space))
@@ -308,7 +319,7 @@ class RolloutView(RolloutBuffer):
         return np.zeros(leading, np.float32)
 
     def _rows_for(self, obs: Any) -> Any:
-        """Return room for observations such as these, in types that hold them."""
+        """Return zeros for a rollout of observations such as ``obs``, in types that hold them."""
         arrays = self._empty("observations")
         if not isinstance(arrays, dict):
             return arrays.astype(kept_type(np.asarray(obs), self.observation_space))
@@ -316,11 +327,11 @@ class RolloutView(RolloutBuffer):
         return {key: array.astype(kept_type(np.asarray(obs[key]), parts[key])) for key, array in arrays.items()}
 
     def _write(self, name: str, array: Any, rows: slice) -> None:
-        """Bring rows of a presented array up to date while the rollout is collected."""
+        """Write rows of the recorder into an array that a caller has accessed."""
         recorder = self._recorder
         assert recorder is not None
         if name in ("observations", "actions"):
-            for into, kept in pairs(array, getattr(recorder, name)):
+            for into, kept in paired_arrays(array, getattr(recorder, name)):
                 into[rows] = kept[rows]
         elif name == "episode_starts":
             array[rows] = recorder.episode_starts[rows]
@@ -351,7 +362,7 @@ class RolloutView(RolloutBuffer):
                 known = rollout.rewards
                 written = (array, self._originals[name])
                 now, before = (as_rows(name, x, known, rollout.shape, known.device) for x in written)
-                if not th.equal(now, before):  # the rollout's own contain no bootstrapped value
+                if not th.equal(now, before):  # the rollout's own rewards contain no bootstrapped value
                     rollout.rewards = rollout.rewards + (now - before)
                     self._originals[name] = np.array(array, np.float32)
             elif name == "episode_starts":
@@ -370,9 +381,13 @@ class RolloutView(RolloutBuffer):
         return rows
 
     def _check_unlearned(self) -> None:
-        """:raises ValueError: somebody has written into an array that the algorithm does not learn from"""
+        """
+        Check that the arrays that the algorithm does not learn from are unchanged.
+
+        :raises ValueError: a caller has written into one of them
+        """
         for name in self._held().intersection(self.unlearned):
-            if not all(map(np.array_equal, *zip(*pairs(vars(self)[name], self._originals[name]), strict=True))):
+            if not all(map(np.array_equal, *zip(*paired_arrays(vars(self)[name], self._originals[name]), strict=True))):
                 raise ValueError(not_learned(name))
 
 
@@ -381,7 +396,7 @@ class DictRolloutView(RolloutView, DictRolloutBuffer):
 
 
 def not_learned(name: str) -> str:
-    """Return the sentence for a write that would have no effect."""
+    """Return the error message for a change that would have no effect."""
     return (
         f"rollout_buffer.{name} was written to, and this algorithm does not learn from it: change rewards and observations in "
         "a wrapper of the environment, or in on_step."

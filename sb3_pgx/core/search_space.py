@@ -56,15 +56,18 @@ class Real:
         return f"one_minus_{self.argument}" if self.complement else self.argument
 
     def suggest(self, trial: "BaseTrial") -> Params:
+        """Suggest the number on a logarithmic scale."""
         return {self.name: trial.suggest_float(self.name, self.low, self.high, log=True)}
 
     def decode(self, params: Params) -> Arguments:
+        """Return the argument: 0 for numbers below ``zero_below``, and 1 − the number with ``complement``."""
         value = params[self.name]
         if self.zero_below is not None and value < self.zero_below:
             value = 0.0
         return {self.argument: 1 - value if self.complement else value}
 
     def encode(self, arguments: Arguments) -> Params:
+        """Return the trial's number for this argument; nothing if it is out of range."""
         value = _number(arguments.get(self.argument))
         if value is None:
             return {}
@@ -86,16 +89,19 @@ class Scheduled:
     high: float
 
     def suggest(self, trial: "BaseTrial") -> Params:
+        """Suggest the start value on a logarithmic scale, and whether it decays."""
         return {
             self.argument: trial.suggest_float(self.argument, self.low, self.high, log=True),
             self._schedule: trial.suggest_categorical(self._schedule, ["constant", "linear"]),
         }
 
     def decode(self, params: Params) -> Arguments:
+        """Return the number, or a string such as ``"lin_0.001"``."""
         value = params[self.argument]
         return {self.argument: f"lin_{value}" if params[self._schedule] == "linear" else value}
 
     def encode(self, arguments: Arguments) -> Params:
+        """Return the start value and the kind of schedule; nothing if the value is out of range."""
         value = arguments.get(self.argument)
         linear = isinstance(value, str) and value.startswith("lin_")
         number = _number(value.removeprefix("lin_") if isinstance(value, str) and linear else value)
@@ -118,12 +124,15 @@ class Whole:
     log: bool = False
 
     def suggest(self, trial: "BaseTrial") -> Params:
+        """Suggest a whole number."""
         return {self.argument: trial.suggest_int(self.argument, self.low, self.high, log=self.log)}
 
     def decode(self, params: Params) -> Arguments:
+        """Return the number as the argument."""
         return {self.argument: params[self.argument]}
 
     def encode(self, arguments: Arguments) -> Params:
+        """Return the number; nothing if it is not a whole number within the range."""
         value = _number(arguments.get(self.argument))
         fits = value is not None and value.is_integer() and self.low <= value <= self.high
         return {self.argument: int(value)} if fits and value is not None else {}
@@ -138,12 +147,15 @@ class PowerOfTwo:
     high: int
 
     def suggest(self, trial: "BaseTrial") -> Params:
+        """Suggest k."""
         return {self._name: trial.suggest_int(self._name, self.low, self.high)}
 
     def decode(self, params: Params) -> Arguments:
+        """Return 2^k."""
         return {self.argument: 2 ** params[self._name]}
 
     def encode(self, arguments: Arguments) -> Params:
+        """Return k; nothing if the argument is not such a power."""
         value = _number(arguments.get(self.argument))
         power = next((k for k in range(self.low, self.high + 1) if value == 2**k), None)
         return {} if power is None else {self._name: power}
@@ -161,12 +173,15 @@ class Categorical:
     options: tuple[bool | int | float | str | None, ...]
 
     def suggest(self, trial: "BaseTrial") -> Params:
+        """Suggest one of the values."""
         return {self.argument: trial.suggest_categorical(self.argument, list(self.options))}
 
     def decode(self, params: Params) -> Arguments:
+        """Return the value as the argument."""
         return dict(params)
 
     def encode(self, arguments: Arguments) -> Params:
+        """Return the value; nothing if it is not one of the options."""
         if self.argument not in arguments:
             return {}
         value = arguments[self.argument]
@@ -187,13 +202,16 @@ class PolicyOption:
         return f"PolicyOption({self.argument!r}, {', '.join(self.options)})"
 
     def suggest(self, trial: "BaseTrial") -> Params:
+        """Suggest the name of a value."""
         return {self.argument: trial.suggest_categorical(self.argument, list(self.options))}
 
     def decode(self, params: Params) -> Arguments:
+        """Return ``policy_kwargs`` with the value of that name."""
         value = self.options[params[self.argument]]
         return {"policy_kwargs": {self.argument: list(value) if isinstance(value, list) else value}}
 
     def encode(self, arguments: Arguments) -> Params:
+        """Return the name of the value in ``policy_kwargs``; nothing if it is not one of the options."""
         kwargs = arguments.get("policy_kwargs") or {}
         if self.argument not in kwargs:
             return {self.argument: self.default}

@@ -1,4 +1,10 @@
-"""Undo a refused rollout: whatever a rollout and its update have changed is put back as it was."""
+"""
+Restore the model after a refused rollout.
+
+If a rollout or its update is refused (for example because a number is not finite), the model must be as it was before that
+rollout. Each function of this module saves the state of one thing, such as an optimizer, and returns a function that restores
+it. :class:`Undo` collects these functions.
+"""
 
 import copy
 from collections import deque
@@ -17,34 +23,42 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Refusal(ValueError):
-    """A rollout or an update is refused. When this leaves ``learn``, the model is as it was before that rollout."""
+    """Error for a refused rollout or update. When it leaves ``learn``, the model is as it was before that rollout."""
 
 
 class Undo:
     """
-    A list of functions, each of which puts back one thing that a rollout or its update has changed.
+    A list of functions, each of which restores one thing that a rollout or its update changes.
 
-    Whoever is about to change something adds the function first. An accepted update forgets all of them; a refusal runs
-    them, the last one first.
+    Code that is about to change something first adds the function that restores it. An accepted update forgets all functions;
+    a refused one calls them, the last one first.
     """
 
     def __init__(self) -> None:
         self._put_back: list[PutBack] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(Undo())  # the functions are about this model, not about a copy of it
+        return vars(Undo())  # the functions restore this model, not a copy of it
 
     def add(self, *put_back: PutBack) -> None:
-        """:param put_back: functions, of which the last one is run first"""
+        """
+        Add functions that restore something.
+
+        :param put_back: functions without arguments; the last one is called first
+        """
         self._put_back += put_back
 
     def forget(self) -> None:
-        """Keep what has been changed."""
+        """Accept all changes: forget the functions without calling them."""
         self._put_back.clear()
 
     @contextmanager
     def on(self, *exceptions: type[Exception]) -> Iterator[None]:
-        """Within this context, an exception of these kinds puts everything back. Any exception is raised on as it is."""
+        """
+        Within this context, restore everything if an exception of these types is raised. All exceptions are passed on.
+
+        :param exceptions: types of exceptions
+        """
         try:
             yield
         except BaseException as error:
@@ -65,7 +79,7 @@ def _failure(put_back: PutBack) -> Exception | None:
 
 
 def undone_if_refused(method: Method) -> Method:
-    """A method of an algorithm whose refusals put back all that its ``_undo`` knows by then."""
+    """Decorate an algorithm's method: if it raises :class:`Refusal`, everything in the algorithm's ``_undo`` is restored."""
 
     @wraps(method)
     def undoing(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -76,7 +90,7 @@ def undone_if_refused(method: Method) -> Method:
 
 
 def attributes_of(owner: Any, *names: str) -> PutBack:
-    """Keep attributes of an object; of queues, copies."""
+    """Save these attributes of an object; queues are copied."""
     attributes = vars(owner)
     before = {name: attributes[name] for name in names if name in attributes}
     before |= {name: value.copy() for name, value in before.items() if isinstance(value, deque)}
@@ -84,26 +98,26 @@ def attributes_of(owner: Any, *names: str) -> PutBack:
 
 
 def numbers_of(owner: Any) -> PutBack:
-    """Keep all numbers among the attributes of an object: counters, and coefficients that adapt."""
+    """Save all numbers among the attributes of an object, such as counters and adaptive coefficients."""
     attributes = vars(owner)
     before = {**attributes}
 
     def put_back() -> None:
         for name, value in [*attributes.items()]:
-            if name not in before and is_number(value):  # as long as it was 0, it was the class's
+            if name not in before and _is_scalar(value):  # until then, the class's attribute held
                 del attributes[name]
-        attributes.update({name: value for name, value in before.items() if is_number(value)})
+        attributes.update({name: value for name, value in before.items() if _is_scalar(value)})
 
     return put_back
 
 
-def is_number(value: Any) -> bool:
-    """Whether an attribute is one, truth values included."""
+def _is_scalar(value: Any) -> bool:
+    """Return whether an attribute is a number or a truth value."""
     return isinstance(value, int | float)
 
 
 def options_of(optimizer: Optimizer) -> PutBack:
-    """Keep the options of an optimizer, such as its learning rate."""
+    """Save the options of an optimizer, such as its learning rate."""
     before = [(group, {**group}) for group in optimizer.param_groups]
 
     def put_back() -> None:
@@ -114,7 +128,7 @@ def options_of(optimizer: Optimizer) -> PutBack:
 
 
 def state_of(generator: np.random.Generator) -> PutBack:
-    """Keep the state of a random number generator."""
+    """Save the state of a random number generator."""
     before = generator.bit_generator.state
 
     def put_back() -> None:
@@ -125,9 +139,12 @@ def state_of(generator: np.random.Generator) -> PutBack:
 
 def tensors_of(tensors: Sequence[Tensor], optimizers: Iterable[Optimizer]) -> PutBack:
     """
-    Keep parameters and buffers, and of optimizers the moments, step counts, and for which parameters there are any.
+    Save tensors, such as parameters, and the state of optimizers: moments, step counts, and which parameters have a state.
 
-    The copies take as much memory as the originals, until they are forgotten.
+    The copies take as much memory as the originals until :meth:`Undo.forget`.
+
+    :param tensors: tensors that change in place
+    :param optimizers: optimizers that change these tensors
     """
     tensors, states = [*tensors], []
     for optimizer in optimizers:

@@ -32,6 +32,7 @@ class Above:
     threshold: float
 
     def holds(self, series: Series, metric: str) -> bool:
+        """Return whether the latest number is greater than the threshold."""
         return series[metric][-1] > self.threshold
 
     def __str__(self) -> str:
@@ -47,6 +48,7 @@ class Below:
     floor: float = 0.0
 
     def holds(self, series: Series, metric: str) -> bool:
+        """Return whether the latest number is less than the threshold, and the other metric greater than its floor."""
         applies = self.other is None or series[self.other][-1] > self.floor
         return applies and series[metric][-1] < self.threshold
 
@@ -62,6 +64,7 @@ class Outside:
     high: float
 
     def holds(self, series: Series, metric: str) -> bool:
+        """Return whether the latest number is out of the range."""
         return not self.low <= series[metric][-1] <= self.high
 
     def __str__(self) -> str:
@@ -77,6 +80,7 @@ class Fell:
     within: int
 
     def holds(self, series: Series, metric: str) -> bool:
+        """Return whether the metric is low now and was high within the last updates."""
         *before, now = series[metric][-self.within - 1 :]
         updates = series.get("update", range(len(series[metric])))[-self.within - 1 :]  # not every update may be measured
         recent = [x for x, update in zip(before, updates, strict=False) if updates[-1] - update <= self.within]
@@ -94,6 +98,7 @@ class Grew:
     floor: float = 0.0
 
     def holds(self, series: Series, metric: str) -> bool:
+        """Return whether the latest number is a multiple of the first one."""
         first = next(x for x in series[metric] if not math.isnan(x))
         return series[metric][-1] > max(self.factor * first, self.floor)
 
@@ -110,6 +115,7 @@ class Spiked:
     floor: float = 0.0
 
     def holds(self, series: Series, metric: str) -> bool:
+        """Return whether the latest number is a multiple of the median before it."""
         *before, now = series[metric][-self.window - 1 :]
         known = [x for x in before if not math.isnan(x)]
         return len(known) == self.window and now > max(self.factor * statistics.median(known), self.floor)
@@ -134,6 +140,7 @@ class RoseWhileOtherFell:
     share: float
 
     def holds(self, series: Series, metric: str) -> bool:
+        """Return whether the metric rose and the other one fell, both by more than chance explains."""
         pairs = [(x, -y) for x, y in zip(series[metric], series[self.other], strict=True) if not math.isnan(x + y)]
         if len(pairs) < self.window or math.isnan(series[self.other][-1]):
             return False

@@ -13,8 +13,10 @@ from sb3_pgx.core.rollout import map_tensors
 from sb3_pgx.diagnostics.snapshot import Snapshot, without_side_effects
 from sb3_pgx.diagnostics.update_metrics import Measured
 from sb3_pgx.ops.metrics import noise_scale
+from sb3_pgx.stages.algorithm import ceil_div
 
 MAX_ROWS = 4096  # rows from which the noise scale is computed
+N_GROUPS = 16  # of these rows; the scale compares their gradients with the mean one
 
 
 class GradientNorms:
@@ -53,20 +55,20 @@ class GradientNorms:
         return th.stack([th.stack(parts).sum().sqrt() for parts in self._squares.values()]).tolist()
 
 
-def noise_scale_metrics(model: OnPolicyAlgorithm, snapshot: Snapshot, batch_size: int, groups: int = 16) -> Measured:
+def noise_scale_metrics(model: OnPolicyAlgorithm, snapshot: Snapshot, batch_size: int) -> Measured:
     """
     Return the gradient noise scale of the policy loss −A r − ent_coef H, at the policy before the update, where r = 1.
 
-    The gradients of random groups of rows are compared with the gradient of all of these rows, at most 4,096.
+    The gradients of :data:`N_GROUPS` random groups of rows are compared with the gradient of all these rows, at most
+    :data:`MAX_ROWS`.
 
     :param model: model with the policy and the entropy coefficient
     :param snapshot: the rollout before the update
     :param batch_size: number of rows in a gradient of the policy
-    :param groups: number of groups
     :return: the noise scale in rows, and divided by ``batch_size``; nothing if there are too few rows
     """
     total = len(snapshot.rows)
-    small = -(-min(total, MAX_ROWS) // groups)
+    small = ceil_div(min(total, MAX_ROWS), N_GROUPS)
     count = min(total, MAX_ROWS) // small
     if count < 2:
         return {}

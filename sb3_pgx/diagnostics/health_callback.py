@@ -15,7 +15,7 @@ from sb3_pgx.core.checks import check_choice, check_counts
 from sb3_pgx.core.errors import warn
 from sb3_pgx.diagnostics.default_rules import DEFAULT_RULES
 from sb3_pgx.diagnostics.diagnostics_callback import DiagnosticsCallback
-from sb3_pgx.diagnostics.health_report import report_text, write_report
+from sb3_pgx.diagnostics.health_report import health_report_text, write_health_report
 from sb3_pgx.diagnostics.metrics import check_metrics
 from sb3_pgx.diagnostics.rules import Rule, RuleState
 from sb3_pgx.diagnostics.snapshot import without_side_effects
@@ -93,6 +93,7 @@ class HealthCallback(DiagnosticsCallback):
         self.begin_history()
 
     def begin_history(self) -> None:
+        """Forget the history, the state of the rules and the warnings of another model."""
         super().begin_history()
         self.rule_states = [RuleState(rule) for rule in self.rules]
         self.warnings: list[str] = []
@@ -114,6 +115,7 @@ class HealthCallback(DiagnosticsCallback):
         return super()._on_step() and not self._stopping
 
     def measure_more(self) -> Measured:
+        """Return the mean return in ``eval_env``, if this update is due for an evaluation."""
         if self.eval_env is None or self._measured % self.eval_every:
             return {}
         if unwrap_vec_normalize(self.training_env) is not None:
@@ -124,6 +126,7 @@ class HealthCallback(DiagnosticsCallback):
         return {"true_return": mean}  # type: ignore[dict-item]  # a list where every episode is asked for
 
     def on_measured(self) -> None:
+        """Apply the rules to the newest metrics, log their score, and warn about those in alarm."""
         self._extend_series()
         progress = min(1.0, 1.0 - self._model._current_progress_remaining)  # the last rollout may exceed total_timesteps
         alarmed = [state.rule for state in self.rule_states if state.update(self._series, progress)]
@@ -166,7 +169,7 @@ class HealthCallback(DiagnosticsCallback):
         if folder is not None:
             steps = self._series["timesteps"]
             try:
-                path = write_report(folder, self._title, self.rule_states, steps, self._series, self.warnings)
+                path = write_health_report(folder, self._title, self.rule_states, steps, self._series, self.warnings)
             except OSError as error:  # a missing report must not end the run
                 self.logger.warn(f"the health report could not be written: {error}")
                 return
@@ -174,7 +177,7 @@ class HealthCallback(DiagnosticsCallback):
 
     def report(self) -> str:
         """Return the report with a verdict on every rule, as Markdown."""
-        return report_text(self._title, self.rule_states, self._series, self.warnings)
+        return health_report_text(self._title, self.rule_states, self._series, self.warnings)
 
     @property
     def _title(self) -> str:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from sb3_pgx.core.files import write_text
 from sb3_pgx.diagnostics.conditions import Series
-from sb3_pgx.diagnostics.plots import healthy_ranges, metrics_to_plot, save_png
+from sb3_pgx.diagnostics.plots import healthy_ranges, metrics_to_plot, plot_png
 from sb3_pgx.diagnostics.rules import Rule, RuleState
 
 NAME = "health"
 
 
-def write_report(
+def write_health_report(
     folder: Path, title: str, states: Sequence[RuleState], steps: Sequence[float], series: Series, warnings: Sequence[str] = ()
 ) -> Path:
     """
@@ -36,8 +36,8 @@ def write_report(
     judged = {rule.metric: series[rule.metric] for rule in rules if rule.metric in series}
     if find_spec("matplotlib") is not None and metrics_to_plot(judged):
         picture = path.with_suffix(".png").name
-        save_png(path.with_suffix(".png"), steps, judged, healthy_ranges(rules))
-    write_text(path, report_text(title, states, series, warnings, picture))
+        plot_png(path.with_suffix(".png"), steps, judged, healthy_ranges(rules))
+    write_text(path, health_report_text(title, states, series, warnings, picture))
     return path
 
 
@@ -45,7 +45,7 @@ def _stem(number: int) -> str:
     return NAME if number == 1 else f"{NAME}-{number}"
 
 
-def report_text(
+def health_report_text(
     title: str, states: Sequence[RuleState], series: Series, warnings: Sequence[str] = (), picture: str | None = None
 ) -> str:
     """

@@ -36,8 +36,8 @@ def plot_folder(folder: Path, force: bool = False) -> list[Path]:
     existing = [str(path) for path in (png, html) if path.exists()]
     if existing and not force:
         raise ValueError(f"{existing[0]} already exists; --force replaces it")
-    save_png(png, steps, series, healthy_ranges())
-    save_html(html, f"Metrics of {parent.resolve().name}", steps, series, healthy_ranges())
+    plot_png(png, steps, series, healthy_ranges())
+    plot_html(html, f"Metrics of {parent.resolve().name}", steps, series, healthy_ranges())
     return [png, html]
 
 
@@ -61,7 +61,7 @@ def metrics_to_plot(series: Series) -> list[str]:
     return [name for name in METRICS if any(math.isfinite(x) for x in series.get(name, ()))]
 
 
-def save_png(path: Path, steps: Sequence[float], series: Series, ranges: Mapping[str, tuple[float, float]]) -> None:
+def plot_png(path: Path, steps: Sequence[float], series: Series, ranges: Mapping[str, tuple[float, float]]) -> None:
     """
     Write a PNG with one small plot per metric.
 
@@ -75,7 +75,7 @@ def save_png(path: Path, steps: Sequence[float], series: Series, ranges: Mapping
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     names = metrics_to_plot(series)
-    rows = -(-len(names) // COLUMNS)
+    rows = math.ceil(len(names) / COLUMNS)
     figure = Figure(figsize=(3.4 * COLUMNS, 2.1 * rows), dpi=100)
     figure.subplots_adjust(0.05, 0.4 / (2.1 * rows), 0.99, 1 - 0.3 / (2.1 * rows), wspace=0.25, hspace=0.5)
     for i, name in enumerate(names):
@@ -95,7 +95,7 @@ def save_png(path: Path, steps: Sequence[float], series: Series, ranges: Mapping
         FigureCanvasAgg(figure).print_png(file)  # without changing matplotlib's global state
 
 
-def save_html(
+def plot_html(
     path: Path, title: str, steps: Sequence[float], series: Series, ranges: Mapping[str, tuple[float, float]]
 ) -> None:
     """
@@ -111,7 +111,7 @@ def save_html(
     from plotly.subplots import make_subplots
 
     names = metrics_to_plot(series)
-    rows = -(-len(names) // COLUMNS)
+    rows = math.ceil(len(names) / COLUMNS)
     figure: Any = make_subplots(rows=rows, cols=COLUMNS, subplot_titles=names, vertical_spacing=0.35 / rows)
     for i, name in enumerate(names):
         place: dict[str, Any] = {"row": i // COLUMNS + 1, "col": i % COLUMNS + 1}

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
-from sb3_pgx.core.checks import all_finite, by_name, environment_name
+from sb3_pgx.core.checks import arrays_are_finite, by_name, environment_name
 from sb3_pgx.core.files import new_folder
 from sb3_pgx.core.rollout import Batch
 from sb3_pgx.diagnostics.diagnostics_callback import check_measurable
@@ -107,7 +107,7 @@ class PostMortemCallback(BaseCallback):
     def _check(self, observations: Any, rewards: np.ndarray | None, when: str) -> None:
         returned = {} if rewards is None else {"reward": rewards}
         for what, values in {**returned, **by_name(observations)}.items():
-            if not all_finite(values):
+            if not arrays_are_finite(values):
                 index = next(i for i, x in enumerate(values) if not np.isfinite(x).all())
                 bad = values[index][~np.isfinite(values[index])].ravel()[0]
                 self._break_down(f"{environment_name(self.training_env, index)} returned {what} {bad} {when}")

@@ -31,7 +31,7 @@ FIRST_STEP_ROWS = 256  # rows from which the ratio before the first step is meas
 @dataclass(frozen=True)
 class Snapshot:
     """
-    A rollout and the policy that acted in it, before the update.
+    A rollout and the policy that collected it, before the update.
 
     :param rows: all valid rows, step after step, with the algorithm's own values, log-probabilities, advantages and returns,
         ``[B, ...]``
@@ -69,7 +69,7 @@ def distribution_from_rollout(rollout: Rollout | None) -> Tensor | None:
     """
     if rollout is None:
         return None
-    kept = rollout.acted if rollout.distribution is None else rollout.distribution
+    kept = rollout.behaviour if rollout.distribution is None else rollout.distribution
     return None if kept is None else kept.flatten(end_dim=1) if rollout.complete else kept[rollout.valid]
 
 

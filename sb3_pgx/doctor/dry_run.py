@@ -10,6 +10,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_pgx.core.errors import type_and_text
+
 MAX_BYTES = 2**26  # limit for the observations; with large images, a dry run is shorter
 ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)
 
@@ -162,7 +164,7 @@ def record_dry_run(env: gym.Env, steps: int, seed: int) -> DryRun:
                 rows[name].append(value)
             observation = _reset(env, parts) if terminated or truncated else following
     except Exception as raised:  # the environment may do anything
-        error = f"step {len(rows['rewards'])} of the dry run raised {type(raised).__name__}: {one_line(raised)}"
+        error = f"step {len(rows['rewards'])} of the dry run raised {type_and_text(raised)}"
 
     def stacked(name: str, dtype: Any) -> np.ndarray:
         return np.array(rows[name], dtype)[:, None]  # [T] -> [T, 1]
@@ -211,8 +213,3 @@ def _arrays(observation: Any, parts: dict[str, spaces.Space]) -> dict[str, np.nd
                 f"the observation{f' {key!r}' if key else ''} has shape {arrays[key].shape}, but its space has {space.shape}"
             )
     return arrays
-
-
-def one_line(message: Any) -> str:
-    """Return a message without line breaks and repeated spaces."""
-    return " ".join(str(message).split())

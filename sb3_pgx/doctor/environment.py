@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import gymnasium as gym
 from stable_baselines3.common import env_checker
 
-from sb3_pgx.doctor.dry_run import DryRun, one_line, record_dry_run
+from sb3_pgx.core.errors import one_line
+from sb3_pgx.doctor.dry_run import DryRun, record_dry_run
 from sb3_pgx.doctor.environment_checks import Finding, Severity, check_dry_run
 from sb3_pgx.settings.configs import RunConfig
 from sb3_pgx.settings.environments import check_environment

@@ -129,12 +129,14 @@ class ProbeEnv(gym.Env):
     truncates: ClassVar[bool] = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode; arguments and result as in Gymnasium."""
         super().reset(seed=seed)
         self.age = 0
         self.seen = self.first()
         return self.observed(), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Take a step; argument and result as in Gymnasium."""
         reward = self.reward(action)
         self.age += 1
         self.seen = self.following(action)
@@ -170,9 +172,11 @@ class RewardSeen(ProbeEnv):
     """One step whose reward is the observation, so V(s) is s. Tests that observations reach the critic."""
 
     def first(self) -> float:
+        """Return −1 or 1."""
         return self.coin()
 
     def reward(self, action: Any) -> float:
+        """Return the observation."""
         return self.seen
 
 
@@ -182,9 +186,11 @@ class RewardAtTheEnd(ProbeEnv):
     length = 2
 
     def following(self, action: Any) -> float:
+        """Return the observation of the second step, 1."""
         return 1.0
 
     def reward(self, action: Any) -> float:
+        """Return 0 after the first step, 1 after the second."""
         return float(self.age)
 
 
@@ -203,9 +209,11 @@ class FinalObservation(ProbeEnv):
     """
 
     def first(self) -> float:
+        """Return mostly −1, sometimes 1."""
         return 1.0 if self.np_random.random() < 0.25 else -1.0
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Take a step; argument and result as in Gymnasium."""
         ends = self.seen > 0
         self.seen = 1.0
         return self.observed(), float(ends), ends, not ends, {}
@@ -215,6 +223,7 @@ class RewardedAction(ProbeEnv):
     """One step, reward 1 for the first action and −1 for the second. Tests the sign and the action of each advantage."""
 
     def reward(self, action: Any) -> float:
+        """Return 1 for the first action, −1 for the second."""
         return 1.0 if action == 0 else -1.0
 
 
@@ -222,9 +231,11 @@ class RewardedMatch(ProbeEnv):
     """One step, rewarded if the action matches the observation. Tests that both belong to the same row."""
 
     def first(self) -> float:
+        """Return −1 or 1."""
         return self.coin()
 
     def reward(self, action: Any) -> float:
+        """Return 1 if the action matches the observation, otherwise −1."""
         return 1.0 if action == int(self.seen > 0) else -1.0
 
 
@@ -238,9 +249,11 @@ class DelayedReward(ProbeEnv):
     length = 2
 
     def following(self, action: Any) -> float:
+        """Return the first action as the observation."""
         return (1.0 if action == 1 else -1.0) if self.age == 1 else self.seen
 
     def reward(self, action: Any) -> float:
+        """Return the observation: 0 at first, then the value of the first action."""
         return self.seen  # 0 at first
 
 
@@ -250,9 +263,11 @@ class Target(ProbeEnv):
     action_space = spaces.Box(-1, 1, (1,), np.float32)
 
     def first(self) -> float:
+        """Return −1 or 1."""
         return self.coin()
 
     def reward(self, action: Any) -> float:
+        """Return minus the squared distance of the action from half the observation."""
         return -float((action[0] - self.seen / 2) ** 2)
 
 

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import torch as th
 from torch import Tensor
+
+from sb3_pgx.core.checks import is_number
 
 Adapt = Callable[..., Tensor]
 
@@ -54,8 +55,3 @@ class Plan:
         n = len(self.limits)
         rest = iter(numbers[n:])
         return numbers[:n], type(self.coefficients)(*(next(rest) if is_number(c) else c for c in self.coefficients))
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a coefficient may change between updates."""
-    return isinstance(value, Real) and not isinstance(value, bool)

@@ -4,7 +4,7 @@ import os
 import shlex
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -192,17 +192,16 @@ def plan_comparison(
     return ComparisonPlan(tuple(specs), design, folder, earlier, force)
 
 
-def run_comparison(plan: ComparisonPlan, progress: bool = True, write_line: Callable[[str], None] | None = None) -> Comparison:
+def run_comparison(plan: ComparisonPlan, progress: bool = True) -> Comparison:
     """
     Execute the runs of a plan that are not finished yet, and write the report.
 
     :param plan: the result of :func:`plan_comparison`
     :param progress: whether to show a progress bar and one line per run
-    :param write_line: prints a line; default: above the progress bar
     """
     make_folder(plan)
     n_missing = len(plan.specs) - len(plan.earlier.results)
-    on_result = _ProgressLines(n_missing, write_line or _write_line) if progress else lambda result: None
+    on_result = _ProgressLines(n_missing) if progress else lambda result: None
     results = run_missing(plan.specs, plan.paths, plan.earlier.results, plan.design.workers, progress, on_result)
     analysis = analyse(results, plan.design)
     unwritten = None
@@ -235,24 +234,18 @@ def with_random_returns(design: ComparisonDesign, specs: Sequence[RunSpec]) -> C
 class _ProgressLines:
     """Prints one line per finished run, with an estimate of the remaining time."""
 
-    def __init__(self, total: int, write_line: Callable[[str], None]):
-        self.total, self.write_line = total, write_line
+    def __init__(self, total: int):
+        self.total = total
         self.done, self.started = 0, time.monotonic()
 
     def __call__(self, result: RunResult) -> None:
+        from tqdm import tqdm
+
         self.done += 1
         left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
         outcome = f"{result.mean_return:.1f}" if result.error is None else f"failed: {result.error}"
         estimate = f"; about {duration(left)} left" if self.done < self.total else ""
-        self.write_line(
-            f"[{self.done}/{self.total}] {result.label} on {result.env_id}, seed {result.seed}: {outcome}{estimate}"
-        )
-
-
-def _write_line(line: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(line)
+        tqdm.write(f"[{self.done}/{self.total}] {result.label} on {result.env_id}, seed {result.seed}: {outcome}{estimate}")
 
 
 def _command(

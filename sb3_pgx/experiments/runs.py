@@ -19,6 +19,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import sync_envs_normalization
 
 import sb3_pgx
+from sb3_pgx.core.errors import type_and_text
 from sb3_pgx.experiments.peers import constructor_arguments
 from sb3_pgx.settings.configs import RunConfig
 from sb3_pgx.settings.environments import make_eval_env, make_train_env
@@ -152,8 +153,7 @@ def execute(spec: RunSpec, report: ReportSteps = lambda steps: True, at_point: A
 
 def failed(spec: RunSpec, error: BaseException) -> RunResult:
     """Return the result of a run that raised ``error``."""
-    sentence = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return _result(spec, error=sentence, traceback="".join(traceback.format_exception(error)))
+    return _result(spec, error=type_and_text(error), traceback="".join(traceback.format_exception(error)))
 
 
 def versions(*env_ids: str) -> dict[str, str]:

@@ -51,7 +51,7 @@ def interquartile_mean_difference(*groups: Sample, axis: int = 0) -> Floats:
 
 
 def bootstrap_interval(
-    values_per_seed: Sequence[float] | Floats, statistic: Statistic = mean, confidence: float = 0.95, seed: int = 0
+    values_per_seed: Sequence[float] | Floats, statistic: Statistic = mean, confidence: float = 0.95
 ) -> tuple[Floats, Floats]:
     """
     Return the percentile bootstrap interval over seeds (Efron, 1979): seeds are drawn with replacement :data:`RESAMPLES`
@@ -60,7 +60,6 @@ def bootstrap_interval(
     :param values_per_seed: one value, or one array of values, per seed: ``[S, ...]``
     :param statistic: the statistic that the interval is for
     :param confidence: nominal coverage, in (0, 1)
-    :param seed: seed of the resampling, so that a report is reproducible
     :return: lower and upper end, each ``[...]``; NaN for one seed, which says nothing about the spread
     :raises ValueError: there is no value
     """
@@ -69,11 +68,11 @@ def bootstrap_interval(
         raise ValueError("a bootstrap interval needs at least one value")
     if len(values) == 1:
         return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
-    return _bootstrap((values,), statistic, confidence, seed)
+    return _bootstrap((values,), statistic, confidence)
 
 
 def bootstrap_interval_of_groups(
-    groups: Sequence[Sample], statistic: StatisticOfGroups, confidence: float = 0.95, seed: int = 0
+    groups: Sequence[Sample], statistic: StatisticOfGroups, confidence: float = 0.95
 ) -> tuple[float, float]:
     """
     Return the percentile bootstrap interval of a statistic of several groups, such as a difference. The seeds of every group
@@ -82,7 +81,6 @@ def bootstrap_interval_of_groups(
     :param groups: one value per seed, ``[S]``; S may differ between groups
     :param statistic: the statistic that the interval is for
     :param confidence: nominal coverage, in (0, 1)
-    :param seed: seed of the resampling, so that a report is reproducible
     :return: lower and upper end; NaN if a group has one seed, which says nothing about its spread
     :raises ValueError: a group has no value
     """
@@ -90,7 +88,7 @@ def bootstrap_interval_of_groups(
         raise ValueError("a bootstrap interval needs at least one value in each group")
     if any(len(group) == 1 for group in groups):
         return np.nan, np.nan
-    low, high = _bootstrap([np.asarray(group, dtype=float) for group in groups], statistic, confidence, seed)
+    low, high = _bootstrap([np.asarray(group, dtype=float) for group in groups], statistic, confidence)
     return float(low), float(high)
 
 
@@ -98,7 +96,6 @@ def stratified_interval(
     groups: Sequence[Floats],
     statistic: Callable[..., Floats],
     confidence: float = 0.95,
-    seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> tuple[Floats, Floats]:
     """
@@ -108,7 +105,6 @@ def stratified_interval(
     :param groups: scores of one algorithm per group, ``[S, E, ...]``: S seeds in E environments; S may differ between groups
     :param statistic: maps one array ``[..., S, E]`` per group to ``[...]``
     :param confidence: nominal coverage, in (0, 1)
-    :param seed: seed of the resampling, so that a report is reproducible
     :param resamples: number of bootstrap resamples
     :return: lower and upper end, each of the statistic's shape; NaN if a group has one seed, which says nothing about its
         spread
@@ -127,14 +123,13 @@ def stratified_interval(
         nothing = np.full(np.shape(of_strata(*(np.moveaxis(x, 0, -1) for x in strata), axis=-1)), np.nan)
         return nothing, nothing
     batch = max(1, MAX_ELEMENTS // sum(stratum.size for stratum in strata))
-    return _bootstrap(strata, of_strata, confidence, seed, resamples, batch)
+    return _bootstrap(strata, of_strata, confidence, resamples, batch)
 
 
 def _bootstrap(
     groups: Sequence[Floats],
     statistic: Statistic | StatisticOfGroups,
     confidence: float,
-    seed: int,
     resamples: int = RESAMPLES,
     batch: int | None = None,
 ) -> tuple[Floats, Floats]:
@@ -149,7 +144,7 @@ def _bootstrap(
         batch=batch,
         confidence_level=confidence,
         method="percentile",
-        random_state=seed,
+        random_state=0,  # so that a report is reproducible
     ).confidence_interval
     return interval.low, interval.high
 

@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
+from sb3_pgx.core.errors import one_line
+
 
 class InvalidRequest(Exception):
     """A request that cannot be carried out, explained in one sentence. Nothing has been trained."""
@@ -18,4 +20,4 @@ def invalid_requests() -> Iterator[None]:
     try:
         yield
     except (ValueError, ImportError, OSError, AssertionError) as error:
-        raise InvalidRequest(" ".join(str(error).split()) or repr(error)) from error
+        raise InvalidRequest(one_line(error) or repr(error)) from error

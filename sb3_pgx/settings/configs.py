@@ -96,7 +96,7 @@ def read_config(
 
     :param path: the file
     :param env_id: Gymnasium's name of the environment
-    :param unsupported: those of rl_zoo3's keys without a meaning here that are refused; the others are ignored
+    :param unsupported: keys of rl_zoo3 without a meaning here that are refused; other such keys are ignored
     :param changes: values that replace those of the file, by key
     :raises ValueError: the file is not valid YAML, or a key in it is unsupported or has a value of the wrong type
     :raises OSError: the file cannot be read
@@ -120,7 +120,7 @@ def check_expressions(path: Path, env_id: str) -> None:
 
 
 def is_atari(env_id: str) -> bool:
-    """Whether the environment is an Atari game, by rl_zoo3's criterion. An unregistered environment is not."""
+    """Return whether the environment is an Atari game, by rl_zoo3's criterion. An unregistered environment is not."""
     with suppress(ImportError):  # reported when the environment is made
         register_environment(env_id)
     spec = gym.registry.get(env_id.rpartition(":")[2])
@@ -329,7 +329,7 @@ def _check_name(dotted: str) -> None:
 
 
 def is_numeric_text(text: str) -> bool:
-    """Whether Python reads a text as a number."""
+    """Return whether Python reads a text as a number."""
     try:
         float(text)
     except ValueError:

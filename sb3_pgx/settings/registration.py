@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points, packages_distributions
 
 import gymnasium as gym
 
+from sb3_pgx.core.errors import one_line
 from sb3_pgx.core.optional_packages import installed_versions
 
 # The package of the physics engine, by the folder of Gymnasium's environments.
@@ -74,4 +75,4 @@ def _distribution(package: str) -> str:
 
 def sentence(error: BaseException) -> str:
     """Return an error's message on one line without a final full stop."""
-    return " ".join(str(error).split()).rstrip(".")
+    return one_line(error).rstrip(".")

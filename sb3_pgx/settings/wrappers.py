@@ -31,4 +31,9 @@ class PlanesAsImage(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
         self.observation_space = spaces.Box(0, 255, (scale * height, scale * width, planes), np.uint8)
 
     def observation(self, observation: Any) -> np.ndarray:
+        """
+        Return the image, ``[scale * H, scale * W, C]``.
+
+        :param observation: boolean planes, ``[H, W, C]``
+        """
         return np.where(observation, np.uint8(255), np.uint8(0)).repeat(self.scale, axis=0).repeat(self.scale, axis=1)

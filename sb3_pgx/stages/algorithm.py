@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pgx.core.arguments import (
     as_timesteps,
     check_device,
-    check_environment,
+    check_env_argument,
     check_learn,
     check_mapping,
     check_policy,
@@ -66,7 +66,7 @@ _NOT_SAVED = (
     "_steps",
     "_modules",
     "_metrics",
-    "_acting",
+    "_acting_pass",
     "_evaluation",
     "_compiled",
     "_undo",
@@ -123,7 +123,7 @@ class PolicyGradientAlgorithm(Updating):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_environment(env)
+        check_env_argument(env)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     # ------------------------------------------------------------------------------------------------ what differs
@@ -174,7 +174,7 @@ class PolicyGradientAlgorithm(Updating):
         self._undo = Undo()
         self._modules = Modules()
         self._modules.look(self.policy)
-        self._acting = acting_pass(self.observation_space, self._tell)
+        self._acting_pass = acting_pass(self.observation_space, self._tell)
         self._evaluation = evaluation_pass(self.observation_space, self._tell)
         if self.objective is not None:
             self._steps = GradientSteps(self.objective, self._tell)

@@ -23,10 +23,10 @@ from sb3_pgx.core.rollout import CollectedRollout, Rollout, map_tensors
 from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.core.spaces import environment_actions
 from sb3_pgx.core.undo import Undo, attributes_of, undone_if_refused
-from sb3_pgx.engine.acting_policy import ActingPolicy
+from sb3_pgx.engine.behaviour_policy import BehaviourPolicy
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import CompiledPass
-from sb3_pgx.stages.acting import Acting
+from sb3_pgx.stages.action_sampler import ActionSampler
 from sb3_pgx.stages.guard import FiniteGuard, as_arrays, naming_dead_workers
 from sb3_pgx.stages.quotas import Quota, StepQuota, counted
 
@@ -35,7 +35,7 @@ HOST = th.device("cpu")  # where environments are
 _CHANGED_BY_ROLLOUTS = ("num_timesteps", "_current_progress_remaining", "ep_info_buffer", "ep_success_buffer")
 
 
-def moved(tensor: th.Tensor, device: th.device) -> th.Tensor:
+def to_device(tensor: th.Tensor, device: th.device) -> th.Tensor:
     """Return ``tensor.to(device)`` without the overhead of a call that changes nothing: it runs twice per step."""
     return tensor if tensor.device == device else tensor.to(device)
 
@@ -46,7 +46,7 @@ class Collecting(OnPolicyAlgorithm):
     """
 
     last_rollout: Rollout = None  # type: ignore[assignment]  # that was collected last; None before the first one
-    _acting: CompiledPass
+    _acting_pass: CompiledPass
     _modules: Modules
     _compiled: bool
     _undo: Undo
@@ -117,20 +117,20 @@ class Collecting(OnPolicyAlgorithm):
         if self.use_sde:
             self._reset_noise(env)
         callback.on_rollout_start()
-        snapshot = ActingPolicy(self.policy) if watched else None
+        snapshot = BehaviourPolicy(self.policy) if watched else None
         buffer.follow_policy(self.policy)
-        act = Acting(env.num_envs, self._n_updates, watched, evaluates=isinstance(buffer, CustomBuffer))
+        sampler = ActionSampler(env.num_envs, self._n_updates, watched, evaluates=isinstance(buffer, CustomBuffer))
         self._look()
         if self._compiled:
-            act.compile(self.policy, self._acting, self._modules, self._as_tensor(recorder.observe(self._last_obs)))
+            sampler.compile(self.policy, self._acting_pass, self._modules, self._as_tensor(recorder.observe(self._last_obs)))
 
         while not is_full:
             self._renew_noise(env, n_steps)
             row = recorder.observe(self._last_obs)
             obs_tensor = self._as_tensor(row)
             # Compute the action alone, unless the policy overrides forward.
-            action_tensor, values, log_probs = act(self.policy, obs_tensor)
-            actions = moved(action_tensor, HOST).numpy()
+            action_tensor, values, log_probs = sampler(self.policy, obs_tensor)
+            actions = to_device(action_tensor, HOST).numpy()
             clipped_actions = environment_actions(actions, self.policy, self.action_space)
             evaluation = StepEvaluation(self.policy, row, actions) if watched and values is None else None
             if evaluation is not None:
@@ -164,7 +164,7 @@ class Collecting(OnPolicyAlgorithm):
             recorder.add(actions, rewards, dones, infos, valid, episode_starts, env, given)
             if snapshot is not None and snapshot.has_changed(self.policy):
                 self._evaluate_before_change(snapshot, recorder)
-                snapshot = ActingPolicy(self.policy)
+                snapshot = BehaviourPolicy(self.policy)
                 buffer.follow_policy(self.policy)
             buffer.recorded()
             is_full = quota.count(dones)
@@ -202,20 +202,20 @@ class Collecting(OnPolicyAlgorithm):
             evaluation.computed()  # by the policy that acted
         self._undo.forget()
 
-    def _evaluate_before_change(self, acting: ActingPolicy, recorder: Recorder) -> None:
+    def _evaluate_before_change(self, behaviour: BehaviourPolicy, recorder: Recorder) -> None:
         """Evaluate the rows so far by the policy that acted in them, because a callback has changed it."""
-        with acting.as_it_acted() as possible:
+        with behaviour.restored() as possible:
             if not possible:
                 return
             for t in range(recorder.size):
                 if t not in recorder.known_rows:
                     observations = map_tensors(lambda x, t=t: x[t], recorder.observations)
-                    values, log_prob = StepEvaluation(acting.policy, observations, recorder.actions[t]).computed()
+                    values, log_prob = StepEvaluation(behaviour.policy, observations, recorder.actions[t]).computed()
                     recorder.known_rows[t] = values.flatten(), log_prob.flatten()
             # SB3 evaluates final observations after on_step: those of the newest row belong to the changed policy.
             for place, observation in enumerate(recorder.finals_before(recorder.size - 1)):
                 if place not in recorder.known_finals:
-                    recorder.known_finals[place] = final_value(acting.policy, observation)
+                    recorder.known_finals[place] = final_value(behaviour.policy, observation)
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         if any("episode" in info for info in infos):  # which an environment may use again in its next step
@@ -254,7 +254,7 @@ class Collecting(OnPolicyAlgorithm):
 
     def _as_tensor(self, observations: Any) -> Any:
         if isinstance(observations, np.ndarray):
-            return moved(th.from_numpy(observations), self.device)  # what SB3's function does, in a fifth of the time
+            return to_device(th.from_numpy(observations), self.device)  # what SB3's function does, in a fifth of the time
         return obs_as_tensor(observations, self.device)
 
     def _renew_noise(self, env: VecEnv, n_steps: int) -> None:

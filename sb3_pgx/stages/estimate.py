@@ -17,7 +17,7 @@ from sb3_pgx.stages.evaluate import evaluate_by_graph, evaluate_rollout
 
 class Estimating(Collecting):
     """
-    The second and third stage of an algorithm. Subclasses may differ in :meth:`evaluate`, :meth:`estimate` and :meth:`weigh`.
+    Stages two and three of an algorithm. Subclasses may override :meth:`evaluate`, :meth:`estimate` and :meth:`reweight`.
     """
 
     objective: ClassVar[Objective | None] = None  # of an algorithm that steps through minibatches with `gradient_steps`
@@ -30,7 +30,7 @@ class Estimating(Collecting):
         keep = self.reads_distribution or (self.keeps_distribution and not rollout.known_rows)
         evaluated = evaluate_rollout(self.policy, rollout, keep)
         if not self.reads_distribution:
-            evaluated.acted, evaluated.distribution = evaluated.distribution, None
+            evaluated.behaviour, evaluated.distribution = evaluated.distribution, None
         return evaluated
 
     def estimate(self, rollout: EvaluatedRollout) -> Rollout:
@@ -54,26 +54,26 @@ class Estimating(Collecting):
         if self._compiled and self._has_graph(rollout):
             arguments = (self.policy, rollout, self._evaluation, self._modules, self.gamma, self.gae_lambda)
             if (estimated := evaluate_by_graph(*arguments)) is not None:
-                self.weigh(estimated)
+                self.reweight(estimated)
                 return estimated
-        return self._estimate_and_weigh(self._evaluated(rollout))
+        return self._estimate_and_reweight(self._evaluated(rollout))
 
-    def weigh(self, rollout: Rollout) -> None:
+    def reweight(self, rollout: Rollout) -> None:
         """Reweight the advantages after :meth:`estimate`. The default does nothing."""
 
     @property
-    def weighs(self) -> bool:
-        """Whether :meth:`weigh` changes the advantages."""
-        return type(self).weigh is not Estimating.weigh
+    def reweights(self) -> bool:
+        """Whether :meth:`reweight` changes the advantages."""
+        return type(self).reweight is not Estimating.reweight
 
-    def _estimate_and_weigh(self, rollout: EvaluatedRollout) -> Rollout:
+    def _estimate_and_reweight(self, rollout: EvaluatedRollout) -> Rollout:
         estimated = self.estimate(rollout)
         if not isinstance(estimated, Rollout):
             raise TypeError(
                 f"{type(self).__name__}.estimate returned {type(estimated).__name__}: return "
                 "rollout.estimated(advantages, returns), or what super().estimate(rollout) returns"
             )
-        self.weigh(estimated)
+        self.reweight(estimated)
         return estimated
 
     def _evaluated(self, rollout: CollectedRollout) -> EvaluatedRollout:
@@ -89,7 +89,7 @@ class Estimating(Collecting):
     def _estimates_as_sb3(self) -> bool:
         """Whether returns and advantages are those of SB3's rollout buffer."""
         own = type(self).estimate is not Estimating.estimate or "estimate" in vars(self)
-        return not own and not self.weighs
+        return not own and not self.reweights
 
     @property
     def unlearned(self) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ class Estimating(Collecting):
         if isinstance(buffer, CustomBuffer):
             return buffer.estimated(self._evaluated(rollout), dones)
         as_sb3 = self._estimates_as_sb3 and rollout.complete
-        estimate = None if as_sb3 else self._estimate_and_weigh
+        estimate = None if as_sb3 else self._estimate_and_reweight
         # As in SB3, bootstrapped rewards are discounted by the model's γ, and all that follows by the buffer's γ and λ.
         changed = watched is not None and not watched.ends_as_started  # starts or ends of episodes
         own = as_sb3 and (changed or (buffer.gamma, buffer.gae_lambda) != (self.gamma, self.gae_lambda))

@@ -1,4 +1,4 @@
-"""Checks of what the environments return: finite numbers, arrays, living worker processes."""
+"""Checks of what the environments return: numbers must be finite, values arrays, and worker processes alive."""
 
 import copy
 import signal
@@ -10,19 +10,19 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_pgx.core.checks import all_finite, by_name, environment_name
+from sb3_pgx.core.checks import arrays_are_finite, by_name, environment_name
 from sb3_pgx.core.undo import Refusal
 
 
 class FiniteGuard:
     """
-    Watches what the environment returns during one rollout, and puts back the statistics of ``VecNormalize`` to the
-    rollout's start when something is not finite: they would stay poisoned otherwise. Made before the environment is
+    Checks during one rollout that everything the environments return is finite. If not, it restores the statistics of
+    ``VecNormalize`` from the start of the rollout, which would otherwise stay NaN. Create it before the environments are
     stepped or reset.
 
-    :param env: the training environment
-    :param normalize: its ``VecNormalize`` wrapper, if it has one
-    :param n_updates: updates done so far, for the error
+    :param env: training environments
+    :param normalize: their ``VecNormalize`` wrapper, if there is one
+    :param n_updates: number of updates so far, for error messages
     """
 
     def __init__(self, env: VecEnv, normalize: VecNormalize | None, n_updates: int):
@@ -30,27 +30,29 @@ class FiniteGuard:
         self.statistics = copy.deepcopy(statistics_of(normalize)) if normalize is not None else {}
 
     def put_back(self) -> None:
-        """Restore the statistics of ``VecNormalize`` to those of the rollout's start."""
+        """Restore the statistics of ``VecNormalize`` from the start of the rollout."""
         if self.normalize is not None:
             vars(self.normalize).update(self.statistics)
 
     def check(self, observations: Any, rewards: np.ndarray | None = None, step: int | None = None) -> None:
         """
-        :param observations: as the environment returned them, ``[N, ...]``
-        :param rewards: as the environment returned them, ``[N]``; ``None`` after a reset
-        :param step: steps done in this rollout before this one; ``None`` after a reset
+        Check the result of a step or a reset.
+
+        :param observations: observations as the environments returned them, ``[N, ...]``
+        :param rewards: rewards as the environments returned them, ``[N]``; ``None`` after a reset
+        :param step: index of the step in this rollout; ``None`` after a reset
         :raises ValueError: a reward or an observation is NaN or infinite
         """
-        if self.normalize is None and (rewards is None or all_finite(rewards)) and all_finite(observations):
+        if self.normalize is None and (rewards is None or arrays_are_finite(rewards)) and arrays_are_finite(observations):
             return
         seen = {} if rewards is None else {"reward": rewards}
         seen |= by_name(observations)
-        # Normalisation spreads one bad number over all environments, or clips it: look first at what went into it.
+        # Normalisation spreads a bad number to all environments, or clips it, so check the raw numbers first.
         raw = {} if self.normalize is None else by_name(getattr(self.normalize, "old_obs", {}))
         if self.normalize is not None and rewards is not None:
             raw = {"reward": self.normalize.old_reward, **raw}
         for returned in (raw, seen):
-            if not all(all_finite(values) for values in returned.values()):
+            if not all(arrays_are_finite(values) for values in returned.values()):
                 self.put_back()
                 self._raise(returned, step)
         overflowed = self._overflowed()
@@ -59,12 +61,12 @@ class FiniteGuard:
             self._refuse_statistics(*overflowed, raw, step)
 
     def _overflowed(self) -> tuple[str, np.ndarray] | None:
-        """Return name and value of the first running variance that is not finite; ``None`` if all are."""
+        """Return name and value of the first running variance that is not finite; ``None`` if all are finite."""
         variances = {} if self.normalize is None else variances_of(self.normalize)
-        return next(((what, variance) for what, variance in variances.items() if not all_finite(variance)), None)
+        return next(((what, variance) for what, variance in variances.items() if not arrays_are_finite(variance)), None)
 
     def _refuse_statistics(self, what: str, variance: np.ndarray, raw: dict[str, np.ndarray], step: int | None) -> None:
-        """Refuse a finite number that is so large that ``VecNormalize``'s variance overflows."""
+        """Raise the error for a finite number so large that ``VecNormalize``'s variance overflows."""
         kind, unchanged = what.split()[0], f"are unchanged since update {self.n_updates}"
         if self._overflowed() is not None:
             raise Refusal(
@@ -92,13 +94,13 @@ class FiniteGuard:
 
 
 def moment_of(step: int | None) -> str:
-    """When an environment returned something."""
+    """Return in words when an environment returned something."""
     return "when it was reset" if step is None else f"at step {step} of this rollout"
 
 
 @contextmanager
 def naming_dead_workers(env: VecEnv) -> Iterator[None]:
-    """Say which environment it was whose process has ended: what comes through a broken pipe has no text."""
+    """Within this context, name the environment whose process has ended. The error of a broken pipe does not."""
     try:
         yield
     except (EOFError, ConnectionError) as error:
@@ -117,12 +119,12 @@ def _ended(exit_code: int) -> str:
 
 
 def statistics_of(normalize: VecNormalize) -> dict[str, Any]:
-    """What ``VecNormalize`` learns from data, by attribute."""
+    """Return the statistics that ``VecNormalize`` learns, by attribute."""
     return {name: getattr(normalize, name) for name in ("obs_rms", "ret_rms", "returns") if hasattr(normalize, name)}
 
 
 def variances_of(normalize: VecNormalize) -> dict[str, np.ndarray]:
-    """The running variances by which ``VecNormalize`` divides, under the names of :func:`by_name`."""
+    """Return the running variances by which ``VecNormalize`` divides, under the names of :func:`by_name`."""
     observations: Any = by_name(normalize.obs_rms) if normalize.norm_obs else {}
     used = observations | ({"reward": normalize.ret_rms} if normalize.norm_reward else {})
     return {what: statistics.var for what, statistics in used.items()}
@@ -130,9 +132,10 @@ def variances_of(normalize: VecNormalize) -> dict[str, np.ndarray]:
 
 def as_arrays(values: Any) -> Any:
     """
-    What an environment returned as an array or a dictionary of arrays, also if it is a list or a tensor.
+    Convert what an environment returned, such as a list or a tensor, to an array or a dictionary of arrays.
 
-    :raises TypeError: it is not made of numbers
+    :param values: observations or rewards
+    :raises TypeError: the values are not numbers
     """
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
         return values
@@ -143,5 +146,5 @@ def as_arrays(values: Any) -> Any:
     except ValueError:  # rows of different lengths
         array = np.asarray(None)
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"the environment returned {values!r}, and observations and rewards must be arrays of numbers")
+        raise TypeError(f"the environment returned {values!r}, but observations and rewards must be arrays of numbers")
     return array

@@ -1,4 +1,9 @@
-"""Steps whose length is measured by what they do to a policy's outputs: gradients, curvature, and where a step leads."""
+"""
+Steps of NPG and TRPO, whose length is measured by how much they change the policy's outputs.
+
+A :class:`Problem` defines the objective and the divergence. A :class:`TrustRegion` has functions for gradient, curvature and
+divergence, compiled if possible. :class:`TrustRegionStep` holds one policy's gradient and curvature, and takes the steps.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,15 +24,15 @@ from sb3_pgx.ops.natural_gradient import LineSearch, Product, backtracking, gaus
 
 class Problem(NamedTuple):
     """
-    What a step is to raise, and the divergence that it is measured by; B states, K outputs.
+    An objective to maximise subject to a bound on a divergence, for B states and K outputs per state.
 
-    :param outputs: of the policy and observations: what the divergence compares, ``[B, K]``
-    :param gain: of the policy, which has just computed the outputs, the outputs and the data: its mean is to be raised,
-        ``[B]``
-    :param n_data: how many tensors of data the gain takes
-    :param metric: of the policy, the outputs and tangents of them ``[B, K]``: each tangent times the Hessian that the
-        divergence has in the new outputs where they are the old ones, ``[B, K]``
-    :param divergence: of the policy, the old outputs and the new ones, ``[B]``
+    :param outputs: (policy, observations) -> outputs that the divergence compares, ``[B, K]``
+    :param gain: (policy, outputs, data tensors) -> gain per state, ``[B]``, whose mean is the objective; the policy has just
+        computed the outputs
+    :param n_data: number of data tensors that ``gain`` takes
+    :param metric: (policy, outputs, tangents ``[B, K]``) -> each tangent times the Hessian of the divergence in the new
+        outputs at the old ones, ``[B, K]``
+    :param divergence: (policy, old outputs, new outputs) -> divergence per state, ``[B]``
     """
 
     outputs: Callable[[ActorCriticPolicy, Observations], Tensor]
@@ -37,22 +42,22 @@ class Problem(NamedTuple):
     divergence: Callable[[ActorCriticPolicy, Tensor, Tensor], Tensor]
 
 
-class Measured(NamedTuple):
-    """What a policy is now."""
+class StepOutcome(NamedTuple):
+    """Objective and divergence of a policy after a step."""
 
     gain: float  # mean over the states
-    divergence: float  # from the start, mean
+    divergence: float  # from the policy before the step, mean over the states
     max_divergence: float
 
 
 class TrustRegion:
     """
-    The passes of one problem, compiled where that is wanted and possible.
+    Functions for gradient, curvature and divergence of one problem, compiled if wanted and possible.
 
-    :param problem: its
-    :param space: of the observations
-    :param tell: takes one sentence about compiling
-    :param what: is moved, in that sentence
+    :param problem: objective and divergence
+    :param space: observation space
+    :param tell: function that gets a sentence about compiling
+    :param what: name of what is moved, for that sentence, such as "the policy"
     """
 
     def __init__(self, problem: Problem, space: spaces.Space, tell: Callable[[str], None], what: str):
@@ -82,8 +87,15 @@ class TrustRegion:
     def product_at(
         self, function: PolicyFunction, values: dict[str, Tensor], moved: Sequence[str], inputs: Sequence[Tensor]
     ) -> Product:
-        """v -> Jᵀ M J v / B at given values of the parameters; J is the Jacobian in the parameters ``moved``."""
-        policy, theta = function.policy, flat([values[name] for name in moved])
+        """
+        Return the product v -> Jᵀ M J v / B, where J is the Jacobian of the outputs in the parameters ``moved``.
+
+        :param function: the outputs as a function of the policy's parameters
+        :param values: values of all parameters, by name
+        :param moved: names of the parameters in which to differentiate
+        :param inputs: encoded observations
+        """
+        policy, theta = function.policy, flatten([values[name] for name in moved])
 
         def outputs(theta: Tensor) -> Tensor:
             return function({**values, **named(theta, values, moved)}, *inputs)
@@ -94,8 +106,14 @@ class TrustRegion:
 
 class Derivative(CompiledPass):
     """
-    A pass that differentiates: ``derive`` gets the function of the policy's parameters, their values, the names of those in
-    which to differentiate, and the inputs.
+    A pass with derivatives.
+
+    :param function: function of the policy and the inputs
+    :param derive: (function of the parameters, values of the parameters, names of those to differentiate in, inputs)
+        -> derivatives
+    :param space: observation space
+    :param tell: function that gets a sentence about compiling
+    :param what: name of the pass, for that sentence
     """
 
     def __init__(
@@ -117,39 +135,35 @@ class Derivative(CompiledPass):
 def _gradient(
     function: PolicyFunction, values: dict[str, Tensor], moved: Sequence[str], *inputs: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """∇ mean gain, the mean gain, and the outputs."""
-    theta = flat([values[name] for name in moved]).detach().requires_grad_(True)
+    """Return the gradient of the mean gain, the mean gain, and the outputs."""
+    theta = flatten([values[name] for name in moved]).detach().requires_grad_(True)
     with th.enable_grad():
         gain, outputs = function({**values, **named(theta, values, moved)}, *inputs)
         (gradient,) = th.autograd.grad(gain, theta)
     return gradient, gain.detach(), outputs.detach()
 
 
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """One vector of all of them, ``[P]``."""
-    return th.cat([x.flatten() for x in tensors])
-
-
 def named(theta: Tensor, like: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-    """The way back: views of a flat vector, by name and in the shapes of ``like``."""
+    """Split a vector ``[P]`` into views by name, in the shapes of ``like``. This is the inverse of ``flatten``."""
     pieces = theta.split([like[name].numel() for name in names])
     return {name: piece.view(like[name].shape) for name, piece in zip(names, pieces, strict=True)}
 
 
-class Surroundings:
+class TrustRegionStep:
     """
-    A policy and where its parameters can go from here.
+    A policy at the start of a step: gradient and curvature there, and methods that move its parameters and measure the result.
 
-    ``gradient`` is that of the mean gain ``[P]``, ``start`` what is measured before any step, ``old`` the outputs there.
+    ``gradient`` is the gradient of the mean gain, ``[P]``. ``start`` has objective and divergence before any step, and
+    ``now`` those of the current parameters. ``old`` are the outputs at the start.
 
-    :param region: the problem's passes
-    :param policy: in evaluation mode
-    :param modules: its layers, as they were looked at last
-    :param moved: names of the parameters that move
-    :param data: what the gain takes, ``[B, ...]`` each
-    :param observations: of B states
-    :param sample: of the states that the curvature is computed from; ``None``: all
-    :param compiled: run compiled what can be
+    :param region: functions of the problem
+    :param policy: policy in evaluation mode
+    :param modules: layers of the policy, up to date
+    :param moved: names of the parameters that a step moves
+    :param data: data tensors of the gain, ``[B, ...]`` each
+    :param observations: observations of B states
+    :param sample: observations from which the curvature is computed; ``None``: all
+    :param compiled: whether to run compiled functions
     """
 
     def __init__(
@@ -171,10 +185,10 @@ class Surroundings:
         self._data = [modules.parameters[name].detach() for name in moved]
         self._theta = flatten(self._data)
         self.gradient, gain, self.old = region.gradient.run(policy, modules, self._inputs, compiled, self.moved)
-        self.start = self.now = Measured(gain.item(), 0.0, 0.0)
+        self.start = self.now = StepOutcome(gain.item(), 0.0, 0.0)
 
     def product(self) -> Product:
-        """v -> Jᵀ M J v / B over the sample, at the start."""
+        """Return the product v -> Jᵀ M J v / B over the sample, at the start."""
         region, policy, modules, inputs = self._region, self._policy, self._modules, self._sample
         if self._compiled and region.product.prepare(policy, modules, [self.gradient, *inputs], moved=self.moved):
             return lambda v: region.product.run(policy, modules, [v, *inputs], True, self.moved)[0]
@@ -190,25 +204,25 @@ class Surroundings:
 
     def move(self, step: Tensor | None) -> None:
         """
-        The policy's parameters become those of the start plus a step.
+        Set the policy's parameters to those of the start plus a step.
 
-        :param step: ``[P]``; ``None``: exactly those of the start
+        :param step: step, ``[P]``; ``None``: exactly the parameters of the start
         """
         self.now = self.start
         theta = self._theta if step is None else self._theta + step
         copy_all(self._data, unflatten(theta, self._data))
 
-    def measure(self) -> Measured:
-        """What the policy is now, which ``now`` keeps until it moves again."""
+    def measure(self) -> StepOutcome:
+        """Return objective and divergence of the current parameters, and keep them as ``now``."""
         result = self._region.measure.run(self._policy, self._modules, [self.old, *self._inputs], self._compiled)
-        self.now = Measured(*(x.item() for x in result))
+        self.now = StepOutcome(*(x.item() for x in result))
         return self.now
 
-    def take(self, step: Tensor) -> Measured:
+    def take(self, step: Tensor) -> StepOutcome:
         """
-        Take a step and measure; where an exception interrupts it, the policy stays exactly as it is.
+        Take a step from the start, and return objective and divergence there. After an exception, the policy is at the start.
 
-        :param step: ``[P]``
+        :param step: step, ``[P]``
         """
         try:
             self.move(step)
@@ -219,14 +233,14 @@ class Surroundings:
 
     def search(self, step: Tensor, shrink: float, max_tries: int, limit: float, unit: float = 1.0) -> LineSearch:
         """
-        Take the longest of the steps ``step``, shrink · ``step``, … that improves the gain within a limit; where none does,
-        the policy stays exactly as it is.
+        Take the longest of the steps ``step``, shrink · ``step``, … that improves the objective within a limit on the
+        divergence. If none does, the policy stays exactly as it was.
 
-        :param step: ``[P]``; 0: nothing is tried
-        :param shrink: in (0, 1)
-        :param max_tries: the most steps tried
-        :param limit: of the divergence
-        :param unit: what the divergence is measured in
+        :param step: full step, ``[P]``; if it is 0, nothing is tried
+        :param shrink: factor between two steps, in (0, 1)
+        :param max_tries: largest number of steps tried
+        :param limit: largest divergence, in multiples of ``unit``
+        :param unit: unit of the divergence
         """
 
         def measured(scale: float) -> tuple[float, float]:

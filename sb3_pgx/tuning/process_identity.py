@@ -24,7 +24,7 @@ def this_process() -> dict[str, Any]:
 
 def is_this_process(owner: dict[str, Any]) -> bool:
     """
-    Whether this process is the one that is named.
+    Return whether this process is the owner.
 
     :param owner: the result of :func:`this_process`, in this process or in another
     """
@@ -33,8 +33,8 @@ def is_this_process(owner: dict[str, Any]) -> bool:
 
 def has_ended(owner: dict[str, Any]) -> bool:
     """
-    Whether the process is known to have ended. This is never known for processes of other machines and containers, whose
-    numbers mean other processes here.
+    Return whether the process is known to have ended. This is never known for processes of other machines and containers,
+    whose numbers mean other processes here.
 
     :param owner: the result of :func:`this_process`, in this process or in another
     """

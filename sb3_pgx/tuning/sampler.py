@@ -28,16 +28,19 @@ class StreamPerTrial(BaseSampler):
         self._make, self._seed = make, seed
 
     def infer_relative_search_space(self, study: "Study", trial: "FrozenTrial") -> dict[str, "BaseDistribution"]:
+        """Return the parameters that :meth:`sample_relative` samples. See Optuna's ``BaseSampler``."""
         return self._sampler(study, trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: "Study", trial: "FrozenTrial", search_space: dict[str, "BaseDistribution"]
     ) -> dict[str, Any]:
+        """Sample parameters that depend on each other. See Optuna's ``BaseSampler``."""
         return self._sampler(study, trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: "Study", trial: "FrozenTrial", param_name: str, param_distribution: "BaseDistribution"
     ) -> Any:
+        """Sample one parameter. See Optuna's ``BaseSampler``."""
         return self._sampler(study, trial, param_name).sample_independent(study, trial, param_name, param_distribution)
 
     def _sampler(self, study: "Study", trial: "FrozenTrial", name: str = "") -> BaseSampler:

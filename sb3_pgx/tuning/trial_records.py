@@ -88,7 +88,7 @@ def _queued() -> dict[str, Any]:
 
 
 def _is_needed(study: "optuna.Study", plan: TuningPlan, trial: "Trial") -> bool:
-    """Whether a new trial is needed. It is not if another machine asked for one at the same time."""
+    """Return whether a new trial is needed. It is not if another machine asked for one at the same time."""
     numbers = [other.number for other in counted_trials(study)]
     enough = sum(number < trial.number for number in numbers) >= plan.trials
     return trial.number in numbers and (not enough or INSTEAD_OF in trial.user_attrs)
@@ -183,7 +183,7 @@ def interrupt(study: "optuna.Study", number: int) -> bool:
 
 
 def is_running(study: "optuna.Study", trial: "Trial") -> bool:
-    """Whether the trial still belongs to this machine. Another one takes it over if this machine seems dead."""
+    """Return whether the trial still belongs to this machine. Another one takes it over if this machine seems dead."""
     return any(t.number == trial.number and not t.state.is_finished() for t in study.get_trials(deepcopy=False))
 
 

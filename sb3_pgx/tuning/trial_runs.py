@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from sb3_pgx.core.errors import type_and_text
 from sb3_pgx.experiments.runs import RunResult, RunSpec, execute
 from sb3_pgx.tuning.thread_coroutine import Pause, ThreadCoroutine
 
@@ -125,5 +126,4 @@ def describe_error(error: BaseException) -> tuple[str, str]:
     """Return an error as one sentence, and its traceback."""
     if isinstance(error, SeedFailed):
         return str(error), error.details
-    sentence = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return sentence, "".join(traceback.format_exception(error))
+    return type_and_text(error), "".join(traceback.format_exception(error))

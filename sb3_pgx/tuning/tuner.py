@@ -235,7 +235,7 @@ class _Search:
             self.bar.write(f"trial {number} was interrupted and starts again with the same parameters")
 
     def _is_unfinished(self) -> bool:
-        """Whether trials are left when this machine has none: those of machines that have died, or may have."""
+        """Return whether trials of other machines, which have died or may have died, are left when this machine has none."""
         self._requeue_abandoned()
         self._assign_trials()
         if self.jobs:

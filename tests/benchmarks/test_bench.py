@@ -21,7 +21,7 @@ from benchmarks.speed.results import (
     Round,
     Timing,
     as_record,
-    compare,
+    compare_with_peers,
     read_results,
 )
 from sb3_pgx.settings.configs import RunConfig, check_hyperparameters
@@ -54,7 +54,7 @@ def case_result(case=CASE, **timings):
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios_and_not_the_ratio_of_medians():
-    frames, step, acting, memory, data = compare(case_result())
+    frames, step, acting, memory, data = compare_with_peers(case_result())
     assert (frames.ours, frames.theirs) == (pytest.approx(500.0), pytest.approx(1000 / 3))  # their ratio would be 1.5
     assert frames.ratio == pytest.approx((3.0, 1.0, 5.0))  # 3/1, 2/2, 20/4
     assert (step.ours, step.theirs) == (pytest.approx(125_000.0), pytest.approx(750_000.0))
@@ -78,7 +78,7 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios_and_not_the_ratio_of_medians
 )
 def test_a_goal_is_reached_by_the_median_and_memory_by_staying_below(metric, goal, reached):
     result = case_result(replace(CASE, goals=(Goal(metric, "sb3:ppo", goal), Goal(metric, "sbx:ppo", 1.0))))
-    judged = {c.metric: c for c in compare(result)}
+    judged = {c.metric: c for c in compare_with_peers(result)}
     assert (judged[metric].goal, judged[metric].reached) == (goal, reached)
     assert all(c.goal is None and c.reached is None for name, c in judged.items() if name != metric)
     assert f"{'✓' if reached else '✗'} {'≤' if metric in ('memory', 'data') else '≥'} {goal:g}" in report.markdown([result])

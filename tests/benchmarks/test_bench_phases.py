@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.speed.measure import gradient_steps_an_update
-from benchmarks.speed.phases import PHASES, watch
+from benchmarks.speed.measure import gradient_steps_per_update
+from benchmarks.speed.phases import PHASES, timed_phases
 from benchmarks.speed.results import PhaseRound
 from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm
 
@@ -71,7 +71,7 @@ class Ours(Theirs, PolicyGradientAlgorithm):
 def test_phases_exclude_what_is_inside_them_and_add_up_to_the_whole(kind, evaluate):
     clock = Clock()
     model = kind(clock)
-    with watch(model, clock=clock) as stopwatch:
+    with timed_phases(model, clock=clock) as stopwatch:
         model.learn()
         model.learn()
         seconds = stopwatch.seconds()
@@ -105,7 +105,7 @@ def test_a_callback_is_a_phase_of_its_own():
 
     model, callback = Watching(clock), Callback()
     model.callback = callback
-    with watch(model, callback, clock) as stopwatch:
+    with timed_phases(model, callback, clock) as stopwatch:
         model.learn()
         seconds = stopwatch.seconds()
     expected = {"collect": 40, "evaluate": 0, "update": 300, "environment": 14, "callback": 605, "other": 1}
@@ -115,7 +115,7 @@ def test_a_callback_is_a_phase_of_its_own():
 
 def test_nothing_of_the_stopwatch_stays_on_model_and_environments():
     model = Theirs(Clock())
-    with watch(model), pytest.raises(ZeroDivisionError):
+    with timed_phases(model), pytest.raises(ZeroDivisionError):
         assert "train" in vars(model) and "step" in vars(model.env)
         raise ZeroDivisionError
     assert set(vars(model)) == {"clock", "env"} and set(vars(model.env)) == {"clock"}
@@ -125,7 +125,7 @@ def test_an_error_ends_its_phase():
     clock = Clock()
     model = Theirs(clock)
     model.env.step = lambda actions: 1 / 0
-    with watch(model, clock=clock) as stopwatch:
+    with timed_phases(model, clock=clock) as stopwatch:
         with pytest.raises(ZeroDivisionError):
             model.learn()
         clock.now += 5000
@@ -148,5 +148,5 @@ def test_gradient_steps_count_every_minibatch_of_every_epoch(batch_size, steps):
     optimizer_steps = []
     ppo.policy.optimizer.register_step_post_hook(lambda *_: optimizer_steps.append(1))
     ppo.learn(80)
-    assert gradient_steps_an_update(ppo) == steps == len(optimizer_steps)
-    assert gradient_steps_an_update(A2C("MlpPolicy", "CartPole-v1", device="cpu")) == 1
+    assert gradient_steps_per_update(ppo) == steps == len(optimizer_steps)
+    assert gradient_steps_per_update(A2C("MlpPolicy", "CartPole-v1", device="cpu")) == 1

@@ -45,7 +45,7 @@ def test_a_run_is_bit_for_bit_the_same_with_and_without_diagnostics(name, graphs
 
 def test_the_distribution_kept_for_the_callback_is_not_part_of_minibatches():
     model, _ = train("PPO", ACTION_SPACES["Box"], DiagnosticsCallback(), n_updates=1)
-    assert model.last_rollout.acted.shape == (16, 2, 4) and model.last_rollout.rows().distribution is None
+    assert model.last_rollout.behaviour.shape == (16, 2, 4) and model.last_rollout.rows().distribution is None
     assert not model.keeps_distribution
 
 

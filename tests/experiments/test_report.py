@@ -11,7 +11,7 @@ from sb3_pgx.experiments.normalized_scores import complete_seeds, find_scale, ra
 from sb3_pgx.experiments.report.blocks import Bullets, Document, Picture, Section, Table
 from sb3_pgx.experiments.report.html import as_html
 from sb3_pgx.experiments.report.markdown import as_markdown, brief
-from sb3_pgx.experiments.report.pictures import draw, draw_curves
+from sb3_pgx.experiments.report.pictures import draw_curves, draw_pictures
 from sb3_pgx.experiments.report.sections import compose
 from sb3_pgx.settings.configs import RunConfig
 
@@ -110,7 +110,7 @@ def test_an_algorithm_whose_every_run_failed_keeps_its_row(results):
     assert rows(report(results[3:], design), "CartPole-v1")[2] == [
         "sb3:bad", "every run failed", "–", "–", "–", "sb3:bad.yml: default",
     ]  # fmt: skip
-    assert list(draw(analyse(results[3:], design), design)) == ["curves"]
+    assert list(draw_pictures(analyse(results[3:], design), design)) == ["curves"]
 
 
 def test_a_terminal_is_told_why_nothing_is_summed_up(result):
@@ -188,7 +188,7 @@ def test_runs_that_are_evaluated_at_no_common_step_have_a_report_without_that_li
     design = ComparisonDesign(("A-v0", "B-v0"), ("a",), (0,), 10, random_returns={"A-v0": 0.0, "B-v0": 0.0})
     (found,) = analyse(runs, design).aggregates
     assert found.by_steps is None and found.by_seconds is not None
-    assert "sample_efficiency" in draw(analyse(runs, design), design)
+    assert "sample_efficiency" in draw_pictures(analyse(runs, design), design)
 
 
 def test_settings_tell_normalisation_as_it_is_from_none(result):
@@ -202,7 +202,7 @@ def test_settings_tell_normalisation_as_it_is_from_none(result):
 
 def test_pictures_draw_the_numbers_of_the_findings(several):
     found = analyse(several, OF_SEVERAL)
-    figures = draw(found, OF_SEVERAL)
+    figures = draw_pictures(found, OF_SEVERAL)
     assert set(figures) == {"curves", "aggregates", "sample_efficiency", "profiles", "wall_clock", "improvement"}
     assert [axes.get_title(loc="left") for axes in figures["curves"].axes] == ["A-v0", "B-v0"]
     profile = figures["profiles"].axes[0].lines[0]

@@ -25,7 +25,7 @@ from support.small_environments import DEVICE
 
 from sb3_pgx.algorithms.trust_region_problems import CRITIC, POLICY
 from sb3_pgx.engine.layers import Modules
-from sb3_pgx.stages.trust_region import Surroundings, TrustRegion
+from sb3_pgx.stages.trust_region import TrustRegion, TrustRegionStep
 
 EXACT = dict(rtol=1e-9, atol=1e-11)
 COMPILED = pytest.mark.parametrize("compiled", [False, True])
@@ -57,7 +57,7 @@ class Around:
 
     def _made(self, region, moved, data, sample, compiled):
         self.modules.look(self.policy)
-        return Surroundings(region, self.policy, self.modules, moved, data, self.batch.observations, sample, compiled)
+        return TrustRegionStep(region, self.policy, self.modules, moved, data, self.batch.observations, sample, compiled)
 
 
 def around(kind="Box"):

@@ -219,6 +219,11 @@ class ACER(RMSpropAlgorithm):
         return isinstance(self.action_space, spaces.Discrete) if self.on_policy_update is None else self.on_policy_update
 
     def check_arguments(self) -> None:
+        """
+        Check the arguments and spaces.
+
+        :raises ValueError: an argument is invalid, or ACER cannot act in the action space
+        """
         super().check_arguments()
         if not isinstance(self.action_space, spaces.Discrete | spaces.Box):
             raise ValueError(
@@ -348,7 +353,7 @@ class ACER(RMSpropAlgorithm):
         only files from people you trust.
 
         :param path: file, or its path
-        :param truncate_last_traj: accepted for SB3's sake; an episode that does not continue is always cut
+        :param truncate_last_traj: for compatibility with SB3, without effect: an episode that does not continue is always cut
         :raises ValueError: the saved memory belongs to other environments or another number of them, or is too small for
             ``n_steps`` or ``replay_start``; the model keeps its own
         """
@@ -360,15 +365,18 @@ class ACER(RMSpropAlgorithm):
 
     @property
     def refuses_rows(self) -> str | None:
+        """Why the algorithm cannot learn from rows that a caller adds to the buffer."""
         return "ACER learns from segments of its memory, and from the action distributions of the rollout"
 
     refuses_buffers = refuses_rows
 
     @property
     def unlearned(self) -> tuple[str, ...]:
+        """Arrays of the rollout buffer that ACER does not learn from: all of them, since it learns from its memory."""
         return COLUMNS
 
     def planned_gradient_steps(self, timesteps: int) -> int:
+        """Return the expected number of gradient steps in a run, on-policy and replayed ones together."""
         return int(ceil_div(timesteps, self.n_steps * self.n_envs) * (self.learns_on_policy + self.replay_ratio))
 
     # ------------------------------------------------------------------------------------------------ collect
@@ -385,6 +393,7 @@ class ACER(RMSpropAlgorithm):
         return True
 
     def after_step(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        """Keep the raw data of the step, if ``VecNormalize`` is the outermost wrapper."""
         if self._raw is not None:
             self._raw.add(dones, infos)
 
@@ -413,6 +422,12 @@ class ACER(RMSpropAlgorithm):
         return Follower(self.average_policy, self._average_modules, self._modules)
 
     def update(self, rollout: Rollout) -> Metrics:
+        """
+        Learn from the new rollout, if the algorithm does so, and from a random number of batches of the memory.
+
+        :param rollout: evaluated rollout
+        :return: metrics to log, without the prefix ``train/``
+        """
         self._check_learns()
         self._undo.add(state_of(self._generator))
         c = Coefficients(

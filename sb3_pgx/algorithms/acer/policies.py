@@ -84,6 +84,13 @@ class ACERMixin(GaussianStdMixin):
 
     @samples_as_sb3
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        Sample actions.
+
+        :param obs: observations, ``[B, *obs]``
+        :param deterministic: whether to take the most likely action
+        :return: actions, V(s) ``[B, 1]`` and log π(a|s) ``[B]``
+        """
         distribution, latent_vf = self.distribution_and_latent(obs)
         actions = distribution.get_actions(deterministic=deterministic)
         values, log_prob = self.values_of(distribution, self.value_net(latent_vf)), distribution.log_prob(actions)
@@ -91,11 +98,23 @@ class ACERMixin(GaussianStdMixin):
 
     @samples_as_sb3
     def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """
+        Evaluate given actions.
+
+        :param obs: observations, ``[B, *obs]``
+        :param actions: actions, ``[B, *action]``
+        :return: V(s) ``[B, 1]``, log π(a|s) ``[B]`` and the entropy ``[B]``
+        """
         distribution, latent_vf = self.distribution_and_latent(obs)
         values = self.values_of(distribution, self.value_net(latent_vf))
         return values, distribution.log_prob(actions), distribution.entropy()
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """
+        Return V(s), ``[B, 1]``.
+
+        :param obs: observations, ``[B, *obs]``
+        """
         distribution, latent_vf = self.distribution_and_latent(obs)
         return self.values_of(distribution, self.value_net(latent_vf))
 

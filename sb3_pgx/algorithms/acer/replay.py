@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_pgx.core.buffer_arrays import paired_arrays
 from sb3_pgx.core.checks import Array, check_counts
 from sb3_pgx.core.rollout import map_tensors
 
@@ -199,7 +200,7 @@ class SegmentReplay:
     def _mark_breaks(self, observations: Array) -> None:
         """Mark the newest rows as truncated if their environments did not continue to ``observations``, ``[N, *obs]``."""
         following = map_tensors(lambda ring: ring[self._head : self._head + self.n_envs], self._observations)
-        if all(map(np.array_equal, *zip(*pairs(following, observations), strict=True))):
+        if all(map(np.array_equal, *zip(*paired_arrays(following, observations), strict=True))):
             return
         newest = self._wrap(self._head - self.n_envs + np.arange(self.n_envs))
         ended = self._columns["terminated"][newest] | self._columns["truncated"][newest]
@@ -215,9 +216,9 @@ class SegmentReplay:
             del self._final_observations[int(row)]
         self._columns["truncated"][rows] = False
         rows, after = rows[:n_rows], rows[n_rows:]
-        for ring, values in pairs(self._observations, record.observations):
+        for ring, values in paired_arrays(self._observations, record.observations):
             put(ring, self._head, values[newest].reshape(n_rows, *ring.shape[1:]))  # [T, N, ...] -> [T * N, ...]
-        for ring, values in pairs(self._observations, record.following):
+        for ring, values in paired_arrays(self._observations, record.following):
             put(ring, after[0], values)
         for name, ring in self._columns.items():
             put(ring, self._head, getattr(record, name)[newest].reshape(n_rows, *ring.shape[1:]))
@@ -234,11 +235,6 @@ class SegmentReplay:
         return {k: np.stack([f[k] for f in found]) for k in found[0]} if isinstance(found[0], dict) else np.stack(found)
 
 
-def pairs(one: Any, other: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return pairs of arrays of two sets of observations, one pair per key."""
-    return [(one[k], other[k]) for k in one] if isinstance(one, dict) else [(one, other)]
-
-
 def put(ring: np.ndarray, first: int, values: np.ndarray) -> None:
     """Write consecutive rows of a ring, wrapping around at its end."""
     n = len(ring) - first
@@ -248,7 +244,7 @@ def put(ring: np.ndarray, first: int, values: np.ndarray) -> None:
 
 def differ(one: Array, other: Array) -> np.ndarray:
     """Return which environments' observations differ, boolean ``[N]``."""
-    return np.any([(x != y).reshape(len(x), -1).any(axis=1) for x, y in pairs(one, other)], axis=0)
+    return np.any([(x != y).reshape(len(x), -1).any(axis=1) for x, y in paired_arrays(one, other)], axis=0)
 
 
 def copy_one(observations: Any, index: int) -> Array:

@@ -33,6 +33,7 @@ class Segments(Rows):
         return self.rewards.numel()
 
     def with_observations(self, function: Callable[[Observations], Observations]) -> "Segments":
+        """Return the same segments with ``function`` applied to all observations."""
         final = None if self.final_observations is None else function(self.final_observations)
         return replace(super().with_observations(function), final_observations=final)
 
@@ -47,6 +48,7 @@ class Segments(Rows):
         return replace(self, final_observations=others if final is None else joined(final, others))
 
     def suspects(self) -> dict[str, Tensor]:
+        """Return tensors, by name, that may be to blame for a loss that is not finite."""
         return {"rewards": self.rewards}
 
 

@@ -12,7 +12,7 @@ from sb3_pgx.algorithms.reinforce.episodes import Episodes
 from sb3_pgx.core.checks import as_flag, check_counts
 from sb3_pgx.core.errors import blaming_numbers
 from sb3_pgx.core.evaluation import evaluate_actions
-from sb3_pgx.core.rollout import Rollout, flatten
+from sb3_pgx.core.rollout import Rollout, flatten_by_environment
 from sb3_pgx.core.undo import attributes_of
 from sb3_pgx.engine.refusals import refused
 from sb3_pgx.ops.objectives import score_function
@@ -58,6 +58,11 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         self.discarded_steps = 0
 
     def check_arguments(self) -> None:
+        """
+        Check the arguments.
+
+        :raises ValueError: an argument is invalid
+        """
         super().check_arguments()
         check_counts(n_episodes=self.n_episodes, max_episode_steps=self.max_episode_steps)
         self.discount_state_weighting = as_flag("discount_state_weighting", self.discount_state_weighting)
@@ -65,20 +70,24 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
 
     @property
     def refuses_rows(self) -> str | None:
+        """Why the algorithm cannot learn from rows that a caller adds to the buffer."""
         return f"{type(self).__name__} learns from whole episodes"
 
     refuses_buffers = refuses_rows
 
     @property
     def unlearned(self) -> tuple[str, ...]:
+        """Arrays of the rollout buffer that the algorithm does not learn from; writing into them is refused."""
         return "episode_starts", "log_probs"
 
     def quota(self, env: VecEnv, n_steps: int) -> Quota:
+        """Return the quota of a rollout: ``n_episodes`` whole episodes from each environment."""
         return EpisodeQuota(self.n_episodes, env, self.max_episode_steps)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
+        """Collect whole episodes, and count the steps of environments that waited. Arguments are those of the base class."""
         complete = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         if complete:
             self._undo.add(attributes_of(self, "discarded_steps"))
@@ -105,7 +114,7 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         episodes = Episodes.of(rollout)
         rows = rollout.valid_rows()
         weights = episodes.discounts(self.gamma if self.discount_state_weighting else 1.0, rollout.rewards.dtype)
-        weights = flatten(weights)[rows] / len(episodes)
+        weights = flatten_by_environment(weights)[rows] / len(episodes)
         ent_coef = self.coefficient("ent_coef")
         totals = th.zeros(4, device=self.device)  # loss, policy loss, entropy, value error
 

@@ -61,9 +61,9 @@ class REINFORCE(EpisodicAlgorithm):
         - ``"mean"``: mean over the episodes alive at t; biased: with E of them the expected gradient is (1 − 1/E) of the true
           one
         - ``"loo"``: mean over the *other* episodes alive at t (leave one out); unbiased
-        - ``"optimal"``: the same, weighted by ‖∇log π‖²: estimates the baseline of least variance; unbiased
-        - ``"optimal_per_parameter"``: the same for each parameter separately; unbiased. The buffer's ``advantages`` are then
-          the plain returns
+        - ``"optimal"``: as ``"loo"``, weighted by ‖∇log π‖²: estimates the baseline of least variance; unbiased
+        - ``"optimal_per_parameter"``: as ``"optimal"``, for each parameter separately; unbiased. The buffer's ``advantages``
+          are then the plain returns
 
     :param normalize_returns: standardise the returns over the batch before the baseline is subtracted. The step size becomes
         steadier, but the **direction** of the expected gradient changes, too, because mean and deviation come from the same
@@ -79,10 +79,10 @@ class REINFORCE(EpisodicAlgorithm):
         above the environment's time limit. Larger values only delay the error
     :param use_sde: use generalised state-dependent exploration (Raffin et al., 2022): smooth exploration noise, Box actions
         only
-    :param sde_sample_freq: steps between two draws of its noise. Typical: 4 to 64, or −1, once per rollout. Larger values
-        explore more smoothly
-    :param rollout_buffer_class: accepted for SB3's sake; only ``None`` and SB3's own classes, since others cannot hold whole
-        episodes
+    :param sde_sample_freq: steps between two draws of the noise of ``use_sde``. Typical: 4 to 64, or −1, once per rollout.
+        Larger values explore more smoothly
+    :param rollout_buffer_class: for compatibility with SB3; only ``None`` and SB3's own classes, since others cannot
+        hold whole episodes
     :param rollout_buffer_kwargs: further arguments of ``rollout_buffer_class``
     :param stats_window_size: number of recent episodes that ``rollout/ep_rew_mean`` averages over. Typical: 100. Larger values
         give smoother curves that lag more; training does not depend on it
@@ -167,6 +167,11 @@ class REINFORCE(EpisodicAlgorithm):
             self._setup_model()
 
     def check_arguments(self) -> None:
+        """
+        Check the arguments.
+
+        :raises ValueError: an argument is invalid
+        """
         super().check_arguments()
         check_choice(BASELINES, baseline=self.baseline)
         self.normalize_returns = as_flag("normalize_returns", self.normalize_returns)
@@ -179,6 +184,7 @@ class REINFORCE(EpisodicAlgorithm):
 
     @property
     def unlearned(self) -> tuple[str, ...]:
+        """Arrays of the rollout buffer that the algorithm does not learn from; writing into them is refused."""
         # There is no critic, hence no values; per-parameter baselines use the returns instead of the advantages.
         return (*super().unlearned, "values", *(["advantages"] if self.baseline == "optimal_per_parameter" else []))
 
@@ -188,6 +194,11 @@ class REINFORCE(EpisodicAlgorithm):
         leave_out(self.policy.optimizer, {name: p for name, p in critic.items() if name not in actor})
 
     def estimate(self, rollout: EvaluatedRollout) -> Rollout:
+        """
+        Return the rollout with the returns G_t, and Ψ_t = G_t − b_t as the advantages.
+
+        :param rollout: evaluated rollout of whole episodes
+        """
         no_bootstrap = th.zeros_like(rollout.rewards)
         returns = monte_carlo(rollout.rewards, no_bootstrap, rollout.ends, self.gamma, rollout.valid)
         signal = self._signal(returns, rollout.valid)
@@ -203,6 +214,10 @@ class REINFORCE(EpisodicAlgorithm):
         return rollout.estimated(signal, returns)
 
     def accumulate_gradient(self, rollout: Rollout, vf_coef: float | None = None) -> Metrics:
+        """
+        Accumulate the gradient in ``.grad``. Arguments are those of the base class. With one baseline per parameter, each
+        parameter has its own loss, so the policy's part is computed from the scores.
+        """
         if self.baseline != "optimal_per_parameter":
             return super().accumulate_gradient(rollout, vf_coef)
         actor, _ = split_parameters(self.policy)
@@ -215,6 +230,12 @@ class REINFORCE(EpisodicAlgorithm):
         return metrics
 
     def update(self, rollout: Rollout) -> Metrics:
+        """
+        Take one gradient step on all episodes of the rollout.
+
+        :param rollout: rollout with Ψ in ``advantages``
+        :return: metrics to log, without the prefix ``train/``
+        """
         actor, _ = split_parameters(self.policy)
         metrics = self.accumulate_gradient(rollout)
         loss = metrics["loss"]

@@ -71,10 +71,10 @@ class REINFORCEBaseline(EpisodicAlgorithm):
         above the environment's time limit. Larger values only delay the error
     :param use_sde: use generalised state-dependent exploration (Raffin et al., 2022): smooth exploration noise, Box actions
         only
-    :param sde_sample_freq: steps between two draws of its noise. Typical: 4 to 64, or −1, once per rollout. Larger values
-        explore more smoothly
-    :param rollout_buffer_class: accepted for SB3's sake; only ``None`` and SB3's own classes, since others cannot hold whole
-        episodes
+    :param sde_sample_freq: steps between two draws of the noise of ``use_sde``. Typical: 4 to 64, or −1, once per rollout.
+        Larger values explore more smoothly
+    :param rollout_buffer_class: for compatibility with SB3; only ``None`` and SB3's own classes, since others cannot
+        hold whole episodes
     :param rollout_buffer_kwargs: further arguments of ``rollout_buffer_class``
     :param stats_window_size: number of recent episodes that ``rollout/ep_rew_mean`` averages over. Typical: 100. Larger values
         give smoother curves that lag more; training does not depend on it
@@ -164,6 +164,11 @@ class REINFORCEBaseline(EpisodicAlgorithm):
             self._setup_model()
 
     def check_arguments(self) -> None:
+        """
+        Check the arguments.
+
+        :raises ValueError: an argument is invalid
+        """
         super().check_arguments()
         check_counts(n_critic_updates=self.n_critic_updates, critic_batch_size=self.critic_batch_size)
         self.bootstrap_truncated = as_flag("bootstrap_truncated", self.bootstrap_truncated)
@@ -180,15 +185,27 @@ class REINFORCEBaseline(EpisodicAlgorithm):
             )
 
     def planned_gradient_steps(self, timesteps: int) -> int:
+        """Return the number of the critic's gradient steps in a run."""
         return self.n_critic_updates * ceil_div(timesteps, self.critic_batch_size)
 
     def estimate(self, rollout: EvaluatedRollout) -> Rollout:
+        """
+        Return the rollout with the returns G_t, and Ψ_t = G_t − V(s_t) as the advantages.
+
+        :param rollout: evaluated rollout of whole episodes
+        """
         completion = rollout.next_values if self.bootstrap_truncated else th.zeros_like(rollout.next_values)
         returns = monte_carlo(rollout.rewards, completion, rollout.ends, self.gamma, rollout.valid)
         advantages = masked(returns - rollout.values, rollout.valid)
         return rollout.estimated(standardize(advantages, rollout.valid) if self.normalize_advantage else advantages, returns)
 
     def update(self, rollout: Rollout) -> Metrics:
+        """
+        Take one gradient step of the policy, then fit the critic; one combined step if they share layers.
+
+        :param rollout: rollout with advantages and returns
+        :return: metrics to log, without the prefix ``train/``
+        """
         actor, critic = split_parameters(self.policy)
         shared = bool(actor.keys() & critic.keys())
         critic_learning_rate = self.coefficient("critic_learning_rate")  # read before anything changes: it may be invalid

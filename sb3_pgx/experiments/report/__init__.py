@@ -8,7 +8,7 @@ from sb3_pgx.experiments.analysis import Analysis
 from sb3_pgx.experiments.design import ComparisonDesign
 from sb3_pgx.experiments.report.html import as_html
 from sb3_pgx.experiments.report.markdown import as_markdown, brief
-from sb3_pgx.experiments.report.pictures import as_svg, draw, save_png
+from sb3_pgx.experiments.report.pictures import as_svg, draw_pictures, save_figure
 from sb3_pgx.experiments.report.sections import compose
 from sb3_pgx.experiments.report.spreadsheets import save_spreadsheets
 from sb3_pgx.experiments.runs import RunResult
@@ -27,9 +27,9 @@ def write_report(analysis: Analysis, results: Sequence[RunResult], design: Compa
     :return: the report as Markdown, and its tables of results alone
     :raises OSError: a file cannot be written; the message names the path
     """
-    figures = draw(analysis, design)
+    figures = draw_pictures(analysis, design)
     for name, figure in figures.items():
-        save_png(figure, folder / f"{name}.png")
+        save_figure(figure, folder / f"{name}.png")
     document = compose(analysis, results, design, figures)
     text = as_markdown(document)
     write_text(folder / "report.md", text)
@@ -41,5 +41,5 @@ def write_report(analysis: Analysis, results: Sequence[RunResult], design: Compa
 
 def report_text(analysis: Analysis, results: Sequence[RunResult], design: ComparisonDesign) -> tuple[str, str]:
     """Return what :func:`write_report` returns, but write nothing."""
-    document = compose(analysis, results, design, draw(analysis, design))
+    document = compose(analysis, results, design, draw_pictures(analysis, design))
     return as_markdown(document), brief(document)

@@ -24,7 +24,7 @@ LINES = ("-", "--", ":")  # the next line style when the colours are used up
 COLUMNS = 3
 
 
-def draw(analysis: Analysis, design: ComparisonDesign) -> dict[str, "Figure"]:
+def draw_pictures(analysis: Analysis, design: ComparisonDesign) -> dict[str, "Figure"]:
     """Return every picture for which there is data, by its file name without the suffix."""
     pictures: dict[str, Callable[[Analysis, ComparisonDesign], Figure]] = {"curves": draw_curves}
     if analysis.aggregates:
@@ -36,7 +36,7 @@ def draw(analysis: Analysis, design: ComparisonDesign) -> dict[str, "Figure"]:
     return {name: function(analysis, design) for name, function in pictures.items()}
 
 
-def save_png(figure: "Figure", path: Path) -> None:
+def save_figure(figure: "Figure", path: Path) -> None:
     """Write the picture as PNG without changing matplotlib's process-wide state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

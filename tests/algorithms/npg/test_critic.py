@@ -14,7 +14,7 @@ from support.small_environments import DEVICE, AnySpace, vectorised
 from sb3_pgx import NPG, TRPO
 from sb3_pgx.core.distributions import packed
 from sb3_pgx.ops.natural_gradient import LineSearch
-from sb3_pgx.stages.trust_region import Surroundings
+from sb3_pgx.stages.trust_region import TrustRegionStep
 
 BOTH = pytest.mark.parametrize("name", ["npg", "trpo"])
 CRITICS = pytest.mark.parametrize("critic", ["sgd", "trust_region"])
@@ -120,7 +120,7 @@ def test_no_update_of_a_critic_with_layers_breaks_its_constraint_or_raises_its_e
 
 @pytest.mark.parametrize("failure", ["farther", "worse"])
 def test_where_no_length_will_do_the_critic_stays_bit_for_bit_and_the_policy_has_learned(failure, monkeypatch):
-    tried, original = [], Surroundings.measure
+    tried, original = [], TrustRegionStep.measure
 
     def measure(self):
         now = original(self)
@@ -131,7 +131,7 @@ def test_where_no_length_will_do_the_critic_stays_bit_for_bit_and_the_policy_has
         self.now = now._replace(**changed[failure])
         return self.now
 
-    monkeypatch.setattr(Surroundings, "measure", measure)
+    monkeypatch.setattr(TrustRegionStep, "measure", measure)
     update = Updated(double_model("npg", critic="trust_region", policy_kwargs=dict(net_arch=[])))
     new = update.new.state_dict()
     changed = {key for key, p in update.old.state_dict().items() if not th.equal(p, new[key])}

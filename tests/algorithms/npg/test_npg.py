@@ -113,13 +113,13 @@ def rows_of(sample, observations):
 
 @pytest.mark.parametrize("factor, size", [(2, 8), (3, 6), (5, 4), (16, 1), (100, 1)])
 def test_products_are_those_of_one_state_in_so_many_and_all_else_is_of_all_rows(factor, size, monkeypatch):
-    samples, original = [], module.Surroundings
+    samples, original = [], module.TrustRegionStep
 
-    def surroundings(*arguments):
+    def trust_region_step(*arguments):
         samples.append(arguments[6])
         return original(*arguments)
 
-    monkeypatch.setattr(module, "Surroundings", surroundings)
+    monkeypatch.setattr(module, "TrustRegionStep", trust_region_step)
     model = double_model("trpo", sub_sampling_factor=factor, cg_damping=0.05, target_kl=0.02, **TIGHT)
     update = Updated(model)
     (sample,) = samples
@@ -137,13 +137,13 @@ def test_products_are_those_of_one_state_in_so_many_and_all_else_is_of_all_rows(
 
 @BOTH
 def test_the_sample_is_drawn_anew_in_every_update_and_for_another_seed(name, monkeypatch):
-    samples, original = [], module.Surroundings
+    samples, original = [], module.TrustRegionStep
 
-    def surroundings(*arguments):
+    def trust_region_step(*arguments):
         samples.append(rows_of(arguments[6], arguments[5]))
         return original(*arguments)
 
-    monkeypatch.setattr(module, "Surroundings", surroundings)
+    monkeypatch.setattr(module, "TrustRegionStep", trust_region_step)
     for seed in (0, 1, 0):
         double_model(name, sub_sampling_factor=2, seed=seed).learn(48)
     first, second, again = samples[:3], samples[3:6], samples[6:]

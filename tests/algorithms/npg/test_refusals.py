@@ -17,7 +17,7 @@ from support.small_environments import DEVICE, AnySpace, Scripted, vectorised
 from sb3_pgx import NPG, TRPO
 from sb3_pgx.core.controllers import KLAdaptiveLearningRate
 from sb3_pgx.core.policies import ActorPolicy
-from sb3_pgx.stages.trust_region import Surroundings
+from sb3_pgx.stages.trust_region import TrustRegionStep
 
 # ------------------------------------------------------------------------------------------------------- arguments
 
@@ -177,7 +177,7 @@ def test_a_fixed_step_that_leads_nowhere_is_refused_and_nothing_moves(compile, g
 
 @pytest.mark.parametrize("name", ["npg", "trpo"])
 def test_where_the_curvature_is_not_positive_there_is_a_warning_and_no_step(name, monkeypatch):
-    monkeypatch.setattr(Surroundings, "product", lambda self: lambda v: -v)
+    monkeypatch.setattr(TrustRegionStep, "product", lambda self: lambda v: -v)
     model = make(name, n_steps=8, cg_damping=0.5, compile=False)
     before = parameters(model)
     with pytest.warns(UserWarning, match=r"no positive curvature after 0 steps in update 1 .*; raise cg_damping=0\.5"):

@@ -99,7 +99,7 @@ class Updates(BaseCallback):
 def test_a_scripted_divergence_moves_beta_once_an_iteration_and_the_one_used_is_logged(monkeypatch):
     script = iter([kl for kl, _ in SCRIPT])
     model = PPOPenalty("MlpPolicy", vectorised(Scripted([3])), **QUICK, target_kl=1.0, kl_tolerance=2.0)
-    monkeypatch.setattr(model, "_moved", lambda rollout: {"kl": next(script)})
+    monkeypatch.setattr(model, "_policy_change", lambda rollout: {"kl": next(script)})
     callback = Updates()
     model.learn(16 * len(SCRIPT), callback=callback)
     expected = [beta for _, beta in SCRIPT]
@@ -168,7 +168,7 @@ def test_the_measurement_of_the_divergence_draws_no_random_numbers(monkeypatch):
     for measured in (True, False):
         model = moved_model(batch_size=15)
         if not measured:
-            monkeypatch.setattr(model, "_moved", lambda rollout: {"kl": 0.01})
+            monkeypatch.setattr(model, "_policy_change", lambda rollout: {"kl": 0.01})
         monkeypatch.setattr(module, "adapted_kl_coef", lambda beta, *rest: beta)
         model.learn(90)
         results.append((th.nn.utils.parameters_to_vector(model.policy.parameters()), th.rand(1), np.random.rand()))

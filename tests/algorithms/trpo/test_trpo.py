@@ -14,7 +14,7 @@ from support.models import kl_of, make, parameters
 from support.small_environments import DEVICE, AnySpace, Scripted, vectorised
 
 from sb3_pgx import TRPO
-from sb3_pgx.stages.trust_region import Measured, Surroundings
+from sb3_pgx.stages.trust_region import StepOutcome, TrustRegionStep
 
 TIGHT = dict(cg_max_steps=200, cg_tolerance=1e-10)
 
@@ -169,7 +169,7 @@ def test_where_no_length_keeps_the_bound_the_actor_stays_bit_for_bit_and_the_cri
 
 @CRITICS
 def test_where_no_length_improves_the_surrogate_all_are_tried_and_the_actor_stays_bit_for_bit(critic, monkeypatch):
-    lengths, move, measure = [], Surroundings.move, Surroundings.measure
+    lengths, move, measure = [], TrustRegionStep.move, TrustRegionStep.measure
 
     def moves(self, step):
         if step is not None and is_actors(self.moved[0]):
@@ -179,11 +179,11 @@ def test_where_no_length_improves_the_surrogate_all_are_tried_and_the_actor_stay
     def no_better_and_no_worse(self):
         if not is_actors(self.moved[0]):
             return measure(self)
-        self.now = Measured(self.start.gain, 1e-9, 1e-9)
+        self.now = StepOutcome(self.start.gain, 1e-9, 1e-9)
         return self.now
 
-    monkeypatch.setattr(Surroundings, "move", moves)
-    monkeypatch.setattr(Surroundings, "measure", no_better_and_no_worse)
+    monkeypatch.setattr(TrustRegionStep, "move", moves)
+    monkeypatch.setattr(TrustRegionStep, "measure", no_better_and_no_worse)
     callback = Updates()
     fails(critic=critic, target_kl=0.01, line_search_max_iter=5, compile=False).learn(32, callback=callback)
     assert_only_the_critic_learned(callback, steps=5)
@@ -213,8 +213,8 @@ def test_what_interrupts_a_step_leaves_the_parameters_bit_for_bit(name, part, mo
             raise KeyboardInterrupt
         return original(self)
 
-    original = Surroundings.measure
-    monkeypatch.setattr(Surroundings, "measure", interrupt)
+    original = TrustRegionStep.measure
+    monkeypatch.setattr(TrustRegionStep, "measure", interrupt)
     model = make(name, critic="trust_region")
     before = parameters(model)
     with pytest.raises(KeyboardInterrupt):

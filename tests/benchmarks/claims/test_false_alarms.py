@@ -3,7 +3,7 @@
 import torch as th
 
 from benchmarks.claims import false_alarms
-from benchmarks.claims.false_alarms import AlarmCounter, watch
+from benchmarks.claims.false_alarms import AlarmCounter, count_alarms
 from sb3_pgx.diagnostics import Above, Rule
 
 
@@ -21,7 +21,7 @@ def test_an_alarm_counts_when_it_begins_and_again_only_after_it_has_ended(monkey
 
     monkeypatch.setattr(false_alarms, "AlarmCounter", Scripted)
     threads = th.get_num_threads()
-    draw = watch("ppo", "CartPole-v1", 1000, 4 * 256)
+    draw = count_alarms("ppo", "CartPole-v1", 1000, 4 * 256)
     th.set_num_threads(threads)
     counted = {name: draw.measured[name] for name in ("updates", "alarms", "alarms of r")}
     assert counted == {"updates": 4, "alarms": 2, "alarms of r": 2}

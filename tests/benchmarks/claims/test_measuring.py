@@ -11,7 +11,7 @@ from support.constructed_claims import claim_of
 from benchmarks import CLAIMS
 from benchmarks.claims.__main__ import main
 from benchmarks.claims.draws import RunOptions, in_processes
-from benchmarks.claims.false_alarms import watch
+from benchmarks.claims.false_alarms import count_alarms
 from benchmarks.claims.measuring import measure_claim
 from benchmarks.claims.training_runs import contenders_of, train
 from sb3_pgx.experiments import earlier_runs
@@ -215,5 +215,5 @@ def test_a_claim_trains_each_seed_on_its_budget(runs_in_this_process):
 
 @pytest.mark.slow
 def test_an_exception_in_a_process_is_a_failed_draw():
-    (draw,) = in_processes(watch, [("nothing", "CartPole-v1", 1000, 8)], workers=1)
+    (draw,) = in_processes(count_alarms, [("nothing", "CartPole-v1", 1000, 8)], workers=1)
     assert (draw.contender, draw.seed, draw.measured) == ("nothing", 1000, {}) and "ValueError: algorithm" in draw.error

@@ -10,7 +10,7 @@ from support.constructed_claims import claim_of, draws_of
 from benchmarks import RESULTS
 from benchmarks.claims.analysis import judge
 from benchmarks.claims.protocol import EarlierVersion, load_claims
-from benchmarks.claims.records import add_record, code_hash_of, current_record, find_problem, read_records, record_of
+from benchmarks.claims.records import add_record, code_hash_of, current_record, find_problem, make_record, read_records
 
 CLAIM = claim_of("learning")
 SOURCE = {
@@ -29,7 +29,7 @@ def record_for(claim, values, code=None, errors=()):
     draws = draws_of(claim, values)
     for index in errors:
         draws[index] = replace(draws[index], measured={}, error="ValueError: no")
-    return record_of(claim, draws, judge(claim, draws), code or code_hash_of(claim), SOURCE)
+    return make_record(claim, draws, judge(claim, draws), code or code_hash_of(claim), SOURCE)
 
 
 def second_version(claim):

@@ -1,4 +1,4 @@
-"""The policy that acts in a rollout, which a callback may change before the rollout is evaluated."""
+"""The behaviour policy of a rollout, kept because a callback may change the policy before the rollout is evaluated."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +8,15 @@ from torch import equal
 
 from sb3_pgx.engine.tensors import copy_all, write_counts
 
-SMALL = 4096  # numbers of a parameter whose values are compared at each step, if torch counts the writes to all parameters
+# Parameters with at most this many numbers are compared by value at each step; of the others, writes are counted.
+SMALL = 4096
 
 
-class ActingPolicy:
+class BehaviourPolicy:
     """
-    The policy that acts in a rollout, with a copy of the parameters that it started with.
+    The policy that collects a rollout, with a copy of its parameters at the start.
 
-    :param policy: in evaluation mode
+    :param policy: policy in evaluation mode
     """
 
     def __init__(self, policy: ActorCriticPolicy):
@@ -23,7 +24,7 @@ class ActingPolicy:
         self._parameters = [*policy.parameters()]
         self._before = [p.detach().clone() for p in self._parameters]
         self._write_counts = write_counts(self._parameters)
-        # Writing through ``.data`` is not counted; nearly all changes reach some of the small parameters.
+        # Writes through ``.data`` are not counted, but nearly all changes affect some small parameter.
         self._compared = [
             (p, x)
             for p, x in zip(self._parameters, self._before, strict=True)
@@ -32,20 +33,20 @@ class ActingPolicy:
 
     def has_changed(self, policy: ActorCriticPolicy) -> bool:
         """
-        Return whether another policy acts from now on, or this one with other parameters.
+        Return whether the model has another policy now, or this one has other parameters.
 
-        :param policy: the model's policy now
+        :param policy: current policy of the model
         """
         if policy is not self.policy or list(map(id, policy.parameters())) != list(map(id, self._parameters)):
             return True
         return write_counts(self._parameters) != self._write_counts or not all(equal(p, x) for p, x in self._compared)
 
     @contextmanager
-    def as_it_acted(self) -> Iterator[bool]:
+    def restored(self) -> Iterator[bool]:
         """
-        Give the policy the parameters that it started with, within this context.
+        Within this context, give the policy its parameters from the start of the rollout.
 
-        :return: whether that is possible: not if its parameters have other shapes by now
+        :return: whether that is possible; it is not if the shapes of the parameters have changed
         """
         parameters = [p.detach() for p in self.policy.parameters()]
         if [p.shape for p in parameters] != [x.shape for x in self._before]:

@@ -1,4 +1,4 @@
-"""The actions of a rollout: drawn by the policy's own methods, or by a graph of them."""
+"""Sample the actions of a rollout, with the policy's own methods or with a compiled graph."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,42 +17,42 @@ from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.parameters import all_finite
 from sb3_pgx.engine.policy_graphs import CompiledPass
 
-# What SB3's acting is made of: with all of it untouched, the action alone is the same action.
+# SB3's methods that acting consists of. If a policy overrides none of them, `_predict` samples the same actions as `forward`.
 _ACTING = ("forward", "_predict", "get_distribution", "extract_features", "evaluate_actions")
 
 
-class Acting:
+class ActionSampler:
     """
-    Gives the actions of one rollout.
+    Samples the actions of one rollout.
 
-    :param n_envs: N
-    :param n_updates: updates done so far, for an error
-    :param watched: a callback may change the policy's layers between two steps
-    :param evaluates: values and log-probabilities are needed at each step, as the policy's ``forward`` returns them
+    :param n_envs: N, number of environments
+    :param n_updates: number of updates so far, for error messages
+    :param watched: whether a callback may change the policy's layers between two steps
+    :param evaluates: whether values and log-probabilities are needed at each step, as a user's own buffer does
     """
 
     def __init__(self, n_envs: int, n_updates: int, watched: bool = True, evaluates: bool = False):
         self.n_envs, self.n_updates, self.watched, self.evaluates = n_envs, n_updates, watched, evaluates
-        self._policy: ActorCriticPolicy | None = None  # that of the graph
+        self._policy: ActorCriticPolicy | None = None  # policy of the graph; None: no graph
         self._graph: CompiledPass
         self._modules: Modules
         self._noise: Callable[[], Tensor]
 
     def compile(self, policy: ActorCriticPolicy, graph: CompiledPass, modules: Modules, observations: PyTorchObs) -> None:
         """
-        Act by a graph, where there can be one.
+        Compile the policy, so that later calls run a graph. If that is impossible, they run the policy's own methods.
 
-        :param policy: in evaluation mode
-        :param graph: an :func:`~sb3_pgx.engine.policy_graphs.acting_pass`
-        :param modules: the policy's layers, as they were looked at last
-        :param observations: such as those to come, ``[N, *obs]``
+        :param policy: policy in evaluation mode
+        :param graph: result of :func:`~sb3_pgx.engine.policy_graphs.acting_pass`
+        :param modules: layers of the policy, up to date
+        :param observations: example observations, ``[N, *obs]``
         """
-        if self.evaluates or not acts_alone(policy):
+        if self.evaluates or not can_skip_forward(policy):
             return
 
         def numbers() -> list[Tensor]:
             if type(policy.action_dist) not in SAMPLED:
-                raise NotCompilable(f"{type(policy.action_dist).__name__} draws the actions in a way of its own")
+                raise NotCompilable(f"{type(policy.action_dist).__name__} samples actions in its own way")
             with th.random.fork_rng():
                 return [noise_source(policy.action_dist, self.n_envs, policy.device)()]
 
@@ -62,10 +62,12 @@ class Acting:
 
     def __call__(self, policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """
-        :param policy: in evaluation mode; the graph is that of one policy, and another one acts by its own methods
-        :param observations: ``[N, *obs]``
-        :return: as :func:`act`
-        :raises ValueError: what the policy computes is not finite; an exception of the policy's own code comes as it is
+        Sample actions.
+
+        :param policy: policy in evaluation mode. The graph belongs to one policy; another one runs its own methods
+        :param observations: observations, ``[N, *obs]``
+        :return: the result of :func:`sample_actions`
+        :raises ValueError: the policy's output is not finite. Exceptions of the policy's own code are passed on
         """
         try:
             actions, values, log_probs = self._act(policy, observations)
@@ -81,11 +83,11 @@ class Acting:
     def _act(self, policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if policy is self._policy and not (self.watched and self._graph.is_outdated(self._modules)):
             tensors = self._graph.inputs(observations)
-            # A callback may have drawn a noise matrix of another shape for gSDE, which takes no random numbers here.
+            # For gSDE, a callback may have drawn a noise matrix of another shape.
             if self._graph.takes(tensors) and [(noise := self._noise()).shape] == self._graph.shapes_before:
                 (actions,) = self._graph([noise, *tensors])
                 return actions, None, None
-        return act(policy, observations, self.evaluates)
+        return sample_actions(policy, observations, self.evaluates)
 
     def _refusal(self, policy: ActorCriticPolicy, what: str) -> Refusal:
         bad = not_finite_parameter(policy)
@@ -102,28 +104,28 @@ class Acting:
         return f"after update {self.n_updates}"
 
 
-def act(
+def sample_actions(
     policy: ActorCriticPolicy, observations: PyTorchObs, evaluates: bool = False
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """
-    Actions of the current policy; the same random numbers as SB3's, without values and log-probabilities.
+    Sample actions with the same random numbers as SB3, but without computing values and log-probabilities.
 
-    A policy whose class overrides ``forward`` (or one of the methods that ``forward`` is made of) acts through it, and
-    the values and log-probabilities that it returns are kept.
+    If the policy's class overrides ``forward`` or one of the methods that it calls, ``forward`` is used, and the values and
+    log-probabilities that it returns are kept.
 
-    :param policy: in evaluation mode
-    :param observations: ``[N, *obs]``
-    :param evaluates: act through ``forward`` in any case
-    :return: actions ``[N, *action]``, not clipped; values and log-probabilities as ``forward`` returns them, or twice ``None``
+    :param policy: policy in evaluation mode
+    :param observations: observations, ``[N, *obs]``
+    :param evaluates: whether to use ``forward`` in any case
+    :return: actions ``[N, *action]``, not clipped; values and log-probabilities from ``forward``, otherwise ``None`` for both
     """
     with th.no_grad():
-        if acts_alone(policy) and not evaluates:
+        if can_skip_forward(policy) and not evaluates:
             actions = policy._predict(observations)
             return actions.reshape((-1, *policy.action_space.shape)), None, None  # type: ignore[misc]
         actions, values, log_prob = policy(observations)
         return actions, values, log_prob
 
 
-def acts_alone(policy: Any) -> bool:
-    """Whether ``_predict`` samples exactly as ``forward`` would."""
+def can_skip_forward(policy: Any) -> bool:
+    """Return whether ``_predict`` samples exactly the actions that ``forward`` would sample."""
     return is_sb3s(policy, *_ACTING)
