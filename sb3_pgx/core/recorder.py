@@ -58,8 +58,6 @@ class Recorder:
         """
         if self.size == self.capacity:
             self._grow()
-        if self.shifts:
-            observations = zero_based(observations, self.space)
         if not isinstance(observations, dict):
             self.observations = self._kept(self.observations, observations, self.space)
             return self.observations[self.size].reshape(observations.shape)
@@ -170,6 +168,7 @@ class Recorder:
 
     def _kept(self, rows: np.ndarray | None, values: np.ndarray, space: spaces.Space) -> np.ndarray:
         """Write ``values`` into the newest row of an array of observations, and return it in a type that holds all rows."""
+        values = zero_based(values, space) if self.shifts else values
         if rows is None:
             shape = get_obs_shape(space)
             rows = np.zeros((self.capacity, self.n_envs, *shape), kept_type(values, space))

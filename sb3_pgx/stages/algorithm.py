@@ -53,7 +53,7 @@ from sb3_pgx.engine import GradientSteps
 from sb3_pgx.engine.compiler import COMPILE_AFTER, check_compile
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import acting_pass, evaluation_pass
-from sb3_pgx.stages.guard import FiniteGuard, naming_dead_workers
+from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
 from sb3_pgx.stages.report import notify, notify_of_error
 from sb3_pgx.stages.update import Updating
 
@@ -255,10 +255,10 @@ class PolicyGradientAlgorithm(Updating):
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         assert self.env is not None
-        guard = FiniteGuard(self.env, self._vec_normalize_env, self._n_updates)
+        guarded = GuardedEnvironments(self.env, self._vec_normalize_env, self._n_updates, self._reset_later)
         with naming_dead_workers(self.env):
             result = super()._setup_learn(*args, **kwargs)
-        self._check_start(guard)
+        self._last_obs = guarded.checked_start(self._last_obs)
         self._look_at_policy(start=True)
         self._decide_on_compiling(result[0])
         return result

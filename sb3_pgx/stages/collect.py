@@ -27,7 +27,7 @@ from sb3_pgx.engine.behaviour_policy import BehaviourPolicy
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import CompiledPass
 from sb3_pgx.stages.action_sampler import ActionSampler
-from sb3_pgx.stages.guard import FiniteGuard, as_arrays, naming_dead_workers
+from sb3_pgx.stages.guard import GuardedEnvironments
 from sb3_pgx.stages.quotas import Quota, StepQuota, counted
 
 HOST = th.device("cpu")  # where environments are
@@ -105,10 +105,11 @@ class Collecting(OnPolicyAlgorithm):
         assert self._last_obs is not None and self._last_episode_starts is not None, "learn() has not reset the environments"
         self._modules.train(self.policy, False)
         quota = self.quota(env, n_rollout_steps)
-        guard = FiniteGuard(env, self._vec_normalize_env, self._n_updates)
+        guarded = GuardedEnvironments(env, self._vec_normalize_env, self._n_updates, self._reset_later)
         self._undo.forget()
-        self._undo.add(self._reset_later, guard.put_back, attributes_of(self, *_CHANGED_BY_ROLLOUTS))
-        self._start_whole_episodes(env, quota, guard)
+        self._undo.add(self._reset_later, guarded.put_back, attributes_of(self, *_CHANGED_BY_ROLLOUTS))
+        if quota.needs_reset(self._last_episode_starts):
+            self._last_obs, self._last_episode_starts = guarded.reset(), np.ones(env.num_envs, dtype=bool)
         recorder = Recorder(self.observation_space, self.action_space, env.num_envs, capacity=n_rollout_steps)
         buffer = self._attach_buffer(rollout_buffer, recorder)
         watched = may_read_locals(callback)
@@ -135,10 +136,9 @@ class Collecting(OnPolicyAlgorithm):
             evaluation = StepEvaluation(self.policy, row, actions) if watched and values is None else None
             if evaluation is not None:
                 evaluations[n_steps], (values, log_probs) = evaluation, evaluation.deferred
-            if not recorder.shifts:
-                self._last_obs = row  # a callback may write into it, as in SB3
-            before = self._last_obs
-            new_obs, rewards, dones, infos = self._step(env, clipped_actions, guard, n_steps)
+            # As in SB3, a callback may write into what was acted on.
+            before = self._last_obs = self._last_obs if recorder.shifts else row
+            new_obs, rewards, dones, infos = guarded.step(clipped_actions, n_steps)
 
             self.num_timesteps += env.num_envs
             if watched:
@@ -170,9 +170,9 @@ class Collecting(OnPolicyAlgorithm):
             is_full = quota.count(dones)
             n_steps += 1
 
-        rollout = self.last_rollout = self.evaluate_and_present(
-            recorder.rollout(new_obs, self.device), buffer, dones, recorder if watched else None
-        )
+        collected = recorder.rollout(new_obs, self.device)
+        rollout = self.last_rollout = self.evaluate_and_present(collected, buffer, dones, recorder if watched else None)
+        del collected  # the callback's locals would keep its tensors
         for t, kept in evaluations.items():
             kept.settle(rollout.values[t], rollout.log_prob[t])
         values, log_probs = rollout.last_values[:, None], rollout.log_prob[-1]
@@ -222,22 +222,6 @@ class Collecting(OnPolicyAlgorithm):
             infos = [{**info, "episode": dict(info["episode"])} if "episode" in info else info for info in infos]
         super()._update_info_buffer(infos, dones)
 
-    def _start_whole_episodes(self, env: VecEnv, quota: Quota, guard: FiniteGuard) -> None:
-        if quota.whole_episodes and not np.all(self._last_episode_starts):
-            with naming_dead_workers(env):
-                self._last_obs = env.reset()  # type: ignore[assignment]
-            self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
-            self._check_start(guard)
-
-    def _check_start(self, guard: FiniteGuard) -> None:
-        """Check what ``reset`` returned. After an error, the next ``learn`` resets once more."""
-        try:
-            self._last_obs = as_arrays(self._last_obs)
-            guard.check(self._last_obs)
-        except (TypeError, ValueError):
-            self._last_obs = None
-            raise
-
     def _look(self) -> None:
         """Check whether a callback has replaced layers of the policy, and put new ones into evaluation mode."""
         before = self._modules.version
@@ -264,19 +248,6 @@ class Collecting(OnPolicyAlgorithm):
     def _reset_noise(self, env: VecEnv) -> None:
         with th.no_grad():
             self.policy.reset_noise(env.num_envs)
-
-    def _step(self, env: VecEnv, actions: np.ndarray, guard: FiniteGuard, step: int) -> Any:
-        """Step the environments. After an error, the next ``learn`` resets them first."""
-        try:
-            new_obs, rewards, dones, infos = env.step(actions)
-            new_obs, rewards = as_arrays(new_obs), as_arrays(rewards)
-            guard.check(new_obs, rewards, step)
-            dones = np.array(as_arrays(dones), dtype=bool)  # a copy, of what may be numbers
-        except BaseException:
-            self._last_obs = None
-            with naming_dead_workers(env):
-                raise
-        return new_obs, rewards, dones, infos
 
     def _reset_later(self) -> None:
         """Make the next ``learn`` start by resetting the environments."""

@@ -1,8 +1,8 @@
-"""Checks of what the environments return: numbers must be finite, values arrays, and worker processes alive."""
+"""Steps the environments and checks what they return: numbers must be finite, values arrays, and worker processes alive."""
 
 import copy
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,25 +14,69 @@ from sb3_pgx.core.checks import arrays_are_finite, by_name, environment_name
 from sb3_pgx.core.undo import Refusal
 
 
-class FiniteGuard:
+class GuardedEnvironments:
     """
-    Checks during one rollout that everything the environments return is finite. If not, it restores the statistics of
-    ``VecNormalize`` from the start of the rollout, which would otherwise stay NaN. Create it before the environments are
-    stepped or reset.
+    Steps and resets the environments during one rollout, and checks that everything they return is finite. If not, it restores
+    the statistics of ``VecNormalize`` from the start of the rollout, which would otherwise stay NaN. Create it before the
+    environments are stepped or reset.
 
     :param env: training environments
     :param normalize: their ``VecNormalize`` wrapper, if there is one
     :param n_updates: number of updates so far, for error messages
+    :param failed: called when stepping or resetting raises, whatever it is: the environments must be reset then
     """
 
-    def __init__(self, env: VecEnv, normalize: VecNormalize | None, n_updates: int):
-        self.env, self.normalize, self.n_updates = env, normalize, n_updates
+    def __init__(self, env: VecEnv, normalize: VecNormalize | None, n_updates: int, failed: Callable[[], None]):
+        self.env, self.normalize, self.n_updates, self._failed = env, normalize, n_updates, failed
         self.statistics = copy.deepcopy(statistics_of(normalize)) if normalize is not None else {}
 
     def put_back(self) -> None:
         """Restore the statistics of ``VecNormalize`` from the start of the rollout."""
         if self.normalize is not None:
             vars(self.normalize).update(self.statistics)
+
+    def reset(self) -> Any:
+        """
+        Reset the environments.
+
+        :return: observations, ``[N, *obs]``
+        :raises Refusal: an observation is not finite
+        :raises TypeError: the observations are not numbers
+        """
+        with self._failures():
+            return self.checked_start(self.env.reset())
+
+    def checked_start(self, observations: Any) -> Any:
+        """Return what a reset has returned as arrays; raises as :meth:`reset` does."""
+        with self._failures():
+            observations = as_arrays(observations)
+            self.check(observations)
+            return observations
+
+    def step(self, actions: np.ndarray, step: int) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """
+        Step the environments.
+
+        :param actions: as the environments take them, ``[N, *action]``
+        :param step: index of the step in this rollout, for the error
+        :return: observations, rewards, ends and infos
+        :raises Refusal: an observation or a reward is not finite
+        :raises TypeError: they are not numbers
+        """
+        with self._failures():
+            observations, rewards, dones, infos = self.env.step(actions)
+            observations, rewards = as_arrays(observations), as_arrays(rewards)
+            self.check(observations, rewards, step)
+            return observations, rewards, np.array(as_arrays(dones), dtype=bool), infos  # a copy, of what may be numbers
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            with naming_dead_workers(self.env):
+                yield
+        except BaseException:
+            self._failed()
+            raise
 
     def check(self, observations: Any, rewards: np.ndarray | None = None, step: int | None = None) -> None:
         """

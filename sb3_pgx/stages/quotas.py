@@ -15,6 +15,9 @@ class Quota(Protocol):
 
     whole_episodes: bool
 
+    def needs_reset(self, episode_starts: np.ndarray) -> bool:
+        """Whether the environments must be reset first, given which of them are at the start of an episode, ``[N]``."""
+
     def contributing(self) -> np.ndarray:
         """Return which environments' next rows count, boolean ``[N]``."""
 
@@ -30,6 +33,9 @@ class StepQuota:
     def __init__(self, n_steps: int, n_envs: int):
         self.remaining = n_steps
         self._all = np.ones(n_envs, dtype=bool)
+
+    def needs_reset(self, episode_starts: np.ndarray) -> bool:
+        return False
 
     def contributing(self) -> np.ndarray:
         return self._all
@@ -56,6 +62,9 @@ class EpisodeQuota:
         self.env, self.max_episode_steps = env, max_episode_steps
         self.missing = np.full(env.num_envs, n_episodes)
         self.lengths = np.zeros(env.num_envs, dtype=int)
+
+    def needs_reset(self, episode_starts: np.ndarray) -> bool:
+        return not np.all(episode_starts)
 
     def contributing(self) -> np.ndarray:
         return self.missing > 0

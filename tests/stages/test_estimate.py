@@ -49,7 +49,7 @@ class Reads(BaseCallback):
 @pytest.mark.parametrize("callback", [None, Reads])
 def test_a_subclass_that_only_weighs_learns_from_its_weights(callback):
     class Weighs(PPO):
-        def weigh(self, rollout):
+        def reweight(self, rollout):
             rollout.advantages = rollout.advantages * 0.0
 
         def update(self, rollout):
