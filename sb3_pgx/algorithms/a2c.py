@@ -116,7 +116,7 @@ class A2C(RMSpropAlgorithm):
 
     _ages: list[int] | None = None  # steps since the start of each current episode, at the observations to act on
     _first_ages: list[int] | None = None  # the same in the first row of the rollout
-    objective: ClassVar[Objective | None] = Objective(actor_critic_objective)
+    objective: Objective | None = Objective(actor_critic_objective)
 
     search_space: ClassVar[tuple[Dimension, ...]] = (
         LEARNING_RATE,

@@ -127,7 +127,7 @@ class NPG(PolicyGradientAlgorithm):
     :raises ValueError: an argument is invalid, or the action distribution has no KL divergence in closed form
     """
 
-    objective: ClassVar[Objective | None] = CRITIC_OBJECTIVE
+    objective: Objective | None = CRITIC_OBJECTIVE
     # Line search of the critic, whose step can break the constraint because V is not linear; the tolerance covers rounding.
     critic_shrinking_factor, critic_max_tries, critic_tolerance = 0.8, 15, 1e-3
 
@@ -355,7 +355,7 @@ class NPG(PolicyGradientAlgorithm):
         :param sample: observations for products with F; ``None``: all
         :raises ValueError: the gradient is not finite; the parameters are unchanged
         """
-        here = TrustRegionStep(region, self.policy, self._modules, moved, data, observations, sample, self._compiled)
+        here = TrustRegionStep(region, self.policy, self._modules, moved, data, observations, sample, self.compiled)
         if not (math.isfinite(here.start.gain) and th.isfinite(here.gradient).all()):
             pieces = named(here.gradient, self._modules.parameters, moved)
             gradients = {f"gradient of {name}": piece for name, piece in pieces.items()}

@@ -110,7 +110,7 @@ class PPO(ProximalAlgorithm):
     :raises ValueError: an argument is invalid
     """
 
-    objective: ClassVar[Objective | None] = Objective(clipped_objective, distance="approx_kl")
+    objective: Objective | None = Objective(clipped_objective, distance="approx_kl")
 
     search_space: ClassVar[tuple[Dimension, ...]] = (*EPOCHS, Scheduled("clip_range", 0.05, 0.4))
     examination: ClassVar[Examination] = Examination(2048, 0.02, dict(n_steps=8, batch_size=128, n_epochs=4), bound="clip")

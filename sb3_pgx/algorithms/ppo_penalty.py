@@ -134,7 +134,7 @@ class PPOPenalty(ProximalAlgorithm):
     :raises ValueError: an argument is invalid, or the action distribution has no KL divergence in closed form
     """
 
-    objective: ClassVar[Objective | None] = Objective(penalized_objective, distance="minibatch_kl", reads_distribution=True)
+    objective: Objective | None = Objective(penalized_objective, distance="minibatch_kl", reads_distribution=True)
 
     search_space: ClassVar[tuple[Dimension, ...]] = (
         *EPOCHS,
@@ -267,12 +267,12 @@ class PPOPenalty(ProximalAlgorithm):
         """
         used = self.kl_coef
         metrics = super().update(rollout)
-        distance = self._policy_change(rollout)
+        distance = self.policy_change(rollout)
         assert self.target_kl is not None
         self.kl_coef = adapted_kl_coef(used, float(distance["kl"]), self.target_kl, self.kl_tolerance, self.kl_factor)
         return {**metrics, **distance, "kl_coef": used}
 
-    def _policy_change(self, rollout: Rollout) -> Metrics:
+    def policy_change(self, rollout: Rollout) -> Metrics:
         """Return KL(old‖new) and the ratio π_new / π_old over all valid rows, where old is the policy that acted."""
         assert rollout.distribution is not None
         self.policy.set_training_mode(False)  # as during acting

@@ -4,8 +4,8 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -78,7 +78,7 @@ def compile_function(function: Function, examples: Sequence[Tensor]) -> Compiled
         with _compile_lock(), th.no_grad():
             graph, read = trace(function, examples)
             kept = [examples[i] for i in read]
-            compiled = Compiled(backend(graph, [_like(x) for x in kept]), read)
+            compiled = Compiled(_backend(graph, [_like(x) for x in kept]), read)
             compiled([_like(x) for x in examples])  # compiles what is left to compile, and fails here if at all
     except NotCompilable:
         raise
@@ -249,8 +249,23 @@ def _same(one: Function, other: Function, examples: Sequence[Tensor]) -> bool:
     return all(th.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(*results, strict=True))
 
 
-# The tests put a cheaper one here.
-backend: Callable[[th.fx.GraphModule, Sequence[Tensor]], Function] = inductor
+Backend = Callable[[th.fx.GraphModule, Sequence[Tensor]], Function]
+_backend: Backend = inductor
+
+
+@contextmanager
+def using_backend(backend: Backend) -> Iterator[None]:
+    """
+    Compile with another backend than TorchInductor while the context is open.
+
+    :param backend: maps a graph and examples of its arguments to a function that computes the same
+    """
+    global _backend
+    before, _backend = _backend, backend
+    try:
+        yield
+    finally:
+        _backend = before
 
 
 # What a C++ compiler or linker says of the cause; what follows is of its consequences.

@@ -67,7 +67,7 @@ class GradientSteps:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         rule = rule_of(optimizer)
         described = [*map(attrgetter("requires_grad", "dtype", "device"), parameters)]
-        objects = [policy, optimizer, *(f.policy for f in self.followers), *parameters]
+        objects = [policy, optimizer, self.objective, *(f.policy for f in self.followers), *parameters]
         versions = [self._version, *(f.modules.version for f in self.followers)]
         structure = (objects, (described, rule, plan.structure, versions))
         if not self._is_known(structure):

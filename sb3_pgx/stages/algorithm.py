@@ -68,7 +68,8 @@ _NOT_SAVED = (
     "_metrics",
     "_acting_pass",
     "_evaluation",
-    "_compiled",
+    "compiled",
+    "objective",
     "_undo",
     "keeps_distribution",
 )
@@ -99,6 +100,7 @@ class PolicyGradientAlgorithm(Updating):
         "CnnPolicy": ActorCriticCnnPolicy,
         "MultiInputPolicy": MultiInputActorCriticPolicy,
     }
+    compile_after = COMPILE_AFTER  # gradient steps beyond which compile="auto" compiles
     search_space: ClassVar[tuple[Dimension, ...]] = ()  # what is worth tuning; `settings` adds the network
     examination: ClassVar[Examination] = Examination()  # settings for `sb3-pgx doctor algo`
 
@@ -170,7 +172,7 @@ class PolicyGradientAlgorithm(Updating):
             self.rollout_buffer_class = None  # SB3 takes the one of its two that fits the observations
         super()._setup_model()
         release_graph(self.policy)
-        self._compiled, self._metrics = False, {}
+        self.compiled, self._metrics = False, {}
         self._undo = Undo()
         self._modules = Modules()
         self._modules.look(self.policy)
@@ -267,9 +269,9 @@ class PolicyGradientAlgorithm(Updating):
         if self.compile == "auto":
             remaining = min(total_timesteps, sys.maxsize) - self.num_timesteps  # it may be infinite
             planned = self.planned_gradient_steps(remaining)
-            self._compiled = self._compiled or self.n_gradient_steps + planned > COMPILE_AFTER
+            self.compiled = self.compiled or self.n_gradient_steps + planned > self.compile_after
         else:
-            self._compiled = bool(self.compile)
+            self.compiled = bool(self.compile)
 
     def _tell(self, sentence: str) -> None:
         if self.compile is True and "uncompiled" in sentence:

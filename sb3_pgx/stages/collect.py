@@ -48,7 +48,7 @@ class Collecting(OnPolicyAlgorithm):
     last_rollout: Rollout = None  # type: ignore[assignment]  # that was collected last; None before the first one
     _acting_pass: CompiledPass
     _modules: Modules
-    _compiled: bool
+    compiled: bool  # whether acting and gradient steps run compiled where they can; `learn` decides
     _undo: Undo
 
     def quota(self, env: VecEnv, n_steps: int) -> Quota:
@@ -122,7 +122,7 @@ class Collecting(OnPolicyAlgorithm):
         buffer.follow_policy(self.policy)
         sampler = ActionSampler(env.num_envs, self._n_updates, watched, evaluates=isinstance(buffer, CustomBuffer))
         self._look()
-        if self._compiled:
+        if self.compiled:
             sampler.compile(self.policy, self._acting_pass, self._modules, self._as_tensor(recorder.observe(self._last_obs)))
 
         while not is_full:

@@ -1,7 +1,5 @@
 """Stages 2 and 3: values and log-probabilities of a rollout, then its returns and advantages."""
 
-from typing import ClassVar
-
 import numpy as np
 
 from sb3_pgx.core.custom_buffer import CustomBuffer
@@ -20,7 +18,9 @@ class Estimating(Collecting):
     Stages two and three of an algorithm. Subclasses may override :meth:`evaluate`, :meth:`estimate` and :meth:`reweight`.
     """
 
-    objective: ClassVar[Objective | None] = None  # of an algorithm that steps through minibatches with `gradient_steps`
+    # Loss of an algorithm that steps through minibatches with `gradient_steps`. A subclass or a model may have another one; a
+    # model's own is not saved.
+    objective: Objective | None = None
     keeps_distribution = False  # whether rollouts keep the action distributions, for diagnostics
     _evaluation: CompiledPass
 
@@ -51,7 +51,7 @@ class Estimating(Collecting):
 
     def evaluate_and_estimate(self, rollout: CollectedRollout) -> Rollout:
         """Run stages 2 and 3, by one compiled graph if the rollout is short and no subclass overrides a stage."""
-        if self._compiled and self._has_graph(rollout):
+        if self.compiled and self._has_graph(rollout):
             arguments = (self.policy, rollout, self._evaluation, self._modules, self.gamma, self.gae_lambda)
             if (estimated := evaluate_by_graph(*arguments)) is not None:
                 self.reweight(estimated)

@@ -154,7 +154,8 @@ class TrustRegionStep:
     A policy at the start of a step: gradient and curvature there, and methods that move its parameters and measure the result.
 
     ``gradient`` is the gradient of the mean gain, ``[P]``. ``start`` has objective and divergence before any step, and
-    ``now`` those of the current parameters. ``old`` are the outputs at the start.
+    ``now`` those of the current parameters. ``old`` are the outputs at the start, and ``sample`` the
+    observations, as tensors, from which the curvature is computed.
 
     :param region: functions of the problem
     :param policy: policy in evaluation mode
@@ -181,7 +182,7 @@ class TrustRegionStep:
         self.moved = tuple(moved)
         encoded = region.gradient.inputs(observations)
         self._inputs = [*data, *encoded]
-        self._sample = encoded if sample is None else region.gradient.inputs(sample)
+        self.sample = encoded if sample is None else region.gradient.inputs(sample)
         self._data = [modules.parameters[name].detach() for name in moved]
         self._theta = flatten(self._data)
         self.gradient, gain, self.old = region.gradient.run(policy, modules, self._inputs, compiled, self.moved)
@@ -189,7 +190,7 @@ class TrustRegionStep:
 
     def product(self) -> Product:
         """Return the product v -> Jᵀ M J v / B over the sample, at the start."""
-        region, policy, modules, inputs = self._region, self._policy, self._modules, self._sample
+        region, policy, modules, inputs = self._region, self._policy, self._modules, self.sample
         if self._compiled and region.product.prepare(policy, modules, [self.gradient, *inputs], moved=self.moved):
             return lambda v: region.product.run(policy, modules, [v, *inputs], True, self.moved)[0]
         function = PolicyFunction(region.product.function, policy, modules.parameters)

@@ -60,8 +60,10 @@ class Updating(Estimating):
         adapt, numbers = (None, ()) if controller is None else (adapted_scale, controller.numbers)
         plan = Plan(coefficients, self.max_grad_norm, rows, max_distance, adapt, numbers, one_by_one)
         version, follower = self._modules.version, self.follower()
+        assert self.objective is not None
+        self._steps.objective = self.objective
         others = (version, follower, self._keep_parameters) if self.takes_one_step else (version, follower)
-        with open_update(self._steps, self.policy, plan, self._compiled, self._n_updates, *others) as update:
+        with open_update(self._steps, self.policy, plan, self.compiled, self._n_updates, *others) as update:
             try:
                 yield update
             finally:

@@ -121,6 +121,7 @@ class ACER(RMSpropAlgorithm):
     policy: ACERMixin
     average_policy: ACERMixin
     replay_buffer: SegmentReplay
+    replay_generator: np.random.Generator  # draws how often to replay and which segments; saved with the model
     _raw: RawTransitions | None = None  # of the current rollout, before VecNormalize
 
     search_space: ClassVar[tuple[Dimension, ...]] = (
@@ -272,10 +273,10 @@ class ACER(RMSpropAlgorithm):
             )
 
     def _setup_model(self) -> None:
-        known = [vars(self).get(name) for name in ("_generator", "_generator_seed")]  # of a loaded model
+        known = [vars(self).get(name) for name in ("replay_generator", "_generator_seed")]  # of a loaded model
         super()._setup_model()
         if known[0] is not None and known[1] == self.seed:
-            self._generator = known[0]
+            self.replay_generator = known[0]
         self._restart_average()
         self._average_modules = Modules()
         self._bounds = _bounds_of(self.action_space, self.device)
@@ -328,7 +329,7 @@ class ACER(RMSpropAlgorithm):
         :param seed: a whole number; ``None`` draws one from NumPy's global generator
         """
         super().set_random_seed(seed)
-        self._generator = np.random.default_rng(np.random.randint(2**31) if seed is None else seed)
+        self.replay_generator = np.random.default_rng(np.random.randint(2**31) if seed is None else seed)
         self._generator_seed = seed
 
     def _excluded_save_params(self) -> list[str]:
@@ -429,7 +430,7 @@ class ACER(RMSpropAlgorithm):
         :return: metrics to log, without the prefix ``train/``
         """
         self._check_learns()
-        self._undo.add(state_of(self._generator))
+        self._undo.add(state_of(self.replay_generator))
         c = Coefficients(
             gamma=self.gamma,
             importance_clip=self.importance_clip,
@@ -443,13 +444,13 @@ class ACER(RMSpropAlgorithm):
         )
         measured: list[tuple[Metrics, int]] = []
         if self.learns_on_policy:
-            measured.append(self._learn([[self._on_policy(rollout)]], rollout.rewards.numel(), c))
+            measured.append(self._learn([[self.segments_of(rollout)]], rollout.rewards.numel(), c))
         elif is_large(rollout):
             self._check_learnable(rollout, c)
-        replayed = self._replays()
+        replayed = self.number_of_replays()
         if replayed:
             rows = self.replay_buffer.segment_length * self._replay_batch
-            measured.append(self._learn(self._replayed(replayed), rows, c))
+            measured.append(self._learn(self.replayed_segments(replayed), rows, c))
         metrics = _together(measured) if measured else {}
         return {**metrics, "replay_updates": float(replayed), "explained_variance": self.explained_variance(), **self.spread()}
 
@@ -481,14 +482,15 @@ class ACER(RMSpropAlgorithm):
         :raises Refusal: the step would be refused; from the memory, the rollout would make one update after another fail
         """
         with self.gradient_steps(c, rollout.rewards.numel(), one_by_one=True) as steps:
-            steps.check(self._on_policy(rollout))
+            steps.check(self.segments_of(rollout))
 
-    def _replays(self) -> int:
-        """Draw the number of replayed updates."""
+    def number_of_replays(self) -> int:
+        """Draw the number of replayed updates after a rollout: Poisson-distributed, 0 until the memory holds enough."""
         started = self.replay_ratio > 0 and self.replay_buffer.size >= self.replay_start
-        return int(self._generator.poisson(self.replay_ratio)) if started else 0
+        return int(self.replay_generator.poisson(self.replay_ratio)) if started else 0
 
-    def _on_policy(self, rollout: Rollout) -> Segments:
+    def segments_of(self, rollout: Rollout) -> Segments:
+        """Return a rollout as a batch of segments, one per environment, as :attr:`objective` takes it."""
         assert rollout.distribution is not None
         observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
         actions = rollout.actions.flatten(end_dim=1)
@@ -504,14 +506,14 @@ class ACER(RMSpropAlgorithm):
             self._bounds,
         )
 
-    def _replayed(self, n_batches: int) -> Iterator[list[Segments]]:
+    def replayed_segments(self, n_batches: int) -> Iterator[list[Segments]]:
         """Yield lists of batches of segments from the memory, at most ``DRAWN_AT_ONCE`` per list."""
         for start in range(0, n_batches, DRAWN_AT_ONCE):
             yield self._drawn(min(DRAWN_AT_ONCE, n_batches - start))
 
     def _drawn(self, n_batches: int) -> list[Segments]:
         """Draw batches of segments, all with tensors of the same shapes."""
-        sample = self.replay_buffer.sample((n_batches, self._replay_batch), self._generator)
+        sample = self.replay_buffer.sample((n_batches, self._replay_batch), self.replay_generator)
         observations, rewards, final = sample.observations, sample.rewards, sample.final_observations
         if self.replay_buffer.raw:
             normalize = self._vec_normalize_env

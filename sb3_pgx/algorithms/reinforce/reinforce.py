@@ -104,6 +104,7 @@ class REINFORCE(EpisodicAlgorithm):
         "MultiInputPolicy": ActorMultiInputPolicy,
     }
 
+    max_numbers = MAX_NUMBERS  # of per-step gradients, which variance-optimal baselines hold at once
     search_space: ClassVar[tuple[Dimension, ...]] = (
         *EPISODES,
         Categorical("baseline", (None, "mean", "loo", "optimal")),
@@ -272,7 +273,7 @@ class REINFORCE(EpisodicAlgorithm):
         size = sum(p.numel() for p in actor.values())
         total = th.zeros(size, dtype=signal.dtype, device=self.device)
         fallback = mean_of_others(signal, alive)
-        block = max(1, MAX_NUMBERS // (len(episodes) * size))
+        block = max(1, self.max_numbers // (len(episodes) * size))
         row_of = th.full(alive.shape, -1, device=self.device)
         row_of[episodes.step, episodes.number] = th.arange(len(episodes.step), device=self.device)
         observations = map_tensors(lambda x: x[rollout.valid], rollout.observations)

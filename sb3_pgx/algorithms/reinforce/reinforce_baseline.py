@@ -89,7 +89,7 @@ class REINFORCEBaseline(EpisodicAlgorithm):
     :raises ValueError: an argument is invalid, or the policy has no critic
     """
 
-    objective: ClassVar[Objective | None] = CRITIC_OBJECTIVE
+    objective: Objective | None = CRITIC_OBJECTIVE
 
     search_space: ClassVar[tuple[Dimension, ...]] = (
         *EPISODES,
