@@ -12,20 +12,24 @@ from sb3_pgx.cli.common import FAILED, INTERRUPTED, USER_ERRORS, add_run_options
 
 if TYPE_CHECKING:
     from benchmarks.claims.protocol import Claim
+    from sb3_pgx.experiments.pool import Runner
 
 
-def main(argv: Sequence[str] | None = None, folder: Path = CLAIMS, results: Path = RESULTS) -> int:
+def main(
+    argv: Sequence[str] | None = None, folder: Path = CLAIMS, results: Path = RESULTS, runner: "Runner | None" = None
+) -> int:
     """
     Run the command.
 
     :param argv: arguments; default: those of the process
     :param folder: folder of the claims
     :param results: folder of the records
+    :param runner: executes training runs; default: in processes
     :return: exit status: 0; 1 if a claim does not hold, or with ``--check`` if a record is missing or stale; 2 for a user
         error; 130 after Ctrl-C
     """
     try:
-        return run(_parser().parse_args(argv), folder, results)
+        return run(_parser().parse_args(argv), folder, results, runner)
     except KeyboardInterrupt:
         print("interrupted; finished runs are kept if --output was given", file=sys.stderr)
         return INTERRUPTED
@@ -63,12 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace, folder: Path, results: Path) -> int:
+def run(args: argparse.Namespace, folder: Path, results: Path, runner: "Runner | None" = None) -> int:
     """Run the command with parsed arguments. Return the exit status."""
     from benchmarks.claims.draws import RunOptions
     from benchmarks.claims.measuring import check_committed, check_ready, measure_claims, plan_lines, select_claims
     from sb3_pgx.experiments.comparison_arguments import check_at_least_one
     from sb3_pgx.experiments.output_folder import check_output
+    from sb3_pgx.experiments.pool import run_all
     from sb3_pgx.settings.configs import check_folder
 
     try:
@@ -95,7 +100,7 @@ def run(args: argparse.Namespace, folder: Path, results: Path) -> int:
     chosen = [*(["--only", args.only] if args.only else []), *(["--configs", str(args.configs)] if args.configs else [])]
     # The folder of the runs and the number of workers do not change the verdict.
     command = shlex.join(["python", "-m", "benchmarks.claims", args.name, *chosen, "--write"])
-    options = RunOptions(args.workers, args.configs, args.output)
+    options = RunOptions(args.workers, args.configs, args.output, runner=run_all if runner is None else runner)
     try:
         return 0 if measure_claims(claims, options, command, kept) else FAILED
     except OSError as error:  # a full disk

@@ -7,6 +7,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from sb3_pgx.core.errors import type_and_text
+from sb3_pgx.experiments.pool import Runner, run_all
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,14 @@ class RunOptions:
     :param configs: folder of hyperparameter files; ``None``: this repository's
     :param output: folder that keeps every run; finished runs in it are reused if their code hash is the same
     :param progress: whether to show a progress bar
+    :param runner: executes training runs
     """
 
     workers: int | None = None
     configs: Path | None = None
     output: Path | None = None
     progress: bool = True
+    runner: Runner = run_all
 
 
 def in_processes(run: Callable[..., Draw], jobs: Sequence[tuple], workers: int | None) -> list[Draw]:

@@ -28,7 +28,9 @@ def count_all_alarms(claim: Claim, options: RunOptions) -> list[Draw]:
     return in_processes(count_alarms, jobs, options.workers)
 
 
-def count_alarms(algorithm: str, env_id: str, seed: int, steps: int, configs: Path | None = None) -> Draw:
+def count_alarms(
+    algorithm: str, env_id: str, seed: int, steps: int, configs: Path | None = None, health: "AlarmCounter | None" = None
+) -> Draw:
     """
     Train once with published settings and measure every update.
 
@@ -37,12 +39,13 @@ def count_alarms(algorithm: str, env_id: str, seed: int, steps: int, configs: Pa
     :param seed: seed of the run
     :param steps: environment steps
     :param configs: folder of hyperparameter files; default: this repository's
+    :param health: counts the alarms; default: with the rules that come with the package
     :return: the number of updates and of alarms, and the last mean return during training
     """
     th.set_num_threads(1)
     peer, config, _ = prepare(algorithm, env_id, configs)
     model: Any = peer.algorithm(config.policy, make_train_env(config, env_id, seed), seed=seed, **config.hyperparameters)
-    health = AlarmCounter()
+    health = health or AlarmCounter()
     start = perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HealthWarning)
@@ -59,8 +62,8 @@ def count_alarms(algorithm: str, env_id: str, seed: int, steps: int, configs: Pa
 class AlarmCounter(HealthCallback):
     """A health callback that counts the alarms of each rule. An alarm that lasts over several updates counts once."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.alarms: Counter[str] = Counter()
         self._firing: set[str] = set()
 

@@ -1,5 +1,6 @@
 """The variance of the gradient with each baseline of REINFORCE, measured on the same policy and the same episodes."""
 
+from collections.abc import Iterator, Mapping
 from time import perf_counter
 
 import numpy as np
@@ -46,26 +47,37 @@ def relative_variances(env_id: str, timesteps: int, gradients: int, seed: int) -
     """
     th.set_num_threads(1)
     measured = gradients_of_one_policy(env_id, timesteps, gradients, seed)
-    variances = {name: float(np.var(g, axis=0, ddof=1).sum()) for name, g in measured.items()}
+    return variances_of(measured)
+
+
+def variances_of(gradients: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return variances relative to no baseline, from gradients by baseline, ``[gradients, parameters]``."""
+    variances = {name: float(np.var(g, axis=0, ddof=1).sum()) for name, g in gradients.items()}
     return {name: v / variances["None"] for name, v in variances.items() if name != "None"}
 
 
 def gradients_of_one_policy(env_id: str, timesteps: int, n_gradients: int, seed: int) -> dict[str, np.ndarray]:
     """Return gradients by baseline, ``[n_gradients, parameters]``, all from the same policy and the same episodes."""
+    gradients: dict[str, list[np.ndarray]] = {str(name): [] for name in (*BASELINES, LEARNED)}
+    for plain, learned in rollouts_of_one_policy(env_id, timesteps, n_gradients, seed):
+        for baseline in BASELINES:
+            plain.baseline = baseline
+            gradients[str(baseline)].append(gradient(plain, learned))
+        gradients[LEARNED].append(gradient(learned, learned))
+    return {name: np.stack(g) for name, g in gradients.items()}
+
+
+def rollouts_of_one_policy(env_id: str, timesteps: int, n: int, seed: int) -> Iterator[tuple[REINFORCE, REINFORCEBaseline]]:
+    """Train a policy, then yield models of it without and with a critic after each of n rollouts, which the latter has."""
     env = make_vec_env(env_id, N_ENVS, seed=seed)
     learned = REINFORCEBaseline("MlpPolicy", env, n_episodes=N_EPISODES, seed=seed, device="cpu").learn(timesteps)
     plain = REINFORCE(ActorCriticPolicy, env, n_episodes=N_EPISODES, seed=seed, device="cpu")
     plain.policy.load_state_dict(learned.policy.state_dict())
     callback = CallbackList([])
     callback.init_callback(learned)
-    gradients: dict[str, list[np.ndarray]] = {str(name): [] for name in (*BASELINES, LEARNED)}
-    for _ in range(n_gradients):
+    for _ in range(n):
         learned.collect_rollouts(env, callback, learned.rollout_buffer, learned.n_steps)
-        for baseline in BASELINES:
-            plain.baseline = baseline
-            gradients[str(baseline)].append(gradient(plain, learned))
-        gradients[LEARNED].append(gradient(learned, learned))
-    return {name: np.stack(g) for name, g in gradients.items()}
+        yield plain, learned
 
 
 def gradient(model: REINFORCE | REINFORCEBaseline, collector: REINFORCEBaseline) -> np.ndarray:

@@ -59,11 +59,12 @@ def train(claim: Claim, options: RunOptions, code: str) -> list[Draw]:
         for label, env_id, peer, config in contenders_of(claim, options.configs)
         for seed in claim.seeds
     ]
-    if options.output is None:
-        return [draw_of(result) for result in run_missing(specs, None, {}, options.workers, options.progress)]
-    paths = [run_folder(spec, options.output, code) / f"{spec.name}.json" for spec in specs]
-    kept = {**failed_runs(paths), **find_earlier_runs(specs, paths).results}
-    return [draw_of(result) for result in run_missing(specs, paths, kept, options.workers, options.progress)]
+    paths, kept = None, {}
+    if options.output is not None:
+        paths = [run_folder(spec, options.output, code) / f"{spec.name}.json" for spec in specs]
+        kept = {**failed_runs(paths), **find_earlier_runs(specs, paths).results}
+    results = run_missing(specs, paths, kept, options.workers, options.progress, runner=options.runner)
+    return [draw_of(result) for result in results]
 
 
 def failed_runs(paths: Sequence[Path]) -> dict[int, RunResult]:

@@ -5,20 +5,23 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sb3_pgx.cli.common import FAILED, INTERRUPTED, USER_ERRORS, usage_error
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, **replaced: Any) -> int:
     """
     Run the command.
 
     :param argv: arguments; default: those of the process
+    :param replaced: ``known`` and ``results`` of :func:`~benchmarks.speed.run.plan_bench`, and ``measure_case`` of
+        :func:`~benchmarks.speed.run.run_bench`
     :return: exit status: 0, 1 if a case failed, 2 for a user error, 130 after Ctrl-C
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return run(_parser().parse_args(arguments), shlex.join(["python", "-m", "benchmarks.speed", *arguments]))
+        return run(_parser().parse_args(arguments), shlex.join(["python", "-m", "benchmarks.speed", *arguments]), **replaced)
     except KeyboardInterrupt:
         print("interrupted; results of finished cases are kept", file=sys.stderr)
         return INTERRUPTED
@@ -41,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace, command: str) -> int:
+def run(args: argparse.Namespace, command: str, measure_case: Any = None, **replaced: Any) -> int:
     """Run the benchmark with parsed arguments. Return the exit status."""
     from benchmarks.speed.report import markdown
     from benchmarks.speed.run import plan_bench, run_bench
@@ -55,11 +58,12 @@ def run(args: argparse.Namespace, command: str) -> int:
             force=args.force,
             write=args.write,
             quick=args.quick,
+            **replaced,
         )
         plan.output.parent.mkdir(parents=True, exist_ok=True)  # before minutes of measuring, not after
     except USER_ERRORS as error:
         return usage_error(error)
-    results, failures = run_bench(plan, command)
+    results, failures = run_bench(plan, command, measure_case=measure_case)
     if results:
         print(f"\n{markdown(results)}")
     if results and results[-1].case.name not in failures:  # each write contains all results

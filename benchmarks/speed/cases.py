@@ -211,20 +211,21 @@ CASES = (
 )
 
 
-def select_cases(names: Sequence[str] | None) -> tuple[Case, ...]:
+def select_cases(names: Sequence[str] | None, known: Sequence[Case] = CASES) -> tuple[Case, ...]:
     """
     Return the cases with these names.
 
     :param names: names of cases; ``None``: all cases
-    :return: the cases, in the order of :data:`CASES`
+    :param known: the cases that there are
+    :return: the cases, in the order of ``known``
     :raises ValueError: there is no case of that name; the message suggests the nearest names
     """
-    known = [case.name for case in CASES]
+    known_names = [case.name for case in known]
     for name in names or ():
-        if name not in known:
-            hint = suggestion(name, known) or f"; choose from {', '.join(known)}"
+        if name not in known_names:
+            hint = suggestion(name, known_names) or f"; choose from {', '.join(known_names)}"
             raise ValueError(f"benchmark case {name!r} is unknown{hint}")
-    return tuple(case for case in CASES if names is None or case.name in names)
+    return tuple(case for case in known if names is None or case.name in names)
 
 
 def missing_package(contender: str) -> str | None:

@@ -54,7 +54,7 @@ class PFRLACER:
         self._observation: np.ndarray | None = None
         set_random_seed(seed)
         model = _model(agents, self._env)
-        self._agent: Any = agents.ACER(
+        self.agent: Any = agents.ACER(
             model,
             _shared_rmsprop(model, learning_rate),
             n_steps,
@@ -64,14 +64,14 @@ class PFRLACER:
             replay_start_size=replay_start,
             max_grad_norm=10.0,
         )
-        self._agent.shared_model.share_memory()  # PFRL asserts this before it learns
-        update = self._agent.update
+        self.agent.shared_model.share_memory()  # PFRL asserts this before it learns
+        update = self.agent.update
 
         def counted(**kwargs: Any) -> None:
             self._learned += kwargs["t_stop"] - kwargs["t_start"]
             update(**kwargs)
 
-        self._agent.update = counted
+        self.agent.update = counted
 
     @property
     def n_gradient_steps(self) -> int:
@@ -97,7 +97,7 @@ class PFRLACER:
         if self._observation is None:
             self._observation, _ = self._env.reset(seed=self._seed)
             self._seed = None
-        action = self._agent.act(self._observation)
+        action = self.agent.act(self._observation)
         observation, reward, terminated, truncated, _ = self._env.step(action)
         self.num_timesteps += 1
         self._observation = None if terminated or truncated else observation
@@ -105,7 +105,7 @@ class PFRLACER:
 
     def train(self, *transition: Any) -> None:
         """Pass a step to the agent, which learns whenever a segment is complete."""
-        self._agent.observe(*transition)
+        self.agent.observe(*transition)
 
 
 def _model(agents: ModuleType, env: Env) -> nn.Module:

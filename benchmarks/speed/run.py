@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from benchmarks import RESULTS
 from benchmarks.provenance import provenance
-from benchmarks.speed.cases import DIAGNOSTICS, Case, missing_package, select_cases
+from benchmarks.speed.cases import CASES, DIAGNOSTICS, Case, missing_package, select_cases
 from benchmarks.speed.measure import Measurement, Process
 from benchmarks.speed.report import code_hash_of_speed, headline
 from benchmarks.speed.results import CaseResult, Timing, as_record
@@ -61,6 +61,8 @@ def plan_bench(
     force: bool = False,
     write: bool = False,
     quick: bool = False,
+    known: Sequence[Case] = CASES,
+    results: Path = RESULTS,
 ) -> BenchPlan:
     """
     Check everything that can be checked before measuring. Create no file.
@@ -70,8 +72,10 @@ def plan_bench(
     :param timesteps: smallest number of environment steps per round; default: that of each case, or one rollout with ``quick``
     :param output: file for the results; default: ``runs/bench-<time>.json``
     :param force: whether to replace that file
-    :param write: whether to write into the repository's ``benchmarks/results`` instead of ``output``
+    :param write: whether to write into ``results`` instead of ``output``
     :param quick: only check that the benchmark works; the speeds have no meaning
+    :param known: the cases that there are
+    :param results: folder of the results that are kept; default: this repository's
     :raises ValueError: a name is unknown, a number is out of range, or ``quick`` results would be kept
     :raises FileExistsError: ``output`` exists and ``force`` is False
     :raises ImportError: a required package is not installed
@@ -82,8 +86,8 @@ def plan_bench(
     rounds = (QUICK_ROUNDS if quick else ROUNDS) if rounds is None else rounds
     timesteps = 1 if quick and timesteps is None else timesteps
     check_at_least_one(rounds=rounds, timesteps=1 if timesteps is None else timesteps)
-    selected = select_cases(cases)
-    file = RESULTS / RESULTS_FILE if write else output or Path("runs") / f"bench-{datetime.now():%Y%m%d-%H%M%S}.json"
+    selected = select_cases(cases, known)
+    file = results / RESULTS_FILE if write else output or Path("runs") / f"bench-{datetime.now():%Y%m%d-%H%M%S}.json"
     if not write and file.exists() and (file.is_dir() or not force):
         raise FileExistsError(f"{file} exists; choose another file{'' if file.is_dir() else ', or use --force to replace it'}")
     skipped = {case.name: reason for case in selected if (reason := _missing_environment(case))}
@@ -91,12 +95,15 @@ def plan_bench(
     return BenchPlan(tuple(c for c in selected if c.name not in skipped), skipped, rounds, timesteps, file, kept)
 
 
-def run_bench(plan: BenchPlan, command: str) -> tuple[list[CaseResult], dict[str, str]]:
+def run_bench(
+    plan: BenchPlan, command: str, measure_case: Callable[[Case, int, int, str], CaseResult] | None = None
+) -> tuple[list[CaseResult], dict[str, str]]:
     """
     Measure every case, print one line per case, and rewrite the file after each.
 
     :param plan: the checked arguments
     :param command: command that reproduces the results, for the record
+    :param measure_case: measures one case; default: :func:`measure`
     :return: results, and the error message of each failed case
     """
     for name, reason in plan.skipped.items():
@@ -106,7 +113,7 @@ def run_bench(plan: BenchPlan, command: str) -> tuple[list[CaseResult], dict[str
     entries = dict(plan.kept)
     for case in plan.cases:
         try:
-            result = measure(case, plan.rounds, plan.timesteps or case.timesteps, command)
+            result = (measure_case or measure)(case, plan.rounds, plan.timesteps or case.timesteps, command)
             entries[case.name] = as_record(result)
         except Exception as error:  # other cases go on
             failures[case.name] = type_and_text(error)
@@ -122,7 +129,9 @@ def run_bench(plan: BenchPlan, command: str) -> tuple[list[CaseResult], dict[str
     return results, failures
 
 
-def measure(case: Case, rounds: int, timesteps: int, command: str) -> CaseResult:
+def measure(
+    case: Case, rounds: int, timesteps: int, command: str, process: Callable[[Case, str, Path], Process] = Process
+) -> CaseResult:
     """
     Measure one case. Contenders take turns, so that other load on the machine affects all of them.
 
@@ -130,6 +139,7 @@ def measure(case: Case, rounds: int, timesteps: int, command: str) -> CaseResult
     :param rounds: rounds of training per contender; about half as many more have a stopwatch
     :param timesteps: smallest number of environment steps per round
     :param command: the command, for the record
+    :param process: runs a contender
     :raises Exception: any error of a contender
     """
     source = {**provenance(), "code_hash": code_hash_of_speed()}  # before the first round
@@ -138,18 +148,18 @@ def measure(case: Case, rounds: int, timesteps: int, command: str) -> CaseResult
     contenders = [*peers[:1], case.algorithm, *peers[1:]]
     with ExitStack() as stack:
         cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sb3-pgx-bench-")))
-        processes = {name: stack.enter_context(Process(case, name, cache)) for name in contenders}
-        for process in processes.values():  # all processes start at the same time; from here on only one is busy
-            process.wait()
-        warm_up = {name: process.call(Measurement.warm_up) for name, process in processes.items()}
+        processes = {name: stack.enter_context(process(case, name, cache)) for name in contenders}
+        for started in processes.values():  # all processes start at the same time; from here on only one is busy
+            started.wait()
+        warm_up = {name: p.call(Measurement.warm_up) for name, p in processes.items()}
         # One model is timed with and without diagnostics, because two processes differ by more than diagnostics cost.
         diagnosed = {name: f"{name}{DIAGNOSTICS}" not in contenders for name in contenders}
         runs = {n: p if diagnosed[n] else processes[f"{n}{DIAGNOSTICS}"] for n, p in processes.items()}
         trainings = take_turns(
             {n: partial(p.call, Measurement.round, timesteps, diagnosed[n]) for n, p in runs.items()}, rounds
         )
-        memory = {name: process.call(Measurement.peak_memory) for name, process in processes.items()}
-        data = {name: process.call(Measurement.data_bytes) for name, process in processes.items()}
+        memory = {name: p.call(Measurement.peak_memory) for name, p in processes.items()}
+        data = {name: p.call(Measurement.data_bytes) for name, p in processes.items()}
         turns: dict[str, Callable[[], Any]] = {
             **{n: partial(p.call, Measurement.phase_round, timesteps, diagnosed[n]) for n, p in runs.items()},
             CEILING: partial(processes[case.algorithm].call, Measurement.ceiling, timesteps),
@@ -157,7 +167,7 @@ def measure(case: Case, rounds: int, timesteps: int, command: str) -> CaseResult
         phases = take_turns(turns, (rounds + 1) // 2)
         timings = {n: Timing(trainings[n], phases[n], warm_up[n], memory[n], data[n]) for n in contenders}
         if case.compiles:
-            fresh = stack.enter_context(Process(case, case.algorithm, cache))
+            fresh = stack.enter_context(process(case, case.algorithm, cache))
             warm = fresh.call(Measurement.warm_up)
             timings[case.algorithm] = replace(timings[case.algorithm], warm_cache_seconds=warm)
     return CaseResult(

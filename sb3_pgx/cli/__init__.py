@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     :param argv: arguments; default: those of the process
     :return: exit status: 0; 1 if every run failed or the doctor found a problem; 2 for a user error; 130 after Ctrl-C
     """
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         return args.command(args)
     except KeyboardInterrupt:
@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``sb3-pgx`` and of all its commands."""
     parser = argparse.ArgumentParser(prog="sb3-pgx", description="Policy-gradient algorithms for Stable-Baselines3.")
     parser.add_argument("--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help="show the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from sb3_pgx.cli.common import FAILED, USER_ERRORS, Commands, add_run_options, usage_error
 
@@ -56,11 +57,12 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(command=run)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the command. Return the exit status."""
+def run(args: argparse.Namespace, runner: Any = None) -> int:
+    """Run the command; ``runner`` is that of :func:`~sb3_pgx.experiments.comparison.compare`. Return the exit status."""
     from sb3_pgx.experiments.comparison import make_folder, plan_comparison, run_comparison
     from sb3_pgx.experiments.comparison_arguments import read_normalize, read_seeds, read_threshold
     from sb3_pgx.experiments.number_format import quantity
+    from sb3_pgx.experiments.pool import run_all
 
     try:
         plan = plan_comparison(
@@ -84,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{len(plan.earlier.results)} of them are already finished and are reused (--force repeats them)")
     for path in plan.earlier.damaged:
         print(f"{path} is incomplete or belongs to different settings; this run is repeated")
-    comparison = run_comparison(plan)
+    comparison = run_comparison(plan, runner=run_all if runner is None else runner)
     print(f"\n{comparison.brief}")
     if comparison.unwritten is not None:
         print(f"sb3-pgx: {comparison.unwritten}; run the same command again to write the report", file=sys.stderr)

@@ -1,6 +1,6 @@
 """Examine an algorithm: train it on every probe, and name the part that is probably broken if an answer is wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +35,15 @@ class ProbeResult:
     explanation: str = ""
 
 
-def examine_algorithm(cls: type[BaseAlgorithm], seed: int = 0, **hyperparameters: Any) -> list[ProbeResult]:
+def examine_algorithm(
+    cls: type[BaseAlgorithm], seed: int = 0, probes: Sequence[Probe] = PROBES, **hyperparameters: Any
+) -> list[ProbeResult]:
     """
-    Train an algorithm on each of :data:`~sb3_pgx.doctor.probes.PROBES` for a few thousand steps, and check its updates.
+    Train an algorithm on each of the probes for a few thousand steps, and check its updates.
 
     :param cls: class with the interface of SB3's ``OnPolicyAlgorithm``: from this package, from SB3, or your own
     :param seed: seed of the algorithm and of the environments
+    :param probes: small environments with known answers
     :param hyperparameters: arguments of the constructor that replace those of :mod:`sb3_pgx.doctor.probe_settings`, except
         ``gamma``, which each probe sets
     :return: one result per probe, in their order; then whether the stored log-probabilities are those of the policy that
@@ -57,7 +60,7 @@ def examine_algorithm(cls: type[BaseAlgorithm], seed: int = 0, **hyperparameters
     if "gamma" in hyperparameters:
         raise ValueError("gamma cannot be set: each probe has its own gamma, for which the right answer is known")
     stored = StoredLogProb()
-    results = [_train_on(cls, probe, seed, hyperparameters, stored) for probe in PROBES]
+    results = [_train_on(cls, probe, seed, hyperparameters, stored) for probe in probes]
     results.append(_result(stored.name, (stored.answer(),), stored.suspect))
     return [*results, _check_update_size(cls, seed, hyperparameters)]
 

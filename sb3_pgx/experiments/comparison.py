@@ -26,7 +26,7 @@ from sb3_pgx.experiments.normalized_scores import random_return
 from sb3_pgx.experiments.number_format import duration
 from sb3_pgx.experiments.output_folder import RECORD, check_resumable, comparison_record, folder_name, run_path
 from sb3_pgx.experiments.peers import package_versions, prepare
-from sb3_pgx.experiments.pool import write_json
+from sb3_pgx.experiments.pool import Runner, run_all, write_json
 from sb3_pgx.experiments.report import report_text, write_report
 from sb3_pgx.experiments.runs import RunResult, RunSpec, versions
 
@@ -96,6 +96,7 @@ def compare(
     normalize: Mapping[str, tuple[float, float]] | None = None,
     force: bool = False,
     progress: bool = True,
+    runner: Runner = run_all,
 ) -> Comparison:
     """
     Train several algorithms in one or several environments with several seeds, on the same budget of environment steps, and
@@ -118,6 +119,8 @@ def compare(
     :param force: whether to repeat every run, and to write into a folder that holds something else. Files of the same names
         are replaced.
     :param progress: whether to show a progress bar and one line per run
+    :param runner: executes the runs: :func:`~sb3_pgx.experiments.pool.run_all` in processes,
+        :func:`~sb3_pgx.experiments.pool.run_here` in this one, or a function of your own with the same arguments
     :return: the results and the report
     :raises ValueError: a name is unknown, or a number is out of range
     :raises FileExistsError: ``output`` holds something other than this comparison and ``force`` is False
@@ -126,7 +129,7 @@ def compare(
     plan = plan_comparison(
         env, algorithms, timesteps, seeds, output, workers, threshold, eval_episodes, configs, normalize, force
     )
-    comparison = run_comparison(plan, progress)
+    comparison = run_comparison(plan, progress, runner=runner)
     if comparison.unwritten is not None:
         warnings.warn(f"{comparison.unwritten}; the value that compare() returned has all results")
     return comparison
@@ -192,17 +195,18 @@ def plan_comparison(
     return ComparisonPlan(tuple(specs), design, folder, earlier, force)
 
 
-def run_comparison(plan: ComparisonPlan, progress: bool = True) -> Comparison:
+def run_comparison(plan: ComparisonPlan, progress: bool = True, runner: Runner = run_all) -> Comparison:
     """
     Execute the runs of a plan that are not finished yet, and write the report.
 
     :param plan: the result of :func:`plan_comparison`
     :param progress: whether to show a progress bar and one line per run
+    :param runner: executes the runs
     """
     make_folder(plan)
     n_missing = len(plan.specs) - len(plan.earlier.results)
     on_result = _ProgressLines(n_missing) if progress else lambda result: None
-    results = run_missing(plan.specs, plan.paths, plan.earlier.results, plan.design.workers, progress, on_result)
+    results = run_missing(plan.specs, plan.paths, plan.earlier.results, plan.design.workers, progress, on_result, runner)
     analysis = analyse(results, plan.design)
     unwritten = None
     try:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sb3_pgx.experiments.pool import OnResult, json_round_trip, read_result, run_all
+from sb3_pgx.experiments.pool import OnResult, Runner, json_round_trip, read_result, run_all
 from sb3_pgx.experiments.runs import RunResult, RunSpec, versions
 
 
@@ -52,6 +52,7 @@ def run_missing(
     workers: int | None = None,
     progress: bool = True,
     on_result: OnResult = lambda result: None,
+    runner: Runner = run_all,
 ) -> list[RunResult]:
     """
     Execute the runs that are not finished yet.
@@ -62,13 +63,14 @@ def run_missing(
     :param workers: number of processes at the same time; default: the number of processors
     :param progress: whether to show a progress bar
     :param on_result: called with each new result as it arrives
+    :param runner: executes the runs
     :return: one result per run, in the order of ``specs``
     """
     missing = [index for index in range(len(specs)) if index not in finished]
     if not missing:
         return [finished[index] for index in range(len(specs))]
     files = None if paths is None else [paths[i] for i in missing]
-    new = run_all([specs[i] for i in missing], files, workers, progress, on_result)
+    new = runner([specs[i] for i in missing], files, workers, progress, on_result)
     results = {**finished, **dict(zip(missing, new, strict=True))}
     return [results[index] for index in range(len(specs))]
 

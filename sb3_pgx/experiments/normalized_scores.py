@@ -68,20 +68,21 @@ def find_scale(
     )
 
 
-def random_return(env_id: str, config: RunConfig) -> float:
+def random_return(env_id: str, config: RunConfig, max_steps: int = RANDOM_STEPS) -> float:
     """
     Return the mean return of a policy that acts uniformly at random, over :data:`RANDOM_EPISODES` episodes, or over as many as
-    end within :data:`RANDOM_STEPS` steps.
+    end within ``max_steps`` steps.
 
     :param env_id: Gymnasium's name of the environment
     :param config: settings whose environment arguments and wrappers are used
+    :param max_steps: most steps to play
     :raises ValueError: no episode ended
     """
     env = make_eval_env(replace(config, normalize=None, frame_stack=None), env_id, RANDOM_SEED)
     env.action_space.seed(RANDOM_SEED)
     env.reset()
     returns: list[float] = []
-    for _ in range(RANDOM_STEPS):
+    for _ in range(max_steps):
         _, _, dones, infos = env.step(np.stack([env.action_space.sample()]))
         if dones[0]:
             returns.append(float(infos[0]["episode"]["r"]))
@@ -90,7 +91,7 @@ def random_return(env_id: str, config: RunConfig) -> float:
     env.close()
     if not returns:
         raise ValueError(
-            f"random actions end no episode of {env_id} within {RANDOM_STEPS} steps, so its returns have no scale; give the "
+            f"random actions end no episode of {env_id} within {max_steps} steps, so its returns have no scale; give the "
             f"returns that count as 0 and as 1: --normalize {env_id}=LOW,HIGH"
         )
     return float(np.mean(returns))

@@ -27,6 +27,7 @@ JAX_SETTINGS = {
 }
 
 OnResult = Callable[[RunResult], None]
+Runner = Callable[..., list[RunResult]]  # `run_all`, or a function with its arguments
 Job = tuple[RunSpec, Path | None]
 
 
@@ -61,6 +62,21 @@ def run_all(
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     return [results[future] for future in futures]
+
+
+def run_here(
+    specs: Sequence[RunSpec],
+    paths: Sequence[Path] | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+    on_result: OnResult = lambda result: None,
+) -> list[RunResult]:
+    """Execute the runs one after the other in this process, for instance in a debugger. Arguments as :func:`run_all`."""
+    results = []
+    for spec, path in zip(specs, [None] * len(specs) if paths is None else paths, strict=True):
+        results.append(_write(execute(spec), path))
+        on_result(results[-1])
+    return results
 
 
 def write_json(path: Path, content: Any) -> None:

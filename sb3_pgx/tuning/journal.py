@@ -10,10 +10,10 @@ from typing import Any, BinaryIO
 from optuna.storages.journal import BaseJournalBackend, JournalFileSymlinkLock
 
 from sb3_pgx.core.files import cannot_write
+from sb3_pgx.tuning.tuning_plan import GRACE_SECONDS
 
 RECORD = b'{"op_code":'  # how Optuna begins each line
 SQLITE, ZIP = b"SQLite format 3\0", b"PK\x03\x04"
-GRACE_SECONDS = 30  # Optuna's: a lock that is held for longer without a write belongs to a dead process
 
 
 class OneStepLock(JournalFileSymlinkLock):
@@ -42,15 +42,16 @@ class Journal(BaseJournalBackend):
     it is cut off before the next line is written. In the middle of the file, where another program left it, it is skipped.
 
     :param path: path of the file, which is created if it does not exist
+    :param lock_seconds: a lock that is held for longer without a write belongs to a dead process
     :raises ValueError: the file is not a journal; it is left unchanged
     :raises OSError: the file cannot be read or created
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, lock_seconds: int = GRACE_SECONDS):
         self._path = Path(os.path.realpath(path))  # with a relative path, Optuna waits forever for the lock of a dead process
         _check(path)
         self._path.touch()
-        self._lock = OneStepLock(str(self._path), GRACE_SECONDS)
+        self._lock = OneStepLock(str(self._path), lock_seconds)
         self._starts = [0]  # byte at which the line of each record starts, for the records read so far
         self._skipped: set[int] = set()
 

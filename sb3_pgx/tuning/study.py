@@ -10,14 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sb3_pgx.tuning.tuning_plan import TuningPlan
+from sb3_pgx.tuning.tuning_plan import GRACE_SECONDS, TuningPlan
 
 if TYPE_CHECKING:
     import optuna
     from optuna.storages import BaseStorage
 
-SECONDS_TO_CONNECT = 10
-SECONDS_TO_START = 5.0  # how long to wait for another machine that has created the study to store its settings
 MACHINES_AT_ONCE = 5  # attempts, since machines that create the tables of a new database at the same time fail in turn
 STARTUP_TRIALS = {"tpe": 10, "median": 5}  # Optuna's defaults: random trials, and trials before the first is pruned
 # pip's names of SQLAlchemy's drivers, by module, if they differ.
@@ -49,7 +47,7 @@ def open_study(plan: TuningPlan) -> "optuna.Study":
 
     from sb3_pgx.tuning.trial_records import enqueue_default
 
-    storage = open_storage(plan.storage)
+    storage = open_storage(plan.storage, plan.seconds_to_connect, plan.lock_seconds)
     with reachable(plan.storage):
         if plan.force:
             _delete(plan, storage)
@@ -57,8 +55,8 @@ def open_study(plan: TuningPlan) -> "optuna.Study":
             study = optuna.create_study(storage=storage, study_name=plan.study_name, direction="maximize", **_methods(plan))
         except optuna.exceptions.DuplicatedStudyError:
             study = optuna.load_study(storage=storage, study_name=plan.study_name, **_methods(plan))
-            if (old := _agreement_of(study)) is not None:
-                _compare(plan, old)
+            if (old := _agreement_of(study, plan.seconds_to_start)) is not None:
+                check_agreement(plan, old)
                 return study
         enqueue_default(study, plan)
         study.set_user_attr(AGREEMENT, plan.agreement())  # comes last: a study with this attribute is complete
@@ -74,30 +72,32 @@ def _delete(plan: TuningPlan, storage: "BaseStorage") -> None:
         study = optuna.load_study(storage=storage, study_name=plan.study_name)
     except KeyError:
         return
-    if owners := active_processes(study):
+    if owners := active_processes(study, plan.dead_seconds):
         raise ValueError(
             f"the study {plan.study_name} cannot be deleted: {' and '.join(owners)} is working on it; stop that first"
         )
     optuna.delete_study(storage=storage, study_name=plan.study_name)
 
 
-def open_storage(url: str) -> "BaseStorage":
+def open_storage(url: str, seconds_to_connect: float = 10.0, lock_seconds: int = GRACE_SECONDS) -> "BaseStorage":
     """
     Open Optuna's storage.
 
     :param url: the path of a journal file; ``grpc://host:port`` for Optuna's proxy; or an address for SQLAlchemy, such as
         ``sqlite:///file`` or ``postgresql://user@host/database``
+    :param seconds_to_connect: how long to wait for Optuna's proxy
+    :param lock_seconds: as of :class:`~sb3_pgx.tuning.journal.Journal`
     :raises OSError: the storage cannot be reached
     :raises ImportError: its driver is not installed
     :raises ValueError: the address is invalid
     """
     with reachable(url):
         if url.startswith("grpc://"):
-            return _grpc(url)
-        return _database(url) if "://" in url else _journal(Path(url))
+            return _grpc(url, seconds_to_connect)
+        return _database(url) if "://" in url else _journal(Path(url), lock_seconds)
 
 
-def _journal(path: Path) -> "BaseStorage":
+def _journal(path: Path, lock_seconds: int) -> "BaseStorage":
     from optuna.storages import JournalStorage
 
     from sb3_pgx.tuning.journal import Journal
@@ -107,21 +107,9 @@ def _journal(path: Path) -> "BaseStorage":
     if path.is_dir():
         raise IsADirectoryError(f"storage {path} is a folder: give the path of a file, such as {path / 'journal.log'}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    mend_journal(path)
-    return JournalStorage(Journal(path))
-
-
-def mend_journal(path: Path) -> int:
-    """
-    Cut off an incomplete last line.
-
-    :param path: path of a journal file, which need not exist
-    :return: number of bytes that were cut off
-    :raises ValueError: the file is not a journal; it is left unchanged
-    """
-    from sb3_pgx.tuning.journal import Journal
-
-    return Journal(path).mend() if path.is_file() else 0
+    journal = Journal(path, lock_seconds)
+    journal.mend()
+    return JournalStorage(journal)
 
 
 def _database(url: str) -> "BaseStorage":
@@ -171,7 +159,7 @@ def _lock_from_the_start(engine: Any) -> None:
     event.listen(engine, "begin", begin)
 
 
-def _grpc(url: str) -> "BaseStorage":
+def _grpc(url: str, seconds_to_connect: float) -> "BaseStorage":
     from optuna.storages import GrpcStorageProxy
 
     host, _, port = url.removeprefix("grpc://").rstrip("/").rpartition(":")
@@ -179,7 +167,7 @@ def _grpc(url: str) -> "BaseStorage":
         raise ValueError(f"storage {url}: write grpc://host:port")
     storage = GrpcStorageProxy(host=host, port=int(port))
     try:
-        storage.wait_server_ready(SECONDS_TO_CONNECT)
+        storage.wait_server_ready(seconds_to_connect)
     except ConnectionError as error:
         storage.close()
         raise _unreachable(url, error) from None
@@ -255,15 +243,16 @@ def _methods(plan: TuningPlan) -> dict[str, Any]:
     return {"sampler": sampler(None) if seed is None else StreamPerTrial(sampler, seed), "pruner": pruner}
 
 
-def _agreement_of(study: "optuna.Study") -> dict[str, Any] | None:
+def _agreement_of(study: "optuna.Study", seconds_to_start: float) -> dict[str, Any] | None:
     """Return the settings of the study; ``None`` if the process that created it died before it stored them."""
-    deadline = time.monotonic() + SECONDS_TO_START
+    deadline = time.monotonic() + seconds_to_start
     while (agreement := study.user_attrs.get(AGREEMENT)) is None and time.monotonic() < deadline:
         time.sleep(0.2)
     return agreement
 
 
-def _compare(plan: TuningPlan, old: dict[str, Any]) -> None:
+def check_agreement(plan: TuningPlan, old: dict[str, Any]) -> None:
+    """:raises StudyMismatch: a study with these settings, from :meth:`TuningPlan.agreement`, is not one of the plan"""
     new = json.loads(json.dumps(plan.agreement()))
     for name in [*new, *(name for name in old if name not in new)]:
         if old.get(name) != new.get(name):

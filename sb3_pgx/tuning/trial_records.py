@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sb3_pgx.settings.search_spaces import names_of, params_of
 from sb3_pgx.tuning.process_identity import AT, has_ended, is_this_process, this_process
 from sb3_pgx.tuning.trial_runs import SeedResult
-from sb3_pgx.tuning.tuning_plan import TuningPlan
+from sb3_pgx.tuning.tuning_plan import DEAD_SECONDS, TuningPlan
 
 if TYPE_CHECKING:
     import optuna
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 30.0
 OVERDUE_SECONDS = 60.0
-DEAD_SECONDS = 180.0  # a machine counts as dead after this silence, which must exceed differences between machines' clocks
 OWNER, INTERRUPTED, INSTEAD_OF, SURPLUS, ERROR, DETAILS = "owner", "interrupted", "instead of", "surplus", "error", "traceback"
 HYPERPARAMETERS, DEFAULT, SEED = "hyperparameters", "configuration as it is", "seed "
 
@@ -112,12 +111,12 @@ def record_heartbeat(trial: "Trial") -> None:
     trial.set_user_attr(OWNER, this_process())
 
 
-def active_processes(study: "optuna.Study") -> list[str]:
+def active_processes(study: "optuna.Study", dead_seconds: float = DEAD_SECONDS) -> list[str]:
     """Return the processes that are working on the study, with their machines."""
     from optuna.trial import TrialState
 
     running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-    owners = [trial.user_attrs[OWNER] for trial in running if OWNER in trial.user_attrs and _is_alive(trial)]
+    owners = [trial.user_attrs[OWNER] for trial in running if OWNER in trial.user_attrs and _is_alive(trial, dead_seconds)]
     return sorted({f"process {owner['pid']} on {owner['host']}" for owner in owners})
 
 
@@ -150,16 +149,17 @@ def mark_failed(study: "optuna.Study", trial: "Trial", reason: str, details: str
     study.tell(trial, state=TrialState.FAIL)
 
 
-def requeue_abandoned(study: "optuna.Study") -> list[int]:
+def requeue_abandoned(study: "optuna.Study", dead_seconds: float = DEAD_SECONDS) -> list[int]:
     """
     Queue again every trial whose process has died.
 
+    :param dead_seconds: a machine that is silent for longer counts as dead
     :return: numbers of the trials that were found abandoned
     """
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)
-    dead = [trial.number for trial in trials if trial.state == TrialState.RUNNING and not _is_alive(trial)]
+    dead = [trial.number for trial in trials if trial.state == TrialState.RUNNING and not _is_alive(trial, dead_seconds)]
     found = [number for number in dead if interrupt(study, number)]
     # A process that did the same may have been killed before it queued the trial again.
     replaced = {trial.user_attrs.get(INSTEAD_OF) for trial in study.get_trials(deepcopy=False)}
@@ -217,10 +217,10 @@ def silent_trials(study: "optuna.Study") -> list[int]:
     return [trial.number for trial in running if _silent_seconds(trial) > OVERDUE_SECONDS]
 
 
-def _is_alive(trial: "FrozenTrial") -> bool:
+def _is_alive(trial: "FrozenTrial", dead_seconds: float) -> bool:
     owner = trial.user_attrs.get(OWNER, {})
     without_heartbeat = AT not in owner and is_this_process(owner)  # it could not be written, for example to a full disk
-    return _silent_seconds(trial) <= DEAD_SECONDS and not has_ended(owner) and not without_heartbeat
+    return _silent_seconds(trial) <= dead_seconds and not has_ended(owner) and not without_heartbeat
 
 
 def _silent_seconds(trial: "FrozenTrial") -> float:

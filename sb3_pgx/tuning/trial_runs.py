@@ -1,6 +1,7 @@
 """Trains the seeds of a trial in a worker and reports the results. Nothing here depends on Optuna."""
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -53,11 +54,14 @@ class Task:
     :param finished: results of an earlier attempt, by seed
     :param in_lock_step: whether the seeds take turns, each training to the next point of the learning curve; otherwise they
         train one after the other
+    :param execute: trains and evaluates a run; its arguments and result are those of
+        :func:`~sb3_pgx.experiments.runs.execute`
     """
 
     specs: tuple[RunSpec, ...]
     finished: dict[int, SeedResult]
     in_lock_step: bool
+    execute: Callable[..., RunResult] = execute
 
 
 class TrialListener(Protocol):
@@ -88,7 +92,7 @@ def run_task(task: Task, listener: TrialListener) -> None:
 def _one_after_the_other(task: Task, listener: TrialListener) -> None:
     for spec in task.specs:
         finished = task.finished.get(spec.seed)
-        if not listener.seed(finished or SeedResult.of(execute(spec, listener.steps))):
+        if not listener.seed(finished or SeedResult.of(task.execute(spec, listener.steps))):
             return
 
 
@@ -116,7 +120,7 @@ def _run_or_replay(spec: RunSpec, task: Task, listener: TrialListener, pause: Pa
     """Train a seed. One that is already finished replays its learning curve, so that the mean over seeds includes it."""
     finished = task.finished.get(spec.seed)
     if finished is None:
-        return SeedResult.of(execute(spec, listener.steps, lambda steps, value: pause((steps, value))))
+        return SeedResult.of(task.execute(spec, listener.steps, lambda steps, value: pause((steps, value))))
     for point in zip(finished.curve_steps, finished.curve_returns, strict=True):
         pause(point)
     return finished

@@ -1,7 +1,7 @@
 """Searches for hyperparameters: asks the study for trials, lets workers train them, and stores their scores."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from sb3_pgx.tuning.worker_process import CurvePoint, Message, SeedDone, StepsDo
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import Trial
+
+MakeWorker = Callable[[], Worker]
 
 
 def tune(
@@ -95,27 +97,38 @@ def tune(
     return run_tuning(plan, open_study(plan), progress)
 
 
-def run_tuning(plan: TuningPlan, study: "optuna.Study", progress: bool = True) -> StudySummary:
+def run_tuning(
+    plan: TuningPlan, study: "optuna.Study", progress: bool = True, make_worker: MakeWorker = Worker
+) -> StudySummary:
     """
-    Train the missing trials of a study, and write the report. After Ctrl-C, the report covers the trials so far.
-
-    :param plan: the plan
-    :param study: the study that :func:`~sb3_pgx.tuning.study.open_study` opened for the plan
-    :param progress: whether to show a progress bar
+    Train the missing trials of a study, and write the report. After Ctrl-C, the report covers the trials so far. Arguments are
+    those of :func:`train_trials`.
     """
-    from tqdm import tqdm
-
-    bar = tqdm(unit=" steps", unit_scale=True, disable=None if progress else True)
     try:
-        with bar, reachable(plan.storage):
-            _Search(plan, study, bar).run()
+        train_trials(plan, study, progress, make_worker)
     except KeyboardInterrupt:
         if write_study_report(summarize_study(study, plan), study, plan):  # an interrupted search still has results
-            bar.write(f"the best so far is in {plan.config_file}")
+            print(f"the best so far is in {plan.config_file}")
         raise
     summary = summarize_study(study, plan)
     write_study_report(summary, study, plan)
     return summary
+
+
+def train_trials(plan: TuningPlan, study: "optuna.Study", progress: bool = True, make_worker: MakeWorker = Worker) -> None:
+    """
+    Train the missing trials of a study.
+
+    :param plan: the plan
+    :param study: the study that :func:`~sb3_pgx.tuning.study.open_study` opened for the plan
+    :param progress: whether to show a progress bar
+    :param make_worker: creates what trains the trials; default: a process of this machine
+    """
+    from tqdm import tqdm
+
+    bar = tqdm(unit=" steps", unit_scale=True, disable=None if progress else True)
+    with bar, reachable(plan.storage):
+        _Search(plan, study, bar, make_worker).run()
 
 
 @dataclass
@@ -133,6 +146,7 @@ class _Search:
     plan: TuningPlan
     study: "optuna.Study"
     bar: Any
+    make_worker: MakeWorker
     workers: list[Worker] = field(default_factory=list)
     jobs: dict[Worker, _Job] = field(default_factory=dict)
     heartbeat_at: float = 0.0
@@ -140,7 +154,7 @@ class _Search:
 
     def run(self) -> None:
         """Run until the study has ``plan.trials`` trials. Finished trials and seeds survive any interruption."""
-        self.workers = [Worker() for _ in range(self.plan.workers)]
+        self.workers = [self.make_worker() for _ in range(self.plan.workers)]
         self._count_steps()
         try:
             self._send_heartbeats()
@@ -231,7 +245,7 @@ class _Search:
         self._requeue_abandoned()
 
     def _requeue_abandoned(self) -> None:
-        for number in trial_records.requeue_abandoned(self.study):
+        for number in trial_records.requeue_abandoned(self.study, self.plan.dead_seconds):
             self.bar.write(f"trial {number} was interrupted and starts again with the same parameters")
 
     def _is_unfinished(self) -> bool:

@@ -22,6 +22,8 @@ Pruner: TypeAlias = Literal["median", "hyperband", "wilcoxon", "none"]
 Sampler: TypeAlias = Literal["tpe", "random"]
 CURVE_EPISODES = 5
 SEEDS_FOR_WILCOXON = 5
+GRACE_SECONDS = 30  # Optuna's
+DEAD_SECONDS = 180.0
 PAGE_HEAD = '<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>'  # of a report, to recognise it
 PACKAGES = ("optuna", *COMPARISON, "plotly")
 
@@ -30,7 +32,12 @@ PACKAGES = ("optuna", *COMPARISON, "plotly")
 class TuningPlan:
     """
     A search whose arguments have been checked; :func:`~sb3_pgx.tuning.tuner.tune` documents them. Machines that share a study
-    must agree on everything except ``output``, ``storage``, ``workers``, ``trials`` and the sampler.
+    must agree on everything except ``output``, ``storage``, ``workers``, ``trials``, the sampler, and these times:
+
+    :param seconds_to_connect: how long to wait for a gRPC proxy
+    :param seconds_to_start: how long to wait for a machine that has created the study to store its settings
+    :param lock_seconds: a lock of a journal file that is held for longer without a write belongs to a dead process
+    :param dead_seconds: a machine that is silent for longer counts as dead; it must exceed differences between clocks
     """
 
     peer: Peer
@@ -49,6 +56,10 @@ class TuningPlan:
     storage: str
     study_name: str
     force: bool
+    seconds_to_connect: float = 10.0
+    seconds_to_start: float = 5.0
+    lock_seconds: int = GRACE_SECONDS
+    dead_seconds: float = DEAD_SECONDS
 
     @property
     def algorithm(self) -> str:

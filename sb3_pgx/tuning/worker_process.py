@@ -61,7 +61,7 @@ class Worker:
         if self._process is None:
             context = mp.get_context("spawn")  # forking a process that already runs torch threads can deadlock
             self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            self._process = context.Process(target=_work, args=(theirs,), daemon=True)
             self._process.start()
             theirs.close()
         self._busy = True
@@ -120,9 +120,13 @@ def receive_messages(busy: list[Worker], seconds: float) -> Iterator[tuple[Worke
             yield worker, worker.receive()
 
 
-def _serve(pipe: Connection) -> None:
-    """Execute one task after the other in a worker process, until the parent closes the pipe."""
+def _work(pipe: Connection) -> None:
     become_worker()
+    serve(pipe)
+
+
+def serve(pipe: Connection) -> None:
+    """Execute one task after the other, until the other end of the pipe is closed."""
     listener = _PipeListener(pipe)
     try:
         while True:
