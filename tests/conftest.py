@@ -4,11 +4,9 @@ import os
 
 import pytest
 import torch as th
-from support.run_in_process import run_all_here
 from support.small_environments import DEVICE
 
-from sb3_pgx.engine import compiler as compiling
-from sb3_pgx.experiments import earlier_runs
+from sb3_pgx.engine.compiler import signature, using_backend
 from sb3_pgx.registry import ALGORITHMS
 
 th.set_num_threads(1)
@@ -38,31 +36,25 @@ def on_the_tests_device():
 
 
 @pytest.fixture
-def graphs(monkeypatch):
+def graphs():
     """The graphs that are made from here on; they run as they were traced, for such arguments as they were made for alone."""
     made = []
 
     def backend(graph, examples):
-        promised = compiling.signature(examples)
+        promised = signature(examples)
         made.append(graph)
 
         def run(*arguments):
-            assert compiling.signature(arguments) == promised, "kernels would read something else, and not notice"
+            assert signature(arguments) == promised, "kernels would read something else, and not notice"
             return graph(*arguments)
 
         return run
 
-    monkeypatch.setattr(compiling, "backend", backend)
-    return made
+    with using_backend(backend):
+        yield made
 
 
 @pytest.fixture
 def validation_stays_on(monkeypatch):
     """``torch.compile``, once used, turns the validation of distributions off for good; this package does not use it."""
     monkeypatch.setattr(th.distributions.Distribution, "_validate_args", th.distributions.Distribution._validate_args)
-
-
-@pytest.fixture
-def runs_in_this_process(monkeypatch):
-    """Comparisons and claims train without the processes that they start."""
-    monkeypatch.setattr(earlier_runs, "run_all", run_all_here)

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from support.capabilities import BOX, QUICK
 from support.random_uses import ODD, Draw, arguments_of, draws, outcome
 
-from sb3_pgx.engine import compiler as compiling
+from sb3_pgx.engine.compiler import using_backend
 from sb3_pgx.registry import ALGORITHMS
 
 SUMMARY = Path(__file__).with_name("fuzz.json")
@@ -68,15 +68,16 @@ def commit() -> str:
 if __name__ == "__main__":
     n_draws, number = (int(x) for x in (*sys.argv[1:], *("2400", "0")[len(sys.argv) - 1 :]))
     torch.set_num_threads(1)
-    compiling.backend = lambda graph, examples: graph  # graphs run as they were traced
+    with using_backend(lambda graph, examples: graph):  # graphs run as they were traced
+        single, drawn = sweep(), fuzz(n_draws, number)
     summary = {
         "command": f"python tests/fuzz.py {n_draws} {number}",
         "commit": commit(),
         "python": platform.python_version(),
         "versions": {module.__name__: module.__version__ for module in VERSIONS},
         "seed": number,
-        "odd values, one at a time": sweep(),
-        "outcomes": fuzz(n_draws, number),
+        "odd values, one at a time": single,
+        "outcomes": drawn,
     }
     summary["draws"] = sum(sum(outcomes.values()) for outcomes in summary["outcomes"].values())
     SUMMARY.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

@@ -69,9 +69,9 @@ def superseded_note(records: list[dict[str, Any]]) -> list[str]:
     return [f"**{n} of {len(records)} records are superseded and stale**: {reason}." for reason, n in reasons.items()]
 
 
-def claims_table() -> str:
-    """Every record on returns with its verdict."""
-    records = results()
+def claims_table(records: list[dict[str, Any]] | None = None) -> str:
+    """Every record on returns with its verdict, or these ones."""
+    records = results() if records is None else records
     rows = [f"| {published_verdict(record)} {row}" for record in records for row in claim_rows(record)]
     header = ["| verdict | claim | measured | interval | every seed |", "|---|---|---|---|---|"]
     return "\n".join([*superseded_note(records), "", *header, *rows])
@@ -241,9 +241,9 @@ def variance_sentence() -> str:
     )
 
 
-def speed_tables() -> str:
+def speed_tables(file: Path = BENCH) -> str:
     """What ``python -m benchmarks.speed --write`` measured last; as it stands if it has not."""
-    return markdown(read_results(BENCH)) if BENCH.is_file() else section("speed")
+    return markdown(read_results(file)) if file.is_file() else section("speed")
 
 
 def metrics_table() -> str:

@@ -208,9 +208,9 @@ def test_one_iteration_from_each_of_sb3s_states_gives_sb3s_actions_and_parameter
         np.random.set_state(state["random"][1])
         th.random.set_rng_state(state["random"][2])
 
-        model._compiled = compile and case not in CHAOTIC
+        model.compiled = compile and case not in CHAOTIC
         assert model.collect_rollouts(model.env, stage, model.rollout_buffer, model.n_steps)
-        model._compiled = compile
+        model.compiled = compile
         model._update_current_progress_remaining(model.num_timesteps, TOTAL)
         model.train()
 

@@ -4,17 +4,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from support.random_uses import LATER, REFUSED, SB3S, TRAINED, draws, outcome
 
+from sb3_pgx.engine.compiler import using_backend
+
 QUICKLY = settings(max_examples=150, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
 def cheap_graphs():
     """Graphs run as they were traced."""
-    from sb3_pgx.engine import compiler as compiling
-
-    before, compiling.backend = compiling.backend, lambda graph, examples: graph
-    yield
-    compiling.backend = before
+    with using_backend(lambda graph, examples: graph):
+        yield
 
 
 @QUICKLY

@@ -8,10 +8,11 @@ import gymnasium
 import pytest
 import torch as th
 from readme_tables import GENERATED, results, section
+from support.run_in_process import compare_here
 
 from benchmarks.claims.protocol import load_claims
 from benchmarks.claims.records import find_problem
-from sb3_pgx.cli import _parser, main
+from sb3_pgx.cli import parser
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
@@ -54,7 +55,7 @@ def test_commands_parse_and_targets_exist():
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), command
         elif words[0] == "sb3-pgx":
-            _parser().parse_args(words[1:])
+            parser().parse_args(words[1:])
 
 
 def test_each_piece_of_folklore_has_a_command_that_exists():
@@ -70,20 +71,20 @@ def test_each_piece_of_folklore_has_a_command_that_exists():
         for command in commands:
             words = shlex.split(command)
             if words[0] == "sb3-pgx":
-                _parser().parse_args(words[1:])
+                parser().parse_args(words[1:])
             else:
                 assert (ROOT / words[1]).is_file(), command
                 options = [word for word in words[2:] if word.startswith("-")]
                 assert all(f'"{option}"' in shared for option in options), command
 
 
-def test_the_comparison_of_the_readme_runs(runs_in_this_process, tmp_path, monkeypatch, capsys):
+def test_the_comparison_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     """On a small budget, with one seed, and with short episodes."""
     monkeypatch.setattr(gymnasium.spec("Acrobot-v1"), "max_episode_steps", 20)
     (command,) = [line for _, block in blocks("README.md", "sh") for line in block.splitlines() if "sb3-pgx compare" in line]
     shortened = re.sub(r"--seeds \d+ --timesteps \d+", "--seeds 1 --timesteps 40 --eval-episodes 1", command)
     assert shortened != command
-    assert main([*shlex.split(shortened)[1:], "--output", str(tmp_path / "out")]) == 0
+    assert compare_here([*shlex.split(shortened)[1:], "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert all(printed.count(f"| {name} |") >= 3 for name in ("ppo", "sb3:ppo", "a2c"))
     named = re.findall(r"`(\w+\.(?:html|md|csv))`", section_of("## Compare"))
@@ -92,7 +93,7 @@ def test_the_comparison_of_the_readme_runs(runs_in_this_process, tmp_path, monke
 
 def test_the_demo_of_the_makefile_is_a_command():
     (command,) = re.findall(r"\$\(BIN\)/sb3-pgx (compare .*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
-    assert _parser().parse_args(shlex.split(command)).algos == ["reinforce", "reinforce_baseline", "sb3:ppo"]
+    assert parser().parse_args(shlex.split(command)).algos == ["reinforce", "reinforce_baseline", "sb3:ppo"]
 
 
 def section_of(title):

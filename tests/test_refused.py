@@ -19,7 +19,7 @@ from support.small_environments import vectorised
 from sb3_pgx.core.controllers import KLAdaptiveLearningRate
 
 LENGTH = 5  # of the first environment's episodes; the other's are shorter
-NOT_COMPARED = ("compile", "_compiled", "_total_timesteps", "_num_timesteps_at_start", "start_time")
+NOT_COMPARED = ("compile", "compiled", "_total_timesteps", "_num_timesteps_at_start", "start_time")
 
 
 class Patient(gym.Env):
@@ -80,7 +80,7 @@ def everything(model):
         "normalize": normalize and [vars(normalize.obs_rms), vars(normalize.ret_rms), normalize.returns],
     }
     if memory is not None:
-        state |= {"average": model.average_policy.state_dict(), "random": model._generator.bit_generator.state}
+        state |= {"average": model.average_policy.state_dict(), "random": model.replay_generator.bit_generator.state}
         state["memory"] = {k: v for k, v in vars(memory).items() if not k.endswith("_space")}
     return copy.deepcopy(state)
 

@@ -9,6 +9,7 @@ import gymnasium as gym
 import pytest
 import readme_tables
 from stable_baselines3.common.env_checker import check_env
+from support.packages import without
 
 from benchmarks.speed import cases, report, run
 from benchmarks.speed.__main__ import main
@@ -186,26 +187,20 @@ def test_memory_is_in_mebibytes():
 
 
 @pytest.fixture
-def no_measuring(monkeypatch, tmp_path):
-    """Fails the test if anything is measured, and works in an empty folder."""
-    monkeypatch.setattr(run, "measure", lambda *args: pytest.fail("measuring started"))
+def bench(monkeypatch, tmp_path):
+    """The command with three cases, the second of which fails, and made-up results, in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    three = tuple(replace(CASE, name=name) for name in ("first", "second", "third"))
 
-
-@pytest.fixture
-def fake_measuring(monkeypatch, tmp_path):
-    """Three cases in place of the real ones, the second of which fails; what is kept goes to an empty folder."""
-    names = ("first", "second", "third")
-    monkeypatch.setattr(cases, "CASES", tuple(replace(CASE, name=name) for name in names))
-    monkeypatch.setattr(run, "RESULTS", tmp_path / "benchmarks" / "results")
-    monkeypatch.chdir(tmp_path)
-
-    def measure(case, rounds, timesteps, command):
+    def measure_case(case, rounds, timesteps, command):
         if case.name == "second":
             raise RuntimeError("no\nluck")
         return replace(case_result(case), timesteps=timesteps, command=f"{rounds} rounds: {command}")
 
-    monkeypatch.setattr(run, "measure", measure)
+    def command(arguments, known=three):
+        return main(arguments, known=known, results=tmp_path / "benchmarks" / "results", measure_case=measure_case)
+
+    return command
 
 
 @pytest.mark.parametrize(
@@ -219,26 +214,27 @@ def fake_measuring(monkeypatch, tmp_path):
         (["--output", "."], ". exists; choose another file"),
     ],
 )
-def test_a_user_error_is_one_sentence_before_any_measuring(no_measuring, tmp_path, capsys, arguments, sentence):
-    assert main([*arguments]) == 2
+def test_a_user_error_is_one_sentence_before_any_measuring(tmp_path, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments], measure_case=lambda *args: pytest.fail("measuring started")) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("sb3-pgx: ") and printed.err.count("\n") == 1
     assert sentence in printed.err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_is_replaced_only_by_force(fake_measuring, tmp_path, capsys):
+def test_a_file_is_replaced_only_by_force(bench, tmp_path, capsys):
     file = tmp_path / "bench.json"
     file.write_text("precious")
     command = ["--cases", "first", "--output", str(file)]
-    assert main(command) == 2
+    assert bench(command) == 2
     assert "--force" in capsys.readouterr().err and file.read_text() == "precious"
-    assert main([*command, "--force"]) == 0
+    assert bench([*command, "--force"]) == 0
     assert list(json.loads(file.read_text())) == ["first"]
 
 
-def test_a_case_that_fails_is_told_and_takes_no_other_with_it(fake_measuring, tmp_path, capsys):
-    assert main(["--output", "bench.json"]) == 1
+def test_a_case_that_fails_is_told_and_takes_no_other_with_it(bench, tmp_path, capsys):
+    assert bench(["--output", "bench.json"]) == 1
     printed = capsys.readouterr().out
     assert "second: failed, RuntimeError: no luck\n" in printed
     assert "first: 3.00 (1.00–5.00) times sb3:ppo; sbx:ppo needs sbx (skipped)\n" in printed
@@ -246,10 +242,10 @@ def test_a_case_that_fails_is_told_and_takes_no_other_with_it(fake_measuring, tm
     assert [result.case.name for result in results] == ["first", "third"] and report.markdown(results) in printed
 
 
-def test_writing_into_the_repository_keeps_the_cases_that_were_not_measured(fake_measuring, tmp_path):
+def test_writing_into_the_repository_keeps_the_cases_that_were_not_measured(bench, tmp_path):
     file = tmp_path / "benchmarks/results/bench.json"
-    assert main(["--write", "--cases", "first", "third"]) == 0
-    assert main(["--write", "--cases", "third", "--rounds", "7"]) == 0
+    assert bench(["--write", "--cases", "first", "third"]) == 0
+    assert bench(["--write", "--cases", "third", "--rounds", "7"]) == 0
     commands = [result.command for result in read_results(file)]
     assert commands == [
         "5 rounds: python -m benchmarks.speed --write --cases first third",
@@ -261,37 +257,30 @@ def test_writing_into_the_repository_keeps_the_cases_that_were_not_measured(fake
     ("arguments", "rounds", "timesteps"),
     [([], 5, 16), (["--quick"], 2, 1), (["--quick", "--rounds", "3", "--timesteps", "40"], 3, 40)],
 )
-def test_rounds_and_timesteps_are_the_cases_unless_given(fake_measuring, tmp_path, arguments, rounds, timesteps):
-    assert main(["--cases", "first", "--output", "bench.json", *arguments]) == 0
+def test_rounds_and_timesteps_are_the_cases_unless_given(bench, tmp_path, arguments, rounds, timesteps):
+    assert bench(["--cases", "first", "--output", "bench.json", *arguments]) == 0
     (result,) = read_results(tmp_path / "bench.json")
     assert (result.timesteps, result.command.split(" rounds")[0]) == (timesteps, str(rounds))
 
 
-def test_a_case_whose_environment_needs_a_missing_package_is_skipped_with_its_reason(
-    fake_measuring, tmp_path, monkeypatch, capsys
-):
-    def check(env_id, config):
-        if config.source == "first":
-            raise ImportError("CartPole-v1 needs sticks")
-
-    monkeypatch.setattr(run, "check_environment", check)
-    assert main(["--cases", "first", "third", "--output", "bench.json"]) == 0
-    assert "first: skipped, CartPole-v1 needs sticks\n" in capsys.readouterr().out
+def test_a_case_whose_environment_needs_a_missing_package_is_skipped_with_its_reason(bench, tmp_path, capsys):
+    known = [replace(CASE, name="first", env_id="sticks:Pole-v0"), replace(CASE, name="third")]
+    assert bench(["--output", "bench.json"], known) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "first: skipped, environment sticks:Pole-v0: module sticks cannot be imported: No module named 'sticks'\n" in printed
+    )
     assert [result.case.name for result in read_results(tmp_path / "bench.json")] == ["third"]
 
 
 @pytest.mark.slow
 def test_a_small_benchmark_measures_everything(tmp_path, monkeypatch, capsys):
-    """Two rounds of our PPO beside SB3's, as if SBX were not installed and ours compiled."""
-    find_spec = cases.find_spec
-    monkeypatch.setattr(cases, "find_spec", lambda name: None if name == "sbx" else find_spec(name))
-    small = replace(
-        CASE, peers=("sb3:ppo", "sbx:ppo"), hyperparameters={"n_steps": 8, "batch_size": 4, "n_epochs": 2}, ours={}
-    )
-    monkeypatch.setattr(cases, "CASES", (small,))
-    monkeypatch.setattr(Case, "compiles", True)
+    """Two rounds of our PPO beside SB3's, as if SBX were not installed."""
+    without(monkeypatch, "sbx")
+    hyperparameters = {"n_steps": 8, "batch_size": 4, "n_epochs": 2}
+    small = replace(CASE, peers=("sb3:ppo", "sbx:ppo"), hyperparameters=hyperparameters, ours={"compile": True})
     file = tmp_path / "new" / "bench.json"
-    assert main(["--rounds", "2", "--timesteps", "20", "--output", str(file)]) == 0
+    assert main(["--rounds", "2", "--timesteps", "20", "--output", str(file)], known=[small]) == 0
     (result,) = read_results(file)
     assert report.markdown([result]) in capsys.readouterr().out
     assert "sbx:ppo needs sbx, which is not installed: pip install sbx-rl" == result.skipped["sbx:ppo"]
@@ -311,7 +300,7 @@ def test_a_small_benchmark_measures_everything(tmp_path, monkeypatch, capsys):
     assert result.commit and result.clean is not None and result.code_hash == report.code_hash_of_speed()
 
 
-def test_one_model_trains_with_and_without_diagnostics(monkeypatch, tmp_path):
+def test_one_model_trains_with_and_without_diagnostics():
     calls = []
 
     class Here:
@@ -333,10 +322,9 @@ def test_one_model_trains_with_and_without_diagnostics(monkeypatch, tmp_path):
             calls.append((self.name, method.__name__, *args[1:]))
             return method(self.measurement, *args)
 
-    monkeypatch.setattr(run, "Process", Here)
     small = {"n_steps": 8, "batch_size": 4, "n_epochs": 2}
     case = replace(CASE, algorithm="ppo+diagnostics", peers=("ppo",), hyperparameters=small)
-    result = run.measure(case, rounds=2, timesteps=16, command="")
+    result = run.measure(case, rounds=2, timesteps=16, command="", process=Here)
     rounds = [(name, *rest) for name, method, *rest in calls if method == "round" and rest]
     assert rounds == 2 * [("ppo+diagnostics", False), ("ppo+diagnostics", True)]
     shares = {name: t.phase_rounds[0].share("callback") for name, t in result.timings.items()}
@@ -349,7 +337,7 @@ def test_pfrls_acer_is_timed_by_segments_as_ours_is():
     case = replace(CASE, algorithm="acer", peers=(cases.PFRL_ACER,), hyperparameters=arguments, ours={}, n_envs=2)
     measurement = Measurement(case, cases.PFRL_ACER)
     assert measurement.phase_round(1).gradient_steps == 1  # a rollout of ours, each row learned from once
-    agent, rows = measurement.model._agent, []
+    agent, rows = measurement.model.agent, []
     compute_loss = agent.compute_loss
     agent.compute_loss = lambda **kwargs: rows.extend(kwargs["actions"]) or compute_loss(**kwargs)
     assert [measurement.round(60).frames, measurement.round(1).frames] == [60, 10]
@@ -360,10 +348,10 @@ def test_pfrls_acer_is_timed_by_segments_as_ours_is():
 
 
 def test_pfrls_acer_needs_what_it_needs(monkeypatch):
-    for missing in ("pfrl", "gym"):
-        monkeypatch.setattr(cases, "find_spec", lambda name, missing=missing: None if name == missing else object())
+    for missing, other in (("pfrl", "gym"), ("gym", "pfrl")):
+        without(monkeypatch, missing, but_with=[other])
         assert missing_package(cases.PFRL_ACER) == "pfrl:acer needs PFRL and Gym: pip install pfrl gym"
-    monkeypatch.setattr(cases, "find_spec", lambda name: object())
+    without(monkeypatch, but_with=["pfrl", "gym"])
     assert missing_package(cases.PFRL_ACER) is None
 
 
@@ -374,8 +362,8 @@ def test_published_speeds_are_those_that_were_measured():
     assert readme_tables.section("speed") == readme_tables.GENERATED["speed"]()
 
 
-def test_the_table_of_speeds_is_made_from_the_file_and_left_alone_without_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(readme_tables, "BENCH", tmp_path / "bench.json")
-    assert readme_tables.GENERATED["speed"]() == readme_tables.section("speed")
-    (tmp_path / "bench.json").write_text(json.dumps({"a-case": as_record(case_result())}))
-    assert readme_tables.GENERATED["speed"]() == report.markdown([case_result()])
+def test_the_table_of_speeds_is_made_from_the_file_and_left_alone_without_it(tmp_path):
+    file = tmp_path / "bench.json"
+    assert readme_tables.speed_tables(file) == readme_tables.section("speed")
+    file.write_text(json.dumps({"a-case": as_record(case_result())}))
+    assert readme_tables.speed_tables(file) == report.markdown([case_result()])

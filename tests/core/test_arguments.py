@@ -2,26 +2,20 @@
 
 import inspect
 import math
-import os
-import signal
-import warnings
 
-import gymnasium as gym
 import numpy as np
 import pytest
-import sb3_contrib
 import stable_baselines3 as sb3
 import torch as th
 from gymnasium import spaces
 from selection import mostly_slow
 from stable_baselines3.common.callbacks import CheckpointCallback
-from stable_baselines3.common.torch_layers import FlattenExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
-from support.capabilities import BOX, QUICK, OwnExtractor, envs
+from support.capabilities import BOX, QUICK, envs
 from support.models import assert_same, make, parameters, takes
-from support.small_environments import DEVICE, AnySpace
+from support.refusals import refusal
+from support.small_environments import DEVICE
 
-from sb3_pgx import A2C, ACER, NPG, PPO, TRPO
+from sb3_pgx import A2C, ACER
 from sb3_pgx.registry import ALGORITHMS
 
 FLAGS = [
@@ -50,16 +44,6 @@ NUMBERS = [
     for argument in inspect.signature(ALGORITHMS[n].__init__).parameters
     if argument not in ("self", *NOT_NUMBERS) and (n, argument) not in FLAGS
 ]
-
-
-def refusal(build):
-    """The error, which is ours: raised in this package, by a type that scripts catch, in one line."""
-    with pytest.raises((ValueError, TypeError)) as raised:
-        build()
-    assert raised.traceback[-1].frame.f_globals["__name__"].startswith("sb3_pgx"), raised.value
-    text = str(raised.value)
-    assert "\n" not in text and len(text) > 20
-    return text
 
 
 # ------------------------------------------------------------------------------------------------------- numbers, flags
@@ -201,208 +185,8 @@ def test_a_policy_of_the_users_may_give_arguments_another_meaning():
     make("ppo", policy=Own, policy_kwargs=dict(net_arch="small", activation_fn="relu")).learn(24)
 
 
-# ------------------------------------------------------------------------------------------------------- spaces
-
-
-def box(*shape):
-    return spaces.Box(-1, 1, shape, np.float32)
-
-
-TWO_ROWS = spaces.MultiDiscrete([[2, 3], [2, 2]])
-
-
-@pytest.mark.parametrize(
-    "space, message",
-    [
-        (box(), "has no dimension: give it shape (1,)"),
-        (box(0), "has no numbers: leave it out"),
-        (box(3, 0), "has no numbers: leave it out"),
-        (
-            TWO_ROWS,
-            "MultiDiscrete([[2, 3], [2, 2]]), but SB3's policies take one row of choices: flatten it, MultiDiscrete([2,",
-        ),
-        (spaces.Dict({}), "is an empty Dict"),
-        *(
-            (spaces.Dict({key: BOX}), f"the part {key!r} of the observation space has a key that cannot name a layer")
-            for key in ("x.y", "", "keys", 3)
-        ),
-        (spaces.Dict({"a": BOX, "b": box()}), "the part 'b' of the observation space is Box"),
-        (spaces.Dict({"a": BOX, "b": TWO_ROWS}), "the part 'b' of the observation space is MultiDiscrete"),
-        (spaces.Dict({"a": spaces.Box(0, 255, (8, 8, 3), np.uint8)}), "needs at least 36 × 36 pixels"),
-    ],
-)
-def test_observations_that_sb3s_policies_cannot_take_are_refused(name, space, message):
-    policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
-    assert message in refusal(lambda: make(name, envs(space), policy))
-
-
-@pytest.mark.parametrize(
-    "space, message",
-    [
-        (box(0), "whose actions are empty"),
-        (TWO_ROWS, "one row of choices: flatten it, MultiDiscrete([2, 3, 2, 2])"),
-        (spaces.MultiBinary([2, 3]), "one row of switches: flatten it, MultiBinary(6)"),
-    ],
-)
-def test_actions_that_sb3s_policies_cannot_give_are_refused(name, space, message):
-    assert message in refusal(lambda: make(name, envs(action_space=space)))
-
-
-@pytest.mark.parametrize("space", [box(), box(2, 3)])
-def test_a_box_of_actions_may_have_any_number_of_dimensions(name, space):
-    make(name, envs(action_space=space)).learn(24)
-
-
-def test_the_wrong_policy_for_the_observations_is_refused(name):
-    def refused(space, policy):
-        return refusal(lambda: make(name, envs(space), policy))
-
-    assert "takes dictionaries, but the observation space is Box(" in refused(BOX, "MultiInputPolicy")
-    assert "takes arrays, but the observation space is Dict(" in refused(
-        spaces.Dict({"a": BOX}), ALGORITHMS[name].policy_aliases["MlpPolicy"]
-    )
-    for space in (BOX, spaces.Discrete(3)):
-        assert refused(space, "CnnPolicy").endswith("use MlpPolicy")
-    small = envs(spaces.Box(0, 255, (35, 60, 1), np.uint8))
-    assert "images of shape (1, 35, 60), but SB3's NatureCNN" in refusal(lambda: make(name, small, "CnnPolicy"))
-    assert "is unknown; choose one of MlpPolicy" in refusal(lambda: make(name, envs(), "MLPPolicy"))
-    assert "policy=None must be one of MlpPolicy" in refusal(lambda: make(name, envs(), None))
-
-
-def test_an_extractor_of_the_users_may_take_what_sb3s_do_not():
-    class Sum(FlattenExtractor):
-        def __init__(self, observation_space):
-            super(FlattenExtractor, self).__init__(observation_space, 1)
-
-        def forward(self, observations):
-            return sum(x.flatten(1).sum(1, keepdim=True) for x in observations.values())
-
-    space = spaces.Dict({"x.y": BOX, "keys": BOX})
-    make("ppo", envs(space), "MultiInputPolicy", policy_kwargs=dict(features_extractor_class=Sum)).learn(24)
-
-
-def test_a_default_type_that_sb3s_policies_do_not_compute_in_is_refused(name):
-    class Doubles(OwnExtractor):
-        def forward(self, observations):
-            return super().forward(observations.double())
-
-    th.set_default_dtype(th.float64)
-    try:
-        assert "torch's default dtype is torch.float64, but FlattenExtractor gives" in refusal(lambda: make(name))
-        doubles = dict(features_extractor_class=Doubles)
-        make(name, envs(action_space=spaces.Discrete(2)), policy_kwargs=doubles).learn(24)
-    finally:
-        th.set_default_dtype(th.float32)
-
-
-# ------------------------------------------------------------------------------------------------------- environments
-
-
-@pytest.mark.parametrize(
-    "env, message",
-    [
-        (gym.vector.SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 2), "env is SyncVectorEnv, a VectorEnv of gymnasium"),
-        (lambda: gym.make("CartPole-v1"), "env is of type function"),
-        (AnySpace, "env is the class AnySpace"),
-        ([], "env is of type list"),
-        (3, "env is of type int"),
-        (None, "env=None: "),
-    ],
-)
-def test_what_is_no_environment_is_refused(env, message, tmp_path):
-    assert message in refusal(lambda: PPO("MlpPolicy", env, device=DEVICE))
-    if env is not None:
-        assert message in refusal(lambda: make("a2c").set_env(env))
-        make("a2c").save(tmp_path / "model")
-        assert message in refusal(lambda: A2C.load(tmp_path / "model", env=env))
-
-
-def test_a_model_without_an_environment_says_how_to_give_it_one(name, tmp_path):
-    make(name).save(tmp_path / "model")
-    model = ALGORITHMS[name].load(tmp_path / "model", device=DEVICE)
-    text = refusal(lambda: model.learn(24))
-    assert f"{ALGORITHMS[name].__name__}.load(path, env=env), or call model.set_env(env)" in text
-
-
-class Returns(DummyVecEnv):
-    """Returns what it has in another form."""
-
-    form = staticmethod(lambda array: array)
-
-    def reset(self):
-        return self._formed(super().reset())
-
-    def step_wait(self):
-        observations, rewards, dones, infos = super().step_wait()
-        return self._formed(observations), self.form(rewards), self.form(dones), infos
-
-    def _formed(self, observations):
-        return (
-            {k: self.form(v) for k, v in observations.items()} if isinstance(observations, dict) else self.form(observations)
-        )
-
-
-@pytest.mark.parametrize("form", [np.ndarray.tolist, th.as_tensor, tuple])
-@pytest.mark.parametrize(
-    "name, observation_space",
-    [*((n, BOX) for n in ALGORITHMS), ("ppo", spaces.Dict({"a": BOX, "b": spaces.Discrete(3)})), ("ppo", spaces.Discrete(4))],
-)
-def test_lists_and_tensors_from_an_environment_train_as_arrays(name, form, observation_space):
-    policy = "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
-    results = []
-    for kind in (lambda x: x, form):
-        env = Returns([lambda: AnySpace(observation_space, BOX)] * 2)
-        env.form = kind
-        small = dict(net_arch=[8])
-        results.append(parameters(make(name, env, policy, policy_kwargs=small).learn(24)))
-    assert_same(*results)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_bad_number_in_a_list_is_found(bad):
-    env = Returns([lambda: AnySpace(BOX, BOX)] * 2)
-    env.form = lambda array: [bad, *array[1:].tolist()] if array.dtype == np.float32 and array.ndim == 1 else array
-    with pytest.raises(ValueError, match=f"environment 0 returned reward {bad} at step 0"):
-        make("ppo", env).learn(24)
-
-
-@pytest.mark.parametrize("reward", [None, "one", [1.0, [2.0]]])
-def test_rewards_that_are_no_numbers_are_refused(reward):
-    env = Returns([lambda: AnySpace(BOX, BOX)] * 2)
-    env.form = lambda array: [reward, reward] if array.dtype == np.float32 and array.ndim == 1 else array
-    assert "observations and rewards must be arrays of numbers" in refusal(lambda: make("ppo", env).learn(24))
-
-
-class Dies(AnySpace):
-    """Ends its process in its third step."""
-
-    how = staticmethod(lambda: os.kill(os.getpid(), signal.SIGKILL))
-
-    def step(self, action):
-        if self.steps == 2:
-            self.how()
-        return super().step(action)
-
-
-@pytest.mark.parametrize(
-    "how, end",
-    [(lambda: os.kill(os.getpid(), signal.SIGKILL), "was ended by SIGKILL"), (lambda: os._exit(3), "with exit code 3")],
-)
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_a_worker_that_died_is_named(how, end, wrapped):
-    def dies():
-        env = Dies(BOX, BOX)
-        env.how = how
-        return env
-
-    env = SubprocVecEnv([dies, lambda: AnySpace(BOX, BOX)], start_method="fork")
-    model = make("ppo", VecNormalize(env) if wrapped else env)
-    with pytest.raises((EOFError, ConnectionError), match=rf"environment 0 is gone: its process .*{end}.*DummyVecEnv"):
-        model.learn(24)
-    with pytest.raises((EOFError, ConnectionError), match=r"environment 0 is gone"):
-        model.learn(24)
-    for process in env.processes:
-        process.kill()
+def test_acers_wrong_critic_is_refused_for_what_it_is():
+    assert "ACER needs an action-value critic" in refusal(lambda: ACER(sb3.common.policies.ActorCriticPolicy, envs()))
 
 
 # ------------------------------------------------------------------------------------------------------- learn
@@ -434,98 +218,3 @@ def test_arguments_of_learn_are_looked_at(arguments):
     (name,) = arguments
     assert name in refusal(lambda: make("a2c").learn(24, **arguments))
     assert "must be a callback object" in refusal(lambda: make("a2c").learn(24, callback=CheckpointCallback))
-
-
-# ------------------------------------------------------------------------------------------------------- batches
-
-
-WITH_BATCHES = ("ppo", "ppo_penalty", "npg", "trpo", "reinforce_baseline")
-
-
-@pytest.mark.parametrize(
-    "name, compile", [*((n, False) for n in WITH_BATCHES), *mostly_slow([(n, True) for n in WITH_BATCHES], [("ppo", True)])]
-)
-def test_a_batch_larger_than_a_rollout_is_the_whole_rollout(name, compile, graphs):
-    argument = "critic_batch_size" if name == "reinforce_baseline" else "batch_size"
-    whole = 10 if name == "reinforce_baseline" else 12
-    results = []
-    for size in (whole, 1000):
-        model = make(name, **{argument: size}, compile=compile).learn(48)
-        results.append(parameters(model))
-    assert_same(*results)
-
-
-@pytest.mark.parametrize("ours, theirs", [(PPO, sb3.PPO), (TRPO, sb3_contrib.TRPO)])
-def test_a_batch_larger_than_a_rollout_is_warned_of_as_by_sb3(ours, theirs):
-    for algorithm in (theirs, ours):
-        with pytest.warns(UserWarning, match="mini-batch"):
-            algorithm("MlpPolicy", envs(), n_steps=6, batch_size=13, device=DEVICE)
-
-
-def test_a_batch_larger_than_a_rollout_trains_as_sb3s():
-    results = []
-    for algorithm in (sb3.PPO, PPO):
-        model = algorithm("MlpPolicy", envs(), n_steps=6, batch_size=64, seed=0, device=DEVICE)
-        results.append(parameters(model.learn(48)))
-    theirs, ours = results
-    for key, value in theirs.items():
-        th.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-5)
-
-
-# ------------------------------------------------------------------------------------------------------- sb3-contrib's files
-
-
-@pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), BOX, spaces.MultiBinary(3)])
-def test_a_model_of_contribs_loads_predicts_the_same_and_trains_on(action_space, tmp_path):
-    theirs = sb3_contrib.TRPO("MlpPolicy", envs(action_space=action_space), n_steps=6, batch_size=4, seed=0, device=DEVICE)
-    theirs.learn(24).save(tmp_path / "theirs")
-    one_sum = isinstance(action_space, spaces.Box | spaces.MultiBinary)
-    for algorithm in (TRPO, NPG):
-        with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always")
-            model = algorithm.load(tmp_path / "theirs", env=envs(action_space=action_space), device=DEVICE)
-        told = [str(w.message) for w in warned if "sb3-contrib" in str(w.message)]
-        assert len(told) == one_sum and all("target_kl=3 * 0.01, cg_damping=3 * 0.1" in text for text in told)
-        assert_same(parameters(model), parameters(theirs))
-        observation = BOX.sample()
-        assert np.array_equal(*(m.predict(observation, deterministic=True)[0] for m in (model, theirs)))
-        model.learn(24)
-        model.save(tmp_path / "ours")
-        assert algorithm.load(tmp_path / "ours").max_grad_norm is None
-
-
-# ------------------------------------------------------------------------------------------------------- replaced parameters
-
-
-EAGER = [(n, when, False) for n in ALGORITHMS for when in ("before", "between", "in a rollout")]
-COMPILED = [(n, "between", True) for n in ALGORITHMS]
-
-
-@pytest.mark.parametrize("name, when, compile", [*EAGER, *mostly_slow(COMPILED, lambda name, when, compile: name == "ppo")])
-def test_parameters_that_are_assigned_are_trained_as_those_that_are_copied(name, when, compile, graphs):
-    """``load_state_dict(assign=True)`` puts other parameters into the policy than its optimizer moves."""
-    results = []
-    for assign in (False, True):
-        model = make(name, compile=compile)
-
-        def load(*_, model=model, assign=assign):
-            state = {key: value.clone() for key, value in model.policy.state_dict().items()}
-            model.policy.load_state_dict(state, assign=assign)
-            return True
-
-        if when == "before":
-            load()
-        model.learn(24, callback=load if when == "in a rollout" else None)
-        if when == "between":
-            load()
-        model.learn(24, reset_num_timesteps=False)
-        results.append(parameters(model))
-        moments = [state for state in model.policy.optimizer.state.values()]
-        held = {id(p) for group in model.policy.optimizer.param_groups for p in group["params"]}
-        assert held <= {id(p) for p in model.policy.parameters()} and len(moments) <= len(held)
-    assert_same(*results)
-    assert not all(th.equal(results[0][key], value) for key, value in parameters(make(name)).items())
-
-
-def test_acers_wrong_critic_is_refused_for_what_it_is():
-    assert "ACER needs an action-value critic" in refusal(lambda: ACER(sb3.common.policies.ActorCriticPolicy, envs()))

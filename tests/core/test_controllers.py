@@ -13,7 +13,6 @@ from support.small_environments import DEVICE, AnySpace, Scripted, vectorised
 
 from sb3_pgx import PPO, PPOPenalty
 from sb3_pgx.core.controllers import KLAdaptiveLearningRate, adapted_scale
-from sb3_pgx.engine import compiler as compiling
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 DISTANCE = {PPO: "approx_kl", PPOPenalty: "minibatch_kl"}
@@ -117,8 +116,7 @@ def test_a_number_that_makes_no_sense_is_refused_by_name(arguments, message):
 
 @ALGORITHMS
 @pytest.mark.parametrize("compiled", [False, True])
-def test_the_rate_after_a_training_is_the_replay_of_the_minibatches_divergences(model_class, compiled, monkeypatch):
-    monkeypatch.setattr(compiling, "backend", lambda graph, examples: graph)
+def test_the_rate_after_a_training_is_the_replay_of_the_minibatches_divergences(model_class, compiled, graphs):
     model = make(model_class, KLAdaptiveLearningRate(3e-3, target_kl=0.01), compile=False)
     assert model.objective.distance == DISTANCE[model_class]
     spy, rates = Spy(model), Rates()
@@ -130,6 +128,7 @@ def test_the_rate_after_a_training_is_the_replay_of_the_minibatches_divergences(
     if compiled:
         other, others = make(model_class, KLAdaptiveLearningRate(3e-3, target_kl=0.01), compile=True), Rates()
         other.learn(96, callback=others)
+        assert graphs
         np.testing.assert_allclose(others.values, rates.values, rtol=1e-6)
         for p, q in zip(model.policy.parameters(), other.policy.parameters(), strict=True):
             th.testing.assert_close(p, q, rtol=0, atol=1e-5)

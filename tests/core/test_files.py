@@ -15,7 +15,6 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from support.full_disk import full_disk
 from support.models import make
 
-from sb3_pgx.core import files
 from sb3_pgx.core.files import new_folder, replacing, write_text
 from sb3_pgx.diagnostics import HealthCallback
 from sb3_pgx.diagnostics.plots import plot_folder
@@ -26,7 +25,7 @@ from sb3_pgx.registry import ALGORITHMS
 def system(request, monkeypatch):
     """With files that have no name until they are complete, and as on systems that have none."""
     if request.param == "named":
-        monkeypatch.setattr(files, "_nameless", lambda folder: None)
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
 
 
 def everything_in(folder):

@@ -21,6 +21,7 @@ from support.witnessed_runs import MODELS, OBSERVATIONS, Witness, train
 
 from sb3_pgx import A2C, PPO, REINFORCE
 from sb3_pgx.diagnostics import METRICS, DiagnosticsCallback
+from sb3_pgx.diagnostics.episodes import UNREAD_STEPS, WINDOW
 from sb3_pgx.diagnostics.stopwatch import ACTING, MEASURING, UPDATE, RunTimer
 
 CLIP_RANGE = 0.03
@@ -229,19 +230,19 @@ def test_every_and_costly_every_reduce_the_measurements():
 
 
 @pytest.mark.parametrize("flagged", [True, False])
-@pytest.mark.parametrize("n_steps, unread_steps", [(100, 1000), (5, 1000), (5, 30), (5, 1)])
-def test_a_time_limit_without_truncation_is_detected(flagged, n_steps, unread_steps, monkeypatch):
+@pytest.mark.parametrize("n_steps, total", [(100, 100), (5, 100), (20, UNREAD_STEPS + 100), (UNREAD_STEPS, UNREAD_STEPS)])
+def test_a_time_limit_without_truncation_is_detected(flagged, n_steps, total):
     """The result does not depend on how many rollouts are read together."""
-    monkeypatch.setattr("sb3_pgx.diagnostics.episodes.UNREAD_STEPS", unread_steps)
     diagnostics = DiagnosticsCallback()
     lengths = [3, 5, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8]
     model = A2C("MlpPolicy", vectorised(Scripted(lengths, [flagged] * 12)), n_steps=n_steps, device="cpu")
-    model.learn(100, callback=diagnostics, log_interval=1000)
+    model.learn(total, callback=diagnostics, log_interval=1000)
     rewards = model.last_rollout.rewards.numpy()  # the last rollout, without bootstrapped values
     assert diagnostics.history[-1]["reward_mean"] == pytest.approx(rewards.mean(), abs=1e-6)
     assert diagnostics.history[-1]["reward_std"] == pytest.approx(rewards.std(), abs=1e-6)
-    ended = 1 + 1 + 10 + 2  # the script repeats, so the first episodes come twice
-    share = 0.0 if flagged else 10 / ended
+    ends = np.cumsum(lengths * total)
+    ended = (lengths * total)[: np.sum(ends <= total)][-WINDOW:]
+    share = 0.0 if flagged else ended.count(8) / len(ended)
     assert len(diagnostics.history) == 1
     assert diagnostics.history[0]["unflagged_time_limits"] == pytest.approx(share, abs=0.01)
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from support.models import ACTION_SPACES
 from support.observers import logging_to
+from support.packages import without
 from support.small_environments import Scripted, vectorised
 from support.witnessed_runs import train
 
@@ -116,7 +117,7 @@ def test_the_report_has_a_verdict_and_the_sources_of_every_rule(tmp_path):
 
 def test_an_earlier_report_is_kept_and_without_matplotlib_the_report_has_no_plots(tmp_path, monkeypatch):
     (tmp_path / "health.md").write_text("mine")
-    monkeypatch.setattr("sb3_pgx.diagnostics.health_report.find_spec", lambda name: None)
+    without(monkeypatch, "matplotlib")
     train("PPO", ACTION_SPACES["Discrete"], HealthCallback(rules=[NEVER], report_folder=tmp_path))
     assert (tmp_path / "health.md").read_text() == "mine"
     assert 'Plots need matplotlib: `pip install "sb3_pgx[plots]"`.' in (tmp_path / "health-2.md").read_text()

@@ -12,6 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from support.browser import browse, needs_browser, pixels_of
 from support.models import ACTION_SPACES
 from support.observers import logging_to
+from support.packages import without
 from support.witnessed_runs import OBSERVATIONS, AnySpace
 
 from sb3_pgx.cli import main
@@ -107,6 +108,6 @@ def test_a_log_that_cannot_be_plotted_is_reported_in_one_sentence(tmp_path, caps
     (tmp_path / "progress.csv").write_text("diagnostics/kl,train/approx_kl\n,nan\n")
     assert main(["plot", str(tmp_path)]) == 2
     assert "holds no finite number to plot" in capsys.readouterr().err
-    monkeypatch.setattr("sb3_pgx.core.optional_packages.find_spec", lambda name: None if name == "plotly" else object())
+    without(monkeypatch, "plotly")
     assert main(["plot", str(tmp_path)]) == 2
     assert capsys.readouterr().err == 'sb3-pgx: plots need plotly: pip install "sb3_pgx[plots]"\n'

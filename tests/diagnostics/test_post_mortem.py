@@ -161,7 +161,7 @@ def test_the_error_names_a_first_observation_that_is_not_finite(tmp_path):
 
 
 def test_dictionaries_are_kept_by_key_and_folders_are_never_replaced(tmp_path, monkeypatch):
-    monkeypatch.setattr("sb3_pgx.diagnostics.post_mortem.time.strftime", lambda *_: "now")
+    monkeypatch.setattr("time.strftime", lambda *_: "now")
     folders = []
     for _ in range(2):
         env = vectorised(ScriptedDict([5]))

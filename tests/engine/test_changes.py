@@ -1,6 +1,7 @@
 """Changes between two trainings: a compiled model sees them as an eager one does, and makes a new graph only where it must."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch as th
@@ -45,6 +46,27 @@ def test_what_is_part_of_the_graph_makes_a_new_one(graphs):
             trained(model, reset_num_timesteps=False)
         assert_same_training(*models)
         assert len(graphs) == count + 1
+
+
+@ON_POLICY
+def test_an_objective_of_ones_own_is_that_of_the_next_update(name, graphs):
+    models = pair(name)
+    for model in models:
+        trained(model)
+    count = len(graphs)
+    inner = models[0].objective.measure
+
+    def with_greater_values(now, batch, c):
+        measured = inner(now, batch, c)
+        return {**measured, "loss": measured["loss"] - 5.0 * now.values.mean()}
+
+    for model in models:
+        model.objective = replace(model.objective, measure=with_greater_values)
+        before = model.policy.value_net.bias.item()
+        trained(model, reset_num_timesteps=False)
+        assert model.policy.value_net.bias.item() > before
+    assert_same_training(*models)
+    assert len(graphs) == count + 1
 
 
 def _load(model):

@@ -20,19 +20,17 @@ from support.eager_and_compiled import NAMES, SEVERAL_EPOCHS, assert_same_traini
 from support.small_environments import vectorised
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from sb3_pgx.engine import compiler as compiling
-from sb3_pgx.engine import epochs as steps
+from sb3_pgx.core.rollout import Batch
+from sb3_pgx.engine.compiler import inductor, using_backend
 from sb3_pgx.engine.graph_rewrites import CpuKernels
 
 
 @pytest.fixture
-def compiler(monkeypatch):
+def compiler():
     """The graphs that are given to the real compiler."""
     made = []
-    monkeypatch.setattr(
-        compiling, "backend", lambda graph, examples: made.append(graph) or compiling.inductor(graph, examples)
-    )
-    return made
+    with using_backend(lambda graph, examples: made.append(graph) or inductor(graph, examples)):
+        yield made
 
 
 ANY = {
@@ -148,27 +146,35 @@ def test_an_environment_in_a_process_of_its_own_is_trained_on(graphs):
 
 
 @pytest.mark.parametrize("space, at_once", [(spaces.Discrete(1000), 1), (BOX, 3)], ids=["one-hot", "numbers"])
-def test_of_one_hot_observations_one_minibatch_is_held_at_a_time(space, at_once, graphs, monkeypatch):
+def test_of_one_hot_observations_one_minibatch_is_held_at_a_time(space, at_once):
     events = []
 
-    def noted(owner, name):
-        original = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *args: events.append(name) or original(*args))
+    class Noted(Batch):
+        def in_fixed_shapes(self):
+            events.append("encoded")
+            return super().in_fixed_shapes()
+
+    def backend(graph, examples):
+        return lambda *arguments: events.append("graph") or graph(*arguments)
+
+    def noted(rollout, batch_size):
+        for batch in minibatches(rollout, batch_size):
+            yield Noted(**vars(batch))
 
     model = make("ppo", envs(space), compile=True)
-    model.learn(12)  # compiles
-    noted(steps, "encode")
-    noted(compiling.Compiled, "__call__")
-    model.learn(12, reset_num_timesteps=False)
-    of_the_update = events[events.index("encode") :]
-    assert of_the_update == (["encode"] * at_once + ["__call__"] * at_once) * (6 // at_once)
+    with using_backend(backend):
+        model.learn(12)  # compiles
+        minibatches, model.minibatches = model.minibatches, noted
+        model.learn(12, reset_num_timesteps=False)
+    of_the_update = events[events.index("encoded") :]
+    assert of_the_update == (["encoded"] * at_once + ["graph"] * at_once) * (6 // at_once)
 
 
 # ------------------------------------------------------------------------------------------------------- numbers of any size
 
 
 @pytest.fixture
-def kernels(monkeypatch):
+def kernels():
     """The compiler's graphs as they are rewritten for the CPU, run operation by operation."""
 
     def backend(graph, examples):
@@ -177,7 +183,8 @@ def kernels(monkeypatch):
         rewritten.recompile()
         return rewritten
 
-    monkeypatch.setattr(compiling, "backend", backend)
+    with using_backend(backend):
+        yield
 
 
 class Sized(gym.Env):

@@ -7,8 +7,7 @@ import sys
 import pytest
 import torch as th
 
-from sb3_pgx.engine import compiler as compiling
-from sb3_pgx.engine.compiler import NotCompilable, compile_function
+from sb3_pgx.engine.compiler import NotCompilable, compile_function, using_backend
 
 
 def test_a_function_that_closes_over_a_tensor_or_fails_is_not_compiled(graphs):
@@ -38,14 +37,13 @@ OUTPUTS = {
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_a_compiler_that_fails_is_named_and_what_it_says_of_the_cause(output, monkeypatch):
+def test_a_compiler_that_fails_is_named_and_what_it_says_of_the_cause(output):
     from torch._inductor.exc import CppCompileError
 
     def backend(graph, examples):
         raise CppCompileError(["/usr/bin/g++", "main.cpp", "-o", "main.so"], output)
 
-    monkeypatch.setattr(compiling, "backend", backend)
-    with pytest.raises(NotCompilable) as raised:
+    with using_backend(backend), pytest.raises(NotCompilable) as raised:
         compile_function(lambda x: (x * 2,), [th.ones(2)])
     assert str(raised.value) == f"the C++ compiler /usr/bin/g++ failed: {OUTPUTS[output]}"
 

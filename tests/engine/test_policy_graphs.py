@@ -19,7 +19,8 @@ from support.small_environments import DEVICE, AnySpace, vectorised
 
 from sb3_pgx import A2C, PPO
 from sb3_pgx.core.distributions import noise_source, sample_with
-from sb3_pgx.engine import compiler as compiling
+from sb3_pgx.engine.compiler import using_backend
+from sb3_pgx.engine.policy_graphs import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS
 
 # ------------------------------------------------------------------------------------------------------- random numbers
 
@@ -189,13 +190,19 @@ def test_a_policy_with_its_own_forward_acts_through_it(graphs):
     assert len(graphs) == 1, "the step alone"
 
 
-@pytest.mark.parametrize("limit, just_enough", [("ROWS", 24), ("STEPS", 12)])
-def test_long_rollouts_are_evaluated_eagerly(limit, just_enough, graphs, monkeypatch):
-    for number, expected in ((just_enough, 3), (just_enough - 1, 2)):
-        monkeypatch.setattr(f"sb3_pgx.stages.estimate.MAX_EVALUATED_{limit}", number)
-        graphs.clear()
-        PPO("MlpPolicy", envs(), n_steps=12, batch_size=12, seed=0, device=DEVICE, compile=True).learn(24)
-        assert len(graphs) == expected
+@pytest.mark.parametrize(
+    "n_steps, n_envs, by_graph",
+    [
+        (MAX_EVALUATED_STEPS, 2, True),
+        (MAX_EVALUATED_STEPS + 1, 2, False),
+        (MAX_EVALUATED_STEPS, MAX_EVALUATED_ROWS // MAX_EVALUATED_STEPS, True),
+        (MAX_EVALUATED_STEPS, MAX_EVALUATED_ROWS // MAX_EVALUATED_STEPS + 1, False),
+    ],
+)
+def test_long_rollouts_are_evaluated_eagerly(n_steps, n_envs, by_graph, graphs):
+    rows = n_steps * n_envs
+    PPO("MlpPolicy", envs(n=n_envs), n_steps=n_steps, batch_size=rows, seed=0, device=DEVICE, compile=True).learn(rows)
+    assert len(graphs) == 2 + by_graph
 
 
 class Double(th.nn.Module):
@@ -500,7 +507,7 @@ INTERRUPTED = mostly_slow(
 
 
 @pytest.mark.parametrize("name, part", INTERRUPTED)
-def test_what_is_interrupted_while_it_is_compiled_is_compiled_at_the_next_opportunity(name, part, monkeypatch):
+def test_what_is_interrupted_while_it_is_compiled_is_compiled_at_the_next_opportunity(name, part):
     """By Ctrl-C, in each of the parts that are compiled, one after the other."""
     calls = []
 
@@ -510,12 +517,12 @@ def test_what_is_interrupted_while_it_is_compiled_is_compiled_at_the_next_opport
             raise KeyboardInterrupt
         return graph
 
-    monkeypatch.setattr(compiling, "backend", interrupted_once)
     kwargs = dict(n_steps=12, **(dict(critic="trust_region") if name == "trpo" else {}))
     model = make(name, compile=True, **kwargs)
-    with pytest.raises(KeyboardInterrupt):
+    with using_backend(interrupted_once):
+        with pytest.raises(KeyboardInterrupt):
+            model.learn(48)
+        assert len(calls) == part + 1
         model.learn(48)
-    assert len(calls) == part + 1
-    model.learn(48)
     assert len(calls) == len(PARTS[name]) + 1
     assert model.log.sentences == [f"{what} is compiled" for what in PARTS[name]]

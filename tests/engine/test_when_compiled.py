@@ -10,27 +10,30 @@ from support.eager_and_compiled import ON_POLICY, assert_same_training, drawn, e
 from support.small_environments import DEVICE
 
 from sb3_pgx import PPO
-from sb3_pgx.engine import compiler as compiling
+from sb3_pgx.engine.compiler import using_backend
 
 # ------------------------------------------------------------------------------------------------------- when
 
 
 @pytest.mark.parametrize("name, a_rollout", [("a2c", 1), ("ppo", 6), ("ppo_penalty", 6)])  # 12 rows: a batch of 4, twice
-def test_auto_compiles_a_training_of_more_gradient_steps_than_the_limit(name, a_rollout, graphs, monkeypatch):
-    monkeypatch.setattr("sb3_pgx.stages.algorithm.COMPILE_AFTER", 2 * a_rollout)
-    model = make(name, compile="auto")
-    model.learn(24)
+def test_auto_compiles_a_training_of_more_gradient_steps_than_the_limit(name, a_rollout, graphs):
+    def made(compile):
+        model = make(name, compile=compile)
+        model.compile_after = 2 * a_rollout
+        return model
+
+    model = made("auto").learn(24)
     assert model.n_gradient_steps == 2 * a_rollout
     assert not graphs, "as many as the limit"
-    make(name, compile=False).learn(60)
+    made(False).learn(60)
     assert not graphs, "compiling is switched off"
-    make(name, compile="auto").learn(25)
+    made("auto").learn(25)
     assert graphs, "one rollout more"
 
 
-def test_auto_counts_the_steps_of_earlier_trainings_and_stays_compiled(graphs, monkeypatch, tmp_path):
-    monkeypatch.setattr("sb3_pgx.stages.algorithm.COMPILE_AFTER", 12)
+def test_auto_counts_the_steps_of_earlier_trainings_and_stays_compiled(graphs, tmp_path):
     model = make("ppo", compile="auto")
+    model.compile_after = 12
     model.learn(12)
     model.learn(12)
     assert not graphs
@@ -41,9 +44,9 @@ def test_auto_counts_the_steps_of_earlier_trainings_and_stays_compiled(graphs, m
     assert count == 3
     loaded.learn(12)
     assert len(graphs) == 2 * count, "a saved model has its steps behind it, too"
-    monkeypatch.setattr("sb3_pgx.stages.algorithm.COMPILE_AFTER", 10**9)
+    model.compile_after = 10**9
     model.learn(12)
-    assert model._compiled and len(graphs) == 2 * count
+    assert model.compiled and len(graphs) == 2 * count
     compiled = [s for s in model.log.sentences if "is compiled" in s]
     assert len(compiled) == len(set(compiled)) == 3 and not any("uncompiled" in s for s in model.log.sentences)
     assert model.n_gradient_steps == 24
@@ -142,10 +145,10 @@ def test_parameters_of_two_types_train_uncompiled_as_sb3s_do(name, theirs):
 
 
 @pytest.mark.parametrize("case", UNCOMPILABLE)
-def test_where_compiling_was_not_asked_for_a_line_of_the_log_says_why_not(case, graphs, monkeypatch):
-    monkeypatch.setattr("sb3_pgx.stages.algorithm.COMPILE_AFTER", 1)
+def test_where_compiling_was_not_asked_for_a_line_of_the_log_says_why_not(case, graphs):
     cell, reason = UNCOMPILABLE[case]
     model = make("ppo", **cell(), compile="auto")
+    model.compile_after = 1
     _, told = warned(model)
     assert told == []
     assert len([s for s in model.log.sentences if s.startswith(STEP + reason)]) == 1
@@ -158,11 +161,11 @@ def test_without_a_compiler_training_is_eager(name, monkeypatch):
 
         raise InvalidCxxCompiler()
 
-    monkeypatch.setattr(compiling, "backend", backend)
-    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    monkeypatch.setenv("PATH", "")
     eager, compiled = pair(name)
     expected, _ = warned(eager)
-    result, told = warned(compiled)
+    with using_backend(backend):
+        result, told = warned(compiled)
     assert result == expected
     assert f"compile=True: {STEP}no C++ compiler was found" in told
     assert all(sentence.endswith("no C++ compiler was found") for sentence in told)

@@ -2,17 +2,17 @@
 
 import re
 import shlex
-import sys
-from dataclasses import replace
 
 import gymnasium
 import pytest
 import torch as th
+from support.packages import without
+from support.run_in_process import compare_here
 
 from sb3_pgx.cli import main
-from sb3_pgx.experiments import comparison, earlier_runs
+from sb3_pgx.experiments.comparison import plan_comparison
 from sb3_pgx.experiments.peers import config_of, constructor_arguments, package_versions, prepare, resolve_peer
-from sb3_pgx.experiments.runs import RunSpec, execute
+from sb3_pgx.experiments.runs import RunSpec, execute, failed
 from sb3_pgx.settings.configs import RunConfig
 from sb3_pgx.settings.environments import check_environment, make_train_env
 
@@ -21,8 +21,7 @@ COMPARE = ["compare", "--env", "CartPole-v1", "--algos", "sb3:a2c", "--timesteps
 
 @pytest.fixture
 def no_training(monkeypatch, tmp_path):
-    """Fail the test if a run starts. Work in an empty folder."""
-    monkeypatch.setattr(earlier_runs, "run_all", lambda *args, **kwargs: pytest.fail("training started"))
+    """Work in an empty folder, in which training would leave files."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -101,22 +100,22 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(no_training, tmp_pa
 
 
 def test_a_missing_package_of_the_extra_is_told_with_the_command_that_installs_it(no_training, monkeypatch, capsys):
-    monkeypatch.setattr("sb3_pgx.core.optional_packages.find_spec", lambda name: None if name == "scipy" else object())
+    without(monkeypatch, "scipy")
     assert main(COMPARE) == 2
     assert capsys.readouterr().err == 'sb3-pgx: comparisons need scipy: pip install "sb3_pgx[plots]"\n'
 
 
 def test_a_missing_peer_package_is_told_with_the_command_that_installs_it(no_training, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "sb3_contrib", None)
+    without(monkeypatch, "sb3_contrib")
     assert main([*COMPARE, "--algos", "contrib:trpo"]) == 2
     assert "contrib:trpo needs sb3_contrib, which is not installed: pip install sb3_contrib" in capsys.readouterr().err
 
 
 def test_thresholds_are_those_of_the_environments_unless_others_are_given(tmp_path):
     def thresholds(env, threshold=None):
-        return comparison.plan_comparison(env, ["sb3:a2c"], 300, output=tmp_path, threshold=threshold).design.thresholds
+        return plan_comparison(env, ["sb3:a2c"], 300, output=tmp_path, threshold=threshold).design.thresholds
 
-    assert "--threshold" not in comparison.plan_comparison("CartPole-v1", ["a2c"], 300, threshold={}).design.command
+    assert "--threshold" not in plan_comparison("CartPole-v1", ["a2c"], 300, threshold={}).design.command
     assert thresholds("CartPole-v1") == {"CartPole-v1": 475.0}  # gymnasium registers it with 475
     assert thresholds("CartPole-v1", 100.0) == {"CartPole-v1": 100.0}
     assert thresholds("Pendulum-v1") == {}
@@ -131,17 +130,20 @@ def test_thresholds_are_those_of_the_environments_unless_others_are_given(tmp_pa
         ["--seeds", "7,9"],
     ],
 )
-def test_the_command_in_the_report_is_the_one_that_was_given(tmp_path, monkeypatch, options):
-    """Parsing the command of a plan gives the same plan."""
-    plans = []
-    monkeypatch.setattr(comparison, "run_comparison", lambda plan: plans.append(plan) or sys.exit(0))
+def test_the_command_in_the_report_is_the_one_that_was_given(tmp_path, options):
+    """Giving it again gives the same record and the same report."""
+    records, reports = [], []
+
+    def fail_all(specs, *_):
+        return [failed(spec, MemoryError("no")) for spec in specs]
+
     command = ["compare", "--env", "CartPole-v1", "Pendulum-v1", "--algos", "sb3:a2c", "a2c[gamma=0.9]", "--timesteps", "300"]
-    for arguments in ([*command, *options], None):
-        words = arguments or shlex.split(plans[0].design.command)[1:]
-        with pytest.raises(SystemExit):
-            main([*words, "--output", str(tmp_path / "out")])
-    first, second = (replace(plan.design, workers=1) for plan in plans)
-    assert first == second and plans[0].record == plans[1].record
+    for name in ("first", "second"):
+        words = shlex.split(re.search("sb3-pgx (compare .*)", reports[0])[1].strip("`")) if reports else [*command, *options]
+        assert compare_here([*words, "--output", str(tmp_path / name)], fail_all) == 1
+        records.append((tmp_path / name / "comparison.json").read_text())
+        reports.append((tmp_path / name / "report.md").read_text())
+    assert records[0] == records[1] and reports[0] == reports[1]
 
 
 def test_peers_get_linear_schedules_as_functions_and_our_classes_as_they_are_written():

@@ -9,11 +9,10 @@ import gymnasium
 import numpy as np
 import pytest
 from support.browser import browse, needs_browser, pixels_of
-from support.run_in_process import run_all_here
+from support.run_in_process import compare_here
 
-from sb3_pgx.cli import main
-from sb3_pgx.experiments import compare, comparison, earlier_runs
-from sb3_pgx.experiments.pool import read_result, write_result
+from sb3_pgx.experiments import compare
+from sb3_pgx.experiments.pool import read_result, run_here, write_result
 from sb3_pgx.experiments.report.pictures import COLORS
 
 ENVS, ALGOS = ("Thirty-v0", "Forty-v0"), ("a2c", "sb3:a2c")
@@ -35,37 +34,17 @@ def environments():
 def first(tmp_path_factory):
     """The output folder of a comparison, which the tests below only read."""
     folder = tmp_path_factory.mktemp("first") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(earlier_runs, "run_all", run_all_here)
-        assert main([*COMPARE, "--output", str(folder)]) == 0
+    assert compare_here([*COMPARE, "--output", str(folder)]) == 0
     return folder
 
 
 @pytest.fixture
-def trained(monkeypatch):
-    """Record the runs that would be trained, without training them."""
-    trained = []
-
-    def run_all(specs, paths, workers, progress, on_result):
-        trained.extend(f"{spec.label} {spec.env_id} {spec.seed}" for spec in specs)
-        return [done[spec.env_id, spec.label, spec.seed] for spec in specs]
-
-    done = {}
-    monkeypatch.setattr(earlier_runs, "run_all", run_all)
-    return trained, done
-
-
-@pytest.fixture
-def no_report(monkeypatch):
-    """Write no report, for tests that check runs only."""
-    monkeypatch.setattr(comparison, "write_report", lambda *args: ("", ""))
-
-
-@pytest.fixture
-def again(first, tmp_path, trained):
-    """A copy of the folder, and a function that runs the command again and returns its exit status and the trained runs."""
-    names, done = trained
-    folder = tmp_path / "out"
+def again(first, tmp_path):
+    """
+    A copy of the folder, and a function that runs the command again and returns its exit status and the runs that it would
+    have trained.
+    """
+    names, done, folder = [], {}, tmp_path / "out"
     for path in first.rglob("*"):
         if path.is_file():
             copy = folder / path.relative_to(first)
@@ -75,9 +54,13 @@ def again(first, tmp_path, trained):
         result = read_result(path)
         done[result.env_id, result.label, result.seed] = result
 
+    def pretend(specs, paths, workers, progress, on_result):
+        names.extend(f"{spec.label} {spec.env_id} {spec.seed}" for spec in specs)
+        return [done[spec.env_id, spec.label, spec.seed] for spec in specs]
+
     def command(*options):
         names.clear()
-        status = main([*COMPARE, *options, "--output", str(folder)])
+        status = compare_here([*COMPARE, *options, "--output", str(folder)], pretend)
         return status, list(names)
 
     return folder, command
@@ -156,7 +139,7 @@ def test_finished_runs_are_not_trained_again(again, capsys):
     assert "8 of them are already finished and are reused" in capsys.readouterr().out
 
 
-def test_runs_that_are_missing_failed_or_half_written_are_trained_again(no_report, again, capsys):
+def test_runs_that_are_missing_failed_or_half_written_are_trained_again(again, capsys):
     folder, command = again
     missing, failed, half, other = (
         folder / "runs" / name
@@ -178,7 +161,7 @@ def test_runs_that_are_missing_failed_or_half_written_are_trained_again(no_repor
     assert str(failed) not in printed and "4 of them are already finished and are reused" in printed
 
 
-def test_further_seeds_and_algorithms_may_join(no_report, again):
+def test_further_seeds_and_algorithms_may_join(again):
     folder, command = again
     record = json.loads((folder / "comparison.json").read_text())
     del record["configs"]["Forty-v0"]
@@ -213,7 +196,7 @@ def test_a_folder_of_another_comparison_is_refused_and_untouched(again, tmp_path
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_other_versions_are_another_comparison_and_force_trains_every_run_anew(no_report, again, capsys):
+def test_other_versions_are_another_comparison_and_force_trains_every_run_anew(again, capsys):
     folder, command = again
     record = json.loads((folder / "comparison.json").read_text())
     record["versions"]["torch"] = "1.0"
@@ -229,7 +212,7 @@ def test_other_versions_are_another_comparison_and_force_trains_every_run_anew(n
     assert (folder / "notes.txt").read_text() == "precious"
 
 
-def test_runs_of_what_was_there_before_force_do_not_count_as_those_of_another_comparison(no_report, again, tmp_path):
+def test_runs_of_what_was_there_before_force_do_not_count_as_those_of_another_comparison(again, tmp_path):
     folder, command = again
     (tmp_path / "configs").mkdir()
     for name in ("a2c", "sb3_a2c"):
@@ -240,7 +223,7 @@ def test_runs_of_what_was_there_before_force_do_not_count_as_those_of_another_co
     assert set(command(*settings)[1]) >= {f"sb3:a2c {env_id} {seed}" for env_id, seed in product(ENVS, (0, 1))}
 
 
-def test_one_environment_keeps_returns_and_leaves_out_what_sums_environments_up(runs_in_this_process, tmp_path):
+def test_one_environment_keeps_returns_and_leaves_out_what_sums_environments_up(tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "a2c.yml").write_text("default: {n_envs: 4}\n")
     (tmp_path / "configs" / "ppo.yml").write_text("default: {n_envs: 4, n_steps: 64, learning_rate: -1.0}\n")
@@ -254,6 +237,7 @@ def test_one_environment_keeps_returns_and_leaves_out_what_sums_environments_up(
         eval_episodes=2,
         configs=tmp_path / "configs",
         progress=False,
+        runner=run_here,
     )
     assert found.report == (output / "report.md").read_text()
     assert "| sb3:ppo | every run failed |" in found.brief

@@ -15,12 +15,11 @@ import gymnasium
 import numpy as np
 import pytest
 from support.full_disk import full_disk
-from support.run_in_process import run_all_here
+from support.run_in_process import compare_here
 
-from sb3_pgx.cli import main
-from sb3_pgx.experiments import compare, earlier_runs, pool
-from sb3_pgx.experiments.pool import read_result
-from sb3_pgx.experiments.runs import RunSpec, execute
+from sb3_pgx.experiments import compare
+from sb3_pgx.experiments.pool import read_result, run_here
+from sb3_pgx.experiments.runs import RunSpec
 from sb3_pgx.settings.configs import RunConfig
 
 ENV = "test_interrupted:Ten-v0"
@@ -48,9 +47,7 @@ def this_folder_is_on_the_path():
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(earlier_runs, "run_all", run_all_here)
-        assert main(into(folder)) == 0
+    assert compare_here(into(folder)) == 0
     return folder
 
 
@@ -81,19 +78,19 @@ def whole_files_only(folder):
         assert path.read_text().rstrip().endswith("</html>")
 
 
-def test_a_comparison_that_is_killed_at_any_moment_has_the_tables_of_one_start(uninterrupted, runs_in_this_process, tmp_path):
+def test_a_comparison_that_is_killed_at_any_moment_has_the_tables_of_one_start(uninterrupted, tmp_path):
     for _ in range(3):
-        process = mp.get_context("fork").Process(target=main, args=(into(tmp_path / "out"),))
+        process = mp.get_context("fork").Process(target=compare_here, args=(into(tmp_path / "out"),))
         process.start()
         process.join(random.uniform(0.05, 1.5))
         process.kill()
         process.join()
         whole_files_only(tmp_path / "out")
-    assert main(into(tmp_path / "out")) == 0
+    assert compare_here(into(tmp_path / "out")) == 0
     assert_same(tmp_path / "out", uninterrupted)
 
 
-def test_a_report_that_is_killed_in_the_middle_of_a_picture_keeps_the_old_one(uninterrupted, runs_in_this_process, tmp_path):
+def test_a_report_that_is_killed_in_the_middle_of_a_picture_keeps_the_old_one(uninterrupted, tmp_path):
     folder = tmp_path / "out"
     shutil.copytree(uninterrupted, folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
@@ -101,7 +98,7 @@ def test_a_report_that_is_killed_in_the_middle_of_a_picture_keeps_the_old_one(un
     def die_in_the_middle():
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # what a process gets that writes beyond the limit
         with full_disk(15_000):
-            main(into(folder))
+            compare_here(into(folder))
 
     process = mp.get_context("fork").Process(target=die_in_the_middle)
     process.start()
@@ -125,24 +122,22 @@ def test_the_command_that_is_killed_at_any_moment_has_the_tables_of_one_start(un
     assert_same(tmp_path / "out", uninterrupted)
 
 
-def test_a_report_that_finds_the_disk_full_is_printed_and_written_at_the_next_start(
-    uninterrupted, runs_in_this_process, tmp_path, capsys
-):
+def test_a_report_that_finds_the_disk_full_is_printed_and_written_at_the_next_start(uninterrupted, tmp_path, capsys):
     with full_disk(20_000):  # runs fit, pictures do not
-        assert main(into(tmp_path / "out")) == 1
+        assert compare_here(into(tmp_path / "out")) == 1
     captured = capsys.readouterr()
     assert "| sb3:a2c |" in captured.out and "written to" not in captured.out
     path = tmp_path / "out" / "curves.png"
     said = f"sb3-pgx: {path} cannot be written: File too large; run the same command again to write the report"
     assert said in captured.err and "Traceback" not in captured.err
-    assert main(into(tmp_path / "out")) == 0
+    assert compare_here(into(tmp_path / "out")) == 0
     assert_same(tmp_path / "out", uninterrupted)
 
 
-def test_compare_returns_what_it_could_not_write(runs_in_this_process, tmp_path):
+def test_compare_returns_what_it_could_not_write(tmp_path):
     sentence = r"curves\.png cannot be written: File too large; the value that compare\(\) returned has all"
     with pytest.warns(UserWarning, match=sentence), full_disk(20_000):
-        found = compare(ENV, ["sb3:a2c"], 40, 1, tmp_path / "out", eval_episodes=2, progress=False)
+        found = compare(ENV, ["sb3:a2c"], 40, 1, tmp_path / "out", eval_episodes=2, progress=False, runner=run_here)
     assert len(found.results) == 1 and "| sb3:a2c |" in found.brief and isinstance(found.unwritten, OSError)
 
 
@@ -150,10 +145,9 @@ def test_a_run_whose_file_cannot_be_written_is_in_the_report_all_the_same(tmp_pa
     from stable_baselines3 import A2C
 
     spec = RunSpec("sb3:a2c", A2C, "CartPole-v1", 0, 20, RunConfig(source="test", n_envs=4), curve_points=0, eval_episodes=2)
-    expected = execute(spec)
     with full_disk(100):
-        result = pool._write(expected, tmp_path / "run.json")
-    assert result is expected and np.isfinite(result.mean_return) and not list(tmp_path.iterdir())
+        (result,) = run_here([spec], [tmp_path / "run.json"])
+    assert result.error is None and np.isfinite(result.mean_return) and not list(tmp_path.iterdir())
     assert (
         f"{tmp_path / 'run.json'} cannot be written: File too large; the report will include this run"
         in capsys.readouterr().err

@@ -235,13 +235,12 @@ def test_scales_are_given_or_from_a_random_policy_to_the_threshold_or_else_to_th
     np.testing.assert_allclose(find_scale([], (0.0, 4.0), None, None)([2.0, -4.0, 8.0]), [0.5, -1.0, 2.0])
 
 
-def test_a_random_policy_is_played_as_the_environment_is_trained_and_must_come_to_an_end(monkeypatch):
+def test_a_random_policy_is_played_as_the_environment_is_trained_and_must_come_to_an_end():
     short = RunConfig(source="", wrappers=(("gymnasium.wrappers.TimeLimit", {"max_episode_steps": 7}),), normalize={})
     assert random_return("CartPole-v1", short) == 7.0
     assert 15 < random_return("CartPole-v1", RunConfig(source="")) < 30  # published: 22 steps
-    monkeypatch.setattr("sb3_pgx.experiments.normalized_scores.RANDOM_STEPS", 5)
     with pytest.raises(ValueError, match=r"end no episode of CartPole-v1 within 5 steps.*--normalize CartPole-v1=LOW,HIGH"):
-        random_return("CartPole-v1", RunConfig(source=""))
+        random_return("CartPole-v1", RunConfig(source=""), max_steps=5)
 
 
 def test_what_runs_say_cannot_break_the_page_or_the_table():

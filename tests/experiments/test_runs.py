@@ -1,16 +1,18 @@
 """Runs: budgets, clocks and evaluations are honest, and results survive the failure of other runs."""
 
 import json
+import multiprocessing as mp
 import time
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.envs.classic_control import CartPoleEnv
 from stable_baselines3 import A2C, PPO
+from support.broken_algorithms import KillsItsProcess
 
 from sb3_pgx.experiments import pool
 from sb3_pgx.experiments.runs import FINAL_SEEDS, SEED_STRIDE, Interrupted, RunSpec, execute
@@ -159,8 +161,18 @@ def test_a_run_that_raises_is_recorded_with_its_sentence():
 
 @pytest.mark.parametrize("reward", [float("nan"), -float("inf")])
 def test_a_run_whose_final_returns_are_not_finite_failed(reward, monkeypatch):
-    monkeypatch.setattr("sb3_pgx.experiments.runs.evaluate_policy", lambda *args, **kwargs: ([1.0, reward], [3, 3]))
-    result = execute(spec())
+    class FinallyNotFinite(CartPoleEnv):
+        def reset(self, *, seed=None, options=None):
+            self.reward = reward if seed is not None and seed >= FINAL_SEEDS else 1.0
+            return super().reset(seed=seed, options=options)
+
+        def step(self, action):
+            observation, _, *others = super().step(action)
+            return observation, self.reward, *others
+
+    own = gym.envs.registration.EnvSpec("FinallyNotFinite-v0", FinallyNotFinite, max_episode_steps=20)
+    monkeypatch.setitem(gym.registry, own.id, own)
+    result = execute(replace(spec(), env_id=own.id))
     assert result.error is not None and "check the environment's reward function" in result.error
 
 
@@ -187,25 +199,35 @@ def test_runs_in_processes_leave_a_file_each_survive_a_failing_one_and_end_when_
 
 
 def test_a_worker_that_dies_is_recorded_as_a_failed_run_with_the_likely_causes(tmp_path):
-    future: Future = Future()
-    future.set_exception(BrokenProcessPool("a child process terminated abruptly"))
-    result = pool._outcome(future, spec(seed=4), tmp_path / "4.json")
+    (result,) = pool.run_all([spec(KillsItsProcess, seed=4)], [tmp_path / "4.json"], progress=False)
     assert result.error is not None and "ran out of memory (use fewer workers)" in result.error
     assert json.loads((tmp_path / "4.json").read_text())["error"] == result.error
 
 
-def test_a_worker_ends_when_the_comparison_that_started_it_is_gone(monkeypatch):
+def test_a_worker_ends_when_the_comparison_that_started_it_is_gone():
     """A killed parent cannot stop its workers, which would otherwise go on training."""
-    events = []
+    context = mp.get_context("fork")
+    ours, theirs = context.Pipe()
 
-    class Parent:
-        def join(self):  # returns when the process has ended
-            events.append("parent ended")
+    def work():
+        pool.become_worker()
+        theirs.send("training")
+        time.sleep(60)
 
-    monkeypatch.setattr(pool.mp, "parent_process", Parent)
-    monkeypatch.setattr(pool.os, "_exit", lambda status: events.append(f"exit {status}"))
-    pool._end_with_parent()
-    assert events == ["parent ended", "exit 1"]
+    def start_a_worker():
+        worker = context.Process(target=work)
+        worker.start()
+        worker.join()
+
+    parent = context.Process(target=start_a_worker)
+    parent.start()
+    theirs.close()
+    assert ours.recv() == "training"
+    parent.kill()
+    parent.join()
+    assert ours.poll(20)
+    with pytest.raises(EOFError):  # no process is left that could send anything
+        ours.recv()
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -14,10 +14,10 @@ import stable_baselines3
 import yaml
 from filelock import FileLock
 from stable_baselines3.common.env_util import make_vec_env
+from support.packages import without
 
 from sb3_pgx import NPG, PPOPenalty
 from sb3_pgx.cli import main
-from sb3_pgx.core import optional_packages as extras
 from sb3_pgx.registry import ALGORITHMS
 from sb3_pgx.rl_zoo3 import plugin
 from sb3_pgx.settings.configs import load_config
@@ -238,6 +238,6 @@ def test_rl_zoo3_reads_every_published_entry_as_we_do(zoo):
 
 
 def test_a_missing_extra_is_told_with_the_command_that_installs_it(monkeypatch, capsys):
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "rl_zoo3" else object())
+    without(monkeypatch, "rl_zoo3", but_with=["requests", "seaborn"])
     assert main(["train", "--algo", "ppo"]) == 2
     assert capsys.readouterr().err == 'sb3-pgx: rl_zoo3\'s commands need rl_zoo3: pip install "sb3_pgx[zoo]"\n'

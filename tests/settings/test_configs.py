@@ -250,7 +250,7 @@ def test_a_package_that_cannot_register_its_environments_is_told_with_the_reason
     ("env_id", "hint"), [("ALE/Pong-v5", "write ale_py:ALE/"), ("MinAtar/Pong-v9", "pip install minatar")]
 )
 def test_where_the_environments_of_a_namespace_come_from_is_told(env_id, hint, monkeypatch):
-    monkeypatch.setattr(registration, "entry_points", lambda **_: [])  # as if it were not installed
+    monkeypatch.setattr("importlib.metadata.distributions", lambda **_: [])  # as if none were installed
     for known in [name for name in gym.registry if name.partition("/")[0] == env_id.partition("/")[0]]:
         monkeypatch.delitem(gym.registry, known)
     with pytest.raises(ValueError, match=f"environment '{env_id}' is unknown: .*{hint}"):

@@ -6,18 +6,21 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from support.small_environments import DEVICE, Scripted, vectorised
 
 from sb3_pgx import A2C
-from sb3_pgx.stages import evaluate
-from sb3_pgx.stages.evaluate import chunks
+from sb3_pgx.stages.evaluate import MAX_NUMBERS, MAX_ROWS, chunks
 
 
-def test_chunks_cover_all_rows_and_hold_no_more_numbers_than_allowed(monkeypatch):
-    monkeypatch.setattr(evaluate, "MAX_NUMBERS", 60)
-    observations = {"a": th.zeros(7, 2, 5), "b": th.zeros(7, 2)}  # 12 numbers a row
+def shaped(*shape):
+    """A tensor that takes no memory."""
+    return th.zeros(1).expand(shape)
+
+
+def test_chunks_cover_all_rows_and_hold_no_more_numbers_than_allowed():
+    observations = {"a": shaped(7, 2, MAX_NUMBERS // 12), "b": shaped(7, 2)}  # a sixth of what is allowed, and a little more
     assert list(chunks(observations, 7)) == [slice(0, 5), slice(5, 7)]
-    assert list(chunks(th.zeros(2, 3, 100), 6, leading=2)) == [slice(i, i + 1) for i in range(6)]
-    monkeypatch.setattr(evaluate, "MAX_ROWS", 4)
-    assert list(chunks(th.zeros(9, 1), 9)) == [slice(0, 4), slice(4, 8), slice(8, 9)]
-    assert list(chunks(th.zeros(0, 1), 0)) == []
+    assert list(chunks(shaped(2, 3, 2 * MAX_NUMBERS), 6, leading=2)) == [slice(i, i + 1) for i in range(6)]
+    n = 2 * MAX_ROWS + 1
+    assert list(chunks(shaped(n, 1), n)) == [slice(0, MAX_ROWS), slice(MAX_ROWS, 2 * MAX_ROWS), slice(2 * MAX_ROWS, n)]
+    assert list(chunks(shaped(0, 1), 0)) == []
 
 
 class NoValue(ActorCriticPolicy):

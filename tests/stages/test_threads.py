@@ -56,7 +56,7 @@ def with_a_fixed_rollout(case, seed, compile):
     """A model after its first update, whose minibatches come in the order of the rows, and which has no graphs yet."""
     model = make(case.split(",")[0], envs(), seed=seed, compile=False, **CASES[case])
     model.learn(12)
-    model._compiled = compile
+    model.compiled = compile
 
     def in_order(rollout, batch_size):
         for start in range(0, rollout.n_valid, batch_size or rollout.n_valid):

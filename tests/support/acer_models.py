@@ -44,12 +44,12 @@ def envs(kind="Discrete", n=2):
     return vectorised(*(Told(ACTIONS[kind], seed) for seed in range(n)))
 
 
-def make(kind="Discrete", env=None, **kwargs):
+def make(kind="Discrete", env=None, model_class=ACER, **kwargs):
     """Return a small ACER: rollouts of six steps in two environments, replay from the second rollout on."""
     policy_kwargs = {"net_arch": [8], **kwargs.pop("policy_kwargs", {})}
     small = dict(n_steps=6, buffer_size=60, replay_start=24, replay_ratio=2.0, learning_rate=5e-3, compile=False)
     arguments = {**small, "seed": 0, "device": DEVICE, **kwargs}
-    return ACER("MlpPolicy", envs(kind) if env is None else env, policy_kwargs=policy_kwargs, **arguments)
+    return model_class("MlpPolicy", envs(kind) if env is None else env, policy_kwargs=policy_kwargs, **arguments)
 
 
 def some_observations():
@@ -68,18 +68,26 @@ def watch(model, method, note):
     return noted
 
 
-def watch_steps(model, note):
-    """Before each gradient step, call ``note`` with its segments and the update. Return the list of its results."""
+def watch_epochs(model, note):
+    """Before each epoch of gradient steps, call ``note`` with its batches and the update. Return the list of its results."""
     noted, gradient_steps = [], model.gradient_steps
 
     @contextmanager
     def noting(*args, **kwargs):
         with gradient_steps(*args, **kwargs) as steps:
-            take = steps._step
-            steps._step = lambda batch, *others: (noted.append(note(batch, steps)), take(batch, *others))
+            epoch = steps.epoch
+            steps.epoch = lambda batches: (noted.append(note(batches, steps)), epoch(batches))
             yield steps
 
     model.gradient_steps = noting
+    return noted
+
+
+def watch_steps(model, note):
+    """The same before each gradient step, with its segments: each becomes an epoch of its own."""
+    noted, replayed_segments = [], model.replayed_segments
+    model.replayed_segments = lambda n: ([batch] for batches in replayed_segments(n) for batch in batches)
+    watch_epochs(model, lambda batches, steps: noted.append(note(*batches, steps)))
     return noted
 
 

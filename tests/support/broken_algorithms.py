@@ -1,6 +1,7 @@
 """Algorithms that are broken on purpose, each in one way that its name and docstring say."""
 
 import copy
+import os
 from typing import Any
 
 import stable_baselines3 as sb3
@@ -29,6 +30,11 @@ class SB3WithAdvantagesOfTheWrongSign(sb3.PPO):
     def train(self) -> None:
         self.rollout_buffer.advantages *= -1
         super().train()
+
+
+class KillsItsProcess(sb3.A2C):
+    def learn(self, *args: Any, **kwargs: Any) -> Any:
+        os._exit(9)
 
 
 class TruncationIsTermination(PPO):
@@ -106,8 +112,8 @@ class ComparesWithTheNewPolicy(PPO):
 class FourTrustRegions(TRPO):
     """Take four steps, each within a trust region around the current policy instead of the one that acted."""
 
-    def _policy_step(self, *args: Any) -> Any:
-        return [super(FourTrustRegions, self)._policy_step(*args) for _ in range(4)][-1]
+    def update(self, rollout: Any) -> Any:
+        return [super(FourTrustRegions, self).update(rollout) for _ in range(4)][-1]
 
 
 class StepsThreeTimesAsFar(NPG):

@@ -51,6 +51,32 @@ def assert_same_optimizer(left, right):
         assert_same(*as_tensors)
 
 
+class Watched(th.nn.Module):
+    """
+    A layer that calls ``notice`` with the distance of its parameters from their start whenever it computes with them. Copies
+    of them, with which derivatives are computed, do not count.
+    """
+
+    def __init__(self, layer, notice):
+        super().__init__()
+        self.layer, self.notice = layer, notice
+        self.start = th.nn.utils.parameters_to_vector(layer.parameters()).detach().clone()
+
+    def forward(self, x):
+        parameters = list(self.layer.parameters())
+        if all(isinstance(p, th.nn.Parameter) for p in parameters):
+            with th.no_grad():
+                self.notice((th.nn.utils.parameters_to_vector(parameters) - self.start).norm().item())
+        return self.layer(x)
+
+
+class Coarse(th.nn.Module):
+    """Round to thousands, with the derivative of the identity: a gradient, and nothing that a small step improves."""
+
+    def forward(self, x):
+        return x + ((x / 1000).round() * 1000 - x).detach()
+
+
 def kl_of(old, new, observations):
     """Return KL(old‖new) in every state by torch's formulas, summed over the action's dimensions."""
     with th.no_grad():

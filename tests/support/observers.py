@@ -47,10 +47,10 @@ class Spy:
     """
 
     def __init__(self, model: Any, script: list[float] | None = None):
-        self.model, self.original, self.script = model, model._steps.objective, script
+        self.model, self.original, self.script = model, model.objective, script
         self.minibatches: list[Minibatch] = []
         self._preparing = True
-        model._steps.objective = replace(self.original, measure=self)
+        model.objective = replace(self.original, measure=self)
 
     @property
     def distances(self) -> list[float]:

@@ -124,9 +124,8 @@ def test_a_machine_that_is_at_work_while_another_one_dies_in_a_line_goes_on(plan
 @pytest.mark.filterwarnings("ignore:.*grace_period")
 def test_a_process_that_is_killed_while_it_writes_does_not_stop_the_next_start(plan, tmp_path, monkeypatch):
     """The dead process leaves Optuna's lock. The path is relative, like the default."""
-    monkeypatch.setattr(journal, "GRACE_SECONDS", 1)
     monkeypatch.chdir(tmp_path)
-    p = plan(output="out")
+    p = plan(output="out", lock_seconds=1)
     study = open_study(p)
 
     def die_in_the_middle():
@@ -199,10 +198,10 @@ def test_a_password_in_the_query_is_masked_wherever_the_address_is_shown(plan, q
     assert "secret" not in str(error.value)
 
 
-def test_the_mismatch_of_a_study_shows_no_password(plan, monkeypatch):
+def test_the_mismatch_of_a_study_shows_no_password(plan):
     p = plan(storage="postgresql://me@host/db?password=secret")
     with pytest.raises(studies.StudyMismatch) as error:
-        studies._compare(p, {**p.agreement(), "timesteps": 1})
+        studies.check_agreement(p, {**p.agreement(), "timesteps": 1})
     assert "secret" not in str(error.value) and "?password=***" in str(error.value)
 
 

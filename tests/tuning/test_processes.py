@@ -56,7 +56,7 @@ def evaluated(tmp_path, monkeypatch):
     return read
 
 
-def test_a_command_that_is_killed_goes_on_where_it_was(tmp_path, evaluated, in_threads, monkeypatch, capsys):
+def test_a_command_that_is_killed_goes_on_where_it_was(tmp_path, evaluated, monkeypatch, capsys):
     command = ["tune", "--algo", "a2c", "--env", ENV, "--trials", "2", "--seeds", "2", "--timesteps", "400", "--workers", "1"]
     command += ["--pruner", "none", "--eval-episodes", "2", "--output", str(tmp_path / "out")]
     monkeypatch.setenv("ONE_STEP_SECONDS", "0.005")
@@ -71,7 +71,6 @@ def test_a_command_that_is_killed_goes_on_where_it_was(tmp_path, evaluated, in_t
     process.join()
     assert evaluated() == [100]
     monkeypatch.setenv("ONE_STEP_SECONDS", "0")
-    in_threads()  # no need to wait for another process
     assert main(command) == 0
     assert evaluated() == [100, 101, 100, 101]
     printed = capsys.readouterr().out
@@ -81,7 +80,8 @@ def test_a_command_that_is_killed_goes_on_where_it_was(tmp_path, evaluated, in_t
     optuna.logging.set_verbosity(optuna.logging.INFO)
 
 
-def test_the_death_of_a_process_is_a_failure_with_its_reason():
+def test_the_death_of_a_process_is_a_failure_with_its_reason_and_one_that_has_nothing_to_do_leaves_by_itself():
+    """A worker that exits on its own releases system resources such as semaphores."""
     worker = Worker()
     try:
         worker.submit(Dies())
@@ -90,23 +90,15 @@ def test_the_death_of_a_process_is_a_failure_with_its_reason():
             isinstance(answer, TaskEnded)
             and "its process died (exit code 7): it was killed, it ran out of memory" in answer.reason
         )
-        assert worker._process is None  # the next task has a new one
-    finally:
-        worker.close()
-
-
-def test_a_worker_that_has_nothing_to_do_leaves_by_itself(monkeypatch):
-    """A worker that exits on its own releases system resources such as semaphores."""
-    worker = Worker()
-    try:
-        worker.submit(Fails())
+        assert mp.active_children() == []
+        worker.submit(Fails())  # to a new process
         (answer,) = [message for _, message in receive_messages([worker], seconds=120)]
         assert isinstance(answer, TaskEnded) and "AttributeError" in answer.reason
-        for violence in ("terminate", "kill"):
-            monkeypatch.setattr(worker._process, violence, lambda: pytest.fail("it was ended from outside"))
+        (process,) = mp.active_children()
+        process.terminate = process.kill = lambda: pytest.fail("it was ended from outside")
     finally:
         worker.close()
-    assert worker._process is None
+    assert mp.active_children() == []
 
 
 class Fails:

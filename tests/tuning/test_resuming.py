@@ -1,6 +1,5 @@
 """A study that is killed and resumed equals an uninterrupted one, and trials of dead machines are repeated."""
 
-import dataclasses
 import multiprocessing as mp
 import os
 import random
@@ -9,10 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from support.made_up_runs import ThreadWorker
 
-from sb3_pgx.tuning import journal, trial_records, trial_runs
+from sb3_pgx.tuning import trial_records
 from sb3_pgx.tuning.study import open_study
 from sb3_pgx.tuning.study_report import write_study_report
+from sb3_pgx.tuning.worker_process import TaskEnded
 
 
 @pytest.fixture
@@ -23,17 +24,9 @@ def folder():
 
 
 @pytest.fixture
-def scored_by_parameters(stub, monkeypatch):
+def scored_by_parameters(stub):
     """The return of a run depends only on its settings and its seed, not on the number of its trial."""
-    execute = stub.execute
-
-    def by_parameters(spec, report, at_point=None):
-        result = execute(spec, report, at_point)
-        value = 1e6 * spec.config.hyperparameters["learning_rate"] % 97 + spec.seed
-        return dataclasses.replace(result, returns=[value])
-
-    monkeypatch.setattr(trial_runs, "execute", by_parameters)
-    monkeypatch.setitem(open_study.__globals__["STARTUP_TRIALS"], "tpe", 3)
+    stub.by_parameters = True
     return stub
 
 
@@ -43,14 +36,15 @@ def found(study):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_three_starts_of_three_trials_are_one_start_of_nine(scored_by_parameters, plan, search, sampler, folder):
+def test_three_starts_of_five_trials_are_one_start_of_fifteen(scored_by_parameters, plan, search, sampler, folder):
+    """The first ten are random ones, whatever the sampler."""
     settings = {"sampler": sampler, "seeds": 1}
-    _, once = search(plan(trials=9, output=folder / "once", **settings))
-    for total in (3, 6, 9):
+    _, once = search(plan(trials=15, output=folder / "once", **settings))
+    for total in (5, 10, 15):
         _, thrice = search(plan(trials=total, output=folder / "thrice", **settings))
     assert found(thrice) == found(once)
-    assert len({str(params) for params, _ in found(once)}) == 9
-    _, other = search(plan(trials=9, output=folder / "other", **settings, sampler_seed=1))
+    assert len({str(params) for params, _ in found(once)}) == 15
+    _, other = search(plan(trials=15, output=folder / "other", **settings, sampler_seed=1))
     assert found(other)[1:] != found(once)[1:], "another seed is another search"
 
 
@@ -84,7 +78,7 @@ def test_a_trial_that_was_interrupted_while_it_was_sampled_gets_what_it_would_ha
 
 def kills_and_an_uninterrupted_search_agree(plan, search, folder, kills, trials_):
     """Compare a search that is killed (SIGKILL) at random moments and then resumed with an uninterrupted one."""
-    settings = {"trials": trials_, "seeds": 2}
+    settings = {"trials": trials_, "seeds": 2, "lock_seconds": 1}
     start = time.perf_counter()
     _, uninterrupted = search(plan(output=folder / "uninterrupted", **settings))
     seconds = 0.8 * (time.perf_counter() - start)
@@ -105,38 +99,41 @@ def kills_and_an_uninterrupted_search_agree(plan, search, folder, kills, trials_
 
 
 def test_a_trial_whose_process_is_killed_before_its_first_heartbeat_is_repeated_at_once(
-    scored_by_parameters, plan, search, folder, monkeypatch
+    scored_by_parameters, plan, search, folder
 ):
     """Twice: the second process is killed at the trial that was queued in place of the first."""
     settings = {"trials": 3, "seeds": 1}
     _, uninterrupted = search(plan(output=folder / "uninterrupted", **settings))
     p = plan(output=folder / "killed", **settings)
-    with monkeypatch.context() as patch:
-        patch.setattr(trial_records, "record_heartbeat", lambda trial: os._exit(9))
-        for _ in range(2):
-            process = mp.get_context("fork").Process(target=search, args=(p,))
-            process.start()
-            process.join()
-            assert process.exitcode == 9
+
+    def killed_when_it_has_asked():
+        study = open_study(p)
+        ask = study.ask
+        study.ask = lambda: ask() and os._exit(9)
+        search(p, study)
+
+    for _ in range(2):
+        process = mp.get_context("fork").Process(target=killed_when_it_has_asked)
+        process.start()
+        process.join()
+        assert process.exitcode == 9
     _, resumed = search(p)
     assert found(resumed) == found(uninterrupted)
     assert all(trial.state.is_finished() for trial in resumed.trials)
 
 
 @pytest.mark.filterwarnings("ignore:.*grace_period")
-def test_a_search_that_is_killed_at_any_moment_is_that_of_one_start(scored_by_parameters, plan, search, folder, monkeypatch):
-    monkeypatch.setattr(journal, "GRACE_SECONDS", 1)
-    scored_by_parameters.seconds = 0.02
-    kills_and_an_uninterrupted_search_agree(plan, search, folder, kills=4, trials_=5)
+def test_a_search_that_is_killed_at_any_moment_is_that_of_one_start(scored_by_parameters, plan, search, folder):
+    scored_by_parameters.seconds = 0.01
+    kills_and_an_uninterrupted_search_agree(plan, search, folder, kills=4, trials_=12)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*grace_period")
-def test_a_search_that_is_killed_at_any_moment_many_times(scored_by_parameters, plan, search, folder, monkeypatch):
-    monkeypatch.setattr(journal, "GRACE_SECONDS", 1)
+def test_a_search_that_is_killed_at_any_moment_many_times(scored_by_parameters, plan, search, folder):
     scored_by_parameters.seconds = 0.02
     for k in range(10):
-        kills_and_an_uninterrupted_search_agree(plan, search, folder / f"{k}", kills=10, trials_=12)
+        kills_and_an_uninterrupted_search_agree(plan, search, folder / f"{k}", kills=10, trials_=20)
 
 
 # ---------------------------------------------------------------------------------------------------- the report
@@ -171,7 +168,8 @@ def test_a_report_that_was_cut_off_does_not_stop_the_study(stub, plan, search):
 
 
 def owner_with(trial, **changes):
-    trial.set_user_attr("owner", {**trial.user_attrs["owner"], **changes})
+    owner = trial.study.trials[trial.number].user_attrs["owner"]
+    trial.set_user_attr("owner", {**owner, **changes})
 
 
 def test_a_container_of_the_same_host_name_keeps_its_trials(plan):
@@ -197,14 +195,8 @@ def test_a_later_process_with_the_same_number_does_not_pass_for_one_that_died(pl
     process = mp.get_context("fork").Process(target=beat_and_die)
     process.start()
     process.join()
-    owner_with(open_trial(study, trial), pid=os.getpid())  # as if the system had given the number to this process
+    owner_with(trial, pid=os.getpid())  # as if the system had given the number to this process
     assert trial_records.requeue_abandoned(study) == [0]
-
-
-def open_trial(study, trial):
-    import optuna
-
-    return optuna.Trial(study, trial._trial_id)
 
 
 def test_a_process_that_has_ended_and_was_not_waited_for_is_dead(plan):
@@ -223,22 +215,21 @@ def test_a_process_that_has_ended_and_was_not_waited_for_is_dead(plan):
 
 
 @pytest.mark.parametrize("dead", [True, False])
-def test_the_trial_of_a_machine_that_seems_dead_is_settled_before_the_search_ends(stub, plan, search, monkeypatch, dead):
+def test_the_trial_of_a_machine_that_seems_dead_is_settled_before_the_search_ends(stub, plan, search, dead):
     """Either it sends a heartbeat again, or it counts as dead and its trial is repeated."""
-    monkeypatch.setattr(trial_records, "DEAD_SECONDS", 62.0)
-    p = plan(trials=2, seeds=1)
+    p = plan(trials=2, seeds=1, dead_seconds=62.0)
     study = open_study(p)
     trial = trial_records.next_trial(study, p)
     owner_with(trial, machine="another machine", at=time.time() - 61.0)
-    recover = trial_records.requeue_abandoned
 
-    def heard_of_meanwhile(study_):
-        if not dead and stub.executions():
-            owner_with(trial, machine="another machine", at=time.time())
-        return recover(study_)
+    class HearsOfIt(ThreadWorker):
+        def receive(self):
+            message = super().receive()
+            if not dead and isinstance(message, TaskEnded):
+                owner_with(trial, machine="another machine", at=time.time())
+            return message
 
-    monkeypatch.setattr(trial_records, "requeue_abandoned", heard_of_meanwhile)
-    _, study = search(p)
+    _, study = search(p, make_worker=lambda: HearsOfIt(stub.execute))
     states = [t.state.name for t in study.trials]
     assert states == (["FAIL", "COMPLETE", "COMPLETE"] if dead else ["RUNNING", "COMPLETE"])
     assert stub.executions() == ([(1, 100), (2, 100)] if dead else [(1, 100)])

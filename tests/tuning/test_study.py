@@ -10,12 +10,12 @@ import sys
 import optuna
 import pytest
 
-from sb3_pgx import A2C
 from sb3_pgx.cli import main
 from sb3_pgx.core.search_space import ENTROPY
 from sb3_pgx.tuning import study as studies
 from sb3_pgx.tuning import trial_records
-from sb3_pgx.tuning.study import StudyMismatch, mend_journal, open_storage, open_study
+from sb3_pgx.tuning.journal import Journal
+from sb3_pgx.tuning.study import AGREEMENT, StudyMismatch, open_storage, open_study
 from sb3_pgx.tuning.tuning_plan import plan_tuning
 
 
@@ -38,14 +38,16 @@ def test_other_settings_are_refused_with_old_and_new(plan, changes, sentence):
         open_study(plan(**changes))
 
 
-def test_another_search_space_is_refused_with_what_is_new_in_it(plan, monkeypatch):
-    open_study(plan())
-    wider = tuple(dataclasses.replace(d, high=0.5) if d == ENTROPY else d for d in A2C.search_space)
-    monkeypatch.setattr(A2C, "search_space", wider)
+def test_another_search_space_is_refused_with_what_is_new_in_it(plan):
+    """As if another version of the package had created the study."""
+    study = open_study(plan())
+    agreement = study.user_attrs[AGREEMENT]
+    wider = [repr(dataclasses.replace(ENTROPY, high=0.5)) if d == repr(ENTROPY) else d for d in agreement["search space"]]
+    study.set_user_attr(AGREEMENT, {**agreement, "search space": wider})
     with pytest.raises(StudyMismatch) as error:
         open_study(plan())
-    assert "started with search space Real(argument='ent_coef', low=1e-06, high=0.1" in str(error.value)
-    assert "and now it is Real(argument='ent_coef', low=1e-06, high=0.5" in str(error.value)
+    assert "started with search space Real(argument='ent_coef', low=1e-06, high=0.5" in str(error.value)
+    assert "and now it is Real(argument='ent_coef', low=1e-06, high=0.1" in str(error.value)
 
 
 def test_another_configuration_is_refused_and_only_the_difference_is_told(plan, tmp_path):
@@ -73,10 +75,9 @@ def test_force_spares_a_study_at_which_somebody_is(plan):
     assert len(open_study(plan()).trials) == 1
 
 
-def test_whoever_comes_while_another_machine_makes_the_study_waits_for_it(plan, monkeypatch):
+def test_whoever_comes_while_another_machine_makes_the_study_waits_for_it(plan):
     """If the other machine has died, this one creates the study."""
-    monkeypatch.setattr(studies, "SECONDS_TO_START", 0.1)
-    p = plan()
+    p = plan(seconds_to_start=0.1)
     optuna.create_study(storage=open_storage(p.storage), study_name=p.study_name, direction="maximize")
     study = open_study(p)
     assert [trial.state.name for trial in study.trials] == ["WAITING"] and open_study(p).user_attrs == study.user_attrs
@@ -91,7 +92,7 @@ def test_an_entry_of_the_journal_that_is_half_written_is_dropped_with_a_note(pla
     assert "incomplete" in capsys.readouterr().out
     study.ask()  # writes behind it
     assert len(open_study(p).trials) == 1 and (p.output / "journal.log").read_bytes().startswith(whole)
-    assert mend_journal(p.output / "journal.log") == 0
+    assert Journal(p.output / "journal.log").mend() == 0
 
 
 @pytest.mark.parametrize(
@@ -106,12 +107,11 @@ def test_an_entry_of_the_journal_that_is_half_written_is_dropped_with_a_note(pla
         ("/proc", "/proc is a folder: give the path of a file, such as /proc/journal.log"),
     ],
 )
-def test_a_storage_that_cannot_be_reached_is_one_sentence(plan, storage, sentence, monkeypatch):
-    monkeypatch.setattr(studies, "SECONDS_TO_CONNECT", 0.2)
+def test_a_storage_that_cannot_be_reached_is_one_sentence(plan, storage, sentence):
     if storage.startswith("postgresql"):
         pytest.importorskip("psycopg2", reason="psycopg2, the driver of PostgreSQL, is not installed")
     with pytest.raises((OSError, ValueError)) as error:
-        open_study(plan(storage=storage))
+        open_study(plan(storage=storage, seconds_to_connect=0.2))
     assert sentence in str(error.value) and "secret" not in str(error.value) and "\n" not in str(error.value)
 
 

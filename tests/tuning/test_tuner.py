@@ -1,16 +1,20 @@
 """The search: what it trains, how trials score, and that finished work is reused."""
 
 import multiprocessing as mp
+import os
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from support.made_up_runs import ThreadWorker
 
 from sb3_pgx.settings.search_spaces import arguments_of
-from sb3_pgx.tuning import trial_records, tuner
+from sb3_pgx.tuning import trial_records
 from sb3_pgx.tuning.process_identity import this_process
 from sb3_pgx.tuning.study import open_study
+from sb3_pgx.tuning.tuner import run_tuning
+from sb3_pgx.tuning.worker_process import SeedDone
 
 
 @pytest.fixture(params=["journal", "sqlite"])
@@ -74,7 +78,7 @@ def test_a_killed_search_goes_on_where_it_was(stub, plan, search, killed_at, sto
     assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"] and len(summary.trials) == 4
 
 
-def test_seeds_in_lock_step_go_on_beside_those_that_are_finished(stub, plan, search, monkeypatch):
+def test_seeds_in_lock_step_go_on_beside_those_that_are_finished(stub, plan, search):
     """The curve of the finished seed is part of the mean again, without training."""
     p = plan(trials=2, pruner="median")
     stub.returns = {(0, 100): 10.0, (0, 101): 30.0}
@@ -95,32 +99,36 @@ def test_a_finished_study_trains_nothing_more_and_more_trials_only_those(stub, p
     assert stub.executions()[4:] == [(2, 100), (2, 101)]
 
 
-def test_ctrl_c_leaves_the_trial_under_way_to_the_next_call(stub, plan, search, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
+def test_ctrl_c_leaves_the_trial_under_way_to_the_next_call(stub, plan, search):
+    study = open_study(plan(trials=1))
+    tell = study.tell
 
-    with monkeypatch.context() as patch:
-        patch.setattr(trial_records, "mean_score", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            search(plan(trials=1))
+    def interrupted(trial, score=None, **kwargs):
+        if score is not None:
+            raise KeyboardInterrupt
+        return tell(trial, score, **kwargs)
+
+    study.tell = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        search(plan(trials=1), study)
     # Resumed in the same process, so the process that was working on the trial seems alive.
     _, study = search(plan(trials=1))
     assert stub.executions() == [(0, 100), (0, 101)] and states(study) == ["FAIL", "COMPLETE"]
 
 
-def test_after_ctrl_c_the_best_so_far_is_written(stub, plan, search, monkeypatch, capsys):
-    written, keep = [], trial_records.store_seed
+def test_after_ctrl_c_the_best_so_far_is_written(stub, plan, capsys):
+    class InterruptsTheSecond(ThreadWorker):
+        def receive(self):
+            message = super().receive()
+            if isinstance(message, SeedDone) and (1, 100) in stub.executions():
+                raise KeyboardInterrupt
+            return message
 
-    def interrupt_the_second(trial, finished):
-        if trial.number == 1:
-            raise KeyboardInterrupt
-        keep(trial, finished)
-
-    monkeypatch.setattr(trial_records, "store_seed", interrupt_the_second)
-    monkeypatch.setattr(tuner, "write_study_report", lambda summary, *_: written.append(summary.best.number) or ["a file"])
+    p = plan(trials=2)
     with pytest.raises(KeyboardInterrupt):
-        search(plan(trials=2))
-    assert written == [0] and "the best so far is in" in capsys.readouterr().out
+        run_tuning(p, open_study(p), progress=False, make_worker=lambda: InterruptsTheSecond(stub.execute))
+    assert f"the best so far is in {p.config_file}" in capsys.readouterr().out
+    assert "trial 0 of 2 in the study" in p.config_file.read_text() and p.report.exists()
 
 
 def test_a_failure_is_kept_with_its_reason_and_the_search_goes_on(stub, plan, search):
@@ -138,17 +146,16 @@ def test_a_return_that_is_not_finite_is_a_failure(stub, plan, search):
     assert summary.failures == ["trial 1: seed 100: an episode of the final policy returned nan"]
 
 
-def test_the_median_pruner_compares_means_of_the_seeds_at_the_same_environment_steps(stub, plan, search, monkeypatch):
+def test_the_median_pruner_compares_means_of_the_seeds_at_the_same_environment_steps(stub, plan, search):
     """
-    Two trials with 10 and 20: their median is 15 at every point. Trial 2 is at (2 + 18) / 2 = 10, and ends at the first point
-    that is not warm-up, after a quarter of the steps; trial 3 is at (10 + 22) / 2 = 16, and is trained to the end.
+    The median of the first five trials is 15 at every point. Trial 5 is at (2 + 18) / 2 = 10, and ends at the first point
+    that is not warm-up, after a quarter of the steps; trial 6 is at (10 + 22) / 2 = 16, and is trained to the end.
     """
-    monkeypatch.setitem(open_study.__globals__["STARTUP_TRIALS"], "median", 2)
-    stub.returns = {0: 10.0, 1: 20.0, (2, 100): 2.0, (2, 101): 18.0, (3, 100): 10.0, (3, 101): 22.0}
-    _, study = search(plan(trials=4, pruner="median"))
-    assert states(study) == ["COMPLETE", "COMPLETE", "PRUNED", "COMPLETE"]
-    assert study.trials[2].intermediate_values == {100: 10.0}
-    assert study.trials[3].intermediate_values == {100: 16.0, 200: 16.0, 300: 16.0, 400: 16.0}
+    stub.returns = {0: 10.0, 1: 20.0, 2: 15.0, 3: 9.0, 4: 21.0, (5, 100): 2.0, (5, 101): 18.0, (6, 100): 10.0, (6, 101): 22.0}
+    _, study = search(plan(trials=7, pruner="median"))
+    assert states(study) == [*["COMPLETE"] * 5, "PRUNED", "COMPLETE"]
+    assert study.trials[5].intermediate_values == {100: 10.0}
+    assert study.trials[6].intermediate_values == {100: 16.0, 200: 16.0, 300: 16.0, 400: 16.0}
 
 
 def test_hyperband_prunes_at_environment_steps(stub, plan, search):
@@ -185,7 +192,7 @@ def test_machines_that_share_a_study_never_train_the_same_trial(stub, plan, sear
     assert sum(trial_records.DEFAULT in trial.user_attrs for trial in study.trials) == 1
 
 
-def test_of_two_machines_that_ask_for_the_last_trial_at_once_one_goes_without(plan, monkeypatch):
+def test_of_two_machines_that_ask_for_the_last_trial_at_once_one_goes_without(plan):
     p = plan(trials=1)
     one, other = open_study(p), open_study(p)
     ask = one.ask
@@ -194,23 +201,23 @@ def test_of_two_machines_that_ask_for_the_last_trial_at_once_one_goes_without(pl
         assert trial_records.next_trial(other, p).number == 0
         return ask()
 
-    monkeypatch.setattr(one, "ask", ask_after_the_other)
+    one.ask = ask_after_the_other
     assert trial_records.next_trial(one, p) is None and trial_records.next_trial(other, p) is None
     assert [trial.number for trial in trial_records.counted_trials(one)] == [0]
 
 
-def test_two_machines_that_find_a_dead_one_at_once_start_its_trial_once(stub, plan, search, killed_at, monkeypatch, storage):
+def test_two_machines_that_find_a_dead_one_at_once_start_its_trial_once(stub, plan, search, killed_at, storage):
     """The second machine looks after the first has marked the trial as failed, and before it has queued another."""
     p = plan(trials=3, storage=storage)
     killed_at(p, trial=1, seed=101)
-    one, other, enqueue_again = open_study(p), open_study(p), trial_records.enqueue_again
+    one, other = open_study(p), open_study(p)
+    tell = one.tell
 
-    def after_the_other(study, trial):
-        monkeypatch.setattr(trial_records, "enqueue_again", enqueue_again)
+    def told_before_the_other_looks(*args, **kwargs):
+        tell(*args, **kwargs)
         trial_records.requeue_abandoned(other)
-        enqueue_again(study, trial)
 
-    monkeypatch.setattr(trial_records, "enqueue_again", after_the_other)
+    one.tell = told_before_the_other_looks
     trial_records.requeue_abandoned(one)
     assert [trial.user_attrs.get("instead of") for trial in one.trials] == [None, None, 1, 1]
     summary, study = search(p)
@@ -256,30 +263,38 @@ def test_the_trial_of_a_machine_that_is_silent_starts_again_and_that_of_another_
     assert study.trials[2].params.items() >= {"n_steps": 5, "use_rms_prop": True}.items()  # queued by the first: as it is
 
 
-def test_a_trial_that_another_machine_has_taken_over_is_given_up(stub, plan, search, monkeypatch):
+def test_a_trial_that_another_machine_has_taken_over_is_given_up(stub, plan, search):
     """A machine that was silent for a long time, such as a suspended one, wakes up."""
-    hear, heard = trial_records.store_seed, []
+    p = plan(trials=2)
+    study, heard = open_study(p), []
 
-    def taken_over_meanwhile(trial, finished):
-        if not heard:
-            heard.append(trial.number)
-            trial_records.interrupt(trial.study, trial.number)
-        hear(trial, finished)
+    class WakesUp(ThreadWorker):
+        def receive(self):
+            message = super().receive()
+            if isinstance(message, SeedDone) and not heard:
+                heard.append(trial_records.interrupt(open_study(p), 0))
+            return message
 
-    monkeypatch.setattr(trial_records, "store_seed", taken_over_meanwhile)
-    _, study = search(plan(trials=2))
+    search(p, study, lambda: WakesUp(stub.execute))
+    assert heard == [True]
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
     assert study.trials[1].params == study.trials[0].params
 
 
-def test_who_was_killed_between_giving_up_a_trial_and_queueing_it_again_loses_nothing(stub, plan, search, monkeypatch):
+def test_who_was_killed_between_giving_up_a_trial_and_queueing_it_again_loses_nothing(stub, plan, search):
     study = open_study(plan())
     trial = study.ask()
     trial.set_user_attr("owner", {**this_process(), "pid": 2**22 + 1})  # beyond every process
-    with monkeypatch.context() as patch:
-        patch.setattr(trial_records, "enqueue_again", lambda *_: None)
+
+    def killed_in_between():
+        study.enqueue_trial = lambda *args, **kwargs: os._exit(9)
         trial_records.requeue_abandoned(study)
-    search(plan(trials=1))
+
+    process = mp.get_context("fork").Process(target=killed_in_between)
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    _, study = search(plan(trials=1))
     assert states(study) == ["FAIL", "COMPLETE"]
     assert study.trials[1].user_attrs["instead of"] == 0
 

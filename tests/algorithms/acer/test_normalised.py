@@ -44,8 +44,8 @@ def test_what_is_kept_is_what_the_environments_gave_and_what_is_replayed_is_norm
         assert np.abs(originals - one).max(axis=1).min() < 1e-5
 
     env.obs_rms.mean, env.obs_rms.var, env.ret_rms.var = np.array([0.5, -1.0, 2.0]), np.array([1.0, 4.0, 0.25]), 9.0
-    model._generator = np.random.default_rng(5)
-    ((segments,),) = model._replayed(1)
+    model.replay_generator = np.random.default_rng(5)
+    ((segments,),) = model.replayed_segments(1)
     sample = model.replay_buffer.sample(2, np.random.default_rng(5))
     expected = normalised(env, sample.observations).reshape(-1, 3)
     np.testing.assert_allclose(segments.observations.cpu(), expected, rtol=1e-5, atol=1e-5)
@@ -101,8 +101,8 @@ def test_parts_of_a_dictionary_are_kept_and_normalised_each_as_the_wrapper_says(
     model = ACER("MultiInputPolicy", env, n_steps=6, buffer_size=60, replay_start=12, replay_ratio=2.0, seed=0, device=DEVICE)
     model.learn(60)
     env.obs_rms["vector"].mean = np.array([0.5, -1.0, 2.0])
-    model._generator = np.random.default_rng(5)
-    ((segments,),), sample = model._replayed(1), model.replay_buffer.sample(2, np.random.default_rng(5))
+    model.replay_generator = np.random.default_rng(5)
+    ((segments,),), sample = model.replayed_segments(1), model.replay_buffer.sample(2, np.random.default_rng(5))
     by_hand = (sample.observations["vector"] - env.obs_rms["vector"].mean) / np.sqrt(env.obs_rms["vector"].var + env.epsilon)
     np.testing.assert_allclose(segments.observations["vector"].cpu(), by_hand.reshape(-1, 3), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(segments.observations["other"].cpu(), sample.observations["other"].reshape(-1, 3))
@@ -124,9 +124,9 @@ def test_under_another_wrapper_normalised_data_are_kept_and_one_warning_says_so(
         assert not raw
         np.testing.assert_array_equal(record.observations, rollout.observations.cpu())
         np.testing.assert_array_equal(record.rewards, rollout.rewards.cpu())
-    model._generator = np.random.default_rng(5)
+    model.replay_generator = np.random.default_rng(5)
     sample = model.replay_buffer.sample(2, np.random.default_rng(5))
-    ((segments,),) = model._replayed(1)
+    ((segments,),) = model.replayed_segments(1)
     np.testing.assert_array_equal(segments.observations.cpu(), sample.observations.reshape(-1, 6))
 
 

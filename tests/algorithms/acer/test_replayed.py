@@ -78,8 +78,8 @@ def test_replayed_segments_are_completed_with_the_values_of_the_policy_now(kind)
     model.learn(60, callback=diary)
 
     def replayed(seed):
-        model._generator = np.random.default_rng(seed)
-        (batches,) = model._replayed(3)
+        model.replay_generator = np.random.default_rng(seed)
+        (batches,) = model.replayed_segments(3)
         return batches
 
     counts, sizes = set(), set()
@@ -155,14 +155,14 @@ def test_every_update_compares_with_actions_of_its_own():
     assert abs(numbers.mean().item()) < 5 / math.sqrt(n)
     assert abs(numbers.var().item() - 1) < 5 * math.sqrt(2 / n)
     discrete = make().learn(12)
-    assert discrete._on_policy(discrete.last_rollout).noise is None
+    assert discrete.segments_of(discrete.last_rollout).noise is None
 
 
 def test_the_critic_values_actions_as_the_environment_is_given_them():
     """A network is anything beyond the bounds; Q of an action out there is Q of the bound, and has no slope."""
     space = spaces.Box(np.array([[-0.1], [-9.0]]), np.array([[0.2], [0.3]]), dtype=np.float64)
     model = make("Box", env=vectorised(AnySpace(BOX, space)), on_policy_update=True).learn(12)
-    batch = model._on_policy(model.last_rollout)
+    batch = model.segments_of(model.last_rollout)
     within_or_far = th.tensor([[0.0, 0.0], [0.1, -9.5], [9.0, 0.2]]).repeat(len(batch) // 3, 1)
     batch = replace(batch, actions=within_or_far.to(batch.actions))
     assert batch.bounds.dtype == th.float32 and batch.bounds.tolist() == pytest.approx(np.array([[-0.1, -9.0], [0.2, 0.3]]))

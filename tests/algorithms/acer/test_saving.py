@@ -15,6 +15,8 @@ from support.observers import Metrics
 from support.small_environments import DEVICE, Scripted, vectorised
 
 from sb3_pgx.algorithms.acer import ACER
+from sb3_pgx.algorithms.acer.record import RawTransitions
+from sb3_pgx.algorithms.acer.replay import SegmentReplay
 
 
 @BOTH
@@ -64,7 +66,7 @@ def test_save_load_continue_equals_uninterrupted_bit_for_bit(kind, normalize, tm
     assert_same(parameters(model), parameters(loaded))
     assert_same(model.average_policy.state_dict(), loaded.average_policy.state_dict())
     assert_same_optimizer(*(m.policy.optimizer.state_dict() for m in (model, loaded)))
-    assert model._generator.bit_generator.state == loaded._generator.bit_generator.state
+    assert model.replay_generator.bit_generator.state == loaded.replay_generator.bit_generator.state
     samples = [m.replay_buffer.sample(3, np.random.default_rng(1)) for m in (model, loaded)]
     np.testing.assert_array_equal(samples[0].observations, samples[1].observations)
 
@@ -107,7 +109,7 @@ def test_a_memory_is_loaded_by_a_model_with_shorter_segments(tmp_path):
     make().learn(36).save_replay_buffer(tmp_path / "memory.pkl")
     model = make(n_steps=3)
     model.load_replay_buffer(tmp_path / "memory.pkl")
-    ((segments,),) = model._replayed(1)
+    ((segments,),) = model.replayed_segments(1)
     assert segments.rewards.shape == (3, 2)
 
 
@@ -119,11 +121,12 @@ def test_a_model_without_its_memory_is_small_and_predicts_without_making_one(tmp
     loaded = ACER.load(tmp_path / "model.zip", device=DEVICE)
     assert loaded.predict(observation, deterministic=True)[0] == expected
     assert loaded.replay_buffer.size == 0
-    small = make().learn(60)
+    small = make(env=VecNormalize(envs())).learn(60)
     small.save(tmp_path / "small.zip")
     loaded = ACER.load(tmp_path / "small.zip", device=DEVICE)
     data, tensors, _ = load_from_zip_file(tmp_path / "small.zip", device="cpu")
-    assert loaded.replay_buffer.size == 0 and not {"replay_buffer", "_raw"} & {*data, *tensors}
+    kept = [type(x) for x in (*data.values(), *tensors.values())]
+    assert loaded.replay_buffer.size == 0 and not {SegmentReplay, RawTransitions} & {*kept}
     assert_same(small.average_policy.state_dict(), loaded.average_policy.state_dict())
 
 
@@ -145,7 +148,7 @@ def test_a_seed_given_at_loading_is_that_of_the_replay(tmp_path):
     model.save(tmp_path / "model.zip")
 
     def first(**kwargs):
-        return ACER.load(tmp_path / "model.zip", device=DEVICE, **kwargs)._generator.random()
+        return ACER.load(tmp_path / "model.zip", device=DEVICE, **kwargs).replay_generator.random()
 
     assert first(seed=1) == first(seed=1) != first(seed=2)
-    assert first() == model._generator.random()
+    assert first() == model.replay_generator.random()

@@ -11,7 +11,7 @@ from gymnasium.wrappers import TransformObservation
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecNormalize
-from support.acer_models import ACTIONS, BOTH, BOX, Change, envs, flat, make, watch_steps
+from support.acer_models import ACTIONS, BOTH, BOX, Change, envs, flat, make, watch_epochs, watch_steps
 from support.acer_segments import evaluated
 from support.eager_and_compiled import Sentences, assert_same_training, trained
 from support.models import assert_same, parameters
@@ -25,7 +25,7 @@ def test_replayed_updates_are_poisson_distributed():
     """Mean and variance of 10⁴ draws are the ratio, within five standard errors; and so is the share of zeros, e^−r."""
     ratio, n = 3.0, 10_000
     model = make(replay_ratio=ratio).learn(24)
-    counts = np.array([model._replays() for _ in range(n)])
+    counts = np.array([model.number_of_replays() for _ in range(n)])
     assert abs(counts.mean() - ratio) < 5 * math.sqrt(ratio / n)
     assert abs(counts.var() - ratio) < 5 * math.sqrt((ratio + 2 * ratio**2) / n)
     assert abs((counts == 0).mean() - math.exp(-ratio)) < 5 * math.sqrt(math.exp(-ratio) / n)
@@ -112,7 +112,7 @@ def test_without_replay_there_is_one_update_a_rollout_and_no_memory(kind):
 def test_without_a_seed_numpys_global_one_decides():
     def first():
         np.random.seed(5)
-        return make("Discrete", seed=None)._generator.random()
+        return make("Discrete", seed=None).replay_generator.random()
 
     assert first() == first()
 
@@ -203,25 +203,20 @@ def test_an_update_that_is_refused_says_which_and_undoes_those_of_the_same_rollo
     model = make(compile=compile, replay_start=24)
     model.replay_ratio, before = 1.0, []
 
-    class Eleven:
-        def poisson(self, _):
-            return 11
+    number_of_replays = model.number_of_replays
+    model.number_of_replays = lambda: 11 if number_of_replays() else 0
 
-        def __getattr__(self, name):
-            return getattr(generator, name)
-
-    generator, model._generator = model._generator, Eleven()
-
-    def spoil(segments, steps):
-        if len(told) == 1:
+    def spoil(batches, steps):
+        if len(sizes) == 1:
             before.extend([parameters(model), flat(model.average_policy)])
-        if len(told) == 11:
-            segments.rewards[2, 1] = math.nan
+        if len(sizes) == 3:
+            batches[1].rewards[2, 1] = math.nan
+        return len(batches)
 
-    told = watch_steps(model, spoil)
+    sizes = watch_epochs(model, spoil)
     with pytest.raises(ValueError, match="the rewards is not finite in update 12; the step was not taken"):
         model.learn(24)
-    assert model._n_updates == 1 == model.n_gradient_steps
+    assert sizes == [1, 1, 8, 3] and model._n_updates == 1 == model.n_gradient_steps
     assert_same(before[0], parameters(model))
     assert th.equal(before[1], flat(model.average_policy))
     assert {float(state["step"]) for state in model.policy.optimizer.state.values()} == {1.0}

@@ -9,12 +9,12 @@ import torch as th
 from support.capabilities import BOX, DICT, IMAGE, QUICK, OwnExtractor
 from support.dense_natural_gradient import Updated, Updates, double_model, is_actors
 from support.eager_and_compiled import envs
+from support.models import Coarse, Watched
 from support.small_environments import DEVICE, AnySpace, vectorised
 
 from sb3_pgx import NPG, TRPO
 from sb3_pgx.core.distributions import packed
 from sb3_pgx.ops.natural_gradient import LineSearch
-from sb3_pgx.stages.trust_region import TrustRegionStep
 
 BOTH = pytest.mark.parametrize("name", ["npg", "trpo"])
 CRITICS = pytest.mark.parametrize("critic", ["sgd", "trust_region"])
@@ -119,25 +119,28 @@ def test_no_update_of_a_critic_with_layers_breaks_its_constraint_or_raises_its_e
 
 
 @pytest.mark.parametrize("failure", ["farther", "worse"])
-def test_where_no_length_will_do_the_critic_stays_bit_for_bit_and_the_policy_has_learned(failure, monkeypatch):
-    tried, original = [], TrustRegionStep.measure
-
-    def measure(self):
-        now = original(self)
-        if is_actors(self.moved[0]):
-            return now
-        tried.append(now.divergence)
-        changed = {"farther": dict(divergence=1e9), "worse": dict(gain=self.start.gain)}
-        self.now = now._replace(**changed[failure])
-        return self.now
-
-    monkeypatch.setattr(TrustRegionStep, "measure", measure)
-    update = Updated(double_model("npg", critic="trust_region", policy_kwargs=dict(net_arch=[])))
+def test_where_no_length_will_do_the_critic_stays_bit_for_bit_and_the_policy_has_learned(failure):
+    tried, model = [], double_model("npg", critic="trust_region", policy_kwargs=dict(net_arch=[]))
+    model.policy.value_net = Watched(model.policy.value_net, tried.append)
+    if failure == "farther":
+        model.critic_tolerance = -1.0
+    else:
+        model.policy.value_net = th.nn.Sequential(model.policy.value_net, Coarse())
+    update = Updated(model)
     new = update.new.state_dict()
     changed = {key for key, p in update.old.state_dict().items() if not th.equal(p, new[key])}
     assert changed and all(map(is_actors, changed))
-    assert len(tried) == 15 and update.metrics["critic_step_length"] == update.metrics["critic_constraint"] == 0.0
-    np.testing.assert_allclose(tried, tried[0] * 0.64 ** np.arange(15), rtol=1e-6)  # each length 0.8 of the one before
+    lengths = [length for length in tried if length > 0]
+    assert len(lengths) == 15 and update.metrics["critic_step_length"] == update.metrics["critic_constraint"] == 0.0
+    np.testing.assert_allclose(lengths, lengths[0] * 0.8 ** np.arange(15), rtol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 14])
+def test_the_critic_takes_the_longest_of_the_lengths_within_its_limit(k):
+    """A linear critic, whose divergence is quadratic in the length: of 0.8ᵏ times the length it is 0.64ᵏ ε."""
+    model = double_model("npg", **LINEAR, cg_damping=0.0, critic_epsilon=1e-3)
+    model.critic_tolerance = 0.64**k * (1 + 1e-3) - 1
+    assert Updated(model).metrics["critic_constraint"] == pytest.approx(0.64**k * 1e-3, rel=1e-6)
 
 
 class Nothing(AnySpace):

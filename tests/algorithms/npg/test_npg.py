@@ -13,8 +13,6 @@ from support.eager_and_compiled import envs, make
 from support.models import kl_of
 from support.small_environments import DEVICE
 
-import sb3_pgx.algorithms.npg as module
-
 BOTH = pytest.mark.parametrize("name", ["npg", "trpo"])
 TIGHT = dict(cg_max_steps=200, cg_tolerance=1e-10)
 
@@ -111,16 +109,17 @@ def rows_of(sample, observations):
     return list(places)
 
 
+def samples_of(model):
+    """The observations from which the curvature of each of the policy's steps to come is computed."""
+    samples, search = [], model.search
+    model.search = lambda here, step: samples.append(*here.sample) or search(here, step)
+    return samples
+
+
 @pytest.mark.parametrize("factor, size", [(2, 8), (3, 6), (5, 4), (16, 1), (100, 1)])
-def test_products_are_those_of_one_state_in_so_many_and_all_else_is_of_all_rows(factor, size, monkeypatch):
-    samples, original = [], module.TrustRegionStep
-
-    def trust_region_step(*arguments):
-        samples.append(arguments[6])
-        return original(*arguments)
-
-    monkeypatch.setattr(module, "TrustRegionStep", trust_region_step)
+def test_products_are_those_of_one_state_in_so_many_and_all_else_is_of_all_rows(factor, size):
     model = double_model("trpo", sub_sampling_factor=factor, cg_damping=0.05, target_kl=0.02, **TIGHT)
+    samples = samples_of(model)
     update = Updated(model)
     (sample,) = samples
     assert len(set(rows_of(sample, update.observations))) == len(sample) == size
@@ -136,18 +135,16 @@ def test_products_are_those_of_one_state_in_so_many_and_all_else_is_of_all_rows(
 
 
 @BOTH
-def test_the_sample_is_drawn_anew_in_every_update_and_for_another_seed(name, monkeypatch):
-    samples, original = [], module.TrustRegionStep
-
-    def trust_region_step(*arguments):
-        samples.append(rows_of(arguments[6], arguments[5]))
-        return original(*arguments)
-
-    monkeypatch.setattr(module, "TrustRegionStep", trust_region_step)
+def test_the_sample_is_drawn_anew_in_every_update_and_for_another_seed(name):
+    drawn = []
     for seed in (0, 1, 0):
-        double_model(name, sub_sampling_factor=2, seed=seed).learn(48)
-    first, second, again = samples[:3], samples[3:6], samples[6:]
-    assert len({tuple(sorted(sample)) for sample in first + second}) == 6 and again == first
+        model, callback = double_model(name, sub_sampling_factor=2, seed=seed), Updates()
+        samples = samples_of(model)
+        model.learn(48, callback=callback)
+        observations = [rollout.rows().observations for rollout in callback.rollouts]
+        drawn.append([rows_of(*pair) for pair in zip(samples, observations, strict=True)])
+    first, second, again = drawn
+    assert len(first) == 3 and len({tuple(sorted(sample)) for sample in first + second}) == 6 and again == first
 
 
 # ------------------------------------------------------------------------------------------------------- the rows

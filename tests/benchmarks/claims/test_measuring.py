@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 import yaml
 from support.constructed_claims import claim_of
+from support.packages import install
 
 from benchmarks import CLAIMS
 from benchmarks.claims.__main__ import main
@@ -14,8 +15,7 @@ from benchmarks.claims.draws import RunOptions, in_processes
 from benchmarks.claims.false_alarms import count_alarms
 from benchmarks.claims.measuring import measure_claim
 from benchmarks.claims.training_runs import contenders_of, train
-from sb3_pgx.experiments import earlier_runs
-from sb3_pgx.experiments.pool import write_result
+from sb3_pgx.experiments.pool import run_here, write_result
 from sb3_pgx.experiments.runs import RunResult, versions
 
 POWER = {"pilot": "none", "wanted": 0.8, "distance": {"final return": 1}, "spread": {"final return": 0.1}}
@@ -29,18 +29,17 @@ ENTRY = {
 }
 
 
-@pytest.fixture
-def trained(monkeypatch):
-    """Pretend to train, write what was trained as the pool does, and keep count; seed 1003 fails if it is asked to."""
-    names = []
+class Pretender(list):
+    """Pretends to train, writes what was trained as the pool does, and lists it; seed 1003 fails if it is asked to."""
 
-    def run_all(specs, paths, workers, progress, on_result):
+    fails = False
+
+    def __call__(self, specs, paths, workers, progress, on_result):
         results = []
         for spec, path in zip(specs, paths, strict=True):
-            names.append(f"{spec.label} {spec.seed}")
-            outcome = (
-                {"error": "ValueError: no"} if spec.seed == 1003 and "fails" in names else {"returns": [1.0] * 20, "steps": 80}
-            )
+            self.append(f"{spec.label} {spec.seed}")
+            failed = spec.seed == 1003 and self.fails
+            outcome = {"error": "ValueError: no"} if failed else {"returns": [1.0] * 20, "steps": 80}
             known = {"config": asdict(spec.config), "versions": versions(spec.env_id), "training_seconds": 2.0}
             results.append(
                 RunResult(spec.label, spec.env_id, spec.seed, spec.timesteps, spec.config.source, **known, **outcome)
@@ -48,8 +47,10 @@ def trained(monkeypatch):
             write_result(results[-1], path)
         return results
 
-    monkeypatch.setattr(earlier_runs, "run_all", run_all)
-    return names
+
+@pytest.fixture
+def trained():
+    return Pretender()
 
 
 @pytest.fixture
@@ -66,12 +67,14 @@ def claims(tmp_path):
     return folder
 
 
-def run(claims, *arguments):
-    return main([*arguments], claims, claims.parent / "results")
+@pytest.fixture
+def run(trained):
+    """A function that runs the command on a folder of claims."""
+    return lambda claims, *arguments: main([*arguments], claims, claims.parent / "results", trained)
 
 
 @pytest.mark.parametrize(("name", "status"), [("true", 0), ("false", 1), ("all", 1)])
-def test_exit_status_is_1_if_a_claim_does_not_hold(claims, trained, capsys, name, status):
+def test_exit_status_is_1_if_a_claim_does_not_hold(run, claims, trained, capsys, name, status):
     assert run(claims, name) == status
     printed = capsys.readouterr().out
     assert ("REACHED  sb3:a2c reaches 0 on CartPole-v1" in printed.replace("NOT REACHED", "")) == (name != "false")
@@ -79,7 +82,7 @@ def test_exit_status_is_1_if_a_claim_does_not_hold(claims, trained, capsys, name
     assert not (claims.parent / "results").exists()
 
 
-def test_check_lists_what_is_missing_or_stale(claims, trained, capsys):
+def test_check_lists_what_is_missing_or_stale(run, claims, trained, capsys):
     assert run(claims, "--check") == 1
     printed = capsys.readouterr().out
     assert printed.count("missing: it has not been measured") == 2 and "2 of 2 claims need measuring" in printed
@@ -94,20 +97,20 @@ def test_check_lists_what_is_missing_or_stale(claims, trained, capsys):
     assert "stale: measured with code other" in capsys.readouterr().out
 
 
-def test_what_is_claimed_is_committed_before_the_first_run(claims, trained, capsys):
+def test_what_is_claimed_is_committed_before_the_first_run(run, claims, trained, capsys):
     (claims / "true.yml").write_text(yaml.safe_dump({"one": {**ENTRY, "bound": -5}}))
     assert run(claims, "true", "--write") == 2
     assert "true.yml before the first run" in capsys.readouterr().err and trained == []
 
 
-def test_seeds_that_a_record_has_used_are_refused_before_any_run(claims, trained, capsys):
+def test_seeds_that_a_record_has_used_are_refused_before_any_run(run, claims, trained, capsys):
     assert run(claims, "true", "--write") == 0
     trained.clear()
     assert run(claims, "true", "--write") == 2
     assert "each seed is used once" in capsys.readouterr().err and trained == []
 
 
-def test_a_record_names_commit_hash_machine_versions_and_wall_clock(claims, trained):
+def test_a_record_names_commit_hash_machine_versions_and_wall_clock(run, claims, trained):
     run(claims, "all", "--only", "CartPole-v1", "--write", "--workers", "2")
     (record,) = json.loads((claims.parent / "results" / "true.json").read_text())
     assert len(record["commit"]) == 40 and len(record["code_hash"]) == 16 and record["clean"] in (True, False)
@@ -117,17 +120,15 @@ def test_a_record_names_commit_hash_machine_versions_and_wall_clock(claims, trai
 
 
 def test_a_record_names_the_simulators_of_all_its_environments_and_the_packages_of_its_peers(trained, tmp_path, monkeypatch):
-    def found(env_ids):
-        return {f"engine of {env_id}": "2.0" for env_id in env_ids}
-
-    monkeypatch.setattr("sb3_pgx.experiments.runs.simulator_versions", found)
-    claim = claim_of("relative", n_seeds=2, environments={"CartPole-v1": 10, "Pendulum-v1": 10})
-    record = measure_claim(replace(claim, peer="contrib:trpo"), RunOptions(output=tmp_path), "command")
-    assert {"engine of CartPole-v1", "engine of Pendulum-v1", "sb3_contrib"} <= set(record["versions"])
+    env_ids = [install(f"engine_{number}", tmp_path, monkeypatch) for number in range(2)]
+    claim = claim_of("relative", n_seeds=2, environments=dict.fromkeys(env_ids, 10))
+    options = RunOptions(output=tmp_path / "out", runner=trained)
+    record = measure_claim(replace(claim, peer="contrib:trpo"), options, "command")
+    assert {"engine_0", "engine_1", "sb3_contrib"} <= set(record["versions"])
     assert len(record["draws"]) == 8 and set(record["hyperparameters"]) == {"ppo", "contrib:trpo"}
 
 
-def test_the_plan_shows_the_power_calculation_and_trains_nothing(claims, trained, capsys):
+def test_the_plan_shows_the_power_calculation_and_trains_nothing(run, claims, trained, capsys):
     assert run(claims, "true", "--plan") == 0
     assert "power 0.8 for the verdict 'reached' needs 10 seeds; 10 are planned (power 1.00)" in capsys.readouterr().out
     assert trained == []
@@ -142,20 +143,20 @@ def test_the_plan_shows_the_power_calculation_and_trains_nothing(claims, trained
         (["true", "--workers", "0"], "workers is 0"),
     ],
 )
-def test_a_user_error_is_one_sentence_before_any_run(claims, trained, capsys, arguments, sentence):
+def test_a_user_error_is_one_sentence_before_any_run(run, claims, trained, capsys, arguments, sentence):
     assert run(claims, *arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and sentence in printed.err and trained == []
 
 
-def test_what_a_claim_needs_is_checked_before_any_claim_is_measured(claims, trained, capsys):
+def test_what_a_claim_needs_is_checked_before_any_claim_is_measured(run, claims, trained, capsys):
     broken = {**ENTRY, "environments": {"CartPol-v1": 80}, "seeds": "1020-1029"}
     (claims / "true.yml").write_text(yaml.safe_dump({"one": ENTRY, "two": broken}))
     assert run(claims, "true") == 2
     assert "did you mean 'CartPole-v1'" in capsys.readouterr().err and trained == []
 
 
-def test_an_output_folder_must_be_empty_or_hold_an_earlier_measurement(claims, trained, tmp_path, capsys):
+def test_an_output_folder_must_be_empty_or_hold_an_earlier_measurement(run, claims, trained, tmp_path, capsys):
     output = tmp_path / "kept"
     output.mkdir()
     (output / "thesis.txt").write_text("precious")
@@ -168,7 +169,7 @@ def test_an_output_folder_must_be_empty_or_hold_an_earlier_measurement(claims, t
 
 def test_kept_runs_are_reused_only_with_the_same_hash_and_settings(trained, tmp_path):
     claim = claim_of("learning", n_seeds=2)
-    options = RunOptions(output=tmp_path, progress=False)
+    options = RunOptions(output=tmp_path, progress=False, runner=trained)
     draws = train(claim, options, "this code")
     assert trained == ["ppo 1000", "ppo 1001"]
     assert train(claim, options, "this code") == draws and len(trained) == 2
@@ -181,9 +182,9 @@ def test_kept_runs_are_reused_only_with_the_same_hash_and_settings(trained, tmp_
 
 
 def test_a_failed_run_is_a_draw_and_is_not_repeated(trained, tmp_path):
-    trained.append("fails")
+    trained.fails = True
     claim = replace(claim_of("learning", n_seeds=2), seeds=(1003, 1004))
-    options = RunOptions(output=tmp_path, progress=False)
+    options = RunOptions(output=tmp_path, progress=False, runner=trained)
     first = train(claim, options, "code")
     assert [draw.error for draw in first] == ["ValueError: no", None]
     trained.clear()
@@ -205,9 +206,9 @@ def test_one_side_of_an_improvement_has_what_the_search_found_and_the_other_the_
     ]
 
 
-def test_a_claim_trains_each_seed_on_its_budget(runs_in_this_process):
+def test_a_claim_trains_each_seed_on_its_budget():
     claim = replace(claim_of("learning", n_seeds=2), algorithm="sb3:a2c", environments={"CartPole-v1": 80})
-    record = measure_claim(claim, RunOptions(progress=False), "command")
+    record = measure_claim(claim, RunOptions(progress=False, runner=run_here), "command")
     assert record["verdict"] == "not reached" and [d["steps"] for d in record["draws"]] == [80, 80]
     assert all(len(d["returns"]) == 20 and d["seconds"] > 0 for d in record["draws"])
     assert all(set(d["measured"]) == {"final return", "area under the learning curve"} for d in record["draws"])

@@ -108,22 +108,21 @@ def test_records_from_before_the_protocol_are_kept_and_superseded():
 # ------------------------------------------------------------------------------------------------ the README's tables
 
 
-def rows_of(monkeypatch, *records):
-    monkeypatch.setattr(readme_tables, "results", lambda: [*records])
-    return readme_tables.claims_table().splitlines()
+def rows_of(*records):
+    return readme_tables.claims_table([*records]).splitlines()
 
 
-def test_superseded_and_stale_records_are_shown_as_such(monkeypatch):
+def test_superseded_and_stale_records_are_shown_as_such():
     (claim, *_) = load_claims()["npg"]
     values = [100.0 * i for i in range(len(claim.seeds))]
     today, stale = record_for(claim, values), record_for(claim, values, code="0" * 16)
-    lines = rows_of(monkeypatch, {**today, "superseded": "too few seeds"}, stale, today)
+    lines = rows_of({**today, "superseded": "too few seeds"}, stale, today)
     assert lines[0] == "**1 of 3 records are superseded and stale**: too few seeds."
     verdicts = [line.split(" | ")[0] for line in lines[4:]]
     assert verdicts == ["| superseded", f"| {today['verdict']}, **stale**", f"| {today['verdict']}"]
     assert all("npg on HalfCheetah-v5: 0, 100, 200" in line for line in lines[4:])
 
 
-def test_a_record_with_failed_runs_shows_them(monkeypatch):
-    (row,) = rows_of(monkeypatch, {**record_for(CLAIM, REACHED, errors=[3]), "superseded": "x"})[4:]
+def test_a_record_with_failed_runs_shows_them():
+    (row,) = rows_of({**record_for(CLAIM, REACHED, errors=[3]), "superseded": "x"})[4:]
     assert "| 1 of 6 runs failed | | ppo on CartPole-v1, seed 1003: ValueError: no |" in row
