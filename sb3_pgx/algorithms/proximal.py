@@ -12,7 +12,7 @@ from sb3_pgx.core.checks import as_flag, check_counts, check_positive_or_none, i
 from sb3_pgx.core.evaluation import Evaluation
 from sb3_pgx.core.rollout import Batch, Rollout
 from sb3_pgx.core.schedules import Coefficient, as_schedule
-from sb3_pgx.ops.objectives import standardized
+from sb3_pgx.ops.objectives import clipped, standardized
 from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm, ceil_div
 from sb3_pgx.stages.report import Metrics
 
@@ -48,7 +48,7 @@ def value_error(now: Evaluation, batch: Batch, clip_range_vf: float | None) -> T
     """
     values = now.values
     if clip_range_vf is not None:
-        values = batch.values + (values - batch.values).clamp(-clip_range_vf, clip_range_vf)
+        values = batch.values + clipped(values - batch.values, clip_range_vf)
     return F.mse_loss(batch.returns, values)
 
 

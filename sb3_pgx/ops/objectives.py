@@ -23,14 +23,27 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: float) -> T
     """
     Return min(r A, clip(r, 1 − ε, 1 + ε) A) = min(r A, A + ε |A|), to be maximised (Schulman et al., 2017, eq. 7).
 
-    Its gradient is 0 where r is already beyond the clip in the direction that A favours, and that of r A elsewhere.
+    Its gradient is 0 where r is already beyond the clip in the direction that A favours, and that of r A elsewhere, also at the
+    clip itself, where torch's ``clamp`` and ``minimum`` differ between versions.
 
     :param ratio: r = π(a|s) / π_old(a|s), ``[B]``
     :param advantages: A, a constant, ``[B]``
     :param clip_range: ε
     :return: ``[B]``
     """
-    return (ratio * advantages).clamp(max=advantages + clip_range * advantages.abs())
+    gain, limit = ratio * advantages, advantages + clip_range * advantages.abs()
+    return th.where(gain > limit, limit, gain)
+
+
+def clipped(change: Tensor, bound: Tensor | float) -> Tensor:
+    """
+    Return a change clipped to ±bound. Its gradient is 1 where |change| ≤ bound and 0 elsewhere. At the bound itself, that of
+    torch's ``clamp`` differs between versions, and between bounds that are numbers and tensors.
+
+    :param change: ``[B]``
+    :param bound: at least 0
+    """
+    return th.where(change.abs() > bound, bound * change.sign(), change)
 
 
 def kl_hinge(kl: Tensor, target_kl: float) -> Tensor:

@@ -18,7 +18,7 @@ class CriticCoefficients(NamedTuple):
 
 def critic_objective(values: Tensor, batch: Batch, c: CriticCoefficients) -> dict[str, Tensor]:
     """Mean squared error of V under ``"loss"``."""
-    return {"loss": F.mse_loss(values, batch.returns)}
+    return {"loss": F.mse_loss(values, batch.returns.to(values))}
 
 
 CRITIC_OBJECTIVE = Objective(critic_objective, evaluated_values, critic_only=True)

@@ -7,6 +7,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from support.small_environments import DEVICE, Scripted, vectorised
+from support.torch_versions import mse_loss_mixes_types
 
 import sb3_pgx
 from sb3_pgx import A2C, ACER, REINFORCE, PPOPenalty, REINFORCEBaseline
@@ -33,6 +34,9 @@ WRITES = {
 @pytest.mark.parametrize("column", ["advantages", "returns", "log_probs", "values", "observations"])
 @pytest.mark.parametrize("algorithm", ["A2C", "PPO"])
 def test_what_stands_in_the_buffer_is_learned_from_whoever_wrote_it(algorithm, column, how, memory):
+    if "float64" in how and not mse_loss_mixes_types():
+        pytest.skip("with this torch, SB3 cannot learn from double precision")
+
     class Writes(BaseCallback):
         def _on_step(self):
             return True

@@ -122,7 +122,9 @@ assert not [m for m in sys.modules if m.startswith(("torch._dynamo", "torch._ind
 def state():
     return dict(
         validation=th.distributions.Distribution._validate_args, threads=th.get_num_threads(), dtype=th.get_default_dtype(),
-        between=th.get_num_interop_threads(), grad=th.is_grad_enabled(), filters=list(warnings.filters),
+        between=th.get_num_interop_threads(), grad=th.is_grad_enabled(),
+        # torch 2.8's compiler imports pkg_resources, which adds a filter for a warning of its own.
+        filters=[f for f in warnings.filters if f[2].__module__ != "pkg_resources"],
         deterministic=th.are_deterministic_algorithms_enabled(), precision=th.get_float32_matmul_precision(),
         folder=os.getcwd(), root=(logging.root.level, list(logging.root.handlers)), numbers=np.geterr(),
         interrupt=signal.getsignal(signal.SIGINT), excepthook=sys.excepthook,

@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch as th
 
 from sb3_pgx.ops.metrics import approximate_kl, explained_variance
-from sb3_pgx.ops.objectives import clipped_surrogate, score_function
+from sb3_pgx.ops.objectives import clipped, clipped_surrogate, score_function
 
 
 @pytest.mark.parametrize("advantage", [1.5, -0.5])
@@ -29,6 +30,15 @@ def test_where_the_ratio_is_at_the_clip_the_gradient_is_the_advantage(advantage)
     value = clipped_surrogate(r, th.tensor([advantage], dtype=th.float64), 0.0)
     (gradient,) = th.autograd.grad(value.sum(), r)
     assert gradient.item() == value.item() == advantage
+
+
+@pytest.mark.parametrize("bound", [0.5, th.tensor(0.5, dtype=th.float64)], ids=["number", "tensor"])
+def test_a_change_is_clipped_beyond_its_bound_and_keeps_its_gradient_at_it(bound):
+    x = th.tensor([-3.0, -0.5, -0.2, 0.0, 0.5, 0.7, math.nan], dtype=th.float64, requires_grad=True)
+    result = clipped(x, bound)
+    np.testing.assert_array_equal(result.detach(), [-0.5, -0.5, -0.2, 0.0, 0.5, 0.5, math.nan])
+    (gradient,) = th.autograd.grad(result[:-1].sum(), x)
+    assert gradient.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("advantage", [1.5, -0.5, 0.0])

@@ -124,7 +124,7 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
                 values, log_prob, entropy, _ = evaluate_actions(self.policy, batch.observations, batch.actions)
             policy_loss = score_function(log_prob, batch.advantages, weights[r])
             loss = policy_loss - ent_coef * (weights[r] * entropy).sum()
-            value_loss = F.mse_loss(values, batch.returns, reduction="sum") / len(rows)
+            value_loss = F.mse_loss(values, batch.returns.to(values), reduction="sum") / len(rows)
             if vf_coef is not None:
                 loss = loss + vf_coef * value_loss
             loss.backward()

@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from support.observers import Metrics, Spy
 from support.small_environments import DEVICE, AnySpace, DoubleFeatures, Scripted, vectorised
+from support.torch_versions import clamp_passes_gradients_at_its_bounds
 
 from sb3_pgx import PPO
 from sb3_pgx.core.rollout import Batch, CollectedRollout
@@ -309,6 +310,7 @@ class Rounds(BaseCallback):
             array += 6e-8 * generator.choice([-1, 1], array.shape).astype(np.float32)
 
 
+@pytest.mark.skipif(not clamp_passes_gradients_at_its_bounds(), reason="with this torch, SB3 clips rows at the bound, too")
 @pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize("clips", [dict(clip_range=0.0), dict(clip_range_vf=lambda progress: 0.0)], ids=list)
 def test_a_clip_range_that_has_reached_zero_gives_sb3s_update(clips, compile, graphs):
