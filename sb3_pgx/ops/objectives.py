@@ -23,8 +23,8 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: float) -> T
     """
     Return min(r A, clip(r, 1 − ε, 1 + ε) A) = min(r A, A + ε |A|), to be maximised (Schulman et al., 2017, eq. 7).
 
-    Its gradient is 0 where r is already beyond the clip in the direction that A favours, and that of r A elsewhere, also at the
-    clip itself, where torch's ``clamp`` and ``minimum`` differ between versions.
+    Its gradient is 0 where r is already beyond the clip in the direction that A favours, and that of r A elsewhere. That
+    includes the clip itself, where torch's ``clamp`` and ``minimum`` differ between versions.
 
     :param ratio: r = π(a|s) / π_old(a|s), ``[B]``
     :param advantages: A, a constant, ``[B]``

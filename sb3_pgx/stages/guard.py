@@ -44,7 +44,8 @@ class GuardedEnvironments:
         :raises TypeError: the observations are not numbers
         """
         with self._failures():
-            return self.checked_start(self.env.reset())
+            observations = self.env.reset()
+        return self.checked_start(observations)
 
     def checked_start(self, observations: Any) -> Any:
         """Return what a reset has returned as arrays; raises as :meth:`reset` does."""
@@ -63,11 +64,14 @@ class GuardedEnvironments:
         :raises Refusal: an observation or a reward is not finite
         :raises TypeError: they are not numbers
         """
-        with self._failures():
+        try:
             observations, rewards, dones, infos = self.env.step(actions)
             observations, rewards = as_arrays(observations), as_arrays(rewards)
             self.check(observations, rewards, step)
             return observations, rewards, np.array(as_arrays(dones), dtype=bool), infos  # a copy, of what may be numbers
+        except BaseException:
+            with self._failures():  # only now: a context around each step would cost 2 % of a collection step
+                raise
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
