@@ -207,7 +207,7 @@ class A2C(RMSpropAlgorithm):
         self.coefficient("vf_coef")
 
     @property
-    def takes_one_step(self) -> bool:  # type: ignore[override]
+    def takes_one_step(self) -> bool:
         """Whether an update takes a single gradient step. A user's own buffer may yield several batches."""
         return type(self).update is A2C.update and isinstance(self.rollout_buffer, RolloutView)
 

@@ -28,7 +28,7 @@ from sb3_pgx.core.policies import split_parameters
 from sb3_pgx.core.rollout import Batch, Observations, Rollout, map_tensors
 from sb3_pgx.core.search_space import NATURAL, Dimension
 from sb3_pgx.engine import Objective
-from sb3_pgx.engine.refusals import not_finite, refused
+from sb3_pgx.engine.refusals import not_finite, step_refusal
 from sb3_pgx.ops.metrics import explained_variance
 from sb3_pgx.ops.natural_gradient import (
     LineSearch,
@@ -418,7 +418,7 @@ class NPG(PolicyGradientAlgorithm):
         now = here.take(step)
         if not (math.isfinite(now.gain) and math.isfinite(now.divergence)):
             here.move(None)
-            raise refused(f"the full step leads to a KL divergence of {now.divergence}", self._n_updates, CAUSES)
+            raise step_refusal(f"the full step leads to a KL divergence of {now.divergence}", self._n_updates, CAUSES)
         return LineSearch(1.0, now.gain - here.start.gain, now.divergence, 1)
 
     def searched(self, search: LineSearch) -> Metrics:

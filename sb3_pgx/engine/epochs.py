@@ -26,7 +26,7 @@ from sb3_pgx.engine.parameters import (
 )
 from sb3_pgx.engine.plan import Plan
 from sb3_pgx.engine.policy_function import left_as_it_is
-from sb3_pgx.engine.refusals import check_state, led_astray, not_finite, refused
+from sb3_pgx.engine.refusals import check_state, led_astray, not_finite, step_refusal
 from sb3_pgx.engine.step import GatedParameters, OnDevice, OnHost, Place, gradient_step, gradients_of_loss, total_norm
 from sb3_pgx.engine.step_log import DIVERGED, OPEN, STOPPED, Progress, StepLog
 
@@ -126,9 +126,9 @@ class Update:
         held = self._begun(batches[0], single=len(batches) == 1)
         self._before, self._n_batches = (self.seen, self.taken), len(batches)
         self._graph = None  # looked up once if the minibatches of an epoch have one layout
-        rows: Sequence[Tensor | None] = [None] * len(batches)
+        scalars: Sequence[Tensor | None] = [None] * len(batches)
         if isinstance(held, MovedParameters) and (self.compiled or not self.host_waits):
-            rows = held.rows(self.taken, len(batches), self.steps.rows)
+            scalars = held.step_scalars(self.taken, len(batches), self.steps.kept_scalars)
         try:
             with th.no_grad():
                 encoded: Iterable[Rows | None] = (
@@ -136,8 +136,8 @@ class Update:
                 )
                 if not has_one_hot(self.policy.observation_space):  # of many choices one batch at a time is large enough
                     encoded = list(encoded)  # faster than between the steps, which leave nothing else in the caches
-                for batch, for_graph, row in zip(batches, encoded, rows, strict=True):
-                    self._step(batch, for_graph, row)
+                for batch, for_graph, step_scalars in zip(batches, encoded, scalars, strict=True):
+                    self._step(batch, for_graph, step_scalars)
         finally:
             self._read()  # also after an interruption the steps taken are counted
         if self.gate == DIVERGED:
@@ -210,24 +210,24 @@ class Update:
     def _is_compiled(self, batch: Rows) -> bool:
         return self.compiled and len(batch) == self.plan.rows
 
-    def _step(self, batch: Rows, encoded: Rows | None, row: Tensor | None) -> None:
+    def _step(self, batch: Rows, encoded: Rows | None, scalars: Tensor | None) -> None:
         """
         Take one gradient step: by a compiled graph if there is one, otherwise eagerly.
 
         :param batch: minibatch
         :param encoded: the same for a graph, one-hot encoded; ``None``: the step is not compiled
-        :param row: numbers of this step on the device, such as the learning rate; ``None``: they stay on the host
+        :param scalars: those of the optimizer's rule on the device, such as the learning rate; ``None``: they stay on the host
         """
-        if encoded is None or row is None or not self._compiled_step(batch, encoded, row):
-            self._eager_step(batch, row)
+        if encoded is None or scalars is None or not self._compiled_step(batch, encoded, scalars):
+            self._eager_step(batch, scalars)
 
-    def _compiled_step(self, batch: Rows, encoded: Rows, row: Tensor) -> bool:
+    def _compiled_step(self, batch: Rows, encoded: Rows, scalars: Tensor) -> bool:
         """Take the step by its graph, which is compiled at the first call. Return false if it cannot be compiled."""
         held = self._held
         assert isinstance(held, MovedParameters)
         if not self._lasting:
             following = [p for f in self.steps.followers for p in f.modules.parameters.values()]
-            numbers = self.steps.numbers(
+            numbers = self.steps.kept_numbers(
                 (self.plan.numbers, self._device), lambda: th.tensor(self.plan.numbers, dtype=th.float64, device=self._device)
             )
             self._lasting = [*held.pieces, *held.moments, *self.steps.fixed, *following, numbers]
@@ -236,29 +236,29 @@ class Update:
             layout = signature(passing)
             if layout not in self._graphs:
                 log = self._on_device()
-                lasting = [*self._lasting, log.flags, log.outcome, row]
+                lasting = [*self._lasting, log.flags, log.outcome, scalars]
                 self._graphs[layout] = self.steps.graph(self.policy, self.plan, held, lasting, encoded, layout)
             self._graph = self._graphs[layout]
         if self._graph is None:
             return False
         log = self._on_device()
-        self._graph([*self._lasting, log.flags, log.outcome, row, *passing])
+        self._graph([*self._lasting, log.flags, log.outcome, scalars, *passing])
         log.advance()
         self._lagging = True
         return True
 
-    def _eager_step(self, batch: Rows, row: Tensor | None) -> None:
+    def _eager_step(self, batch: Rows, scalars: Tensor | None) -> None:
         held, bound, plan = self._eager_parameters(), self.steps.bound, self.plan
         place: Place
         moved: EagerParameters | GatedParameters = held
-        if row is None or self.host_waits or not isinstance(held, FlatParameters):
+        if scalars is None or self.host_waits or not isinstance(held, FlatParameters):
             place = self._on_host()
             if place.gate != OPEN:
                 return
         else:
             log, moments = self._on_device(), [[moment] for moment in held.moments]
             place = OnDevice(log.flags, log.outcome)
-            moved = GatedParameters(held.rule, [held.theta], moments, row.unbind(), self._irrevocable)
+            moved = GatedParameters(held.rule, [held.theta], moments, scalars.unbind(), self._irrevocable)
             log.advance()
         measured, gradient = self._measured_gradient(batch)
         metrics, pieces = bound.metrics(measured), held.arranged(gradient)
@@ -298,7 +298,7 @@ class Update:
 
     def _refusal(self, what: str) -> ValueError:
         self._check_state()
-        return refused(f"the policy failed ({what})", self._done)
+        return step_refusal(f"the policy failed ({what})", self._done)
 
     # ------------------------------------------------------------------------------------------------ results
 
@@ -312,7 +312,7 @@ class Update:
         if not isinstance(self._log, StepLog):
             self._read()
             n_metrics = len(self.steps.bound.names) + 2
-            self._log = StepLog(self._progress, self._n_batches, n_metrics, self._device, self.steps.flags)
+            self._log = StepLog(self._progress, self._n_batches, n_metrics, self._device, self.steps.kept_flags)
         return self._log
 
     def _read(self) -> None:

@@ -41,7 +41,7 @@ class GradientSteps:
         self._version, self._mixed = 0, False
         self.followers: list[Follower] = []  # one, or none
         # Cached tensors: the scalars of the optimizer's rule, the plan's numbers, and the flags at the start of a log.
-        self.rows, self.numbers, self.flags = Remembered(), Remembered(), Remembered()
+        self.kept_scalars, self.kept_numbers, self.kept_flags = Remembered(), Remembered(), Remembered()
 
     def __getstate__(self) -> dict[str, Any]:
         bound = BoundObjective(self.objective, [], [])

@@ -87,7 +87,7 @@ class MovedParameters(HeldParameters):
         self._states = states_of(optimizer, parameters)
         (self.step,) = steps_taken(self._states[:1], rule)
 
-    def rows(self, taken: int, n: int, remembered: Remembered) -> Sequence[Tensor]:
+    def step_scalars(self, taken: int, n: int, remembered: Remembered) -> Sequence[Tensor]:
         """
         Return the rule's scalars for the next ``n`` steps, one vector per step.
 

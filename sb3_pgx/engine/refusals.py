@@ -26,12 +26,12 @@ def check_state(optimizer: Optimizer, parameters: Mapping[str, Tensor], update: 
     bad = bad_state(optimizer, parameters.values())
     if bad is not None:
         name = next(name for name, p in parameters.items() if p is bad[0])
-        raise refused(f"the optimizer's {bad[1]} of {name} is not finite", update, BAD_STATE)
+        raise step_refusal(f"the optimizer's {bad[1]} of {name} is not finite", update, BAD_STATE)
 
 
 def led_astray(update: int) -> Refusal:
     """The error for a step whose gradient was finite, and whose result is not."""
-    return refused("the gradient step leads to parameters or optimizer states that are not finite", update)
+    return step_refusal("the gradient step leads to parameters or optimizer states that are not finite", update)
 
 
 def not_finite(quantities: Mapping[str, Tensor], update: int, causes: str = CAUSES) -> Refusal:
@@ -44,10 +44,10 @@ def not_finite(quantities: Mapping[str, Tensor], update: int, causes: str = CAUS
     """
     bad = next((name for name, x in quantities.items() if not th.isfinite(x).all()), "norm of the gradient")
     value = quantities[bad].item() if bad in quantities and quantities[bad].dim() == 0 else "not finite"
-    return refused(f"the {bad} {'are' if bad in ('advantages', 'returns') else 'is'} {value}", update, causes)
+    return step_refusal(f"the {bad} {'are' if bad in ('advantages', 'returns') else 'is'} {value}", update, causes)
 
 
-def refused(what: str, update: int, causes: str = CAUSES) -> Refusal:
+def step_refusal(what: str, update: int, causes: str = CAUSES) -> Refusal:
     """The error for a step that was not taken; with it, the algorithm undoes all that the rollout has changed."""
     return Refusal(
         f"{what} in update {update + 1}; the step was not taken, and the model is as it was before this rollout. "

@@ -80,7 +80,11 @@ class Collecting(OnPolicyAlgorithm):
 
     @abstractmethod
     def evaluate_and_present(
-        self, rollout: CollectedRollout, buffer: RolloutView | CustomBuffer, dones: np.ndarray, watched: Recorder | None
+        self,
+        rollout: CollectedRollout,
+        buffer: RolloutView | CustomBuffer,
+        dones: np.ndarray,
+        watched_recorder: Recorder | None,
     ) -> Rollout:
         """
         Evaluate and estimate a rollout that has been collected, and present it as the rollout buffer.
@@ -88,7 +92,7 @@ class Collecting(OnPolicyAlgorithm):
         :param rollout: the collected rollout
         :param buffer: the rollout buffer, which has followed it step by step
         :param dones: which episodes ended in the last row, ``[N]``
-        :param watched: the rollout's recorder if callbacks may have changed rows or the policy, otherwise ``None``
+        :param watched_recorder: the rollout's recorder if callbacks may have changed rows or the policy, otherwise ``None``
         :return: what the update is to learn from
         """
 

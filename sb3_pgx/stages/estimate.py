@@ -110,17 +110,21 @@ class Estimating(Collecting):
         return self.objective is not None and self.objective.reads_distribution
 
     def evaluate_and_present(
-        self, rollout: CollectedRollout, buffer: RolloutView | CustomBuffer, dones: np.ndarray, watched: Recorder | None
+        self,
+        rollout: CollectedRollout,
+        buffer: RolloutView | CustomBuffer,
+        dones: np.ndarray,
+        watched_recorder: Recorder | None,
     ) -> Rollout:
         """Run stages 2 and 3 on the rows as callbacks have left them, and show the result in the rollout buffer."""
-        if watched is not None:
+        if watched_recorder is not None:
             self._look()
         if isinstance(buffer, CustomBuffer):
             return buffer.estimated(self._evaluated(rollout), dones)
         as_sb3 = self._estimates_as_sb3 and rollout.complete
         estimate = None if as_sb3 else self._estimate_and_reweight
         # As in SB3, bootstrapped rewards are discounted by the model's γ, and all that follows by the buffer's γ and λ.
-        changed = watched is not None and not watched.ends_as_started  # starts or ends of episodes
+        changed = watched_recorder is not None and not watched_recorder.ends_as_started  # starts or ends of episodes
         own = as_sb3 and (changed or (buffer.gamma, buffer.gae_lambda) != (self.gamma, self.gae_lambda))
         if not (buffer.collected(rollout) or own):
             estimated = self.evaluate_and_estimate(rollout)

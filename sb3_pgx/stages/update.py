@@ -31,10 +31,14 @@ class Updating(Estimating):
 
     n_gradient_steps = 0  # taken so far
     learning_rate: Coefficient  # type: ignore[assignment]
-    takes_one_step = False  # whether an update is a single gradient step, which is taken as a whole or not at all
     _metrics: dict[str, float]  # of the last update
     _steps: GradientSteps
     _scheduled_learning_rate: Any  # for which there is a schedule
+
+    @property
+    def takes_one_step(self) -> bool:
+        """Whether an update is a single gradient step, which is taken as a whole or not at all."""
+        return False
 
     @abstractmethod
     def update(self, rollout: Rollout) -> Metrics:
@@ -59,10 +63,10 @@ class Updating(Estimating):
         controller = self.learning_rate if isinstance(self.learning_rate, KLAdaptiveLearningRate) else None
         adapt, numbers = (None, ()) if controller is None else (adapted_scale, controller.numbers)
         plan = Plan(coefficients, self.max_grad_norm, rows, max_distance, adapt, numbers, one_by_one)
-        version, follower = self._modules.version, self.follower()
         assert self.objective is not None
         self._steps.objective = self.objective
-        others = (version, follower, self._keep_parameters) if self.takes_one_step else (version, follower)
+        keep = self._keep_parameters if self.takes_one_step else None
+        others = (self._modules.version, self.follower(), keep)
         with open_update(self._steps, self.policy, plan, self.compiled, self._n_updates, *others) as update:
             try:
                 yield update

@@ -76,7 +76,7 @@ class Training:
     def step_in_place(self, held):
         (group,) = self.optimizer.param_groups
         group["lr"] = RATES[self.taken]
-        (row,) = held.rows(0, 1, Remembered())
+        (row,) = held.step_scalars(0, 1, Remembered())
         theta, *moments = zip(*[iter([*held.pieces, *held.moments])] * len(self.parameters), strict=True)
         report = StepLog(Progress(), 1, 3, DEVICE, Remembered())
         parameters, loss = GatedParameters(held.rule, theta, moments, row.unbind()), row.new_tensor(0.0)
@@ -137,7 +137,7 @@ def test_the_scalars_of_steps_to_come_are_those_of_the_steps_when_they_are_taken
     for t in (expected, training):
         t.optimizer.param_groups[0]["lr"] = 0.1
     flat = FlatParameters(training.parameters, training.optimizer, rule_of(training.optimizer))
-    rows = [*flat.rows(0, 2, Remembered()), *flat.rows(2, 3, Remembered())]
+    rows = [*flat.step_scalars(0, 2, Remembered()), *flat.step_scalars(2, 3, Remembered())]
     theta, moments = flat.theta, flat.moments
     for row, gradients in zip(rows, training.gradients, strict=True):
         gradient = th.cat([g.flatten() for g in gradients])

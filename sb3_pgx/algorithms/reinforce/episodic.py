@@ -14,7 +14,7 @@ from sb3_pgx.core.errors import blaming_numbers
 from sb3_pgx.core.evaluation import evaluate_actions
 from sb3_pgx.core.rollout import Rollout, flatten_by_environment
 from sb3_pgx.core.undo import attributes_of
-from sb3_pgx.engine.refusals import refused
+from sb3_pgx.engine.refusals import step_refusal
 from sb3_pgx.ops.objectives import score_function
 from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm
 from sb3_pgx.stages.evaluate import chunks
@@ -96,7 +96,7 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         return complete
 
     def _refusal(self, what: str) -> ValueError:
-        return refused(f"the policy failed ({what})", self._n_updates)
+        return step_refusal(f"the policy failed ({what})", self._n_updates)
 
     def accumulate_gradient(self, rollout: Rollout, vf_coef: float | None = None) -> Metrics:
         """
