@@ -11,7 +11,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import RESULTS
 from benchmarks.provenance import provenance
-from benchmarks.speed.cases import DIAGNOSTICS, Case, select_cases
+from benchmarks.speed.cases import Case, select_cases
 from benchmarks.speed.measure import Measurement, Process
 from benchmarks.speed.report import code_hash_of_speed
 from sb3_pgx.experiments.pool import write_json
@@ -47,13 +47,6 @@ def without_evaluation_graph() -> None:
     Estimating._has_graph = lambda self, rollout: False  # type: ignore[method-assign]
 
 
-def without_fast_tanh_in_diagnostics() -> None:
-    """Diagnostics measure with torch's tanh."""
-    from sb3_pgx.diagnostics import snapshot
-
-    snapshot.fast_tanh = lambda policy: nullcontext()  # type: ignore[assignment, return-value]
-
-
 def _leave_out(name: str) -> None:
     from sb3_pgx.engine import graph_rewrites
 
@@ -66,8 +59,7 @@ COMPILED = (without_rational_tanh, without_bias_sums, without_evaluation_graph)
 
 def removals_of(case: Case) -> tuple[Callable[[], None], ...]:
     """Return the removals that can matter to a case."""
-    diagnosed = (without_fast_tanh_in_diagnostics,) if case.algorithm.endswith(DIAGNOSTICS) else ()
-    return (*(COMPILED if case.compiles else ()), *diagnosed)
+    return COMPILED if case.compiles else ()
 
 
 def measure_removals(case: Case, rounds: int) -> dict[str, Any]:
