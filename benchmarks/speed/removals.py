@@ -1,7 +1,7 @@
 """
 What each special mechanism of the engine gains: whole trainings with it and without it, in turns.
 
-    python -m benchmarks.speed.removals            # writes benchmarks/results/removals.json
+    python -m benchmarks.speed.removals            # writes benchmarks/results/removals/<commit>.json
     python -m benchmarks.speed.removals --cases ppo-cartpole --rounds 4 --dry
 
 A mechanism stays in the code if some case takes at least 5 % more time without it.
@@ -24,7 +24,6 @@ from benchmarks.speed.measure import Measurement, Process
 from benchmarks.speed.report import code_hash_of_speed
 from sb3_pgx.experiments.pool import write_json
 
-FILE = "removals.json"
 ROUNDS = 16
 
 
@@ -111,8 +110,9 @@ def main(arguments: list[str]) -> int:
             print(f"{case.name}: {name} {ratio['median']} {ratio['interval']}", flush=True)
         results[case.name] = ratios
         if not options.dry:
-            command = f"python -m benchmarks.speed.removals --rounds {options.rounds}"
-            write_json(RESULTS / FILE, {"command": command, "provenance": source, "cases": results})
+            command = f"python -m benchmarks.speed.removals {' '.join(arguments)}".strip()
+            file = RESULTS / "removals" / f"{source['commit'][:7]}.json"
+            write_json(file, {"command": command, "provenance": source, "cases": results})
     return 0
 
 
