@@ -114,7 +114,10 @@ class GuardedEnvironments:
         return next(((what, variance) for what, variance in variances.items() if not arrays_are_finite(variance)), None)
 
     def _refuse_statistics(self, what: str, variance: np.ndarray, raw: dict[str, np.ndarray], step: int | None) -> None:
-        """Raise the error for a finite number so large that ``VecNormalize``'s variance overflows."""
+        """
+        Raise the error for a finite number so large that ``VecNormalize``'s variance overflows. The statistics have been put
+        back: if they overflow still, they did so before the rollout.
+        """
         kind, unchanged = what.split()[0], f"are unchanged since update {self.n_updates}"
         if self._overflowed() is not None:
             raise Refusal(

@@ -49,6 +49,6 @@ def map_scores(
 
 
 def _log_prob_of_one(policy: ActorCriticPolicy, observation: Observations, action: Tensor) -> Tensor:
-    """SB3's policies take batches."""
+    """Return log π(a|s) of a single sample. SB3's policies take batches."""
     batch = map_tensors(lambda x: x[None], observation)
     return policy.evaluate_actions(batch, action[None])[1].squeeze(0)

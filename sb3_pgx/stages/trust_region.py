@@ -57,7 +57,7 @@ class TrustRegion:
     :param problem: objective and divergence
     :param space: observation space
     :param tell: function that gets a sentence about compiling
-    :param what: name of what is moved, for that sentence, such as "the policy"
+    :param what: name of the part that the steps move, for these sentences, such as "the policy"
     """
 
     def __init__(self, problem: Problem, space: spaces.Space, tell: Callable[[str], None], what: str):
@@ -112,8 +112,8 @@ class Derivative(CompiledPass):
     :param derive: (function of the parameters, values of the parameters, names of those to differentiate in, inputs)
         -> derivatives
     :param space: observation space
-    :param tell: function that gets a sentence about compiling
-    :param what: name of the pass, for that sentence
+    :param tell: function that logs a sentence about compiling
+    :param what: name of the pass, for these sentences
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class TrustRegionStep:
     def search(self, step: Tensor, shrink: float, max_tries: int, limit: float, unit: float = 1.0) -> LineSearch:
         """
         Take the longest of the steps ``step``, shrink · ``step``, … that improves the objective within a limit on the
-        divergence. If none does, the policy stays exactly as it was.
+        divergence. If none does, the policy is put back to the start.
 
         :param step: full step, ``[P]``; if it is 0, nothing is tried
         :param shrink: factor between two steps, in (0, 1)
