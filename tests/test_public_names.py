@@ -9,7 +9,7 @@ import stable_baselines3
 TESTS, OURS = Path(__file__).parent, ("sb3_pgx", "benchmarks")
 PATCHED = {
     "engine/test_graph_rewrites.py": "CpuKernels",  # a pass that would be left out of what the compiler's cache has
-    "core/test_written_rollout_buffer.py": "rollout_buffer",  # arrays that are copies, as on a GPU, where there is none
+    "core/test_written_rollout_buffer.py": "rollout_buffer",  # simulates a GPU, whose arrays are copies
 }
 OTHERS = {"experiment._check"}  # of other packages, by the name of something private here
 

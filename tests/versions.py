@@ -42,7 +42,7 @@ def main() -> int:
 def _versions() -> tuple[str, str]:
     """Return the oldest and the newest version that pyproject.toml allows and the package index has."""
     requirement = re.search(r'"torch>=(\d+)\.(\d+),<(\d+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert requirement is not None
+    assert requirement is not None, 'pyproject.toml does not require "torch>=…,<…" any more'
     *oldest, major = map(int, requirement.groups())
     listed = _pip(sys.executable, "index", "versions", "torch").stdout
     (line,) = [x for x in listed.splitlines() if x.startswith("Available versions:")]

@@ -1,5 +1,5 @@
 """
-What each special mechanism of the engine gains: whole trainings with it and without it, in turns.
+Measure what each special mechanism of the engine gains: train with it and without it, in turns.
 
     python -m benchmarks.speed.removals            # writes benchmarks/results/removals/<commit>.json
     python -m benchmarks.speed.removals --cases ppo-cartpole --rounds 4 --dry

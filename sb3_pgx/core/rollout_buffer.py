@@ -126,6 +126,8 @@ class RolloutView(RolloutBuffer):
         """Add the recorder's newest row to the arrays that a caller has accessed."""
         assert self._recorder is not None
         row, self.pos, self.buffer_size = self.pos, self.pos + 1, self._recorder.capacity
+        if vars(self).keys().isdisjoint(_NAMES):  # nobody has accessed an array, which is so at nearly every step
+            return
         for name in self._held():
             for arrays in (vars(self), self._originals):
                 if name in arrays:
@@ -145,16 +147,18 @@ class RolloutView(RolloutBuffer):
         :return: whether an array was accessed, so that returns must be computed from the arrays
         """
         held, n_steps = self._held(), rollout.shape[0]
+        self.buffer_size, self.pos, self.full = n_steps, n_steps, True
+        if not held:
+            return False
         for arrays in (vars(self), self._originals):
             for name in held & arrays.keys():
                 arrays[name] = map_tensors(lambda x: x[:n_steps], arrays[name])
         self._check_unlearned()
-        self.buffer_size, self.pos, self.full = n_steps, n_steps, True
         if not held.isdisjoint(ROW_WISE):
             values, log_probs = (th.as_tensor(getattr(self, name), device=rollout.rewards.device) for name in ROW_WISE)
             rollout.known_rows = {t: (values[t], log_probs[t]) for t in range(n_steps)}
         self._read(rollout, held - {*ROW_WISE} - _ESTIMATES)
-        return bool(held)
+        return True
 
     def show(
         self, rollout: EvaluatedRollout, gamma: float, estimate: Callable[[EvaluatedRollout], Rollout] | None = None

@@ -77,15 +77,27 @@ class MovedParameters(HeldParameters):
     :param parameters: all of one dtype and device
     :param optimizer: the optimizer of these parameters
     :param rule: the rule that takes the optimizer's steps
+    :param irrevocable: there is one step, which nobody can undo: an eager one is not taken if its result would not be finite
     """
 
     pieces: Sequence[Tensor]
     moments: Sequence[Tensor]
 
-    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, rule: type[OptimizerRule]):
-        self.parameters, self.optimizer, self.rule = parameters, optimizer, rule
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        optimizer: Optimizer,
+        rule: type[OptimizerRule],
+        irrevocable: bool = False,
+    ):
+        self.parameters, self.optimizer, self.rule, self.irrevocable = parameters, optimizer, rule, irrevocable
         self._states = states_of(optimizer, parameters)
         (self.step,) = steps_taken(self._states[:1], rule)
+        self._hold()
+
+    @abstractmethod
+    def _hold(self) -> None:
+        """Set ``pieces`` and ``moments``."""
 
     def step_scalars(self, taken: int, n: int, remembered: Remembered) -> Sequence[Tensor]:
         """
@@ -110,11 +122,11 @@ class MovedParameters(HeldParameters):
     def _count(self, steps: int) -> None:
         """Add ``steps`` to the step count in the optimizer's state of each parameter."""
         total = self.step + steps
-        counts = [state["step"] for state in self._states if "step" in state]
-        if counts and isinstance(counts[0], Tensor):
-            copy_all(counts, [th.full_like(counts[0], total)] * len(counts))
-        elif counts:
-            for state in self._states:
+        for state in self._states:
+            count = state.get("step")
+            if isinstance(count, Tensor):
+                count.fill_(total)
+            elif count is not None:
                 state["step"] = total
 
 
@@ -123,23 +135,13 @@ class FlatParameters(MovedParameters, EagerParameters):
     Copies of the parameters, ``[P]``, and of their moments, ``[P]`` each.
 
     They are copies, so code that replaces, moves, freezes or loads parameters between two updates need not know about them.
-
-    :param irrevocable: there is one step, which nobody can undo: it is not taken if its result would not be finite
     """
 
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        optimizer: Optimizer,
-        rule: type[OptimizerRule],
-        irrevocable: bool = False,
-    ):
-        super().__init__(parameters, optimizer, rule)
-        self._irrevocable = irrevocable
-        self._data = [p.detach() for p in parameters]
+    def _hold(self) -> None:
+        self._data = [p.detach() for p in self.parameters]
         self.theta = flatten(self._data)
         self._views = unflatten(self.theta, self._data)
-        self.pieces, self.moments = [self.theta], [self._gather(name) for name in rule.moments]
+        self.pieces, self.moments = [self.theta], [self._gather(name) for name in self.rule.moments]
 
     def _gather(self, name: str) -> Tensor:
         if self.step == 0:
@@ -156,7 +158,7 @@ class FlatParameters(MovedParameters, EagerParameters):
         (vector,), (group,) = gradient, self.optimizer.param_groups
         scalars = self.rule.scalars({**group, "lr": scale * group["lr"]}, self.step + number)
         theta, moments = self.rule.step(self.theta, vector.mul_(clip), self.moments, scalars)
-        if self._irrevocable and not all(map(all_finite, (theta, *moments))):
+        if self.irrevocable and not all(map(all_finite, (theta, *moments))):
             return False
         copy_all((self.theta, *self.moments), (theta, *moments))
         return True
@@ -182,27 +184,18 @@ class ParametersInPlace(MovedParameters):
     The parameters and moments themselves, for updates of one or a few steps, in which copies would cost as much as a step.
 
     Missing moments are created, and removed again if no step follows.
-
-    :param irrevocable: as for :class:`FlatParameters`, if the step turns out to be an eager one
     """
 
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        optimizer: Optimizer,
-        rule: type[OptimizerRule],
-        irrevocable: bool = False,
-    ):
-        super().__init__(parameters, optimizer, rule)
-        self._irrevocable = irrevocable
-        if self.step == 0 and rule.moments:
-            data = [p.detach() for p in parameters]
-            self._create({name: [th.full_like(x, rule.initial) for x in data] for name in rule.moments}, 0)
-        self.pieces, self.moments = self.parameters, [state[name] for name in rule.moments for state in self._states]
+    def _hold(self) -> None:
+        names = self.rule.moments
+        if self.step == 0 and names:
+            data = [p.detach() for p in self.parameters]
+            self._create({name: [th.full_like(x, self.rule.initial) for x in data] for name in names}, 0)
+        self.pieces, self.moments = self.parameters, [state[name] for name in names for state in self._states]
 
     def eager(self, taken: int) -> FlatParameters:
         self.store(taken)
-        flat = FlatParameters(self.parameters, self.optimizer, self.rule, self._irrevocable)
+        flat = FlatParameters(self.parameters, self.optimizer, self.rule, self.irrevocable)
         flat.step = self.step  # from which its steps are counted
         return flat
 

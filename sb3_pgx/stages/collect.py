@@ -222,8 +222,8 @@ class Collecting(OnPolicyAlgorithm):
                     recorder.known_finals[place] = final_value(behaviour.policy, observation)
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
-        if any("episode" in info for info in infos):  # which an environment may use again in its next step
-            infos = [{**info, "episode": dict(info["episode"])} if "episode" in info else info for info in infos]
+        # An environment may use the dictionary of an episode again in its next step.
+        infos = [{**info, "episode": dict(info["episode"])} if "episode" in info else info for info in infos]
         super()._update_info_buffer(infos, dones)
 
     def _look(self) -> None:

@@ -69,21 +69,22 @@ class Estimating(Collecting):
     def _estimate_and_reweight(self, rollout: EvaluatedRollout) -> Rollout:
         estimated = self.estimate(rollout)
         if not isinstance(estimated, Rollout):
-            raise TypeError(
-                f"{type(self).__name__}.estimate returned {type(estimated).__name__}: return "
-                "rollout.estimated(advantages, returns), or what super().estimate(rollout) returns"
-            )
+            raise self._wrong_result("estimate", estimated, "rollout.estimated(advantages, returns)")
         self.reweight(estimated)
         return estimated
 
     def _evaluated(self, rollout: CollectedRollout) -> EvaluatedRollout:
         evaluated = self.evaluate(rollout)
         if not isinstance(evaluated, EvaluatedRollout):
-            raise TypeError(
-                f"{type(self).__name__}.evaluate returned {type(evaluated).__name__}: return rollout.evaluated(values, "
-                "log_prob, next_values, last_values), or what super().evaluate(rollout) returns"
-            )
+            wanted = "rollout.evaluated(values, log_prob, next_values, last_values)"
+            raise self._wrong_result("evaluate", evaluated, wanted)
         return evaluated
+
+    def _wrong_result(self, stage: str, result: object, wanted: str) -> TypeError:
+        return TypeError(
+            f"{type(self).__name__}.{stage} returned {type(result).__name__}: return {wanted}, or what "
+            f"super().{stage}(rollout) returns"
+        )
 
     @property
     def _estimates_as_sb3(self) -> bool:

@@ -134,11 +134,12 @@ class Updating(Estimating):
             self.refuse_buffer(type(buffer), "rollout_buffer")
             return rollout_of(buffer, None, self.device) if self.last_rollout is None else self.last_rollout
         rollout = self.last_rollout = buffer.rollout(self.device)
-        changed = "observations" not in self.unlearned and buffer.observations_in_hand
-        if self.reads_distribution and (rollout.distribution is None or changed):
-            self._modules.train(self.policy, False)
-            with th.no_grad():
-                rollout.distribution = evaluate_rows(self.policy, rollout, True)[2]
+        if self.reads_distribution:
+            changed = "observations" not in self.unlearned and buffer.observations_in_hand
+            if rollout.distribution is None or changed:
+                self._modules.train(self.policy, False)
+                with th.no_grad():
+                    rollout.distribution = evaluate_rows(self.policy, rollout, True)[2]
         return rollout
 
     def _report(self, metrics: Mapping[str, float]) -> None:

@@ -128,7 +128,7 @@ def test_the_rate_after_a_training_is_the_replay_of_the_minibatches_divergences(
     if compiled:
         other, others = make(model_class, KLAdaptiveLearningRate(3e-3, target_kl=0.01), compile=True), Rates()
         other.learn(96, callback=others)
-        assert graphs
+        assert graphs, "nothing was compiled"
         np.testing.assert_allclose(others.values, rates.values, rtol=1e-6)
         for p, q in zip(model.policy.parameters(), other.policy.parameters(), strict=True):
             th.testing.assert_close(p, q, rtol=0, atol=1e-5)

@@ -84,7 +84,7 @@ def watch_epochs(model, note):
 
 
 def watch_steps(model, note):
-    """The same before each gradient step, with its segments: each becomes an epoch of its own."""
+    """Note something before each gradient step, given its segments. Each step becomes an epoch of its own."""
     noted, replayed_segments = [], model.replayed_segments
     model.replayed_segments = lambda n: ([batch] for batches in replayed_segments(n) for batch in batches)
     watch_epochs(model, lambda batches, steps: noted.append(note(*batches, steps)))

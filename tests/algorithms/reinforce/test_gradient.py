@@ -274,7 +274,7 @@ def test_variance_optimal_baselines_are_those_of_the_normalised_returns(baseline
 
 
 def test_chunks_of_rows_give_the_gradient_of_the_whole():
-    """The same episodes, so often that they are more rows than are evaluated at once."""
+    """The same episodes are repeated until they have more rows than are evaluated at once."""
     model = make_model(baseline=None)
     batch = [TRAJECTORIES[3], TRAJECTORIES[1], TRAJECTORIES[0]]
     times = 2 * MAX_ROWS // sum(len(states) for states, *_ in batch) + 1
