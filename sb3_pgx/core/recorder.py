@@ -132,7 +132,7 @@ class Recorder:
         def to_device(array: np.ndarray) -> th.Tensor:
             return th.from_numpy(array[: self.size]).to(device)
 
-        terminated, truncated, valid, episode_starts = (to_device(f) for f in self.flags)
+        terminated, truncated, valid, episode_starts = th.from_numpy(self.flags[:, : self.size]).to(device).unbind()
         return CollectedRollout(
             observations=map_tensors(to_device, self.observations),
             actions=to_device(self.actions),

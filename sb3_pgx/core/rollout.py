@@ -63,10 +63,10 @@ class CollectedRollout:
         return self.valid.numel() if self.complete else int(self.valid.sum())
 
     def valid_rows(self) -> Tensor:
-        """Return the indices of the valid rows of the flattened rollout, ``[R]``."""
-        if self.complete:
-            return th.arange(self.valid.numel(), device=self.valid.device)
-        return flatten_by_environment(self.valid).nonzero().flatten()
+        """Return the indices of the valid rows, environment after environment as SB3 flattens them, ``[R]``."""
+        places = th.arange(self.valid.numel(), device=self.valid.device).view_as(self.valid)
+        rows = flatten_by_environment(places)
+        return rows if self.complete else rows[flatten_by_environment(self.valid)]
 
     def evaluated(
         self, values: Tensor, log_prob: Tensor, next_values: Tensor, last_values: Tensor, distribution: Tensor | None = None
@@ -102,16 +102,16 @@ class Rollout(EvaluatedRollout):
     advantages: Tensor  # [T, N]
     returns: Tensor  # [T, N]
 
-    def rows(self, index: Tensor | slice | None = None) -> "Batch":
+    def rows(self, index: Tensor | None = None) -> "Batch":
         """
         Return rows of the rollout as a batch.
 
-        :param index: rows of the flattened rollout, environment after environment as SB3 flattens; ``None``: all of them,
-            step after step, without a copy
+        :param index: rows by their place t N + n, such as those of :meth:`valid_rows`; ``None``: all of them, without a copy
         """
 
         def pick(values: Tensor) -> Tensor:
-            return values.flatten(end_dim=1) if index is None else flatten_by_environment(values)[index]
+            flat = values.flatten(end_dim=1)
+            return flat if index is None else flat.index_select(0, index)
 
         return Batch(
             observations=map_tensors(pick, self.observations),

@@ -312,7 +312,7 @@ class Update:
         if not isinstance(self._log, StepLog):
             self._read()
             n_metrics = len(self.steps.bound.names) + 2
-            self._log = StepLog(self._progress, self._n_batches, n_metrics, self._device, self.steps.kept_flags)
+            self._log = StepLog(self._progress, self._n_batches, n_metrics, self._device, self.steps.kept_log)
         return self._log
 
     def _read(self) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any
 
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -14,7 +14,7 @@ from sb3_pgx.engine.compiler import Compiled, NotCompilable, Remembered, compile
 from sb3_pgx.engine.follower import Follower
 from sb3_pgx.engine.objective import BoundObjective, Objective
 from sb3_pgx.engine.optimizers import OptimizerRule, rule_of
-from sb3_pgx.engine.parameters import MovedParameters, states_of, steps_taken
+from sb3_pgx.engine.parameters import FlatParameters, MovedParameters, states_of, steps_taken
 from sb3_pgx.engine.plan import Plan
 from sb3_pgx.engine.policy_function import left_as_it_is
 from sb3_pgx.engine.step import used
@@ -40,12 +40,24 @@ class GradientSteps:
         self._reported: str | None = None
         self._version, self._mixed = 0, False
         self.followers: list[Follower] = []  # one, or none
-        # Cached tensors: the scalars of the optimizer's rule, the plan's numbers, and the flags at the start of a log.
-        self.kept_scalars, self.kept_numbers, self.kept_flags = Remembered(), Remembered(), Remembered()
+        self._moments: Sequence[Tensor] = ()  # that were moved in place last
+        self._moments_layout: Any = ()
+        # Cached tensors: the scalars of the optimizer's rule, the plan's numbers, and an empty log.
+        self.kept_scalars, self.kept_numbers, self.kept_log = Remembered(), Remembered(), Remembered()
 
     def __getstate__(self) -> dict[str, Any]:
         bound = BoundObjective(self.objective, [], [])
-        return {**vars(self), "bound": bound, "used": [], "fixed": [], "followers": [], "_structure": None, "_graphs": {}}
+        return {
+            **vars(self),
+            "bound": bound,
+            "used": [],
+            "fixed": [],
+            "followers": [],
+            "_moments": (),
+            "_moments_layout": (),
+            "_structure": None,
+            "_graphs": {},
+        }
 
     def begin(self, version: int, follower: Follower | None) -> None:
         """
@@ -109,7 +121,7 @@ class GradientSteps:
         :param layout: signature of the batch's tensors
         """
         # Of parameters a new layout makes a new version, and the other tensors' shapes follow from what was prepared for.
-        key = (type(held), signature(held.moments), layout)
+        key = (type(held), self._layout_of_moments(held), layout)
         if key in self._graphs:
             return self._graphs[key]
         try:
@@ -120,6 +132,14 @@ class GradientSteps:
             self._graphs[key] = None
             self.tell(f"the gradient step runs uncompiled: {reason}")
         return self._graphs[key]
+
+    def _layout_of_moments(self, held: MovedParameters) -> Any:
+        if isinstance(held, FlatParameters):
+            return signature(held.moments)
+        # Moments in place are the optimizer's own, and nearly always the same tensors as in the update before.
+        if len(held.moments) != len(self._moments) or not all(map(is_, held.moments, self._moments)):
+            self._moments, self._moments_layout = held.moments, signature(held.moments)
+        return self._moments_layout
 
     def report_uncompiled(self, reason: str) -> None:
         """Log once that the step cannot be compiled."""

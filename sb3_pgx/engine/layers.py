@@ -40,7 +40,7 @@ class Modules:
         self._hooks: list[dict[int, Any]] = []
         self._held: list[Any] = []
         self._kinds: tuple[Any, ...] = ()
-        self._layers_hooked = self._hooked = self._plain_train = False
+        self._layers_hooked = self._parameters_hooked = self._plain_train = False
         self._attributes: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Modules:
         }.values()  # layers may share one
 
     def _is_known(self) -> bool:
-        return self.act_as_before() and self._hooked == self._has_hooks()
+        return self.act_as_before() and self._parameters_hooked == self._parameters_have_hooks()
 
     def act_as_before(self) -> bool:
         """
@@ -101,7 +101,7 @@ class Modules:
         self._hooks = [hooks for m in self._modules for hooks in _hooks_of_layer(m)] + _global_hooks()
         self._held = self._children_and_parameters()
         self.parameters = dict(policy.named_parameters())
-        self._layers_hooked, self._hooked = any(self._hooks), self._has_hooks()
+        self._layers_hooked, self._parameters_hooked = any(self._hooks), self._parameters_have_hooks()
         self._plain_train = getattr(type(policy), "set_training_mode", None) is BaseModel.set_training_mode and all(
             type(m).train is nn.Module.train and "train" not in vars(m) for m in self._modules
         )
@@ -111,8 +111,8 @@ class Modules:
             return [*self._modules[0].modules(), *self._modules[0].parameters()]
         return list(chain.from_iterable(map(dict.values, self._holders)))
 
-    def _has_hooks(self) -> bool:
-        return any(self._hooks) or any(map(any, map(_hooks_of_parameter, self.parameters.values())))
+    def _parameters_have_hooks(self) -> bool:
+        return any(map(any, map(_hooks_of_parameter, self.parameters.values())))
 
     def train(self, policy: BaseModel, mode: bool) -> None:
         """Set the mode of the policy and of all its layers, as ``set_training_mode`` does."""

@@ -1,6 +1,6 @@
 """Forward passes of a policy without gradients, for acting and evaluation, eager or compiled."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch as th
@@ -134,8 +134,9 @@ class CompiledPass:
         :return: whether the pass is compiled
         """
         structure = (modules.version, tuple(moved), signature(inputs))
-        self._parameters = [p.detach() for p in modules.parameters.values()]  # which asks for no context without gradients
-        self._pointers = list(map(Tensor.data_ptr, self._parameters))
+        if structure != self._structure or self._pointers != _pointers(modules.parameters.values()):
+            self._parameters = [p.detach() for p in modules.parameters.values()]  # no context without gradients is needed
+            self._pointers = _pointers(self._parameters)
         if structure != self._structure:
             self._structure = self._graph = None  # after an interruption, the next rollout compiles again
             self._layout = _layout(inputs)
@@ -159,7 +160,7 @@ class CompiledPass:
         return (
             self._structure[0] != modules.version
             or not modules.act_as_before()
-            or self._pointers != list(map(Tensor.data_ptr, modules.parameters.values()))
+            or self._pointers != _pointers(modules.parameters.values())
         )
 
     def takes(self, inputs: Sequence[Tensor]) -> bool:
@@ -196,6 +197,10 @@ class CompiledPass:
         """Return the pass's result for inputs like those that it was prepared for; none may require a gradient."""
         assert self._graph is not None
         return self._graph([*self._parameters, *inputs])
+
+
+def _pointers(tensors: Iterable[Tensor]) -> list[int]:
+    return list(map(Tensor.data_ptr, tensors))
 
 
 def _layout(inputs: Sequence[Tensor]) -> list[Any]:

@@ -34,15 +34,19 @@ class StepLog:
     :param n_steps: the largest number of steps that are logged
     :param n_metrics: M
     :param device: the device that the steps run on
-    :param remembered: keeps the initial flags from one log to the next
+    :param remembered: keeps the empty log from one log to the next
     """
 
     def __init__(self, progress: Progress, n_steps: int, n_metrics: int, device: th.device, remembered: Remembered):
-        gate, scale = progress.gate, progress.scale
-        start = remembered((gate, scale, device), lambda: th.tensor([gate, 0, 0, scale], dtype=th.float64, device=device))
+        start, width = [progress.gate, 0.0, 0.0, progress.scale], max(N_FLAGS, n_metrics)
+
+        def empty() -> Tensor:
+            rows = [start + [0.0] * (width - N_FLAGS), *[[0.0] * width] * n_steps]
+            return th.tensor(rows, dtype=th.float64, device=device)
+
         # One tensor, so that reading the log is one transfer from the device.
-        self._all = th.zeros(1 + n_steps, max(N_FLAGS, n_metrics), dtype=th.float64, device=device)
-        self.flags: Tensor = self._all[0, :N_FLAGS].copy_(start)
+        self._all: Tensor = remembered((start, n_steps, width, device), empty).clone()
+        self.flags = self._all[0, :N_FLAGS]
         self._outcomes, self._n_metrics, self._n_logged = self._all[1:, :n_metrics].unbind(), n_metrics, 0
         self._before = progress
 

@@ -62,6 +62,25 @@ def next_values(
     return following.masked_fill(terminated, 0.0)
 
 
+def discounted_sums(terms: Tensor, factors: Tensor) -> Tensor:
+    """
+    Return x_t = terms_t + factors_t x_{t+1}, with x_T = 0.
+
+    The number of terms that each sum contains doubles with every pass over all rows, so that there are log₂ T passes instead of
+    T steps (Hillis & Steele, 1986).
+
+    :param terms: ``[T, N]``
+    :param factors: ``[T, N]``; the last row has no influence
+    :return: x_t, ``[T, N]``
+    """
+    n, span = len(terms), 1  # x_t holds the terms of rows t to t + span - 1, and factors_t is the product over them
+    while span < n:
+        terms = th.cat([th.addcmul(terms[:-span], factors[: n - span], terms[span:]), terms[-span:]])
+        factors = factors[:-span] * factors[span:]
+        span *= 2
+    return terms
+
+
 def gae(
     rewards: Tensor,
     values: Tensor,
@@ -89,13 +108,7 @@ def gae(
     :return: Â_t, ``[T, N]``
     """
     deltas = masked(rewards + gamma * next_values - values, valid)
-    decay = gamma * gae_lambda * (~cuts(ends, valid)).to(deltas.dtype)
-    running = th.zeros_like(deltas[0])
-    advantages = []
-    for delta, factor in zip(reversed(deltas.unbind()), reversed(decay.unbind()), strict=True):
-        running = th.addcmul(delta, factor, running)
-        advantages.append(running)
-    return th.stack(advantages[::-1])
+    return discounted_sums(deltas, gamma * gae_lambda * (~cuts(ends, valid)).to(deltas.dtype))
 
 
 def retrace(
@@ -124,14 +137,11 @@ def retrace(
     :param valid: true for rows that count, ``[T, N]``; ``None``: all
     :return: Q^ret_t, ``[T, N]``
     """
-    targets = masked(rewards + gamma * next_values, valid)
-    continues = (~cuts(ends, valid)).to(targets.dtype)
-    correction = th.zeros_like(targets[0])  # c_{t+1} (Q^ret_{t+1} − Q_{t+1})
-    returns = []
-    for t in reversed(range(len(targets))):
-        returns.append(targets[t] + gamma * continues[t] * correction)
-        correction = masked(traces[t] * (returns[-1] - action_values[t]), None if valid is None else valid[t])
-    return th.stack(returns[::-1])
+    action_values = masked(action_values, valid)
+    deltas = masked(rewards + gamma * next_values, valid) - action_values
+    following = th.cat([masked(traces, valid)[1:], th.zeros_like(traces[:1])])  # c_{t+1}
+    decay = gamma * following * (~cuts(ends, valid)).to(deltas.dtype)
+    return action_values + discounted_sums(deltas, decay)
 
 
 def v_trace(
@@ -164,12 +174,7 @@ def v_trace(
     """
     deltas = masked(weights * (rewards + gamma * next_values - values), valid)
     decay = gamma * masked(traces, valid) * (~cuts(ends, valid)).to(deltas.dtype)
-    running = th.zeros_like(deltas[0])
-    corrections = []  # v_t − V(s_t)
-    for delta, factor in zip(reversed(deltas.unbind()), reversed(decay.unbind()), strict=True):
-        running = delta + factor * running
-        corrections.append(running)
-    return masked(values, valid) + th.stack(corrections[::-1])
+    return masked(values, valid) + discounted_sums(deltas, decay)
 
 
 def monte_carlo(rewards: Tensor, next_values: Tensor, ends: Tensor, gamma: float, valid: Tensor | None = None) -> Tensor:
@@ -190,12 +195,8 @@ def monte_carlo(rewards: Tensor, next_values: Tensor, ends: Tensor, gamma: float
     """
     cut = cuts(ends, valid)
     rewards, next_values = masked(rewards, valid), masked(next_values, valid)
-    returns = th.empty_like(rewards)
-    following = next_values[-1]
-    for t in reversed(range(len(rewards))):
-        following = rewards[t] + gamma * th.where(cut[t], next_values[t], following)
-        returns[t] = following
-    return returns
+    bootstraps = th.where(cut, next_values, th.zeros_like(next_values))
+    return discounted_sums(rewards + gamma * bootstraps, gamma * (~cut).to(rewards.dtype))
 
 
 def standardize(values: Tensor, valid: Tensor) -> Tensor:

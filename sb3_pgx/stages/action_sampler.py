@@ -49,15 +49,17 @@ class ActionSampler:
         """
         if self.evaluates or not can_skip_forward(policy):
             return
+        inputs = graph.inputs(observations)
+        device = inputs[0].device  # that of the policy, which would look for a parameter to tell it
 
         def numbers() -> list[Tensor]:
             if type(policy.action_dist) not in SAMPLED:
                 raise NotCompilable(f"{type(policy.action_dist).__name__} samples actions in its own way")
             with th.random.fork_rng():
-                return [noise_source(policy.action_dist, self.n_envs, policy.device)()]
+                return [noise_source(policy.action_dist, self.n_envs, device)()]
 
-        if graph.prepare(policy, modules, graph.inputs(observations), numbers):
-            self._noise = noise_source(policy.action_dist, self.n_envs, policy.device)
+        if graph.prepare(policy, modules, inputs, numbers):
+            self._noise = noise_source(policy.action_dist, self.n_envs, device)
             self._policy, self._graph, self._modules = policy, graph, modules
 
     def __call__(self, policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -126,13 +126,13 @@ class Collecting(OnPolicyAlgorithm):
         buffer.follow_policy(self.policy)
         sampler = ActionSampler(env.num_envs, self._n_updates, watched, evaluates=isinstance(buffer, CustomBuffer))
         self._look()
-        if self.compiled:
-            sampler.compile(self.policy, self._acting_pass, self._modules, self._as_tensor(recorder.observe(self._last_obs)))
 
         while not is_full:
             self._renew_noise(env, n_steps)
             row = recorder.observe(self._last_obs)
             obs_tensor = self._as_tensor(row)
+            if n_steps == 0 and self.compiled:
+                sampler.compile(self.policy, self._acting_pass, self._modules, obs_tensor)
             # Compute the action alone, unless the policy overrides forward.
             action_tensor, values, log_probs = sampler(self.policy, obs_tensor)
             actions = to_device(action_tensor, HOST).numpy()
@@ -222,9 +222,11 @@ class Collecting(OnPolicyAlgorithm):
                     recorder.known_finals[place] = final_value(behaviour.policy, observation)
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
-        # An environment may use the dictionary of an episode again in its next step.
-        infos = [{**info, "episode": dict(info["episode"])} if "episode" in info else info for info in infos]
-        super()._update_info_buffer(infos, dones)
+        told = [i for i, info in enumerate(infos) if "episode" in info or "is_success" in info]
+        if told:
+            # An environment may use the dictionary of an episode again in its next step.
+            kept = [{**infos[i], "episode": dict(infos[i]["episode"])} if infos[i].get("episode") else infos[i] for i in told]
+            super()._update_info_buffer(kept, None if dones is None else dones[told])
 
     def _look(self) -> None:
         """Check whether a callback has replaced layers of the policy, and put new ones into evaluation mode."""

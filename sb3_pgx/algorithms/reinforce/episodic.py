@@ -12,7 +12,7 @@ from sb3_pgx.algorithms.reinforce.episodes import Episodes
 from sb3_pgx.core.checks import as_flag, check_counts
 from sb3_pgx.core.errors import blaming_numbers
 from sb3_pgx.core.evaluation import evaluate_actions
-from sb3_pgx.core.rollout import Rollout, flatten_by_environment
+from sb3_pgx.core.rollout import Rollout
 from sb3_pgx.core.undo import attributes_of
 from sb3_pgx.engine.refusals import step_refusal
 from sb3_pgx.ops.objectives import score_function
@@ -114,7 +114,7 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         episodes = Episodes.of(rollout)
         rows = rollout.valid_rows()
         weights = episodes.discounts(self.gamma if self.discount_state_weighting else 1.0, rollout.rewards.dtype)
-        weights = flatten_by_environment(weights)[rows] / len(episodes)
+        weights = weights.flatten()[rows] / len(episodes)
         ent_coef = self.coefficient("ent_coef")
         totals = th.zeros(4, device=self.device)  # loss, policy loss, entropy, value error
 
