@@ -66,8 +66,8 @@ def discounted_sums(terms: Tensor, factors: Tensor) -> Tensor:
     """
     Return x_t = terms_t + factors_t x_{t+1}, with x_T = 0.
 
-    The number of terms that each sum contains doubles with every pass over all rows, so that there are log₂ T passes instead of
-    T steps (Hillis & Steele, 1986).
+    Each pass over all rows doubles the number of terms in every sum, so there are log₂ T passes instead of T steps (Hillis &
+    Steele, 1986).
 
     :param terms: ``[T, N]``
     :param factors: ``[T, N]``; the last row has no influence
