@@ -16,7 +16,7 @@ from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable, laid_out
 from sb3_pgx.ops.returns import gae, next_values
 
-# Limits of rollouts that a graph evaluates. Longer ones are bound by arithmetic, and the graph unrolls the recursion of GAE.
+# Limits of rollouts that a graph evaluates. Longer ones are bound by arithmetic, in which a graph gains nothing.
 MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS = 512, 16
 
 

@@ -75,7 +75,7 @@ def discounted_sums(terms: Tensor, factors: Tensor) -> Tensor:
     """
     n, span = len(terms), 1  # x_t holds the terms of rows t to t + span - 1, and factors_t is the product over them
     while span < n:
-        terms = th.cat([th.addcmul(terms[:-span], factors[: n - span], terms[span:]), terms[-span:]])
+        terms = th.cat([terms[:-span] + factors[: n - span] * terms[span:], terms[-span:]])
         factors = factors[:-span] * factors[span:]
         span *= 2
     return terms

@@ -226,7 +226,7 @@ class Collecting(OnPolicyAlgorithm):
         if told:
             # An environment may use the dictionary of an episode again in its next step.
             kept = [{**infos[i], "episode": dict(infos[i]["episode"])} if infos[i].get("episode") else infos[i] for i in told]
-            super()._update_info_buffer(kept, None if dones is None else dones[told])
+            super()._update_info_buffer(kept, None if dones is None else np.asarray(dones)[told])
 
     def _look(self) -> None:
         """Check whether a callback has replaced layers of the policy, and put new ones into evaluation mode."""

@@ -10,15 +10,15 @@ from sb3_pgx.ops.returns import gae, monte_carlo, next_values, retrace, v_trace
 GAMMA = 0.9
 
 
-@pytest.fixture(params=[0, 1, 2])
+@pytest.fixture(params=[14, 1, 2, 3, 8, 16, 17, 33])
 def random_rollout(request):
-    """Terminations, truncations, padding and an unfinished last episode, at random."""
-    generator = th.Generator().manual_seed(request.param)
+    """Terminations, truncations, padding and an unfinished last episode, at random, in T rows."""
+    T, N = request.param, 4
+    generator = th.Generator().manual_seed(T)
 
     def random(*shape):
         return th.randn(*shape, generator=generator, dtype=th.float64)
 
-    T, N = 14, 4
     terminated = th.rand(T, N, generator=generator) < 0.15
     truncated = (th.rand(T, N, generator=generator) < 0.15) & ~terminated
     values, final_values = random(T + 1, N), random(T, N)
