@@ -16,7 +16,8 @@ from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable, laid_out
 from sb3_pgx.ops.returns import gae, next_values
 
-# Limits of rollouts that a graph evaluates. Longer ones are bound by arithmetic, in which a graph gains nothing.
+# Limits of rollouts that a graph evaluates. With 256 steps of 8 environments a graph would save 2.7 of 82 ms per rollout, but
+# compiling it takes seconds: only runs of a thousand rollouts would be faster.
 MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS = 512, 16
 
 
@@ -135,7 +136,7 @@ class CompiledPass:
         """
         structure = (modules.version, tuple(moved), signature(inputs))
         if structure != self._structure or self._pointers != _pointers(modules.parameters.values()):
-            self._parameters = [p.detach() for p in modules.parameters.values()]  # no context without gradients is needed
+            self._parameters = [p.detach() for p in modules.parameters.values()]  # which asks for no context without gradients
             self._pointers = _pointers(self._parameters)
         if structure != self._structure:
             self._structure = self._graph = None  # after an interruption, the next rollout compiles again

@@ -50,7 +50,7 @@ class ActionSampler:
         if self.evaluates or not can_skip_forward(policy):
             return
         inputs = graph.inputs(observations)
-        device = inputs[0].device  # that of the policy, which would look for a parameter to tell it
+        device = inputs[0].device  # SB3's policy.device looks through the parameters, which takes longer than all else here
 
         def numbers() -> list[Tensor]:
             if type(policy.action_dist) not in SAMPLED:
