@@ -146,8 +146,8 @@ FAULTS = {
     "ent_coef 0, learning_rate × 10": Fault(
         "entropy collapse", 8, env="bandit", settings=dict(learning_rate=3e-3, ent_coef=0.0)
     ),
-    "ent_coef 0, learning_rate × 300": Fault(
-        "premature determinism", 8, settings=dict(learning_rate=300 * 3e-4, ent_coef=0.0)
+    "ent_coef 0, learning_rate × 1000": Fault(
+        "premature determinism", 8, settings=dict(learning_rate=1000 * 3e-4, ent_coef=0.0)
     ),
     "initial standard deviation e⁻⁶": Fault(
         "Gaussian policy nearly deterministic", 3, env="Pendulum-v1", settings=dict(policy_kwargs=dict(log_std_init=-6.0))
@@ -164,8 +164,13 @@ FAULTS = {
         env="Pendulum-v1",
         settings=dict(clip_range=5.0, learning_rate=3e-3, n_epochs=20),
     ),
-    "clip_range 5, 20 epochs (CartPole-v1)": Fault(
-        "ratios explode", 10, settings=dict(clip_range=5.0, learning_rate=1e-2, n_epochs=20)
+    # On CartPole, and with smaller learning rates, it depends on the seed whether ratios explode. Here they did for all of the
+    # seeds 100 to 107, within 2 or 3 updates.
+    "clip_range 5, 20 epochs, learning_rate 0.03 (Pendulum-v1)": Fault(
+        "ratios explode",
+        5,
+        env="Pendulum-v1",
+        settings=dict(clip_range=5.0, learning_rate=3e-2, n_epochs=20),
     ),
     "clip_range 0.001, learning_rate 0.01": Fault("too much clipping", 5, settings=dict(clip_range=0.001, learning_rate=0.01)),
     "batch_size 4": Fault("minibatches too small", 1, settings=dict(batch_size=4)),
