@@ -8,9 +8,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from gymnasium import spaces
 
 from sb3_pgx.core.errors import type_and_text
+from sb3_pgx.ops.returns import monte_carlo
 
 MAX_BYTES = 2**26  # limit for the observations; with large images, a dry run is shorter
 ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)
@@ -62,11 +64,9 @@ class DryRun:
         :param gamma: discount factor
         :return: returns, ``[T, N]``; a reward that is not finite counts as 0
         """
-        running, returns = np.zeros(self.rewards.shape[1]), np.zeros(self.rewards.shape)
-        rewards = np.where(np.isfinite(self.rewards), self.rewards, 0.0)
-        for t in reversed(range(len(returns))):
-            running = returns[t] = rewards[t] + gamma * np.where(self.ends[t], 0.0, running)
-        return returns
+        rewards = np.where(np.isfinite(self.rewards), self.rewards, 0.0).astype(np.float64)
+        known, ends = th.from_numpy(rewards), th.from_numpy(self.ends)
+        return monte_carlo(known, th.zeros_like(known), ends, gamma).numpy()
 
     def pairs(self) -> Iterator[tuple["ObservationPart", "ObservationPart"]]:
         """Yield the observations before and after each action, part by part."""

@@ -13,6 +13,7 @@ import math
 import re
 import warnings
 from dataclasses import dataclass, field
+from traceback import walk_tb
 from typing import Any
 
 import numpy as np
@@ -265,8 +266,5 @@ def refusal(draw: Draw, error: Exception, model: Any, callback: Before) -> str:
 
 def innermost(error: BaseException) -> str:
     """Return the module of the line that raised."""
-    trace = error.__traceback__
-    assert trace is not None
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace.tb_frame.f_globals.get("__name__", "")
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "")
