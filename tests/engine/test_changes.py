@@ -149,6 +149,17 @@ def test_what_happens_between_two_trainings_is_seen(name, change, graphs):
     assert_same_training(*models)
 
 
+def test_moments_in_another_memory_layout_get_a_graph_of_their_own(graphs):
+    models = pair("a2c")  # whose graph changes the optimizer's own moments
+    for model in models:
+        trained(model)
+        for state in model.policy.optimizer.state.values():
+            state["square_avg"] = state["square_avg"].t().contiguous().t()
+        trained(model, reset_num_timesteps=False)
+    assert compiled_parts(models[1]) == [*GRAPHS, STEP]
+    assert_same_training(*models)
+
+
 # ------------------------------------------------------------------------------------------------------- frozen layers
 
 
