@@ -39,6 +39,18 @@ def without_bias_sums() -> None:
     _leave_out("_ADDMM")
 
 
+def without_outer_products() -> None:
+    """Products of one column and one row stay calls of mm."""
+    _leave_out("_OUTER")
+
+
+def without_small_products() -> None:
+    """Small matrix products stay calls of mm."""
+    from sb3_pgx.engine import graph_rewrites
+
+    graph_rewrites.SMALL_PRODUCT = (0, 0, 0)
+
+
 def without_evaluation_graph() -> None:
     """Rollouts are evaluated eagerly."""
     from sb3_pgx.stages.estimate import Estimating
@@ -53,7 +65,7 @@ def _leave_out(name: str) -> None:
     graph_rewrites._replace = lambda node, function: None if function is pattern else replace(node, function)
 
 
-COMPILED = (without_rational_tanh, without_bias_sums, without_evaluation_graph)
+COMPILED = (without_rational_tanh, without_bias_sums, without_outer_products, without_small_products, without_evaluation_graph)
 
 
 def removals_of(case: Case) -> tuple[Callable[[], None], ...]:

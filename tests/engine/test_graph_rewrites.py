@@ -6,9 +6,9 @@ import torch as th
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sb3_pgx.engine.compiler import compile_function
-from sb3_pgx.engine.graph_rewrites import CpuKernels, exact_expm1, rational_tanh
+from sb3_pgx.engine.graph_rewrites import SMALL_PRODUCT, CpuKernels, exact_expm1, rational_tanh
 
-MANY = 17  # rows
+MANY = SMALL_PRODUCT[0] + 1  # rows
 WEIGHTS = th.tensor([[1.0, 0.0], [0.0, -9.0], [-4.0, 1.0]])
 INPUTS = [th.tensor([10.0, 20.0]), th.tensor([[1.0, 2.0, 3.0]]).repeat(MANY, 1), WEIGHTS]
 
@@ -52,6 +52,23 @@ def test_the_expm1_of_an_activation_is_the_exact_one():
     assert "aten::expm1" not in operations and "aten::log" in operations
 
 
+@pytest.mark.parametrize("inner", [1, 3, 17, 64])
+def test_replaced_products_are_right_for_numbers_of_every_size(inner):
+    """Against float64: within float32's rounding of the sum of absolute products, and infinite where torch's are."""
+    generator = th.Generator().manual_seed(inner)
+    for exponent in range(-30, 31, 5):
+        rows = th.randn(8, inner, generator=generator) * 10.0**exponent
+        weights = th.randn(inner, 5, generator=generator) * 10.0 ** th.randint(-8, 9, (inner, 5), generator=generator)
+        rows[0, 0], rows[1, 0], rows[2, 0] = th.nan, th.inf, 3e38
+        graph, operations = rewritten(lambda a, b: a @ b, rows, weights)
+        assert "aten::mm" not in operations
+        result, torchs, exact = graph(rows, weights), rows @ weights, rows.double() @ weights.double()
+        assert th.equal(result.isnan(), torchs.isnan()) and th.equal(result.isinf(), torchs.isinf())
+        finite = torchs.isfinite()
+        bound = rows.double().abs() @ weights.double().abs() * inner * 2**-23 + 1e-44 * inner
+        assert ((result - exact).abs() <= bound)[finite].all()
+
+
 def test_biases_are_added_apart_from_products_but_for_those_with_factors():
     def function(*inputs):
         return th.addmm(*inputs) * 3, th.addmm(*inputs, beta=2.0)
@@ -60,6 +77,42 @@ def test_biases_are_added_apart_from_products_but_for_those_with_factors():
     assert operations == ["aten::mm", "aten::add.Tensor", "aten::mul.Tensor", "aten::addmm"]
     tripled, doubled = graph(*INPUTS)
     assert (tripled.tolist(), doubled.tolist()) == ([[-3.0, 15.0]] * MANY, [[9.0, 25.0]] * MANY)
+
+
+def test_outer_products_are_taken_element_by_element():
+    column, row = th.tensor([[1.0], [-4.0]]), th.tensor([[2.0, -3.0, 0.5]])
+    graph, operations = rewritten(lambda a, b: a @ b, column, row)
+    assert operations == ["aten::mul.Tensor"]
+    assert graph(column, row).tolist() == [[2.0, -3.0, 0.5], [-8.0, 12.0, -2.0]]
+
+
+def test_small_products_are_sums_and_no_others():
+    def operations(rows, inner, columns):
+        return rewritten(th.mm, th.empty(rows, inner), th.empty(inner, columns))[1]
+
+    assert {"aten::mul.Tensor", "aten::sum.dim_IntList"} < set(operations(*SMALL_PRODUCT))
+    for i in range(3):
+        larger = [size + (i == j) for j, size in enumerate(SMALL_PRODUCT)]
+        assert operations(*larger) == ["aten::mm"]
+    graph, _ = rewritten(th.mm, INPUTS[1][:2], WEIGHTS)
+    assert graph(INPUTS[1][:2], WEIGHTS).tolist() == [[-11.0, -15.0]] * 2
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda x: x[2:10, 3:20],
+        lambda x: x[:17, 5:13].T,
+        lambda x: x[4:5, :17].expand(8, 17),
+        lambda x: x.view(-1, 17, 2)[:8, :, 1],
+        lambda x: x[2:10, 3:20].tanh(),
+    ],
+)
+def test_small_products_take_any_rows_and_any_weights(part):
+    """Parts of what is in memory, in any order."""
+    x, weights = th.randn(20, 34), th.randn(30, 17)
+    (result,) = compile_function(lambda x, weights: (part(x) @ weights[7:28].T,), [x, weights])([x, weights])
+    th.testing.assert_close(result.double(), part(x.double()) @ weights[7:28].double().T, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
