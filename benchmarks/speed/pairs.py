@@ -1,11 +1,12 @@
 """
-Compare the speed of this checkout with that of another commit: both train the same cases in turns.
+Compare the speed of the last commit with that of an earlier one: both train the same cases in turns.
 
     python -m benchmarks.speed.pairs fec10dd --cases ppo-cartpole a2c-cartpole
     python -m benchmarks.speed.pairs fec10dd --restarts 3 --rounds 5 --dry
 
 Processes of the same code differ by up to 5 %, for as long as they live. So each case is measured in several pairs of fresh
-processes; the 95 % interval of the median ratio is bootstrapped over the pairs of processes, not over rounds.
+processes; the 95 % interval of the median ratio is bootstrapped over the pairs of processes, not over rounds. Both commits are
+checked out into temporary folders, so that the working tree may change meanwhile.
 """
 
 import argparse
@@ -43,8 +44,7 @@ class Training:
     """
 
     def __init__(self, case: Case, checkout: Path, cache: Path):
-        # The environments of this benchmark are those of this checkout in both.
-        paths = os.pathsep.join(map(str, (checkout, ROOT)))
+        paths = os.pathsep.join(map(str, (checkout, ROOT)))  # an early commit has no environments for benchmarks
         places = {"TORCHINDUCTOR_CACHE_DIR": str(cache / "torch"), "SB3_PGX_CACHE_DIR": str(cache / "graphs")}
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(WORKER), json.dumps(asdict(case) | {"arguments": case.arguments(case.algorithm)})],
@@ -142,13 +142,14 @@ def main(arguments: list[str]) -> int:
     source = {**provenance(), "code_hash": code_hash_of_speed()}
     file = RESULTS / "pairs" / f"{str(source['commit'])[:7]}-{other[:7]}.json"
     results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["cases"] if file.exists() else {}
-    with worktree(other) as place, tempfile.TemporaryDirectory(prefix="sb3-pgx-pairs-") as caches:
+    caches = tempfile.TemporaryDirectory(prefix="sb3-pgx-pairs-")
+    with worktree("HEAD") as ours, worktree(other) as theirs, caches as folder:
         for case in select_cases(options.cases):
             if ":" in case.algorithm:
                 continue
-            folder = Path(caches) / case.name
+            cache = Path(folder) / case.name
             ratios = [
-                speed_ratios(case, (ROOT, place), options.rounds, case.timesteps, folder) for _ in range(options.restarts)
+                speed_ratios(case, (ours, theirs), options.rounds, case.timesteps, cache) for _ in range(options.restarts)
             ]
             median, low, high = (round(x, 3) for x in median_and_interval(np.array(ratios)))
             print(f"{case.name}: {median} [{low}, {high}] times as fast as {other[:7]}", flush=True)
