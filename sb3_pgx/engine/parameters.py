@@ -15,9 +15,14 @@ from sb3_pgx.engine.tensors import copy_all, flatten, unflatten
 
 
 class HeldParameters(ABC):
-    """The parameters that an update moves, while it moves them."""
+    """
+    The parameters that an update moves, while it moves them.
+
+    ``irrevocable`` says that there is one step, which nobody can undo: it is not taken if its result would not be finite.
+    """
 
     parameters: Sequence[nn.Parameter]
+    irrevocable = False
 
     def is_finite(self) -> bool:
         """Return whether parameters and moments are finite. The gate of a compiled step has made sure of it."""
@@ -77,7 +82,7 @@ class MovedParameters(HeldParameters):
     :param parameters: all of one dtype and device
     :param optimizer: the optimizer of these parameters
     :param rule: the rule that takes the optimizer's steps
-    :param irrevocable: there is one step, which nobody can undo: an eager one is not taken if its result would not be finite
+    :param irrevocable: there is one step, which nobody can undo
     """
 
     pieces: Sequence[Tensor]
