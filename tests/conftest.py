@@ -1,6 +1,8 @@
 """One torch thread a process: the suite runs on as many processes as there are cores. And the fixtures of several files."""
 
 import os
+import shutil
+import tempfile
 
 import pytest
 import torch as th
@@ -11,6 +13,14 @@ from sb3_pgx.registry import ALGORITHMS
 
 th.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+
+
+def pytest_configure(config):
+    """Keep compiled graphs in a folder of this run, which all of its processes share, and not in the user's."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="sb3-pgx-tests-")
+        os.environ["SB3_PGX_CACHE_DIR"] = os.path.join(folder, "graphs")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture(autouse=True)

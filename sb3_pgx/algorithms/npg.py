@@ -283,8 +283,8 @@ class NPG(PolicyGradientAlgorithm):
                 "policy with a critic."
             )
         space = self.observation_space
-        self._policy_region = TrustRegion(POLICY, space, self._tell, "the policy")
-        self._critic_region = TrustRegion(CRITIC, space, self._tell, "the critic")
+        self._policy_region = TrustRegion(POLICY, space, self._compile_log, "the policy")
+        self._critic_region = TrustRegion(CRITIC, space, self._compile_log, "the critic")
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_policy_region", "_critic_region"]

@@ -4,10 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sb3_pgx.cli import compare, doctor, plot, tune, zoo
+from sb3_pgx.cli import compare, doctor, graphs, plot, tune, zoo
 from sb3_pgx.cli.common import INTERRUPTED
 
-COMMANDS = (zoo, tune, compare, plot, doctor)  # in the order of the help text
+COMMANDS = (zoo, tune, compare, plot, doctor, graphs)  # in the order of the help text
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """The gradient steps of one algorithm on one objective: what they are prepared with, and the graphs compiled for them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter, is_
 from typing import Any
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from sb3_pgx.core.policies import split_parameters
 from sb3_pgx.core.rollout import Rows
-from sb3_pgx.engine.compiler import Compiled, NotCompilable, Remembered, compile_function, signature
+from sb3_pgx.engine.compile_log import CompileLog
+from sb3_pgx.engine.compiler import Compiled, Remembered, signature
 from sb3_pgx.engine.follower import Follower
 from sb3_pgx.engine.objective import BoundObjective, Objective
 from sb3_pgx.engine.optimizers import OptimizerRule, rule_of
@@ -26,18 +27,17 @@ class GradientSteps:
     The gradient steps of one algorithm on one objective, and the graphs compiled for them.
 
     :param objective: loss and metrics
-    :param tell: function that logs one sentence about compiling
+    :param log: of what is compiled
     """
 
-    def __init__(self, objective: Objective, tell: Callable[[str], None] = lambda sentence: None):
-        self.objective, self.tell = objective, tell
+    def __init__(self, objective: Objective, log: CompileLog | None = None):
+        self.objective, self.log = objective, log or CompileLog()
         self.bound = BoundObjective(objective, [], [])
         self.used: list[nn.Parameter] = []  # parameters that the optimizer moves
         self.fixed: list[nn.Parameter] = []  # other parameters of the policy
         self.has_buffers = False  # which a forward pass may change
         self._structure: tuple[Any, ...] | None = None
         self._graphs: dict[Any, Compiled | None] = {}
-        self._reported: str | None = None
         self._version, self._mixed = 0, False
         self.followers: list[Follower] = []  # one, or none
         self._moments: Sequence[Tensor] = ()  # that were moved in place last
@@ -124,13 +124,11 @@ class GradientSteps:
         key = (type(held), self._layout_of_moments(held), layout)
         if key in self._graphs:
             return self._graphs[key]
-        try:
-            step = traceable_step(self.bound, policy, plan, held, batch)
-            self._graphs[key] = compile_function(step, [*lasting, *batch.tensors()])
-            self.tell("the gradient step is compiled")
-        except NotCompilable as reason:
-            self._graphs[key] = None
-            self.tell(f"the gradient step runs uncompiled: {reason}")
+        self._graphs[key] = self.log.compile(
+            "the gradient step",
+            lambda: traceable_step(self.bound, policy, plan, held, batch),
+            lambda: [*lasting, *batch.tensors()],
+        )
         return self._graphs[key]
 
     def _layout_of_moments(self, held: MovedParameters) -> Any:
@@ -143,6 +141,4 @@ class GradientSteps:
 
     def report_uncompiled(self, reason: str) -> None:
         """Log once that the step cannot be compiled."""
-        if reason != self._reported:
-            self._reported = reason
-            self.tell(f"the gradient step runs uncompiled: {reason}")
+        self.log.report_uncompiled("the gradient step", reason)

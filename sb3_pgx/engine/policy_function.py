@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sb3_pgx.core.distributions import Unvalidated, distribution_kept, takes_one_hot
-from sb3_pgx.engine.compiler import NotCompilable
 from sb3_pgx.engine.layers import has_hooks, hooks_are_found
+from sb3_pgx.engine.trace import NotCompilable
 
 
 class PolicyFunction:

@@ -11,9 +11,11 @@ from torch import Tensor
 from sb3_pgx.core.distributions import has_one_hot, one_hot, sample_with
 from sb3_pgx.core.evaluation import evaluate_actions
 from sb3_pgx.core.rollout import Observations
-from sb3_pgx.engine.compiler import Compiled, Function, NotCompilable, Remembered, compile_function, signature
+from sb3_pgx.engine.compile_log import CompileLog
+from sb3_pgx.engine.compiler import Compiled, Remembered, signature
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable, laid_out
+from sb3_pgx.engine.trace import Function
 from sb3_pgx.ops.returns import gae, next_values
 
 # Limits of rollouts that a graph evaluates. With 256 steps of 8 environments a graph would save 2.7 of 82 ms per rollout, but
@@ -21,12 +23,12 @@ from sb3_pgx.ops.returns import gae, next_values
 MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS = 512, 16
 
 
-def acting_pass(space: spaces.Space, tell: Callable[[str], None]) -> "CompiledPass":
+def acting_pass(space: spaces.Space, log: CompileLog) -> "CompiledPass":
     """Return the pass from noise (see :func:`~sb3_pgx.core.distributions.noise_source`) and observations to actions."""
-    return CompiledPass(_actions, space, tell, "acting")
+    return CompiledPass(_actions, space, log, "acting")
 
 
-def evaluation_pass(space: spaces.Space, tell: Callable[[str], None]) -> "CompiledPass":
+def evaluation_pass(space: spaces.Space, log: CompileLog) -> "CompiledPass":
     """
     Return the pass that evaluates and estimates a rollout.
 
@@ -34,7 +36,7 @@ def evaluation_pass(space: spaces.Space, tell: Callable[[str], None]) -> "Compil
     observations ``[T, N]``, observations ``[T * N, *obs]`` and last observations to values, log π, next values, advantages
     and returns ``[T, N]``, last values ``[N]``, and a number that is finite if values and log π are.
     """
-    return CompiledPass(_evaluation, space, tell, "the evaluation of a rollout")
+    return CompiledPass(_evaluation, space, log, "the evaluation of a rollout")
 
 
 def _actions(policy: ActorCriticPolicy, noise: Tensor, *tensors: Tensor) -> tuple[Tensor]:
@@ -98,12 +100,12 @@ class CompiledPass:
 
     :param function: pure function of the policy and tensors that returns a tuple of tensors
     :param space: observation space
-    :param tell: function that logs one sentence about compiling
-    :param what: name of the pass in that sentence
+    :param log: of what is compiled
+    :param what: name of the pass in that log
     """
 
-    def __init__(self, function: Callable[..., Any], space: spaces.Space, tell: Callable[[str], None], what: str):
-        self.function, self.tell, self.what = function, tell, what
+    def __init__(self, function: Callable[..., Any], space: spaces.Space, log: CompileLog, what: str):
+        self.function, self.log, self.what = function, log, what
         self.inputs = Inputs(space)
         self.constants = Remembered()  # among the inputs
         self._structure: Any = None
@@ -141,20 +143,23 @@ class CompiledPass:
         if structure != self._structure:
             self._structure = self._graph = None  # after an interruption, the next rollout compiles again
             self._layout = _layout(inputs)
-            try:
-                check_traceable(policy)
-                function = self.bound(policy, modules.parameters, moved)
-                n, names, before = len(modules.parameters), list(modules.parameters), others()
-                self.shapes_before = [x.shape for x in before]
-                self._graph = compile_function(
-                    lambda *tensors: function(laid_out(dict(zip(names, tensors, strict=False))), *tensors[n:]),
-                    [*self._parameters, *before, *inputs],
-                )
-                self.tell(f"{self.what} is compiled")
-            except NotCompilable as reason:
-                self.tell(f"{self.what} runs uncompiled: {reason}")
+            self._graph = self.log.compile(
+                self.what,
+                lambda: self._traceable(policy, modules.parameters, moved),
+                lambda: [*self._parameters, *self._examples(others()), *inputs],
+            )
             self._structure = structure
         return self._graph is not None
+
+    def _traceable(self, policy: ActorCriticPolicy, parameters: Mapping[str, Tensor], moved: Sequence[str]) -> Function:
+        """Return the pass as a function of tensors alone, the parameters first."""
+        check_traceable(policy)
+        function, n, names = self.bound(policy, parameters, moved), len(parameters), list(parameters)
+        return lambda *tensors: function(laid_out(dict(zip(names, tensors, strict=False))), *tensors[n:])
+
+    def _examples(self, before: Sequence[Tensor]) -> Sequence[Tensor]:
+        self.shapes_before = [x.shape for x in before]
+        return before
 
     def is_outdated(self, modules: Modules) -> bool:
         """Return whether the policy's layers or parameters have been replaced since the graph was prepared."""

@@ -7,13 +7,13 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.core.rollout import Rows
-from sb3_pgx.engine.compiler import Function, NotCompilable
 from sb3_pgx.engine.follower import follow
 from sb3_pgx.engine.objective import BoundObjective
 from sb3_pgx.engine.parameters import MovedParameters, ParametersInPlace
 from sb3_pgx.engine.plan import Plan
 from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable, laid_out
 from sb3_pgx.engine.step import GatedParameters, OnDevice, gradient_step
+from sb3_pgx.engine.trace import Function, NotCompilable
 
 
 def traceable_step(

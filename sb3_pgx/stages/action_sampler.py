@@ -12,10 +12,10 @@ from sb3_pgx.core.distributions import SAMPLED, noise_source
 from sb3_pgx.core.errors import blaming_numbers, not_finite_parameter
 from sb3_pgx.core.policies import is_sb3s
 from sb3_pgx.core.undo import Refusal
-from sb3_pgx.engine.compiler import NotCompilable
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.parameters import all_finite
 from sb3_pgx.engine.policy_graphs import CompiledPass
+from sb3_pgx.engine.trace import NotCompilable
 
 # SB3's methods that acting consists of. If a policy overrides none of them, `_predict` samples the same actions as `forward`.
 _ACTING = ("forward", "_predict", "get_distribution", "extract_features", "evaluate_actions")

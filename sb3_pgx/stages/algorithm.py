@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
@@ -50,6 +51,7 @@ from sb3_pgx.core.search_space import Dimension
 from sb3_pgx.core.spaces import within, zero_based
 from sb3_pgx.core.undo import Undo
 from sb3_pgx.engine import GradientSteps
+from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiler import COMPILE_AFTER, check_compile
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import acting_pass, evaluation_pass
@@ -67,6 +69,7 @@ _NOT_SAVED = (
     "_modules",
     "_metrics",
     "_acting_pass",
+    "_compile_log",
     "_evaluation",
     "compiled",
     "objective",
@@ -176,10 +179,11 @@ class PolicyGradientAlgorithm(Updating):
         self._undo = Undo()
         self._modules = Modules()
         self._modules.look(self.policy)
-        self._acting_pass = acting_pass(self.observation_space, self._tell)
-        self._evaluation = evaluation_pass(self.observation_space, self._tell)
+        self._compile_log = CompileLog(self._tell)
+        self._acting_pass = acting_pass(self.observation_space, self._compile_log)
+        self._evaluation = evaluation_pass(self.observation_space, self._compile_log)
         if self.objective is not None:
-            self._steps = GradientSteps(self.objective, self._tell)
+            self._steps = GradientSteps(self.objective, self._compile_log)
         if not is_users_own(self.rollout_buffer_class):
             view: Any = DictRolloutView if isinstance(self.observation_space, spaces.Dict) else RolloutView
             made = view(
@@ -266,12 +270,32 @@ class PolicyGradientAlgorithm(Updating):
         return result
 
     def _decide_on_compiling(self, total_timesteps: int) -> None:
-        if self.compile == "auto":
+        self._compile_log.seconds = 0.0
+        if self.compile == "auto" and self.device.type != "cpu":
+            self.compiled = False  # compiling is tested on the CPU alone
+        elif self.compile == "auto":
             remaining = min(total_timesteps, sys.maxsize) - self.num_timesteps  # it may be infinite
             planned = self.planned_gradient_steps(remaining)
             self.compiled = self.compiled or self.n_gradient_steps + planned > self.compile_after
         else:
             self.compiled = bool(self.compile)
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """
+        As SB3's, except that ``time/fps`` leaves compiling out. How long it took in this call of ``learn`` is
+        ``time/compile_seconds``.
+
+        :param iteration: number of the iteration
+        """
+        compiling, at_start = self._compile_log.seconds, self._num_timesteps_at_start
+        if compiling > 0:
+            self.logger.record("time/compile_seconds", round(compiling, 2))
+            # SB3 divides the steps since `learn` began, of which it keeps the beginning, by all of the time since then.
+            elapsed = (time.time_ns() - self.start_time) / 1e9
+            steps = self.num_timesteps - at_start
+            self._num_timesteps_at_start = self.num_timesteps - int(steps * elapsed / max(elapsed - compiling, 1e-9))
+        super().dump_logs(iteration)
+        self._num_timesteps_at_start = at_start
 
     def _tell(self, sentence: str) -> None:
         if self.compile is True and "uncompiled" in sentence:

@@ -14,11 +14,12 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.core.rollout import Observations
-from sb3_pgx.engine.compiler import Function
+from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_function import PolicyFunction
 from sb3_pgx.engine.policy_graphs import CompiledPass, as_observations
 from sb3_pgx.engine.tensors import copy_all, flatten, unflatten
+from sb3_pgx.engine.trace import Function
 from sb3_pgx.ops.natural_gradient import LineSearch, Product, backtracking, gauss_newton_product
 
 
@@ -56,15 +57,15 @@ class TrustRegion:
 
     :param problem: objective and divergence
     :param space: observation space
-    :param tell: function that gets a sentence about compiling
+    :param log: of what is compiled
     :param what: name of the part that the steps move, for these sentences, such as "the policy"
     """
 
-    def __init__(self, problem: Problem, space: spaces.Space, tell: Callable[[str], None], what: str):
+    def __init__(self, problem: Problem, space: spaces.Space, log: CompileLog, what: str):
         self.problem = problem
-        self.gradient = Derivative(self._gained, _gradient, space, tell, f"the gradient of {what}")
-        self.product = Derivative(self._outputs, self._product, space, tell, f"the curvature of {what}")
-        self.measure = CompiledPass(self._measured, space, tell, f"the measure of {what}")
+        self.gradient = Derivative(self._gained, _gradient, space, log, f"the gradient of {what}")
+        self.product = Derivative(self._outputs, self._product, space, log, f"the curvature of {what}")
+        self.measure = CompiledPass(self._measured, space, log, f"the measure of {what}")
 
     def _outputs(self, policy: ActorCriticPolicy, *observations: Tensor) -> Tensor:
         return self.problem.outputs(policy, as_observations(policy, observations))
@@ -112,7 +113,7 @@ class Derivative(CompiledPass):
     :param derive: (function of the parameters, values of the parameters, names of those to differentiate in, inputs)
         -> derivatives
     :param space: observation space
-    :param tell: function that logs a sentence about compiling
+    :param log: of what is compiled
     :param what: name of the pass, for these sentences
     """
 
@@ -121,10 +122,10 @@ class Derivative(CompiledPass):
         function: Callable[..., Any],
         derive: Callable[..., tuple[Tensor, ...]],
         space: spaces.Space,
-        tell: Callable[[str], None],
+        log: CompileLog,
         what: str,
     ):
-        super().__init__(function, space, tell, what)
+        super().__init__(function, space, log, what)
         self.derive = derive
 
     def bound(self, policy: ActorCriticPolicy, parameters: Mapping[str, Tensor], moved: Sequence[str]) -> Function:

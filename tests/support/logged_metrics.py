@@ -11,6 +11,7 @@ from support.models import make
 from support.small_environments import AnySpace, vectorised
 
 from sb3_pgx.diagnostics.metrics import TRAINING_METRICS
+from sb3_pgx.engine.compiler import using_backend
 from sb3_pgx.registry import ALGORITHMS
 
 # Arguments with which an algorithm logs additional metrics.
@@ -45,14 +46,15 @@ class KeyCollector(KVWriter):
 
 @cache
 def logged_by(name: str) -> frozenset[str]:
-    """Return every key that an algorithm logs with Discrete actions, with Box actions and with its options."""
+    """Return every key that an algorithm logs with Discrete actions, compiled, with Box actions, and with its options."""
     box = spaces.Box(-1, 1, (3,), "float32")
     writer = KeyCollector()
     for actions, options in ((spaces.Discrete(3), {}), (box, {}), (box, OPTIONS.get(name, {}))):
         envs = vectorised(*(Monitor(ReportsSuccess(AnySpace(box, actions))) for _ in range(2)))
-        model = make(name, envs, policy_kwargs=dict(net_arch=[4]), **options)
+        model = make(name, envs, policy_kwargs=dict(net_arch=[4]), compile=actions != box, **options)
         model.set_logger(Logger(None, [writer]))
-        model.learn(24, log_interval=1)
+        with using_backend(lambda graph, examples: graph):
+            model.learn(24, log_interval=1)
         model.logger.dump()  # the last update
         envs.close()
     return frozenset(writer.keys)

@@ -1,0 +1,53 @@
+"""Compile the functions of one algorithm, say so in its log, and count the seconds."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from sb3_pgx.engine.compiler import Compiled, compile_function
+from sb3_pgx.engine.trace import Function, NotCompilable
+
+
+class CompileLog:
+    """
+    What one algorithm compiles.
+
+    :param tell: function that logs a sentence
+    """
+
+    def __init__(self, tell: Callable[[str], None] = lambda sentence: None):
+        self._tell = tell
+        self._uncompiled: dict[str, str] = {}  # the reason that was logged last, by what runs uncompiled
+        self.seconds = 0.0  # that compiling and loading took in this call of `learn`
+
+    def compile(
+        self, what: str, function: Callable[[], Function], examples: Callable[[], Sequence[Tensor]]
+    ) -> Compiled | None:
+        """
+        Compile a function, or load it from the graphs that are kept between runs.
+
+        :param what: its name, for the log
+        :param function: makes the function; it may raise :class:`~sb3_pgx.engine.trace.NotCompilable`
+        :param examples: makes its arguments, see :func:`~sb3_pgx.engine.compiler.compile_function`
+        :return: the compiled function, or ``None`` if it cannot be compiled
+        """
+        start = time.perf_counter()
+        try:
+            compiled = compile_function(function(), examples(), lambda seconds: self._announce(what, seconds))
+            self._tell(f"{what} is compiled")
+        except NotCompilable as reason:
+            self._tell(f"{what} runs uncompiled: {reason}")
+            compiled = None
+        finally:
+            self.seconds += time.perf_counter() - start
+        return compiled
+
+    def report_uncompiled(self, what: str, reason: str) -> None:
+        """Log why something runs uncompiled, once per reason."""
+        if self._uncompiled.get(what) != reason:
+            self._uncompiled[what] = reason
+            self._tell(f"{what} runs uncompiled: {reason}")
+
+    def _announce(self, what: str, seconds: float) -> None:
+        self._tell(f"compiling {what}, which takes about {seconds:.0f} s, once per network and machine")

@@ -1,0 +1,241 @@
+"""
+Compiled graphs that are kept between runs: one shared object each, loaded without TorchInductor and without a C++ compiler.
+
+They are in the folder that ``SB3_PGX_CACHE_DIR`` names, or in the user's cache folder; an empty value turns them off. A file's
+name is the graph's key, and a hash of the key and the content. Loading a shared object runs its code, so folders and files
+that another user owns or can write are refused.
+"""
+
+import importlib.util
+import os
+import platform
+import stat
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch as th
+from torch import Tensor, fx
+
+from sb3_pgx.core.files import replacing
+from sb3_pgx.engine.trace import Function
+
+VARIABLE = "SB3_PGX_CACHE_DIR"
+MAX_BYTES = 200 * 2**20  # of all graphs together
+LONGEST_TURN = 120.0  # seconds to wait for another process that compiles the same graph
+# Of the package's own rewrites of graphs (:mod:`sb3_pgx.engine.graph_rewrites`): graphs of another version are not loaded.
+VERSION = 1
+
+
+class KeptGraph(NamedTuple):
+    """A graph on disk: its file, size in bytes, and the time of its last use in seconds since 1970."""
+
+    file: Path
+    size: int
+    used: float
+
+
+def folder() -> Path | None:
+    """Return the folder of compiled graphs, which need not exist; ``None`` if they are not kept."""
+    place = os.environ.get(VARIABLE)
+    if place is not None:
+        return Path(place).expanduser() if place else None
+    from platformdirs import user_cache_path
+
+    return user_cache_path("sb3_pgx") / "graphs"
+
+
+def graphs(folder: Path) -> list[KeptGraph]:
+    """Return the graphs in a folder, those used last first."""
+    found = []
+    for file in folder.glob("*.so"):
+        with suppress(OSError):  # another process has removed it
+            status = file.stat()
+            found.append(KeptGraph(file, status.st_size, status.st_mtime))
+    return sorted(found, key=lambda graph: graph.used, reverse=True)
+
+
+def clear(folder: Path) -> int:
+    """Remove all graphs from a folder, and nothing else. Return their number."""
+    kept = graphs(folder)
+    for graph in kept:
+        graph.file.unlink(missing_ok=True)
+    return len(kept)
+
+
+class Environment(NamedTuple):
+    """
+    What compiled graphs depend on besides their operations and inputs.
+
+    :param rewrites: version of this package's rewrites
+    :param torch: torch's version and its git commit
+    :param python: Python's version, since a graph is a module
+    :param machine: system, processor, its instructions, and those of them that torch uses
+    :param variables: environment variables that change what the compiler does
+    """
+
+    rewrites: int
+    torch: tuple[str, ...]
+    python: str
+    machine: tuple[str, ...]
+    variables: tuple[tuple[str, str], ...]
+
+
+@cache
+def this_environment() -> Environment:
+    """Return the environment of this process."""
+    variables = sorted(pair for pair in os.environ.items() if pair[0].startswith(("TORCHINDUCTOR_", "CXX")))
+    return Environment(
+        VERSION,
+        (th.__version__, str(th.version.git_version)),
+        sys.version,
+        (sys.platform, platform.machine(), th.backends.cpu.get_cpu_capability(), _instructions()),
+        tuple(pair for pair in variables if pair[0] != "TORCHINDUCTOR_CACHE_DIR"),
+    )
+
+
+def _instructions() -> str:
+    """Return the instructions that this machine's processor has, if the system says so."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def key(
+    graph: fx.GraphModule,
+    examples: Sequence[Tensor],
+    options: Mapping[str, Any],
+    environment: Environment | None = None,
+) -> str:
+    """
+    Return a hash of everything that a compiled graph depends on.
+
+    :param graph: without constants
+    :param examples: its inputs
+    :param options: of the compiler
+    :param environment: default: that of this process
+    """
+    here = environment or this_environment()
+    nodes = [(node.op, str(node.target), repr(node.args), repr(node.kwargs)) for node in graph.graph.nodes]
+    inputs = [(tuple(x.shape), x.stride(), str(x.dtype)) for x in examples]
+    settings: list[Any] = [th.get_num_threads(), th.get_float32_matmul_precision(), th.are_deterministic_algorithms_enabled()]
+    settings += [th.backends.mkldnn.enabled, sorted(options.items())]
+    return sha256(repr((nodes, inputs, settings, here)).encode()).hexdigest()[:32]
+
+
+def load(folder: Path, key: str) -> Function | None:
+    """
+    Return the graph that is kept under a key; ``None`` if there is none, or if it must not or cannot be loaded.
+
+    :param folder: of compiled graphs
+    :param key: from :func:`key`
+    """
+    try:
+        for file in folder.glob(f"{key}-*.so"):
+            _check_ours(folder, file)
+            if file == _file(folder, key, file.read_bytes()):
+                with suppress(OSError):  # of a folder that is only read
+                    os.utime(file)
+                return function_of(file)
+            with suppress(OSError):
+                file.unlink()  # damaged
+    except Exception as error:
+        _tell(f"a compiled graph of {folder} was not loaded, and is compiled again: {error}")
+    return None
+
+
+def save(folder: Path, key: str, library: Path, max_bytes: int = MAX_BYTES) -> None:
+    """
+    Keep a compiled graph. If that fails, a warning says so.
+
+    :param folder: of compiled graphs, which is made if it does not exist
+    :param key: from :func:`key`
+    :param library: its shared object
+    :param max_bytes: beyond this size of the folder, the graphs that were used least recently are removed
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check_ours(folder)
+        content = library.read_bytes()
+        with replacing(_file(folder, key, content)) as file:
+            os.chmod(file.fileno(), 0o700)
+            file.write(content)
+        total = 0
+        for graph in graphs(folder):
+            total += graph.size
+            if total > max_bytes:
+                graph.file.unlink(missing_ok=True)
+    except Exception as error:
+        _tell(f"compiled graphs are not kept for later runs: {error}")
+
+
+@contextmanager
+def turn(folder: Path, key: str) -> Iterator[None]:
+    """Wait while another process compiles the graph of a key, and let others wait meanwhile."""
+    with ExitStack() as stack:
+        try:
+            from filelock import FileLock
+
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _check_ours(folder)
+            lock = folder / f"{key}.lock"
+            stack.callback(lambda: lock.unlink(missing_ok=True))
+            stack.enter_context(FileLock(lock, timeout=LONGEST_TURN))
+        except Exception:
+            pass  # a graph that is compiled twice is no harm
+        yield
+
+
+def function_of(library: Path) -> Function:
+    """
+    Return the function of a compiled graph.
+
+    :param library: shared object that TorchInductor made; it is loaded, which runs its code
+    """
+    variable = "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"  # which the object reads when it is loaded
+    before = os.environ.get(variable)
+    os.environ[variable] = str(th._C._dynamo.guards._torchinductor_pyobject_tensor_data_ptr)  # type: ignore[attr-defined]
+    try:
+        spec = importlib.util.spec_from_file_location(f"{library.stem}.inductor_entry_cpp", library)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
+    run = module.inductor_entry_cpp
+    give, take = th._C._aoti.unsafe_alloc_void_ptrs_from_tensors, th._C._aoti.alloc_tensors_by_stealing_from_void_ptrs
+    return lambda *inputs: take(run(give(list(inputs))))
+
+
+def _file(folder: Path, key: str, content: bytes) -> Path:
+    return folder / f"{key}-{sha256(key.encode() + content).hexdigest()}.so"
+
+
+def _check_ours(*places: Path) -> None:
+    """:raises PermissionError: another user, except for root, owns a place, or others can write it"""
+    for place in places:
+        status = place.stat()
+        if hasattr(os, "getuid") and status.st_uid not in (0, os.getuid()):
+            raise PermissionError(f"{place} belongs to another user; choose another folder with {VARIABLE}")
+        if os.name == "posix" and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(f"other users can write {place}; chmod go-w {place}, or choose another with {VARIABLE}")
+
+
+_told: set[str] = set()
+
+
+def _tell(sentence: str) -> None:
+    """Warn, once for each kind of problem."""
+    if sentence not in _told:
+        _told.add(sentence)
+        warnings.warn(sentence, RuntimeWarning, stacklevel=3)

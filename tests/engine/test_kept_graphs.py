@@ -1,0 +1,291 @@
+"""Compiled graphs that are kept between runs: found again, refused if they must not be loaded, and harmless if they fail."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+import torch as th
+
+import sb3_pgx.engine.graph_rewrites as graph_rewrites
+from benchmarks.provenance import without_words
+from sb3_pgx.engine import kept_graphs
+from sb3_pgx.engine.compiler import compile_function
+from sb3_pgx.engine.inductor import CPU_OPTIONS
+from sb3_pgx.engine.kept_graphs import VARIABLE, VERSION, clear, graphs, key, load, save, this_environment
+from sb3_pgx.engine.trace import NotCompilable, trace
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+X = th.linspace(-2, 2, 12).reshape(3, 4)
+
+
+def function(x, y):
+    y.add_(1.0)
+    return x.exp() + y, (x * y).sum(0)
+
+
+def examples():
+    return [X.clone(), X.clone()]
+
+
+def expected(x):
+    y = x + 1.0
+    return x.exp() + y, (x * y).sum(0), y
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """A folder with the compiled graph of the function above."""
+    folder = tmp_path_factory.mktemp("graphs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(folder))
+        compile_function(function, examples())
+    return folder
+
+
+@pytest.fixture
+def folder(compiled_once, tmp_path, monkeypatch):
+    """A copy of it, which is the one in use."""
+    copy = tmp_path / "graphs"
+    shutil.copytree(compiled_once, copy)
+    copy.chmod(0o700)
+    monkeypatch.setenv(VARIABLE, str(copy))
+    return copy
+
+
+def loaded(function, arguments):
+    """The function's graph, which must not be compiled."""
+
+    def compiled_anew(seconds):
+        raise RuntimeError("compiled anew")
+
+    return compile_function(function, arguments, compiled_anew)
+
+
+ANEW = pytest.raises(NotCompilable, match="compiled anew")
+
+
+def check(compiled):
+    x, y = th.randn(3, 4), th.randn(3, 4)
+    first, second, changed = expected(x)[0] - (x + 1.0) + (y + 1.0), (x * (y + 1.0)).sum(0), y + 1.0
+    results = compiled([x, y])
+    for result, right in zip([*results, y], [first, second, changed], strict=True):
+        th.testing.assert_close(result, right, rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_is_kept_in_one_file_that_only_its_owner_can_change_and_is_found_again(folder):
+    (kept,) = graphs(folder)
+    assert kept.size == kept.file.stat().st_size and kept.file.stat().st_mode & 0o077 == 0
+    assert [file.name for file in folder.iterdir()] == [kept.file.name], "no lock and no unfinished file is left"
+    check(loaded(function, examples()))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda x, y: function(x, y * 2),
+        lambda x, y: (x.exp() + y.add_(1.5), (x * y).sum(0)),
+        lambda x, y: (x.exp() + y.add_(1.0), (x * y).sum(1)),
+    ],
+)
+def test_other_operations_or_numbers_are_another_graph(folder, other):
+    with ANEW:
+        loaded(other, examples())
+
+
+@pytest.mark.parametrize("other", [X.double(), X.T.contiguous().T, th.ones(4, 4), X.half()])
+def test_other_layouts_are_another_graph(folder, other):
+    with ANEW:
+        loaded(function, [other.clone(), other.clone()])
+
+
+def test_another_torch_machine_or_number_of_threads_is_another_graph(monkeypatch):
+    graph, here = trace(function, examples()).graph, this_environment()
+    keys = {key(graph, examples(), CPU_OPTIONS), key(graph, examples(), CPU_OPTIONS, here)}
+    assert len(keys) == 1 and here._fields == ("rewrites", "torch", "python", "machine", "variables")
+    keys |= {key(graph, examples(), CPU_OPTIONS, here._replace(**{name: "another"})) for name in here._fields}
+    keys.add(key(graph, examples(), {**CPU_OPTIONS, "size_asserts": True}))
+    for setting in ("get_num_threads", "get_float32_matmul_precision", "are_deterministic_algorithms_enabled"):
+        monkeypatch.setattr(th, setting, lambda: "another")
+        keys.add(key(graph, examples(), CPU_OPTIONS))
+        monkeypatch.undo()
+    assert len(keys) == 1 + 5 + 1 + 3
+    machine = " ".join(here.machine)
+    assert th.__version__ in here.torch and (sys.platform in machine) and (th.backends.cpu.get_cpu_capability() in machine)
+
+
+def _flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES = {
+    "a byte": _flip,
+    "cut off": lambda file: file.write_bytes(file.read_bytes()[:1000]),
+    "empty": lambda file: file.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_not_loaded_and_compiled_again(folder, damage):
+    (kept,) = graphs(folder)
+    before = kept.file.read_bytes()
+    DAMAGES[damage](kept.file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(compile_function(function, examples()))
+    (again,) = graphs(folder)
+    assert (again.file.name, again.file.read_bytes()) == (kept.file.name, before)
+
+
+def test_a_file_under_another_name_is_not_loaded(folder):
+    """It takes other inputs: to run it would read beyond them."""
+    (kept,) = graphs(folder)
+    other = key(trace(lambda x: (x.cos(),), [X]).graph, [X], CPU_OPTIONS)
+    kept.file.rename(folder / kept.file.name.replace(kept.file.stem.partition("-")[0], other))
+    assert load(folder, other) is None and graphs(folder) == []
+
+
+def test_a_graph_that_does_not_do_what_the_operations_do_is_compiled_again(folder, tmp_path):
+    def other(x, y):
+        return x.exp() + y.add_(1.5), (x * y).sum(0)
+
+    (kept,) = graphs(folder)
+    compile_function(other, examples())
+    of_other = next(graph for graph in graphs(folder) if graph.file != kept.file)
+    kept.file.unlink()
+    save(folder, key(trace(function, examples()).graph, examples(), CPU_OPTIONS), of_other.file)
+    with ANEW:
+        loaded(function, examples())
+    check(compile_function(function, examples()))
+
+
+def _of_another_user(folder):
+    os.chown(next(folder.iterdir()), 12345, -1)
+
+
+PLACES = {
+    "folder for all": lambda folder: folder.chmod(0o777),
+    "file for the group": lambda folder: next(folder.iterdir()).chmod(0o720),
+    "file of another user": _of_another_user,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_others_can_write_is_not_loaded(folder, place):
+    if "another" in place and os.getuid() != 0:
+        pytest.skip("only root can give a file away")
+    PLACES[place](folder)
+    (kept,) = graphs(folder)
+    with pytest.warns(RuntimeWarning, match="other users can write|belongs to another user") as caught:
+        assert load(folder, kept.file.stem.partition("-")[0]) is None
+        assert load(folder, kept.file.stem.partition("-")[0]) is None
+    assert len(caught) == 1, "said once"
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_but_a_sentence(tmp_path, monkeypatch, compiled_once):
+    (kept,) = graphs(compiled_once)
+    (tmp_path / "file").write_text("mine")
+    with pytest.warns(RuntimeWarning, match="compiled graphs are not kept for later runs: .*file"):
+        save(tmp_path / "file" / "graphs", "key", kept.file)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_nothing_behind(folder, compiled_once):
+    """The limit on the size of files stands in for it."""
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from sb3_pgx.engine.kept_graphs import save\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "save(Path(sys.argv[1]), 'k' * 32, Path(sys.argv[2]))"
+    )
+    before = sorted(folder.iterdir())
+    done = subprocess.run([sys.executable, "-c", script, folder, before[0]], capture_output=True, text=True)
+    assert done.returncode == 0 and "compiled graphs are not kept for later runs" in done.stderr
+    assert sorted(folder.iterdir()) == before
+
+
+def test_beyond_the_bound_the_graphs_that_were_used_least_recently_go(folder, tmp_path):
+    (kept,) = graphs(folder)
+    library = tmp_path / "library.so"
+    for i in range(20):
+        library.write_bytes(kept.file.read_bytes()[:-1] + bytes([i]))
+        save(folder, f"{i:032}", library, max_bytes=10 * kept.size + 1)
+        for file in folder.glob(f"{i:032}-*"):
+            os.utime(file, (i, i))  # long ago, one after the other
+    names = {graph.file.name.partition("-")[0] for graph in graphs(folder)}
+    assert names == {kept.file.name.partition("-")[0], *(f"{i:032}" for i in range(11, 20))}
+    (folder / "notes.txt").write_text("mine")
+    assert clear(folder) == 10 and [file.name for file in folder.iterdir()] == ["notes.txt"]
+
+
+def test_an_empty_name_turns_keeping_off(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "")
+    assert kept_graphs.folder() is None
+    monkeypatch.delenv(VARIABLE)
+    assert kept_graphs.folder().name == "graphs" and "sb3_pgx" in kept_graphs.folder().parts
+
+
+def test_of_several_that_want_a_graph_at_once_one_compiles_it(tmp_path, monkeypatch):
+    """Threads stand in for processes: the lock is on a file."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    made, results = [], []
+    threads = [
+        threading.Thread(target=lambda: results.append(compile_function(function, examples(), made.append))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1 and len(results) == 3
+    for compiled in results:
+        check(compiled)
+
+
+TRAINING = """
+import hashlib, sys, warnings
+import torch as th
+th.set_num_threads(1)
+from support.models import make
+warnings.filterwarnings("error", message="compile=True: .* runs uncompiled")
+model = make(sys.argv[1], compile=True).learn(96)
+print("torch._inductor.compile_fx" in sys.modules)
+print(hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.policy.parameters())).hexdigest())
+"""
+
+
+def _train(name, folder, tmp_path, **environment):
+    root = Path(__file__).parents[2]
+    env = {**os.environ, VARIABLE: str(folder), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"), **environment}
+    env["PYTHONPATH"] = os.pathsep.join([str(root), str(root / "tests")])
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", TRAINING, name], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    imported, parameters = done.stdout.splitlines()[-2:]
+    return imported == "True", parameters
+
+
+@pytest.mark.parametrize(
+    "name", ["a2c", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ppo", "trpo", "acer", "reinforce"))]
+)
+def test_a_process_without_a_compiler_trains_to_the_same_parameters_with_kept_graphs(name, tmp_path):
+    compiled, fresh = _train(name, tmp_path / "graphs", tmp_path)
+    assert compiled and len(graphs(tmp_path / "graphs")) >= 1
+    shutil.rmtree(tmp_path / "inductor")
+    compiled, kept = _train(name, tmp_path / "graphs", tmp_path, PATH="/no/path")
+    assert not compiled and kept == fresh
+    _, again = _train(name, "", tmp_path)
+    assert again == fresh, "as if compiled afresh"
+
+
+# Of each version, a hash of the rewrites. If it differs, the code has changed: raise kept_graphs.VERSION, and add a line here.
+REWRITES = {1: "ab2d1c48b6f9eb76"}
+
+
+def test_the_version_follows_the_rewrites():
+    source = without_words(Path(graph_rewrites.__file__).read_text(encoding="utf-8"))
+    assert REWRITES[VERSION] == hashlib.sha256(source.encode()).hexdigest()[:16]
