@@ -9,7 +9,7 @@ from benchmarks.speed.pfrl_acer import PFRLACER
 from sb3_pgx.experiments.peers import PEERS, resolve_peer
 from sb3_pgx.settings.configs import suggestion
 
-DIAGNOSTICS = "+diagnostics"
+DIAGNOSTICS, ARRAYS = "+diagnostics", "+arrays"
 PFRL_ACER = "pfrl:acer"  # it lacks SB3's interface, so only its speed can be compared
 PPO_ROLLOUT = {"n_steps": 256, "batch_size": 64, "n_epochs": 10}
 TRPO_ROLLOUT = {"n_steps": 256, "batch_size": 128, "cg_max_steps": 15, "n_critic_updates": 10}
@@ -39,7 +39,8 @@ class Case:
     :param algorithm: the algorithm of this package
     :param env_id: Gymnasium's name of the environment
     :param peers: algorithms to compare with: ``sb3:ppo``, ``contrib:trpo``, ``sbx:ppo``, ``pfrl:acer``, or one of ours. If the
-        name ends in ``+diagnostics``, it is trained with a ``DiagnosticsCallback``
+        name ends in ``+diagnostics``, it is trained with a ``DiagnosticsCallback``; if it ends in ``+arrays``, in
+        environments that step as arrays
     :param goals: ratios to reach
     :param acting_goal: largest time per collection step without the environments, in microseconds
     :param callback_goal: largest share of the whole time in the callback's own methods, in [0, 1]
@@ -199,6 +200,23 @@ CASES = (
             ("sb3:a2c", 0.1, 20_480),
         )
     ),
+    *(
+        Case(
+            f"ppo-cartpole-{n_envs}-arrays",
+            f"ppo{ARRAYS}",
+            "CartPole-v1",
+            ("sb3:ppo", "ppo"),
+            goals,
+            timesteps=10 * 128 * n_envs if n_envs > 8 else 20_480,
+            hyperparameters={"n_steps": 128, "batch_size": 256, "n_epochs": 4},
+            n_envs=n_envs,
+        )
+        for n_envs, goals in (
+            (8, ()),
+            (64, (Goal("frames", "ppo", 1.8), Goal("frames", "sb3:ppo", 10.0))),
+            (256, ()),
+        )
+    ),
     Case(
         "ppo-images",
         "ppo",
@@ -242,4 +260,4 @@ def contender_class(contender: str) -> type[Any]:
     """Return the class of a contender. Its package must be installed. It has the methods of SB3 that are timed."""
     if contender == PFRL_ACER:
         return PFRLACER
-    return resolve_peer(contender.removesuffix(DIAGNOSTICS)).algorithm
+    return resolve_peer(contender.removesuffix(DIAGNOSTICS).removesuffix(ARRAYS)).algorithm

@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.speed.cases import DIAGNOSTICS, Case, contender_class
+from benchmarks.speed.cases import ARRAYS, DIAGNOSTICS, Case, contender_class
 from benchmarks.speed.phases import timed_phases
 from benchmarks.speed.results import PhaseRound, Round
 from sb3_pgx.diagnostics import DiagnosticsCallback
+from sb3_pgx.environments import make_vec_env
 from sb3_pgx.stages.algorithm import ceil_div
 
 SEED = 0
@@ -38,7 +39,7 @@ class Measurement:
     """
 
     def __init__(self, case: Case, contender: str):
-        env = make_vec_env(case.env_id, case.n_envs, seed=SEED)
+        env = _environments(case, contender)
         arguments: dict[str, Any] = case.arguments(contender)
         self.case = case
         self.model = contender_class(contender)(case.policy, env, seed=SEED, device="cpu", verbose=0, **arguments)
@@ -94,7 +95,7 @@ class Measurement:
 
     def ceiling(self, timesteps: int) -> Round:
         """Step the environments with random actions and no algorithm: no algorithm can be faster than this."""
-        env = make_vec_env(self.case.env_id, self.case.n_envs, seed=SEED)
+        env = _environments(self.case, self.case.algorithm)
         env.reset()
         env.action_space.seed(SEED)
         actions = [np.stack([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(ACTIONS)]
@@ -143,6 +144,10 @@ class Process:
         self._pool.shutdown()
 
 
+def _environments(case: Case, contender: str) -> VecEnv:
+    return make_vec_env(case.env_id, case.n_envs, seed=SEED, vector=contender.endswith(ARRAYS))
+
+
 def gradient_steps_per_update(model: BaseAlgorithm) -> int:
     """Return the number of gradient steps per update: minibatches times epochs; 1 if the algorithm has no epochs."""
     if not hasattr(model, "n_epochs"):
@@ -169,7 +174,7 @@ _measurement: Measurement
 def _initialize(cache: Path, prepare: Callable[[], None] | None) -> None:
     """Prepare the process before any module that reads these variables is imported."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C, too, and lets the round end
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"], os.environ["SB3_PGX_CACHE_DIR"] = str(cache), str(cache / "graphs")
     os.environ["JAX_PLATFORMS"] = "cpu"
     th.set_num_threads(1)
     if prepare is not None:

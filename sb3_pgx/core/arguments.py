@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -57,11 +56,6 @@ def check_env_argument(env: Any) -> None:
     :raises TypeError: SB3 could not step it
     """
     name = type(env).__name__
-    if isinstance(env, gym.vector.VectorEnv):
-        raise TypeError(
-            f"env is {name}, a VectorEnv of gymnasium, but the algorithms need a VecEnv of SB3: make the same environments "
-            "with stable_baselines3.common.env_util.make_vec_env(id, n_envs=N)"
-        )
     if isinstance(env, type) or not (hasattr(env, "reset") and hasattr(env, "step")):
         what = f"the class {env.__name__}" if isinstance(env, type) else f"of type {name}"
         raise TypeError(

@@ -1,7 +1,7 @@
 """Stage 1: step the environments, and keep what they return and what the policy did."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -26,6 +26,8 @@ from sb3_pgx.core.undo import Undo, attributes_of, undone_if_refused
 from sb3_pgx.engine.behaviour_policy import BehaviourPolicy
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import CompiledPass
+from sb3_pgx.environments.array_infos import ArrayInfos
+from sb3_pgx.environments.vector_env import carrying_adapter
 from sb3_pgx.stages.action_sampler import ActionSampler
 from sb3_pgx.stages.guard import GuardedEnvironments
 from sb3_pgx.stages.quotas import Quota, StepQuota, counted
@@ -118,6 +120,7 @@ class Collecting(OnPolicyAlgorithm):
         buffer = self._attach_buffer(rollout_buffer, recorder)
         watched = may_read_locals(callback)
         evaluations: WeakValueDictionary[int, StepEvaluation] = WeakValueDictionary()  # that a callback may have kept
+        carrying = carrying_adapter(env)
         n_steps, is_full = 0, False
         if self.use_sde:
             self._reset_noise(env)
@@ -142,9 +145,10 @@ class Collecting(OnPolicyAlgorithm):
                 evaluations[n_steps], (values, log_probs) = evaluation, evaluation.deferred
             # As in SB3, a callback may write into what was acted on.
             before = self._last_obs = self._last_obs if recorder.shifts else row
+            resetting = None if carrying is None else carrying.resetting  # rows of which this step is no experience
             new_obs, rewards, dones, infos = guarded.step(clipped_actions, n_steps)
 
-            self.num_timesteps += env.num_envs
+            self.num_timesteps += env.num_envs if resetting is None else int((~resetting).sum())
             if watched:
                 callback.update_locals(locals())
             try:
@@ -153,29 +157,30 @@ class Collecting(OnPolicyAlgorithm):
                 observed, episode_starts = self._last_obs, self._last_episode_starts  # a callback may have replaced them
             finally:
                 # Whatever was raised, the next rollout starts from where the environments are.
-                self._last_obs, self._last_episode_starts = new_obs, dones
+                ends = dones if resetting is None else dones | resetting
+                self._last_obs, self._last_episode_starts = new_obs, ends
             if not continues:
                 self._stop(evaluations.values())
                 return False
 
             if observed is not before:
                 row = recorder.observe(observed)
-            valid = quota.contributing()
+            valid = quota.contributing() if resetting is None else quota.contributing() & ~resetting
             self._update_info_buffer(*counted(infos, dones, quota))
             given = (values, log_probs) if evaluation is None else evaluation.to_keep(row, actions)
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)  # which SB3's callbacks find at on_rollout_end
-            recorder.add(actions, rewards, dones, infos, valid, episode_starts, env, given)
+            recorder.add(actions, rewards, ends, infos, valid, episode_starts, env, given)
             if snapshot is not None and snapshot.has_changed(self.policy):
                 self._evaluate_before_change(snapshot, recorder)
                 snapshot = BehaviourPolicy(self.policy)
                 buffer.follow_policy(self.policy)
             buffer.recorded()
-            is_full = quota.count(dones)
+            is_full = quota.count(dones, valid)
             n_steps += 1
 
         collected = recorder.rollout(new_obs, self.device)
-        rollout = self.last_rollout = self.evaluate_and_present(collected, buffer, dones, recorder if watched else None)
+        rollout = self.last_rollout = self.evaluate_and_present(collected, buffer, ends, recorder if watched else None)
         del collected  # the callback's locals would keep its tensors
         for t, kept in evaluations.items():
             kept.settle(rollout.values[t], rollout.log_prob[t])
@@ -184,15 +189,32 @@ class Collecting(OnPolicyAlgorithm):
         callback.on_rollout_end()
         return True
 
+    @property
+    def refuses_gaps(self) -> str | None:
+        """Reason why the algorithm cannot leave single rows of a rollout out; ``None`` if it can."""
+        return None
+
     def _attach_buffer(self, buffer: RolloutBuffer, recorder: Recorder) -> RolloutView | CustomBuffer:
         """Reset the rollout buffer and connect it to the recorder."""
         followed = buffer if isinstance(buffer, RolloutView) else CustomBuffer(buffer)
+        gaps = carrying_adapter(self.env)
+        if gaps is not None:
+            self._refuse_gaps(type(gaps.vector_env.unwrapped).__name__, isinstance(followed, CustomBuffer))
         if isinstance(followed, CustomBuffer):
             self.refuse_buffer(type(buffer), "rollout_buffer")
         else:
             followed.refuses_rows, followed.unlearned = self.refuses_rows, self.unlearned
         followed.follow(recorder, self.policy, self.gamma)
         return followed
+
+    def _refuse_gaps(self, env: str, own_buffer: bool) -> None:
+        reason = "a rollout buffer of your own learns from every row" if own_buffer else self.refuses_gaps
+        if reason is not None:
+            raise ValueError(
+                f"{env} resets an environment in the step after an episode's end, which is no experience, and {reason}; use "
+                "an environment that resets in the same step, such as gymnasium.make_vec(id, N, 'sync', vector_kwargs="
+                "{'autoreset_mode': gymnasium.vector.AutoresetMode.SAME_STEP})"
+            )
 
     def refuse_buffer(self, buffer_class: type, name: str) -> None:
         """:raises ValueError: the algorithm cannot learn from a buffer of this class"""
@@ -221,8 +243,11 @@ class Collecting(OnPolicyAlgorithm):
                 if place not in recorder.known_finals:
                     recorder.known_finals[place] = final_value(behaviour.policy, observation)
 
-    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
-        told = [i for i, info in enumerate(infos) if "episode" in info or "is_success" in info]
+    def _update_info_buffer(self, infos: Sequence[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        if isinstance(infos, ArrayInfos):
+            told = list(infos.ended)
+        else:
+            told = [i for i, info in enumerate(infos) if "episode" in info or "is_success" in info]
         if told:
             # An environment may use the dictionary of an episode again in its next step.
             kept = [{**infos[i], "episode": dict(infos[i]["episode"])} if infos[i].get("episode") else infos[i] for i in told]

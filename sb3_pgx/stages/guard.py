@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_pgx.core.checks import arrays_are_finite, by_name, environment_name
 from sb3_pgx.core.undo import Refusal
+from sb3_pgx.environments.valid_rows import counting_valid_rows
+from sb3_pgx.environments.vector_env import carrying_adapter
 
 
 class GuardedEnvironments:
@@ -28,6 +31,7 @@ class GuardedEnvironments:
 
     def __init__(self, env: VecEnv, normalize: VecNormalize | None, n_updates: int, failed: Callable[[], None]):
         self.env, self.normalize, self.n_updates, self._failed = env, normalize, n_updates, failed
+        self._carrying = carrying_adapter(env)
         self.statistics = copy.deepcopy(statistics_of(normalize)) if normalize is not None else {}
 
     def put_back(self) -> None:
@@ -65,13 +69,19 @@ class GuardedEnvironments:
         :raises TypeError: they are not numbers
         """
         try:
-            observations, rewards, dones, infos = self.env.step(actions)
+            observations, rewards, dones, infos = self._step(actions)
             observations, rewards = as_arrays(observations), as_arrays(rewards)
             self.check(observations, rewards, step)
             return observations, rewards, np.array(as_arrays(dones), dtype=bool), infos  # a copy, of what may be numbers
         except BaseException:
             with self._failures():  # only now: a context around each step would cost 2 % of a collection step
                 raise
+
+    def _step(self, actions: np.ndarray) -> VecEnvStepReturn:
+        if self._carrying is None or self.normalize is None:
+            return self.env.step(actions)
+        with counting_valid_rows(self.normalize, self._carrying):
+            return self.env.step(actions)
 
     @contextmanager
     def _failures(self) -> Iterator[None]:

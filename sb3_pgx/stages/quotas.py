@@ -21,8 +21,14 @@ class Quota(Protocol):
     def contributing(self) -> np.ndarray:
         """Return which environments' next rows count, boolean ``[N]``."""
 
-    def count(self, dones: np.ndarray) -> bool:
-        """Count a step. Return whether the rollout is complete."""
+    def count(self, dones: np.ndarray, valid: np.ndarray) -> bool:
+        """
+        Count a step.
+
+        :param dones: which episodes have ended, ``[N]``
+        :param valid: which rows count, ``[N]``
+        :return: whether the rollout is complete
+        """
 
 
 class StepQuota:
@@ -40,7 +46,7 @@ class StepQuota:
     def contributing(self) -> np.ndarray:
         return self._all
 
-    def count(self, dones: np.ndarray) -> bool:
+    def count(self, dones: np.ndarray, valid: np.ndarray) -> bool:
         self.remaining -= 1
         return self.remaining <= 0
 
@@ -69,8 +75,8 @@ class EpisodeQuota:
     def contributing(self) -> np.ndarray:
         return self.missing > 0
 
-    def count(self, dones: np.ndarray) -> bool:
-        self.lengths += 1
+    def count(self, dones: np.ndarray, valid: np.ndarray) -> bool:
+        self.lengths += valid
         self.missing -= dones & (self.missing > 0)
         self.lengths[dones | (self.missing == 0)] = 0
         if self.lengths.max() >= self.max_episode_steps:

@@ -22,7 +22,6 @@ from sb3_pgx.registry import ALGORITHMS
 @pytest.mark.parametrize(
     "env, message",
     [
-        (gym.vector.SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 2), "env is SyncVectorEnv, a VectorEnv of gymnasium"),
         (lambda: gym.make("CartPole-v1"), "env is of type function"),
         (AnySpace, "env is the class AnySpace"),
         ([], "env is of type list"),

@@ -372,6 +372,11 @@ class ACER(RMSpropAlgorithm):
     refuses_buffers = refuses_rows
 
     @property
+    def refuses_gaps(self) -> str | None:
+        """Why the algorithm cannot leave single rows of a rollout out."""
+        return "ACER replays whole segments"
+
+    @property
     def unlearned(self) -> tuple[str, ...]:
         """Arrays of the rollout buffer that ACER does not learn from: all of them, since it learns from its memory."""
         return COLUMNS

@@ -1,0 +1,76 @@
+"""The infos of environments that step as arrays: SB3's dictionaries are made only when something reads them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+
+
+class ArrayInfos(Sequence[dict[str, Any]]):
+    """
+    One dictionary per environment, as SB3's environments return them, made at the first access.
+
+    ``ended`` holds what episodes that ended add to their dictionaries, by environment.
+
+    :param arrays: infos as gymnasium's vector environments return them: arrays over environments, with masks ``_<name>``
+    :param n_envs: N, number of environments
+    """
+
+    def __init__(self, arrays: Mapping[str, Any], n_envs: int):
+        self.arrays, self.n_envs = arrays, n_envs
+        self.ended: dict[int, dict[str, Any]] = {}
+        self._made: dict[int, dict[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return self.n_envs
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self.n_envs))]
+        place = range(self.n_envs)[index]
+        if place not in self._made:
+            ended = self.ended.get(place, {"TimeLimit.truncated": False})
+            self._made[place] = {**info_of(self.arrays, place), **ended}
+        return self._made[place]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(self.__getitem__, range(self.n_envs))
+
+
+def info_of(arrays: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """
+    Return the dictionary of one environment.
+
+    :param arrays: infos as gymnasium's vector environments return them. What an episode's last step leaves in ``final_obs``
+        and ``final_info`` is not part of it, and where that step's infos are, they replace those of the reset after it
+    :param index: the environment
+    """
+    if _has("final_info", arrays, index):
+        return info_of(arrays["final_info"], index)
+    names = [name for name in arrays if not name.startswith("_") and name not in ("final_obs", "final_info")]
+    return {name: _value(arrays[name], index) for name in names if _has(name, arrays, index)}
+
+
+def _has(name: str, arrays: Mapping[str, Any], index: int) -> bool:
+    return name in arrays and bool(arrays.get(f"_{name}", _ALL)[index])
+
+
+def _value(values: Any, index: int) -> Any:
+    if isinstance(values, Mapping):
+        return info_of(values, index)
+    value = values[index]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+class _All:
+    """A mask that is true everywhere."""
+
+    def __getitem__(self, index: int) -> bool:
+        return True
+
+
+_ALL = _All()

@@ -1,0 +1,179 @@
+"""A vector environment of gymnasium behind the interface of SB3's ``VecEnv``."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from sb3_pgx.environments.array_infos import ArrayInfos, info_of
+from sb3_pgx.environments.autoreset import SAME_STEP, autoreset_mode, resets_rows_alone
+
+
+def as_vec_env(env: gym.vector.VectorEnv) -> "VectorEnvAdapter":
+    """
+    Put a vector environment of gymnasium behind SB3's interface. The algorithms of this package do so themselves; functions
+    of SB3, such as ``evaluate_policy``, and its wrappers, such as ``VecNormalize``, need it.
+
+    :param env: the vector environment, in any of gymnasium's autoreset modes
+    :raises ValueError: its mode is unknown, or it resets no environment at all
+    """
+    return VectorEnvAdapter(env)
+
+
+class VectorEnvAdapter(VecEnv):
+    """
+    A vector environment of gymnasium as SB3's ``VecEnv``: all environments step in one call, on arrays.
+
+    Episodes' returns and lengths are counted here, and reported as ``info["episode"]`` as SB3's ``Monitor`` does.
+
+    An environment whose episode has ended is reset in the same step. Where it cannot be (in gymnasium's mode ``NEXT_STEP``,
+    if single environments cannot be reset), its next step only resets it: ``resetting`` says in which environments the next
+    step will do so, ``[N]``, and is ``None`` if there are none. The algorithms of this package neither learn from these steps
+    nor count them. ``VecEnv`` has no notion of them, so other readers see a step with reward 0. Of the last step, ``acted_on``
+    are the environments in whose observations a policy acts, and ``rewarded`` those that were not reset, ``[N]`` each.
+
+    :param env: the vector environment
+    :raises ValueError: its autoreset mode is unknown; or it resets no environment itself, and cannot reset single ones
+    """
+
+    def __init__(self, env: gym.vector.VectorEnv):
+        self.vector_env = env
+        self._mode = autoreset_mode(env)
+        self._resets_rows = self._mode != SAME_STEP and resets_rows_alone(env, self._mode)
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        self.metadata = env.metadata
+        self.carries = self._mode != SAME_STEP and not self._resets_rows  # whether some steps only reset
+        self.resetting: np.ndarray | None = None
+        self.acted_on = self.rewarded = np.ones(self.num_envs, dtype=bool)
+        self._returns, self._lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=int)
+        self._start = time.time()
+        self._actions: Any = None
+
+    # ------------------------------------------------------------------------------------------------ steps
+
+    def reset(self) -> VecEnvObs:
+        options = next((options for options in self._options if options), None)
+        seed: Any = _seed(self._seeds)
+        observations, infos = self.vector_env.reset(seed=seed, options=options)
+        self.reset_infos = [info_of(infos, i) for i in range(self.num_envs)]
+        self.resetting, self.acted_on = None, np.ones(self.num_envs, dtype=bool)
+        self._returns[:], self._lengths[:] = 0.0, 0
+        self._reset_seeds()
+        self._reset_options()
+        return observations
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        observations, rewards, terminated, truncated, arrays = self.vector_env.step(self._actions)
+        dones = np.logical_or(terminated, truncated)
+        infos = ArrayInfos(arrays, self.num_envs)
+        if self.carries:
+            self.acted_on, self.rewarded = ~dones, self._rewarded()
+            rewards = np.where(self.rewarded, rewards, 0.0)
+        self._returns += rewards
+        self._lengths += self.rewarded
+        ended = dones.nonzero()[0]
+        if len(ended):
+            for i in ended.tolist():
+                infos.ended[i] = {
+                    "TimeLimit.truncated": bool(truncated[i] and not terminated[i]),
+                    "terminal_observation": self._final_observation(observations, arrays, i),
+                    "episode": self._statistics(i),
+                }
+            self._returns[ended], self._lengths[ended] = 0.0, 0
+            if self._resets_rows:
+                observations = self._reset_rows(dones, ended)
+            elif self._mode == SAME_STEP:
+                for i in ended.tolist():
+                    self.reset_infos[i] = _without_masks(arrays, i)
+        self.resetting = dones.copy() if self.carries and len(ended) else None
+        return observations, np.asarray(rewards, np.float32), dones, infos  # type: ignore[return-value]
+
+    def _rewarded(self) -> np.ndarray:
+        return np.ones(self.num_envs, dtype=bool) if self.resetting is None else ~self.resetting
+
+    def _reset_rows(self, dones: np.ndarray, ended: np.ndarray) -> Any:
+        observations, infos = self.vector_env.reset(options={"reset_mask": dones.copy()})
+        for i in ended.tolist():
+            self.reset_infos[i] = info_of(infos, i)
+        return observations
+
+    def _final_observation(self, observations: Any, arrays: dict[str, Any], index: int) -> Any:
+        if self._mode == SAME_STEP:
+            return arrays["final_obs"][index]
+        if isinstance(observations, dict):
+            return {key: np.array(part[index]) for key, part in observations.items()}
+        return np.array(observations[index])
+
+    def _statistics(self, index: int) -> dict[str, Any]:
+        elapsed = round(time.time() - self._start, 6)
+        return {"r": round(float(self._returns[index]), 6), "l": int(self._lengths[index]), "t": elapsed}
+
+    # ------------------------------------------------------------------------------------------------ the rest of VecEnv
+
+    def close(self) -> None:
+        self.vector_env.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        frames: Any = self.vector_env.render()
+        return [None] * self.num_envs if frames is None else list(frames)
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        of_each = getattr(self.vector_env, "get_attr", None)
+        if attr_name == "render_mode" or of_each is None:
+            values: Sequence[Any] = [getattr(self.vector_env, attr_name)] * self.vector_env.num_envs
+        else:
+            values = of_each(attr_name)
+        return [values[i] for i in self._indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        self._needs("set_attr", attr_name)
+        values = list(self.get_attr(attr_name))
+        for i in self._indices(indices):
+            values[i] = value
+        self.vector_env.set_attr(attr_name, values)  # type: ignore[attr-defined]
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        self._needs("call", method_name)
+        chosen = list(self._indices(indices))
+        if len(chosen) < self.num_envs:
+            raise ValueError(f"{method_name} can be called in all environments of a VectorEnv only, not in {chosen} alone")
+        return list(self.vector_env.call(method_name, *args, **kwargs))  # type: ignore[attr-defined]
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """Of ``Monitor``'s statistics this adapter is the source; of other wrappers nothing is known."""
+        return [issubclass(wrapper_class, Monitor)] * len(list(self._indices(indices)))
+
+    def _indices(self, indices: VecEnvIndices) -> Iterable[int]:
+        if indices is None:
+            return range(self.vector_env.num_envs)
+        return [indices] if isinstance(indices, int) else indices
+
+    def _needs(self, method: str, name: str) -> None:
+        if not hasattr(self.vector_env, method):
+            raise AttributeError(f"{type(self.vector_env).__name__} cannot reach into single environments, as {name} would")
+
+
+def carrying_adapter(env: VecEnv | None) -> VectorEnvAdapter | None:
+    """Return the adapter of vector environments of which some steps only reset, if ``env`` is one or wraps one."""
+    inner = None if env is None else env.unwrapped
+    return inner if isinstance(inner, VectorEnvAdapter) and inner.carries else None
+
+
+def _seed(seeds: Sequence[int | None]) -> int | list[int | None] | None:
+    """Return seeds as a vector environment takes them: not all take a list."""
+    first = seeds[0]
+    if first is not None and list(seeds) == list(range(first, first + len(seeds))):
+        return first
+    return list(seeds) if any(seed is not None for seed in seeds) else None
+
+
+def _without_masks(arrays: dict[str, Any], index: int) -> dict[str, Any]:
+    return info_of({name: values for name, values in arrays.items() if "final_info" not in name}, index)
