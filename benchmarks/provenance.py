@@ -19,6 +19,7 @@ TRAINING_CODE = (
     "sb3_pgx/algorithms",
     "sb3_pgx/core",
     "sb3_pgx/engine",
+    "sb3_pgx/environments",
     "sb3_pgx/experiments/runs.py",
     "sb3_pgx/ops",
     "sb3_pgx/registry.py",
