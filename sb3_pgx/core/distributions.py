@@ -108,6 +108,10 @@ class Choice(CategoricalDistribution):
         """Return the entropy, ``[B]``."""
         return entropy_categorical(self.logits)
 
+    def sample(self) -> th.Tensor:
+        """Draw actions, ``[B]``, from the same random numbers as torch's distribution."""
+        return th.multinomial(self.logits.softmax(dim=1), 1, replacement=True).squeeze(1)
+
 
 def has_one_hot(space: spaces.Space) -> bool:
     """Return whether SB3 encodes an observation, or a part of it, one-hot."""

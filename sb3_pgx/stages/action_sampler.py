@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sb3_pgx.core.distributions import SAMPLED, noise_source
 from sb3_pgx.core.errors import blaming_numbers, not_finite_parameter
-from sb3_pgx.core.policies import is_sb3s
+from sb3_pgx.core.policies import is_sb3s, unchecked
 from sb3_pgx.core.undo import Refusal
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.parameters import all_finite
@@ -122,7 +122,8 @@ def sample_actions(
     """
     with th.no_grad():
         if can_skip_forward(policy) and not evaluates:
-            actions = policy._predict(observations)
+            with unchecked(policy):
+                actions = policy._predict(observations)
             return actions.reshape((-1, *policy.action_space.shape)), None, None  # type: ignore[misc]
         actions, values, log_prob = policy(observations)
         return actions, values, log_prob

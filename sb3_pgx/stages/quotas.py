@@ -21,7 +21,7 @@ class Quota(Protocol):
     def contributing(self) -> np.ndarray:
         """Return which environments' next rows count, boolean ``[N]``."""
 
-    def count(self, dones: np.ndarray, valid: np.ndarray) -> bool:
+    def count(self, dones: np.ndarray, valid: np.ndarray | bool = True) -> bool:
         """
         Count a step.
 
@@ -46,7 +46,7 @@ class StepQuota:
     def contributing(self) -> np.ndarray:
         return self._all
 
-    def count(self, dones: np.ndarray, valid: np.ndarray) -> bool:
+    def count(self, dones: np.ndarray, valid: np.ndarray | bool = True) -> bool:
         self.remaining -= 1
         return self.remaining <= 0
 
@@ -75,7 +75,7 @@ class EpisodeQuota:
     def contributing(self) -> np.ndarray:
         return self.missing > 0
 
-    def count(self, dones: np.ndarray, valid: np.ndarray) -> bool:
+    def count(self, dones: np.ndarray, valid: np.ndarray | bool = True) -> bool:
         self.lengths += valid
         self.missing -= dones & (self.missing > 0)
         self.lengths[dones | (self.missing == 0)] = 0
