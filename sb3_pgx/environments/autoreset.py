@@ -5,6 +5,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from sb3_pgx.environments.envpool import EnvPoolVectorEnv
+
 SAME_STEP, NEXT_STEP, DISABLED = "SAME_STEP", "NEXT_STEP", "DISABLED"
 
 
@@ -36,7 +38,7 @@ def resets_rows_alone(env: gym.vector.VectorEnv, mode: str) -> bool:
     :param mode: its mode
     :raises ValueError: the mode is ``DISABLED``, and single environments cannot be reset
     """
-    if isinstance(env.unwrapped, gym.vector.SyncVectorEnv | gym.vector.AsyncVectorEnv):
+    if isinstance(env.unwrapped, gym.vector.SyncVectorEnv | gym.vector.AsyncVectorEnv | EnvPoolVectorEnv):
         return True
     alone = _resets_rows_alone(env)
     if mode == DISABLED and not alone:

@@ -12,17 +12,23 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from sb3_pgx.environments.array_infos import ArrayInfos, info_of
 from sb3_pgx.environments.autoreset import SAME_STEP, autoreset_mode, resets_rows_alone
+from sb3_pgx.environments.envpool import EnvPoolVectorEnv, is_envpool
 
 
-def as_vec_env(env: gym.vector.VectorEnv) -> "VectorEnvAdapter":
+def is_vector_env(env: Any) -> bool:
+    """Return whether :func:`as_vec_env` takes an environment."""
+    return isinstance(env, gym.vector.VectorEnv) or is_envpool(env)
+
+
+def as_vec_env(env: Any) -> "VectorEnvAdapter":
     """
-    Put a vector environment of gymnasium behind SB3's interface. The algorithms of this package do so themselves; functions
-    of SB3, such as ``evaluate_policy``, and its wrappers, such as ``VecNormalize``, need it.
+    Put a vector environment of gymnasium or of EnvPool behind SB3's interface. The algorithms of this package do so
+    themselves; functions of SB3, such as ``evaluate_policy``, and its wrappers, such as ``VecNormalize``, need it.
 
-    :param env: the vector environment, in any of gymnasium's autoreset modes
+    :param env: a vector environment in any of gymnasium's autoreset modes, or the result of ``envpool.make``
     :raises ValueError: its mode is unknown, or it resets no environment at all
     """
-    return VectorEnvAdapter(env)
+    return VectorEnvAdapter(EnvPoolVectorEnv(env) if is_envpool(env) else env)
 
 
 class VectorEnvAdapter(VecEnv):

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -56,7 +55,7 @@ from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiler import COMPILE_AFTER, check_compile
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import acting_pass, evaluation_pass
-from sb3_pgx.environments import as_vec_env
+from sb3_pgx.environments.vector_env import as_vec_env, is_vector_env
 from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
 from sb3_pgx.stages.report import notify, notify_of_error
 from sb3_pgx.stages.update import Updating
@@ -131,7 +130,7 @@ class PolicyGradientAlgorithm(Updating):
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         check_env_argument(env)
-        if isinstance(env, gym.vector.VectorEnv):
+        if is_vector_env(env):
             env = as_vec_env(env)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
