@@ -9,6 +9,8 @@ import gc
 import json
 import sys
 import time
+from importlib import import_module
+from importlib.util import find_spec
 
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
@@ -29,9 +31,8 @@ def main(case: dict) -> None:
     model.set_logger(Logger(None, []))
     callback = None
     if diagnosed:
-        from sb3_pgx.diagnostics import DiagnosticsCallback
-
-        callback = DiagnosticsCallback()
+        room = next(name for name in ("diagnostics", "callbacks") if find_spec(f"sb3_pgx.{name}"))  # the older commits' name
+        callback = import_module(f"sb3_pgx.{room}").DiagnosticsCallback()
     for _ in range(WARM_UP):
         model.learn(1, callback, reset_num_timesteps=False)
     gc.collect()

@@ -90,7 +90,7 @@ def distribution_kept(policy: ActorCriticPolicy) -> Iterator[None]:
 class Choice(CategoricalDistribution):
     """
     SB3's categorical distribution without torch's, which takes three times as many operations, most of them to check
-    arguments. NaN among the logits gives NaN: callers must check that results are finite.
+    arguments. NaN among the logits gives NaN, and an error of torch when sampling: callers must check that results are finite.
     """
 
     logits: th.Tensor  # normalised, [B, K]

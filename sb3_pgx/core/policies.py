@@ -274,8 +274,8 @@ def samples_as_sb3(method: Method) -> Method:
 @contextmanager
 def unchecked(policy: ActorCriticPolicy) -> Iterator[None]:
     """
-    Within this context, ``evaluate_actions`` skips the checks of torch's Categorical distribution, if both the method and the
-    distribution are SB3's. For callers that check themselves that the results are finite.
+    Within this context, ``evaluate_actions`` and ``_predict`` skip the checks of torch's Categorical distribution, if the
+    methods and the distribution are SB3's. For callers that check themselves that the results are finite.
 
     :param policy: policy whose distribution is replaced by a :class:`~sb3_pgx.core.distributions.Choice`
     """

@@ -159,4 +159,12 @@ def _compiled(graph: fx.GraphModule, examples: Sequence[Tensor]) -> Inductor:
 def _loaded(folder: Path, key: str, graph: fx.GraphModule, examples: Sequence[Tensor]) -> Function | None:
     """Return the graph that is kept under a key, if it does what the operations do, run one by one."""
     loaded = kept_graphs.load(folder, key)
-    return loaded if loaded is not None and same_results(graph, loaded, examples, **KEPT_LIKE_EAGER) else None
+    if loaded is None:
+        return None
+    try:
+        if same_results(graph, loaded, examples, **KEPT_LIKE_EAGER):
+            return loaded
+    except Exception:  # whatever it raises, it is not the graph of these operations
+        pass
+    kept_graphs.remove(folder, key)
+    return None

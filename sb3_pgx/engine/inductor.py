@@ -53,7 +53,8 @@ class Inductor:
         if examples[0].is_cuda:
             candidates.insert(0, lambda: CudaGraph(outer, examples))
         for make in candidates:
-            with suppress(RuntimeError, AttributeError):  # not every operation can be captured; torch's names may change
+            with suppress(RuntimeError, AttributeError, ImportError, OSError):
+                # Not every operation can be captured on CUDA; torch's names may change; a folder may forbid to run code.
                 candidate = make()
                 if same_results(outer, candidate, examples):
                     self.function = candidate

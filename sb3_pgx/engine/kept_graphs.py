@@ -44,10 +44,11 @@ def folder() -> Path | None:
     """Return the folder of compiled graphs, which need not exist; ``None`` if they are not kept."""
     place = os.environ.get(VARIABLE)
     if place is not None:
-        return Path(place).expanduser() if place else None
+        return Path(os.path.expanduser(place)) if place else None
     from platformdirs import user_cache_path
 
-    return user_cache_path("sb3_pgx") / "graphs"
+    of_user = user_cache_path("sb3_pgx") / "graphs"
+    return of_user if of_user.is_absolute() else None  # of a user without a home
 
 
 def graphs(folder: Path) -> list[KeptGraph]:
@@ -63,9 +64,16 @@ def graphs(folder: Path) -> list[KeptGraph]:
 def clear(folder: Path) -> int:
     """Remove all graphs from a folder, and nothing else. Return their number."""
     kept = graphs(folder)
-    for graph in kept:
-        graph.file.unlink(missing_ok=True)
+    for file in (*(graph.file for graph in kept), *folder.glob("*.lock")):
+        file.unlink(missing_ok=True)
     return len(kept)
+
+
+def remove(folder: Path, key: str) -> None:
+    """Remove the graph that is kept under a key."""
+    for file in folder.glob(f"{key}-*.so"):
+        with suppress(OSError):
+            file.unlink()
 
 
 class Environment(NamedTuple):
@@ -123,10 +131,10 @@ def key(
     :param environment: default: that of this process
     """
     here = environment or this_environment()
-    nodes = [(node.op, str(node.target), repr(node.args), repr(node.kwargs)) for node in graph.graph.nodes]
+    nodes = [(n.name, n.op, str(n.target), repr(n.args), repr(n.kwargs)) for n in graph.graph.nodes]
     inputs = [(tuple(x.shape), x.stride(), str(x.dtype)) for x in examples]
     settings: list[Any] = [th.get_num_threads(), th.get_float32_matmul_precision(), th.are_deterministic_algorithms_enabled()]
-    settings += [th.backends.mkldnn.enabled, sorted(options.items())]
+    settings += [th.get_default_dtype(), th.backends.mkldnn.enabled, sorted(options.items())]
     return sha256(repr((nodes, inputs, settings, here)).encode()).hexdigest()[:32]
 
 

@@ -146,8 +146,9 @@ class Update:
 
     def store(self) -> None:
         """Write the result into policy and optimizer."""
-        if self._state is not None:
-            self._state.held.store(self.taken)
+        state = self._state if self._epoch is None else self._epoch.state  # an interruption may have come before the end
+        if state is not None:
+            state.held.store(state.progress.taken)
 
     def _begun(self, batch: Rows, single: bool) -> State:
         """Return the state so far. Which parameters move, the first minibatch shows."""

@@ -27,7 +27,7 @@ class Trace:
 
     :param graph: takes the arguments that are read, and then the constants
     :param read: which arguments are read
-    :param constants: tensors that the function makes from numbers, such as ``torch.tensor(0.5)``
+    :param constants: tensors that the function makes from numbers and arrays, such as ``torch.tensor(0.5)``
     """
 
     graph: fx.GraphModule
@@ -68,7 +68,8 @@ class _MergedAndChanged(Exception):
 def _record(function: Function, examples: Sequence[Tensor], merging: bool) -> Trace:
     arguments = [copy_like(x) for x in examples]
     recorder = Recorder(arguments, merging)
-    with _mode()(recorder):
+    reading, recording = _modes()
+    with recording(recorder), reading(recorder):
         result = function(*arguments)
     graph, inputs = recorder.graph, recorder.inputs
     graph.output(map_aggregate(tuple(result), recorder.node))
@@ -126,6 +127,11 @@ class Recorder:
                     self._stand_for(x, self._item(node, i))
         return result
 
+    def read(self, x: Tensor, how: str) -> None:
+        """:raises NotCompilable: the numbers of a tensor that depends on the arguments would become part of the graph"""
+        if x.numel():
+            raise NotCompilable(f"it reads the values of a tensor, on which a graph cannot depend ({how})")
+
     def node(self, x: Any) -> Any:
         """
         Return the node of a tensor; anything else stays as it is.
@@ -175,10 +181,24 @@ class Recorder:
 
 
 @cache
-def _mode() -> type[Any]:
-    """Return a context in which torch gives every operation, below autograd and function transforms, to a recorder."""
+def _modes() -> tuple[type[Any], type[Any]]:
+    """
+    Return two contexts. In the first, a recorder is asked before a tensor is turned into numbers, which are no operations. In
+    the second, torch gives every operation to it, below autograd and function transforms.
+    """
     _import_sympy()
+    from torch.overrides import TorchFunctionMode
     from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Reading(TorchFunctionMode):
+        def __init__(self, recorder: Recorder):
+            super().__init__()
+            self._recorder = recorder
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
+                self._recorder.read(args[0], func.__name__)
+            return func(*args, **(kwargs or {}))
 
     class Recording(TorchDispatchMode):
         def __init__(self, recorder: Recorder):
@@ -188,7 +208,7 @@ def _mode() -> type[Any]:
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             return self._recorder.run(func, args, kwargs or {})
 
-    return Recording
+    return Reading, Recording
 
 
 def _import_sympy() -> None:

@@ -33,9 +33,13 @@ class ArrayInfos(Sequence[dict[str, Any]]):
             return [self[i] for i in range(*index.indices(self.n_envs))]
         place = range(self.n_envs)[index]
         if place not in self._made:
-            ended = self.ended.get(place, {"TimeLimit.truncated": False})
-            self._made[place] = {**info_of(self.arrays, place), **ended}
+            last = self.arrays.get("final_info") if place in self.ended else None  # of the step, and not of the reset after it
+            info = info_of(self.arrays if last is None else last, place)
+            self._made[place] = {**info, **self.ended.get(place, {"TimeLimit.truncated": False})}
         return self._made[place]
+
+    def __setitem__(self, index: int, info: dict[str, Any]) -> None:
+        self._made[range(self.n_envs)[index]] = info
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return map(self.__getitem__, range(self.n_envs))
@@ -45,12 +49,10 @@ def info_of(arrays: Mapping[str, Any], index: int) -> dict[str, Any]:
     """
     Return the dictionary of one environment.
 
-    :param arrays: infos as gymnasium's vector environments return them. What an episode's last step leaves in ``final_obs``
-        and ``final_info`` is not part of it, and where that step's infos are, they replace those of the reset after it
+    :param arrays: infos as gymnasium's vector environments return them; ``final_obs`` and ``final_info``, which belong to the
+        last step of an episode, are left out
     :param index: the environment
     """
-    if _has("final_info", arrays, index):
-        return info_of(arrays["final_info"], index)
     names = [name for name in arrays if not name.startswith("_") and name not in ("final_obs", "final_info")]
     return {name: _value(arrays[name], index) for name in names if _has(name, arrays, index)}
 

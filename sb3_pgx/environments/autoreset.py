@@ -1,5 +1,6 @@
 """How a vector environment resets environments whose episode has ended."""
 
+import copy
 from typing import Any
 
 import gymnasium as gym
@@ -8,6 +9,7 @@ import numpy as np
 from sb3_pgx.environments.envpool import EnvPoolVectorEnv
 
 SAME_STEP, NEXT_STEP, DISABLED = "SAME_STEP", "NEXT_STEP", "DISABLED"
+TRIALS = 20  # steps after which an observation should have changed
 
 
 def autoreset_mode(env: gym.vector.VectorEnv) -> str:
@@ -31,38 +33,49 @@ def autoreset_mode(env: gym.vector.VectorEnv) -> str:
 
 def resets_rows_alone(env: gym.vector.VectorEnv, mode: str) -> bool:
     """
-    Find out whether single environments can be reset (``reset(options={"reset_mask": …})``) without touching the others.
-    gymnasium's own can. Others are tried: some ignore the mask and reset everything. All must be reset afterwards.
+    Return whether single environments are reset with ``reset(options={"reset_mask": …})``, which must leave the others alone.
+
+    In the mode ``NEXT_STEP`` this must also call off the reset of the next step. Nothing shows that from outside, so only
+    environments that are known to do so are reset: gymnasium's own, without wrappers, and ALE's. In the mode ``DISABLED``,
+    environments that are not known are tried, and must be reset afterwards.
 
     :param env: the vector environment
     :param mode: its mode
     :raises ValueError: the mode is ``DISABLED``, and single environments cannot be reset
     """
-    if isinstance(env.unwrapped, gym.vector.SyncVectorEnv | gym.vector.AsyncVectorEnv | EnvPoolVectorEnv):
+    if _is_known(env):
         return True
-    alone = _resets_rows_alone(env)
-    if mode == DISABLED and not alone:
+    if mode == DISABLED and not _leaves_others_alone(env):
         raise ValueError(
             f"{type(env.unwrapped).__name__} does not reset environments itself (AutoresetMode.DISABLED), and when it is "
             'asked to reset one of them (options={"reset_mask": …}), it does not leave the others alone; use another mode'
         )
-    return alone
+    return mode == DISABLED
 
 
-def _resets_rows_alone(env: gym.vector.VectorEnv) -> bool:
-    """Return whether a step's observations, which differ from those of a reset, outlast the reset of another environment."""
-    if env.num_envs == 1:
-        return True
-    mask = np.arange(env.num_envs) == 0
-    start, _ = env.reset()
-    start = _parts(start)
-    env.action_space.seed(0)
+def _is_known(env: gym.vector.VectorEnv) -> bool:
+    # A wrapper may keep an account of its own: gymnasium's NormalizeReward starts all returns anew.
+    if isinstance(env, gym.vector.AsyncVectorEnv):
+        return env.shared_memory  # gymnasium 1.4's workers without shared memory forget to call the next step's reset off
+    is_ales = type(env).__module__.startswith("ale_py.")
+    return isinstance(env, gym.vector.SyncVectorEnv | EnvPoolVectorEnv) or is_ales
+
+
+def _leaves_others_alone(env: gym.vector.VectorEnv) -> bool:
+    """Return whether observations that differ from those of a reset outlast the reset of another environment."""
+    others = np.arange(env.num_envs) > 0
+    actions = copy.deepcopy(env.action_space)
+    actions.seed(0)
+    start = _parts(env.reset()[0])
     try:
-        stepped = _parts(env.step(env.action_space.sample())[0])
-        after = _parts(env.reset(options={"reset_mask": mask})[0])
+        for _ in range(TRIALS):
+            stepped = _parts(env.step(actions.sample())[0])
+            if not others.any() or not _same(start, stepped, others):
+                break
+        after = _parts(env.reset(options={"reset_mask": ~others})[0])
     except Exception:  # it may refuse the option in any way
         return False
-    return not _same(start, stepped, ~mask) and _same(stepped, after, ~mask)
+    return not (others.any() and _same(start, stepped, others)) and _same(stepped, after, others)
 
 
 def _same(one: list[np.ndarray], other: list[np.ndarray], rows: np.ndarray) -> bool:

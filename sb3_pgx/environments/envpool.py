@@ -4,7 +4,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from sb3_pgx.core.errors import warn
@@ -60,7 +59,7 @@ class EnvPoolVectorEnv(gym.vector.VectorEnv):
         self.single_observation_space, self.single_action_space = pool.observation_space, pool.action_space
         self.observation_space = batch_space(pool.observation_space, self.num_envs)
         self.action_space = batch_space(pool.action_space, self.num_envs)
-        self.metadata = {**getattr(pool, "metadata", {}), "autoreset_mode": AutoresetMode.DISABLED}
+        self.metadata = {**getattr(pool, "metadata", {}), "autoreset_mode": "DISABLED"}
         self._observations: Any = None
         self._told = False
 

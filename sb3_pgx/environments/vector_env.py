@@ -98,7 +98,7 @@ class VectorEnvAdapter(VecEnv):
                 observations = self._reset_rows(dones, ended)
             elif self._mode == SAME_STEP:
                 for i in ended.tolist():
-                    self.reset_infos[i] = _without_masks(arrays, i)
+                    self.reset_infos[i] = info_of(arrays, i)
         self.resetting = dones.copy() if self.carries and len(ended) else None
         return observations, np.asarray(rewards, np.float32), dones, infos  # type: ignore[return-value]
 
@@ -113,10 +113,11 @@ class VectorEnvAdapter(VecEnv):
 
     def _final_observation(self, observations: Any, arrays: dict[str, Any], index: int) -> Any:
         if self._mode == SAME_STEP:
-            return arrays["final_obs"][index]
+            observations = arrays["final_obs"]
         if isinstance(observations, dict):
             return {key: np.array(part[index]) for key, part in observations.items()}
-        return np.array(observations[index])
+        value = observations[index]
+        return {key: np.array(part) for key, part in value.items()} if isinstance(value, dict) else np.array(value)
 
     def _statistics(self, index: int) -> dict[str, Any]:
         elapsed = round(time.time() - self._start, 6)
@@ -179,7 +180,3 @@ def _seed(seeds: Sequence[int | None]) -> int | list[int | None] | None:
     if first is not None and list(seeds) == list(range(first, first + len(seeds))):
         return first
     return list(seeds) if any(seed is not None for seed in seeds) else None
-
-
-def _without_masks(arrays: dict[str, Any], index: int) -> dict[str, Any]:
-    return info_of({name: values for name, values in arrays.items() if "final_info" not in name}, index)

@@ -89,7 +89,7 @@ class ActionSampler:
             if self._graph.takes(tensors) and [(noise := self._noise()).shape] == self._graph.shapes_before:
                 (actions,) = self._graph([noise, *tensors])
                 return actions, None, None
-        return sample_actions(policy, observations, self.evaluates)
+        return sample_actions(policy, observations, self.evaluates, self.watched)
 
     def _refusal(self, policy: ActorCriticPolicy, what: str) -> Refusal:
         bad = not_finite_parameter(policy)
@@ -107,7 +107,7 @@ class ActionSampler:
 
 
 def sample_actions(
-    policy: ActorCriticPolicy, observations: PyTorchObs, evaluates: bool = False
+    policy: ActorCriticPolicy, observations: PyTorchObs, evaluates: bool = False, watched: bool = True
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """
     Sample actions with the same random numbers as SB3, but without computing values and log-probabilities.
@@ -118,15 +118,24 @@ def sample_actions(
     :param policy: policy in evaluation mode
     :param observations: observations, ``[N, *obs]``
     :param evaluates: whether to use ``forward`` in any case
+    :param watched: whether a callback may read the policy's distribution
     :return: actions ``[N, *action]``, not clipped; values and log-probabilities from ``forward``, otherwise ``None`` for both
     """
     with th.no_grad():
         if can_skip_forward(policy) and not evaluates:
-            with unchecked(policy):
-                actions = policy._predict(observations)
+            actions = policy._predict(observations) if watched else _predict_unchecked(policy, observations)
             return actions.reshape((-1, *policy.action_space.shape)), None, None  # type: ignore[misc]
         actions, values, log_prob = policy(observations)
         return actions, values, log_prob
+
+
+def _predict_unchecked(policy: Any, observations: PyTorchObs) -> Tensor:
+    """Sample actions without the checks of torch's Categorical distribution, unless something is wrong."""
+    try:
+        with unchecked(policy):
+            return policy._predict(observations)
+    except RuntimeError:  # probabilities that are NaN, perhaps: no number has been drawn, and the checks name the cause
+        return policy._predict(observations)
 
 
 def can_skip_forward(policy: Any) -> bool:

@@ -297,8 +297,10 @@ class PolicyGradientAlgorithm(Updating):
             elapsed = (time.time_ns() - self.start_time) / 1e9
             steps = self.num_timesteps - at_start
             self._num_timesteps_at_start = self.num_timesteps - int(steps * elapsed / max(elapsed - compiling, 1e-9))
-        super().dump_logs(iteration)
-        self._num_timesteps_at_start = at_start
+        try:
+            super().dump_logs(iteration)
+        finally:
+            self._num_timesteps_at_start = at_start
 
     def _tell(self, sentence: str) -> None:
         if self.compile is True and "uncompiled" in sentence:

@@ -12,7 +12,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, is_vecenv_wrapped
 
 from sb3_pgx.core.buffer_arrays import final_value
 from sb3_pgx.core.custom_buffer import CustomBuffer
@@ -151,13 +151,13 @@ class Collecting(OnPolicyAlgorithm):
             self.num_timesteps += env.num_envs if resetting is None else int((~resetting).sum())
             if watched:
                 callback.update_locals(locals())
+            ends = dones if resetting is None else dones | resetting
             try:
-                self.after_step(dones, infos)
+                self.after_step(ends, infos)
                 continues = callback.on_step()
                 observed, episode_starts = self._last_obs, self._last_episode_starts  # a callback may have replaced them
             finally:
                 # Whatever was raised, the next rollout starts from where the environments are.
-                ends = dones if resetting is None else dones | resetting
                 self._last_obs, self._last_episode_starts = new_obs, ends
             if not continues:
                 self._stop(evaluations.values())
@@ -199,7 +199,11 @@ class Collecting(OnPolicyAlgorithm):
         followed = buffer if isinstance(buffer, RolloutView) else CustomBuffer(buffer)
         gaps = carrying_adapter(self.env)
         if gaps is not None:
-            self._refuse_gaps(type(gaps.vector_env.unwrapped).__name__, isinstance(followed, CustomBuffer))
+            own_buffer = "a rollout buffer of your own learns from every row"
+            stacks = "VecFrameStack would mix the frames of two episodes"
+            stacked = is_vecenv_wrapped(self.env, VecFrameStack)  # type: ignore[arg-type]
+            reason = own_buffer if isinstance(followed, CustomBuffer) else stacks if stacked else self.refuses_gaps
+            self._refuse_gaps(type(gaps.vector_env.unwrapped).__name__, reason)
         if isinstance(followed, CustomBuffer):
             self.refuse_buffer(type(buffer), "rollout_buffer")
         else:
@@ -207,8 +211,7 @@ class Collecting(OnPolicyAlgorithm):
         followed.follow(recorder, self.policy, self.gamma)
         return followed
 
-    def _refuse_gaps(self, env: str, own_buffer: bool) -> None:
-        reason = "a rollout buffer of your own learns from every row" if own_buffer else self.refuses_gaps
+    def _refuse_gaps(self, env: str, reason: str | None) -> None:
         if reason is not None:
             raise ValueError(
                 f"{env} resets an environment in the step after an episode's end, which is no experience, and {reason}; use "

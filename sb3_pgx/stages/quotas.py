@@ -37,7 +37,7 @@ class StepQuota:
     whole_episodes = False
 
     def __init__(self, n_steps: int, n_envs: int):
-        self.remaining = n_steps
+        self.remaining, self._some = n_steps, False
         self._all = np.ones(n_envs, dtype=bool)
 
     def needs_reset(self, episode_starts: np.ndarray) -> bool:
@@ -48,7 +48,8 @@ class StepQuota:
 
     def count(self, dones: np.ndarray, valid: np.ndarray | bool = True) -> bool:
         self.remaining -= 1
-        return self.remaining <= 0
+        self._some = self._some or valid is True or bool(np.any(valid))
+        return self.remaining <= 0 and self._some  # from no row at all nothing can be learned
 
 
 class EpisodeQuota:

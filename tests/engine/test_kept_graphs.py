@@ -104,17 +104,20 @@ def test_other_layouts_are_another_graph(folder, other):
         loaded(function, [other.clone(), other.clone()])
 
 
+SETTINGS = ("get_num_threads", "get_float32_matmul_precision", "are_deterministic_algorithms_enabled", "get_default_dtype")
+
+
 def test_another_torch_machine_or_number_of_threads_is_another_graph(monkeypatch):
     graph, here = trace(function, examples()).graph, this_environment()
     keys = {key(graph, examples(), CPU_OPTIONS), key(graph, examples(), CPU_OPTIONS, here)}
     assert len(keys) == 1 and here._fields == ("rewrites", "torch", "python", "machine", "variables")
     keys |= {key(graph, examples(), CPU_OPTIONS, here._replace(**{name: "another"})) for name in here._fields}
     keys.add(key(graph, examples(), {**CPU_OPTIONS, "size_asserts": True}))
-    for setting in ("get_num_threads", "get_float32_matmul_precision", "are_deterministic_algorithms_enabled"):
+    for setting in SETTINGS:
         monkeypatch.setattr(th, setting, lambda: "another")
         keys.add(key(graph, examples(), CPU_OPTIONS))
         monkeypatch.undo()
-    assert len(keys) == 1 + 5 + 1 + 3
+    assert len(keys) == 1 + 5 + 1 + len(SETTINGS)
     machine = " ".join(here.machine)
     assert th.__version__ in here.torch and (sys.platform in machine) and (th.backends.cpu.get_cpu_capability() in machine)
 
@@ -164,6 +167,7 @@ def test_a_graph_that_does_not_do_what_the_operations_do_is_compiled_again(folde
     with ANEW:
         loaded(function, examples())
     check(compile_function(function, examples()))
+    check(loaded(function, examples()))
 
 
 def _of_another_user(folder):

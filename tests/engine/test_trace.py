@@ -1,5 +1,6 @@
 """The graph of a function: what is computed twice, what is changed in place, and what a graph cannot depend on."""
 
+import numpy as np
 import pytest
 import torch as th
 
@@ -117,6 +118,9 @@ def test_arguments_that_are_not_read_and_constants_that_are_not_used_are_not_inp
     [
         (lambda x: (x * 2,) if x.sum() > 0 else (x,), "it reads a value of a tensor, on which a graph cannot depend"),
         (lambda x: (x * x.max().item(),), "it reads a value of a tensor"),
+        (lambda x: (x + sum(x[0].tolist()),), "it reads the values of a tensor, on which a graph cannot depend"),
+        (lambda x: (x + th.from_numpy(x.numpy() * 2),), "it reads the values of a tensor"),
+        (lambda x: (x + th.as_tensor(np.asarray(x)),), "it reads the values of a tensor"),
         (lambda x: (x + th.randn(3),), "it draws random numbers"),
         (lambda x: (th.nn.functional.dropout(x),), "it draws random numbers"),
         (lambda x: (x + OUTSIDE,), "it reads a tensor that is neither a parameter nor in the batch"),

@@ -62,8 +62,8 @@ class Episodes(gym.Env):
 class Arrays(VectorEnv):
     """The same as arrays, in one autoreset mode; a mask is honoured or ignored. Steps that only reset give a wild reward."""
 
-    def __init__(self, patterns, mode, honours_mask=True, wild=0.0):
-        self.envs = [Episodes(i, pattern) for i, pattern in enumerate(patterns)]
+    def __init__(self, patterns, mode, honours_mask=True, wild=0.0, of=Episodes):
+        self.envs = [of(i, pattern) for i, pattern in enumerate(patterns)]
         self.num_envs, self.wild, self.honours_mask = len(patterns), wild, honours_mask
         self.single_observation_space, self.single_action_space = OBSERVATIONS, ACTIONS
         self.observation_space, self.action_space = (batch_space(s, self.num_envs) for s in (OBSERVATIONS, ACTIONS))
@@ -109,7 +109,8 @@ def one_by_one(patterns):
 
 WAYS = {
     **{f"sync {mode.name}": lambda p, mode=mode: SyncVectorEnv(functions(p), autoreset_mode=mode) for mode in AutoresetMode},
-    **{f"arrays {mode.name}": lambda p, mode=mode: Arrays(p, mode) for mode in AutoresetMode},
+    "arrays SAME_STEP": lambda p: Arrays(p, AutoresetMode.SAME_STEP),
+    "arrays DISABLED": lambda p: Arrays(p, AutoresetMode.DISABLED),
 }
 ASYNC = {f"async {m.name}": lambda p, mode=m: AsyncVectorEnv(functions(p), autoreset_mode=mode) for m in AutoresetMode}
 
@@ -153,7 +154,7 @@ def test_a_rollout_of_worker_processes_is_that_of_the_environments_one_by_one(wa
 
 def test_every_algorithm_trains_as_with_the_environments_one_by_one(name):
     patterns = PATTERNS["mixed"]
-    assert_same(trained(name, Arrays(patterns, AutoresetMode.NEXT_STEP)), trained(name, one_by_one(patterns)))
+    assert_same(trained(name, Arrays(patterns, AutoresetMode.DISABLED)), trained(name, one_by_one(patterns)))
 
 
 # ---------------------------------------------------------------------------------- environments whose next step only resets
@@ -240,6 +241,60 @@ def test_a_step_that_only_resets_is_no_part_of_the_longest_episode():
     assert {e["l"] for e in model.ep_info_buffer} == {3}
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: AsyncVectorEnv(functions(p), shared_memory=False),  # whose workers forget to call the next reset off
+        lambda p: gym.wrappers.vector.RecordEpisodeStatistics(SyncVectorEnv(functions(p))),  # which has an account of its own
+        lambda p: Arrays(p, AutoresetMode.NEXT_STEP),  # which may reset once more
+    ],
+)
+def test_where_a_masked_reset_may_go_wrong_the_next_step_only_resets(make):
+    env = as_vec_env(make(PATTERNS["mixed"]))
+    try:
+        assert env.carries
+        model = trained("ppo", env, timesteps=40)
+        lengths = [{length for length, _ in pattern} for pattern in PATTERNS["mixed"]]
+        assert {e["l"] for e in model.ep_info_buffer} <= set.union(*lengths) and not model.last_rollout.valid.all()
+    finally:
+        env.close()
+
+
+def test_frames_of_two_episodes_are_not_stacked():
+    with pytest.raises(ValueError, match=r"Arrays resets .* VecFrameStack would mix the frames of two episodes"):
+        trained("ppo", VecFrameStack(as_vec_env(carrying("mixed")), 2))
+
+
+class Alike(Episodes):
+    """All episodes look the same."""
+
+    def _observation(self):
+        return np.array([0, 0, self.t / 4], np.float32)
+
+
+def test_the_steps_that_only_reset_do_not_age_an_episode():
+    """A2C weights steps by γ^t: after 3 steps, a reset and 2 steps as after 4 steps and 2 steps."""
+    settings = dict(discount_state_weighting=True, gamma=0.5, n_steps=6, max_grad_norm=None, ent_coef=0.0)
+    settings["policy_kwargs"] = dict(optimizer_class=th.optim.SGD, net_arch=[4])
+    models = []
+    for length, mode in ((3, AutoresetMode.NEXT_STEP), (4, AutoresetMode.DISABLED)):
+        env = Arrays([[(length, TERMINATED), (50, TERMINATED)]], mode, of=Alike)
+        models.append(trained("a2c", env, 1, **settings))
+    assert models[0].last_rollout.valid[:, 0].tolist() == [True] * 3 + [False] + [True] * 2
+    models[1].policy.load_state_dict(models[0].policy.state_dict())
+    for model in models:
+        th.manual_seed(1)
+        model.learn(1, reset_num_timesteps=False)
+    assert th.equal(models[0].last_rollout.observations, models[1].last_rollout.observations)
+    for key, value in models[1].policy.state_dict().items():
+        th.testing.assert_close(models[0].policy.state_dict()[key], value, rtol=1e-6, atol=1e-7)
+
+
+def test_a_rollout_without_a_row_that_counts_goes_on():
+    model = trained("a2c", Arrays([[(2, TERMINATED)]] * 2, AutoresetMode.NEXT_STEP), timesteps=12, n_steps=1)
+    assert model.num_timesteps == 12 and model.last_rollout.valid.any()
+
+
 def test_a_buffer_of_ones_own_cannot_leave_rows_out():
     class Own(RolloutBuffer):
         pass
@@ -266,7 +321,7 @@ def test_gymnasiums_own_vectorised_cartpole_learns():
 def test_sb3s_wrappers_do_what_they_do_one_by_one(wrap):
     patterns = PATTERNS["mixed"]
     plain = DummyVecEnv(functions(patterns)) if wrap is VecMonitor else one_by_one(patterns)
-    ours, theirs = wrap(as_vec_env(Arrays(patterns, AutoresetMode.NEXT_STEP))), wrap(plain)
+    ours, theirs = wrap(as_vec_env(WAYS["sync NEXT_STEP"](patterns))), wrap(plain)
     assert_same(trained("ppo", ours), trained("ppo", theirs))
     if wrap is VecNormalize:
         assert np.array_equal(ours.obs_rms.mean, theirs.obs_rms.mean) and np.array_equal(ours.ret_rms.var, theirs.ret_rms.var)
