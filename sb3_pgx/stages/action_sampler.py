@@ -134,8 +134,10 @@ def _predict_unchecked(policy: Any, observations: PyTorchObs) -> Tensor:
     try:
         with unchecked(policy):
             return policy._predict(observations)
-    except RuntimeError:  # probabilities that are NaN, perhaps: no number has been drawn, and the checks name the cause
-        return policy._predict(observations)
+    except RuntimeError as error:
+        if not str(error).startswith("probability tensor contains"):  # which torch says before it draws a number
+            raise
+    return policy._predict(observations)  # whose checks name the cause
 
 
 def can_skip_forward(policy: Any) -> bool:
