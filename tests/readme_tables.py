@@ -3,6 +3,7 @@ The README's tables, from what they are about: ``python tests/readme_tables.py``
 claims' and the benchmark's figures are those of ``benchmarks/results/``.
 """
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ from benchmarks import RESULTS
 from benchmarks.claims.gradient_variance import N_ENVS, N_EPISODES
 from benchmarks.claims.protocol import load_claims
 from benchmarks.claims.records import code_hash_of, read_records
+from benchmarks.speed import short_runs
 from benchmarks.speed.report import markdown
 from benchmarks.speed.results import read_results
 from sb3_pgx.diagnostics import METRICS
@@ -26,7 +28,7 @@ from sb3_pgx.registry import ALGORITHMS
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONFIGS = ROOT / "zoo_configs"
-BENCH = RESULTS / "bench.json"
+BENCH, SHORT_RUNS = RESULTS / "bench.json", RESULTS / "short_runs.json"
 MUJOCO = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 
 
@@ -46,7 +48,7 @@ def published_capabilities() -> dict[tuple[str, str], bool]:
 
 def results() -> list[dict[str, Any]]:
     """Every record of a claim, superseded ones first, then those in which a run failed or the claim does not hold."""
-    records = [record for path in sorted(set(RESULTS.glob("*.json")) - {BENCH}) for record in read_records(path)]
+    records = [record for path in sorted(set(RESULTS.glob("*.json")) - {BENCH, SHORT_RUNS}) for record in read_records(path)]
     return sorted(records, key=lambda record: ("superseded" not in record, record.get("holds", False)))
 
 
@@ -246,6 +248,11 @@ def speed_tables(file: Path = BENCH) -> str:
     return markdown(read_results(file)) if file.is_file() else section("speed")
 
 
+def short_runs_table(file: Path = SHORT_RUNS) -> str:
+    """What ``python -m benchmarks.speed.short_runs`` measured last; as it stands if it has not."""
+    return short_runs.markdown(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else section("short runs")
+
+
 def metrics_table() -> str:
     """What ``DiagnosticsCallback`` logs."""
     rows = [f"| `{name}` | {meaning.replace('|', '&#124;')} |" for name, meaning in METRICS.items()]
@@ -268,6 +275,7 @@ GENERATED = {
     "logged": logged_table,
     "metrics": metrics_table,
     "mujoco": mujoco_table,
+    "short runs": short_runs_table,
     "speed": speed_tables,
     "variance": variance_sentence,
 }
