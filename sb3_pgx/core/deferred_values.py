@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    ConvertCallback,
+    EvalCallback,
+    ProgressBarCallback,
+    StopTrainingOnMaxEpisodes,
+)
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
@@ -15,6 +23,8 @@ from sb3_pgx.core.checks import Array
 from sb3_pgx.core.evaluation import evaluate_actions
 from sb3_pgx.core.rollout import map_tensors
 from sb3_pgx.core.spaces import check_choices
+
+ONLY_READ = (CheckpointCallback, ProgressBarCallback, StopTrainingOnMaxEpisodes)  # of SB3's callbacks
 
 
 class Deferred(Tensor):
@@ -95,6 +105,19 @@ def may_read_locals(callback: BaseCallback) -> bool:
     if type(callback) is CallbackList:
         return any(map(may_read_locals, callback.callbacks))
     return type(callback) is not ConvertCallback or callback.callback is not None
+
+
+def may_change(callback: BaseCallback) -> bool:
+    """
+    Return whether a callback may write into a step or change the policy. The callbacks of SB3 that only read, those of this
+    package that say so (``only_reads``), and lists of such are known not to. A subclass is not: it may do anything.
+    """
+    kind = type(callback)
+    if type(callback) is CallbackList:
+        return any(map(may_change, callback.callbacks))
+    if type(callback) is EvalCallback:
+        return any(child is not None and may_change(child) for child in (callback.callback, callback.callback_on_new_best))
+    return may_read_locals(callback) and kind not in ONLY_READ and not vars(kind).get("only_reads", False)
 
 
 def _same(one: Any, other: Any) -> bool:

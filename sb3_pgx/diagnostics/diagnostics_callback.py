@@ -60,6 +60,8 @@ class DiagnosticsCallback(BaseCallback):
     :raises ValueError: an argument is invalid, or (when the run starts) the algorithm's updates cannot be measured
     """
 
+    only_reads = True  # not of subclasses, see core/deferred_values.py
+
     def __init__(
         self,
         metrics: Sequence[str] | None = None,

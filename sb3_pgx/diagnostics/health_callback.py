@@ -59,6 +59,8 @@ class HealthCallback(DiagnosticsCallback):
     :raises ValueError: an argument is invalid
     """
 
+    only_reads = True  # not of subclasses, see core/deferred_values.py
+
     def __init__(
         self,
         rules: Sequence[Rule] = DEFAULT_RULES,

@@ -53,6 +53,8 @@ class PostMortemCallback(BaseCallback):
     :param verbose: verbosity, as in SB3's callbacks
     """
 
+    only_reads = True  # not of subclasses, see core/deferred_values.py
+
     def __init__(self, folder: str | Path = "post_mortem", verbose: int = 0):
         super().__init__(verbose)
         self.folder = Path(folder)

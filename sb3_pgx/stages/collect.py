@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, is_vecenv_wr
 
 from sb3_pgx.core.buffer_arrays import final_value
 from sb3_pgx.core.custom_buffer import CustomBuffer
-from sb3_pgx.core.deferred_values import StepEvaluation, may_read_locals
+from sb3_pgx.core.deferred_values import StepEvaluation, may_change, may_read_locals
 from sb3_pgx.core.policies import follow_parameters
 from sb3_pgx.core.recorder import Recorder
 from sb3_pgx.core.rollout import CollectedRollout, Rollout, map_tensors
@@ -118,7 +118,7 @@ class Collecting(OnPolicyAlgorithm):
             self._last_obs, self._last_episode_starts = guarded.reset(), np.ones(env.num_envs, dtype=bool)
         recorder = Recorder(self.observation_space, self.action_space, env.num_envs, capacity=n_rollout_steps)
         buffer = self._attach_buffer(rollout_buffer, recorder)
-        watched = may_read_locals(callback)
+        informed, watched = may_read_locals(callback), may_change(callback)
         evaluations: WeakValueDictionary[int, StepEvaluation] = WeakValueDictionary()  # that a callback may have kept
         carrying = carrying_adapter(env)
         n_steps, is_full = 0, False
@@ -149,7 +149,7 @@ class Collecting(OnPolicyAlgorithm):
             new_obs, rewards, dones, infos = guarded.step(clipped_actions, n_steps)
 
             self.num_timesteps += env.num_envs if resetting is None else int((~resetting).sum())
-            if watched:
+            if informed:
                 callback.update_locals(locals())
             ends = dones if resetting is None else dones | resetting
             try:
