@@ -28,7 +28,7 @@ from sb3_pgx.registry import ALGORITHMS
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONFIGS = ROOT / "zoo_configs"
-BENCH, SHORT_RUNS = RESULTS / "bench.json", RESULTS / "short_runs.json"
+BENCH = RESULTS / "bench.json"
 MUJOCO = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 
 
@@ -48,7 +48,7 @@ def published_capabilities() -> dict[tuple[str, str], bool]:
 
 def results() -> list[dict[str, Any]]:
     """Every record of a claim, superseded ones first, then those in which a run failed or the claim does not hold."""
-    records = [record for path in sorted(set(RESULTS.glob("*.json")) - {BENCH, SHORT_RUNS}) for record in read_records(path)]
+    records = [record for path in sorted(set(RESULTS.glob("*.json")) - {BENCH}) for record in read_records(path)]
     return sorted(records, key=lambda record: ("superseded" not in record, record.get("holds", False)))
 
 
@@ -248,7 +248,7 @@ def speed_tables(file: Path = BENCH) -> str:
     return markdown(read_results(file)) if file.is_file() else section("speed")
 
 
-def short_runs_table(file: Path = SHORT_RUNS) -> str:
+def short_runs_table(file: Path = short_runs.FILE) -> str:
     """What ``python -m benchmarks.speed.short_runs`` measured last; as it stands if it has not."""
     return short_runs.markdown(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else section("short runs")
 

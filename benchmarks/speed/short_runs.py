@@ -1,7 +1,7 @@
 """
 Time whole short runs, each in a fresh process: SB3, this package eager, compiled on a first start, and on a later one.
 
-    python -m benchmarks.speed.short_runs            # writes benchmarks/results/short_runs.json
+    python -m benchmarks.speed.short_runs            # writes benchmarks/results/speed/short_runs.json
     python -m benchmarks.speed.short_runs --cases a2c-100k --seeds 1 --dry
 
 A first start has neither this package's kept graphs nor the compiler's own cache. Contenders take turns, one at a time, with
@@ -26,7 +26,7 @@ from benchmarks.provenance import ROOT, provenance
 from benchmarks.speed.report import code_hash_of_speed
 from sb3_pgx.experiments.pool import write_json
 
-FILE = RESULTS / "short_runs.json"
+FILE = RESULTS / "speed" / "short_runs.json"
 WORKER = Path(__file__).with_name("short_runs_worker.py")
 SB3, EAGER, FIRST, LATER = "SB3", "eager", "first start", "later start"
 CONTENDERS = (SB3, EAGER, FIRST, LATER)
