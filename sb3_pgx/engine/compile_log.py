@@ -27,7 +27,7 @@ class CompileLog:
         """
         Compile a function, or load it from the graphs that are kept between runs.
 
-        :param what: its name, for the log
+        :param what: name of the function in the log
         :param function: makes the function; it may raise :class:`~sb3_pgx.engine.trace.NotCompilable`
         :param examples: makes its arguments, see :func:`~sb3_pgx.engine.compiler.compile_function`
         :return: the compiled function, or ``None`` if it cannot be compiled

@@ -98,7 +98,7 @@ def kept_or_compiled(graph: fx.GraphModule, examples: Sequence[Tensor], announce
     Return the compiled graph: from the graphs that are kept between runs, or compiled now, and kept.
 
     :param graph: operations on tensors
-    :param examples: its inputs, which may be changed
+    :param examples: inputs of the graph; it may change them
     :param announce: called before it is compiled, with the seconds that it takes, roughly
     """
     folder = kept_graphs.folder() if all(x.device.type == "cpu" for x in examples) else None

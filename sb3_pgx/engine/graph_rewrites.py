@@ -111,8 +111,8 @@ def _one_operation(name: str, function: Callable[[Tensor], Tensor]) -> None:
     """
     Make a function one operation, ``torch.ops.sb3_pgx.<name>``, that the compiler turns into one kernel.
 
-    In the place of the operations that it consists of, the compiler would trace each of them anew for each of its uses, and
-    those before it, too: compiling a step of PPO took 6 s longer.
+    If the operations stood in the graph one by one, the compiler would trace each of them again for each of its uses, with all
+    that come before it: compiling a step of PPO took 6 s longer.
 
     :param function: pointwise function of one tensor
     """

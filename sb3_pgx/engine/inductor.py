@@ -37,7 +37,7 @@ class Inductor:
     CUDA, and where the graph needs more than that file.
 
     :param graph: operations on tensors
-    :param examples: its inputs
+    :param examples: inputs of the graph
     """
 
     def __init__(self, graph: fx.GraphModule, examples: Sequence[Tensor]):

@@ -126,7 +126,7 @@ def key(
     Return a hash of everything that a compiled graph depends on.
 
     :param graph: without constants
-    :param examples: its inputs
+    :param examples: inputs of the graph
     :param options: of the compiler
     :param environment: default: that of this process
     """
@@ -165,7 +165,7 @@ def save(folder: Path, key: str, library: Path, max_bytes: int = MAX_BYTES) -> N
 
     :param folder: of compiled graphs, which is made if it does not exist
     :param key: from :func:`key`
-    :param library: its shared object
+    :param library: shared object of the graph
     :param max_bytes: beyond this size of the folder, the graphs that were used least recently are removed
     """
     try:

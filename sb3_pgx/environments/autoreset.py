@@ -40,7 +40,7 @@ def resets_rows_alone(env: gym.vector.VectorEnv, mode: str) -> bool:
     environments that are not known are tried, and must be reset afterwards.
 
     :param env: the vector environment
-    :param mode: its mode
+    :param mode: autoreset mode of the vector environment
     :raises ValueError: the mode is ``DISABLED``, and single environments cannot be reset
     """
     if _is_known(env):
@@ -54,7 +54,7 @@ def resets_rows_alone(env: gym.vector.VectorEnv, mode: str) -> bool:
 
 
 def _is_known(env: gym.vector.VectorEnv) -> bool:
-    # A wrapper may keep an account of its own: gymnasium's NormalizeReward starts all returns anew.
+    # A wrapper may keep its own statistics: gymnasium's NormalizeReward resets the returns of all environments.
     if isinstance(env, gym.vector.AsyncVectorEnv):
         return env.shared_memory  # gymnasium 1.4's workers without shared memory forget to call the next step's reset off
     is_ales = type(env).__module__.startswith("ale_py.")

@@ -155,7 +155,7 @@ class VectorEnvAdapter(VecEnv):
         return list(self.vector_env.call(method_name, *args, **kwargs))  # type: ignore[attr-defined]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Of ``Monitor``'s statistics this adapter is the source; of other wrappers nothing is known."""
+        """True for ``Monitor``, whose statistics this adapter provides; false for all others, since it cannot see them."""
         return [issubclass(wrapper_class, Monitor)] * len(list(self._indices(indices)))
 
     def _indices(self, indices: VecEnvIndices) -> Iterable[int]:
