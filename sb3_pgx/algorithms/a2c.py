@@ -1,5 +1,6 @@
 """A2C: one gradient step per rollout for actor, critic and entropy together, with n-step or GAE advantages."""
 
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from sb3_pgx.core.search_space import (
     Real,
     Whole,
 )
-from sb3_pgx.engine import Objective
+from sb3_pgx.engine import Objective, Update
 from sb3_pgx.ops.metrics import explained_variance
 from sb3_pgx.ops.objectives import standardized, weighted
 from sb3_pgx.ops.returns import episode_ages
@@ -252,6 +253,15 @@ class A2C(RMSpropAlgorithm):
 
     refuses_buffers = refuses_rows
 
+    def steps_of(self, rollout: Rollout) -> AbstractContextManager[Update]:
+        """
+        The gradient step of an update.
+
+        :param rollout: rollout with advantages and returns
+        """
+        c = Coefficients(self.normalize_advantage, self.coefficient("ent_coef"), self.coefficient("vf_coef"))
+        return self.gradient_steps(c, self.n_steps * self.n_envs)
+
     def update(self, rollout: Rollout) -> Metrics:
         """
         Take one gradient step on the whole rollout.
@@ -259,8 +269,7 @@ class A2C(RMSpropAlgorithm):
         :param rollout: rollout with advantages and returns
         :return: metrics to log, without the prefix ``train/``
         """
-        c = Coefficients(self.normalize_advantage, self.coefficient("ent_coef"), self.coefficient("vf_coef"))
-        with self.gradient_steps(c, self.n_steps * self.n_envs) as steps:
+        with self.steps_of(rollout) as steps:
             steps.epoch(self.minibatches(rollout, batch_size=None))  # one batch, unless a user's own buffer yields more
         self._n_updates += 1
         metrics = {**steps.means(), **steps.last}  # including the gradient's norm

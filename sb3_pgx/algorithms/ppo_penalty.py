@@ -258,19 +258,18 @@ class PPOPenalty(ProximalAlgorithm):
         assert self.target_kl is not None
         return None if self.early_stop_kl is None else self.early_stop_kl * self.target_kl
 
-    def update(self, rollout: Rollout) -> Metrics:
+    def after_steps(self, rollout: Rollout) -> Metrics:
         """
-        Pass over the rollout, then measure the KL divergence and adapt β for the next update.
+        Measure the KL divergence and adapt β for the next update.
 
         :param rollout: rollout with advantages, returns and action distributions
         :return: what to log, without the prefix ``train/``
         """
         used = self.kl_coef
-        metrics = super().update(rollout)
         distance = self.policy_change(rollout)
         assert self.target_kl is not None
         self.kl_coef = adapted_kl_coef(used, float(distance["kl"]), self.target_kl, self.kl_tolerance, self.kl_factor)
-        return {**metrics, **distance, "kl_coef": used}
+        return {**distance, "kl_coef": used}
 
     def policy_change(self, rollout: Rollout) -> Metrics:
         """Return KL(old‖new) and the ratio π_new / π_old over all valid rows, where old is the policy that acted."""

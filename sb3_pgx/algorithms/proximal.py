@@ -1,6 +1,7 @@
 """Base of PPO and PPOPenalty: several passes over a rollout, on a loss that keeps the policy near the one that acted."""
 
 from abc import abstractmethod
+from contextlib import AbstractContextManager
 from typing import Any
 
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -12,6 +13,7 @@ from sb3_pgx.core.checks import as_flag, check_counts, check_positive_or_none, i
 from sb3_pgx.core.evaluation import Evaluation
 from sb3_pgx.core.rollout import Batch, Rollout
 from sb3_pgx.core.schedules import Coefficient, as_schedule
+from sb3_pgx.engine import Update
 from sb3_pgx.ops.objectives import clipped, standardized
 from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm, ceil_div
 from sb3_pgx.stages.report import Metrics
@@ -147,6 +149,18 @@ class ProximalAlgorithm(PolicyGradientAlgorithm):
         rows = self.n_steps * self.n_envs
         return ceil_div(timesteps, rows) * self.n_epochs * ceil_div(rows, self.batch_size)
 
+    def steps_of(self, rollout: Rollout) -> AbstractContextManager[Update]:
+        """
+        The gradient steps of an update.
+
+        :param rollout: rollout with advantages and returns
+        """
+        c = self.coefficients()
+        if c.clip_range_vf is not None:
+            smallest = MIN_CLIP_RANGE_VF * rollout.values.abs().max().item()
+            c = c._replace(clip_range_vf=max(c.clip_range_vf, smallest))
+        return self.gradient_steps(c, min(self.batch_size, self.n_steps * self.n_envs), self.max_distance())
+
     def update(self, rollout: Rollout) -> Metrics:
         """
         Pass ``n_epochs`` times over the rollout, one gradient step per minibatch, and stop beyond :meth:`max_distance`.
@@ -154,11 +168,7 @@ class ProximalAlgorithm(PolicyGradientAlgorithm):
         :param rollout: rollout with advantages and returns
         :return: what to log, without the prefix ``train/``
         """
-        c = self.coefficients()
-        if c.clip_range_vf is not None:
-            smallest = MIN_CLIP_RANGE_VF * rollout.values.abs().max().item()
-            c = c._replace(clip_range_vf=max(c.clip_range_vf, smallest))
-        with self.gradient_steps(c, min(self.batch_size, rollout.n_valid), self.max_distance()) as steps:
+        with self.steps_of(rollout) as steps:
             for epoch in range(self.n_epochs):
                 steps.epoch(self.minibatches(rollout, self.batch_size))
                 self._n_updates += 1
@@ -174,4 +184,14 @@ class ProximalAlgorithm(PolicyGradientAlgorithm):
             "explained_variance": self.explained_variance(),
             **{name: value for name, value in clip_ranges.items() if value is not None},
             **self.spread(),
+            **self.after_steps(rollout),
         }
+
+    def after_steps(self, rollout: Rollout) -> Metrics:
+        """
+        Called after the last step of an update. A subclass may measure its result, and adapt to it.
+
+        :param rollout: that was learned from
+        :return: what to log besides, without the prefix ``train/``
+        """
+        return {}

@@ -1,11 +1,14 @@
 """Compile the functions of one algorithm, say so in its log, and count the seconds."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 
+import torch as th
 from torch import Tensor
 
-from sb3_pgx.engine.compiler import Compiled, compile_function
+from sb3_pgx.engine.compiler import Compiled, begin_compiling
 from sb3_pgx.engine.trace import Function, NotCompilable
 
 
@@ -32,16 +35,46 @@ class CompileLog:
         :param examples: makes its arguments, see :func:`~sb3_pgx.engine.compiler.compile_function`
         :return: the compiled function, or ``None`` if it cannot be compiled
         """
+        return self.begin(what, function, examples, ahead=False)()
+
+    def begin(
+        self, what: str, function: Callable[[], Function], examples: Callable[[], Sequence[Tensor]], ahead: bool
+    ) -> Callable[[], Compiled | None]:
+        """
+        Begin to compile a function. Arguments are those of :meth:`compile`.
+
+        :param ahead: whether to compile in a thread, while the caller does something else
+        :return: function that returns the result of :meth:`compile`
+        """
+        with self._working():
+            try:
+                begun = begin_compiling(function(), examples(), lambda seconds: self._announce(what, seconds), ahead)
+            except NotCompilable as reason:
+                self._tell(f"{what} runs uncompiled: {reason}")
+                return lambda: None
+
+        @cache
+        def result() -> Compiled | None:
+            with self._working():
+                try:
+                    compiled = begun()
+                    self._tell(f"{what} is compiled")
+                    return compiled
+                except NotCompilable as reason:
+                    self._tell(f"{what} runs uncompiled: {reason}")
+                    return None
+
+        return result
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Count the seconds, and draw no random numbers, whatever policy and compiler do."""
         start = time.perf_counter()
         try:
-            compiled = compile_function(function(), examples(), lambda seconds: self._announce(what, seconds))
-            self._tell(f"{what} is compiled")
-        except NotCompilable as reason:
-            self._tell(f"{what} runs uncompiled: {reason}")
-            compiled = None
+            with th.random.fork_rng():
+                yield
         finally:
             self.seconds += time.perf_counter() - start
-        return compiled
 
     def report_uncompiled(self, what: str, reason: str) -> None:
         """Log why something runs uncompiled, once per reason."""

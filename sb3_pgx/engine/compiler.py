@@ -10,7 +10,8 @@ import torch as th
 from torch import Tensor, fx
 
 from sb3_pgx.engine import kept_graphs
-from sb3_pgx.engine.inductor import CPU_OPTIONS, Inductor, compile_lock, first_line, same_results
+from sb3_pgx.engine.inductor import CPU_OPTIONS, Inductor, compile_lock, first_line, same_results, threads_can_compile
+from sb3_pgx.engine.threads import in_thread
 from sb3_pgx.engine.trace import Function, NotCompilable, copy_like, trace
 
 # A run is compiled (compile="auto") when its gradient steps, including those of earlier calls of `learn`, exceed this
@@ -79,36 +80,85 @@ def compile_function(
     :return: the compiled function, for such arguments only; it takes them as one sequence
     :raises NotCompilable: it cannot be traced or compiled; the message is a sentence without a full stop
     """
+    return begin_compiling(function, examples, announce)()
+
+
+def begin_compiling(
+    function: Function,
+    examples: Sequence[Tensor],
+    announce: Callable[[float], None] = lambda seconds: None,
+    ahead: bool = False,
+) -> Callable[[], Compiled]:
+    """
+    Trace a function, and return a function that returns the compiled one.
+
+    Arguments and errors are those of :func:`compile_function`.
+
+    :param ahead: whether to compile in a thread, while the caller does something else
+    """
+    with _reasons(), th.no_grad():
+        traced = trace(function, examples)
+        inputs = [copy_like(x) for x in traced.inputs(examples)]
+        examples = [copy_like(x) for x in examples]
+        graph = (
+            _made_by(_backend, traced.graph, inputs) if _backend else kept_or_compiled(traced.graph, inputs, announce, ahead)
+        )
+
+    def result() -> Compiled:
+        with _reasons(), th.no_grad():
+            compiled = Compiled(graph(), traced.read, traced.constants)
+            compiled(examples)  # compiles what is left to compile, and fails here if at all
+        return compiled
+
+    return result
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn every error into a reason why something cannot be compiled."""
     try:
-        with th.no_grad():
-            traced = trace(function, examples)
-            inputs = [copy_like(x) for x in traced.inputs(examples)]
-            graph = _backend(traced.graph, inputs) if _backend else kept_or_compiled(traced.graph, inputs, announce)
-            compiled = Compiled(graph, traced.read, traced.constants)
-            compiled([copy_like(x) for x in examples])  # compiles what is left to compile, and fails here if at all
+        yield
     except NotCompilable:
         raise
     except Exception as error:
         raise NotCompilable(first_line(error)) from error
-    return compiled
 
 
-def kept_or_compiled(graph: fx.GraphModule, examples: Sequence[Tensor], announce: Callable[[float], None]) -> Function:
+def _made_by(backend: "Backend", graph: fx.GraphModule, examples: Sequence[Tensor]) -> Callable[[], Function]:
+    made = backend(graph, examples)
+    return lambda: made
+
+
+def kept_or_compiled(
+    graph: fx.GraphModule, examples: Sequence[Tensor], announce: Callable[[float], None], ahead: bool = False
+) -> Callable[[], Function]:
     """
-    Return the compiled graph: from the graphs that are kept between runs, or compiled now, and kept.
+    Return a function that returns the compiled graph: one of those that are kept between runs, or a new one, which is kept.
 
     :param graph: operations on tensors
     :param examples: inputs of the graph; it may change them
     :param announce: called before it is compiled, with the seconds that it takes, roughly
+    :param ahead: whether to compile in a thread
     """
     folder = kept_graphs.folder() if all(x.device.type == "cpu" for x in examples) else None
+    key = "" if folder is None else kept_graphs.key(graph, examples, CPU_OPTIONS)
+    loaded = None if folder is None else _loaded(folder, key, graph, examples)
+    if loaded is not None:
+        return lambda: loaded
+
+    def work() -> Function:
+        with th.no_grad():
+            return _newly_compiled(folder, key, graph, examples, announce)
+
+    return in_thread(work) if ahead and threads_can_compile() else work
+
+
+def _newly_compiled(
+    folder: Path | None, key: str, graph: fx.GraphModule, examples: Sequence[Tensor], announce: Callable[[float], None]
+) -> Function:
     if folder is None:
         announce(_seconds_to_compile(graph))
         return _compiled(graph, examples).function
-    key = kept_graphs.key(graph, examples, CPU_OPTIONS)
-    loaded = _loaded(folder, key, graph, examples)
-    if loaded is not None:
-        return loaded
     with kept_graphs.turn(folder, key):
         loaded = _loaded(folder, key, graph, examples)  # another process may have compiled it meanwhile
         if loaded is not None:

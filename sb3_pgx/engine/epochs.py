@@ -1,7 +1,7 @@
 """One epoch: gradient steps on minibatches, compiled or eager, from one state of an update to the next."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import torch as th
 from gymnasium import spaces
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sb3_pgx.core.distributions import has_one_hot, one_hot
 from sb3_pgx.core.rollout import Rows
-from sb3_pgx.engine.compiler import Compiled, signature
+from sb3_pgx.engine.compiler import Compiled
 from sb3_pgx.engine.follower import follow
 from sb3_pgx.engine.minibatch_loss import MinibatchLoss
 from sb3_pgx.engine.parameters import EagerParameters, FlatParameters, HeldParameters, MovedParameters, SteppedByOptimizer
@@ -50,7 +50,6 @@ class Epoch:
         self._log: StepLog | OnHost | None = None  # of steps that are not part of the state yet
         self._graph: Compiled | None = None
         self._lasting: list[Tensor] = []  # arguments that all steps share
-        self._graphs: dict[Any, Compiled | None] = {}  # by the layout of the batch
 
     @property
     def state(self) -> State:
@@ -58,6 +57,14 @@ class Epoch:
         if self._log is not None:
             self._state, self._log = self._state._replace(progress=self._log.progress), None
         return self._state
+
+    def compile_ahead(self, batch: Rows) -> None:
+        """Begin to compile the step on batches like this one in a thread, without taking it."""
+        held = self._state.held
+        if isinstance(held, MovedParameters) and self._is_compiled(batch):
+            (scalars,) = held.step_scalars(0, 1, self.steps.kept_scalars)
+            with th.no_grad():
+                self._compiling(encode(batch, self.loss.policy), scalars, ahead=True)
 
     def run(self, batches: Sequence[Rows]) -> None:
         """
@@ -103,7 +110,20 @@ class Epoch:
 
     def _compiled_step(self, batch: Rows, encoded: Rows, scalars: Tensor) -> bool:
         """Take the step by its graph, which is compiled at the first call. Return false if it cannot be compiled."""
-        held, plan = self._state.held, self.loss.plan
+        if self._graph is None or not batch.alike:  # looked up once if all minibatches have one layout
+            self._graph = self._compiling(encoded, scalars)()
+        if self._graph is None:
+            return False
+        log = self._on_device()
+        self._graph([*self._lasting, log.flags, log.outcome, scalars, *encoded.tensors()])
+        log.advance()
+        if not self._state.lagging:
+            self._state = self._state._replace(lagging=True)
+        return True
+
+    def _compiling(self, encoded: Rows, scalars: Tensor, ahead: bool = False) -> Callable[[], Compiled | None]:
+        """Begin to compile the step on such a batch, unless it is compiled; see :meth:`GradientSteps.graph`."""
+        held, plan, log = self._state.held, self.loss.plan, self._on_device()
         assert isinstance(held, MovedParameters)
         if not self._lasting:
             following = [p for f in self.steps.followers for p in f.modules.parameters.values()]
@@ -111,22 +131,8 @@ class Epoch:
                 (plan.numbers, self._device), lambda: th.tensor(plan.numbers, dtype=th.float64, device=self._device)
             )
             self._lasting = [*held.pieces, *held.moments, *self.steps.fixed, *following, numbers]
-        passing = encoded.tensors()
-        if self._graph is None or not batch.alike:  # looked up once if all minibatches have one layout
-            layout = signature(passing)
-            if layout not in self._graphs:
-                log = self._on_device()
-                lasting = [*self._lasting, log.flags, log.outcome, scalars]
-                self._graphs[layout] = self.steps.graph(self.loss.policy, plan, held, lasting, encoded, layout)
-            self._graph = self._graphs[layout]
-        if self._graph is None:
-            return False
-        log = self._on_device()
-        self._graph([*self._lasting, log.flags, log.outcome, scalars, *passing])
-        log.advance()
-        if not self._state.lagging:
-            self._state = self._state._replace(lagging=True)
-        return True
+        lasting = [*self._lasting, log.flags, log.outcome, scalars]
+        return self.steps.graph(self.loss.policy, plan, held, lasting, encoded, ahead)
 
     def _eager_step(self, batch: Rows, scalars: Tensor | None) -> None:
         held, bound, plan = self._eager_parameters(), self.steps.bound, self.loss.plan
@@ -157,7 +163,7 @@ class Epoch:
             return held
         if not isinstance(held, EagerParameters):
             held = held.eager(self.state.progress.taken)
-            self._lasting, self._graphs, self._graph = [], {}, None
+            self._lasting, self._graph = [], None
         if self._state.lagging:
             held.store_parameters()
         self._state = self._state._replace(held=held, lagging=False)

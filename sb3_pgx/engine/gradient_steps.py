@@ -1,6 +1,6 @@
 """The gradient steps of one algorithm on one objective: what they are prepared with, and the graphs compiled for them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import attrgetter, is_
 from typing import Any
@@ -37,7 +37,7 @@ class GradientSteps:
         self.fixed: list[nn.Parameter] = []  # other parameters of the policy
         self.has_buffers = False  # which a forward pass may change
         self._structure: tuple[Any, ...] | None = None
-        self._graphs: dict[Any, Compiled | None] = {}
+        self._graphs: dict[Any, Callable[[], Compiled | None]] = {}
         self._version, self._mixed = 0, False
         self.followers: list[Follower] = []  # one, or none
         self._moments: Sequence[Tensor] = ()  # that were moved in place last
@@ -58,6 +58,16 @@ class GradientSteps:
             "_structure": None,
             "_graphs": {},
         }
+
+    @property
+    def are_prepared(self) -> bool:
+        """Whether there has been an update, or the first one has been prepared."""
+        return self._structure is not None
+
+    def wait(self) -> None:
+        """Wait for the graphs that are being compiled."""
+        for graph in self._graphs.values():
+            graph()
 
     def begin(self, version: int, follower: Follower | None) -> None:
         """
@@ -112,23 +122,31 @@ class GradientSteps:
         return values == known_values and list(map(id, objects)) == list(map(id, known))
 
     def graph(
-        self, policy: ActorCriticPolicy, plan: Plan, held: MovedParameters, lasting: Sequence[Tensor], batch: Rows, layout: Any
-    ) -> Compiled | None:
+        self,
+        policy: ActorCriticPolicy,
+        plan: Plan,
+        held: MovedParameters,
+        lasting: Sequence[Tensor],
+        batch: Rows,
+        ahead: bool = False,
+    ) -> Callable[[], Compiled | None]:
         """
-        Return the compiled step for such arguments, or ``None`` if it cannot be compiled.
+        Begin to compile the step for such arguments, unless that has been done before.
 
         :param lasting: the arguments before the batch
-        :param layout: signature of the batch's tensors
+        :param batch: encoded
+        :param ahead: whether to compile in a thread
+        :return: function that returns the compiled step, or ``None`` if it cannot be compiled
         """
         # Of parameters a new layout makes a new version, and the other tensors' shapes follow from what was prepared for.
-        key = (type(held), self._layout_of_moments(held), layout)
-        if key in self._graphs:
-            return self._graphs[key]
-        self._graphs[key] = self.log.compile(
-            "the gradient step",
-            lambda: traceable_step(self.bound, policy, plan, held, batch),
-            lambda: [*lasting, *batch.tensors()],
-        )
+        key = (type(held), self._layout_of_moments(held), signature(batch.tensors()))
+        if key not in self._graphs:
+            self._graphs[key] = self.log.begin(
+                "the gradient step",
+                lambda: traceable_step(self.bound, policy, plan, held, batch),
+                lambda: [*lasting, *batch.tensors()],
+                ahead,
+            )
         return self._graphs[key]
 
     def _layout_of_moments(self, held: MovedParameters) -> Any:

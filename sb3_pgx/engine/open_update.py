@@ -122,6 +122,17 @@ class Update:
                 self._state.held.store_parameters()
             raise self._loss.not_finite(batches[self.seen - self._before[0] - 1])
 
+    def compile_ahead(self, batch: Rows, n_batches: int) -> None:
+        """
+        Begin to compile the step in a thread, without taking it.
+
+        :param batch: rows like those of the minibatches to come; their values do not matter
+        :param n_batches: number of minibatches of an epoch
+        """
+        if self.compiled:
+            state = self._begun(batch, single=n_batches == 1)
+            Epoch(self._loss, state, self.compiled, n_batches).compile_ahead(batch)
+
     def check(self, batch: Rows) -> None:
         """
         Check that a step on a batch could be taken, without taking it.

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -80,6 +81,10 @@ class Collecting(OnPolicyAlgorithm):
         :param infos: as the environments returned them
         """
 
+    def compiling_ahead(self) -> AbstractContextManager[None]:
+        """A context in which acting is compiled: what the algorithm needs later can be compiled beside it."""
+        return nullcontext()
+
     @abstractmethod
     def evaluate_and_present(
         self,
@@ -135,7 +140,8 @@ class Collecting(OnPolicyAlgorithm):
             row = recorder.observe(self._last_obs)
             obs_tensor = self._as_tensor(row)
             if n_steps == 0 and self.compiled:
-                sampler.compile(self.policy, self._acting_pass, self._modules, obs_tensor)
+                with self.compiling_ahead():
+                    sampler.compile(self.policy, self._acting_pass, self._modules, obs_tensor)
             # Compute the action alone, unless the policy overrides forward.
             action_tensor, values, log_probs = sampler(self.policy, obs_tensor)
             actions = to_device(action_tensor, HOST).numpy()

@@ -49,6 +49,15 @@ class Estimating(Collecting):
         )
         return rollout.estimated(advantages, advantages + rollout.values)
 
+    def example_rollout(self) -> Rollout:
+        """Return a rollout of one step that nobody has taken, which has the types and the layout of those to come."""
+        recorder = Recorder(self.observation_space, self.action_space, self.n_envs, capacity=1)
+        recorder.observe(self._last_obs)  # type: ignore[arg-type]
+        nothing, no = np.zeros(self.n_envs), np.zeros(self.n_envs, bool)
+        recorder.add(recorder.actions[0], nothing, no, [], ~no, no, self.env, None)  # type: ignore[arg-type]
+        rollout = recorder.rollout(self._last_obs, self.device)  # type: ignore[arg-type]
+        return Estimating.estimate(self, Estimating.evaluate(self, rollout))
+
     def evaluate_and_estimate(self, rollout: CollectedRollout) -> Rollout:
         """Run stages 2 and 3, by one compiled graph if the rollout is short and no subclass overrides a stage."""
         if self.compiled and self._has_graph(rollout):

@@ -1,8 +1,9 @@
 """Stage 4: gradient steps on what stands in the rollout buffer; an update that is refused changes nothing."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,11 @@ from sb3_pgx.engine import Follower, GradientSteps, Plan, Update, open_update
 from sb3_pgx.stages.estimate import Estimating
 from sb3_pgx.stages.evaluate import evaluate_rows
 from sb3_pgx.stages.report import Metrics, read
+
+
+def _definer(algorithm: object, name: str) -> type | None:
+    """Return the class that defines a method of an algorithm; ``None`` if the object has its own."""
+    return None if name in vars(algorithm) else next(c for c in type(algorithm).__mro__ if name in vars(c))
 
 
 class Updating(Estimating):
@@ -75,9 +81,47 @@ class Updating(Estimating):
                 if controller is not None:
                     controller.scaled(update.scale)
 
+    def steps_of(self, rollout: Rollout) -> AbstractContextManager[Update]:
+        """
+        The :meth:`gradient_steps` of :meth:`update`. An algorithm that defines it, and uses it in ``update``, has its step
+        compiled while acting is compiled.
+
+        :param rollout: estimated
+        """
+        raise NotImplementedError
+
+    @contextmanager
+    def compiling_ahead(self) -> Iterator[None]:
+        """Before the first update, compile its step in a thread. The context ends when that is done."""
+        known = isinstance(self.rollout_buffer, RolloutView) and _definer(self, "steps_of") is _definer(self, "update")
+        if not known or self._steps.are_prepared:
+            yield
+            return
+        # The compiler puts the state of the random numbers back, so nothing may draw any meanwhile.
+        with th.random.fork_rng():
+            self._begin_to_compile_the_step()
+            yield
+            self._steps.wait()
+
+    def _begin_to_compile_the_step(self) -> None:
+        rows = self.n_steps * self.n_envs
+        size = min(getattr(self, "batch_size", rows), rows)
+        with suppress(Exception):  # if the policy fails, it fails again where that is reported
+            rollout = self.example_rollout()
+            self._modules.train(self.policy, True)
+            try:
+                with self.steps_of(rollout) as update:
+                    first_row = th.zeros(size, dtype=th.long, device=self.device)
+                    update.compile_ahead(rollout.rows(first_row), n_batches=math.ceil(rows / size))
+            finally:
+                self._modules.train(self.policy, False)
+
     def minibatches(self, rollout: Rollout, batch_size: int | None) -> Iterator[Batch]:
         """
         Yield the rollout's rows in SB3's random order, or the minibatches of a custom buffer class.
+
+        If rows are left out, their number differs from rollout to rollout. Then the last minibatch is filled up with the
+        epoch's first rows: a smaller one would run uncompiled, and each of its rows would count more.
 
         :param rollout: the estimated rollout
         :param batch_size: rows per minibatch; ``None`` for all rows at once
@@ -90,7 +134,10 @@ class Updating(Estimating):
             yield rollout.rows(None if rollout.complete else rollout.valid_rows())
         else:
             rows = rollout.valid_rows()
-            order = th.as_tensor(np.random.permutation(len(rows)), device=rows.device)
+            order: Any = np.random.permutation(len(rows))
+            if not rollout.complete and len(rows) > batch_size:
+                order = np.concatenate([order, order[: -len(rows) % batch_size]])
+            order = th.as_tensor(order, device=rows.device)
             yield from rollout.rows(rows[order]).split(batch_size)
 
     def train(self) -> None:

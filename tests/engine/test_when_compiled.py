@@ -3,10 +3,12 @@
 import pytest
 import stable_baselines3 as sb3
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
-from support.capabilities import QUICK
-from support.eager_and_compiled import ON_POLICY, assert_same_training, drawn, envs, make, optimizer, pair, warned
+from support.capabilities import DICT, IMAGE, QUICK
+from support.eager_and_compiled import ON_POLICY, assert_same_training, drawn, envs, make, optimizer, pair, trained, warned
 from support.small_environments import DEVICE
 
 from sb3_pgx import PPO
@@ -50,6 +52,55 @@ def test_auto_counts_the_steps_of_earlier_trainings_and_stays_compiled(graphs, t
     compiled = [s for s in model.log.sentences if "is compiled" in s]
     assert len(compiled) == len(set(compiled)) == 3 and not any("uncompiled" in s for s in model.log.sentences)
     assert model.n_gradient_steps == 24
+
+
+CELLS = {
+    "Box": lambda: {},
+    "Discrete": lambda: dict(env=envs(spaces.Discrete(4), spaces.Discrete(3))),
+    "Dict": lambda: dict(env=envs(DICT, spaces.MultiDiscrete([2, 3])), policy="MultiInputPolicy"),
+    "images": lambda: dict(env=envs(IMAGE, spaces.Discrete(2)), policy="CnnPolicy"),
+    "gSDE": lambda: dict(use_sde=True),
+}
+
+
+class Noted(BaseCallback):
+    """Keeps what a function returns at each step."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.noted = function, []
+
+    def _on_step(self):
+        self.noted.append(self.function())
+        return True
+
+
+@ON_POLICY
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_step_is_compiled_beside_acting_before_the_first_rollout(name, cell, graphs):
+    """It is the step that the update takes: none is compiled later."""
+    model = make(name, **CELLS[cell](), compile=True)
+    graphs_then = Noted(lambda: sum("cat" in str(graph.code) or "backward" in str(graph.code) for graph in graphs))
+    sentences_then = Noted(lambda: [s for s in model.log.sentences if "compiled" in s])
+    model.learn(36, [graphs_then, sentences_then])
+    assert sentences_then.noted[0] == ["acting is compiled", "the gradient step is compiled"]
+    assert len([s for s in model.log.sentences if "the gradient step" in s]) == 1
+    assert graphs_then.noted[0] >= 1
+
+
+@ON_POLICY
+def test_what_the_compiler_does_with_random_numbers_does_not_matter(name):
+    """It may draw some, and put the generator back to where it was when it began."""
+
+    def disturbing(graph, examples):
+        th.rand(3)
+        return graph.forward
+
+    models = [make(name, compile=compile) for compile in (False, True)]
+    with using_backend(disturbing):
+        expected, numbers = map(trained, models)
+    assert numbers == expected
+    assert_same_training(*models)
 
 
 # ------------------------------------------------------------------------------------------------------- what does not

@@ -295,6 +295,20 @@ def test_a_rollout_without_a_row_that_counts_goes_on():
     assert model.num_timesteps == 12 and model.last_rollout.valid.any()
 
 
+@pytest.mark.parametrize(("batch_size", "sizes"), [(5, {5}), (7, {7}), (64, {18})])
+def test_minibatches_are_of_one_size_although_rows_are_left_out(batch_size, sizes):
+    """The eighteen rows that count come at least once, and none of them twice before all have come."""
+    model = PPO("MlpPolicy", Arrays(PATTERNS["all at once"], AutoresetMode.NEXT_STEP), n_steps=8, batch_size=8, seed=0)
+    model.learn(1)
+    batches = list(model.minibatches(model.last_rollout, batch_size))
+    assert {len(batch) for batch in batches} == sizes
+    seen = th.cat([batch.advantages for batch in batches]).tolist()
+    expected = model.last_rollout.advantages[model.last_rollout.valid].tolist()
+    assert len(set(expected)) == len(expected) == 18
+    assert sorted(seen[:18]) == sorted(expected)
+    assert seen[18:] == seen[: len(seen) - 18]
+
+
 def test_a_buffer_of_ones_own_cannot_leave_rows_out():
     class Own(RolloutBuffer):
         pass
