@@ -280,12 +280,15 @@ def unchecked(policy: ActorCriticPolicy) -> Iterator[None]:
     :param policy: policy whose distribution is replaced by a :class:`~sb3_pgx.core.distributions.Choice`
     """
     before = policy.action_dist
-    if type(before) is CategoricalDistribution and is_sb3s(policy, "evaluate_actions", "_get_action_dist_from_latent"):
-        policy.action_dist = Choice(before.action_dim)
+    if type(before) is not CategoricalDistribution or not is_sb3s(policy, "evaluate_actions", "_get_action_dist_from_latent"):
+        yield
+        return
+    attributes = vars(policy)  # a module looks for parameters in whatever is assigned to it
+    attributes["action_dist"] = Choice(before.action_dim)
     try:
         yield
     finally:
-        policy.action_dist = before
+        attributes["action_dist"] = before
 
 
 def split_parameters(policy: ActorCriticPolicy) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
