@@ -32,7 +32,7 @@ format: .venv/.dev
 table: .venv/.tests  ## rewrite the README's tables from test runs and benchmarks/results
 	$(BIN)/python tests/readme_tables.py
 
-benchmark: .venv/.bench  ## measure the speed next to SB3, SBX and PFRL; writes benchmarks/results/bench.json; then run make table
+benchmark: .venv/.bench  ## measure the speed next to the peers that are installed; writes benchmarks/results/bench.json; then run make table
 	$(BIN)/python -m benchmarks.speed --write
 
 $(BIN)/python:

@@ -18,7 +18,7 @@ from benchmarks import RESULTS
 from benchmarks.claims.gradient_variance import N_ENVS, N_EPISODES
 from benchmarks.claims.protocol import load_claims
 from benchmarks.claims.records import code_hash_of, read_records
-from benchmarks.speed import short_runs
+from benchmarks.speed import short_runs, startup
 from benchmarks.speed.report import markdown
 from benchmarks.speed.results import read_results
 from sb3_pgx.diagnostics import METRICS
@@ -253,6 +253,11 @@ def short_runs_table(file: Path = short_runs.FILE) -> str:
     return short_runs.markdown(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else section("short runs")
 
 
+def startup_table(file: Path = startup.FILE) -> str:
+    """What ``python -m benchmarks.speed.startup`` measured last; as it stands if it has not."""
+    return startup.markdown(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else section("startup")
+
+
 def metrics_table() -> str:
     """What ``DiagnosticsCallback`` logs."""
     rows = [f"| `{name}` | {meaning.replace('|', '&#124;')} |" for name, meaning in METRICS.items()]
@@ -277,6 +282,7 @@ GENERATED = {
     "mujoco": mujoco_table,
     "short runs": short_runs_table,
     "speed": speed_tables,
+    "startup": startup_table,
     "variance": variance_sentence,
 }
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.speed``: measure the speed next to SB3, SBX and PFRL."""
+"""``python -m benchmarks.speed``: measure the speed next to SB3, SBX, PFRL and RLtools."""
 
 import argparse
 import shlex

@@ -5,12 +5,17 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
+from benchmarks.speed import rltools_ppo
 from benchmarks.speed.pfrl_acer import PFRLACER
+from benchmarks.speed.rltools_ppo import RLToolsPPO, RLToolsPPOWithMKL
 from sb3_pgx.experiments.peers import PEERS, resolve_peer
 from sb3_pgx.settings.configs import suggestion
 
-DIAGNOSTICS, ARRAYS = "+diagnostics", "+arrays"
-PFRL_ACER = "pfrl:acer"  # it lacks SB3's interface, so only its speed can be compared
+DIAGNOSTICS, ARRAYS, ENVPOOL = "+diagnostics", "+arrays", "+envpool"
+PFRL_ACER = "pfrl:acer"
+RLTOOLS_PPO, RLTOOLS_MKL = "rltools:ppo", "rltools:ppo+mkl"
+ADAPTERS: dict[str, type[Any]] = {PFRL_ACER: PFRLACER, RLTOOLS_PPO: RLToolsPPO, RLTOOLS_MKL: RLToolsPPOWithMKL}
+FRAMES_ALONE = (RLTOOLS_PPO, RLTOOLS_MKL)  # their loop is one call of C++ in another process: only its duration is known
 PPO_ROLLOUT = {"n_steps": 256, "batch_size": 64, "n_epochs": 10}
 TRPO_ROLLOUT = {"n_steps": 256, "batch_size": 128, "cg_max_steps": 15, "n_critic_updates": 10}
 
@@ -38,9 +43,9 @@ class Case:
     :param name: name of the case, on the command line and in the report
     :param algorithm: the algorithm of this package
     :param env_id: Gymnasium's name of the environment
-    :param peers: algorithms to compare with: ``sb3:ppo``, ``contrib:trpo``, ``sbx:ppo``, ``pfrl:acer``, or one of ours. If the
-        name ends in ``+diagnostics``, it is trained with a ``DiagnosticsCallback``; if it ends in ``+arrays``, in
-        environments that step as arrays
+    :param peers: algorithms to compare with: ``sb3:ppo``, ``contrib:trpo``, ``sbx:ppo``, ``pfrl:acer``, ``rltools:ppo``, or
+        one of ours. If the name ends in ``+diagnostics``, it is trained with a ``DiagnosticsCallback``; if it ends in
+        ``+arrays``, in environments that step as arrays; if it ends in ``+envpool``, in EnvPool's
     :param goals: ratios to reach
     :param acting_goal: largest time per collection step without the environments, in microseconds
     :param callback_goal: largest share of the whole time in the callback's own methods, in [0, 1]
@@ -96,8 +101,8 @@ CASES = (
         "ppo-pendulum",
         "ppo",
         "Pendulum-v1",
-        ("sb3:ppo", "sbx:ppo"),
-        (Goal("frames", "sb3:ppo", 4.5), Goal("frames", "sbx:ppo", 1.8)),
+        ("sb3:ppo", "sbx:ppo", RLTOOLS_PPO, RLTOOLS_MKL),
+        (Goal("frames", "sb3:ppo", 4.5), Goal("frames", "sbx:ppo", 1.8), Goal("frames", RLTOOLS_PPO, 1.3)),
     ),
     Case(
         "ppo-halfcheetah",
@@ -218,6 +223,33 @@ CASES = (
         )
     ),
     Case(
+        "ppo-pendulum-envpool",
+        f"ppo{ENVPOOL}",
+        "Pendulum-v1",
+        ("ppo", RLTOOLS_PPO, RLTOOLS_MKL),
+        (Goal("frames", RLTOOLS_PPO, 0.8),),
+        timesteps=40_960,
+        hyperparameters={"n_steps": 1024, "batch_size": 256, "n_epochs": 2},
+        n_envs=4,
+    ),
+    Case(
+        "ppo-halfcheetah-envpool",
+        f"ppo{ENVPOOL}",
+        "HalfCheetah-v5",
+        ("ppo",),
+        (Goal("frames", "ppo", 1.8),),
+    ),
+    Case(  # the settings of Schulman et al. (2017, table 5)
+        "ppo-pong-arrays",
+        f"ppo{ARRAYS}",
+        "ale_py:ALE/Pong-v5",
+        ("ppo",),
+        (Goal("frames", "ppo", 1.3),),
+        timesteps=1_024,
+        hyperparameters={"n_steps": 128, "batch_size": 256, "n_epochs": 3},
+        policy="CnnPolicy",
+    ),
+    Case(
         "ppo-images",
         "ppo",
         "benchmarks.speed.frames:RandomFrames-v0",
@@ -247,10 +279,15 @@ def select_cases(names: Sequence[str] | None, known: Sequence[Case] = CASES) -> 
 
 
 def missing_package(contender: str) -> str | None:
-    """Return why a contender cannot run here, with the remedy; ``None`` if its package is installed."""
+    """Return why a contender cannot run here, with the remedy; ``None`` if its packages are installed."""
     origin, colon, _ = contender.partition(":")
     if contender == PFRL_ACER:
         return None if find_spec("pfrl") and find_spec("gym") else f"{contender} needs PFRL and Gym: pip install pfrl gym"
+    if origin == "rltools":
+        needs = rltools_ppo.missing(ADAPTERS[contender].mkl)
+        return f"{contender} needs {needs}" if needs else None
+    if contender.endswith(ENVPOOL) and not find_spec("envpool"):
+        return f"{contender} needs envpool, which is not installed: pip install envpool"
     if not colon or find_spec(PEERS[origin].module):
         return None
     return f"{contender} needs {PEERS[origin].module}, which is not installed: pip install {PEERS[origin].distribution}"
@@ -258,6 +295,4 @@ def missing_package(contender: str) -> str | None:
 
 def contender_class(contender: str) -> type[Any]:
     """Return the class of a contender. Its package must be installed. It has the methods of SB3 that are timed."""
-    if contender == PFRL_ACER:
-        return PFRLACER
-    return resolve_peer(contender.removesuffix(DIAGNOSTICS).removesuffix(ARRAYS)).algorithm
+    return ADAPTERS.get(contender) or resolve_peer(contender.partition("+")[0]).algorithm

@@ -14,13 +14,12 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.speed.cases import ARRAYS, DIAGNOSTICS, Case, contender_class
+from benchmarks.speed.cases import DIAGNOSTICS, Case, contender_class
+from benchmarks.speed.environments import make_environments
 from benchmarks.speed.phases import timed_phases
 from benchmarks.speed.results import PhaseRound, Round
 from sb3_pgx.diagnostics import DiagnosticsCallback
-from sb3_pgx.environments import make_vec_env
 from sb3_pgx.stages.algorithm import ceil_div
 
 SEED = 0
@@ -39,7 +38,7 @@ class Measurement:
     """
 
     def __init__(self, case: Case, contender: str):
-        env = _environments(case, contender)
+        env = make_environments(case.env_id, case.n_envs, contender, SEED)
         arguments: dict[str, Any] = case.arguments(contender)
         self.case = case
         self.model = contender_class(contender)(case.policy, env, seed=SEED, device="cpu", verbose=0, **arguments)
@@ -95,7 +94,7 @@ class Measurement:
 
     def ceiling(self, timesteps: int) -> Round:
         """Step the environments with random actions and no algorithm: no algorithm can be faster than this."""
-        env = _environments(self.case, self.case.algorithm)
+        env = make_environments(self.case.env_id, self.case.n_envs, self.case.algorithm, SEED)
         env.reset()
         env.action_space.seed(SEED)
         actions = [np.stack([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(ACTIONS)]
@@ -142,10 +141,6 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
-
-
-def _environments(case: Case, contender: str) -> VecEnv:
-    return make_vec_env(case.env_id, case.n_envs, seed=SEED, vector=contender.endswith(ARRAYS))
 
 
 def gradient_steps_per_update(model: BaseAlgorithm) -> int:

@@ -15,22 +15,30 @@ from importlib.util import find_spec
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_pgx
 
 WARM_UP = 3  # iterations: the first compiles, the second fills caches
 NAMES = {cls.__name__.lower(): cls for cls in map(vars(sb3_pgx).get, sb3_pgx.__all__) if isinstance(cls, type)}
+ARRAYS = ("arrays", "envpool")
+
+
+def arrays(case: dict) -> VecEnv:
+    """Make environments that step as arrays, which early commits lack."""
+    environments = import_module("benchmarks.speed.environments")
+    return environments.make_environments(case["env_id"], case["n_envs"], case["algorithm"], 0)
 
 
 def main(case: dict) -> None:
     """Build the model, warm it up, and train as often as asked."""
     th.set_num_threads(1)
-    name, _, diagnosed = case["algorithm"].partition("+")
-    env = make_vec_env(case["env_id"], case["n_envs"], seed=0)
+    name, _, variant = case["algorithm"].partition("+")
+    env = arrays(case) if variant in ARRAYS else make_vec_env(case["env_id"], case["n_envs"], seed=0)
     model = NAMES[name.replace("_", "")](case["policy"], env, seed=0, device="cpu", verbose=0, **case["arguments"])
     model.set_logger(Logger(None, []))
     callback = None
-    if diagnosed:
+    if variant == "diagnostics":
         room = next(name for name in ("diagnostics", "callbacks") if find_spec(f"sb3_pgx.{name}"))  # the older commits' name
         callback = import_module(f"sb3_pgx.{room}").DiagnosticsCallback()
     for _ in range(WARM_UP):

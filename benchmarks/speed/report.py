@@ -8,6 +8,7 @@ from benchmarks.speed.phases import PHASES
 from benchmarks.speed.results import METRICS, CaseResult, PeerComparison, Spread, Timing, compare_with_peers, spread
 from sb3_pgx.experiments.number_format import thousands
 
+UNKNOWN = "–"
 TIMED_CODE = ("sb3_pgx/diagnostics", "benchmarks/speed")  # in addition to the code that training depends on
 
 
@@ -24,8 +25,12 @@ def headline(result: CaseResult) -> str:
 
 
 def markdown(results: Sequence[CaseResult]) -> str:
-    """Return both tables, how they were measured, and which rows are stale, that is, measured with other code than today's."""
-    return "\n".join([*_ratios(results), "", *_where_time_goes(results), "", _measured(results), *_stale(results)])
+    """
+    Return both tables, how they were measured, which peers were missing, and which rows are stale, that is, measured with
+    other code than today's.
+    """
+    tables = [*_ratios(results), "", *_where_time_goes(results)]
+    return "\n".join([*tables, "", _measured(results), *_skipped(results), *_stale(results)])
 
 
 def _ratios(results: Sequence[CaseResult]) -> list[str]:
@@ -39,7 +44,7 @@ def _ratios(results: Sequence[CaseResult]) -> list[str]:
         for peer in dict.fromkeys(c.peer for c in comparisons):
             of = {c.metric: c for c in comparisons if c.peer == peer}
             speeds = [of["frames"].ours, of["frames"].theirs, median(r.frames_per_second for r in result.ceiling)]
-            ratios = [_judged(of[metric]) for metric in METRICS]
+            ratios = [_judged(of[metric]) if metric in of else UNKNOWN for metric in METRICS]
             lines.append(_row([result.case.name, peer, " / ".join(map(thousands, speeds)), *ratios]))
     return lines
 
@@ -48,7 +53,7 @@ def _where_time_goes(results: Sequence[CaseResult]) -> list[str]:
     names = ["case", "algorithm", *PHASES, "acting, µs per step", "minibatch step, µs", "compile, s: cold / warm", "peak, MiB"]
     lines = [_row(names), "|---|---|" + "--:|" * (len(names) - 2)]
     for result in results:
-        lines += [_phases(result, name, timing) for name, timing in result.timings.items()]
+        lines += [_phases(result, name, timing) for name, timing in result.timings.items() if timing.phase_rounds]
     return lines
 
 
@@ -62,7 +67,7 @@ def _phases(result: CaseResult, name: str, timing: Timing) -> str:
     acting = spread([r.acting_us for r in rounds])
     goal = result.case.acting_goal if name == result.case.algorithm else None
     acting_cell = f"{acting.median:.0f}" + ("" if goal is None else f", {_mark(acting.median <= goal)} ≤ {goal:g}")
-    compiling = "–"
+    compiling = UNKNOWN
     if timing.warm_cache_seconds is not None:
         compiling = f"{timing.warm_up_seconds:.1f} / {timing.warm_cache_seconds:.1f}"
     elif name.startswith("sbx:"):  # by default, JAX keeps no compiled code for the next process
@@ -84,6 +89,11 @@ def _measured(results: Sequence[CaseResult]) -> str:
         "own, including the compiler; data are all tensors and the rollout buffer between two updates. Shares, acting (a "
         "step of all environments, without their own time) and minibatch steps are from rounds with a stopwatch."
     )
+
+
+def _skipped(results: Sequence[CaseResult]) -> list[str]:
+    missing = [f"{result.case.name}: {', '.join(result.skipped.values())}" for result in results if result.skipped]
+    return ["", f"**Not measured**: {'; '.join(missing)}."] if missing else []
 
 
 def _stale(results: Sequence[CaseResult]) -> list[str]:

@@ -58,18 +58,19 @@ class Timing:
     The measurements of one contender.
 
     :param rounds: rounds of training
-    :param phase_rounds: further rounds, with a stopwatch
+    :param phase_rounds: further rounds, with a stopwatch; none of a contender that runs as one piece
     :param warm_up_seconds: seconds of compiling, from an empty cache
-    :param peak_memory_mib: peak memory of the process after ``rounds``; after the warm-up if another process ran the rounds
-    :param data_bytes: bytes of all tensors and of the rollout buffer's arrays, between two updates
+    :param peak_memory_mib: peak memory of the process after ``rounds``; after the warm-up if another process ran the rounds;
+        ``None`` if not measured
+    :param data_bytes: bytes of all tensors and of the rollout buffer's arrays, between two updates; ``None`` if not measured
     :param warm_cache_seconds: ``warm_up_seconds`` of a process with a filled cache; ``None`` if not measured
     """
 
     rounds: list[Round]
     phase_rounds: list[PhaseRound]
     warm_up_seconds: float
-    peak_memory_mib: float
-    data_bytes: int
+    peak_memory_mib: float | None
+    data_bytes: int | None
     warm_cache_seconds: float | None = None
 
 
@@ -119,7 +120,7 @@ class Metric:
     """
     A way to compare two contenders.
 
-    :param values: function from the timing of a contender to one value per round
+    :param values: function from the timing of a contender to one value per round; none if it was not measured
     :param inverse: whether the ratio is the peer's value divided by ours, so that larger is better
     :param at_most: whether a goal is the largest allowed ratio, not the smallest
     """
@@ -129,12 +130,16 @@ class Metric:
     at_most: bool = False
 
 
+def _known(value: float | None) -> Sequence[float]:
+    return [] if value is None else [value]
+
+
 METRICS = {
     "frames": Metric(lambda timing: [r.frames_per_second for r in timing.rounds]),
     "step": Metric(lambda timing: [r.step_us for r in timing.phase_rounds], inverse=True),
     "acting": Metric(lambda timing: [r.acting_us for r in timing.phase_rounds], inverse=True),
-    "memory": Metric(lambda timing: [timing.peak_memory_mib], at_most=True),
-    "data": Metric(lambda timing: [timing.data_bytes], at_most=True),
+    "memory": Metric(lambda timing: _known(timing.peak_memory_mib), at_most=True),
+    "data": Metric(lambda timing: _known(timing.data_bytes), at_most=True),
 }
 
 
@@ -152,13 +157,14 @@ class PeerComparison:
 
 
 def compare_with_peers(result: CaseResult) -> list[PeerComparison]:
-    """Return the comparison of every metric with every peer that was measured."""
+    """Return the comparison of every metric with every peer, as far as they were measured."""
     ours = result.timings[result.case.algorithm]
     return [
         _compare_metric(metric, peer, ours, timing, result.case.goals)
         for peer, timing in result.timings.items()
         if peer != result.case.algorithm
-        for metric in METRICS
+        for metric, how in METRICS.items()
+        if how.values(ours) and how.values(timing)
     ]
 
 

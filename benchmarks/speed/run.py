@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from benchmarks import RESULTS
 from benchmarks.provenance import provenance
-from benchmarks.speed.cases import CASES, DIAGNOSTICS, Case, missing_package, select_cases
+from benchmarks.speed.cases import CASES, DIAGNOSTICS, FRAMES_ALONE, Case, missing_package, select_cases
 from benchmarks.speed.measure import Measurement, Process
 from benchmarks.speed.report import code_hash_of_speed, headline
 from benchmarks.speed.results import CaseResult, Timing, as_record
@@ -26,7 +26,17 @@ from sb3_pgx.settings.environments import check_environment
 
 ROUNDS, QUICK_ROUNDS = 5, 2
 RESULTS_FILE = "bench.json"
-OPTIONAL = ("sb3_contrib", "sbx-rl", "jax", "mujoco", "pfrl")  # packages that only some cases need
+OPTIONAL = (
+    "sb3_contrib",
+    "sbx-rl",
+    "jax",
+    "mujoco",
+    "envpool",
+    "ale-py",
+    "pfrl",
+    "rltools",
+    "mkl",
+)  # packages that only some cases need
 CEILING = "environments alone"
 
 T = TypeVar("T")
@@ -76,7 +86,8 @@ def plan_bench(
     :param quick: only check that the benchmark works; the speeds have no meaning
     :param known: the cases that there are
     :param results: folder of the results that are kept; default: this repository's
-    :raises ValueError: a name is unknown, a number is out of range, or ``quick`` results would be kept
+    :raises ValueError: a name is unknown, a number is out of range, ``quick`` results would be kept, or the results that are
+        kept cannot be read
     :raises FileExistsError: ``output`` exists and ``force`` is False
     :raises ImportError: a required package is not installed
     """
@@ -90,8 +101,9 @@ def plan_bench(
     file = results / RESULTS_FILE if write else output or Path("runs") / f"bench-{datetime.now():%Y%m%d-%H%M%S}.json"
     if not write and file.exists() and (file.is_dir() or not force):
         raise FileExistsError(f"{file} exists; choose another file{'' if file.is_dir() else ', or use --force to replace it'}")
-    skipped = {case.name: reason for case in selected if (reason := _missing_environment(case))}
-    kept = json.loads(file.read_text(encoding="utf-8")) if write and file.is_file() else {}
+    reasons = {case.name: missing_package(case.algorithm) or _missing_environment(case) for case in selected}
+    skipped = {name: reason for name, reason in reasons.items() if reason}
+    kept = _kept_results(file) if write and file.is_file() else {}
     return BenchPlan(tuple(c for c in selected if c.name not in skipped), skipped, rounds, timesteps, file, kept)
 
 
@@ -158,14 +170,15 @@ def measure(
         trainings = take_turns(
             {n: partial(p.call, Measurement.round, timesteps, diagnosed[n]) for n, p in runs.items()}, rounds
         )
-        memory = {name: p.call(Measurement.peak_memory) for name, p in processes.items()}
-        data = {name: p.call(Measurement.data_bytes) for name, p in processes.items()}
+        inspected = {name: p for name, p in processes.items() if name not in FRAMES_ALONE}
+        memory = {name: p.call(Measurement.peak_memory) for name, p in inspected.items()}
+        data = {name: p.call(Measurement.data_bytes) for name, p in inspected.items()}
         turns: dict[str, Callable[[], Any]] = {
-            **{n: partial(p.call, Measurement.phase_round, timesteps, diagnosed[n]) for n, p in runs.items()},
+            **{n: partial(runs[n].call, Measurement.phase_round, timesteps, diagnosed[n]) for n in inspected},
             CEILING: partial(processes[case.algorithm].call, Measurement.ceiling, timesteps),
         }
         phases = take_turns(turns, (rounds + 1) // 2)
-        timings = {n: Timing(trainings[n], phases[n], warm_up[n], memory[n], data[n]) for n in contenders}
+        timings = {n: Timing(trainings[n], phases.get(n, []), warm_up[n], memory.get(n), data.get(n)) for n in contenders}
         if case.compiles:
             fresh = stack.enter_context(process(case, case.algorithm, cache))
             warm = fresh.call(Measurement.warm_up)
@@ -190,6 +203,13 @@ def take_turns(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[s
         for name, contender in contenders.items():
             measured[name].append(contender())
     return measured
+
+
+def _kept_results(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} cannot be read ({error}); restore it, or delete it to measure all cases again") from None
 
 
 def _missing_environment(case: Case) -> str | None:

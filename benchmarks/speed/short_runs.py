@@ -9,12 +9,8 @@ one torch thread each. ``learn`` is the time of the call; the process is timed f
 """
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import RESULTS
-from benchmarks.provenance import ROOT, provenance
+from benchmarks.provenance import provenance
+from benchmarks.speed.fresh_process import run_fresh
 from benchmarks.speed.report import code_hash_of_speed
 from sb3_pgx.experiments.pool import write_json
 
@@ -74,17 +71,8 @@ def measure(case: ShortRun, seeds: int) -> dict[str, dict[str, list[float]]]:
 
 def _run(case: ShortRun, contender: str, seed: int, cache: Path) -> tuple[float, float]:
     # Of a later start only this package's graphs are there: what it needs of the compiler's own cache would be a mistake.
-    compilers_own = {"TORCHINDUCTOR_CACHE_DIR": str(cache / contender.replace(" ", "-"))}
-    places = {**compilers_own, "SB3_PGX_CACHE_DIR": str(cache / "graphs"), "PYTHONPATH": str(ROOT)}
-    job = json.dumps({**asdict(case), "contender": contender, "seed": seed})
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-P", str(WORKER), job], env={**os.environ, **places}, capture_output=True, text=True
-    )
-    seconds = time.perf_counter() - start
-    if done.returncode:
-        raise RuntimeError(f"{case.name}, {contender}: {done.stderr.strip().splitlines()[-1]}")
-    return float(done.stdout.splitlines()[-1]), seconds
+    job = {**asdict(case), "contender": contender, "seed": seed}
+    return run_fresh(WORKER, job, cache / "graphs", cache / contender.replace(" ", "-"))
 
 
 def times_as_fast(seconds: dict[str, dict[str, list[float]]], contender: str, what: str) -> tuple[float, float, float]:

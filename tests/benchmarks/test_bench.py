@@ -101,6 +101,25 @@ def test_the_report_tells_ratios_phases_machine_and_versions():
     assert "| 0.5 / 0.2 |" in report.markdown([case_result(ppo=compiled, **{"sb3:ppo": timing([1.0])})])
 
 
+def test_of_a_peer_that_runs_as_one_piece_only_the_frames_are_compared(tmp_path):
+    piece = replace(timing([2.0]), phase_rounds=[], peak_memory_mib=None, data_bytes=None)
+    result = case_result(replace(CASE, peers=("rltools:ppo",)), ppo=timing([1.0]), **{"sb3:ppo": timing([4.0])})
+    result.timings["rltools:ppo"] = piece
+    frames = [c for c in compare_with_peers(result) if c.peer == "rltools:ppo"]
+    assert [(c.metric, c.ratio.median) for c in frames] == [("frames", 2.0)]
+    text = report.markdown([result])
+    assert "| a-case | rltools:ppo | 1 000 / 500 / 100 000 | 2.00 | – | – | – | – |" in text
+    assert text.count("rltools:ppo") == 1  # it has no phases
+    (tmp_path / "bench.json").write_text(json.dumps({"a-case": as_record(result)}))
+    assert read_results(tmp_path / "bench.json") == [result]
+
+
+def test_the_report_tells_which_peers_were_missing():
+    result = case_result()
+    assert "\n\n**Not measured**: a-case: sbx:ppo needs sbx.\n" in report.markdown([result, replace(result, skipped={})])
+    assert "Not measured" not in report.markdown([replace(result, skipped={})])
+
+
 def test_rows_that_were_measured_with_other_code_are_shown_as_stale():
     today = replace(case_result(), code_hash=report.code_hash_of_speed())
     assert "Stale" not in report.markdown([today, today])
@@ -271,6 +290,23 @@ def test_a_case_whose_environment_needs_a_missing_package_is_skipped_with_its_re
         "first: skipped, environment sticks:Pole-v0: module sticks cannot be imported: No module named 'sticks'\n" in printed
     )
     assert [result.case.name for result in read_results(tmp_path / "bench.json")] == ["third"]
+
+
+def test_a_case_whose_own_environments_need_a_missing_package_is_skipped_with_its_reason(bench, tmp_path, capsys, monkeypatch):
+    without(monkeypatch, "envpool")
+    assert bench(["--output", "bench.json"], [replace(CASE, name="first", algorithm="ppo+envpool"), CASE]) == 0
+    reason = "ppo+envpool needs envpool, which is not installed: pip install envpool"
+    assert f"first: skipped, {reason}\n" in capsys.readouterr().out
+    assert [result.case.name for result in read_results(tmp_path / "bench.json")] == ["a-case"]
+
+
+@pytest.mark.parametrize("content", ['{"first": {', "[1]"])
+def test_results_that_cannot_be_read_are_left_alone(bench, tmp_path, capsys, content):
+    file = tmp_path / "benchmarks/results/bench.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    assert bench(["--write"]) == 2
+    assert f"{file} cannot be read (" in capsys.readouterr().err and file.read_text() == content
 
 
 @pytest.mark.slow

@@ -1,0 +1,33 @@
+"""Run a worker script in a fresh process, which finds of earlier compilations only what it is given."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.provenance import ROOT
+
+
+def run_fresh(worker: Path, job: dict[str, Any], graphs: Path, compilers_own: Path) -> tuple[float, float]:
+    """
+    Run a worker script.
+
+    :param worker: the script; its last line is a number of seconds
+    :param job: its argument
+    :param graphs: folder of this package's kept graphs
+    :param compilers_own: folder of TorchInductor's cache
+    :return: the seconds that the worker printed, and those of the whole process
+    :raises RuntimeError: the worker failed; the message is the last line of its error
+    """
+    places = {"TORCHINDUCTOR_CACHE_DIR": str(compilers_own), "SB3_PGX_CACHE_DIR": str(graphs), "PYTHONPATH": str(ROOT)}
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-P", str(worker), json.dumps(job)], env={**os.environ, **places}, capture_output=True, text=True
+    )
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise RuntimeError(f"{json.dumps(job)}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+    return float(done.stdout.splitlines()[-1]), seconds
