@@ -19,6 +19,7 @@ class CompileLog:
     def __init__(self, tell: Callable[[str], None] = lambda sentence: None):
         self._tell = tell
         self._uncompiled: dict[str, str] = {}  # the reason that was logged last, by what runs uncompiled
+        self._has_waited = False
         self.seconds = 0.0  # that compiling and loading took in this call of `learn`
 
     def compile(
@@ -34,7 +35,9 @@ class CompileLog:
         """
         start = time.perf_counter()
         try:
-            compiled = compile_function(function(), examples(), lambda seconds: self._announce(what, seconds))
+            compiled = compile_function(
+                function(), examples(), lambda seconds: self._announce(what, seconds), self._announce_wait
+            )
             self._tell(f"{what} is compiled")
         except NotCompilable as reason:
             self._tell(f"{what} runs uncompiled: {reason}")
@@ -51,3 +54,9 @@ class CompileLog:
 
     def _announce(self, what: str, seconds: float) -> None:
         self._tell(f"compiling {what}, which takes about {seconds:.0f} s, once per network and machine")
+
+    def _announce_wait(self) -> None:
+        """Log, once, that this run waits: the other process compiles the next graphs, too."""
+        if not self._has_waited:
+            self._has_waited = True
+            self._tell("another process compiles the same graphs; this run waits for it")

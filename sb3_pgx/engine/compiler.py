@@ -66,7 +66,10 @@ def _picker(indices: Sequence[int]) -> Callable[[Sequence[Tensor]], Sequence[Ten
 
 
 def compile_function(
-    function: Function, examples: Sequence[Tensor], announce: Callable[[float], None] = lambda seconds: None
+    function: Function,
+    examples: Sequence[Tensor],
+    announce: Callable[[float], None] = lambda seconds: None,
+    wait: Callable[[], None] = lambda: None,
 ) -> Compiled:
     """
     Trace a function, and compile the graph or load it from the graphs that are kept between runs.
@@ -76,6 +79,7 @@ def compile_function(
     :param function: maps tensors to a tuple of tensors
     :param examples: arguments with the shapes, strides, types and device of later ones; they are not changed
     :param announce: called before the graph is compiled, with the seconds that it takes, roughly
+    :param wait: called before waiting for another process that compiles the graph
     :return: the compiled function, for such arguments only; it takes them as one sequence
     :raises NotCompilable: it cannot be traced or compiled; the message is a sentence without a full stop
     """
@@ -83,7 +87,7 @@ def compile_function(
         with th.no_grad():
             traced = trace(function, examples)
             inputs = [copy_like(x) for x in traced.inputs(examples)]
-            graph = _backend(traced.graph, inputs) if _backend else kept_or_compiled(traced.graph, inputs, announce)
+            graph = _backend(traced.graph, inputs) if _backend else kept_or_compiled(traced.graph, inputs, announce, wait)
             compiled = Compiled(graph, traced.read, traced.constants)
             compiled([copy_like(x) for x in examples])  # compiles what is left to compile, and fails here if at all
     except NotCompilable:
@@ -93,13 +97,16 @@ def compile_function(
     return compiled
 
 
-def kept_or_compiled(graph: fx.GraphModule, examples: Sequence[Tensor], announce: Callable[[float], None]) -> Function:
+def kept_or_compiled(
+    graph: fx.GraphModule, examples: Sequence[Tensor], announce: Callable[[float], None], wait: Callable[[], None]
+) -> Function:
     """
     Return the compiled graph: from the graphs that are kept between runs, or compiled now, and kept.
 
     :param graph: operations on tensors
     :param examples: inputs of the graph; it may change them
     :param announce: called before it is compiled, with the seconds that it takes, roughly
+    :param wait: called before waiting for another process that compiles it
     """
     folder = kept_graphs.folder() if all(x.device.type == "cpu" for x in examples) else None
     if folder is None:
@@ -109,7 +116,7 @@ def kept_or_compiled(graph: fx.GraphModule, examples: Sequence[Tensor], announce
     loaded = _loaded(folder, key, graph, examples)
     if loaded is not None:
         return loaded
-    with kept_graphs.turn(folder, key):
+    with kept_graphs.turn(folder, key, wait):
         loaded = _loaded(folder, key, graph, examples)  # another process may have compiled it meanwhile
         if loaded is not None:
             return loaded
