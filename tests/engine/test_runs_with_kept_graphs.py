@@ -291,7 +291,7 @@ POLICIES = {
     "CnnPolicy": lambda: dict(policy="CnnPolicy", env=envs(IMAGE, spaces.Discrete(3))),
 }
 CASES = [*((name, "MlpPolicy") for name in ALGORITHMS), *(("ppo", policy) for policy in POLICIES if policy != "MlpPolicy")]
-CASES += [("trpo", "gSDE"), ("acer", "MultiDiscrete actions")]
+CASES += [("trpo", "gSDE"), ("acer", "Dict observations")]
 
 
 @pytest.mark.parametrize("name, policy", mostly_slow(CASES, lambda name, policy: False))
