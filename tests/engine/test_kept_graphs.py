@@ -155,6 +155,16 @@ def test_a_file_under_another_name_is_not_loaded(folder):
     assert load(folder, other) is None and graphs(folder) == []
 
 
+def test_a_graph_that_another_process_removes_while_it_is_loaded_is_a_miss(folder):
+    """A link to a file that is gone stands in for it: it is listed, and cannot be read."""
+    (kept,) = graphs(folder)
+    kept.file.unlink()
+    kept.file.symlink_to(folder / "gone")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(folder, kept.file.stem.partition("-")[0]) is None
+
+
 def test_a_graph_that_does_not_do_what_the_operations_do_is_compiled_again(folder, tmp_path):
     def other(x, y):
         return x.exp() + y.add_(1.5), (x * y).sum(0)

@@ -140,12 +140,18 @@ def test_a_wrong_step_is_refused_in_one_sentence(wrong):
     assert_refused(Wrong(change), sentence)
 
 
-def test_a_reset_that_returns_observations_alone_is_refused():
-    """Two environments: their observations would pass for observations and infos."""
-    sentence = f"Wrong.reset returned one ndarray instead of a tuple of observations and infos: {OF_ANOTHER_LIBRARY}"
-    env = Wrong(lambda observations, infos: observations, of="reset")
-    env.calls = 1
-    assert_refused(env, sentence)
+@pytest.mark.parametrize(
+    "change, returned",
+    [
+        # Two environments: their observations would pass for observations and infos.
+        (lambda observations, infos: observations, "one ndarray"),
+        (lambda observations, infos: (observations, infos, None), "3 values"),
+    ],
+)
+def test_a_reset_that_does_not_return_observations_and_infos_is_refused(change, returned):
+    env = Wrong(change, of="reset")
+    env.calls = 1  # from the first reset on
+    assert_refused(env, f"Wrong.reset returned {returned} instead of a tuple of observations and infos: {OF_ANOTHER_LIBRARY}")
 
 
 def test_a_later_reset_with_another_number_of_environments_is_refused():
