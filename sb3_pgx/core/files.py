@@ -86,7 +86,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     :param path: path of the folder, which must not exist
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent)
+    sweep(path.parent)
     unfinished = _unfinished_name(path)
     unfinished.mkdir()
     with _locked_folder(unfinished):
@@ -133,7 +133,7 @@ def _unfinished(target: Path) -> Iterator[_Disk]:
     """Yield a file that gets the target's name if the block ends without an error."""
     if target.exists() and not os.access(target, os.W_OK):  # os.replace would ignore the missing permission
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    _sweep(target.parent)
+    sweep(target.parent)
     name = _unfinished_name(target)
     disk = _nameless(target.parent)
     is_nameless = disk is not None
@@ -166,7 +166,7 @@ def _nameless(folder: Path) -> _Disk | None:
 
 
 def _named(name: Path) -> _Disk:
-    """Open a file that :func:`_sweep` removes if the process dies; try again if that happens before the file is locked."""
+    """Open a file that :func:`sweep` removes if the process dies; try again if that happens before the file is locked."""
     while True:
         disk = _Disk(name, "xb")
         _lock(disk.fileno())
@@ -179,7 +179,7 @@ def _unfinished_name(target: Path) -> Path:
     return target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}{UNFINISHED}")
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Remove what dead processes left behind. A living process holds a lock on what it writes."""
     for path in folder.glob(f".*{UNFINISHED}"):
         with contextlib.suppress(OSError):

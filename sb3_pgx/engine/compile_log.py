@@ -22,6 +22,7 @@ class CompileLog:
     def __init__(self, tell: Callable[[str], None] = lambda sentence: None):
         self._tell = tell
         self._uncompiled: dict[str, str] = {}  # the reason that was logged last, by what runs uncompiled
+        self._has_waited = False
         self.seconds = 0.0  # that compiling and loading took in this call of `learn`
 
     def compile(
@@ -48,7 +49,11 @@ class CompileLog:
         """
         with self._working():
             try:
-                begun = begin_compiling(function(), examples(), lambda seconds: self._announce(what, seconds), ahead)
+                begun = [
+                    begin_compiling(
+                        function(), examples(), lambda seconds: self._announce(what, seconds), self._announce_wait, ahead
+                    )
+                ]
             except NotCompilable as reason:
                 self._tell(f"{what} runs uncompiled: {reason}")
                 return lambda: None
@@ -57,7 +62,7 @@ class CompileLog:
         def result() -> Compiled | None:
             with self._working():
                 try:
-                    compiled = begun()
+                    compiled = begun.pop()()  # which lets go of the examples
                     self._tell(f"{what} is compiled")
                     return compiled
                 except NotCompilable as reason:
@@ -84,3 +89,9 @@ class CompileLog:
 
     def _announce(self, what: str, seconds: float) -> None:
         self._tell(f"compiling {what}, which takes about {seconds:.0f} s, once per network and machine")
+
+    def _announce_wait(self) -> None:
+        """Log, once, that this run waits: the other process compiles the next graphs, too."""
+        if not self._has_waited:
+            self._has_waited = True
+            self._tell("another process compiles the same graphs; this run waits for it")

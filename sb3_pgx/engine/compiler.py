@@ -67,7 +67,10 @@ def _picker(indices: Sequence[int]) -> Callable[[Sequence[Tensor]], Sequence[Ten
 
 
 def compile_function(
-    function: Function, examples: Sequence[Tensor], announce: Callable[[float], None] = lambda seconds: None
+    function: Function,
+    examples: Sequence[Tensor],
+    announce: Callable[[float], None] = lambda seconds: None,
+    wait: Callable[[], None] = lambda: None,
 ) -> Compiled:
     """
     Trace a function, and compile the graph or load it from the graphs that are kept between runs.
@@ -77,16 +80,18 @@ def compile_function(
     :param function: maps tensors to a tuple of tensors
     :param examples: arguments with the shapes, strides, types and device of later ones; they are not changed
     :param announce: called before the graph is compiled, with the seconds that it takes, roughly
+    :param wait: called before waiting for another process that compiles the graph
     :return: the compiled function, for such arguments only; it takes them as one sequence
     :raises NotCompilable: it cannot be traced or compiled; the message is a sentence without a full stop
     """
-    return begin_compiling(function, examples, announce)()
+    return begin_compiling(function, examples, announce, wait)()
 
 
 def begin_compiling(
     function: Function,
     examples: Sequence[Tensor],
     announce: Callable[[float], None] = lambda seconds: None,
+    wait: Callable[[], None] = lambda: None,
     ahead: bool = False,
 ) -> Callable[[], Compiled]:
     """
@@ -100,9 +105,10 @@ def begin_compiling(
         traced = trace(function, examples)
         inputs = [copy_like(x) for x in traced.inputs(examples)]
         examples = [copy_like(x) for x in examples]
-        graph = (
-            _made_by(_backend, traced.graph, inputs) if _backend else kept_or_compiled(traced.graph, inputs, announce, ahead)
-        )
+        if _backend:
+            graph = _made_by(_backend, traced.graph, inputs)
+        else:
+            graph = kept_or_compiled(traced.graph, inputs, announce, wait, ahead)
 
     def result() -> Compiled:
         with _reasons(), th.no_grad():
@@ -130,7 +136,11 @@ def _made_by(backend: "Backend", graph: fx.GraphModule, examples: Sequence[Tenso
 
 
 def kept_or_compiled(
-    graph: fx.GraphModule, examples: Sequence[Tensor], announce: Callable[[float], None], ahead: bool = False
+    graph: fx.GraphModule,
+    examples: Sequence[Tensor],
+    announce: Callable[[float], None],
+    wait: Callable[[], None],
+    ahead: bool = False,
 ) -> Callable[[], Function]:
     """
     Return a function that returns the compiled graph: one of those that are kept between runs, or a new one, which is kept.
@@ -138,6 +148,7 @@ def kept_or_compiled(
     :param graph: operations on tensors
     :param examples: inputs of the graph; it may change them
     :param announce: called before it is compiled, with the seconds that it takes, roughly
+    :param wait: called before waiting for another process that compiles it
     :param ahead: whether to compile in a thread
     """
     folder = kept_graphs.folder() if all(x.device.type == "cpu" for x in examples) else None
@@ -148,18 +159,23 @@ def kept_or_compiled(
 
     def work() -> Function:
         with th.no_grad():
-            return _newly_compiled(folder, key, graph, examples, announce)
+            return _newly_compiled(folder, key, graph, examples, announce, wait)
 
     return in_thread(work) if ahead and threads_can_compile() else work
 
 
 def _newly_compiled(
-    folder: Path | None, key: str, graph: fx.GraphModule, examples: Sequence[Tensor], announce: Callable[[float], None]
+    folder: Path | None,
+    key: str,
+    graph: fx.GraphModule,
+    examples: Sequence[Tensor],
+    announce: Callable[[float], None],
+    wait: Callable[[], None],
 ) -> Function:
     if folder is None:
         announce(_seconds_to_compile(graph))
         return _compiled(graph, examples).function
-    with kept_graphs.turn(folder, key):
+    with kept_graphs.turn(folder, key, wait):
         loaded = _loaded(folder, key, graph, examples)  # another process may have compiled it meanwhile
         if loaded is not None:
             return loaded

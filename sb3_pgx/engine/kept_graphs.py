@@ -11,8 +11,8 @@ import os
 import platform
 import stat
 import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from hashlib import sha256
@@ -22,12 +22,14 @@ from typing import Any, NamedTuple
 import torch as th
 from torch import Tensor, fx
 
-from sb3_pgx.core.files import replacing
+from sb3_pgx.core.errors import warn
+from sb3_pgx.core.files import replacing, sweep
 from sb3_pgx.engine.trace import Function
 
 VARIABLE = "SB3_PGX_CACHE_DIR"
 MAX_BYTES = 200 * 2**20  # of all graphs together
 LONGEST_TURN = 120.0  # seconds to wait for another process that compiles the same graph
+LONGEST_LOCK = 86_400.0  # seconds after which a lock belongs to a process that was killed: no graph takes a day to compile
 # Of the package's own rewrites of graphs (:mod:`sb3_pgx.engine.graph_rewrites`): graphs of another version are not loaded.
 VERSION = 1
 
@@ -62,18 +64,18 @@ def graphs(folder: Path) -> list[KeptGraph]:
 
 
 def clear(folder: Path) -> int:
-    """Remove all graphs from a folder, and nothing else. Return their number."""
+    """Remove all graphs from a folder, and what killed processes left there, but nothing else. Return the number of graphs."""
     kept = graphs(folder)
     for file in (*(graph.file for graph in kept), *folder.glob("*.lock")):
         file.unlink(missing_ok=True)
+    sweep(folder)
     return len(kept)
 
 
 def remove(folder: Path, key: str) -> None:
     """Remove the graph that is kept under a key."""
     for file in folder.glob(f"{key}-*.so"):
-        with suppress(OSError):
-            file.unlink()
+        _remove(file)
 
 
 class Environment(NamedTuple):
@@ -152,10 +154,11 @@ def load(folder: Path, key: str) -> Function | None:
                 with suppress(OSError):  # of a folder that is only read
                     os.utime(file)
                 return function_of(file)
-            with suppress(OSError):
-                file.unlink()  # damaged
+            _remove(file)  # damaged
+    except FileNotFoundError:
+        pass  # another process has removed it
     except Exception as error:
-        _tell(f"a compiled graph of {folder} was not loaded, and is compiled again: {error}")
+        _tell(folder, f"a compiled graph of {folder} was not loaded, and is compiled again: {error}")
     return None
 
 
@@ -172,6 +175,7 @@ def save(folder: Path, key: str, library: Path, max_bytes: int = MAX_BYTES) -> N
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _check_ours(folder)
         content = library.read_bytes()
+        remove(folder, key)  # which may have been refused: the new file would get its owner and permissions
         with replacing(_file(folder, key, content)) as file:
             os.chmod(file.fileno(), 0o700)
             file.write(content)
@@ -180,24 +184,36 @@ def save(folder: Path, key: str, library: Path, max_bytes: int = MAX_BYTES) -> N
             total += graph.size
             if total > max_bytes:
                 graph.file.unlink(missing_ok=True)
+        _remove_old_locks(folder)
     except Exception as error:
-        _tell(f"compiled graphs are not kept for later runs: {error}")
+        _tell(folder, f"compiled graphs are not kept for later runs: {error}")
 
 
 @contextmanager
-def turn(folder: Path, key: str) -> Iterator[None]:
-    """Wait while another process compiles the graph of a key, and let others wait meanwhile."""
+def turn(folder: Path, key: str, wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """
+    Wait while another process compiles the graph of a key, and let others wait meanwhile.
+
+    The lock ends with the process that holds it, also if the process is killed.
+
+    :param folder: of compiled graphs
+    :param key: from :func:`key`
+    :param wait: called before waiting, if another process compiles the graph
+    """
     with ExitStack() as stack:
-        try:
-            from filelock import FileLock
+        with suppress(Exception):  # a graph that is compiled twice is no harm
+            from filelock import FileLock, Timeout
 
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             _check_ours(folder)
-            lock = folder / f"{key}.lock"
-            stack.callback(lambda: lock.unlink(missing_ok=True))
-            stack.enter_context(FileLock(lock, timeout=LONGEST_TURN))
-        except Exception:
-            pass  # a graph that is compiled twice is no harm
+            file = folder / f"{key}.lock"
+            lock = FileLock(file)
+            try:
+                stack.enter_context(lock.acquire(timeout=0))
+            except Timeout:
+                wait()
+                stack.enter_context(lock.acquire(timeout=LONGEST_TURN))
+            stack.callback(_remove, file)  # before the lock is released: afterwards the file may be another process's
         yield
 
 
@@ -239,11 +255,24 @@ def _check_ours(*places: Path) -> None:
             raise PermissionError(f"other users can write {place}; chmod go-w {place}, or choose another with {VARIABLE}")
 
 
-_told: set[str] = set()
+def _remove_old_locks(folder: Path) -> None:
+    """Remove the locks of processes that were killed while they compiled."""
+    for lock in folder.glob("*.lock"):
+        with suppress(OSError):
+            if time.time() - lock.stat().st_mtime > LONGEST_LOCK:
+                lock.unlink()
 
 
-def _tell(sentence: str) -> None:
-    """Warn, once for each kind of problem."""
-    if sentence not in _told:
-        _told.add(sentence)
-        warnings.warn(sentence, RuntimeWarning, stacklevel=3)
+def _remove(file: Path) -> None:
+    with suppress(OSError):  # of a folder that is only read
+        file.unlink()
+
+
+_told: set[Path] = set()
+
+
+def _tell(folder: Path, sentence: str) -> None:
+    """Warn, once per folder: what is wrong with it concerns every graph."""
+    if folder not in _told:
+        _told.add(folder)
+        warn(sentence, RuntimeWarning)

@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_pgx.environments.envpool import EnvPoolVectorEnv
+from sb3_pgx.environments.returned import Returned
 
 SAME_STEP, NEXT_STEP, DISABLED = "SAME_STEP", "NEXT_STEP", "DISABLED"
 TRIALS = 20  # steps after which an observation should have changed
@@ -62,16 +63,21 @@ def _is_known(env: gym.vector.VectorEnv) -> bool:
 
 
 def _leaves_others_alone(env: gym.vector.VectorEnv) -> bool:
-    """Return whether observations that differ from those of a reset outlast the reset of another environment."""
+    """
+    Return whether observations that differ from those of a reset outlast the reset of another environment.
+
+    :raises ValueError: the environment does not return what gymnasium's interface promises
+    """
     others = np.arange(env.num_envs) > 0
     actions = copy.deepcopy(env.action_space)
     actions.seed(0)
-    start = _parts(env.reset()[0])
+    returned = Returned(env)
+    start = _parts(returned.of_reset(env.reset())[0])
+    for _ in range(TRIALS):
+        stepped = _parts(returned.of_step(env.step(actions.sample()))[0])
+        if not others.any() or not _same(start, stepped, others):
+            break
     try:
-        for _ in range(TRIALS):
-            stepped = _parts(env.step(actions.sample())[0])
-            if not others.any() or not _same(start, stepped, others):
-                break
         after = _parts(env.reset(options={"reset_mask": ~others})[0])
     except Exception:  # it may refuse the option in any way
         return False

@@ -13,11 +13,12 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from sb3_pgx.environments.array_infos import ArrayInfos, info_of
 from sb3_pgx.environments.autoreset import SAME_STEP, autoreset_mode, resets_rows_alone
 from sb3_pgx.environments.envpool import EnvPoolVectorEnv, is_envpool
+from sb3_pgx.environments.returned import Returned, check_vector_env, row_of
 
 
 def is_vector_env(env: Any) -> bool:
-    """Return whether :func:`as_vec_env` takes an environment."""
-    return isinstance(env, gym.vector.VectorEnv) or is_envpool(env)
+    """Return whether several environments step in one call, but not through SB3's interface: :func:`as_vec_env` takes them."""
+    return is_envpool(env) or (hasattr(env, "num_envs") and not isinstance(env, VecEnv | gym.Env))
 
 
 def as_vec_env(env: Any) -> "VectorEnvAdapter":
@@ -26,7 +27,8 @@ def as_vec_env(env: Any) -> "VectorEnvAdapter":
     themselves; functions of SB3, such as ``evaluate_policy``, and its wrappers, such as ``VecNormalize``, need it.
 
     :param env: a vector environment in any of gymnasium's autoreset modes, or the result of ``envpool.make``
-    :raises ValueError: its mode is unknown, or it resets no environment at all
+    :raises ValueError: its interface is another library's, its environments have different spaces, its mode is unknown, or it
+        resets no environment at all
     """
     return VectorEnvAdapter(EnvPoolVectorEnv(env) if is_envpool(env) else env)
 
@@ -44,11 +46,13 @@ class VectorEnvAdapter(VecEnv):
     are the environments in whose observations a policy acts, and ``rewarded`` those that were not reset, ``[N]`` each.
 
     :param env: the vector environment
-    :raises ValueError: its autoreset mode is unknown; or it resets no environment itself, and cannot reset single ones
+    :raises ValueError: its autoreset mode is unknown; it resets no environment itself, and cannot reset single ones; or it
+        does not have gymnasium's interface
     """
 
     def __init__(self, env: gym.vector.VectorEnv):
-        self.vector_env = env
+        check_vector_env(env)
+        self.vector_env, self._returned = env, Returned(env)
         self._mode = autoreset_mode(env)
         self._resets_rows = self._mode != SAME_STEP and resets_rows_alone(env, self._mode)
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
@@ -65,7 +69,7 @@ class VectorEnvAdapter(VecEnv):
     def reset(self) -> VecEnvObs:
         options = next((options for options in self._options if options), None)
         seed: Any = _seed(self._seeds)
-        observations, infos = self.vector_env.reset(seed=seed, options=options)
+        observations, infos = self._returned.of_reset(self.vector_env.reset(seed=seed, options=options))
         self.reset_infos = [info_of(infos, i) for i in range(self.num_envs)]
         self.resetting, self.acted_on = None, np.ones(self.num_envs, dtype=bool)
         self._returns[:], self._lengths[:] = 0.0, 0
@@ -77,7 +81,8 @@ class VectorEnvAdapter(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        observations, rewards, terminated, truncated, arrays = self.vector_env.step(self._actions)
+        returned = self.vector_env.step(self._actions)
+        observations, rewards, terminated, truncated, arrays = self._returned.of_step(returned)
         dones = np.logical_or(terminated, truncated)
         infos = ArrayInfos(arrays, self.num_envs)
         if self.carries:
@@ -106,18 +111,15 @@ class VectorEnvAdapter(VecEnv):
         return np.ones(self.num_envs, dtype=bool) if self.resetting is None else ~self.resetting
 
     def _reset_rows(self, dones: np.ndarray, ended: np.ndarray) -> Any:
-        observations, infos = self.vector_env.reset(options={"reset_mask": dones.copy()})
+        observations, infos = self._returned.of_reset(self.vector_env.reset(options={"reset_mask": dones.copy()}))
         for i in ended.tolist():
             self.reset_infos[i] = info_of(infos, i)
         return observations
 
     def _final_observation(self, observations: Any, arrays: dict[str, Any], index: int) -> Any:
         if self._mode == SAME_STEP:
-            observations = arrays["final_obs"]
-        if isinstance(observations, dict):
-            return {key: np.array(part[index]) for key, part in observations.items()}
-        value = observations[index]
-        return {key: np.array(part) for key, part in value.items()} if isinstance(value, dict) else np.array(value)
+            return self._returned.final_observation(arrays, index)
+        return row_of(observations, index)
 
     def _statistics(self, index: int) -> dict[str, Any]:
         elapsed = round(time.time() - self._start, 6)

@@ -29,7 +29,7 @@ from sb3_pgx.engine.graph_rewrites import CpuKernels
 def compiler():
     """The graphs that are given to the real compiler."""
     made = []
-    with using_backend(lambda graph, examples: made.append(graph) or kept_or_compiled(graph, examples, print)()):
+    with using_backend(lambda graph, examples: made.append(graph) or kept_or_compiled(graph, examples, print, print)()):
         yield made
 
 
