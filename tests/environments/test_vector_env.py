@@ -408,5 +408,5 @@ def test_what_cannot_be_stepped_is_refused_in_one_sentence():
     stubborn = Arrays(PATTERNS["mixed"], AutoresetMode.DISABLED, honours_mask=False)
     with pytest.raises(ValueError, match=r"Arrays does not reset environments itself .* it does not leave the others alone"):
         ACER("MlpPolicy", stubborn)
-    with pytest.raises(TypeError, match="vector=True takes env_kwargs, but not vec_env_cls"):
+    with pytest.raises(TypeError, match="vector=True takes env_kwargs and wrapper_class, but not vec_env_cls"):
         make_vec_env("CartPole-v1", 2, vector=True, vec_env_cls=DummyVecEnv)
