@@ -91,6 +91,14 @@ class PgxExperimentManager(ExperimentManager):
         config = dataclasses.replace(config, env_kwargs=self.env_kwargs or config.env_kwargs)
         check_environment(env_id, config, ALGORITHMS[self.algo])
 
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read the hyperparameters and how the environments step. Return those for the algorithm, and all of them."""
+        hyperparams, saved = super().read_hyperparameters()
+        if "vec_env" in hyperparams:
+            self.vec_env = check_vec_env(hyperparams.pop("vec_env"))
+            self.vec_env_class = ONE_BY_ONE.get(self.vec_env, self.vec_env_class)
+        return hyperparams, saved
+
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """Create the environments with their wrappers."""
         if self.vec_env in AS_ARRAYS:
@@ -106,12 +114,6 @@ class PgxExperimentManager(ExperimentManager):
         env: Any = make_vec_env(name, n_envs, self.seed, arrays, env_kwargs=env_kwargs, wrapper_class=self.env_wrapper)
         check_steps_that_only_reset(env, self.frame_stack, ALGOS[self.algo])
         return env if folder is None else LoggedVectorEnv(env.vector_env, folder, name)
-
-    def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
-        if "vec_env" in hyperparams:
-            self.vec_env = check_vec_env(hyperparams.pop("vec_env"))
-            self.vec_env_class = ONE_BY_ONE.get(self.vec_env, self.vec_env_class)
-        return super()._preprocess_hyperparams(hyperparams)
 
     def load_trial(self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True) -> dict[str, Any]:
         """Load a trial's hyperparameters. rl_zoo3's converters do not get ``n_envs``, which bounds minibatches; ours does."""

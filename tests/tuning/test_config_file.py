@@ -36,6 +36,7 @@ def test_every_kind_of_setting_comes_back_as_it_was(tmp_path):
         env_kwargs={"sutton_barto_reward": True},
         wrappers=(("gymnasium.wrappers.TimeLimit", {"max_episode_steps": 7}), ("gymnasium.wrappers.Autoreset", {})),
         frame_stack=2,
+        vec_env="vector",
         hyperparameters={
             "learning_rate": "lin_1.5e-05",
             "gamma": 0.9,

@@ -25,6 +25,7 @@ from sb3_pgx.tuning.tuning_plan import plan_tuning
         ({"seeds": 3}, r"started with seeds \[100, 101\], and now it is \[100, 101, 102\]"),
         ({"timesteps": 500}, "started with timesteps 400, and now it is 500"),
         ({"pruner": "median"}, "started with pruner none, and now it is median"),
+        ({"vec_env": "vector"}, "started with configuration vec_env='dummy', and now it is vec_env='vector'"),
         ({"algorithm": "ppo", "study_name": "tune-a2c-CartPole-v1"}, "started with algorithm a2c, and now it is ppo"),
         (
             {"env": "Acrobot-v1", "study_name": "tune-a2c-CartPole-v1"},
