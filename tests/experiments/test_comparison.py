@@ -234,6 +234,7 @@ def test_environments_that_step_as_arrays_give_the_same_runs(first, tmp_path):
             assert timed and {k: v for k, v in row.items() if k not in timed} == {
                 k: expected[k] for k in row if k not in timed
             }
+    assert {read_result(path).config["vec_env"] for path in output.glob("runs/*/*.json")} == {"vector"}
     assert "a2c.yml: default, vec_env=vector" in (output / "report.md").read_text()
 
 

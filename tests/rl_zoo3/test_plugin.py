@@ -20,6 +20,7 @@ from support.packages import without
 
 from sb3_pgx import NPG, PPO, PPOPenalty
 from sb3_pgx.cli import main
+from sb3_pgx.environments import make_vec_env as make_arrays
 from sb3_pgx.registry import ALGORITHMS
 from sb3_pgx.rl_zoo3 import plugin
 from sb3_pgx.settings.configs import load_config
@@ -55,6 +56,7 @@ COMMANDS = {
     "arrays": f"train --algo ppo --env Pendulum-v1 -conf arrays.yml {SHORT}".split(),
     "one by one": f"train --algo ppo --env Pendulum-v1 -conf arrays.yml --vec-env dummy {SHORT}".split(),
     "SB3's arrays": f"train --algo sb3_ppo --env Pendulum-v1 -conf arrays.yml --vec-env vector {SHORT}".split(),
+    "envpool": f"train --algo ppo --env Pendulum-v1 -conf plain.yml --vec-env envpool {SHORT}".split(),
     "arrays played": "enjoy --algo ppo --env Pendulum-v1 --exp-id 1 --no-render -n 201 --device cpu".split(),
     "arrays drawn": "plot-train --algo ppo --env Pendulum-v1 -w 2".split(),
     "searched": ["train", "--algo", "ppo", *SMALL[:-4], *"-optimize --n-trials 1 --n-evaluations 1 --no-optim-plots".split()],
@@ -74,7 +76,7 @@ REFUSED = {
     "train --algo ppo -params gama:0.9": r"ppo\.yml: CartPole-v1: PPO has no argument 'gama'; did you mean .*'gamma'",
     "train --algo ppo -params gamma:2": r"gamma=2 is outside \[0, 1\]",
     "train --algo ppo -params learning_rate:lin_0.1": r"-params learning_rate:lin_0\.1: write name:value, .* quotes",
-    "train --algo ppo --vec-env arrays": r"vec_env 'arrays' is unknown; choose dummy, subproc, vector, envpool",
+    "train --algo ppo --vec-env arrays": r"(?<=sb3-pgx: )vec_env 'arrays' is unknown; choose dummy, subproc, vector, envpool",
     "train --algo sb3_ppo --env CartPole-v1 --vec-env vector": r"PPO of stable_baselines3 learns from every step; .*dummy",
     "train --algo acer --env CartPole-v1 --vec-env vector": r"ACER replays whole segments; .*vec_env: dummy",
     "enjoy --algo acer --env CartPole-v1 --no-render": r"no run of acer in logs: train one with `sb3-pgx train --algo acer`",
@@ -113,6 +115,8 @@ def run_all(folder):
         "CartPole-v1:\n  n_timesteps: 64\n  policy: MlpPolicy\n  learning_rate: cos_0.01_0.001\n  n_critic_updates: 1\n"
     )
     (folder / "arrays.yml").write_text(ARRAYS)
+    plain = "n_envs: 2, n_timesteps: 128, policy: MlpPolicy, n_steps: 32, batch_size: 64, n_epochs: 2"
+    (folder / "plain.yml").write_text(f"Pendulum-v1: {{{plain}}}\n")
     (folder / "broken.yml").write_text("CartPole-v1:\n  gamma: [0.9\n")
     (folder / "text.yml").write_text("CartPole-v1:\n  n_timesteps: 64\n  learning_rate: 1e-3\n")
     (folder / "arcade.py").write_text("def register_envs():\n    print('arcade registers its environments')\n")
@@ -212,8 +216,19 @@ def test_arrays_of_the_file_and_of_the_command_line_train_what_single_environmen
     assert np.array_equal(*evaluations) and evaluations[0].shape == (2, 1)
     episodes = load_results(str(runs / "ppo" / "Pendulum-v1_1"))
     assert (episodes["l"] == 20).all() and len(episodes) == 6
+    assert [len(list((runs / "ppo" / f"Pendulum-v1_{i}").glob("*.monitor.csv"))) for i in (1, 2)] == [1, 2]
     assert "training_episodic_reward" in printed(zoo, "arrays drawn")
     assert re.search(r"Episode Length 20", printed(zoo, "arrays played"))
+
+
+@pytest.mark.skipif(find_spec("envpool") is None, reason="needs EnvPool")
+def test_the_seed_reaches_envpool(zoo):
+    printed(zoo, "envpool")
+    trained = PPO.load(zoo["folder"] / "logs" / "ppo" / "Pendulum-v1_3" / "Pendulum-v1.zip", device="cpu")
+    env = make_arrays("Pendulum-v1", 2, seed=0, vector="envpool")
+    expected = PPO("MlpPolicy", env, n_steps=32, batch_size=64, n_epochs=2, seed=0, device="cpu").learn(128)
+    ours, theirs = (th.nn.utils.parameters_to_vector(model.policy.parameters()) for model in (trained, expected))
+    assert th.equal(ours, theirs)
 
 
 def test_a_policy_is_filmed_in_one_environment_that_its_algorithm_could_not_train_in(zoo):

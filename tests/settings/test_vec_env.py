@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch as th
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from support.packages import without
 
 from sb3_pgx import ACER, PPO
+from sb3_pgx.environments import VectorEnvAdapter
 from sb3_pgx.experiments.runs import FINAL_SEEDS, SEED_STRIDE, RunSpec, execute, failed, versions
 from sb3_pgx.settings.configs import VEC_ENVS, RunConfig, load_config
 from sb3_pgx.settings.environments import check_environment, make_eval_env
@@ -30,7 +32,7 @@ def witness(algorithm):
 
     class Witness(algorithm):
         def learn(self, *args, **kwargs):
-            Witness.start = self.env.reset()
+            Witness.start, Witness.stepped = self.env.reset(), type(self.env.unwrapped)
             super().learn(*args, **kwargs)
             Witness.parameters = th.nn.utils.parameters_to_vector(self.policy.parameters())
             return self
@@ -55,6 +57,7 @@ def run(algorithm, vec_env, env_id=SWING, seed=3, timesteps=200, **changes):
 @pytest.mark.parametrize("algorithm", [PPO, sb3.PPO], ids=["ours", "SB3's"])
 def test_a_run_with_arrays_is_that_of_the_environments_one_by_one(algorithm, changes):
     (arrays, ours), (one_by_one, expected) = (run(algorithm, vec_env, **changes) for vec_env in ("vector", "dummy"))
+    assert (ours.stepped, expected.stepped) == (VectorEnvAdapter, DummyVecEnv)
     assert th.equal(ours.parameters, expected.parameters) and np.array_equal(ours.start, expected.start)
     assert arrays.returns == one_by_one.returns and arrays.curve_returns == one_by_one.curve_returns
     assert arrays.steps == one_by_one.steps and len(set(arrays.returns)) == 3
@@ -64,6 +67,7 @@ def test_a_run_with_arrays_is_that_of_the_environments_one_by_one(algorithm, cha
 def test_a_run_in_processes_is_that_of_the_environments_one_by_one():
     short = {"env_id": "Pendulum-v1", "env_kwargs": {"max_episode_steps": 10}}  # registered in other processes, too
     (processes, ours), (one_by_one, expected) = (run(PPO, vec_env, **short) for vec_env in ("subproc", "dummy"))
+    assert ours.stepped is SubprocVecEnv and expected.stepped is DummyVecEnv
     assert th.equal(ours.parameters, expected.parameters) and processes.returns == one_by_one.returns
 
 
