@@ -12,9 +12,20 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--workers`` and ``--configs``."""
+    """Add ``--workers``, ``--configs`` and ``--vec-env``."""
     parser.add_argument("--workers", type=int, help="runs at the same time (default: number of processors)")
     parser.add_argument("--configs", type=Path, metavar="FOLDER", help="hyperparameter files in rl_zoo3's format")
+    add_vec_env(parser)
+
+
+def add_vec_env(parser: argparse.ArgumentParser) -> None:
+    """Add ``--vec-env``."""
+    parser.add_argument(
+        "--vec-env",
+        metavar="NAME",
+        help="how the environments of a run step: dummy (one by one), subproc (in a process each), vector (as arrays) or "
+        "envpool (as arrays, in C++) (default: vec_env of the hyperparameter files, or dummy)",
+    )
 
 
 def usage_error(error: BaseException) -> int:

@@ -76,6 +76,7 @@ def run(args: argparse.Namespace, runner: Any = None) -> int:
             eval_episodes=args.eval_episodes,
             configs=args.configs,
             normalize=read_normalize(args.normalize),
+            vec_env=args.vec_env,
             force=args.force,
         )
         make_folder(plan)  # fails before hours of training, not after

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sb3_pgx.cli.common import FAILED, USER_ERRORS, Commands, usage_error
+from sb3_pgx.cli.common import FAILED, USER_ERRORS, Commands, add_vec_env, usage_error
 
 
 def add_parser(commands: Commands) -> None:
@@ -53,6 +53,7 @@ def add_parser(commands: Commands) -> None:
         metavar="FOLDER",
         help="hyperparameter files in rl_zoo3's format to start from",
     )
+    add_vec_env(parser)
     parser.add_argument("--force", action="store_true", help="delete the study of that name, if it exists, and start again")
     parser.set_defaults(command=run)
 

@@ -1,5 +1,7 @@
 """EnvPool's environments, which step in C++, as a vector environment of gymnasium."""
 
+import importlib
+from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +18,18 @@ def is_envpool(env: Any) -> bool:
     return any(base.__module__.startswith("envpool.") for base in type(env).__mro__)
 
 
+def library() -> ModuleType:
+    """
+    Import EnvPool.
+
+    :raises ImportError: it is not installed; the message names the command
+    """
+    try:
+        return importlib.import_module("envpool")
+    except ImportError as error:
+        raise ImportError(f"environments of EnvPool need the package envpool: {INSTALL}") from error
+
+
 def make_envpool(env_id: str, n_envs: int, seed: int | None = None, **kwargs: Any) -> "EnvPoolVectorEnv":
     """
     Make environments of EnvPool.
@@ -26,10 +40,7 @@ def make_envpool(env_id: str, n_envs: int, seed: int | None = None, **kwargs: An
     :param kwargs: further arguments of ``envpool.make``, such as ``num_threads`` (1 by default)
     :raises ImportError: EnvPool is not installed; the message names the command
     """
-    try:
-        import envpool
-    except ImportError as error:
-        raise ImportError(f"environments of EnvPool need the package envpool: {INSTALL}") from error
+    envpool = library()
     arguments = {"num_threads": 1, **({} if seed is None else {"seed": seed}), **kwargs}
     return EnvPoolVectorEnv(envpool.make(env_id, env_type="gymnasium", num_envs=n_envs, **arguments))
 

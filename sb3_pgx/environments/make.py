@@ -9,6 +9,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pgx.environments.envpool import make_envpool
 from sb3_pgx.environments.vector_env import as_vec_env
 
+SAME_STEP = gym.vector.AutoresetMode.SAME_STEP
+
 
 def make_vec_env(
     env_id: str, n_envs: int = 1, seed: int | None = None, vector: bool | Literal["envpool"] = False, **kwargs: Any
@@ -21,20 +23,36 @@ def make_vec_env(
     :param seed: of the first environment; the others have the next ones
     :param vector: step all environments as arrays, with the environment's own vectorised implementation if it has one
         (``vector_entry_point``). ``"envpool"``: with EnvPool's, in C++. ``False``: SB3's ``make_vec_env``
-    :param kwargs: of SB3's ``make_vec_env``; with ``vector`` only ``env_kwargs``
+    :param kwargs: of SB3's ``make_vec_env``; with ``vector`` only ``env_kwargs`` and ``wrapper_class``
     :raises TypeError: an argument has no meaning for environments that step as arrays
+    :raises ValueError: ``wrapper_class`` is given, and no single environments are made that it could wrap
     :raises ImportError: EnvPool is needed and not installed; the message names the command
     """
     if not vector:
         return make_one_by_one(env_id, n_envs, seed, **kwargs)
-    env_kwargs = kwargs.pop("env_kwargs", None) or {}
+    env_kwargs, wrapper = kwargs.pop("env_kwargs", None) or {}, kwargs.pop("wrapper_class", None)
     if kwargs:
-        raise TypeError(f"vector=True takes env_kwargs, but not {', '.join(kwargs)}, which belong to single environments")
+        rest = ", ".join(kwargs)
+        raise TypeError(
+            f"vector={vector!r} takes env_kwargs and wrapper_class, but not {rest}, which belong to single environments"
+        )
     if vector == "envpool":
+        _check_unwrapped("EnvPool", wrapper)
         return as_vec_env(make_envpool(env_id, n_envs, seed, **env_kwargs))
-    spec = gym.spec(env_id)
-    own = spec.vector_entry_point is not None
-    same_step: dict[str, Any] = {} if own else {"vector_kwargs": {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}}
-    env = as_vec_env(gym.make_vec(env_id, n_envs, "vector_entry_point" if own else "sync", **same_step, **env_kwargs))
+    if gym.spec(env_id).vector_entry_point is not None:
+        _check_unwrapped(f"{env_id}'s own vectorised implementation", wrapper)
+        made = gym.make_vec(env_id, n_envs, "vector_entry_point", **env_kwargs)
+    else:
+        wrappers = [] if wrapper is None else [wrapper]
+        made = gym.make_vec(env_id, n_envs, "sync", {"autoreset_mode": SAME_STEP}, wrappers, **env_kwargs)
+    env = as_vec_env(made)
     env.seed(seed)
     return env
+
+
+def _check_unwrapped(maker: str, wrapper: Any) -> None:
+    if wrapper is not None:
+        raise ValueError(
+            f"{maker} steps all environments at once, so there are no single ones to wrap: leave the wrapper out "
+            "(wrapper_class, or env_wrapper in settings), or step the environments one by one"
+        )

@@ -15,6 +15,8 @@ from sb3_pgx.environments.autoreset import SAME_STEP, autoreset_mode, resets_row
 from sb3_pgx.environments.envpool import EnvPoolVectorEnv, is_envpool
 from sb3_pgx.environments.returned import Returned, check_vector_env, row_of
 
+MIXED_FRAMES = "VecFrameStack would mix the frames of two episodes"  # where some steps only reset
+
 
 def is_vector_env(env: Any) -> bool:
     """Return whether several environments step in one call, but not through SB3's interface: :func:`as_vec_env` takes them."""
@@ -63,6 +65,13 @@ class VectorEnvAdapter(VecEnv):
         self._returns, self._lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=int)
         self._start = time.time()
         self._actions: Any = None
+
+    def refusal(self, reason: str, remedy: str) -> ValueError:
+        """Return the error for what cannot leave out the steps that only reset."""
+        return ValueError(
+            f"{type(self.vector_env.unwrapped).__name__} resets an environment in the step after an episode's end, which is "
+            f"no experience, and {reason}; {remedy}"
+        )
 
     # ------------------------------------------------------------------------------------------------ steps
 

@@ -29,6 +29,7 @@ from sb3_pgx.experiments.peers import package_versions, prepare
 from sb3_pgx.experiments.pool import Runner, run_all, write_json
 from sb3_pgx.experiments.report import report_text, write_report
 from sb3_pgx.experiments.runs import RunResult, RunSpec, versions
+from sb3_pgx.settings.configs import ENVPOOL
 
 CURVE_EPISODES = 5
 
@@ -94,6 +95,7 @@ def compare(
     eval_episodes: int = 20,
     configs: Path | str | None = None,
     normalize: Mapping[str, tuple[float, float]] | None = None,
+    vec_env: str | None = None,
     force: bool = False,
     progress: bool = True,
     runner: Runner = run_all,
@@ -116,6 +118,9 @@ def compare(
     :param configs: folder of hyperparameter files in rl_zoo3's format; default: this package's
     :param normalize: returns that count as 0 and as 1, by environment; default: see
         :func:`~sb3_pgx.experiments.normalized_scores.find_scale`
+    :param vec_env: how the environments of every run step: ``"dummy"`` (one by one), ``"subproc"`` (in a process each),
+        ``"vector"`` (as arrays) or ``"envpool"`` (as arrays, in C++). Default: ``vec_env`` of the hyperparameter files, or
+        ``"dummy"``
     :param force: whether to repeat every run, and to write into a folder that holds something else. Files of the same names
         are replaced.
     :param progress: whether to show a progress bar and one line per run
@@ -127,7 +132,7 @@ def compare(
     :raises ImportError: a required package is not installed
     """
     plan = plan_comparison(
-        env, algorithms, timesteps, seeds, output, workers, threshold, eval_episodes, configs, normalize, force
+        env, algorithms, timesteps, seeds, output, workers, threshold, eval_episodes, configs, normalize, vec_env, force
     )
     comparison = run_comparison(plan, progress, runner=runner)
     if comparison.unwritten is not None:
@@ -146,6 +151,7 @@ def plan_comparison(
     eval_episodes: int = 20,
     configs: Path | str | None = None,
     normalize: Mapping[str, tuple[float, float]] | None = None,
+    vec_env: str | None = None,
     force: bool = False,
 ) -> ComparisonPlan:
     """Check all that can be checked before training. Create nothing. Arguments and errors are those of :func:`compare`."""
@@ -160,7 +166,7 @@ def plan_comparison(
     known: dict[str, float | None] = {}
     for env_id in env_ids:
         for name in names:
-            peer, config, of_env = prepare(name, env_id, None if configs is None else Path(configs))
+            peer, config, of_env = prepare(name, env_id, None if configs is None else Path(configs), vec_env)
             known[env_id] = of_env.reward_threshold
             specs += [
                 RunSpec(
@@ -185,8 +191,8 @@ def plan_comparison(
         curve_episodes=CURVE_EPISODES,
         workers=min(workers or os.cpu_count() or 1, len(specs)),
         normalize=normalize,
-        command=_command(env_ids, names, timesteps, chosen, threshold, eval_episodes, configs, normalize),
-        versions={**versions(*env_ids), **package_versions(names)},
+        command=_command(env_ids, names, timesteps, chosen, threshold, eval_episodes, configs, normalize, vec_env),
+        versions={**versions(*env_ids, envpool=any(s.config.vec_env == ENVPOOL for s in specs)), **package_versions(names)},
     )
     folder = _default_output(env_ids) if output is None else Path(output)
     check_resumable(folder, comparison_record(specs, design.versions), force)
@@ -261,6 +267,7 @@ def _command(
     eval_episodes: int,
     configs: Path | str | None,
     normalize: Mapping[str, tuple[float, float]],
+    vec_env: str | None,
 ) -> str:
     """Return the command that reproduces the comparison, without its output folder."""
     words = ["sb3-pgx", "compare", "--env", *env_ids, "--algos", *names, "--timesteps", str(timesteps)]
@@ -276,6 +283,7 @@ def _command(
     words += ["--eval-episodes", str(eval_episodes)] if eval_episodes != 20 else []
     words += ["--configs", str(configs)] if configs is not None else []
     words += ["--normalize", *(f"{env_id}={low},{high}" for env_id, (low, high) in normalize.items())] if normalize else []
+    words += ["--vec-env", vec_env] if vec_env is not None else []
     return shlex.join(words)
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sb3_pgx.experiments.pool import OnResult, Runner, json_round_trip, read_result, run_all
-from sb3_pgx.experiments.runs import RunResult, RunSpec, versions
+from sb3_pgx.experiments.runs import RunResult, RunSpec
 
 
 @dataclass(frozen=True)
@@ -79,4 +79,4 @@ def _is_of(result: RunResult, spec: RunSpec) -> bool:
     # Compare settings and versions, too: after --force the folder may hold runs of an earlier comparison.
     found = (result.label, result.env_id, result.seed, result.timesteps, len(result.returns), result.config, result.versions)
     config = json_round_trip(asdict(spec.config))
-    return found == (spec.label, spec.env_id, spec.seed, spec.timesteps, spec.eval_episodes, config, versions(spec.env_id))
+    return found == (spec.label, spec.env_id, spec.seed, spec.timesteps, spec.eval_episodes, config, spec.versions)

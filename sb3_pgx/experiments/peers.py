@@ -93,21 +93,24 @@ class Peer:
         return dataclasses.replace(config, hyperparameters={**config.hyperparameters, **schedules})
 
 
-def prepare(name: str, env_id: str, configs: Path | None = None) -> tuple[Peer, RunConfig, EnvSpec]:
+def prepare(
+    name: str, env_id: str, configs: Path | None = None, vec_env: str | None = None
+) -> tuple[Peer, RunConfig, EnvSpec]:
     """
     Find and check everything that a run of an algorithm in an environment needs.
 
     :param name: name of the algorithm, see :func:`resolve_peer`
     :param env_id: Gymnasium's name of the environment
     :param configs: folder of hyperparameter files; default: this package's
+    :param vec_env: how the environments step, instead of what the settings say
     :return: the algorithm, its settings in the environment, and Gymnasium's specification of the environment
     :raises ValueError: a name is unknown, or the hyperparameter file has a mistake
     :raises ImportError: a package that the algorithm or the environment needs is not installed
     """
     peer = resolve_peer(name)
-    config = peer.adapt(config_of(peer, env_id, configs))
+    config = peer.adapt(config_of(peer, env_id, configs).with_vec_env(vec_env))
     check_hyperparameters(peer.algorithm, config)
-    return peer, config, check_environment(env_id, config)
+    return peer, config, check_environment(env_id, config, peer.algorithm)
 
 
 def config_of(peer: Peer, env_id: str, configs: Path | None = None) -> RunConfig:

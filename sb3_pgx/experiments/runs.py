@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import sync_envs_normalization
 import sb3_pgx
 from sb3_pgx.core.errors import type_and_text
 from sb3_pgx.experiments.peers import constructor_arguments
-from sb3_pgx.settings.configs import RunConfig
+from sb3_pgx.settings.configs import ENVPOOL, RunConfig
 from sb3_pgx.settings.environments import make_eval_env, make_train_env
 from sb3_pgx.settings.registration import simulator_versions
 
@@ -67,6 +67,11 @@ class RunSpec:
     curve_points: int = 20
     curve_episodes: int = 5
     eval_episodes: int = 20
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of the packages that affect the run."""
+        return versions(self.env_id, envpool=self.config.vec_env == ENVPOOL)
 
     @property
     def name(self) -> str:
@@ -156,22 +161,27 @@ def failed(spec: RunSpec, error: BaseException) -> RunResult:
     return _result(spec, error=type_and_text(error), traceback="".join(traceback.format_exception(error)))
 
 
-def versions(*env_ids: str) -> dict[str, str]:
-    """Return the versions of the packages that affect a run, including those that simulate these environments."""
+def versions(*env_ids: str, envpool: bool = False) -> dict[str, str]:
+    """
+    Return the versions of the packages that affect runs.
+
+    :param env_ids: environments of the runs, whose simulators are included
+    :param envpool: whether EnvPool simulates some of them
+    """
     return {
         "sb3_pgx": sb3_pgx.__version__,
         "python": platform.python_version(),
         "torch": str(th.__version__),
         "stable_baselines3": sb3.__version__,
         "gymnasium": gym.__version__,
-        **simulator_versions(env_ids),
+        **simulator_versions(env_ids, envpool),
     }
 
 
 def _train_and_evaluate(spec: RunSpec, report: ReportSteps, at_point: AtPoint) -> RunResult:
     config = spec.config
     with ExitStack() as stack:
-        env = make_train_env(config, spec.env_id, spec.seed)
+        env = make_train_env(config, spec.env_id, SEED_STRIDE * spec.seed)  # EnvPool's are seeded here and not later
         stack.callback(env.close)
         arguments = constructor_arguments(spec.algorithm, config.hyperparameters)
         model = spec.algorithm(config.policy, env, seed=spec.seed, verbose=0, **arguments)
@@ -206,7 +216,7 @@ def _result(spec: RunSpec, **outcome: Any) -> RunResult:
         timesteps=spec.timesteps,
         source=spec.config.source,
         config=asdict(spec.config),
-        versions=versions(spec.env_id),
+        versions=spec.versions,
         **outcome,
     )
 

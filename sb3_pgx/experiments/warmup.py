@@ -45,7 +45,7 @@ def plan_warmup(name: str, env_id: str, configs: Path | None = None, defaults: b
     if defaults:
         config = peer.adapt(RunConfig(source=CLASS_DEFAULTS, n_envs=1))
         check_hyperparameters(peer.algorithm, config)
-        check_environment(env_id, config)
+        check_environment(env_id, config, peer.algorithm)
     else:
         peer, config, _ = prepare(name, env_id, configs)
     return Warmup(peer.algorithm, env_id, config)

@@ -10,19 +10,31 @@ from typing import Any
 
 from optuna import Trial
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pgx.environments import make_vec_env
 from sb3_pgx.registry import ALGORITHMS, RENAMED_IN_RL_ZOO3
+from sb3_pgx.rl_zoo3.episode_log import LoggedVectorEnv
 from sb3_pgx.rl_zoo3.invalid_request import invalid_requests
 from sb3_pgx.settings.configs import (
     CLASS_DEFAULTS,
+    DUMMY,
     check_expressions,
     check_hyperparameters,
+    check_vec_env,
     config_folder,
     is_atari,
     read_config,
 )
-from sb3_pgx.settings.environments import check_environment
+from sb3_pgx.settings.environments import (
+    AS_ARRAYS,
+    ONE_BY_ONE,
+    check_environment,
+    check_steps_that_only_reset,
+    find_environment,
+)
 from sb3_pgx.settings.search_spaces import arguments_of, sample_params
 
 YAML = (".yml", ".yaml")  # rl_zoo3 executes any other file as Python
@@ -31,10 +43,19 @@ YAML = (".yml", ".yaml")  # rl_zoo3 executes any other file as Python
 class PgxExperimentManager(ExperimentManager):
     """rl_zoo3's ``ExperimentManager``, extended to this package's algorithms and to the renamed ones."""
 
-    def __init__(self, *args: Any, config: str | None = None, **kwargs: Any):
+    def __init__(self, *args: Any, config: str | None = None, vec_env: str | None = None, **kwargs: Any):
+        """
+        Arguments are those of rl_zoo3's.
+
+        :param vec_env: how the environments step, instead of what the hyperparameter file says
+        """
         super().__init__(*args, config=config, **kwargs)  # type: ignore[misc]
         if config is None:
             self.config = _published(self.algo, self.config)
+        if vec_env is not None:
+            self.args.vec_env = vec_env  # which rl_zoo3 saves
+            self.custom_hyperparams = {**(self.custom_hyperparams or {}), "vec_env": vec_env}
+        self.vec_env = DUMMY
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         """
@@ -67,7 +88,32 @@ class PgxExperimentManager(ExperimentManager):
             raise ValueError(f"{config.source}: rl_zoo3 needs n_timesteps there, even if -n gives another number")
         self.n_envs = config.n_envs
         check_hyperparameters(ALGORITHMS[self.algo], config)
-        check_environment(env_id, dataclasses.replace(config, env_kwargs=self.env_kwargs or config.env_kwargs))
+        config = dataclasses.replace(config, env_kwargs=self.env_kwargs or config.env_kwargs)
+        check_environment(env_id, config, ALGORITHMS[self.algo])
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read the hyperparameters and how the environments step. Return those for the algorithm, and all of them."""
+        hyperparams, saved = super().read_hyperparameters()
+        if "vec_env" in hyperparams:
+            self.vec_env = check_vec_env(hyperparams.pop("vec_env"))
+            self.vec_env_class = ONE_BY_ONE.get(self.vec_env, self.vec_env_class)
+        return hyperparams, saved
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """Create the environments with their wrappers."""
+        if self.vec_env in AS_ARRAYS:
+            kwargs = self.eval_env_kwargs if eval_env else self.env_kwargs
+            folder = None if eval_env or no_log else Path(self.save_path)
+            # rl_zoo3 calls this with functions that make single environments.
+            self.vec_env_class = lambda makers: self._arrays(len(makers), kwargs, folder)  # type: ignore[assignment]
+        return super().create_envs(n_envs, eval_env, no_log)
+
+    def _arrays(self, n_envs: int, env_kwargs: dict[str, Any], folder: Path | None) -> VecEnv:
+        """Make environments that step as arrays; their episodes are logged to a folder, if there is one."""
+        name, arrays = find_environment(self.env_name.gym_id, self.vec_env).id, AS_ARRAYS[self.vec_env]
+        env: Any = make_vec_env(name, n_envs, self.seed, arrays, env_kwargs=env_kwargs, wrapper_class=self.env_wrapper)
+        check_steps_that_only_reset(env, self.frame_stack, ALGOS[self.algo])
+        return env if folder is None else LoggedVectorEnv(env.vector_env, folder, name)
 
     def load_trial(self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True) -> dict[str, Any]:
         """Load a trial's hyperparameters. rl_zoo3's converters do not get ``n_envs``, which bounds minibatches; ours does."""

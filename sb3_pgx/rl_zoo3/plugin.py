@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from sb3_pgx.core.files import replacing
 from sb3_pgx.core.optional_packages import ZOO, require_extra
 from sb3_pgx.registry import ALGORITHMS, RENAMED_IN_RL_ZOO3
 from sb3_pgx.rl_zoo3.invalid_request import invalid_requests
-from sb3_pgx.settings.configs import suggestion
+from sb3_pgx.settings.configs import DUMMY, check_vec_env, suggestion
 from sb3_pgx.settings.environments import find_environment
 from sb3_pgx.settings.registration import register_environment
 
@@ -100,6 +101,7 @@ def _check(command: "Command", arguments: Sequence[str]) -> None:
         package, colon, env = asked.env.rpartition(":")
         if colon:
             raise ValueError(f"rl_zoo3 needs the package of an environment separately: --gym-packages {package} --env {env}")
+        check_vec_env(asked.vec_env)
         find_environment(env)
         agent = asked.trained_agent
         if agent and not (agent.endswith(".zip") and Path(agent).is_file()):
@@ -129,6 +131,7 @@ def _names(command: "Command", arguments: Sequence[str]) -> argparse.Namespace:
     if command is TRAIN:
         parser.add_argument("-i", "--trained-agent", default="")
         parser.add_argument("--gym-packages", nargs="+", default=[])
+        parser.add_argument("--vec-env", default=DUMMY)
     else:
         parser.add_argument("-f", "--folder", "--exp-folder", default=LOGS)
         parser.add_argument("--no-render", action="store_true")
@@ -163,9 +166,18 @@ def _process_arguments(arguments: list[str]) -> Iterator[None]:
 
 
 def _train() -> None:
-    from rl_zoo3.train import train
+    from rl_zoo3 import train
 
-    train()
+    # rl_zoo3's own parser knows two of the values only.
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--vec-env")
+    asked, sys.argv[1:] = parser.parse_known_args(sys.argv[1:])
+    manager: Any = train.ExperimentManager  # that `register` has put there
+    train.ExperimentManager = partial(manager, vec_env=asked.vec_env)  # type: ignore[assignment,misc]
+    try:
+        train.train()
+    finally:
+        train.ExperimentManager = manager  # type: ignore[misc]
 
 
 def _enjoy() -> None:
@@ -263,7 +275,9 @@ TRAIN = Command(
     f"{_NAMES}\n\n"
     "  sb3-pgx train --algo ppo_penalty --env CartPole-v1 -n 50000\n"
     "  sb3-pgx train --algo trpo --env Pendulum-v1 -params target_kl:0.02 learning_rate:\"'lin_0.001'\"\n"
-    "  sb3-pgx train --algo sb3_ppo --env CartPole-v1 -conf my_settings.yml",
+    "  sb3-pgx train --algo sb3_ppo --env CartPole-v1 -conf my_settings.yml\n\n"
+    "--vec-env also takes vector and envpool: environments that step as arrays. A hyperparameter file may have\n"
+    "the same as vec_env.",
     (),
     _train,
 )

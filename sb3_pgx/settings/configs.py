@@ -22,6 +22,8 @@ from sb3_pgx.settings.expressions import evaluate_expression
 from sb3_pgx.settings.registration import register_environment
 
 DEFAULT_N_ENVS = 8
+# How environments step: one by one as SB3's VecEnvs do, in this process or in processes of their own, or as arrays.
+DUMMY, SUBPROC, VECTOR, ENVPOOL = VEC_ENVS = ("dummy", "subproc", "vector", "envpool")
 CLASS_DEFAULTS = "defaults of the class"
 UNSUPPORTED_KEYS = ("callback", "vec_env_wrapper", "monitor_kwargs")
 TRUSTED = ("gymnasium", "stable_baselines3", "sb3_contrib", "sb3_pgx", "rl_zoo3")  # may be imported to check a name
@@ -42,6 +44,7 @@ class RunConfig:
     :param env_kwargs: keyword arguments of ``gymnasium.make``
     :param wrappers: dotted names of wrappers with their keyword arguments, innermost first
     :param frame_stack: number of frames for ``VecFrameStack``; ``None`` for none
+    :param vec_env: how the environments step, one of :data:`VEC_ENVS`
     :param hyperparameters: keyword arguments of the algorithm's constructor
     """
 
@@ -53,7 +56,18 @@ class RunConfig:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     wrappers: tuple[tuple[str, dict[str, Any]], ...] = ()
     frame_stack: int | None = None
+    vec_env: str = DUMMY
     hyperparameters: dict[str, Any] = field(default_factory=dict)
+
+    def with_vec_env(self, vec_env: str | None) -> "RunConfig":
+        """
+        Return a copy whose environments step in another way; ``None`` changes nothing.
+
+        :raises ValueError: ``vec_env`` is not one of :data:`VEC_ENVS`
+        """
+        if vec_env is None:
+            return self
+        return replace(self, vec_env=check_vec_env(vec_env), source=f"{self.source}, vec_env={vec_env}")
 
     def with_hyperparameters(self, hyperparameters: dict[str, Any]) -> "RunConfig":
         """Return a copy with other hyperparameters. ``VecNormalize`` gets their γ, as when they are read from a file."""
@@ -154,6 +168,17 @@ def check_hyperparameters(algorithm: type[BaseAlgorithm], config: RunConfig) -> 
             raise ValueError(f"{config.source}: {algorithm.__name__} has no argument {name!r}{suggestion(name, known)}")
 
 
+def check_vec_env(vec_env: Any) -> str:
+    """
+    Return the value if it is one of :data:`VEC_ENVS`.
+
+    :raises ValueError: it is not; the message gives them
+    """
+    if vec_env not in VEC_ENVS:
+        raise ValueError(f"vec_env {vec_env!r} is unknown; choose {', '.join(VEC_ENVS)}")
+    return vec_env
+
+
 def suggestion(name: str, known: list[str]) -> str:
     """Return ``; did you mean 'gamma'?``, or an empty text if no known name is similar."""
     near = get_close_matches(name, known, n=3)
@@ -240,6 +265,7 @@ class _Entry:
             env_kwargs=self._mapping("env_kwargs", self.values.pop("env_kwargs", {})),
             wrappers=self._wrappers(),
             frame_stack=self._count("frame_stack"),
+            vec_env=self._vec_env(),
             hyperparameters=self._hyperparameters(),
         )
 
@@ -297,6 +323,12 @@ class _Entry:
                 raise self._error("env_wrapper", str(error)) from None
             wrappers.append((name, dict(kwargs or {})))
         return tuple(wrappers)
+
+    def _vec_env(self) -> str:
+        try:
+            return check_vec_env(self.values.pop("vec_env", DUMMY))
+        except ValueError as error:
+            raise self._error("vec_env", str(error)) from None
 
     def _hyperparameters(self) -> dict[str, Any]:
         for key, value in self.values.items():

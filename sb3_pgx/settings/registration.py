@@ -46,9 +46,15 @@ def run_once(plugin: EntryPoint) -> None:
     plugin.load()()
 
 
-def simulator_versions(env_ids: Iterable[str]) -> dict[str, str]:
-    """Return the versions of the packages that simulate these environments, on which returns depend."""
-    return installed_versions(name for env_id in env_ids if (name := _simulator(env_id)) is not None)
+def simulator_versions(env_ids: Iterable[str], envpool: bool = False) -> dict[str, str]:
+    """
+    Return the versions of the packages that simulate these environments, on which returns depend.
+
+    :param env_ids: Gymnasium's names of the environments
+    :param envpool: whether EnvPool simulates some of them
+    """
+    names = [name for env_id in env_ids if (name := _simulator(env_id)) is not None]
+    return installed_versions([*names, *(["envpool"] if envpool else [])])
 
 
 def _simulator(env_id: str) -> str | None:

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -28,7 +28,7 @@ from sb3_pgx.engine.behaviour_policy import BehaviourPolicy
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import CompiledPass
 from sb3_pgx.environments.array_infos import ArrayInfos
-from sb3_pgx.environments.vector_env import carrying_adapter
+from sb3_pgx.environments.vector_env import MIXED_FRAMES, carrying_adapter
 from sb3_pgx.stages.action_sampler import ActionSampler
 from sb3_pgx.stages.guard import GuardedEnvironments
 from sb3_pgx.stages.quotas import Quota, StepQuota, counted
@@ -36,6 +36,10 @@ from sb3_pgx.stages.quotas import Quota, StepQuota, counted
 HOST = th.device("cpu")  # where environments are
 # Attributes that a rollout changes. Episodes of a refused rollout would bias the means that are logged.
 _CHANGED_BY_ROLLOUTS = ("num_timesteps", "_current_progress_remaining", "ep_info_buffer", "ep_success_buffer")
+SAME_STEP_REMEDY = (
+    "use an environment that resets in the same step, such as gymnasium.make_vec(id, N, 'sync', vector_kwargs="
+    "{'autoreset_mode': gymnasium.vector.AutoresetMode.SAME_STEP})"
+)
 
 
 def to_device(tensor: th.Tensor, device: th.device) -> th.Tensor:
@@ -48,6 +52,7 @@ class Collecting(OnPolicyAlgorithm):
     The first stage of an algorithm. Subclasses may differ in :meth:`quota` and in what they keep in :meth:`after_step`.
     """
 
+    refuses_gaps: ClassVar[str | None] = None  # reason why single rows of a rollout cannot be left out; None if they can
     last_rollout: Rollout = None  # type: ignore[assignment]  # that was collected last; None before the first one
     _acting_pass: CompiledPass
     _modules: Modules
@@ -195,35 +200,22 @@ class Collecting(OnPolicyAlgorithm):
         callback.on_rollout_end()
         return True
 
-    @property
-    def refuses_gaps(self) -> str | None:
-        """Reason why the algorithm cannot leave single rows of a rollout out; ``None`` if it can."""
-        return None
-
     def _attach_buffer(self, buffer: RolloutBuffer, recorder: Recorder) -> RolloutView | CustomBuffer:
         """Reset the rollout buffer and connect it to the recorder."""
         followed = buffer if isinstance(buffer, RolloutView) else CustomBuffer(buffer)
         gaps = carrying_adapter(self.env)
         if gaps is not None:
             own_buffer = "a rollout buffer of your own learns from every row"
-            stacks = "VecFrameStack would mix the frames of two episodes"
             stacked = is_vecenv_wrapped(self.env, VecFrameStack)  # type: ignore[arg-type]
-            reason = own_buffer if isinstance(followed, CustomBuffer) else stacks if stacked else self.refuses_gaps
-            self._refuse_gaps(type(gaps.vector_env.unwrapped).__name__, reason)
+            reason = own_buffer if isinstance(followed, CustomBuffer) else MIXED_FRAMES if stacked else self.refuses_gaps
+            if reason is not None:
+                raise gaps.refusal(reason, SAME_STEP_REMEDY)
         if isinstance(followed, CustomBuffer):
             self.refuse_buffer(type(buffer), "rollout_buffer")
         else:
             followed.refuses_rows, followed.unlearned = self.refuses_rows, self.unlearned
         followed.follow(recorder, self.policy, self.gamma)
         return followed
-
-    def _refuse_gaps(self, env: str, reason: str | None) -> None:
-        if reason is not None:
-            raise ValueError(
-                f"{env} resets an environment in the step after an episode's end, which is no experience, and {reason}; use "
-                "an environment that resets in the same step, such as gymnasium.make_vec(id, N, 'sync', vector_kwargs="
-                "{'autoreset_mode': gymnasium.vector.AutoresetMode.SAME_STEP})"
-            )
 
     def refuse_buffer(self, buffer_class: type, name: str) -> None:
         """:raises ValueError: the algorithm cannot learn from a buffer of this class"""

@@ -9,6 +9,7 @@ from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.engine import Objective
 from sb3_pgx.engine.policy_graphs import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, CompiledPass
 from sb3_pgx.ops.returns import gae
+from sb3_pgx.stages.action_sampler import sample_actions
 from sb3_pgx.stages.collect import Collecting
 from sb3_pgx.stages.evaluate import evaluate_by_graph, evaluate_rollout
 
@@ -49,12 +50,20 @@ class Estimating(Collecting):
         )
         return rollout.estimated(advantages, advantages + rollout.values)
 
-    def example_rollout(self) -> Rollout:
-        """Return a rollout of one step that nobody has taken, which has the types and the layout of those to come."""
-        recorder = Recorder(self.observation_space, self.action_space, self.n_envs, capacity=1)
-        recorder.observe(self._last_obs)  # type: ignore[arg-type]
-        nothing, no = np.zeros(self.n_envs), np.zeros(self.n_envs, bool)
-        recorder.add(recorder.actions[0], nothing, no, [], ~no, no, self.env, None)  # type: ignore[arg-type]
+    def example_rollout(self, n_steps: int) -> Rollout:
+        """
+        Return a rollout of steps that nobody has taken, with the types and the layout of those to come.
+
+        Its actions and rewards are random: a loaded graph is compared on it, and where gradients vanish, rounding decides.
+
+        :param n_steps: number of steps
+        """
+        recorder = Recorder(self.observation_space, self.action_space, self.n_envs, n_steps)
+        no, generator = np.zeros(self.n_envs, bool), np.random.default_rng(0)
+        for _ in range(n_steps):
+            observations = self._as_tensor(recorder.observe(self._last_obs))  # type: ignore[arg-type]
+            actions = sample_actions(self.policy, observations)[0].cpu().numpy()
+            recorder.add(actions, generator.normal(size=self.n_envs), no, [], ~no, no, self.env, None)  # type: ignore[arg-type]
         rollout = recorder.rollout(self._last_obs, self.device)  # type: ignore[arg-type]
         return Estimating.estimate(self, Estimating.evaluate(self, rollout))
 

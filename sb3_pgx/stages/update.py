@@ -107,12 +107,12 @@ class Updating(Estimating):
         rows = self.n_steps * self.n_envs
         size = min(getattr(self, "batch_size", rows), rows)
         with suppress(Exception):  # if the policy fails, it fails again where that is reported
-            rollout = self.example_rollout()
+            rollout = self.example_rollout(math.ceil(size / self.n_envs))
             self._modules.train(self.policy, True)
             try:
                 with self.steps_of(rollout) as update:
-                    first_row = th.zeros(size, dtype=th.long, device=self.device)
-                    update.compile_ahead(rollout.rows(first_row), n_batches=math.ceil(rows / size))
+                    batch = rollout.rows(th.arange(size, device=self.device))
+                    update.compile_ahead(batch, n_batches=math.ceil(rows / size))
             finally:
                 self._modules.train(self.policy, False)
 

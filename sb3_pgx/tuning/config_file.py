@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_pgx.core.files import write_text
-from sb3_pgx.settings.configs import RunConfig
+from sb3_pgx.settings.configs import DUMMY, RunConfig
 from sb3_pgx.settings.expressions import expression_for
 
 
@@ -34,6 +34,7 @@ def config_entry(config: RunConfig) -> dict[str, Any]:
     around = {
         "env_wrapper": wrappers,
         "frame_stack": config.frame_stack,
+        "vec_env": None if config.vec_env == DUMMY else config.vec_env,
         "env_kwargs": config.env_kwargs,
         "normalize": _normalize(config),
         "n_envs": config.n_envs,

@@ -37,6 +37,7 @@ def tune(
     storage: str | None = None,
     study_name: str | None = None,
     configs: Path | str | None = None,
+    vec_env: str | None = None,
     force: bool = False,
     progress: bool = True,
 ) -> StudySummary:
@@ -69,6 +70,8 @@ def tune(
     :param study_name: name of the study; default ``tune-<algorithm>-<env>``
     :param configs: folder of hyperparameter files in rl_zoo3's format, whose settings the search starts from; default: this
         package's
+    :param vec_env: how the environments of a run step, ``"dummy"``, ``"vector"`` or ``"envpool"``; default: ``vec_env`` of the
+        hyperparameter file, or ``"dummy"``
     :param force: whether to delete an existing study of this name and start again
     :param progress: whether to show a progress bar
     :return: the trials, the best one, and the paths of the files
@@ -92,6 +95,7 @@ def tune(
         storage,
         study_name,
         configs,
+        vec_env,
         force,
     )
     return run_tuning(plan, open_study(plan), progress)

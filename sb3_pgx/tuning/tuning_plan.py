@@ -13,7 +13,7 @@ from sb3_pgx.core.optional_packages import COMPARISON, require_extra
 from sb3_pgx.experiments.comparison import check_at_least_one
 from sb3_pgx.experiments.peers import Peer, config_of, own_file, resolve_peer
 from sb3_pgx.experiments.runs import RunSpec, file_name, steps_between_points
-from sb3_pgx.settings.configs import RunConfig, check_hyperparameters
+from sb3_pgx.settings.configs import SUBPROC, RunConfig, check_hyperparameters
 from sb3_pgx.settings.environments import check_environment
 from sb3_pgx.settings.search_spaces import merged, search_space
 
@@ -147,6 +147,7 @@ def plan_tuning(
     storage: str | None = None,
     study_name: str | None = None,
     configs: Path | str | None = None,
+    vec_env: str | None = None,
     force: bool = False,
 ) -> TuningPlan:
     """
@@ -157,10 +158,14 @@ def plan_tuning(
     if "[" in algorithm:
         raise ValueError(f"algorithm {algorithm!r} cannot be tuned: put the settings in brackets into a file for --configs")
     peer = resolve_peer(algorithm)
-    config = config_of(peer, env, None if configs is None else Path(configs))
+    config = config_of(peer, env, None if configs is None else Path(configs)).with_vec_env(vec_env)
+    if config.vec_env == SUBPROC:
+        raise ValueError(
+            f"{config.source}: a worker of a search starts no processes of its own: choose another vec_env, such as dummy"
+        )
     search_space(peer.config_key, config.policy)
     check_hyperparameters(peer.algorithm, peer.adapt(config))
-    check_environment(env, config)
+    check_environment(env, config, peer.algorithm)
     timesteps = config.n_timesteps if timesteps is None else timesteps
     if timesteps is None:
         raise ValueError(f"{config.source} has no n_timesteps: give the length of a run with --timesteps")

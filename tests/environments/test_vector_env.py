@@ -315,6 +315,20 @@ def test_a_model_is_saved_and_loaded_with_a_vector_environment(tmp_path):
     assert sb3.A2C.load(tmp_path / "model.zip").predict(np.zeros((1, 3), np.float32))[0].shape == (1,)
 
 
+def test_a_wrapper_is_put_around_single_environments_where_there_are_any():
+    arrays, one_by_one = (
+        make_vec_env("Acrobot-v1", 2, seed=4, vector=vector, wrapper_class=lambda env: gym.wrappers.TimeLimit(env, 3))
+        for vector in (True, False)
+    )
+    np.testing.assert_array_equal(arrays.reset(), one_by_one.reset())
+    for _ in range(7):
+        ours, expected = (env.step(np.ones(2, int)) for env in (arrays, one_by_one))
+        for a, b in zip(ours[:3], expected[:3], strict=True):
+            np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="CartPole-v1's own vectorised implementation steps all environments at once"):
+        make_vec_env("CartPole-v1", 2, vector=True, wrapper_class=gym.wrappers.TimeAwareObservation)
+
+
 class Unspoken(Arrays):
     def __init__(self):
         super().__init__(PATTERNS["mixed"], AutoresetMode.SAME_STEP)
@@ -327,5 +341,5 @@ def test_what_cannot_be_stepped_is_refused_in_one_sentence():
     stubborn = Arrays(PATTERNS["mixed"], AutoresetMode.DISABLED, honours_mask=False)
     with pytest.raises(ValueError, match=r"Arrays does not reset environments itself .* it does not leave the others alone"):
         ACER("MlpPolicy", stubborn)
-    with pytest.raises(TypeError, match="vector=True takes env_kwargs, but not vec_env_cls"):
+    with pytest.raises(TypeError, match="vector=True takes env_kwargs and wrapper_class, but not vec_env_cls"):
         make_vec_env("CartPole-v1", 2, vector=True, vec_env_cls=DummyVecEnv)

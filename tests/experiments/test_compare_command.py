@@ -55,6 +55,8 @@ def no_training(monkeypatch, tmp_path):
         (["--normalize", "CartPole-v1=0"], "normalize CartPole-v1=0: write ENVIRONMENT=LOW,HIGH"),
         (["--normalize", "CartPole-v1=0,much"], "normalize CartPole-v1=0,much: 'much' is not a number"),
         (["--normalize", "0,500"], "normalize 0,500: write ENVIRONMENT=LOW,HIGH"),
+        (["--vec-env", "arrays"], "vec_env 'arrays' is unknown; choose dummy, subproc, vector, envpool"),
+        (["--vec-env", "vector"], "A2C of stable_baselines3 learns from every step; step the environments one by one"),
         (["--threshold", "high"], "threshold high: 'high' is not a number"),
         (
             ["--threshold", "Acrobot-v1=-100"],
@@ -127,7 +129,7 @@ def test_thresholds_are_those_of_the_environments_unless_others_are_given(tmp_pa
     [
         ["--seeds", "2", "--threshold", "CartPole-v1=475", "Pendulum-v1=-200", "--eval-episodes", "7"],
         ["--seeds", "4,", "--normalize", "CartPole-v1=20.123456789,475", "Pendulum-v1=-1200,-150"],
-        ["--seeds", "7,9"],
+        ["--seeds", "7,9", "--vec-env", "subproc"],
     ],
 )
 def test_the_command_in_the_report_is_the_one_that_was_given(tmp_path, options):

@@ -179,6 +179,7 @@ def test_further_seeds_and_algorithms_may_join(again):
         (["--algos", "a2c"], "it includes sb3:a2c on Thirty-v0, which is not part of this one"),
         (["--env", "Thirty-v0"], "it includes a2c on Forty-v0, which is not part of this one"),
         (["--configs", "CONFIGS"], "settings of a2c on Thirty-v0: gamma was None and is now 0.5"),
+        (["--vec-env", "vector"], "settings of a2c on Thirty-v0: vec_env was dummy and is now vector"),
     ],
 )
 def test_a_folder_of_another_comparison_is_refused_and_untouched(again, tmp_path, capsys, options, difference):
@@ -212,15 +213,29 @@ def test_other_versions_are_another_comparison_and_force_trains_every_run_anew(a
     assert (folder / "notes.txt").read_text() == "precious"
 
 
-def test_runs_of_what_was_there_before_force_do_not_count_as_those_of_another_comparison(again, tmp_path):
+@pytest.mark.parametrize("option", ["--configs", "--vec-env"])
+def test_runs_of_what_was_there_before_force_do_not_count_as_those_of_another_comparison(again, tmp_path, option):
     folder, command = again
     (tmp_path / "configs").mkdir()
     for name in ("a2c", "sb3_a2c"):
         (tmp_path / "configs" / f"{name}.yml").write_text("default: {n_envs: 8, gamma: 0.5}\n")
-    settings = ["--configs", str(tmp_path / "configs")]
+    settings = [option, {"--configs": str(tmp_path / "configs"), "--vec-env": "vector"}[option]]
     assert command(*settings, "--algos", "a2c", "--force")[0] == 0
     assert len(list(folder.glob("runs/*/sb3-a2c-seed*.json"))) == 4
     assert set(command(*settings)[1]) >= {f"sb3:a2c {env_id} {seed}" for env_id, seed in product(ENVS, (0, 1))}
+
+
+def test_environments_that_step_as_arrays_give_the_same_runs(first, tmp_path):
+    output = tmp_path / "out"
+    assert compare_here([*COMPARE, "--vec-env", "vector", "--output", str(output)]) == 0
+    for name in ("runs.csv", "curves.csv"):
+        for row, expected in zip(table(output / name), table(first / name), strict=True):
+            timed = {key for key in row if "second" in key}
+            assert timed and {k: v for k, v in row.items() if k not in timed} == {
+                k: expected[k] for k in row if k not in timed
+            }
+    assert {read_result(path).config["vec_env"] for path in output.glob("runs/*/*.json")} == {"vector"}
+    assert "a2c.yml: default, vec_env=vector" in (output / "report.md").read_text()
 
 
 def test_one_environment_keeps_returns_and_leaves_out_what_sums_environments_up(tmp_path):

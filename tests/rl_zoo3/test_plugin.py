@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import stable_baselines3
+import torch as th
 import yaml
 from filelock import FileLock
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import load_results
 from support.packages import without
 
-from sb3_pgx import NPG, PPOPenalty
+from sb3_pgx import NPG, PPO, PPOPenalty
 from sb3_pgx.cli import main
+from sb3_pgx.environments import make_vec_env as make_arrays
 from sb3_pgx.registry import ALGORITHMS
 from sb3_pgx.rl_zoo3 import plugin
 from sb3_pgx.settings.configs import load_config
@@ -26,6 +29,20 @@ if find_spec("rl_zoo3") is None:  # not importorskip: imported, it replaces Gymn
     pytest.skip("rl_zoo3 is not installed", allow_module_level=True)
 
 SMALL = "-n 64 --eval-freq -1 --seed 0 --device cpu -params n_envs:2 n_steps:16 batch_size:32".split()
+SHORT = "--eval-freq 64 --eval-episodes 1 --seed 0 --device cpu"
+ARRAYS = """
+Pendulum-v1:
+  vec_env: vector
+  n_envs: 2
+  n_timesteps: 128
+  policy: MlpPolicy
+  n_steps: 32
+  batch_size: 64
+  n_epochs: 2
+  normalize: true
+  env_kwargs: {max_episode_steps: 20}
+  env_wrapper: gymnasium.wrappers.TimeAwareObservation
+"""
 COMMANDS = {
     "trained": ["train", "--algo", "ppo_penalty", "--env", "CartPole-v1", *SMALL, "n_epochs:1"],
     "played": "enjoy --algo ppo_penalty --env CartPole-v1 --no-render -n 400 --device cpu".split(),
@@ -36,6 +53,12 @@ COMMANDS = {
     "cosine": ["train", "--algo", "npg", "--env", "CartPole-v1", "-conf", "cosine.yml", *SMALL],
     "whole episodes": "train --algo reinforce --env CartPole-v1 -n 40 --eval-freq -1 --seed 0 --device cpu".split(),
     "filmed": "record-video --algo reinforce --env CartPole-v1 -n 2".split(),
+    "arrays": f"train --algo ppo --env Pendulum-v1 -conf arrays.yml {SHORT}".split(),
+    "one by one": f"train --algo ppo --env Pendulum-v1 -conf arrays.yml --vec-env dummy {SHORT}".split(),
+    "SB3's arrays": f"train --algo sb3_ppo --env Pendulum-v1 -conf arrays.yml --vec-env vector {SHORT}".split(),
+    "envpool": f"train --algo ppo --env Pendulum-v1 -conf plain.yml --vec-env envpool {SHORT}".split(),
+    "arrays played": "enjoy --algo ppo --env Pendulum-v1 --exp-id 1 --no-render -n 201 --device cpu".split(),
+    "arrays drawn": "plot-train --algo ppo --env Pendulum-v1 -w 2".split(),
     "searched": ["train", "--algo", "ppo", *SMALL[:-4], *"-optimize --n-trials 1 --n-evaluations 1 --no-optim-plots".split()],
     "help": ["train", "--help"],
     "nothing asked for": ["plot-train"],
@@ -53,6 +76,9 @@ REFUSED = {
     "train --algo ppo -params gama:0.9": r"ppo\.yml: CartPole-v1: PPO has no argument 'gama'; did you mean .*'gamma'",
     "train --algo ppo -params gamma:2": r"gamma=2 is outside \[0, 1\]",
     "train --algo ppo -params learning_rate:lin_0.1": r"-params learning_rate:lin_0\.1: write name:value, .* quotes",
+    "train --algo ppo --vec-env arrays": r"(?<=sb3-pgx: )vec_env 'arrays' is unknown; choose dummy, subproc, vector, envpool",
+    "train --algo sb3_ppo --env CartPole-v1 --vec-env vector": r"PPO of stable_baselines3 learns from every step; .*dummy",
+    "train --algo acer --env CartPole-v1 --vec-env vector": r"ACER replays whole segments; .*vec_env: dummy",
     "enjoy --algo acer --env CartPole-v1 --no-render": r"no run of acer in logs: train one with `sb3-pgx train --algo acer`",
     "enjoy --algo ppo_penalty --env Acrobot-v1 --no-render": r"No model found for ppo_penalty on Acrobot-v1",
     "enjoy --algo ppo_penalty --env Arcade/Pole-v0 --no-render": r"No model found for ppo_penalty on Arcade-Pole-v0",
@@ -88,6 +114,9 @@ def run_all(folder):
     (folder / "cosine.yml").write_text(
         "CartPole-v1:\n  n_timesteps: 64\n  policy: MlpPolicy\n  learning_rate: cos_0.01_0.001\n  n_critic_updates: 1\n"
     )
+    (folder / "arrays.yml").write_text(ARRAYS)
+    plain = "n_envs: 2, n_timesteps: 128, policy: MlpPolicy, n_steps: 32, batch_size: 64, n_epochs: 2"
+    (folder / "plain.yml").write_text(f"Pendulum-v1: {{{plain}}}\n")
     (folder / "broken.yml").write_text("CartPole-v1:\n  gamma: [0.9\n")
     (folder / "text.yml").write_text("CartPole-v1:\n  n_timesteps: 64\n  learning_rate: 1e-3\n")
     (folder / "arcade.py").write_text("def register_envs():\n    print('arcade registers its environments')\n")
@@ -172,6 +201,34 @@ def test_a_schedule_that_rl_zoo3_does_not_know_reaches_the_algorithm(zoo):
     printed(zoo, "cosine")
     model = NPG.load(zoo["folder"] / "logs" / "npg" / "CartPole-v1_1" / "CartPole-v1.zip", device="cpu")
     np.testing.assert_allclose([model.lr_schedule(p) for p in (1.0, 0.5, 0.0)], [0.01, 0.0055, 0.001])
+
+
+def test_arrays_of_the_file_and_of_the_command_line_train_what_single_environments_do(zoo):
+    runs = zoo["folder"] / "logs"
+    for algo, name, numbers in (("ppo", "one by one", (1, 2)), ("sb3_ppo", "SB3's arrays", (1,))):
+        printed(zoo, name)
+        saved = [yaml.unsafe_load((runs / algo / f"Pendulum-v1_{i}/Pendulum-v1/config.yml").read_text()) for i in numbers]
+        assert [dict(settings)["vec_env"] for settings in saved] == ["vector", "dummy"][: len(numbers)]
+    models = [PPO.load(runs / "ppo" / f"Pendulum-v1_{i}" / "Pendulum-v1.zip", device="cpu") for i in (1, 2)]
+    ours, expected = (th.nn.utils.parameters_to_vector(model.policy.parameters()) for model in models)
+    assert th.equal(ours, expected) and models[0].num_timesteps == 128
+    evaluations = [np.load(runs / "ppo" / f"Pendulum-v1_{i}" / "evaluations.npz")["results"] for i in (1, 2)]
+    assert np.array_equal(*evaluations) and evaluations[0].shape == (2, 1)
+    episodes = load_results(str(runs / "ppo" / "Pendulum-v1_1"))
+    assert (episodes["l"] == 20).all() and len(episodes) == 6
+    assert [len(list((runs / "ppo" / f"Pendulum-v1_{i}").glob("*.monitor.csv"))) for i in (1, 2)] == [1, 2]
+    assert "training_episodic_reward" in printed(zoo, "arrays drawn")
+    assert re.search(r"Episode Length 20", printed(zoo, "arrays played"))
+
+
+@pytest.mark.skipif(find_spec("envpool") is None, reason="needs EnvPool")
+def test_the_seed_reaches_envpool(zoo):
+    printed(zoo, "envpool")
+    trained = PPO.load(zoo["folder"] / "logs" / "ppo" / "Pendulum-v1_3" / "Pendulum-v1.zip", device="cpu")
+    env = make_arrays("Pendulum-v1", 2, seed=0, vector="envpool")
+    expected = PPO("MlpPolicy", env, n_steps=32, batch_size=64, n_epochs=2, seed=0, device="cpu").learn(128)
+    ours, theirs = (th.nn.utils.parameters_to_vector(model.policy.parameters()) for model in (trained, expected))
+    assert th.equal(ours, theirs)
 
 
 def test_a_policy_is_filmed_in_one_environment_that_its_algorithm_could_not_train_in(zoo):

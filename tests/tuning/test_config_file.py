@@ -36,6 +36,7 @@ def test_every_kind_of_setting_comes_back_as_it_was(tmp_path):
         env_kwargs={"sutton_barto_reward": True},
         wrappers=(("gymnasium.wrappers.TimeLimit", {"max_episode_steps": 7}), ("gymnasium.wrappers.Autoreset", {})),
         frame_stack=2,
+        vec_env="vector",
         hyperparameters={
             "learning_rate": "lin_1.5e-05",
             "gamma": 0.9,
@@ -65,7 +66,7 @@ def test_what_has_no_name_in_such_a_file_is_refused_and_nothing_is_written(tmp_p
 
 def test_the_best_trial_is_a_file_that_compare_reads_and_keeps_what_was_not_searched(stub, plan, search, tmp_path):
     (tmp_path / "ppo.yml").write_text(
-        "CartPole-v1:\n  n_envs: 4\n  normalize: true\n  gamma: 0.98\n  n_steps: 32\n  use_sde: false\n"
+        "CartPole-v1:\n  n_envs: 4\n  vec_env: vector\n  normalize: true\n  gamma: 0.98\n  n_steps: 32\n  use_sde: false\n"
         '  policy_kwargs: "dict(net_arch=[64], ortho_init=False)"\n'
     )
     p = plan("ppo", trials=2, configs=tmp_path)
@@ -77,6 +78,7 @@ def test_the_best_trial_is_a_file_that_compare_reads_and_keeps_what_was_not_sear
     gamma = 1 - study.trials[1].params["one_minus_gamma"]
     assert config.hyperparameters["gamma"] == gamma and config.normalize == {"gamma": gamma}
     assert (config.n_envs, config.hyperparameters["use_sde"], config.n_timesteps) == (4, False, p.timesteps)
+    assert {spec.config.vec_env for spec in p.specs({}, "a trial")} == {config.vec_env} == {"vector"}
     assert config.hyperparameters["policy_kwargs"]["ortho_init"] is False
     assert config.hyperparameters["policy_kwargs"].keys() == {"ortho_init", "net_arch", "activation_fn"}
 

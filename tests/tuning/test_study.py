@@ -25,6 +25,7 @@ from sb3_pgx.tuning.tuning_plan import plan_tuning
         ({"seeds": 3}, r"started with seeds \[100, 101\], and now it is \[100, 101, 102\]"),
         ({"timesteps": 500}, "started with timesteps 400, and now it is 500"),
         ({"pruner": "median"}, "started with pruner none, and now it is median"),
+        ({"vec_env": "vector"}, "started with configuration vec_env='dummy', and now it is vec_env='vector'"),
         ({"algorithm": "ppo", "study_name": "tune-a2c-CartPole-v1"}, "started with algorithm a2c, and now it is ppo"),
         (
             {"env": "Acrobot-v1", "study_name": "tune-a2c-CartPole-v1"},
@@ -160,6 +161,9 @@ def test_grpc_proxy_serves_several_machines(plan):
         (["--pruner", "wilcoxon"], "use --seeds 5 or more"),
         (["--pruner", "meridian"], "choose median, hyperband, wilcoxon, none"),
         (["--sampler", "tpp"], "choose tpe, random"),
+        (["--vec-env", "arrays"], "vec_env 'arrays' is unknown; choose dummy, subproc, vector, envpool"),
+        (["--vec-env", "subproc"], "a worker of a search starts no processes of its own: choose another vec_env"),
+        (["--algo", "sb3:a2c", "--vec-env", "vector"], "A2C of stable_baselines3 learns from every step"),
         (["--trials", "0"], "trials is 0; it must be at least 1"),
         (["--seeds", "0"], "seeds is 0; it must be at least 1"),
     ],

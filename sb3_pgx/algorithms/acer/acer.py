@@ -138,6 +138,7 @@ class ACER(RMSpropAlgorithm):
         Real("average_coef", 1e-3, 0.1, complement=True),
         Categorical("use_rms_prop", (True, False)),
     )
+    refuses_gaps: ClassVar[str | None] = "ACER replays whole segments"
     examination: ClassVar[Examination] = Examination(
         2560, 0.02, dict(n_steps=8, buffer_size=4096, replay_start=128, ent_coef=0.0, use_rms_prop=False)
     )
@@ -370,11 +371,6 @@ class ACER(RMSpropAlgorithm):
         return "ACER learns from segments of its memory, and from the action distributions of the rollout"
 
     refuses_buffers = refuses_rows
-
-    @property
-    def refuses_gaps(self) -> str | None:
-        """Why the algorithm cannot leave single rows of a rollout out."""
-        return "ACER replays whole segments"
 
     @property
     def unlearned(self) -> tuple[str, ...]:
