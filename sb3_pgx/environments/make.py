@@ -1,5 +1,6 @@
 """Make environments from an id, one by one as SB3 does or as arrays."""
 
+from importlib import import_module
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -18,7 +19,7 @@ def make_vec_env(
     """
     Make environments from an id.
 
-    :param env_id: Gymnasium's name of the environment
+    :param env_id: Gymnasium's name of the environment; a module before a colon is imported first
     :param n_envs: N, number of environments
     :param seed: of the first environment; the others have the next ones
     :param vector: step all environments as arrays, with the environment's own vectorised implementation if it has one
@@ -39,7 +40,10 @@ def make_vec_env(
     if vector == "envpool":
         _check_unwrapped("EnvPool", wrapper)
         return as_vec_env(make_envpool(env_id, n_envs, seed, **env_kwargs))
-    if gym.spec(env_id).vector_entry_point is not None:
+    module, _, name = env_id.rpartition(":")
+    if module:
+        import_module(module)  # which registers the environment
+    if gym.spec(name).vector_entry_point is not None:
         _check_unwrapped(f"{env_id}'s own vectorised implementation", wrapper)
         made = gym.make_vec(env_id, n_envs, "vector_entry_point", **env_kwargs)
     else:
