@@ -6,6 +6,7 @@ Time whole short runs, each in a fresh process: SB3, this package eager, compile
 
 A first start has neither this package's kept graphs nor the compiler's own cache. Contenders take turns, one at a time, with
 one torch thread each. ``learn`` is the time of the call; the process is timed from outside, imports and set-up included.
+The file keeps the cases that are not measured again.
 """
 
 import argparse
@@ -18,10 +19,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import RESULTS
-from benchmarks.provenance import provenance
+from benchmarks.speed.entries import measure_entries
 from benchmarks.speed.fresh_process import run_fresh
-from benchmarks.speed.report import code_hash_of_speed
-from sb3_pgx.experiments.pool import write_json
 
 FILE = RESULTS / "speed" / "short_runs.json"
 WORKER = Path(__file__).with_name("short_runs_worker.py")
@@ -50,11 +49,12 @@ class ShortRun:
 
 
 EIGHT = {"n_steps": 256}
-CASES = (
+_CASES = (
     *(ShortRun(f"ppo-{n // 1000}k", "PPO", n) for n in (25_000, 50_000, 100_000, 300_000)),
     *(ShortRun(f"ppo-8x256-{n // 1000}k", "PPO", n, 8, EIGHT) for n in (25_000, 100_000)),
     ShortRun("a2c-100k", "A2C", 100_000),
 )
+CASES = {case.name: case for case in _CASES}
 
 
 def measure(case: ShortRun, seeds: int) -> dict[str, dict[str, list[float]]]:
@@ -87,7 +87,8 @@ def markdown(record: dict[str, Any]) -> str:
         "| run on CartPole-v1 | SB3's `learn`, s | eager | first start | later start | later start, whole process |",
         "|---|--:|--:|--:|--:|--:|",
     ]
-    for name, seconds in record["cases"].items():
+    for name, entry in record.items():
+        seconds = entry["seconds"]
         base = float(np.median(seconds[SB3]["learn"]))
         ratios = [times_as_fast(seconds, c, "learn") for c in (EAGER, FIRST, LATER)]
         ratios.append(times_as_fast(seconds, LATER, "process"))
@@ -98,19 +99,15 @@ def markdown(record: dict[str, Any]) -> str:
 def main(arguments: list[str]) -> int:
     """Run the command. Return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.short_runs", description=__doc__.strip().split("\n")[0])
-    names = [case.name for case in CASES]
+    names = list(CASES)
     parser.add_argument("--cases", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="processes per contender (default: %(default)s)")
     parser.add_argument("--dry", action="store_true", help="print the table and write no file")
     options = parser.parse_args(arguments)
     command = f"python -m benchmarks.speed.short_runs {' '.join(arguments)}".strip()
-    record: dict[str, Any] = {"command": command, **provenance(), "code_hash": code_hash_of_speed(), "cases": {}}
-    for case in CASES:
-        if case.name in options.cases:
-            record["cases"][case.name] = measure(case, options.seeds)
-            print(markdown({"cases": {case.name: record["cases"][case.name]}}).splitlines()[-1], flush=True)
-            if not options.dry:
-                write_json(FILE, record)
+    measure_entries(
+        names, options.cases, lambda name: measure(CASES[name], options.seeds), markdown, command, FILE, options.dry
+    )
     return 0
 
 

@@ -11,7 +11,6 @@ turns. The file keeps the entries that are not measured again.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -19,10 +18,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks import RESULTS
-from benchmarks.provenance import provenance
+from benchmarks.speed.entries import measure_entries
 from benchmarks.speed.fresh_process import run_fresh
-from benchmarks.speed.report import code_hash_of_speed
-from sb3_pgx.experiments.pool import write_json
 from sb3_pgx.registry import ALGORITHMS
 
 FILE = RESULTS / "speed" / "startup.json"
@@ -89,15 +86,11 @@ def main(arguments: list[str]) -> int:
     if options.restarts < 1:
         parser.error(f"--restarts is {options.restarts}; it must be at least 1")
     command = f"python -m benchmarks.speed.startup {' '.join(arguments)}".strip()
-    source = {"command": command, **provenance(), "code_hash": code_hash_of_speed()}
-    record = json.loads(options.file.read_text(encoding="utf-8")) if options.file.is_file() else {}
-    for name in names:
-        if name in options.algorithms:
-            seconds = measure_imports(options.restarts) if name == IMPORTS else measure(name, options.restarts)
-            record[name] = {**source, "seconds": seconds}
-            print(markdown({name: record[name]}).splitlines()[-1], flush=True)
-            if not options.dry:
-                write_json(options.file, {name: record[name] for name in names if name in record})
+
+    def seconds(name: str) -> Seconds:
+        return measure_imports(options.restarts) if name == IMPORTS else measure(name, options.restarts)
+
+    measure_entries(names, options.algorithms, seconds, markdown, command, options.file, options.dry)
     return 0
 
 
