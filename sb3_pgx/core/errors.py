@@ -14,7 +14,7 @@ from typing import Any
 import torch as th
 from torch import Tensor, nn
 
-_INSIDE = (__name__.partition(".")[0], "stable_baselines3", "torch")
+_INSIDE = (__name__.partition(".")[0], "stable_baselines3", "torch", "contextlib")
 _RAISES = {dis.opmap["RAISE_VARARGS"], dis.opmap["RERAISE"]}
 
 

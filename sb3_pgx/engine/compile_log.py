@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 
-import torch as th
 from torch import Tensor
 
+from sb3_pgx.engine.compile_locks import kept_random_numbers
 from sb3_pgx.engine.compiler import Compiled, begin_compiling
 from sb3_pgx.engine.trace import Function, NotCompilable
 
@@ -44,7 +44,7 @@ class CompileLog:
         """
         Begin to compile a function. Arguments are those of :meth:`compile`.
 
-        :param ahead: whether to compile in a thread, while the caller does something else
+        :param ahead: whether to compile in a second thread, see :func:`~sb3_pgx.engine.compiler.begin_compiling`
         :return: function that returns the result of :meth:`compile`
         """
         with self._working():
@@ -62,7 +62,8 @@ class CompileLog:
         def result() -> Compiled | None:
             with self._working():
                 try:
-                    compiled = begun.pop()()  # which lets go of the examples
+                    compiled = begun[0]()
+                    begun.clear()  # lets go of the examples
                     self._tell(f"{what} is compiled")
                     return compiled
                 except NotCompilable as reason:
@@ -76,7 +77,7 @@ class CompileLog:
         """Count the seconds, and draw no random numbers, whatever policy and compiler do."""
         start = time.perf_counter()
         try:
-            with th.random.fork_rng():
+            with kept_random_numbers():
                 yield
         finally:
             self.seconds += time.perf_counter() - start

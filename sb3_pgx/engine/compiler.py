@@ -10,8 +10,8 @@ import torch as th
 from torch import Tensor, fx
 
 from sb3_pgx.engine import kept_graphs
-from sb3_pgx.engine.inductor import CPU_OPTIONS, Inductor, compile_lock, first_line, same_results, threads_can_compile
-from sb3_pgx.engine.threads import in_thread
+from sb3_pgx.engine.compile_locks import compiler, help_compiling, my_turn
+from sb3_pgx.engine.inductor import CPU_OPTIONS, Inductor, first_line, same_results
 from sb3_pgx.engine.trace import Function, NotCompilable, copy_like, trace
 
 # A run is compiled (compile="auto") when its gradient steps, including those of earlier calls of `learn`, exceed this
@@ -99,7 +99,7 @@ def begin_compiling(
 
     Arguments and errors are those of :func:`compile_function`.
 
-    :param ahead: whether to compile in a thread, while the caller does something else
+    :param ahead: whether to compile in a second thread, in :func:`~sb3_pgx.engine.compile_locks.with_helper`
     """
     with _reasons(), th.no_grad():
         traced = trace(function, examples)
@@ -149,7 +149,7 @@ def kept_or_compiled(
     :param examples: inputs of the graph; it may change them
     :param announce: called before it is compiled, with the seconds that it takes, roughly
     :param wait: called before waiting for another process that compiles it
-    :param ahead: whether to compile in a thread
+    :param ahead: whether to compile in a second thread, in :func:`~sb3_pgx.engine.compile_locks.with_helper`
     """
     folder = kept_graphs.folder() if all(x.device.type == "cpu" for x in examples) else None
     key = "" if folder is None else kept_graphs.key(graph, examples, CPU_OPTIONS)
@@ -161,7 +161,11 @@ def kept_or_compiled(
         with th.no_grad():
             return _newly_compiled(folder, key, graph, examples, announce, wait)
 
-    return in_thread(work) if ahead and threads_can_compile() else work
+    def in_turn() -> Function:
+        with my_turn():
+            return work()
+
+    return (help_compiling(work) if ahead else None) or in_turn
 
 
 def _newly_compiled(
@@ -174,13 +178,15 @@ def _newly_compiled(
 ) -> Function:
     if folder is None:
         announce(_seconds_to_compile(graph))
-        return _compiled(graph, examples).function
+        with compiler():
+            return Inductor(graph, examples).function
     with kept_graphs.turn(folder, key, wait):
         loaded = _loaded(folder, key, graph, examples)  # another process may have compiled it meanwhile
         if loaded is not None:
             return loaded
         announce(_seconds_to_compile(graph))
-        made = _compiled(graph, examples)
+        with compiler():
+            made = Inductor(graph, examples)
         if made.library is not None:
             kept_graphs.save(folder, key, made.library)
         return made.function
@@ -215,11 +221,6 @@ def using_backend(backend: Backend) -> Iterator[None]:
 def _seconds_to_compile(graph: fx.GraphModule) -> float:
     """Return the seconds that compiling takes on a common machine."""
     return SECONDS_TO_COMPILE[0] + SECONDS_TO_COMPILE[1] * len(graph.graph.nodes)
-
-
-def _compiled(graph: fx.GraphModule, examples: Sequence[Tensor]) -> Inductor:
-    with compile_lock():
-        return Inductor(graph, examples)
 
 
 def _loaded(folder: Path, key: str, graph: fx.GraphModule, examples: Sequence[Tensor]) -> Function | None:

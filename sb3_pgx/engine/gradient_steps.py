@@ -38,6 +38,7 @@ class GradientSteps:
         self.has_buffers = False  # which a forward pass may change
         self._structure: tuple[Any, ...] | None = None
         self._graphs: dict[Any, Callable[[], Compiled | None]] = {}
+        self.begun = False  # whether there has been an update, or its step has been compiled ahead
         self._version, self._mixed = 0, False
         self.followers: list[Follower] = []  # one, or none
         self._moments: Sequence[Tensor] = ()  # that were moved in place last
@@ -53,16 +54,12 @@ class GradientSteps:
             "used": [],
             "fixed": [],
             "followers": [],
+            "begun": False,
             "_moments": (),
             "_moments_layout": (),
             "_structure": None,
             "_graphs": {},
         }
-
-    @property
-    def are_prepared(self) -> bool:
-        """Whether there has been an update, or the first one has been prepared."""
-        return self._structure is not None
 
     def wait(self) -> None:
         """Wait for the graphs that are being compiled."""
@@ -76,7 +73,7 @@ class GradientSteps:
         :param version: version of the policy's layers, from :class:`~sb3_pgx.engine.layers.Modules`
         :param follower: policy that follows the trained one, if the objective has one
         """
-        self._version, self.followers = version, [] if follower is None else [follower]
+        self.begun, self._version, self.followers = True, version, [] if follower is None else [follower]
 
     def prepare(self, policy: ActorCriticPolicy, plan: Plan, batch: Rows) -> type[OptimizerRule] | str:
         """
@@ -135,7 +132,7 @@ class GradientSteps:
 
         :param lasting: the arguments before the batch
         :param batch: encoded
-        :param ahead: whether to compile in a thread
+        :param ahead: whether to compile in a second thread
         :return: function that returns the compiled step, or ``None`` if it cannot be compiled
         """
         # Of parameters a new layout makes a new version, and the other tensors' shapes follow from what was prepared for.

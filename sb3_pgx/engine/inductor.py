@@ -2,9 +2,8 @@
 
 import re
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor, fx
 
 from sb3_pgx.engine.kept_graphs import function_of
 from sb3_pgx.engine.tensors import copy_all
-from sb3_pgx.engine.threads import in_thread
 from sb3_pgx.engine.trace import Function, copy_like
 
 # One thread: the pool of compiler processes costs more than it gives for so small a graph.
@@ -156,63 +154,6 @@ def _close(x: Tensor, y: Tensor, rtol: float, atol: float) -> bool:
     if x.numel() == 0:
         return True
     return bool((x - y).abs().max() <= atol + rtol * x.abs().max())
-
-
-@contextmanager
-def compile_lock() -> Iterator[None]:
-    """
-    Hold torch's own compile lock, so that threads take turns, also with ``torch.compile``. While the C++ compiler runs, for
-    two thirds of the time, the lock is free.
-    """
-    from torch._dynamo.convert_frame import compile_lock
-    from torch._inductor import cpp_builder
-
-    with compile_lock:
-        build = getattr(cpp_builder, "run_compile_cmd", None)
-        if build is None:
-            yield
-            return
-        unlocking = build if isinstance(build, _Unlocking) else _Unlocking(build, compile_lock)
-        unlocking.threads.add(threading.get_ident())
-        cpp_builder.run_compile_cmd = unlocking
-        try:
-            yield
-        finally:
-            unlocking.threads.discard(threading.get_ident())
-            if not unlocking.threads:
-                cpp_builder.run_compile_cmd = unlocking.build
-
-
-class _Unlocking:
-    """
-    Torch's function that runs the C++ compiler, without the lock if one of ours holds it.
-
-    :param build: torch's function
-    :param lock: torch's compile lock
-    """
-
-    def __init__(self, build: Callable[..., None], lock: Any):
-        self.build, self._lock = build, lock
-        self.threads: set[int] = set()  # that compile our graphs
-
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
-        if threading.get_ident() not in self.threads:
-            return self.build(*args, **kwargs)
-        self._lock.release()
-        try:
-            return self.build(*args, **kwargs)
-        finally:
-            self._lock.acquire()
-
-
-def threads_can_compile() -> bool:
-    """Return whether two threads can compile by turns: the compiler's options must not be those of the whole process."""
-    from torch._inductor import compile_fx, config  # two threads that import it may find half of it
-
-    del compile_fx
-
-    with config.patch(size_asserts=not config.size_asserts):
-        return in_thread(lambda: config.size_asserts)() != config.size_asserts
 
 
 # What a C++ compiler or linker says of the cause; what follows is of its consequences.

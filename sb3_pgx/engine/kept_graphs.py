@@ -155,9 +155,9 @@ def load(folder: Path, key: str) -> Function | None:
                     os.utime(file)
                 return function_of(file)
             _remove(file)  # damaged
-    except FileNotFoundError:
-        pass  # another process has removed it
     except Exception as error:
+        if isinstance(error, FileNotFoundError) or not file.exists():
+            return None  # another process has removed it
         _tell(folder, f"a compiled graph of {folder} was not loaded, and is compiled again: {error}")
     return None
 

@@ -74,8 +74,9 @@ def _leaves_others_alone(env: gym.vector.VectorEnv) -> bool:
     returned = Returned(env)
     start = _parts(returned.of_reset(env.reset())[0])
     for _ in range(TRIALS):
-        stepped = _parts(returned.of_step(env.step(actions.sample()))[0])
-        if not others.any() or not _same(start, stepped, others):
+        observations, _, terminated, truncated, _ = returned.of_step(env.step(actions.sample()))
+        stepped = _parts(observations)
+        if not others.any() or not _same(start, stepped, others) or (terminated | truncated).any():
             break
     try:
         after = _parts(env.reset(options={"reset_mask": ~others})[0])

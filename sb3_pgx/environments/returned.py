@@ -26,11 +26,19 @@ def check_vector_env(env: Any) -> None:
         raise ValueError(f"{_name(env)}.reset does not take seed and options: {OTHER_INTERFACE}") from None
     for name in ("observation_space", "action_space"):
         single, batch = getattr(env, f"single_{name}"), getattr(env, name)
-        if batch != batch_space(single, env.num_envs):
+        if not _alike(batch, batch_space(single, env.num_envs)):
             raise ValueError(
-                f"{_name(env)} has {name} {one_line(batch)}, which is not single_{name} {one_line(single)} for each of "
-                f"{env.num_envs} environments; all environments must have the same spaces"
+                f"{type(env).__name__} has {name} {one_line(batch)}, which is not single_{name} {one_line(single)} for each "
+                f"of {env.num_envs} environments; all environments must have the same spaces, and a wrapper that "
+                f"changes {name} must change single_{name}, too"
             )
+
+
+def _alike(space: spaces.Space, other: spaces.Space) -> bool:
+    """Return whether spaces have the same members, whatever the type of the choices."""
+    if isinstance(space, spaces.MultiDiscrete) and isinstance(other, spaces.MultiDiscrete):
+        return np.array_equal(space.nvec, other.nvec) and np.array_equal(space.start, other.start)
+    return space == other
 
 
 class Returned:
@@ -54,7 +62,7 @@ class Returned:
         if not (isinstance(returned, tuple) and len(returned) == 2):
             raise self._other_interface("reset", returned, "observations and infos")
         observations, infos = returned
-        return self._observations(observations), infos
+        return self._observations(observations), self._infos(infos)
 
     def of_step(self, returned: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """
@@ -71,7 +79,7 @@ class Returned:
                 f"{self._name} returned rewards, terminations and truncations of shapes {rewards.shape}, {terminated.shape} "
                 f"and {truncated.shape} instead of {self._shape}; return one of each per environment"
             )
-        return self._observations(observations), rewards, terminated, truncated, infos
+        return self._observations(observations), rewards, terminated, truncated, self._infos(infos)
 
     def final_observation(self, infos: dict[str, Any], index: int) -> Any:
         """
@@ -89,6 +97,11 @@ class Returned:
                 "ended one without its final observation: return it in infos['final_obs'], or use another mode"
             )
         return value
+
+    def _infos(self, infos: Any) -> dict[str, Any]:
+        if isinstance(infos, dict):
+            return infos
+        raise ValueError(f"{self._name} returned infos of type {type(infos).__name__} instead of a dictionary of arrays")
 
     def _observations(self, observations: Any) -> Any:
         try:

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
@@ -86,9 +85,14 @@ class Collecting(OnPolicyAlgorithm):
         :param infos: as the environments returned them
         """
 
-    def compiling_ahead(self) -> AbstractContextManager[None]:
-        """A context in which acting is compiled: what the algorithm needs later can be compiled beside it."""
-        return nullcontext()
+    def compile_acting(self, sampler: ActionSampler, observations: Any) -> None:
+        """
+        Compile acting, unless it is compiled.
+
+        :param sampler: of the rollout's actions
+        :param observations: the first ones of the rollout, as tensors
+        """
+        sampler.compile(self.policy, self._acting_pass, self._modules, observations)
 
     @abstractmethod
     def evaluate_and_present(
@@ -145,8 +149,7 @@ class Collecting(OnPolicyAlgorithm):
             row = recorder.observe(self._last_obs)
             obs_tensor = self._as_tensor(row)
             if n_steps == 0 and self.compiled:
-                with self.compiling_ahead():
-                    sampler.compile(self.policy, self._acting_pass, self._modules, obs_tensor)
+                self.compile_acting(sampler, obs_tensor)
             # Compute the action alone, unless the policy overrides forward.
             action_tensor, values, log_probs = sampler(self.policy, obs_tensor)
             actions = to_device(action_tensor, HOST).numpy()

@@ -4,7 +4,7 @@ import numpy as np
 
 from sb3_pgx.core.custom_buffer import CustomBuffer
 from sb3_pgx.core.recorder import Recorder
-from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Rollout
+from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Rollout, map_tensors
 from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.engine import Objective
 from sb3_pgx.engine.policy_graphs import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, CompiledPass
@@ -60,9 +60,10 @@ class Estimating(Collecting):
         """
         recorder = Recorder(self.observation_space, self.action_space, self.n_envs, n_steps)
         no, generator = np.zeros(self.n_envs, bool), np.random.default_rng(0)
-        for _ in range(n_steps):
-            observations = self._as_tensor(recorder.observe(self._last_obs))  # type: ignore[arg-type]
-            actions = sample_actions(self.policy, observations)[0].cpu().numpy()
+        first = self._as_tensor(recorder.observe(self._last_obs))  # type: ignore[arg-type]
+        repeated = map_tensors(lambda x: x.repeat(n_steps, *[1] * (x.dim() - 1)), first)
+        for actions in sample_actions(self.policy, repeated)[0].cpu().numpy().reshape(n_steps, self.n_envs, -1):
+            recorder.observe(self._last_obs)  # type: ignore[arg-type]
             recorder.add(actions, generator.normal(size=self.n_envs), no, [], ~no, no, self.env, None)  # type: ignore[arg-type]
         rollout = recorder.rollout(self._last_obs, self.device)  # type: ignore[arg-type]
         return Estimating.estimate(self, Estimating.evaluate(self, rollout))

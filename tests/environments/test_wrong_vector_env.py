@@ -121,6 +121,10 @@ WRONG_STEPS = {
         lambda o, r, te, tr, i: (o, r, te, np.zeros(3, bool), i),
         r"Wrong returned rewards, terminations and truncations of shapes \(2,\), \(2,\) and \(3,\) " + NUMBERS,
     ),
+    "infos as a list": (
+        lambda *returned: (*returned[:-1], [{}, {}]),
+        r"Wrong returned infos of type list instead of a dictionary of arrays$",
+    ),
     "no final observations": (without_final_observations, NO_FINAL_OBSERVATION),
     "a final observation that is None": (without_one_final_observation, NO_FINAL_OBSERVATION),
 }
@@ -280,8 +284,14 @@ def _other_actions(env):
 def test_unequal_spaces_are_refused_when_a_model_is_made(spoil, sentence):
     env = Arrays(PATTERN, SAME_STEP)
     spoil(env)
-    with pytest.raises(ValueError, match=f"^{sentence} environments; all environments must have the same spaces$"):
+    with pytest.raises(ValueError, match=f"^{sentence} environments; all environments must have the same spaces, and "):
         PPO("MlpPolicy", env)
+
+
+def test_choices_may_be_of_any_integer_type():
+    env = Arrays(PATTERN, SAME_STEP)
+    env.action_space = spaces.MultiDiscrete([3, 3], dtype=np.int32)
+    assert PPO("MlpPolicy", env).action_space == spaces.Discrete(3)
 
 
 def test_gymnasiums_environments_with_different_observations_are_refused():
