@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all fuzz versions check format table benchmark clean
+.PHONY: demo test test-all test-gpu fuzz versions check format table benchmark clean
 
 demo: .venv/.plots  ## train REINFORCE, REINFORCEBaseline and SB3's PPO on CartPole-v1, side by side
 	$(BIN)/sb3-pgx compare --env CartPole-v1 --algos reinforce reinforce_baseline sb3:ppo --seeds 3 --timesteps 60000
@@ -12,6 +12,9 @@ test: .venv/.tests  ## the test suite, on two processes
 
 test-all: .venv/.tests  ## with the slow tests; writes tests/summary.txt
 	$(BIN)/python tests/summary.py
+
+test-gpu: .venv/.tests  ## the same with models on CUDA; writes tests/gpu.txt
+	$(BIN)/python tests/summary.py --cuda
 
 fuzz: .venv/.tests  ## 2,400 random uses of the algorithms, their outcomes go into tests/fuzz.json
 	$(BIN)/python tests/fuzz.py

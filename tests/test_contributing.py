@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import summary
 import test_conformance as conformance
+import torch as th
 from support.capabilities import QUICK, smallest
 
 from sb3_pgx.registry import ALGORITHMS, name_of
@@ -116,3 +118,12 @@ def test_a_missing_table_or_file_is_named_with_the_command_that_makes_it(extende
     finally:
         config.write_text(text, encoding="utf-8")
     assert not passed and "zoo_configs/v_trace.yml" in output
+
+
+def test_without_a_cuda_device_its_suite_is_not_run(capsys):
+    if th.cuda.is_available():
+        pytest.skip("there is a device")
+    with pytest.raises(SystemExit):
+        summary.main(["--cuda"])
+    assert "finds no CUDA device: install a build for CUDA on a machine that has one" in capsys.readouterr().err
+    assert not summary.ON_CUDA.exists()
