@@ -49,6 +49,7 @@ class Epoch:
         self._state = state
         self._log: StepLog | OnHost | None = None  # of steps that are not part of the state yet
         self._graph: Compiled | None = None
+        self._has_looked = False  # whether there is a graph
         self._lasting: list[Tensor] = []  # arguments that all steps share
 
     @property
@@ -110,8 +111,8 @@ class Epoch:
 
     def _compiled_step(self, batch: Rows, encoded: Rows, scalars: Tensor) -> bool:
         """Take the step by its graph, which is compiled at the first call. Return false if it cannot be compiled."""
-        if self._graph is None or not batch.alike:  # looked up once if all minibatches have one layout
-            self._graph = self._compiling(encoded, scalars)()
+        if not self._has_looked or not batch.alike:  # looked up once if all minibatches have one layout
+            self._graph, self._has_looked = self._compiling(encoded, scalars)(), True
         if self._graph is None:
             return False
         log = self._on_device()
@@ -163,7 +164,7 @@ class Epoch:
             return held
         if not isinstance(held, EagerParameters):
             held = held.eager(self.state.progress.taken)
-            self._lasting, self._graph = [], None
+            self._lasting, self._graph, self._has_looked = [], None, False
         if self._state.lagging:
             held.store_parameters()
         self._state = self._state._replace(held=held, lagging=False)
