@@ -1,5 +1,8 @@
 """The policy-gradient family for Stable-Baselines3."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from sb3_pgx.algorithms.a2c import A2C
 from sb3_pgx.algorithms.acer import ACER
 from sb3_pgx.algorithms.npg import NPG
@@ -8,6 +11,18 @@ from sb3_pgx.algorithms.ppo_penalty import PPOPenalty
 from sb3_pgx.algorithms.reinforce import REINFORCE, REINFORCEBaseline
 from sb3_pgx.algorithms.trpo import TRPO
 
+if TYPE_CHECKING:
+    from sb3_pgx.algorithms.maskable_ppo import MaskablePPO
+
 __version__ = "0.1.0"
 
-__all__ = ["A2C", "ACER", "NPG", "PPO", "REINFORCE", "TRPO", "PPOPenalty", "REINFORCEBaseline"]
+__all__ = ["A2C", "ACER", "NPG", "PPO", "REINFORCE", "TRPO", "MaskablePPO", "PPOPenalty", "REINFORCEBaseline"]
+
+# Algorithms with the interface of sb3-contrib, which is imported with them alone.
+OF_CONTRIB = {"MaskablePPO": "sb3_pgx.algorithms.maskable_ppo"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in OF_CONTRIB:
+        return getattr(import_module(OF_CONTRIB[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,12 +17,12 @@ def name_of(cls: type) -> str:
 
 
 def _exported() -> dict[str, type[PolicyGradientAlgorithm]]:
-    exported = (getattr(sb3_pgx, name) for name in sb3_pgx.__all__)
+    exported = (getattr(sb3_pgx, name) for name in sb3_pgx.__all__ if name not in sb3_pgx.OF_CONTRIB)
     algorithms = (cls for cls in exported if isinstance(cls, type) and issubclass(cls, PolicyGradientAlgorithm))
     return {name_of(cls): cls for cls in sorted(algorithms, key=name_of)}
 
 
-ALGORITHMS = _exported()  # every algorithm that the package exports
+ALGORITHMS = _exported()  # every algorithm that the package exports, apart from those with sb3-contrib's interface
 
 
 def algorithm_class(name: str) -> type[PolicyGradientAlgorithm]:

@@ -25,7 +25,7 @@ from sb3_pgx.core.distributions import family_of
 from sb3_pgx.core.errors import first_line, is_torchs, warn
 from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.policies import split_parameters
-from sb3_pgx.core.rollout import Batch, Observations, Rollout, map_tensors
+from sb3_pgx.core.rollout import Batch, PolicyInputs, Rollout, map_tensors
 from sb3_pgx.core.search_space import NATURAL, Dimension
 from sb3_pgx.engine import Objective
 from sb3_pgx.engine.refusals import not_finite, step_refusal
@@ -320,7 +320,7 @@ class NPG(PolicyGradientAlgorithm):
         scaled = self.normalize_advantage and len(batch) > 1  # a single row has no standard deviation
         advantages = standardized(batch.advantages) if scaled else batch.advantages
         data = [advantages, batch.actions, batch.log_prob]
-        here = self._start_step(self._policy_region, moved, data, batch.observations, self._sampled(batch))
+        here = self._start_step(self._policy_region, moved, data, batch.inputs, self._sampled(batch))
         solution = self._search_direction(here)
         length = self.step_length(solution)
         search = self.search(here, length * solution.x)
@@ -342,20 +342,20 @@ class NPG(PolicyGradientAlgorithm):
         region: TrustRegion,
         moved: list[str],
         data: list[Tensor],
-        observations: Observations,
-        sample: Observations | None,
+        inputs: PolicyInputs,
+        sample: PolicyInputs | None,
     ) -> TrustRegionStep:
         """
         Compute objective and gradient at the current parameters.
 
         :param region: trust region of the policy or of the critic
         :param moved: names of the parameters to move
-        :param data: tensors that the problem needs, one row per observation
-        :param observations: observations of the batch
-        :param sample: observations for products with F; ``None``: all
+        :param data: tensors that the problem needs, one row per state
+        :param inputs: what the policy acted on in the batch
+        :param sample: inputs for products with F; ``None``: all
         :raises ValueError: the gradient is not finite; the parameters are unchanged
         """
-        here = TrustRegionStep(region, self.policy, self._modules, moved, data, observations, sample, self.compiled)
+        here = TrustRegionStep(region, self.policy, self._modules, moved, data, inputs, sample, self.compiled)
         if not (math.isfinite(here.start.gain) and th.isfinite(here.gradient).all()):
             pieces = named(here.gradient, self._modules.parameters, moved)
             gradients = {f"gradient of {name}": piece for name, piece in pieces.items()}
@@ -363,13 +363,13 @@ class NPG(PolicyGradientAlgorithm):
             raise not_finite({**quantities, **gradients}, self._n_updates, CAUSES)
         return here
 
-    def _sampled(self, batch: Batch) -> Observations | None:
-        """Draw the observations from which products with F are computed; ``None``: all."""
+    def _sampled(self, batch: Batch) -> PolicyInputs | None:
+        """Draw the inputs from which products with F are computed; ``None``: all."""
         if self.sub_sampling_factor == 1:
             return None
         chosen = np.random.permutation(len(batch))[: ceil_div(len(batch), self.sub_sampling_factor)]
         rows = th.as_tensor(chosen, device=batch.actions.device)
-        return map_tensors(lambda x: x[rows], batch.observations)
+        return map_tensors(lambda x: x[rows], batch.inputs)
 
     def _search_direction(self, here: TrustRegionStep) -> Solution:
         try:
@@ -431,7 +431,7 @@ class NPG(PolicyGradientAlgorithm):
         return {**fit_critic(self, rollout, self.batch_size, self.n_critic_updates)}
 
     def _trust_region_critic(self, batch: Batch, moved: list[str]) -> Metrics:
-        here = self._start_step(self._critic_region, moved, [batch.returns], batch.observations, None)
+        here = self._start_step(self._critic_region, moved, [batch.returns], PolicyInputs(batch.observations), None)
         variance = -here.start.gain  # σ², and the mean squared error
         metrics: Metrics = {"value_loss": variance}
         if variance == 0:

@@ -68,6 +68,8 @@ class RMSpropAlgorithm(PolicyGradientAlgorithm):
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        *,
+        use_masking: bool = True,
     ) -> SelfAlgorithm:
         """
         Train. For errors, see :meth:`PolicyGradientAlgorithm.learn`.
@@ -78,6 +80,8 @@ class RMSpropAlgorithm(PolicyGradientAlgorithm):
         :param tb_log_name: name of the run in TensorBoard; the class's name by default
         :param reset_num_timesteps: count steps from 0, and reset the environments
         :param progress_bar: show a progress bar (needs tqdm and rich)
+        :param use_masking: never take actions that the environments mark as invalid
         :return: the model itself
         """
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        arguments = (total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        return super().learn(*arguments, use_masking=use_masking)

@@ -48,7 +48,9 @@ def rollout_of(buffer: RolloutBuffer, dones: np.ndarray | None, device: th.devic
         attribute: learned_rows(name, getattr(buffer, name), None, shape, device, buffer.generator_ready)
         for name, attribute in LEARNED.items()
     }
+    masks = getattr(buffer, "action_masks", None)
     return Rollout(
+        action_masks=None if masks is None else th.as_tensor(np.array(masks, bool), device=device),
         rewards=th.as_tensor(np.array(buffer.rewards, np.float32), device=device),
         terminated=ends,
         truncated=th.zeros_like(ends),

@@ -1,6 +1,7 @@
 """Adapter for a user's own rollout buffer class, which is filled and read as SB3 does it."""
 
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -38,7 +39,8 @@ class CustomBuffer:
             rewards[index] += self._gamma * value
         values, log_prob = recorder.known_rows[t]
         row = map_tensors(lambda x: x[t], recorder.observations)
-        self.wrapped.add(row, recorder.actions[t], rewards, recorder.episode_starts[t], values[:, None], log_prob)
+        masks = {} if recorder.action_masks is None else {"action_masks": recorder.action_masks[t]}
+        self.wrapped.add(row, recorder.actions[t], rewards, recorder.episode_starts[t], values[:, None], log_prob, **masks)
 
     def estimated(self, rollout: EvaluatedRollout, dones: np.ndarray) -> Rollout:
         """
@@ -59,8 +61,12 @@ class CustomBuffer:
 
 
 def is_users_own(buffer_class: type[RolloutBuffer] | None) -> bool:
-    """Return whether the user chose a buffer class. SB3 saves its own two classes with every model, so they do not count."""
-    return buffer_class not in (None, RolloutBuffer, DictRolloutBuffer)
+    """
+    Return whether the user chose a buffer class. SB3 and sb3-contrib save their own classes with every model, so they do not
+    count.
+    """
+    contribs = getattr(buffer_class, "__module__", None) == "sb3_contrib.common.maskable.buffers"
+    return not contribs and buffer_class not in (None, RolloutBuffer, DictRolloutBuffer)
 
 
 def batches(buffer: RolloutBuffer, batch_size: int | None) -> Generator[Batch, None, None]:
@@ -73,4 +79,11 @@ def batches(buffer: RolloutBuffer, batch_size: int | None) -> Generator[Batch, N
             log_prob=samples.old_log_prob,
             advantages=samples.advantages,
             returns=samples.returns,
+            action_masks=_masks_of(samples),
         )
+
+
+def _masks_of(samples: Any) -> th.Tensor | None:
+    """Return the action masks of samples, if the buffer keeps them as sb3-contrib's does."""
+    masks = getattr(samples, "action_masks", None)
+    return None if masks is None else masks.reshape(len(samples.old_values), -1).bool()

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sb3_pgx.core.checks import Array
 from sb3_pgx.core.evaluation import evaluate_actions
-from sb3_pgx.core.rollout import map_tensors
+from sb3_pgx.core.rollout import PolicyInputs, map_tensors
 from sb3_pgx.core.spaces import check_choices
 
 ONLY_READ = (CheckpointCallback, ProgressBarCallback, StopTrainingOnMaxEpisodes)  # of SB3's callbacks
@@ -50,11 +50,15 @@ class StepEvaluation:
     :param policy: policy that acts, in evaluation mode
     :param observations: observations on which it acts, ``[N, *obs]``
     :param actions: actions that it has sampled, ``[N, *action]``
+    :param action_masks: which actions were valid, ``[N, M]``; ``None``: all of them
     """
 
-    def __init__(self, policy: ActorCriticPolicy, observations: Array, actions: np.ndarray):
+    def __init__(
+        self, policy: ActorCriticPolicy, observations: Array, actions: np.ndarray, action_masks: np.ndarray | None = None
+    ):
         self.policy = policy
         self.observations, self.actions = map_tensors(np.copy, observations), actions.copy()
+        self._masks = action_masks
         self._result: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -71,8 +75,9 @@ class StepEvaluation:
             observations = obs_as_tensor(self.observations, self.policy.device)
             actions = th.as_tensor(self.actions.reshape(len(self.actions), -1), device=self.policy.device)
             check_choices(actions, self.policy.action_space)  # somebody may have changed them
+            masks = None if self._masks is None else th.as_tensor(self._masks, device=self.policy.device)
             with th.no_grad():
-                values, log_prob, _, _ = evaluate_actions(self.policy, observations, actions)
+                values, log_prob, _, _ = evaluate_actions(self.policy, PolicyInputs(observations, masks), actions)
             self._result = values[:, None], log_prob
         return self._result
 

@@ -87,16 +87,50 @@ def distribution_kept(policy: ActorCriticPolicy) -> Iterator[None]:
         state.update(before)
 
 
+def masked_logits(logits: th.Tensor, masks: th.Tensor) -> th.Tensor:
+    """
+    Return logits that give invalid choices the probability 0. They have no gradient there. The smallest finite number, instead
+    of −∞, keeps entropies and divergences finite; half of it leaves room for the normalisation.
+
+    :param logits: ``[B, K]``
+    :param masks: which choices are valid, ``[B, K]``
+    """
+    return th.where(masks, logits, th.finfo(logits.dtype).min / 2)
+
+
+def as_sb3s(distribution: Distribution) -> Distribution:
+    """
+    Return SB3's distribution in place of sb3-contrib's maskable one, and any other as it is.
+
+    :param distribution: of a policy
+    """
+    contrib = sys.modules.get("sb3_contrib.common.maskable.distributions")
+    if contrib is None or not isinstance(distribution, contrib.MaskableDistribution):
+        return distribution
+    if isinstance(distribution, contrib.MaskableMultiCategoricalDistribution):
+        return MultiCategoricalDistribution([*map(int, distribution.action_dims)])
+    return CategoricalDistribution(distribution.action_dim)
+
+
 class Choice(CategoricalDistribution):
     """
     SB3's categorical distribution without torch's, which takes three times as many operations, most of them to check
     arguments. NaN among the logits gives NaN, and an error of torch when sampling: callers must check that results are finite.
+
+    :param action_dim: K, number of choices
+    :param masks: which choices are valid, ``[B, K]``; ``None``: all of them
     """
 
     logits: th.Tensor  # normalised, [B, K]
 
+    def __init__(self, action_dim: int, masks: th.Tensor | None = None):
+        super().__init__(action_dim)
+        self.masks = masks
+
     def proba_distribution(self, action_logits: th.Tensor) -> "Choice":
-        """Set the logits, ``[B, K]``, which are normalised here."""
+        """Set the logits, ``[B, K]``, which are masked and normalised here."""
+        if self.masks is not None:
+            action_logits = masked_logits(action_logits, self.masks)
         self.logits = action_logits.log_softmax(dim=1)
         return self
 
@@ -107,6 +141,10 @@ class Choice(CategoricalDistribution):
     def entropy(self) -> th.Tensor:
         """Return the entropy, ``[B]``."""
         return entropy_categorical(self.logits)
+
+    def mode(self) -> th.Tensor:
+        """Return the most probable actions, ``[B]``."""
+        return self.logits.argmax(dim=1)
 
     def sample(self) -> th.Tensor:
         """Draw actions, ``[B]``, from the same random numbers as torch's distribution."""
@@ -184,6 +222,7 @@ def family_of(distribution: Distribution) -> Family:
     :param distribution: one of SB3's action distributions
     :raises ValueError: SB3's on-policy algorithms do not use this distribution
     """
+    distribution = as_sb3s(distribution)
     if isinstance(distribution, MultiCategoricalDistribution):
         return Family("categorical", tuple(int(n) for n in distribution.action_dims))
     if isinstance(distribution, CategoricalDistribution):
@@ -219,6 +258,7 @@ def noise_source(distribution: Distribution, n: int, device: th.device) -> Calla
     :param n: number of states
     :param device: device of the numbers
     """
+    distribution = as_sb3s(distribution)
     if isinstance(distribution, StateDependentNoiseDistribution):
 
         def matrices() -> th.Tensor:
@@ -236,13 +276,18 @@ def noise_source(distribution: Distribution, n: int, device: th.device) -> Calla
 
 
 # Distributions that `sample_with` samples from. A subclass may sample differently.
-SAMPLED = (
+_SAMPLED = (
     BernoulliDistribution,
     CategoricalDistribution,
     DiagGaussianDistribution,
     MultiCategoricalDistribution,
     StateDependentNoiseDistribution,
 )
+
+
+def samples_from_noise(distribution: Distribution) -> bool:
+    """Return whether :func:`sample_with` draws the same actions as the distribution's own ``sample``."""
+    return type(as_sb3s(distribution)) in _SAMPLED
 
 
 def sample_with(distribution: Distribution, noise: th.Tensor) -> th.Tensor:
@@ -256,6 +301,8 @@ def sample_with(distribution: Distribution, noise: th.Tensor) -> th.Tensor:
     :param noise: random numbers from :func:`noise_source`
     :return: actions, ``[B, ...]``
     """
+    if isinstance(distribution, Choice):
+        return (distribution.logits.exp() / noise).argmax(dim=1)
     inner: Any = distribution.distribution
     if isinstance(distribution, StateDependentNoiseDistribution):
         latent = distribution._latent_sde

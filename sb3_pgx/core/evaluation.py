@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sb3_pgx.core.distributions import packed
 from sb3_pgx.core.policies import unchecked
-from sb3_pgx.core.rollout import Observations, as_policy_input
+from sb3_pgx.core.rollout import PolicyInputs, as_policy_input
 
 
 class Evaluation(NamedTuple):
@@ -20,17 +20,17 @@ class Evaluation(NamedTuple):
 
 
 def evaluate_actions(
-    policy: ActorCriticPolicy, observations: Observations, actions: Tensor, with_distribution: bool = False
+    policy: ActorCriticPolicy, inputs: PolicyInputs, actions: Tensor, with_distribution: bool = False
 ) -> Evaluation:
     """
     Evaluate actions with the policy's own ``evaluate_actions``.
 
     :param policy: policy, in the mode (training or evaluation) in which it is to be evaluated
-    :param observations: observations, ``[B, *obs]``
+    :param inputs: observations and action masks of B rows
     :param actions: actions as a rollout stores them, ``[B, action_dim]``
     :param with_distribution: whether to return the parameters of the action distribution
     """
-    with unchecked(policy):
-        values, log_prob, entropy = policy.evaluate_actions(observations, as_policy_input(actions, policy.action_space))
+    with unchecked(policy, inputs.action_masks):
+        values, log_prob, entropy = policy.evaluate_actions(inputs.observations, as_policy_input(actions, policy.action_space))
         distribution = packed(policy.action_dist) if with_distribution else None
     return Evaluation(values.flatten(), log_prob, -log_prob if entropy is None else entropy, distribution)

@@ -10,18 +10,20 @@ from typing import Any, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
+from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from sb3_pgx.core.distributions import Choice, release_graph
-from sb3_pgx.core.rollout import Observations, map_tensors
+from sb3_pgx.core.action_masks import masked
+from sb3_pgx.core.distributions import Choice, as_sb3s, release_graph
+from sb3_pgx.core.rollout import Observations, PolicyInputs, map_tensors
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
+MASKABLE_POLICIES = "sb3_contrib.common.maskable.policies"  # whose classes compute as SB3's, apart from masks
 STD_OPTIONS = ("log_std_bounds", "state_dependent_std")
 
 
@@ -258,7 +260,13 @@ def is_sb3s(policy: Any, *methods: str) -> bool:
 
 
 def _stands_for(method: Any, name: str) -> bool:
-    return method is getattr(ActorCriticPolicy, name) or getattr(method, "samples_as_sb3", False)
+    known = method is getattr(ActorCriticPolicy, name) or getattr(method, "samples_as_sb3", False)
+    return known or getattr(method, "__module__", None) == MASKABLE_POLICIES
+
+
+def is_maskable(policy_class: Any) -> bool:
+    """Return whether a class is one of sb3-contrib's maskable policies, or derived from one."""
+    return any(c.__module__ == MASKABLE_POLICIES for c in getattr(policy_class, "__mro__", ()))
 
 
 def samples_as_sb3(method: Method) -> Method:
@@ -272,23 +280,61 @@ def samples_as_sb3(method: Method) -> Method:
 
 
 @contextmanager
-def unchecked(policy: ActorCriticPolicy) -> Iterator[None]:
+def unchecked(policy: ActorCriticPolicy, action_masks: Tensor | None = None) -> Iterator[None]:
     """
-    Within this context, ``evaluate_actions`` and ``_predict`` skip the checks of torch's Categorical distribution, if the
-    methods and the distribution are SB3's. For callers that check themselves that the results are finite.
+    Within this context, the policy gives invalid actions the probability 0, and ``evaluate_actions`` and ``_predict`` skip the
+    checks of torch's Categorical distribution, if the methods and the distribution are SB3's. For callers that check
+    themselves that the results are finite.
 
-    :param policy: policy whose distribution is replaced by a :class:`~sb3_pgx.core.distributions.Choice`
+    :param policy: policy whose distribution is replaced within the context
+    :param action_masks: which actions are valid, ``[B, M]``; ``None``: all of them
     """
     before = policy.action_dist
-    if type(before) is not CategoricalDistribution or not is_sb3s(policy, "evaluate_actions", "_get_action_dist_from_latent"):
+    known = as_sb3s(before)
+    if action_masks is not None:
+        inside = masked(known, action_masks)
+    elif type(known) is CategoricalDistribution and is_sb3s(policy, "evaluate_actions", "_get_action_dist_from_latent"):
+        inside = Choice(known.action_dim)
+    elif known is before:
         yield
         return
+    else:
+        inside = known
     attributes = vars(policy)  # a module looks for parameters in whatever is assigned to it
-    attributes["action_dist"] = Choice(before.action_dim)
+    attributes["action_dist"] = inside
     try:
         yield
     finally:
         attributes["action_dist"] = before
+
+
+def check_masked(policy: ActorCriticPolicy, observations: PyTorchObs, action_masks: Tensor) -> None:
+    """
+    Check that a policy makes its distribution of ``action_dist``, through which it is masked.
+
+    :param policy: in any mode
+    :param observations: ``[B, *obs]``
+    :param action_masks: ``[B, M]``
+    :raises ValueError: it does not
+    """
+    with unchecked(policy, action_masks), th.no_grad():
+        inside, made = policy.action_dist, policy.get_distribution(observations)
+    if made is not inside:
+        raise ValueError(
+            f"the environments mask actions, but {type(policy).__name__} makes a distribution of its own, which cannot be "
+            "masked: let get_distribution return self.action_dist.proba_distribution(…), or pass learn(use_masking=False)"
+        )
+
+
+def distribution_of(policy: ActorCriticPolicy, inputs: PolicyInputs) -> Distribution:
+    """
+    Return the action distribution for B rows.
+
+    :param policy: policy, in the mode (training or evaluation) in which it acts
+    :param inputs: observations and action masks
+    """
+    with unchecked(policy, inputs.action_masks):
+        return policy.get_distribution(inputs.observations)
 
 
 def split_parameters(policy: ActorCriticPolicy) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:

@@ -37,6 +37,7 @@ class Recorder:
         self.actions = np.zeros((capacity, n_envs, get_action_dim(action_space)), kept_action_type(action_space))
         self.rewards = np.zeros((capacity, n_envs), np.float32)
         self.flags = np.zeros((4, capacity, n_envs), bool)  # terminated, truncated, valid, episode start
+        self.action_masks: np.ndarray | None = None  # [capacity, N, M], boolean, made when the first masks arrive
         self.final_observations: list[Any] = []  # each an array or a dictionary of arrays
         # What has been computed during collection: values and log-probabilities by row, [N] each, and V of final observations
         # by their index.
@@ -65,6 +66,22 @@ class Recorder:
         parts = {key: part for key, part in self.space.spaces.items() if key in observations}  # type: ignore[attr-defined]
         self.observations = {key: self._kept(known.get(key), observations[key], part) for key, part in parts.items()}
         return {key: self.observations[key][self.size].reshape(observations[key].shape) for key in parts}
+
+    def mask(self, action_masks: np.ndarray | None) -> None:
+        """
+        Store which actions are valid in the row whose observations were stored last.
+
+        :param action_masks: ``[N, M]``; ``None``: all of them, in every row
+        """
+        if action_masks is None:
+            return
+        if self.action_masks is None:
+            self.action_masks = np.ones((self.capacity, *action_masks.shape), bool)
+        self.action_masks[self.size] = action_masks
+
+    def masks_in(self, t: int) -> np.ndarray | None:
+        """Return which actions were valid in row t, ``[N, M]``; ``None``: all of them."""
+        return None if self.action_masks is None else self.action_masks[t]
 
     def add(
         self,
@@ -145,6 +162,7 @@ class Recorder:
             last_observations=self.as_tensors(zero_based(last_observations, self.space), self.n_envs, device),
             known_rows=dict(self.known_rows),
             known_finals=dict(self.known_finals),
+            action_masks=None if self.action_masks is None else to_device(self.action_masks),
         )
 
     def as_tensors(self, observations: Any, n: int, device: th.device) -> Any:
@@ -208,5 +226,7 @@ class Recorder:
     def _grow(self) -> None:
         self.observations = map_tensors(doubled, self.observations)
         self.actions, self.rewards = doubled(self.actions), doubled(self.rewards)
+        if self.action_masks is not None:
+            self.action_masks = doubled(self.action_masks)
         self.flags = np.concatenate([self.flags, np.zeros_like(self.flags)], axis=1)
         self.capacity *= 2

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch as th
 from gymnasium import spaces
@@ -17,6 +17,13 @@ from torch import Tensor
 Observations = Tensor | dict[str, Tensor]
 SelfRows = TypeVar("SelfRows", bound="Rows")
 SelfRollout = TypeVar("SelfRollout", bound="CollectedRollout")
+
+
+class PolicyInputs(NamedTuple):
+    """What a policy acts on in B rows."""
+
+    observations: Observations  # [B, *obs]
+    action_masks: Tensor | None = None  # [B, M], which actions are valid, boolean; None: all of them
 
 
 @dataclass
@@ -41,6 +48,12 @@ class CollectedRollout:
     # What was evaluated during collection: values and log π of a row, [N] each, and the value of a final observation.
     known_rows: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     known_finals: dict[int, float] = field(default_factory=dict)
+    action_masks: Tensor | None = None  # [T, N, M], boolean; None: all actions are valid
+
+    @property
+    def inputs(self) -> PolicyInputs:
+        """What the policy acted on, ``[T, N, ...]``."""
+        return PolicyInputs(self.observations, self.action_masks)
 
     @property
     def ends(self) -> Tensor:
@@ -121,6 +134,7 @@ class Rollout(EvaluatedRollout):
             advantages=pick(self.advantages),
             returns=pick(self.returns),
             distribution=None if self.distribution is None else pick(self.distribution),
+            action_masks=None if self.action_masks is None else pick(self.action_masks),
         )
 
 
@@ -193,6 +207,12 @@ class Batch(Rows):
     advantages: Tensor  # [B]
     returns: Tensor  # [B]
     distribution: Tensor | None = None  # [B, K], packed parameters of the action distribution
+    action_masks: Tensor | None = None  # [B, M], boolean
+
+    @property
+    def inputs(self) -> PolicyInputs:
+        """What the policy acted on."""
+        return PolicyInputs(self.observations, self.action_masks)
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -217,8 +237,10 @@ def flatten_by_environment(values: Tensor) -> Tensor:
     return values.transpose(0, 1).flatten(end_dim=1)
 
 
-def map_tensors(function, values):  # type: ignore[no-untyped-def]  # one tensor, or a dictionary of them
-    """Apply ``function`` to a tensor or array, or to each one in a dictionary."""
+def map_tensors(function, values):  # type: ignore[no-untyped-def]  # one tensor, a dictionary of them, or PolicyInputs
+    """Apply ``function`` to a tensor or array, or to each one in a dictionary or in :class:`PolicyInputs`."""
+    if isinstance(values, PolicyInputs):
+        return PolicyInputs._make(part if part is None else map_tensors(function, part) for part in values)
     return {k: function(v) for k, v in values.items()} if isinstance(values, dict) else function(values)
 
 

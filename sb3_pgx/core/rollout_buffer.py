@@ -100,6 +100,7 @@ class RolloutView(RolloutBuffer):
         self.pos, self.full, self.generator_ready = 0, False, False
         self._recorder = self._rollout = self._last_dones = None
         self._originals: dict[str, Any] = {}  # copies of presented arrays, to see what has been written into them
+        self._added_masks: np.ndarray | None = None  # [T, N, M], of rows that a caller has added
 
     # ------------------------------------------------------------------------------------------------ for collection
 
@@ -217,6 +218,18 @@ class RolloutView(RolloutBuffer):
             return np.ones((self.buffer_size, self.n_envs), bool)
         return to_numpy(self._rollout.valid)
 
+    @property
+    def action_masks(self) -> np.ndarray | None:
+        """Which actions were valid, ``[T, N, M]``, as an array that cannot be written to; ``None``: all of them."""
+        if self._rollout is not None:
+            masks = None if self._rollout.action_masks is None else to_numpy(self._rollout.action_masks)
+        else:
+            masks = self._added_masks if self._recorder is None else self._recorder.action_masks
+        if masks is not None:
+            masks = masks.view()
+            masks.flags.writeable = False
+        return masks
+
     # ------------------------------------------------------------------------------------------------ SB3's interface
 
     def add(
@@ -227,9 +240,10 @@ class RolloutView(RolloutBuffer):
         episode_start: np.ndarray,
         value: th.Tensor,
         log_prob: th.Tensor,
+        action_masks: np.ndarray | None = None,
     ) -> None:
         """
-        Add a row, as to SB3's buffer. Its reward is used unchanged.
+        Add a row, as to SB3's buffer or to sb3-contrib's maskable one. Its reward is used unchanged.
 
         :param obs: observations, ``[N, *obs]``
         :param action: actions as the policy sampled them, ``[N, ...]``
@@ -237,6 +251,7 @@ class RolloutView(RolloutBuffer):
         :param episode_start: whether an episode starts in this row, ``[N]``
         :param value: V(s), ``[N]`` or ``[N, 1]``
         :param log_prob: log π(a|s), ``[N]``
+        :param action_masks: which actions were valid, ``[N, M]``; ``None``: all of them
         :raises ValueError: the algorithm needs more data per row than these arguments
         """
         if self.refuses_rows is not None:
@@ -244,6 +259,11 @@ class RolloutView(RolloutBuffer):
         if self.pos == 0:
             self.observations = self._rows_for(obs)
             self.actions = self._empty("actions")
+        if action_masks is not None:
+            masks = np.reshape(np.asarray(action_masks, bool), (self.n_envs, -1))
+            if self._added_masks is None:
+                self._added_masks = np.ones((self.buffer_size, *masks.shape), bool)
+            self._added_masks[self.pos] = masks
         super().add(obs, action, reward, episode_start, value, log_prob)
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
@@ -280,6 +300,17 @@ class RolloutView(RolloutBuffer):
         order = rows[np.random.permutation(len(rows))]
         for start in range(0, len(order), batch_size or max(len(order), 1)):
             yield self._get_samples(order[start : start + (batch_size or len(order))])
+
+    def _get_samples(self, batch_inds: np.ndarray, env: Any = None) -> Any:
+        samples, masks = super()._get_samples(batch_inds, env), self.action_masks
+        if masks is None:
+            return samples
+        from sb3_contrib.common.maskable import buffers as maskable
+
+        is_dict = isinstance(self.observation_space, spaces.Dict)
+        kind: Any = maskable.MaskableDictRolloutBufferSamples if is_dict else maskable.MaskableRolloutBufferSamples
+        rows = self.swap_and_flatten(masks.astype(np.float32))[batch_inds]
+        return kind(*samples, self.to_torch(rows))
 
     # ------------------------------------------------------------------------------------------------ presenting
 
@@ -348,7 +379,9 @@ class RolloutView(RolloutBuffer):
             for t in range(rows.stop)[rows]:
                 if t not in recorder.known_rows:
                     observations = map_tensors(lambda x, t=t: x[t], recorder.observations)
-                    values, log_prob = StepEvaluation(self._policy, observations, recorder.actions[t]).computed()
+                    values, log_prob = StepEvaluation(
+                        self._policy, observations, recorder.actions[t], recorder.masks_in(t)
+                    ).computed()
                     recorder.known_rows[t] = values.flatten(), log_prob.flatten()
                 array[t] = to_numpy(recorder.known_rows[t][ROW_WISE.index(name)])
 

@@ -1,7 +1,6 @@
 """Measure gradients: their norms during an update, and the gradient noise scale before it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch as th
@@ -83,7 +82,7 @@ def _gradient(model: OnPolicyAlgorithm, snapshot: Snapshot, index: Tensor) -> Te
     """Return the gradient of the policy loss over the rows ``index``, flattened to ``[P]``."""
     rows = snapshot.rows
     with without_side_effects(model.policy), th.enable_grad():
-        picked: Any = map_tensors(lambda x: x[index], rows.observations)
+        picked = map_tensors(lambda x: x[index], rows.inputs)
         now = evaluate_actions(model.policy, picked, rows.actions[index], False)
         advantages = rows.advantages
         if getattr(model, "normalize_advantage", False):

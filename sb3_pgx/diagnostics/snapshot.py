@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch as th
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 
 from sb3_pgx.core.distributions import distribution_kept, packed
 from sb3_pgx.core.evaluation import Evaluation, evaluate_actions
-from sb3_pgx.core.rollout import Batch, Rollout, map_tensors
+from sb3_pgx.core.policies import distribution_of
+from sb3_pgx.core.rollout import Batch, PolicyInputs, Rollout, map_tensors
 from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.stages.evaluate import chunks
 
@@ -56,7 +56,7 @@ def take_snapshot(model: OnPolicyAlgorithm) -> Snapshot:
     before = distribution_from_rollout(getattr(model, "last_rollout", None))
     if before is None:
         with without_side_effects(model.policy), th.no_grad():
-            before = th.cat([packed(model.policy.get_distribution(piece)) for piece in observation_chunks(rows)])
+            before = th.cat([packed(distribution_of(model.policy, inputs)) for inputs, _ in chunked(rows)])
     return Snapshot(rows, before, [p.detach().clone() for p in model.policy.parameters()])
 
 
@@ -77,11 +77,13 @@ def rows_from_buffer(buffer: RolloutBuffer, device: th.device) -> Batch:
     """
     Return the rows of a full buffer from which no minibatches have been drawn yet.
 
-    :param buffer: buffer with SB3's attributes; an attribute ``valid`` marks the rows that count
+    :param buffer: buffer with SB3's attributes; an attribute ``valid`` marks the rows that count, and ``action_masks`` their
+        valid actions
     :param device: device of the result
     :return: the valid rows, step after step
     """
     valid = getattr(buffer, "valid", None)
+    masks = getattr(buffer, "action_masks", None)
     keep = None if valid is None or valid.all() else th.from_numpy(valid.ravel())
 
     def pick(values: np.ndarray) -> Tensor:
@@ -95,24 +97,21 @@ def rows_from_buffer(buffer: RolloutBuffer, device: th.device) -> Batch:
         log_prob=pick(buffer.log_probs),
         advantages=pick(buffer.advantages),
         returns=pick(buffer.returns),
+        action_masks=None if masks is None else pick(masks),
     )
 
 
 def evaluate_batch(policy: ActorCriticPolicy, rows: Batch) -> Evaluation:
     """Evaluate the policy on all rows, in its current mode and in chunks that bound the memory."""
-    start, parts = 0, []
     with th.no_grad():
-        for piece in observation_chunks(rows):
-            stop = start + len(next(iter(piece.values())) if isinstance(piece, dict) else piece)
-            parts.append(evaluate_actions(policy, piece, rows.actions[start:stop], True))
-            start = stop
+        parts = [evaluate_actions(policy, inputs, actions, True) for inputs, actions in chunked(rows)]
     return Evaluation(*(th.cat(x) for x in zip(*parts, strict=True)))
 
 
-def observation_chunks(rows: Batch) -> Iterator[Any]:
-    """Yield the observations of all rows, chunk by chunk."""
+def chunked(rows: Batch) -> Iterator[tuple[PolicyInputs, Tensor]]:
+    """Yield policy inputs and actions of all rows, chunk by chunk."""
     for r in chunks(rows.observations, len(rows)):
-        yield map_tensors(lambda x, r=r: x[r], rows.observations)
+        yield map_tensors(lambda x, r=r: x[r], rows.inputs), rows.actions[r]
 
 
 @contextmanager
@@ -148,6 +147,6 @@ def depends_on_mode(policy: nn.Module) -> bool:
 
 def first_step_log_prob(policy: ActorCriticPolicy, rows: Batch) -> Tensor:
     """Return log π(a|s) of the first 256 rows as the first gradient step of the update will compute it, ``[≤ B]``."""
-    observations: Any = map_tensors(lambda x: x[:FIRST_STEP_ROWS], rows.observations)
+    inputs = map_tensors(lambda x: x[:FIRST_STEP_ROWS], rows.inputs)
     with th.no_grad(), without_side_effects(policy, training=depends_on_mode(policy)):
-        return evaluate_actions(policy, observations, rows.actions[:FIRST_STEP_ROWS], False).log_prob
+        return evaluate_actions(policy, inputs, rows.actions[:FIRST_STEP_ROWS], False).log_prob

@@ -14,7 +14,7 @@ from sb3_pgx.engine.follower import FollowerRule
 
 def evaluated(policy: ActorCriticPolicy, batch: Batch) -> Evaluation:
     """Evaluate a batch; return the distribution, too, if the batch has that of the behaviour policy."""
-    return evaluate_actions(policy, batch.observations, batch.actions, batch.distribution is not None)
+    return evaluate_actions(policy, batch.inputs, batch.actions, batch.distribution is not None)
 
 
 def evaluated_values(policy: ActorCriticPolicy, batch: Batch) -> Tensor:

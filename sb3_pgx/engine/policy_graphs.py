@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sb3_pgx.core.distributions import has_one_hot, one_hot, sample_with
 from sb3_pgx.core.evaluation import evaluate_actions
-from sb3_pgx.core.rollout import Observations
+from sb3_pgx.core.policies import distribution_of
+from sb3_pgx.core.rollout import PolicyInputs
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiler import Compiled, Remembered, signature
 from sb3_pgx.engine.layers import Modules
@@ -33,14 +34,14 @@ def evaluation_pass(space: spaces.Space, log: CompileLog) -> "CompiledPass":
     Return the pass that evaluates and estimates a rollout.
 
     It maps γ and λ ``[2]``, actions ``[T, N, action_dim]``, rewards, ``terminated``, ``truncated`` and values of the final
-    observations ``[T, N]``, observations ``[T * N, *obs]`` and last observations to values, log π, next values, advantages
+    observations ``[T, N]``, policy inputs ``[T * N, ...]`` and last observations to values, log π, next values, advantages
     and returns ``[T, N]``, last values ``[N]``, and a number that is finite if values and log π are.
     """
     return CompiledPass(_evaluation, space, log, "the evaluation of a rollout")
 
 
 def _actions(policy: ActorCriticPolicy, noise: Tensor, *tensors: Tensor) -> tuple[Tensor]:
-    actions = sample_with(policy.get_distribution(as_observations(policy, tensors)), noise)
+    actions = sample_with(distribution_of(policy, as_inputs(policy, tensors)), noise)
     return (actions.reshape((-1, *policy.action_space.shape)),)  # type: ignore[misc]
 
 
@@ -54,20 +55,20 @@ def _evaluation(
     final_values: Tensor,
     *tensors: Tensor,
 ) -> tuple[Tensor, ...]:
-    middle = len(tensors) // 2
-    observations, last = (as_observations(policy, part) for part in (tensors[:middle], tensors[middle:]))
-    values, log_prob, _, _ = evaluate_actions(policy, observations, actions.flatten(end_dim=1))
+    n_last = n_parts(policy.observation_space)
+    inputs, last = (as_inputs(policy, part) for part in (tensors[:-n_last], tensors[-n_last:]))
+    values, log_prob, _, _ = evaluate_actions(policy, inputs, actions.flatten(end_dim=1))
     values, log_prob = values.view_as(rewards), log_prob.view_as(rewards)
-    last_values = policy.predict_values(last).flatten()
+    last_values = policy.predict_values(last.observations).flatten()
     following = next_values(values, last_values, terminated, truncated, final_values)
     advantages = gae(rewards, values, following, terminated | truncated, *discounts.unbind())
     check = values.sum() + following.sum() + log_prob.sum()
     return values, log_prob, following, advantages, advantages + values, last_values, check
 
 
-class Inputs:
+class Encoder:
     """
-    Turn observations into the tensors that a pass takes: in the order of the space, one-hot encoded.
+    Turn policy inputs into the tensors that a pass takes: observations in the order of the space, one-hot encoded, then masks.
 
     :param space: observation space
     """
@@ -76,22 +77,33 @@ class Inputs:
         self._space = space
         self._has_one_hot = has_one_hot(space)
 
-    def __call__(self, observations: Observations) -> list[Tensor]:
+    def __call__(self, inputs: PolicyInputs) -> list[Tensor]:
         """
-        :param observations: observations of the space, in the types that the policy acted on
-        :return: one tensor per part of the space
+        :param inputs: observations of the space, in the types that the policy acted on, and action masks
+        :return: one tensor per part of the space, and the masks if there are any
         """
+        observations, masks = inputs
         if self._has_one_hot:
             observations = one_hot(observations, self._space)
         if isinstance(observations, dict):
-            return [observations[key] for key in self._space.spaces]  # type: ignore[attr-defined]
-        return [observations]
+            parts = [observations[key] for key in self._space.spaces]  # type: ignore[attr-defined]
+        else:
+            parts = [observations]
+        return parts if masks is None else [*parts, masks]
 
 
-def as_observations(policy: ActorCriticPolicy, tensors: Sequence[Tensor]) -> Observations:
-    """Return the observations that :class:`Inputs` turned into tensors."""
-    space = policy.observation_space
-    return dict(zip(space.spaces, tensors, strict=True)) if isinstance(space, spaces.Dict) else tensors[0]
+def as_inputs(policy: ActorCriticPolicy, tensors: Sequence[Tensor]) -> PolicyInputs:
+    """Return the policy inputs that an :class:`Encoder` turned into tensors."""
+    space, n = policy.observation_space, n_parts(policy.observation_space)
+    parts = tensors[:n]
+    return PolicyInputs(
+        dict(zip(space.spaces, parts, strict=True)) if isinstance(space, spaces.Dict) else parts[0], *tensors[n:]
+    )
+
+
+def n_parts(space: spaces.Space) -> int:
+    """Return the number of tensors of an observation."""
+    return len(space.spaces) if isinstance(space, spaces.Dict) else 1
 
 
 class CompiledPass:
@@ -106,7 +118,7 @@ class CompiledPass:
 
     def __init__(self, function: Callable[..., Any], space: spaces.Space, log: CompileLog, what: str):
         self.function, self.log, self.what = function, log, what
-        self.inputs = Inputs(space)
+        self.encode = Encoder(space)
         self.constants = Remembered()  # among the inputs
         self._structure: Any = None
         self.shapes_before: list[th.Size] = []  # of what comes before the inputs

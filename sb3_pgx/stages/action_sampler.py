@@ -5,12 +5,12 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
-from sb3_pgx.core.distributions import SAMPLED, noise_source
+from sb3_pgx.core.distributions import noise_source, samples_from_noise
 from sb3_pgx.core.errors import blaming_numbers, not_finite_parameter
 from sb3_pgx.core.policies import is_sb3s, unchecked
+from sb3_pgx.core.rollout import PolicyInputs
 from sb3_pgx.core.undo import Refusal
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.parameters import all_finite
@@ -38,41 +38,41 @@ class ActionSampler:
         self._modules: Modules
         self._noise: Callable[[], Tensor]
 
-    def compile(self, policy: ActorCriticPolicy, graph: CompiledPass, modules: Modules, observations: PyTorchObs) -> None:
+    def compile(self, policy: ActorCriticPolicy, graph: CompiledPass, modules: Modules, inputs: PolicyInputs) -> None:
         """
         Compile the policy, so that later calls run a graph. If that is impossible, they run the policy's own methods.
 
         :param policy: policy in evaluation mode
         :param graph: result of :func:`~sb3_pgx.engine.policy_graphs.acting_pass`
         :param modules: layers of the policy, up to date
-        :param observations: example observations, ``[N, *obs]``
+        :param inputs: examples of what the policy acts on, ``[N, ...]``
         """
         if self.evaluates or not can_skip_forward(policy):
             return
-        inputs = graph.inputs(observations)
-        device = inputs[0].device  # SB3's policy.device looks through the parameters, which takes longer than all else here
+        tensors = graph.encode(inputs)
+        device = tensors[0].device  # SB3's policy.device looks through the parameters, which takes longer than all else here
 
         def numbers() -> list[Tensor]:
-            if type(policy.action_dist) not in SAMPLED:
+            if not samples_from_noise(policy.action_dist):
                 raise NotCompilable(f"{type(policy.action_dist).__name__} samples actions in its own way")
             with th.random.fork_rng():
                 return [noise_source(policy.action_dist, self.n_envs, device)()]
 
-        if graph.prepare(policy, modules, inputs, numbers):
+        if graph.prepare(policy, modules, tensors, numbers):
             self._noise = noise_source(policy.action_dist, self.n_envs, device)
             self._policy, self._graph, self._modules = policy, graph, modules
 
-    def __call__(self, policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def __call__(self, policy: ActorCriticPolicy, inputs: PolicyInputs) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """
         Sample actions.
 
         :param policy: policy in evaluation mode. The graph belongs to one policy; another one runs its own methods
-        :param observations: observations, ``[N, *obs]``
+        :param inputs: what the policy acts on, ``[N, ...]``
         :return: the result of :func:`sample_actions`
         :raises ValueError: the policy's output is not finite. Exceptions of the policy's own code are passed on
         """
         try:
-            actions, values, log_probs = self._act(policy, observations)
+            actions, values, log_probs = self._act(policy, inputs)
         except Exception:
             with blaming_numbers(lambda what: self._refusal(policy, what), self._place):
                 raise
@@ -82,14 +82,14 @@ class ActionSampler:
             raise self._refusal(policy, f"its action is {actions[~actions.isfinite()][0]}")
         return actions, values, log_probs
 
-    def _act(self, policy: ActorCriticPolicy, observations: PyTorchObs) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _act(self, policy: ActorCriticPolicy, inputs: PolicyInputs) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if policy is self._policy and not (self.watched and self._graph.is_outdated(self._modules)):
-            tensors = self._graph.inputs(observations)
+            tensors = self._graph.encode(inputs)
             # For gSDE, a callback may have drawn a noise matrix of another shape.
             if self._graph.takes(tensors) and [(noise := self._noise()).shape] == self._graph.shapes_before:
                 (actions,) = self._graph([noise, *tensors])
                 return actions, None, None
-        return sample_actions(policy, observations, self.evaluates, self.watched)
+        return sample_actions(policy, inputs, self.evaluates, self.watched)
 
     def _refusal(self, policy: ActorCriticPolicy, what: str) -> Refusal:
         bad = not_finite_parameter(policy)
@@ -107,7 +107,7 @@ class ActionSampler:
 
 
 def sample_actions(
-    policy: ActorCriticPolicy, observations: PyTorchObs, evaluates: bool = False, watched: bool = True
+    policy: ActorCriticPolicy, inputs: PolicyInputs, evaluates: bool = False, watched: bool = True
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """
     Sample actions with the same random numbers as SB3, but without computing values and log-probabilities.
@@ -116,28 +116,35 @@ def sample_actions(
     log-probabilities that it returns are kept.
 
     :param policy: policy in evaluation mode
-    :param observations: observations, ``[N, *obs]``
+    :param inputs: what the policy acts on, ``[N, ...]``
     :param evaluates: whether to use ``forward`` in any case
     :param watched: whether a callback may read the policy's distribution
     :return: actions ``[N, *action]``, not clipped; values and log-probabilities from ``forward``, otherwise ``None`` for both
     """
     with th.no_grad():
         if can_skip_forward(policy) and not evaluates:
-            actions = policy._predict(observations) if watched else _predict_unchecked(policy, observations)
+            if watched and inputs.action_masks is None:
+                actions = policy._predict(inputs.observations)
+            else:
+                actions = _predict_unchecked(policy, inputs)
             return actions.reshape((-1, *policy.action_space.shape)), None, None  # type: ignore[misc]
-        actions, values, log_prob = policy(observations)
+        if inputs.action_masks is None:
+            actions, values, log_prob = policy(inputs.observations)
+        else:
+            with unchecked(policy, inputs.action_masks):
+                actions, values, log_prob = policy(inputs.observations)
         return actions, values, log_prob
 
 
-def _predict_unchecked(policy: Any, observations: PyTorchObs) -> Tensor:
+def _predict_unchecked(policy: Any, inputs: PolicyInputs) -> Tensor:
     """Sample actions without the checks of torch's Categorical distribution, unless something is wrong."""
     try:
-        with unchecked(policy):
-            return policy._predict(observations)
+        with unchecked(policy, inputs.action_masks):
+            return policy._predict(inputs.observations)
     except RuntimeError as error:
         if not str(error).startswith("probability tensor contains"):  # which torch says before it draws a number
             raise
-    return policy._predict(observations)  # whose checks name the cause
+    return policy._predict(inputs.observations)  # whose checks name the cause
 
 
 def can_skip_forward(policy: Any) -> bool:

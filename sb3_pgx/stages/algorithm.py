@@ -3,7 +3,9 @@
 import copy
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import wraps
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -20,6 +22,7 @@ from stable_baselines3.common.policies import (
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pgx.core.action_masks import mask_size
 from sb3_pgx.core.arguments import (
     as_timesteps,
     check_device,
@@ -44,7 +47,7 @@ from sb3_pgx.core.distributions import release_graph
 from sb3_pgx.core.errors import warn
 from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.files import saving
-from sb3_pgx.core.policies import policy_class_for
+from sb3_pgx.core.policies import check_masked, is_maskable, policy_class_for, unchecked
 from sb3_pgx.core.rollout_buffer import DictRolloutView, RolloutView
 from sb3_pgx.core.schedules import as_schedule
 from sb3_pgx.core.search_space import Dimension
@@ -55,6 +58,7 @@ from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiler import COMPILE_AFTER, check_compile
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import acting_pass, evaluation_pass
+from sb3_pgx.environments.action_masks import find_action_masks, predicted_masks
 from sb3_pgx.environments.vector_env import as_vec_env, is_vector_env
 from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
 from sb3_pgx.stages.report import notify, notify_of_error
@@ -76,6 +80,8 @@ _NOT_SAVED = (
     "objective",
     "_undo",
     "keeps_distribution",
+    "use_masking",
+    "_action_masks",
 )
 
 
@@ -176,7 +182,8 @@ class PolicyGradientAlgorithm(Updating):
         self.check_arguments()
         if not is_users_own(self.rollout_buffer_class):
             self.rollout_buffer_class = None  # SB3 takes the one of its two that fits the observations
-        super()._setup_model()
+        with self._policy_class_with_use_sde():
+            super()._setup_model()
         release_graph(self.policy)
         self.compiled, self._metrics = False, {}
         self._undo = Undo()
@@ -194,6 +201,19 @@ class PolicyGradientAlgorithm(Updating):
             )
             made.refuses_rows, made.unlearned = self.refuses_rows, self.unlearned
             self.rollout_buffer = made
+
+    @contextmanager
+    def _policy_class_with_use_sde(self) -> Iterator[None]:
+        """Within this context, the policy's class takes ``use_sde`` as SB3 passes it, which not all of sb3-contrib's do."""
+        given = self.policy_class
+        if is_maskable(given):
+            if self.use_sde:
+                raise ValueError(f"use_sde=True needs Box actions, which {given.__name__} does not have: leave it out")
+            self.policy_class = wraps(given)(lambda *args, use_sde, **kwargs: given(*args, **kwargs))  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            self.policy_class = given
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
         # SB3 knows its MlpPolicy by the class's name, and ours have names of their own.
@@ -247,6 +267,7 @@ class PolicyGradientAlgorithm(Updating):
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
         As SB3's, for all of the spaces: choices count from the space's ``start``, and actions of an integer Box are whole
@@ -256,10 +277,14 @@ class PolicyGradientAlgorithm(Updating):
         :param state: unused, as in SB3
         :param episode_start: unused, as in SB3
         :param deterministic: the most probable action instead of a sample
+        :param action_masks: which actions are valid, boolean, ``[M]`` or ``[N, M]``: one entry per option of each choice, two
+            (off and on) per switch of a MultiBinary; ``None``: as a part ``"action_mask"`` of the observation says, or all
         :return: the action or actions, and ``state``
         """
+        masks = predicted_masks(action_masks, observation, self.observation_space, self.action_space)
         observation = zero_based(observation, self.observation_space)
-        actions, state = super().predict(observation, state, episode_start, deterministic)
+        with nullcontext() if masks is None else unchecked(self.policy, th.as_tensor(masks, device=self.device)):
+            actions, state = super().predict(observation, state, episode_start, deterministic)
         return within(actions, self.action_space), state
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
@@ -268,9 +293,22 @@ class PolicyGradientAlgorithm(Updating):
         with naming_dead_workers(self.env):
             result = super()._setup_learn(*args, **kwargs)
         self._last_obs = guarded.checked_start(self._last_obs)
+        self._find_action_masks()
         self._look_at_policy(start=True)
         self._decide_on_compiling(result[0])
         return result
+
+    def _find_action_masks(self) -> None:
+        assert self.env is not None
+        masking = self.use_masking
+        self._action_masks = find_action_masks(self.env, self.observation_space, self.action_space) if masking else None
+        if self._action_masks is not None:
+            self.policy.set_training_mode(False)
+            observations = self.policy.obs_to_tensor(zero_based(self._last_obs, self.observation_space))[0]
+            check_masked(
+                self.policy, observations, th.ones(self.n_envs, mask_size(self.action_space), dtype=th.bool).to(self.device)
+            )
+            self.logger.info(f"Actions are masked as {self._action_masks.source} says")
 
     def _decide_on_compiling(self, total_timesteps: int) -> None:
         self._compile_log.seconds = 0.0
@@ -317,6 +355,8 @@ class PolicyGradientAlgorithm(Updating):
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        *,
+        use_masking: bool = True,
     ) -> SelfAlgorithm:
         """
         Train.
@@ -334,9 +374,12 @@ class PolicyGradientAlgorithm(Updating):
         :param tb_log_name: name of the TensorBoard run; the class's name by default
         :param reset_num_timesteps: count from 0, and reset the environments
         :param progress_bar: show one (needs tqdm and rich)
+        :param use_masking: never take actions that the environments mark as invalid, if they mark any: by a method
+            ``action_masks()``, as for sb3-contrib's ``MaskablePPO``, or by a part ``"action_mask"`` of their observations
         :return: itself
         """
         iteration = 0
+        self.use_masking = as_flag("use_masking", use_masking)
         check_learn(self, callback, log_interval)
         total_timesteps, callback = self._setup_learn(
             as_timesteps(total_timesteps), callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar

@@ -19,13 +19,14 @@ from sb3_pgx.core.custom_buffer import CustomBuffer
 from sb3_pgx.core.deferred_values import StepEvaluation, may_change, may_read_locals
 from sb3_pgx.core.policies import follow_parameters
 from sb3_pgx.core.recorder import Recorder
-from sb3_pgx.core.rollout import CollectedRollout, Rollout, map_tensors
+from sb3_pgx.core.rollout import CollectedRollout, PolicyInputs, Rollout, map_tensors
 from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.core.spaces import environment_actions
 from sb3_pgx.core.undo import Undo, attributes_of, undone_if_refused
 from sb3_pgx.engine.behaviour_policy import BehaviourPolicy
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import CompiledPass
+from sb3_pgx.environments.action_masks import ActionMasks
 from sb3_pgx.environments.array_infos import ArrayInfos
 from sb3_pgx.environments.vector_env import MIXED_FRAMES, carrying_adapter
 from sb3_pgx.stages.action_sampler import ActionSampler
@@ -55,6 +56,8 @@ class Collecting(OnPolicyAlgorithm):
     last_rollout: Rollout = None  # type: ignore[assignment]  # that was collected last; None before the first one
     _acting_pass: CompiledPass
     _modules: Modules
+    use_masking = True  # whether to use the action masks of environments that have some; `learn` decides
+    _action_masks: ActionMasks | None = None  # of the training environments; `learn` looks for them
     compiled: bool  # whether acting and gradient steps run compiled where they can; `learn` decides
     _undo: Undo
 
@@ -85,14 +88,14 @@ class Collecting(OnPolicyAlgorithm):
         :param infos: as the environments returned them
         """
 
-    def compile_acting(self, sampler: ActionSampler, observations: Any) -> None:
+    def compile_acting(self, sampler: ActionSampler, inputs: PolicyInputs) -> None:
         """
         Compile acting, unless it is compiled.
 
         :param sampler: of the rollout's actions
-        :param observations: the first ones of the rollout, as tensors
+        :param inputs: the first ones of the rollout
         """
-        sampler.compile(self.policy, self._acting_pass, self._modules, observations)
+        sampler.compile(self.policy, self._acting_pass, self._modules, inputs)
 
     @abstractmethod
     def evaluate_and_present(
@@ -147,19 +150,21 @@ class Collecting(OnPolicyAlgorithm):
         while not is_full:
             self._renew_noise(env, n_steps)
             row = recorder.observe(self._last_obs)
+            resetting = None if carrying is None else carrying.resetting  # rows of which this step will be no experience
+            action_masks = self._masks_of_step(n_steps, resetting)
             obs_tensor = self._as_tensor(row)
+            inputs = PolicyInputs(obs_tensor, None if action_masks is None else self._as_tensor(action_masks))
             if n_steps == 0 and self.compiled:
-                self.compile_acting(sampler, obs_tensor)
+                self.compile_acting(sampler, inputs)
             # Compute the action alone, unless the policy overrides forward.
-            action_tensor, values, log_probs = sampler(self.policy, obs_tensor)
+            action_tensor, values, log_probs = sampler(self.policy, inputs)
             actions = to_device(action_tensor, HOST).numpy()
             clipped_actions = environment_actions(actions, self.policy, self.action_space)
-            evaluation = StepEvaluation(self.policy, row, actions) if watched and values is None else None
+            evaluation = StepEvaluation(self.policy, row, actions, action_masks) if watched and values is None else None
             if evaluation is not None:
                 evaluations[n_steps], (values, log_probs) = evaluation, evaluation.deferred
             # As in SB3, a callback may write into what was acted on.
             before = self._last_obs = self._last_obs if recorder.shifts else row
-            resetting = None if carrying is None else carrying.resetting  # rows of which this step is no experience
             new_obs, rewards, dones, infos = guarded.step(clipped_actions, n_steps)
 
             self.num_timesteps += env.num_envs if resetting is None else int((~resetting).sum())
@@ -179,6 +184,7 @@ class Collecting(OnPolicyAlgorithm):
 
             if observed is not before:
                 row = recorder.observe(observed)
+            recorder.mask(action_masks)
             valid = quota.contributing() if resetting is None else quota.contributing() & ~resetting
             self._update_info_buffer(*counted(infos, dones, quota))
             given = (values, log_probs) if evaluation is None else evaluation.to_keep(row, actions)
@@ -240,7 +246,9 @@ class Collecting(OnPolicyAlgorithm):
             for t in range(recorder.size):
                 if t not in recorder.known_rows:
                     observations = map_tensors(lambda x, t=t: x[t], recorder.observations)
-                    values, log_prob = StepEvaluation(behaviour.policy, observations, recorder.actions[t]).computed()
+                    values, log_prob = StepEvaluation(
+                        behaviour.policy, observations, recorder.actions[t], recorder.masks_in(t)
+                    ).computed()
                     recorder.known_rows[t] = values.flatten(), log_prob.flatten()
             # SB3 evaluates final observations after on_step: those of the newest row belong to the changed policy.
             for place, observation in enumerate(recorder.finals_before(recorder.size - 1)):
@@ -275,6 +283,10 @@ class Collecting(OnPolicyAlgorithm):
         if isinstance(observations, np.ndarray):
             return to_device(th.from_numpy(observations), self.device)  # what SB3's function does, in a fifth of the time
         return obs_as_tensor(observations, self.device)
+
+    def _masks_of_step(self, step: int, resetting: np.ndarray | None) -> np.ndarray | None:
+        """Return which actions are valid, ``[N, M]``. Environments that the step only resets may have no valid action."""
+        return None if self._action_masks is None else self._action_masks(self._last_obs, step, resetting)
 
     def _renew_noise(self, env: VecEnv, n_steps: int) -> None:
         if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:

@@ -4,7 +4,7 @@ import numpy as np
 
 from sb3_pgx.core.custom_buffer import CustomBuffer
 from sb3_pgx.core.recorder import Recorder
-from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Rollout, map_tensors
+from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, PolicyInputs, Rollout, map_tensors
 from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.engine import Objective
 from sb3_pgx.engine.policy_graphs import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, CompiledPass
@@ -50,20 +50,22 @@ class Estimating(Collecting):
         )
         return rollout.estimated(advantages, advantages + rollout.values)
 
-    def example_rollout(self, n_steps: int) -> Rollout:
+    def example_rollout(self, inputs: PolicyInputs, n_steps: int) -> Rollout:
         """
         Return a rollout of steps that nobody has taken, with the types and the layout of those to come.
 
         Its actions and rewards are random: a loaded graph is compared on it, and where gradients vanish, rounding decides.
 
+        :param inputs: what the policy acts on first, ``[N, ...]``
         :param n_steps: number of steps
         """
         recorder = Recorder(self.observation_space, self.action_space, self.n_envs, n_steps)
         no, generator = np.zeros(self.n_envs, bool), np.random.default_rng(0)
-        first = self._as_tensor(recorder.observe(self._last_obs))  # type: ignore[arg-type]
-        repeated = map_tensors(lambda x: x.repeat(n_steps, *[1] * (x.dim() - 1)), first)
+        masks = None if inputs.action_masks is None else inputs.action_masks.numpy(force=True)
+        repeated = map_tensors(lambda x: x.repeat(n_steps, *[1] * (x.dim() - 1)), inputs)
         for actions in sample_actions(self.policy, repeated)[0].cpu().numpy().reshape(n_steps, self.n_envs, -1):
             recorder.observe(self._last_obs)  # type: ignore[arg-type]
+            recorder.mask(masks)
             recorder.add(actions, generator.normal(size=self.n_envs), no, [], ~no, no, self.env, None)  # type: ignore[arg-type]
         rollout = recorder.rollout(self._last_obs, self.device)  # type: ignore[arg-type]
         return Estimating.estimate(self, Estimating.evaluate(self, rollout))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sb3_pgx.core.errors import blaming_numbers
 from sb3_pgx.core.evaluation import evaluate_actions
-from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Observations, Rollout, map_tensors
+from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Observations, PolicyInputs, Rollout, map_tensors
 from sb3_pgx.core.undo import Refusal
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import CompiledPass
@@ -78,8 +78,8 @@ def evaluate_by_graph(
         )
         before = [discounts, rollout.actions, rollout.rewards, rollout.terminated, rollout.truncated]
         after = [
-            *graph.inputs(map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)),
-            *graph.inputs(rollout.last_observations),
+            *graph.encode(map_tensors(lambda x: x.flatten(end_dim=1), rollout.inputs)),
+            *graph.encode(PolicyInputs(rollout.last_observations)),
         ]
         if not graph.prepare(policy, modules, [*before, no_finals, *after]):
             return None
@@ -124,11 +124,11 @@ def evaluate_rows(
 
     :raises Refusal: a value or a log-probability is not finite
     """
-    observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
+    inputs = map_tensors(lambda x: x.flatten(end_dim=1), rollout.inputs)
     actions = rollout.actions.flatten(end_dim=1)
     values, log_prob, distribution = [], [], []
-    for rows in chunks(observations, len(actions)):
-        picked = map_tensors(lambda x, rows=rows: x[rows], observations)
+    for rows in chunks(inputs.observations, len(actions)):
+        picked = map_tensors(lambda x, rows=rows: x[rows], inputs)
         evaluated = evaluate_actions(policy, picked, actions[rows], with_distribution)
         values.append(evaluated.values)
         log_prob.append(evaluated.log_prob.flatten())

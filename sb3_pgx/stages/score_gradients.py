@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sb3_pgx.core.distributions import one_hot
 from sb3_pgx.core.errors import first_line, is_torchs
-from sb3_pgx.core.rollout import Observations, as_policy_input, map_tensors
+from sb3_pgx.core.policies import unchecked
+from sb3_pgx.core.rollout import Observations, PolicyInputs, as_policy_input, map_tensors
 from sb3_pgx.engine.policy_function import PolicyFunction
 from sb3_pgx.ops.per_sample import per_sample_gradients
 
@@ -18,7 +19,7 @@ def map_scores(
     function: Callable[[Tensor], Tensor],
     policy: ActorCriticPolicy,
     parameters: Mapping[str, Tensor],
-    observations: Observations,
+    inputs: PolicyInputs,
     actions: Tensor,
     action_space: spaces.Space,
 ) -> Tensor:
@@ -29,16 +30,18 @@ def map_scores(
         ``[rows, ...]``
     :param policy: in evaluation mode
     :param parameters: θ, some of the policy's parameters by name
-    :param observations: ``[B, *obs]``
+    :param inputs: observations and action masks, ``[B, ...]``
     :param actions: ``[B, action_dim]``
     :param action_space: of one environment
     :return: ``[B, ...]``
     :raises ValueError: the policy cannot be differentiated sample by sample
     """
     log_prob = PolicyFunction(_log_prob_of_one, policy, parameters)
-    inputs = (one_hot(observations, policy.observation_space), as_policy_input(actions, action_space))
+    observations = one_hot(inputs.observations, policy.observation_space)
+    masks = [] if inputs.action_masks is None else [inputs.action_masks]
+    samples = (observations, as_policy_input(actions, action_space), *masks)
     try:
-        return th.cat([function(gradients) for _, gradients in per_sample_gradients(log_prob, parameters, inputs)])
+        return th.cat([function(gradients) for _, gradients in per_sample_gradients(log_prob, parameters, samples)])
     except RuntimeError as error:
         if not is_torchs(error):
             raise
@@ -48,7 +51,8 @@ def map_scores(
         ) from error
 
 
-def _log_prob_of_one(policy: ActorCriticPolicy, observation: Observations, action: Tensor) -> Tensor:
+def _log_prob_of_one(policy: ActorCriticPolicy, observation: Observations, action: Tensor, *mask: Tensor) -> Tensor:
     """Return log π(a|s) of a single sample. SB3's policies take batches."""
-    batch = map_tensors(lambda x: x[None], observation)
-    return policy.evaluate_actions(batch, action[None])[1].squeeze(0)
+    batch = map_tensors(lambda x: x[None], PolicyInputs(observation, *mask))
+    with unchecked(policy, batch.action_masks):
+        return policy.evaluate_actions(batch.observations, action[None])[1].squeeze(0)

@@ -13,11 +13,12 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from sb3_pgx.core.rollout import Observations
+from sb3_pgx.core.policies import unchecked
+from sb3_pgx.core.rollout import Observations, PolicyInputs
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_function import PolicyFunction
-from sb3_pgx.engine.policy_graphs import CompiledPass, as_observations
+from sb3_pgx.engine.policy_graphs import CompiledPass, as_inputs
 from sb3_pgx.engine.tensors import copy_all, flatten, unflatten
 from sb3_pgx.engine.trace import Function
 from sb3_pgx.ops.natural_gradient import LineSearch, Product, backtracking, gauss_newton_product
@@ -67,12 +68,16 @@ class TrustRegion:
         self.product = Derivative(self._outputs, self._product, space, log, f"the curvature of {what}")
         self.measure = CompiledPass(self._measured, space, log, f"the measure of {what}")
 
-    def _outputs(self, policy: ActorCriticPolicy, *observations: Tensor) -> Tensor:
-        return self.problem.outputs(policy, as_observations(policy, observations))
+    def _outputs(self, policy: ActorCriticPolicy, *tensors: Tensor) -> Tensor:
+        inputs = as_inputs(policy, tensors)
+        with unchecked(policy, inputs.action_masks):
+            return self.problem.outputs(policy, inputs.observations)
 
     def _gained(self, policy: ActorCriticPolicy, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self._outputs(policy, *tensors[self.problem.n_data :])
-        return self.problem.gain(policy, outputs, *tensors[: self.problem.n_data]).mean(), outputs
+        n, inputs = self.problem.n_data, as_inputs(policy, tensors[self.problem.n_data :])
+        with unchecked(policy, inputs.action_masks):
+            outputs = self.problem.outputs(policy, inputs.observations)
+            return self.problem.gain(policy, outputs, *tensors[:n]).mean(), outputs
 
     def _measured(self, policy: ActorCriticPolicy, old: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         gain, outputs = self._gained(policy, *tensors)
@@ -156,15 +161,15 @@ class TrustRegionStep:
 
     ``gradient`` is the gradient of the mean gain, ``[P]``. ``start`` has objective and divergence before any step, and
     ``now`` those of the current parameters. ``old`` are the outputs at the start, and ``sample`` the
-    observations, as tensors, from which the curvature is computed.
+    policy inputs, as tensors, from which the curvature is computed.
 
     :param region: functions of the problem
     :param policy: policy in evaluation mode
     :param modules: layers of the policy, up to date
     :param moved: names of the parameters that a step moves
     :param data: data tensors of the gain, ``[B, ...]`` each
-    :param observations: observations of B states
-    :param sample: observations from which the curvature is computed; ``None``: all
+    :param inputs: what the policy acts on in B states
+    :param sample: inputs from which the curvature is computed; ``None``: all
     :param compiled: whether to run compiled functions
     """
 
@@ -175,15 +180,15 @@ class TrustRegionStep:
         modules: Modules,
         moved: Sequence[str],
         data: Sequence[Tensor],
-        observations: Observations,
-        sample: Observations | None,
+        inputs: PolicyInputs,
+        sample: PolicyInputs | None,
         compiled: bool,
     ):
         self._region, self._policy, self._modules, self._compiled = region, policy, modules, compiled
         self.moved = tuple(moved)
-        encoded = region.gradient.inputs(observations)
+        encoded = region.gradient.encode(inputs)
         self._inputs = [*data, *encoded]
-        self.sample = encoded if sample is None else region.gradient.inputs(sample)
+        self.sample = encoded if sample is None else region.gradient.encode(sample)
         self._data = [modules.parameters[name].detach() for name in moved]
         self._theta = flatten(self._data)
         self.gradient, gain, self.old = region.gradient.run(policy, modules, self._inputs, compiled, self.moved)

@@ -17,7 +17,7 @@ from sb3_pgx.core.controllers import KLAdaptiveLearningRate, adapted_scale
 from sb3_pgx.core.custom_buffer import batches
 from sb3_pgx.core.distributions import release_graph
 from sb3_pgx.core.policies import mean_std
-from sb3_pgx.core.rollout import Batch, Rollout
+from sb3_pgx.core.rollout import Batch, PolicyInputs, Rollout
 from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.core.schedules import Coefficient, evaluate_coefficient
 from sb3_pgx.core.undo import numbers_of, options_of, tensors_of
@@ -96,15 +96,15 @@ class Updating(Estimating):
         """
         raise NotImplementedError
 
-    def compile_acting(self, sampler: ActionSampler, observations: Any) -> None:
+    def compile_acting(self, sampler: ActionSampler, inputs: PolicyInputs) -> None:
         """Compile acting and, before the first update, the gradient step, at once. Arguments are those of the base class."""
         if not self._can_compile_ahead():
-            super().compile_acting(sampler, observations)
+            super().compile_acting(sampler, inputs)
             return
         with with_helper():
             try:
-                self._begin_to_compile_the_step()
-                super().compile_acting(sampler, observations)
+                self._begin_to_compile_the_step(inputs)
+                super().compile_acting(sampler, inputs)
             finally:
                 self._steps.wait()
 
@@ -121,11 +121,11 @@ class Updating(Estimating):
         rows = self.n_steps * self.n_envs
         return min(getattr(self, "batch_size", rows), rows)
 
-    def _begin_to_compile_the_step(self) -> None:
+    def _begin_to_compile_the_step(self, inputs: PolicyInputs) -> None:
         size = self._rows_of_minibatch
         with suppress(Exception):  # if the policy fails, it fails again where that is reported
             self._steps.begun = True
-            rollout = self.example_rollout(math.ceil(size / self.n_envs))
+            rollout = self.example_rollout(inputs, math.ceil(size / self.n_envs))
             self._modules.train(self.policy, True)
             try:
                 with self.steps_of(rollout) as update:

@@ -43,7 +43,7 @@ def test_scores_equal_one_backward_pass_a_sample(case):
     batch = rollout.rows()
     actor, _ = split_parameters(policy)
     distribution_before = dict(vars(policy.action_dist))
-    result = map_scores(lambda g: g, policy, actor, batch.observations, batch.actions, action_space)
+    result = map_scores(lambda g: g, policy, actor, batch.inputs, batch.actions, action_space)
     assert all(vars(policy.action_dist)[k] is v for k, v in distribution_before.items())
     _, log_prob, _ = policy.evaluate_actions(batch.observations, as_policy_input(batch.actions, action_space))
     for b in range(len(batch)):
@@ -79,7 +79,7 @@ def test_parameters_tied_within_and_across_modules_are_all_replaced():
     model = REINFORCE(Tied, vectorised(AnySpace(BOX, BOX)), n_episodes=1, seed=0, device=DEVICE).learn(5)
     model.policy.set_training_mode(False)
     batch, (actor, _) = model.last_rollout.rows(), split_parameters(model.policy)
-    result = map_scores(lambda g: g, model.policy, actor, batch.observations, batch.actions, model.action_space)
+    result = map_scores(lambda g: g, model.policy, actor, batch.inputs, batch.actions, model.action_space)
     _, log_prob, _ = model.policy.evaluate_actions(batch.observations, batch.actions.float())
     expected = th.cat([g.flatten() for g in th.autograd.grad(log_prob[0], list(actor.values()))])
     th.testing.assert_close(result[0], expected, rtol=1e-3, atol=1e-5)

@@ -24,6 +24,7 @@ from support.models import kl_of
 from support.small_environments import DEVICE
 
 from sb3_pgx.algorithms.trust_region_problems import CRITIC, POLICY
+from sb3_pgx.core.rollout import PolicyInputs
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.stages.trust_region import TrustRegion, TrustRegionStep
@@ -58,7 +59,7 @@ class Around:
 
     def _made(self, region, moved, data, sample, compiled):
         self.modules.look(self.policy)
-        return TrustRegionStep(region, self.policy, self.modules, moved, data, self.batch.observations, sample, compiled)
+        return TrustRegionStep(region, self.policy, self.modules, moved, data, self.batch.inputs, sample, compiled)
 
 
 def around(kind="Box"):
@@ -124,7 +125,7 @@ def test_of_some_parameters_it_is_their_part_of_the_matrix(compiled, graphs):
 def test_of_a_sample_of_states_the_product_alone_is_theirs(compiled, graphs):
     problem = around()
     rows = problem.batch.observations[[1, 4, 6]]
-    here, full = problem.actor(compiled, sample=rows), problem.actor(compiled)
+    here, full = problem.actor(compiled, sample=PolicyInputs(rows)), problem.actor(compiled)
     th.testing.assert_close(matrix(here), hessian_of_kl(problem.policy, rows), **EXACT)
     assert th.equal(here.gradient, full.gradient) and here.start == full.start
 

@@ -121,7 +121,7 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         for r in chunks(rollout.observations, len(rows), leading=2):
             batch = rollout.rows(rows[r])
             with blaming_numbers(self._refusal, lambda: f"while the policy learned, in update {self._n_updates + 1}"):
-                values, log_prob, entropy, _ = evaluate_actions(self.policy, batch.observations, batch.actions)
+                values, log_prob, entropy, _ = evaluate_actions(self.policy, batch.inputs, batch.actions)
             policy_loss = score_function(log_prob, batch.advantages, weights[r])
             loss = policy_loss - ent_coef * (weights[r] * entropy).sum()
             value_loss = F.mse_loss(values, batch.returns.to(values), reduction="sum") / len(rows)

@@ -254,9 +254,9 @@ class REINFORCE(EpisodicAlgorithm):
     def _squared_scores(self, rollout: EvaluatedRollout) -> Tensor:
         """Return ‖∇_θ log π‖² for each valid row, in the order of ``valid.nonzero()``."""
         actor, _ = split_parameters(self.policy)
-        observations = map_tensors(lambda x: x[rollout.valid], rollout.observations)
+        inputs = map_tensors(lambda x: x[rollout.valid], rollout.inputs)
         actions = rollout.actions[rollout.valid]
-        return map_scores(lambda g: g.square().sum(dim=1), self.policy, actor, observations, actions, self.action_space)
+        return map_scores(lambda g: g.square().sum(dim=1), self.policy, actor, inputs, actions, self.action_space)
 
     def _per_parameter_gradient(self, rollout: Rollout, actor: dict[str, th.nn.Parameter]) -> Tensor:
         """
@@ -276,12 +276,12 @@ class REINFORCE(EpisodicAlgorithm):
         block = max(1, self.max_numbers // (len(episodes) * size))
         row_of = th.full(alive.shape, -1, device=self.device)
         row_of[episodes.step, episodes.number] = th.arange(len(episodes.step), device=self.device)
-        observations = map_tensors(lambda x: x[rollout.valid], rollout.observations)
+        inputs = map_tensors(lambda x: x[rollout.valid], rollout.inputs)
         actions = rollout.actions[rollout.valid]
         for start in range(0, len(alive), block):
             b = slice(start, start + block)
             rows = row_of[b][alive[b]]
-            picked = map_tensors(lambda x, rows=rows: x[rows], observations)
+            picked = map_tensors(lambda x, rows=rows: x[rows], inputs)
             scores = map_scores(lambda g: g, self.policy, actor, picked, actions[rows], self.action_space)
             score = masked_place(alive[b], scores)  # [block, E, P]
             baseline = leave_one_out(signal[b], alive[b], score.square(), fallback)

@@ -1,0 +1,96 @@
+"""Action masks: which actions are valid in a state, and distributions in which all others have the probability 0."""
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    CategoricalDistribution,
+    Distribution,
+    MultiCategoricalDistribution,
+)
+from torch import Tensor
+
+from sb3_pgx.core.distributions import Choice, masked_logits
+
+MASKED_SPACES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
+
+def mask_parts(space: spaces.Space) -> list[int]:
+    """
+    Return the number of options of each independent choice of a space. A mask has one entry per option, choice after choice;
+    a switch of ``MultiBinary`` has two, off and on, as in sb3-contrib.
+
+    :param space: action space, one of :data:`MASKED_SPACES`
+    """
+    if isinstance(space, spaces.Discrete):
+        return [int(space.n)]
+    if isinstance(space, spaces.MultiDiscrete):
+        return [int(n) for n in space.nvec]
+    assert isinstance(space, spaces.MultiBinary) and isinstance(space.n, int)
+    return [2] * space.n
+
+
+def mask_size(space: spaces.Space) -> int:
+    """Return M, the number of entries of a mask."""
+    return sum(mask_parts(space))
+
+
+def without_option(masks: np.ndarray, space: spaces.Space) -> np.ndarray:
+    """
+    Return which rows leave a choice without a valid option, ``[N]``.
+
+    :param masks: ``[N, M]``
+    :param space: action space
+    """
+    starts = np.cumsum([0, *mask_parts(space)[:-1]])
+    return np.asarray(~np.logical_or.reduceat(masks, starts, axis=1).all(axis=1))
+
+
+class MaskedChoices(MultiCategoricalDistribution):
+    """
+    SB3's distribution of several choices, with masks.
+
+    :param action_dims: number of options of each choice
+    :param masks: which options are valid, ``[B, M]``
+    """
+
+    def __init__(self, action_dims: list[int], masks: Tensor):
+        super().__init__(action_dims)
+        self.masks = masks
+
+    def proba_distribution(self, action_logits: Tensor) -> "MaskedChoices":
+        """Set the logits, ``[B, M]``, which are masked here."""
+        return super().proba_distribution(masked_logits(action_logits, self.masks))
+
+
+class MaskedSwitches(BernoulliDistribution):
+    """
+    SB3's distribution of switches, with masks.
+
+    :param action_dims: n, number of switches
+    :param masks: whether off and on are valid, for each switch, ``[B, 2 n]``
+    """
+
+    def __init__(self, action_dims: int, masks: Tensor):
+        super().__init__(action_dims)
+        self.off, self.on = masks.unflatten(1, (action_dims, 2)).unbind(dim=2)
+
+    def proba_distribution(self, action_logits: Tensor) -> "MaskedSwitches":
+        """Set the logits of on, ``[B, n]``, which are masked here."""
+        only_off_or_free = masked_logits(action_logits, self.on)
+        return super().proba_distribution(-masked_logits(-only_off_or_free, self.off))
+
+
+def masked(distribution: Distribution, masks: Tensor) -> Distribution:
+    """
+    Return a distribution of the same kind that gives invalid actions the probability 0.
+
+    :param distribution: one of SB3's, of Discrete, MultiDiscrete or MultiBinary actions
+    :param masks: which actions are valid, ``[B, M]``
+    """
+    if isinstance(distribution, MultiCategoricalDistribution):
+        return MaskedChoices(distribution.action_dims, masks)
+    if isinstance(distribution, BernoulliDistribution):
+        return MaskedSwitches(distribution.action_dims, masks)
+    assert isinstance(distribution, CategoricalDistribution)
+    return Choice(distribution.action_dim, masks)

@@ -1,0 +1,166 @@
+"""Where action masks come from: a method of the environments, or a part of their observations."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+
+from sb3_pgx.core.action_masks import MASKED_SPACES, mask_size, without_option
+from sb3_pgx.core.checks import environment_name
+from sb3_pgx.core.errors import one_line
+from sb3_pgx.core.undo import Refusal
+
+METHOD, KEY = "action_masks", "action_mask"
+
+
+class ActionMasks:
+    """
+    The masks of vectorised environments.
+
+    :param env: the environments
+    :param space: action space of one environment
+    :param read: function of the observations that returns the masks as the environments give them
+    :param source: what gives them, for errors
+    """
+
+    def __init__(self, env: VecEnv, space: spaces.Space, read: Callable[[Any], Any], source: str):
+        self.env, self.space, self.source, self._read = env, space, source, read
+
+    def __call__(self, observations: Any, step: int, ignored: np.ndarray | None = None) -> np.ndarray:
+        """
+        Return which actions are valid now, boolean ``[N, M]``.
+
+        :param observations: that the environments returned last
+        :param step: index of the step in this rollout, for the error
+        :param ignored: environments that ignore the next action, ``[N]``; ``None``: there are none
+        :raises ValueError: masks have another shape, or are not truth values
+        :raises Refusal: an environment has no valid action
+        """
+        masks = checked_masks(self._read(observations), self.space, self.source, self.env.num_envs)
+        if ignored is not None:
+            masks = masks | ignored[:, None]
+        empty = without_option(masks, self.space)
+        if empty.any():
+            index = int(empty.argmax())
+            raise Refusal(
+                f"{environment_name(self.env, index)} leaves no valid action at step {step} of this rollout: {self.source} "
+                f"gives {masks[index].astype(int).tolist()}. End the episode before this state, or make an action valid."
+            )
+        return masks
+
+
+def find_action_masks(env: VecEnv, observation_space: spaces.Space, action_space: spaces.Space) -> ActionMasks | None:
+    """
+    Return where the masks of environments come from, or ``None`` if they have none: from a part ``"action_mask"`` of the
+    observations, otherwise from a method ``action_masks()`` of every environment, as for sb3-contrib's ``MaskablePPO``.
+
+    :param env: the environments
+    :param observation_space: of one environment
+    :param action_space: of one environment
+    :raises ValueError: actions of this space cannot be masked
+    """
+    if is_part(observation_space):
+        source = f"the part {KEY!r} of the observations"
+        check_maskable(action_space, source)
+        return ActionMasks(env, action_space, lambda observations: newest(observations[KEY], action_space), source)
+    if not env.has_attr(METHOD):
+        return None
+    check_maskable(action_space, f"{METHOD}()")
+    return ActionMasks(env, action_space, _asked(env), f"{METHOD}()")
+
+
+def check_maskable(space: spaces.Space, source: str) -> None:
+    """:raises ValueError: actions of this space cannot be masked"""
+    if not isinstance(space, MASKED_SPACES):
+        raise ValueError(
+            f"{source} masks actions, but those of {one_line(space)} cannot be masked, only choices (Discrete, MultiDiscrete, "
+            "MultiBinary): pass learn(use_masking=False), or rename it"
+        )
+
+
+def is_part(space: spaces.Space) -> bool:
+    """Return whether a part of the observations holds action masks."""
+    return isinstance(space, spaces.Dict) and KEY in space.spaces
+
+
+def newest(masks: np.ndarray, space: spaces.Space) -> np.ndarray:
+    """Return the masks ``[N, M]`` of the newest observations among stacked ones, ``[N, k M]``."""
+    size = mask_size(space)
+    flat = np.reshape(masks, (len(masks), -1))
+    return flat[:, -size:] if flat.shape[1] % size == 0 else flat
+
+
+def checked_masks(masks: Any, space: spaces.Space, source: str, n: int) -> np.ndarray:
+    """
+    Return masks as truth values, ``[n, M]``.
+
+    :param masks: anything with n · M truth values
+    :param space: action space
+    :param source: what gives them, for errors
+    :param n: number of rows
+    :raises ValueError: they have another shape, or are not truth values
+    """
+    size = mask_size(space)
+    try:
+        array = np.asarray(masks)
+        flat = array.reshape(n, size)
+    except ValueError:
+        shapes = {np.shape(mask) for mask in masks}
+        raise ValueError(
+            f"{source} gives masks of shape {' and '.join(map(str, sorted(shapes)))}, but the actions {one_line(space)} need "
+            f"{size} entries: one per option of each choice, two (off and on) per switch"
+        ) from None
+    if flat.dtype == bool:
+        return flat
+    if not np.isin(flat, (0, 1)).all():
+        raise ValueError(
+            f"{source} gives {flat[~np.isin(flat, (0, 1))][0]} in a mask, but its entries are 0 (invalid) and 1 (valid); if "
+            f"VecNormalize has changed it, leave it out: norm_obs_keys=[…]"
+        )
+    return flat.astype(bool)
+
+
+def predicted_masks(
+    masks: Any, observation: Any, observation_space: spaces.Space, action_space: spaces.Space
+) -> np.ndarray | None:
+    """
+    Return the masks with which to predict, ``[N, M]``; ``None`` if all actions are valid.
+
+    :param masks: as given to ``predict``; ``None``: those among the observations, if there are any
+    :param observation: of one environment, or of several
+    :param observation_space: of one environment
+    :param action_space: of one environment
+    :raises ValueError: the masks are malformed, or leave no valid action
+    """
+    source = "predict(action_masks=…)"
+    if masks is None:
+        if not (is_part(observation_space) and isinstance(action_space, MASKED_SPACES) and isinstance(observation, dict)):
+            return None
+        source = f"the part {KEY!r} of the observation"
+        part = np.asarray(observation[KEY])
+        masks = newest(part.reshape(-1, *observation_space.spaces[KEY].shape), action_space)  # type: ignore[attr-defined]
+    check_maskable(action_space, source)
+    size = mask_size(action_space)
+    flat = checked_masks(masks, action_space, source, max(1, np.size(masks) // size))
+    if without_option(flat, action_space).any():
+        raise ValueError(
+            f"{source} leaves no valid action: {flat[without_option(flat, action_space)][0].astype(int).tolist()}"
+        )
+    return flat
+
+
+def _asked(env: VecEnv) -> Callable[[Any], list[Any]]:
+    """Return a function that asks all environments for their masks. SB3's looks each method up at every step."""
+    inner = env.unwrapped
+    if type(inner) is DummyVecEnv and all(type(w).env_method is VecEnvWrapper.env_method for w in _wrappers(env)):
+        methods = [one.get_wrapper_attr(METHOD) for one in inner.envs]
+        return lambda _: [method() for method in methods]
+    return lambda _: env.env_method(METHOD)
+
+
+def _wrappers(env: VecEnv) -> Iterator[VecEnvWrapper]:
+    while isinstance(env, VecEnvWrapper):
+        yield env
+        env = env.venv
