@@ -446,7 +446,7 @@ class NPG(PolicyGradientAlgorithm):
     def _critic_change(self, batch: Batch) -> Metrics:
         """Return how far the critic's steps have moved V, and how much of the returns V explains now."""
         with th.no_grad():
-            values = values_of(self.policy, batch.observations, len(batch))
+            values = values_of(self.policy, PolicyInputs(batch.observations), len(batch))
         variance, change = (batch.values - batch.returns).square().mean(), (values - batch.values).square().mean()
         return {
             "critic_constraint": th.where(change > 0, change / (2 * variance), 0.0),

@@ -151,6 +151,14 @@ class Choice(CategoricalDistribution):
         return th.multinomial(self.logits.softmax(dim=1), 1, replacement=True).squeeze(1)
 
 
+def probabilities(distribution: Distribution) -> th.Tensor:
+    """Return the probabilities of a categorical distribution, ``[B, K]``."""
+    if isinstance(distribution, Choice):
+        return distribution.logits.softmax(dim=1)
+    inner: Any = distribution.distribution
+    return inner.probs
+
+
 def has_one_hot(space: spaces.Space) -> bool:
     """Return whether SB3 encodes an observation, or a part of it, one-hot."""
     if isinstance(space, spaces.Dict):

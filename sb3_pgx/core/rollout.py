@@ -49,6 +49,9 @@ class CollectedRollout:
     known_rows: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     known_finals: dict[int, float] = field(default_factory=dict)
     action_masks: Tensor | None = None  # [T, N, M], boolean; None: all actions are valid
+    # For a critic whose V depends on them: masks of the last observations, [N, M], and of the final ones, [K, M].
+    last_masks: Tensor | None = None
+    final_masks: Tensor | None = None
 
     @property
     def inputs(self) -> PolicyInputs:

@@ -27,6 +27,7 @@ class ActionMasks:
 
     def __init__(self, env: VecEnv, space: spaces.Space, read: Callable[[Any], Any], source: str):
         self.env, self.space, self.source, self._read = env, space, source, read
+        self.in_observations = source != f"{METHOD}()"
 
     def __call__(self, observations: Any, step: int, ignored: np.ndarray | None = None) -> np.ndarray:
         """
@@ -49,6 +50,25 @@ class ActionMasks:
                 f"gives {masks[index].astype(int).tolist()}. End the episode before this state, or make an action valid."
             )
         return masks
+
+    def of_final(self, info: dict[str, Any], index: int) -> np.ndarray:
+        """
+        Return which actions were valid in the final state of a truncated episode, boolean ``[M]``.
+
+        :param info: of the environment's step that ended the episode
+        :param index: of the environment, for the error
+        :raises ValueError: it is not known: the environment has been reset, and its method gives the mask of the new state
+        """
+        if self.in_observations:
+            final = {KEY: np.asarray(info["terminal_observation"][KEY])[None]}
+            return checked_masks(self._read(final), self.space, self.source, 1)[0]
+        if METHOD not in info:
+            raise Refusal(
+                f"{environment_name(self.env, index)} was truncated, and the masks of its final state, on which V(s) of "
+                f'this algorithm depends, are lost: put them into the info of that step, info["{METHOD}"], or give all masks '
+                f"as a part {KEY!r} of the observations"
+            )
+        return checked_masks(info[METHOD], self.space, f'info["{METHOD}"]', 1)[0]
 
 
 def find_action_masks(env: VecEnv, observation_space: spaces.Space, action_space: spaces.Space) -> ActionMasks | None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch as th
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from sb3_pgx.core.errors import blaming_numbers
 from sb3_pgx.core.evaluation import evaluate_actions
+from sb3_pgx.core.policies import unchecked
 from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Observations, PolicyInputs, Rollout, map_tensors
 from sb3_pgx.core.undo import Refusal
 from sb3_pgx.engine.layers import Modules
@@ -42,7 +44,7 @@ def evaluate_rollout(
         else:
             values, log_prob = (th.stack(x) for x in zip(*(given[t] for t in range(n_steps)), strict=True))
             distribution = None
-        last_values = values_of(policy, rollout.last_observations, rollout.shape[1])
+        last_values = values_of(policy, PolicyInputs(rollout.last_observations, rollout.last_masks), rollout.shape[1])
         final = _final_values(policy, rollout)
         following = next_values(values, last_values, rollout.terminated, rollout.truncated, final)
         _check([values, log_prob, following])
@@ -147,7 +149,8 @@ def _final_values(policy: ActorCriticPolicy, rollout: CollectedRollout) -> Tenso
     """Return the bootstrap values of truncated episodes: V of their final observations, ``[T, N]``; ``None`` if none."""
     if rollout.final_observations is None:
         return None
-    values = values_of(policy, rollout.final_observations, int(rollout.truncated.sum()))
+    final_inputs = PolicyInputs(rollout.final_observations, rollout.final_masks)
+    values = values_of(policy, final_inputs, int(rollout.truncated.sum()))
     for place, value in rollout.known_finals.items():
         values[place] = value
     final = values.new_zeros(rollout.shape)
@@ -156,11 +159,13 @@ def _final_values(policy: ActorCriticPolicy, rollout: CollectedRollout) -> Tenso
 
 
 @_refusals()
-def values_of(policy: ActorCriticPolicy, observations: Observations, total: int) -> Tensor:
-    """Return V of ``total`` observations."""
-    parts = [
-        policy.predict_values(map_tensors(lambda x, r=r: x[r], observations)).flatten() for r in chunks(observations, total)
-    ]
+def values_of(policy: ActorCriticPolicy, inputs: PolicyInputs, total: int) -> Tensor:
+    """Return V of ``total`` states."""
+    parts = []
+    for r in chunks(inputs.observations, total):
+        picked = map_tensors(lambda x, r=r: x[r], inputs)
+        with nullcontext() if picked.action_masks is None else unchecked(policy, picked.action_masks):
+            parts.append(policy.predict_values(picked.observations).flatten())
     return th.cat(parts)
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sb3_pgx.algorithms.acer.objective import BOX_OBJECTIVE, DISCRETE_OBJECTIVE, Coefficients
 from sb3_pgx.algorithms.acer.policies import ACERCnnPolicy, ACERMixin, ACERMultiInputPolicy, ACERPolicy
-from sb3_pgx.algorithms.acer.record import RawTransitions, normalizes_last, record_of
+from sb3_pgx.algorithms.acer.record import RawTransitions, normalizes_last, record_of, without_masks
 from sb3_pgx.algorithms.acer.replay import SegmentReplay
 from sb3_pgx.algorithms.acer.replay_files import load_replay, save_replay
 from sb3_pgx.algorithms.acer.segments import Segments, joined, room_for, windows
@@ -31,7 +31,7 @@ from sb3_pgx.core.checks import (
 )
 from sb3_pgx.core.errors import warn
 from sb3_pgx.core.examination import Examination
-from sb3_pgx.core.rollout import Rollout, map_tensors
+from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Rollout, map_tensors
 from sb3_pgx.core.schedules import MAX_FLOAT32
 from sb3_pgx.core.search_space import ENTROPY, GAMMA, Categorical, Dimension, Real, Scheduled, Whole
 from sb3_pgx.core.undo import state_of
@@ -122,6 +122,7 @@ class ACER(RMSpropAlgorithm):
     average_policy: ACERMixin
     replay_buffer: SegmentReplay
     replay_generator: np.random.Generator  # draws how often to replay and which segments; saved with the model
+    _final_masks: Sequence[np.ndarray] = ()  # of the current rollout's final observations, [A] each
     _raw: RawTransitions | None = None  # of the current rollout, before VecNormalize
 
     search_space: ClassVar[tuple[Dimension, ...]] = (
@@ -334,7 +335,7 @@ class ACER(RMSpropAlgorithm):
         self._generator_seed = seed
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "replay_buffer", "_raw", "_average_modules", "_bounds"]
+        return [*super()._excluded_save_params(), "replay_buffer", "_raw", "_final_masks", "_average_modules", "_bounds"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
@@ -388,6 +389,7 @@ class ACER(RMSpropAlgorithm):
         normalize = self._vec_normalize_env
         raw = normalize is not None and normalizes_last(self.env, normalize)
         self._raw = RawTransitions(normalize, self.observation_space) if raw and normalize is not None else None
+        self._final_masks = []
         if not super().collect_rollouts(env, *args, **kwargs):
             return False
         if self.replay_ratio > 0:
@@ -395,9 +397,25 @@ class ACER(RMSpropAlgorithm):
         return True
 
     def after_step(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
-        """Keep the raw data of the step, if ``VecNormalize`` is the outermost wrapper."""
+        """Keep the raw data of the step, if ``VecNormalize`` is the outermost wrapper, and the masks of final observations."""
         if self._raw is not None:
             self._raw.add(dones, infos)
+        if self._action_masks is not None:
+            truncated = [i for i in dones.nonzero()[0].tolist() if infos[i].get("TimeLimit.truncated", False)]
+            self._final_masks = [*self._final_masks, *(self._action_masks.of_final(infos[i], i) for i in truncated)]
+
+    def evaluate(self, rollout: CollectedRollout) -> EvaluatedRollout:
+        """
+        Evaluate a rollout, see the base class. V(s) = Σ_a π(a|s) Q(s, a) depends on the masks.
+
+        :param rollout: as collected
+        """
+        if self._action_masks is not None and rollout.action_masks is not None:
+            last = self._action_masks(self._last_obs, len(rollout.rewards))
+            rollout.last_masks = th.from_numpy(last).to(self.device)
+            if self._final_masks:
+                rollout.final_masks = th.from_numpy(np.stack(self._final_masks)).to(self.device)
+        return super().evaluate(rollout)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         held, raw = self.replay_buffer.raw, normalizes_last(self.env, self._vec_normalize_env)
@@ -494,7 +512,7 @@ class ACER(RMSpropAlgorithm):
         """Return a rollout as a batch of segments, one per environment, as :attr:`objective` takes it."""
         assert rollout.distribution is not None
         observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
-        actions = rollout.actions.flatten(end_dim=1)
+        actions, masks = rollout.actions.flatten(end_dim=1), rollout.action_masks
         return Segments(
             joined(observations, rollout.last_observations),
             actions,
@@ -505,6 +523,8 @@ class ACER(RMSpropAlgorithm):
             rollout.final_observations,
             self._noise(actions),
             self._bounds,
+            None if masks is None or rollout.last_masks is None else th.cat([masks.flatten(end_dim=1), rollout.last_masks]),
+            rollout.final_masks,
         )
 
     def replayed_segments(self, n_batches: int) -> Iterator[list[Segments]]:
@@ -515,7 +535,8 @@ class ACER(RMSpropAlgorithm):
     def _drawn(self, n_batches: int) -> list[Segments]:
         """Draw batches of segments, all with tensors of the same shapes."""
         sample = self.replay_buffer.sample((n_batches, self._replay_batch), self.replay_generator)
-        observations, rewards, final = sample.observations, sample.rewards, sample.final_observations
+        (observations, masks), rewards = without_masks(sample.observations), sample.rewards
+        final, final_masks = (None, None) if sample.final_observations is None else without_masks(sample.final_observations)
         if self.replay_buffer.raw:
             normalize = self._vec_normalize_env
             assert normalize is not None, "checked when learn started"
@@ -525,6 +546,7 @@ class ACER(RMSpropAlgorithm):
             counts = sample.truncated.sum(axis=(1, 2))
             places = windows(counts, room_for(counts.max(), self._replay_batch, rewards[0].size))
             final = map_tensors(lambda x: x[places], final)
+            final_masks = None if final_masks is None else final_masks[places]
 
         def to_device(array: np.ndarray) -> Tensor:
             return th.from_numpy(array).to(self.device)
@@ -540,6 +562,8 @@ class ACER(RMSpropAlgorithm):
             None if final is None else map_tensors(to_device, final),
             self._noise(actions),
             None if self._bounds is None else self._bounds.expand(n_batches, -1, -1),
+            None if masks is None else to_device(masks).flatten(1, 2),
+            None if final_masks is None else to_device(final_masks),
         )
         return list(drawn.split_with(Tensor.unbind))
 

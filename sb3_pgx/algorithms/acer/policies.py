@@ -10,6 +10,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
+from sb3_pgx.core.distributions import probabilities
 from sb3_pgx.core.policies import GaussianStdMixin, restart_optimizer, samples_as_sb3
 
 
@@ -80,7 +81,7 @@ class ACERMixin(GaussianStdMixin):
         """
         if not self.is_discrete:
             return heads
-        return (distribution.distribution.probs * heads).sum(dim=1, keepdim=True)  # type: ignore[union-attr]
+        return (probabilities(distribution) * heads).sum(dim=1, keepdim=True)
 
     @samples_as_sb3
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:

@@ -79,8 +79,23 @@ def record_of(rollout: Rollout, raw: RawTransitions | None) -> Record:
         truncated=to_numpy(rollout.truncated),
         final_observations=None if final is None else map_tensors(to_numpy, final),
     )
-    if raw is None:
+    if raw is not None:
+        record = _replaced(record, raw)
+    if rollout.action_masks is None:
         return record
+    rows, last, final_masks = (
+        None if masks is None else to_numpy(masks) for masks in (rollout.action_masks, rollout.last_masks, rollout.final_masks)
+    )
+    return replace(
+        record,
+        observations=with_masks(record.observations, rows),
+        following=with_masks(record.following, last),
+        final_observations=None if final is None else with_masks(record.final_observations, final_masks),  # type: ignore[arg-type]
+    )
+
+
+def _replaced(record: Record, raw: RawTransitions) -> Record:
+    """Return the record with the raw data in place of the normalised."""
     return replace(
         record,
         observations=stacked(raw.observations[:-1], raw.observations[-1]),
@@ -88,6 +103,29 @@ def record_of(rollout: Rollout, raw: RawTransitions | None) -> Record:
         rewards=np.stack(raw.rewards),
         final_observations=stacked(raw.final_observations, raw.observations[-1]) if raw.final_observations else None,
     )
+
+
+_ALONE, _MASKS = "observations", "action_masks"  # parts under which the memory keeps observations together with masks
+
+
+def with_masks(observations: Array, action_masks: np.ndarray | None) -> Array:
+    """
+    Return observations that hold their action masks as a further part, as the memory keeps them.
+
+    :param observations: ``[..., *obs]``
+    :param action_masks: which actions are valid, ``[..., A]``; ``None``: all of them, and nothing changes
+    """
+    if action_masks is None:
+        return observations
+    return {**(observations if isinstance(observations, dict) else {_ALONE: observations}), _MASKS: action_masks}
+
+
+def without_masks(observations: Array) -> tuple[Array, np.ndarray | None]:
+    """Return the observations and the masks that :func:`with_masks` has put together."""
+    if not isinstance(observations, dict) or _MASKS not in observations:
+        return observations, None
+    parts = {key: part for key, part in observations.items() if key != _MASKS}
+    return parts.get(_ALONE, parts), observations[_MASKS]
 
 
 def stacked(observations: list[Any], like: Array) -> Array:

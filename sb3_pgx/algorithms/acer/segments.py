@@ -28,6 +28,8 @@ class Segments(Rows):
     final_observations: Observations | None  # [K or more, *obs]; None: no row is truncated
     noise: Tensor | None = None  # Box: standard normal numbers for sampling actions, [1 + 2 n, B, D]
     bounds: Tensor | None = None  # Box: lowest and highest actions, [2, D]
+    action_masks: Tensor | None = None  # [(T + 1) * M, A], boolean, for all observations; None: all actions are valid
+    final_masks: Tensor | None = None  # [K or more, A], boolean, for the final observations
 
     def __len__(self) -> int:
         return self.rewards.numel()
@@ -45,7 +47,11 @@ class Segments(Rows):
         if not missing:
             return self
         others = map_tensors(lambda x: x[:missing], self.observations)
-        return replace(self, final_observations=others if final is None else joined(final, others))
+        final = others if final is None else joined(final, others)
+        if self.action_masks is None:
+            return replace(self, final_observations=final)
+        known_masks = [] if self.final_masks is None else [self.final_masks]
+        return replace(self, final_observations=final, final_masks=th.cat([*known_masks, self.action_masks[:missing]]))
 
     def suspects(self) -> dict[str, Tensor]:
         """Return tensors, by name, that may be to blame for a loss that is not finite."""
