@@ -24,7 +24,7 @@ from sb3_pgx.core.evaluation import evaluate_actions
 from sb3_pgx.core.rollout import PolicyInputs, map_tensors
 from sb3_pgx.core.spaces import check_choices
 
-ONLY_READ = (CheckpointCallback, ProgressBarCallback, StopTrainingOnMaxEpisodes)  # of SB3's callbacks
+ONLY_READ = (CheckpointCallback, EvalCallback, ProgressBarCallback, StopTrainingOnMaxEpisodes)  # of SB3's callbacks
 
 
 class Deferred(Tensor):
@@ -120,9 +120,10 @@ def may_change(callback: BaseCallback) -> bool:
     kind = type(callback)
     if type(callback) is CallbackList:
         return any(map(may_change, callback.callbacks))
-    if type(callback) is EvalCallback:
+    only_reads = kind in ONLY_READ or vars(kind).get("only_reads", False)
+    if only_reads and isinstance(callback, EvalCallback):
         return any(child is not None and may_change(child) for child in (callback.callback, callback.callback_on_new_best))
-    return may_read_locals(callback) and kind not in ONLY_READ and not vars(kind).get("only_reads", False)
+    return may_read_locals(callback) and not only_reads
 
 
 def _same(one: Any, other: Any) -> bool:

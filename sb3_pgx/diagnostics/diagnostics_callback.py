@@ -259,7 +259,7 @@ class DiagnosticsCallback(BaseCallback):
             **measured,
             **kl_metrics(family_of(policy.action_dist), snapshot.before, after.distribution),
             **ratio_metrics(rows.log_prob, after.log_prob, self._clip_range),
-            **exploration_metrics(after, space),
+            **exploration_metrics(after, space, rows.action_masks),
             **critic_metrics(snapshot, after),
         }
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import CSVOutputFormat, JSONOutputFormat, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
 
@@ -20,6 +19,7 @@ from sb3_pgx.diagnostics.metrics import check_metrics
 from sb3_pgx.diagnostics.rules import Rule, RuleState
 from sb3_pgx.diagnostics.snapshot import without_side_effects
 from sb3_pgx.diagnostics.update_metrics import Measured
+from sb3_pgx.environments.evaluation import evaluate_policy
 
 LOGGED_TO_FILES = (CSVOutputFormat, JSONOutputFormat, TensorBoardOutputFormat)
 
@@ -125,7 +125,7 @@ class HealthCallback(DiagnosticsCallback):
         with without_side_effects(self._model.policy):
             # With sampled actions, because the result is compared with the training return.
             mean, _ = evaluate_policy(self._model, self.eval_env, self.n_eval_episodes, deterministic=False, warn=False)
-        return {"true_return": mean}  # type: ignore[dict-item]  # a list where every episode is asked for
+        return {"true_return": mean}
 
     def on_measured(self) -> None:
         """Apply the rules to the newest metrics, log their score, and warn about those in alarm."""

@@ -12,6 +12,7 @@ import torch as th
 from gymnasium import spaces
 from torch import Tensor
 
+from sb3_pgx.core.action_masks import mask_parts
 from sb3_pgx.core.distributions import Family
 from sb3_pgx.core.evaluation import Evaluation
 from sb3_pgx.diagnostics.snapshot import Snapshot
@@ -67,17 +68,23 @@ def initial_ratio_metrics(log_prob: Tensor, old_log_prob: Tensor) -> Measured:
     return {"initial_ratio_error": (log_prob - old_log_prob[: len(log_prob)]).expm1().abs().max()}
 
 
-def exploration_metrics(after: Evaluation, action_space: spaces.Space) -> Measured:
+def exploration_metrics(after: Evaluation, action_space: spaces.Space, action_masks: Tensor | None = None) -> Measured:
     """
     Return the entropy, relative to its maximum if that is finite, and the standard deviations of a Gaussian policy.
 
     :param after: the new policy's evaluation of the rollout
     :param action_space: the environment's action space
+    :param action_masks: which actions were valid, ``[B, M]``; the share of them is returned, too
     """
     measured: Measured = {"entropy": after.entropy.mean()}
-    most = max_entropy(action_space)
+    most: Tensor | float | None = max_entropy(action_space)
+    if action_masks is not None:
+        options = th.stack([part.sum(dim=1) for part in action_masks.split(mask_parts(action_space), dim=1)], dim=1)
+        most = options.log().sum(dim=1).mean()
+        measured |= {"valid_actions": action_masks.float().mean()}
     if most is not None:
-        return measured | {"relative_entropy": after.entropy.mean() / most}
+        share = after.entropy.mean() / most
+        return measured | {"relative_entropy": share.nan_to_num(1.0)}  # 0 / 0 where no state leaves a choice
     if after.distribution is not None:
         std = after.distribution.chunk(2, dim=1)[1]
         measured |= {"std_mean": std.mean(), "std_min": std.min(), "std_max": std.max()}

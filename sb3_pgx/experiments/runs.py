@@ -14,12 +14,12 @@ import numpy as np
 import stable_baselines3 as sb3
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import sync_envs_normalization
 
 import sb3_pgx
 from sb3_pgx.core.errors import type_and_text
+from sb3_pgx.environments.evaluation import EvalCallback, evaluate_policy
 from sb3_pgx.experiments.peers import constructor_arguments
 from sb3_pgx.settings.configs import ENVPOOL, RunConfig
 from sb3_pgx.settings.environments import make_eval_env, make_train_env
@@ -232,7 +232,7 @@ def _final_returns(spec: RunSpec, model: BaseAlgorithm) -> list[float]:
     env.close()
     if not np.isfinite(returns).all():  # nan compares with nothing, and its mean is meaningless
         raise ValueError(f"the episodes of the final policy returned {returns}; check the environment's reward function")
-    return [float(r) for r in returns]  # type: ignore[union-attr]
+    return [float(r) for r in returns]
 
 
 class _Watch(BaseCallback):

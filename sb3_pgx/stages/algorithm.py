@@ -281,6 +281,12 @@ class PolicyGradientAlgorithm(Updating):
             (off and on) per switch of a MultiBinary; ``None``: as a part ``"action_mask"`` of the observation says, or all
         :return: the action or actions, and ``state``
         """
+        asked = self._action_masks
+        if action_masks is None and asked is not None and not asked.in_observations:
+            warn(
+                f"predict got no action_masks, but this {type(self).__name__} was trained with those of {asked.source}: it "
+                "may choose an invalid action. Pass action_masks=…; sb3_pgx.environments.evaluate_policy and EvalCallback do."
+            )
         masks = predicted_masks(action_masks, observation, self.observation_space, self.action_space)
         observation = zero_based(observation, self.observation_space)
         with nullcontext() if masks is None else unchecked(self.policy, th.as_tensor(masks, device=self.device)):

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
-from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
+
+from sb3_pgx.environments.evaluation import EvalCallback, evaluate_policy
 
 if TYPE_CHECKING:
     from optuna.trial import Trial

@@ -1,0 +1,60 @@
+"""Environments whose action masks change from state to state, and which raise on an invalid action."""
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from sb3_pgx.core.action_masks import mask_parts, mask_size
+
+MASKED_SPACES = {
+    "Discrete": spaces.Discrete(5),
+    "MultiDiscrete": spaces.MultiDiscrete([3, 2, 4]),
+    "MultiBinary": spaces.MultiBinary(3),
+}
+
+
+class Masked(gym.Env):
+    """
+    Draws an observation and a mask at every step, and raises ``AssertionError`` on an invalid action. The reward is the share
+    of the first valid option among the choices.
+
+    :param action_space: of choices
+    :param in_observations: whether masks are a part of the observations, instead of a method of the environment
+    :param length: steps after which an episode ends
+    :param truncates: whether it ends by truncation
+    :param free: whether all actions are always valid
+    """
+
+    def __init__(self, action_space=None, in_observations=False, length=7, truncates=False, free=False):
+        self.action_space = action_space or spaces.Discrete(5)
+        self.in_observations, self.length, self.truncates, self.free = in_observations, length, truncates, free
+        vector, size = spaces.Box(-1.0, 1.0, (3,), np.float32), mask_size(self.action_space)
+        with_mask = spaces.Dict({"vector": vector, "action_mask": spaces.Box(0, 1, (size,), np.int8)})
+        self.observation_space = with_mask if in_observations else vector
+        self.starts = np.cumsum([0, *mask_parts(self.action_space)[:-1]])
+        if not in_observations:
+            self.action_masks = lambda: self.mask.copy()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.drawn(), {}
+
+    def drawn(self):
+        mask = self.np_random.random(mask_size(self.action_space)) < 0.4
+        for start, n in zip(self.starts, mask_parts(self.action_space), strict=True):
+            mask[start + self.np_random.integers(n)] = True
+        self.mask = mask | self.free
+        vector = self.np_random.uniform(-1, 1, 3).astype(np.float32)
+        return {"vector": vector, "action_mask": self.mask.astype(np.int8)} if self.in_observations else vector
+
+    def step(self, action):
+        chosen = self.starts + np.ravel(action).astype(int)
+        assert self.mask[chosen].all(), f"invalid action {action} where {self.mask.astype(int)} are valid"
+        first = np.array([np.flatnonzero(part)[0] for part in np.split(self.mask, self.starts[1:])])
+        reward = float((np.ravel(action) == first).mean())
+        self.t += 1
+        ended = self.t >= self.length
+        observation = self.drawn()
+        info = {} if self.in_observations else {"action_masks": self.mask.copy()}
+        return observation, reward, ended and not self.truncates, ended and self.truncates, info
