@@ -30,7 +30,7 @@ from sb3_pgx.core.search_space import (
 )
 from sb3_pgx.engine import Objective, Update
 from sb3_pgx.ops.metrics import explained_variance
-from sb3_pgx.ops.objectives import standardized, weighted
+from sb3_pgx.ops.objectives import standardized, sum_of, weighted
 from sb3_pgx.ops.returns import episode_ages
 from sb3_pgx.stages.algorithm import ceil_div
 from sb3_pgx.stages.report import Metrics
@@ -50,7 +50,7 @@ def actor_critic_objective(now: Evaluation, batch: Batch, c: Coefficients) -> di
     policy_loss = -(advantages * now.log_prob).mean()
     value_loss = F.mse_loss(batch.returns, now.values)
     entropy_loss = -now.entropy.mean()
-    loss = policy_loss + weighted(c.ent_coef, entropy_loss) + weighted(c.vf_coef, value_loss)
+    loss = sum_of(policy_loss, weighted(c.ent_coef, entropy_loss), weighted(c.vf_coef, value_loss))
     return {
         "loss": loss,
         "entropy_loss": entropy_loss,

@@ -15,7 +15,7 @@ from sb3_pgx.core.rollout import Batch
 from sb3_pgx.core.search_space import EPOCHS, Dimension, Scheduled
 from sb3_pgx.engine import Objective
 from sb3_pgx.ops.metrics import approximate_kl, clip_fraction
-from sb3_pgx.ops.objectives import clipped_surrogate, weighted
+from sb3_pgx.ops.objectives import clipped_surrogate, sum_of, weighted
 
 # An update ends early when the estimated KL divergence exceeds target_kl by this factor, as in SB3.
 KL_MARGIN = 1.5
@@ -39,7 +39,7 @@ def clipped_objective(now: Evaluation, batch: Batch, c: Coefficients) -> dict[st
     value_loss = value_error(now, batch, c.clip_range_vf)
     entropy_loss = -now.entropy.mean()
     return {
-        "loss": policy_loss + weighted(c.ent_coef, entropy_loss) + weighted(c.vf_coef, value_loss),
+        "loss": sum_of(policy_loss, weighted(c.ent_coef, entropy_loss), weighted(c.vf_coef, value_loss)),
         "policy_gradient_loss": policy_loss,
         "value_loss": value_loss,
         "entropy_loss": entropy_loss,

@@ -18,7 +18,7 @@ from sb3_pgx.core.rollout import Batch, Rollout
 from sb3_pgx.core.search_space import EPOCHS, Dimension, Real
 from sb3_pgx.engine import Objective
 from sb3_pgx.ops.metrics import approximate_kl, clip_fraction
-from sb3_pgx.ops.objectives import clipped_surrogate, kl_hinge, weighted
+from sb3_pgx.ops.objectives import clipped_surrogate, kl_hinge, sum_of, weighted
 from sb3_pgx.stages.evaluate import evaluate_rows
 from sb3_pgx.stages.report import Metrics
 
@@ -46,11 +46,11 @@ def penalized_objective(now: Evaluation, batch: Batch, c: Coefficients) -> dict[
     surrogate = ratio * advantages if c.clip_range is None else clipped_surrogate(ratio, advantages, c.clip_range)
     policy_loss = -surrogate.mean()
     kl = c.family.kl(batch.distribution, now.distribution).mean()
-    penalty = c.kl_coef * kl + weighted(c.hinge_coef, kl_hinge(kl, c.target_kl))
+    penalty = sum_of(c.kl_coef * kl, weighted(c.hinge_coef, kl_hinge(kl, c.target_kl)))
     value_loss = value_error(now, batch, c.clip_range_vf)
     entropy_loss = -now.entropy.mean()
     measured = {
-        "loss": policy_loss + penalty + weighted(c.ent_coef, entropy_loss) + weighted(c.vf_coef, value_loss),
+        "loss": sum_of(policy_loss + penalty, weighted(c.ent_coef, entropy_loss), weighted(c.vf_coef, value_loss)),
         "policy_gradient_loss": policy_loss,
         "kl_penalty": penalty,
         "value_loss": value_loss,

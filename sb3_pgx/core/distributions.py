@@ -1,5 +1,6 @@
 """Helpers for SB3's action distributions: packed parameters, divergences, sampling as a pure function, one-hot inputs."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -148,7 +149,15 @@ class Choice(CategoricalDistribution):
 
     def sample(self) -> th.Tensor:
         """Draw actions, ``[B]``, from the same random numbers as torch's distribution."""
-        return th.multinomial(self.logits.softmax(dim=1), 1, replacement=True).squeeze(1)
+        probs = self.logits.softmax(dim=1)
+        if not math.isfinite(probs.sum()):
+            return th.multinomial(probs, 1, replacement=True).squeeze(1)  # which raises torch's error
+        return _largest(probs, th.empty_like(probs).exponential_())  # torch's function takes three times as long
+
+
+def _largest(probs: th.Tensor, noise: th.Tensor) -> th.Tensor:
+    """Return the choices with the largest p / E, ``[B]``, as ``torch.multinomial`` does. E is exponentially distributed."""
+    return (probs / noise).argmax(dim=1)
 
 
 def probabilities(distribution: Distribution) -> th.Tensor:
@@ -302,9 +311,6 @@ def sample_with(distribution: Distribution, noise: th.Tensor) -> th.Tensor:
     """
     Return the actions that the distribution's own ``sample`` would draw from these random numbers, as a pure function.
 
-    A categorical distribution takes the choice with the largest p / E, where E is exponentially distributed, as
-    ``torch.multinomial`` does.
-
     :param distribution: one of SB3's action distributions, for B states
     :param noise: random numbers from :func:`noise_source`
     :return: actions, ``[B, ...]``
@@ -322,6 +328,6 @@ def sample_with(distribution: Distribution, noise: th.Tensor) -> th.Tensor:
     if isinstance(distribution, BernoulliDistribution):
         return (noise < inner.probs).to(inner.probs.dtype)
     if not isinstance(distribution, MultiCategoricalDistribution):
-        return (inner.probs / noise).argmax(dim=1)
+        return _largest(inner.probs, noise)
     parts = zip(inner, noise.split([part.probs.shape[1] for part in inner], dim=1), strict=True)
-    return th.stack([(part.probs / numbers).argmax(dim=1) for part, numbers in parts], dim=1)
+    return th.stack([_largest(part.probs, numbers) for part, numbers in parts], dim=1)

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch as th
 
+from sb3_pgx.engine.instructions import trust_compiler
+
 T = TypeVar("T")
 
 # Held by a thread that compiles, and by one that has a helper until the helper is done. torch's own lock keeps out
@@ -35,6 +37,7 @@ def compiler() -> Iterator[None]:
     from torch._dynamo.convert_frame import compile_lock
 
     with compile_lock:
+        trust_compiler()
         if threading.current_thread().name != HELPER:
             yield
             return
@@ -45,12 +48,8 @@ def compiler() -> Iterator[None]:
 @contextmanager
 def _unlocked_while_building(lock: Any) -> Iterator[None]:
     """While this thread runs the C++ compiler, which takes two thirds of the time, the lock is free."""
-    from torch._inductor import config, cpp_builder, cpu_vec_isa
+    from torch._inductor import cpp_builder
 
-    from sb3_pgx.engine.inductor import TRUSTING
-
-    with config.patch(TRUSTING):
-        cpu_vec_isa.pick_vec_isa()  # looks at the processor once; meanwhile it changes what all threads see
     build, thread = cpp_builder.run_compile_cmd, threading.get_ident()
 
     def unlocked(*args: object, **kwargs: object) -> None:
@@ -99,11 +98,10 @@ def help_compiling(compile_graph: Callable[[], T]) -> Callable[[], T] | None:
     :param compile_graph: function that compiles
     :return: function that waits for the result, and raises what ``compile_graph`` raised; ``None`` if they cannot
     """
-    from torch._inductor import compile_fx, config, cpp_builder, cpu_vec_isa  # two threads at once may import half of it
+    from torch._inductor import compile_fx, config, cpp_builder  # two threads at once may import half of it
 
     del compile_fx
-    known = hasattr(cpp_builder, "run_compile_cmd") and hasattr(cpu_vec_isa, "pick_vec_isa")
-    shared = known and _options_are_per_thread(config)
+    shared = hasattr(cpp_builder, "run_compile_cmd") and _options_are_per_thread(config)
     return in_thread(compile_graph) if shared else None
 
 

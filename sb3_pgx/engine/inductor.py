@@ -10,6 +10,7 @@ from typing import Any
 import torch as th
 from torch import Tensor, fx
 
+from sb3_pgx.engine.instructions import TRUSTING, tried_instructions
 from sb3_pgx.engine.kept_graphs import function_of
 from sb3_pgx.engine.tensors import copy_all
 from sb3_pgx.engine.trace import Function, copy_like
@@ -25,8 +26,6 @@ CPU_OPTIONS = {
     # It takes 4 s, and pays only where many graphs are compiled.
     "cpp_cache_precompile_headers": False,
 }
-# Trust that the C++ compiler knows the processor's instructions: to try it takes 5 s. If it does not, it fails.
-TRUSTING = {"cpp.vec_isa_ok": True}
 
 
 class Inductor:
@@ -82,10 +81,12 @@ def _compile(graph: fx.GraphModule, examples: Sequence[Tensor]) -> tuple[Functio
         options |= {**CPU_OPTIONS, "post_grad_custom_post_pass": CpuKernels()}
         try:
             outer = compile_fx(graph, list(examples), inner_compile=keep_inner, config_patches={**options, **TRUSTING})
-        except Exception:  # the C++ compiler, perhaps
+        except Exception:  # perhaps the C++ compiler does not know the processor's instructions
             inner.clear()
             n_inputs.clear()
-    if not inner:
+            with tried_instructions():
+                outer = compile_fx(graph, list(examples), inner_compile=keep_inner, config_patches=options)
+    else:
         outer = compile_fx(graph, list(examples), inner_compile=keep_inner, config_patches=options)
     # Constants that AOTAutograd finds become inputs of the inner one, which would read beyond what it is given.
     if n_inputs != [len(examples)]:

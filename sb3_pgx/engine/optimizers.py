@@ -11,7 +11,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sb3_pgx.ops.objectives import weighted
+from sb3_pgx.ops.objectives import sum_of, weighted
 
 Group = Mapping[str, Any]
 
@@ -72,10 +72,10 @@ class Adam(OptimizerRule):
     @staticmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         size, correction, weight, beta2, square_weight, eps, weight_decay, _ = s
-        gradient = gradient + weighted(weight_decay, theta)
+        gradient = sum_of(gradient, weighted(weight_decay, theta))
         mean = th.lerp(moments[0], gradient, weight)
-        square = beta2 * moments[1] + square_weight * gradient * gradient
-        return theta - size * mean / (square.sqrt() * correction + eps), (mean, square)
+        square = plus_product(beta2 * moments[1], square_weight, gradient, gradient)
+        return minus_quotient(theta, size, mean, square.sqrt() * correction + eps), (mean, square)
 
 
 class AdamW(Adam):
@@ -99,9 +99,9 @@ class RMSprop(OptimizerRule):
     @staticmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         lr, alpha, weight, eps, weight_decay = s
-        gradient = gradient + weighted(weight_decay, theta)
-        square = alpha * moments[0] + weight * gradient * gradient
-        return theta - lr * gradient / (square.sqrt() + eps), (square,)
+        gradient = sum_of(gradient, weighted(weight_decay, theta))
+        square = plus_product(alpha * moments[0], weight, gradient, gradient)
+        return minus_quotient(theta, lr, gradient, square.sqrt() + eps), (square,)
 
 
 class TensorFlowRMSprop(RMSprop):
@@ -116,9 +116,9 @@ class TensorFlowRMSprop(RMSprop):
     @staticmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         lr, alpha, weight, eps, weight_decay = s
-        gradient = gradient + weighted(weight_decay, theta)
-        square = alpha * moments[0] + weight * gradient * gradient
-        return theta - lr * gradient / (square + eps).sqrt(), (square,)
+        gradient = sum_of(gradient, weighted(weight_decay, theta))
+        square = plus_product(alpha * moments[0], weight, gradient, gradient)
+        return minus_quotient(theta, lr, gradient, (square + eps).sqrt()), (square,)
 
 
 class SGD(OptimizerRule):
@@ -137,7 +137,7 @@ class SGD(OptimizerRule):
     @staticmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         lr, weight_decay = s
-        return theta - lr * (gradient + weighted(weight_decay, theta)), ()
+        return theta - lr * sum_of(gradient, weighted(weight_decay, theta)), ()
 
 
 class MomentumSGD(OptimizerRule):
@@ -157,8 +157,18 @@ class MomentumSGD(OptimizerRule):
     @staticmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
         lr, momentum, fresh, weight_decay = s
-        buffer = momentum * moments[0] + fresh * (gradient + weighted(weight_decay, theta))
+        buffer = momentum * moments[0] + fresh * sum_of(gradient, weighted(weight_decay, theta))
         return theta - lr * buffer, (buffer,)
+
+
+def plus_product(x: Tensor, weight: Tensor | float, a: Tensor, b: Tensor) -> Tensor:
+    """Return x + weight · a · b, in one operation if the weight is a number."""
+    return x + weight * a * b if isinstance(weight, Tensor) else th.addcmul(x, a, b, value=weight)
+
+
+def minus_quotient(x: Tensor, weight: Tensor | float, a: Tensor, b: Tensor) -> Tensor:
+    """Return x − weight · a / b, in one operation if the weight is a number."""
+    return x - weight * a / b if isinstance(weight, Tensor) else th.addcdiv(x, a, b, value=-weight)
 
 
 _PLAIN: dict[type[Optimizer], type[OptimizerRule]] = {

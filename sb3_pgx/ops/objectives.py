@@ -77,3 +77,16 @@ def weighted(coefficient: Tensor | float, term: Tensor) -> Tensor | float:
     :return: the product, or the number 0
     """
     return 0.0 if not isinstance(coefficient, Tensor) and coefficient == 0 else coefficient * term
+
+
+def sum_of(first: Tensor, *terms: Tensor | float) -> Tensor:
+    """
+    Return the sum of terms, without an operation for those that :func:`weighted` left out.
+
+    :param first: first term
+    :param terms: from :func:`weighted`: tensors, or the number 0
+    """
+    for term in terms:
+        if isinstance(term, Tensor):
+            first = first + term
+    return first

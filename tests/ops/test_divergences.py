@@ -71,6 +71,15 @@ def test_log_probability_and_entropy_of_a_choice_are_torchs_and_so_are_their_gra
     th.testing.assert_close(*results, **EXACT)
 
 
+def test_the_gradient_of_the_entropy_of_a_choice_is_finite_and_linear_in_any_weight():
+    logits = random(0, 1, 4)
+    logits[0, 1] = -math.inf
+    (one,) = gradients(lambda x: entropy_categorical(x.log_softmax(dim=1)), logits)
+    (many,) = gradients(lambda x: 1e6 * entropy_categorical(x.log_softmax(dim=1)), logits)
+    assert one.isfinite().all() and one.any()
+    th.testing.assert_close(many / 1e6, one, **EXACT)
+
+
 # ------------------------------------------------------------------------------------------------------- Gaussian
 
 

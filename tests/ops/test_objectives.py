@@ -7,7 +7,7 @@ import pytest
 import torch as th
 
 from sb3_pgx.ops.metrics import approximate_kl, explained_variance
-from sb3_pgx.ops.objectives import clipped, clipped_surrogate, score_function
+from sb3_pgx.ops.objectives import clipped, clipped_surrogate, score_function, sum_of, weighted
 
 
 @pytest.mark.parametrize("advantage", [1.5, -0.5])
@@ -49,6 +49,14 @@ def test_the_surrogate_is_the_smaller_of_the_two_of_the_definition_and_nan_stays
         value = clipped_surrogate(th.tensor([ratio]), th.tensor([advantage]), clip_range)
         assert value.item() == pytest.approx(min(ratio * advantage, clipped * advantage))
     assert clipped_surrogate(th.tensor([math.nan]), th.tensor([advantage]), clip_range).isnan()
+
+
+@pytest.mark.parametrize("zero", [0, 0.0])
+def test_a_sum_has_the_weighted_terms_but_for_those_of_weight_zero_which_get_no_gradient(zero):
+    x, y, left_out = (th.tensor(value, dtype=th.float64, requires_grad=True) for value in (2.0, 3.0, math.nan))
+    total = sum_of(x, weighted(zero, left_out), weighted(0.5, y), weighted(th.tensor(0.0), y))
+    assert total.item() == 3.5 and sum_of(x, weighted(zero, left_out)) is x
+    assert th.autograd.grad(total, [x, y, left_out], allow_unused=True) == (1.0, 0.5, None)
 
 
 def test_the_score_function_loss_treats_the_signal_as_a_constant():
