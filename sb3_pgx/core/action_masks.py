@@ -35,15 +35,20 @@ def mask_size(space: spaces.Space) -> int:
     return sum(mask_parts(space))
 
 
-def without_option(masks: np.ndarray, space: spaces.Space) -> np.ndarray:
+def first_options(space: spaces.Space) -> np.ndarray:
+    """Return where the options of each choice begin in a mask."""
+    return np.cumsum([0, *mask_parts(space)[:-1]])
+
+
+def without_option(masks: np.ndarray, starts: np.ndarray) -> np.ndarray | None:
     """
-    Return which rows leave a choice without a valid option, ``[N]``.
+    Return which rows leave a choice without a valid option, ``[N]``; ``None`` if there are none.
 
     :param masks: ``[N, M]``
-    :param space: action space
+    :param starts: of :func:`first_options`
     """
-    starts = np.cumsum([0, *mask_parts(space)[:-1]])
-    return np.asarray(~np.logical_or.reduceat(masks, starts, axis=1).all(axis=1))
+    has_option = np.logical_or.reduceat(masks, starts, axis=1)
+    return None if has_option.all() else ~has_option.all(axis=1)
 
 
 class MaskedChoices(MultiCategoricalDistribution):

@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
-from sb3_pgx.core.action_masks import MASKED_SPACES, mask_size, without_option
+from sb3_pgx.core.action_masks import MASKED_SPACES, first_options, mask_size, without_option
 from sb3_pgx.core.checks import environment_name
 from sb3_pgx.core.errors import one_line
 from sb3_pgx.core.undo import Refusal
@@ -27,6 +27,7 @@ class ActionMasks:
 
     def __init__(self, env: VecEnv, space: spaces.Space, read: Callable[[Any], Any], source: str):
         self.env, self.space, self.source, self._read = env, space, source, read
+        self._starts = first_options(space)
         self.in_observations = source != f"{METHOD}()"
 
     def __call__(self, observations: Any, step: int, ignored: np.ndarray | None = None) -> np.ndarray:
@@ -42,8 +43,8 @@ class ActionMasks:
         masks = checked_masks(self._read(observations), self.space, self.source, self.env.num_envs)
         if ignored is not None:
             masks = masks | ignored[:, None]
-        empty = without_option(masks, self.space)
-        if empty.any():
+        empty = without_option(masks, self._starts)
+        if empty is not None:
             index = int(empty.argmax())
             raise Refusal(
                 f"{environment_name(self.env, index)} leaves no valid action at step {step} of this rollout: {self.source} "
@@ -164,10 +165,9 @@ def predicted_masks(
     check_maskable(action_space, source)
     size = mask_size(action_space)
     flat = checked_masks(masks, action_space, source, max(1, np.size(masks) // size))
-    if without_option(flat, action_space).any():
-        raise ValueError(
-            f"{source} leaves no valid action: {flat[without_option(flat, action_space)][0].astype(int).tolist()}"
-        )
+    empty = without_option(flat, first_options(action_space))
+    if empty is not None:
+        raise ValueError(f"{source} leaves no valid action: {flat[empty][0].astype(int).tolist()}")
     return flat
 
 

@@ -11,7 +11,7 @@ from stable_baselines3.common.distributions import make_proba_distribution
 from support.masked_environments import MASKED_SPACES
 from support.small_environments import DEVICE
 
-from sb3_pgx.core.action_masks import mask_parts, mask_size, masked, without_option
+from sb3_pgx.core.action_masks import first_options, mask_parts, mask_size, masked, without_option
 from sb3_pgx.core.distributions import family_of, noise_source, packed, sample_with
 
 SPACES = pytest.mark.parametrize("space", MASKED_SPACES.values(), ids=MASKED_SPACES)
@@ -165,4 +165,5 @@ def test_the_mode_is_the_most_probable_valid_action(space):
 def test_a_row_has_no_option_if_one_of_its_choices_has_none():
     space = spaces.MultiDiscrete([2, 3])
     masks = np.array([[1, 0, 0, 0, 1], [0, 0, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
-    assert without_option(masks, space).tolist() == [False, True, True, False]
+    assert without_option(masks, first_options(space)).tolist() == [False, True, True, False]
+    assert without_option(masks[[0, 3]], first_options(space)) is None
