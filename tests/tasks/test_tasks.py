@@ -1,0 +1,79 @@
+"""The tasks: what the best policies without memory or masks can reach, and that learning with both reaches all."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.env_checker import check_env
+
+import sb3_pgx.tasks  # noqa: F401  # registers them
+from sb3_pgx import PPO
+from sb3_pgx.environments import evaluate_policy, make_vec_env
+
+NAMES = ["Recall-v0", "MaskedRecall-v0", "InvalidActions-v0", "Gripper-v0", "CartPoleNoVel-v1", "PendulumNoVel-v1"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_they_keep_gymnasiums_interface_and_are_deterministic(name):
+    check_env(gym.make(f"sb3_pgx.tasks:{name}").unwrapped, warn=False)
+    returns = []
+    for _ in range(2):
+        env = gym.make(f"sb3_pgx.tasks:{name}")
+        env.action_space.seed(1)
+        seen = [env.reset(seed=1)[0]]
+        for _ in range(20):
+            observation, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+            seen += [observation, reward]
+            if terminated or truncated:
+                seen.append(env.reset()[0])
+        returns.append(np.concatenate([np.ravel(x) for x in seen]))
+    assert np.array_equal(*returns)
+
+
+def played(env, answer, episodes=400):
+    """Return the mean return of a policy: a function of the observations of the episode so far and the mask."""
+    total = 0.0
+    for episode in range(episodes):
+        seen, ended = [env.reset(seed=episode)[0]], False
+        while not ended:
+            observation, reward, ended, _, _ = env.step(answer(seen, env.unwrapped.action_masks()))
+            seen.append(observation)
+            total += reward
+    return total / episodes
+
+
+def test_both_memory_and_masks_are_needed_where_the_task_says_so():
+    env = gym.make("sb3_pgx.tasks:MaskedRecall-v0")
+    generator = np.random.default_rng(0)
+
+    def cue(seen):
+        return int(seen[0][:4].argmax())
+
+    def both(seen, mask):
+        return next(a for a in np.flatnonzero(mask) if a % 4 == cue(seen))
+
+    def memory_alone(seen, mask):
+        return 4 * generator.integers(4) + cue(seen)
+
+    def masks_alone(seen, mask):
+        return generator.choice(np.flatnonzero(mask))
+
+    assert played(env, both) == 1.0
+    assert played(env, memory_alone) == pytest.approx(0.25, abs=0.08)  # 3.7 standard errors
+    assert played(env, masks_alone) == pytest.approx(0.25, abs=0.08)
+
+
+def test_masks_let_ppo_solve_the_task_of_invalid_actions():
+    def score(use_masking):
+        env = make_vec_env("sb3_pgx.tasks:InvalidActions-v0", 8, seed=1)
+        model = PPO("MlpPolicy", env, n_steps=32, batch_size=64, learning_rate=3e-3, seed=1, compile=False)
+        model.learn(12_000, use_masking=use_masking)
+        return evaluate_policy(model, make_vec_env("sb3_pgx.tasks:InvalidActions-v0", 8, seed=2), 40)[0]
+
+    assert score(True) > 9.5  # of 10
+    assert score(False) < 2
+
+
+def test_ppo_learns_mixed_actions():
+    env = make_vec_env("sb3_pgx.tasks:Gripper-v0", 8, seed=1)
+    model = PPO("MlpPolicy", env, n_steps=64, batch_size=128, learning_rate=3e-3, seed=1, compile=False).learn(24_000)
+    assert evaluate_policy(model, make_vec_env("sb3_pgx.tasks:Gripper-v0", 8, seed=2), 40)[0] > 0.6
