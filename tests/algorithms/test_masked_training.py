@@ -5,6 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 from selection import mostly_slow
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -261,3 +263,45 @@ def test_the_diagnostics_measure_entropy_relative_to_the_valid_actions():
     kept = callback.history[-1]
     assert kept["relative_entropy"] == pytest.approx(1.0, rel=1e-5)
     assert kept["valid_actions"] == pytest.approx(model.last_rollout.action_masks.float().mean().item(), rel=1e-5)
+
+
+class MaskedArrays(VectorEnv):
+    """Two masked environments that reset in the step after an episode's end, whose observation has no valid action."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+
+    def __init__(self):
+        self.envs = [Masked(in_observations=True, length=length) for length in (3, 5)]
+        self.num_envs = 2
+        self.single_observation_space, self.single_action_space = self.envs[0].observation_space, self.envs[0].action_space
+        self.observation_space = batch_space(self.single_observation_space, 2)
+        self.action_space = batch_space(self.single_action_space, 2)
+        self.ended = np.zeros(2, bool)
+
+    def reset(self, *, seed=None, options=None):
+        self.ended[:] = False
+        return self.stacked([env.reset(seed=i)[0] for i, env in enumerate(self.envs)]), {}
+
+    def step(self, actions):
+        seen, rewards, ends = [], np.zeros(2), np.zeros(2, bool)
+        for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
+            if self.ended[i]:
+                seen.append(env.reset()[0])
+                continue
+            observation, rewards[i], ends[i], _, _ = env.step(action)
+            seen.append({**observation, "action_mask": observation["action_mask"] * (not ends[i])})
+        self.ended = ends.copy()
+        return self.stacked(seen), rewards, ends, np.zeros(2, bool), {}
+
+    @staticmethod
+    def stacked(seen):
+        return {key: np.stack([one[key] for one in seen]) for key in seen[0]}
+
+
+@pytest.mark.parametrize("name", mostly_slow([n for n in ALGORITHMS if n != "acer"], ["ppo", "reinforce"]))
+def test_a_step_that_only_resets_an_environment_needs_no_valid_action(name):
+    model = ALGORITHMS[name]("MultiInputPolicy", MaskedArrays(), **{"seed": 0, "device": DEVICE, **QUICK[name]}, compile=False)
+    model.learn(60)
+    rollout = model.last_rollout
+    learned = rollout.rows(rollout.valid_rows())
+    assert (~rollout.valid).any() and learned.action_masks.any(dim=1).all()
