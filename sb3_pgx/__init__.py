@@ -13,13 +13,14 @@ from sb3_pgx.algorithms.trpo import TRPO
 
 if TYPE_CHECKING:
     from sb3_pgx.algorithms.maskable_ppo import MaskablePPO
+    from sb3_pgx.algorithms.recurrent_ppo import RecurrentPPO
 
 __version__ = "0.1.0"
 
-__all__ = ["A2C", "ACER", "NPG", "PPO", "REINFORCE", "TRPO", "MaskablePPO", "PPOPenalty", "REINFORCEBaseline"]
+__all__ = ["A2C", "ACER", "NPG", "PPO", "REINFORCE", "TRPO", "MaskablePPO", "PPOPenalty", "REINFORCEBaseline", "RecurrentPPO"]
 
 # Algorithms with the interface of sb3-contrib, which is imported with them alone.
-OF_CONTRIB = {"MaskablePPO": "sb3_pgx.algorithms.maskable_ppo"}
+OF_CONTRIB = {"MaskablePPO": "sb3_pgx.algorithms.maskable_ppo", "RecurrentPPO": "sb3_pgx.algorithms.recurrent_ppo"}
 
 
 def __getattr__(name: str) -> Any:

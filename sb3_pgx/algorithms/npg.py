@@ -25,6 +25,7 @@ from sb3_pgx.core.distributions import family_of
 from sb3_pgx.core.errors import first_line, is_torchs, warn
 from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.policies import split_parameters
+from sb3_pgx.core.recurrent_evaluation import is_recurrent
 from sb3_pgx.core.rollout import Batch, PolicyInputs, Rollout, map_tensors
 from sb3_pgx.core.search_space import NATURAL, Dimension
 from sb3_pgx.engine import Objective
@@ -224,6 +225,11 @@ class NPG(PolicyGradientAlgorithm):
             self._warn_of_contribs_target()
         super().check_arguments()
         self.check_numbers()
+        if self.sub_sampling_factor > 1 and is_recurrent(self.policy_class):
+            raise ValueError(
+                f"sub_sampling_factor={self.sub_sampling_factor} draws single states, but {self.policy_class.__name__} is "
+                "recurrent, and needs those before them: set sub_sampling_factor=1"
+            )
         if self.env is None:
             return
         rows = self.n_steps * self.n_envs
@@ -431,7 +437,7 @@ class NPG(PolicyGradientAlgorithm):
         return {**fit_critic(self, rollout, self.batch_size, self.n_critic_updates)}
 
     def _trust_region_critic(self, batch: Batch, moved: list[str]) -> Metrics:
-        here = self._start_step(self._critic_region, moved, [batch.returns], PolicyInputs(batch.observations), None)
+        here = self._start_step(self._critic_region, moved, [batch.returns], batch.inputs._replace(action_masks=None), None)
         variance = -here.start.gain  # σ², and the mean squared error
         metrics: Metrics = {"value_loss": variance}
         if variance == 0:
@@ -446,7 +452,7 @@ class NPG(PolicyGradientAlgorithm):
     def _critic_change(self, batch: Batch) -> Metrics:
         """Return how far the critic's steps have moved V, and how much of the returns V explains now."""
         with th.no_grad():
-            values = values_of(self.policy, PolicyInputs(batch.observations), len(batch))
+            values = values_of(self.policy, batch.inputs._replace(action_masks=None), len(batch))
         variance, change = (batch.values - batch.returns).square().mean(), (values - batch.values).square().mean()
         return {
             "critic_constraint": th.where(change > 0, change / (2 * variance), 0.0),

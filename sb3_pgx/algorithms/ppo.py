@@ -107,6 +107,9 @@ class PPO(ProximalAlgorithm):
     :param _init_setup_model: build the networks at once; SB3 passes ``False`` while loading
     :param compile: compile acting and the gradient step: ``True``, ``False``, or ``"auto"``, which compiles if the run is long
         enough to repay it (:data:`sb3_pgx.engine.compiler.COMPILE_AFTER`)
+    :param sequence_length: for recurrent policies: make minibatches of pieces of so many consecutive steps, in random order.
+        The gradient goes back to the start of a piece at most. Typical: ``None``, or 8 to 64, which divide ``batch_size``.
+        ``None``: a minibatch has consecutive steps, as in sb3-contrib. Smaller values mix more and remember less
     :raises ValueError: an argument is invalid
     """
 
@@ -145,6 +148,7 @@ class PPO(ProximalAlgorithm):
         _init_setup_model: bool = True,
         *,
         compile: bool | Literal["auto"] = "auto",
+        sequence_length: int | None = None,
     ):
         super().__init__(
             policy,
@@ -173,6 +177,7 @@ class PPO(ProximalAlgorithm):
             seed=seed,
             device=device,
             compile=compile,
+            sequence_length=sequence_length,
         )
         if _init_setup_model:
             self._setup_model()

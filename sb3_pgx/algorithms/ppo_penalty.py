@@ -131,6 +131,9 @@ class PPOPenalty(ProximalAlgorithm):
     :param _init_setup_model: build the networks at once; SB3 passes ``False`` while loading
     :param compile: compile acting and the gradient step: ``True``, ``False``, or ``"auto"``, which compiles if the run is long
         enough to repay it (:data:`sb3_pgx.engine.compiler.COMPILE_AFTER`)
+    :param sequence_length: for recurrent policies: make minibatches of pieces of so many consecutive steps, in random order.
+        The gradient goes back to the start of a piece at most. Typical: ``None``, or 8 to 64, which divide ``batch_size``.
+        ``None``: a minibatch has consecutive steps, as in sb3-contrib. Smaller values mix more and remember less
     :raises ValueError: an argument is invalid, or the action distribution has no KL divergence in closed form
     """
 
@@ -178,6 +181,7 @@ class PPOPenalty(ProximalAlgorithm):
         _init_setup_model: bool = True,
         *,
         compile: bool | Literal["auto"] = "auto",
+        sequence_length: int | None = None,
     ):
         super().__init__(
             policy,
@@ -206,6 +210,7 @@ class PPOPenalty(ProximalAlgorithm):
             seed=seed,
             device=device,
             compile=compile,
+            sequence_length=sequence_length,
         )
         self.kl_coef = kl_coef
         self.kl_tolerance = kl_tolerance

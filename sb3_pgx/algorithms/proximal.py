@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sb3_pgx.core.checks import as_flag, check_counts, check_positive_or_none, is_number, warn_of_uneven_batches
 from sb3_pgx.core.evaluation import Evaluation
+from sb3_pgx.core.recurrent_evaluation import is_recurrent
 from sb3_pgx.core.rollout import Batch, Rollout
 from sb3_pgx.core.schedules import Coefficient, as_schedule
 from sb3_pgx.engine import Update
@@ -67,6 +68,7 @@ class ProximalAlgorithm(PolicyGradientAlgorithm):
     :param clip_range_vf: clip range of the value function; ``None``: no clip
     :param normalize_advantage: standardise the advantages over each minibatch
     :param target_kl: a divergence whose use the subclass defines; ``None``: none
+    :param sequence_length: length of the pieces of minibatches of a recurrent policy; ``None``: minibatches are not cut
     :param kwargs: arguments of :class:`~sb3_pgx.stages.algorithm.PolicyGradientAlgorithm`
     """
 
@@ -81,6 +83,7 @@ class ProximalAlgorithm(PolicyGradientAlgorithm):
         clip_range_vf: Coefficient | None,
         normalize_advantage: bool,
         target_kl: float | None,
+        sequence_length: int | None,
         **kwargs: Any,
     ):
         super().__init__(policy, env, **kwargs)
@@ -90,6 +93,7 @@ class ProximalAlgorithm(PolicyGradientAlgorithm):
         self.clip_range_vf = clip_range_vf
         self.normalize_advantage = normalize_advantage
         self.target_kl = target_kl
+        self.sequence_length = sequence_length
 
     @abstractmethod
     def coefficients(self) -> Any:
@@ -134,8 +138,19 @@ class ProximalAlgorithm(PolicyGradientAlgorithm):
             self.coefficient("clip_range_vf")
         check_positive_or_none("never ends an update early", target_kl=self.target_kl)
         self.normalize_advantage = as_flag("normalize_advantage", self.normalize_advantage)
+        self._check_sequence_length()
         if self.env is not None:
             self._check_batches(self.n_steps * self.n_envs)
+
+    def _check_sequence_length(self) -> None:
+        if self.sequence_length is None:
+            return
+        check_counts(sequence_length=self.sequence_length)
+        if not is_recurrent(self.policy_class):
+            raise ValueError(
+                f"sequence_length={self.sequence_length} cuts the sequences of a recurrent policy, but "
+                f"{self.policy_class.__name__} is not recurrent: use a policy such as MlpLstmPolicy, or leave it out"
+            )
 
     def _check_batches(self, rows: int) -> None:
         if self.normalize_advantage:

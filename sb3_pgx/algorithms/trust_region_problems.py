@@ -3,18 +3,23 @@ The two constrained problems that NPG and TRPO solve, as values of :class:`~sb3_
 
 - ``POLICY``: maximise the surrogate A π(a|s) / π_old(a|s) subject to a bound on KL(π_old‖π),
 - ``CRITIC``: minimise the squared error of V subject to a bound on the squared change of V.
+
+Curvature needs second derivatives, so recurrent networks run cell by cell.
 """
 
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.core.distributions import family_of, packed
-from sb3_pgx.core.rollout import Observations, as_policy_input
+from sb3_pgx.core.evaluation import predict_values
+from sb3_pgx.core.policies import made_distribution
+from sb3_pgx.core.recurrence import outputs_of_cells
+from sb3_pgx.core.rollout import PolicyInputs, as_policy_input
 from sb3_pgx.stages.trust_region import Problem
 
 
-def _distribution(policy: ActorCriticPolicy, observations: Observations) -> Tensor:
-    return packed(policy.get_distribution(observations))
+def _distribution(policy: ActorCriticPolicy, inputs: PolicyInputs) -> Tensor:
+    return packed(made_distribution(policy, inputs, outputs_of_cells))
 
 
 def _surrogate(policy: ActorCriticPolicy, _: Tensor, advantages: Tensor, actions: Tensor, log_prob: Tensor) -> Tensor:
@@ -31,8 +36,8 @@ def _kl(policy: ActorCriticPolicy, old: Tensor, new: Tensor) -> Tensor:
     return family_of(policy.action_dist).kl(old, new)
 
 
-def _values(policy: ActorCriticPolicy, observations: Observations) -> Tensor:
-    return policy.predict_values(observations)
+def _values(policy: ActorCriticPolicy, inputs: PolicyInputs) -> Tensor:
+    return predict_values(policy, inputs, outputs_of_cells)[:, None]
 
 
 def _negative_error(_: ActorCriticPolicy, values: Tensor, returns: Tensor) -> Tensor:

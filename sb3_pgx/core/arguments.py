@@ -3,7 +3,7 @@
 import inspect
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -33,7 +33,7 @@ _KNOWN = ("sb3_pgx", "stable_baselines3", "torch", "builtins")
 # ------------------------------------------------------------------------------------------------ before SB3's constructor
 
 
-def check_policy(policy: Any, aliases: Mapping[str, Any]) -> None:
+def check_policy(policy: Any, aliases: Collection[str]) -> None:
     """
     Check the policy argument of a constructor.
 

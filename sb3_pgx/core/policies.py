@@ -19,6 +19,15 @@ from torch import Tensor, nn
 
 from sb3_pgx.core.action_masks import masked
 from sb3_pgx.core.distributions import Choice, as_sb3s, release_graph
+from sb3_pgx.core.recurrence import Run, run_padded
+from sb3_pgx.core.recurrent_evaluation import (
+    features_of,
+    is_recurrent,
+    no_memory,
+    one_level,
+    recurrent_distribution,
+    recurrent_values,
+)
 from sb3_pgx.core.rollout import Observations, PolicyInputs, map_tensors
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -293,7 +302,7 @@ def unchecked(policy: ActorCriticPolicy, action_masks: Tensor | None = None) -> 
     known = as_sb3s(before)
     if action_masks is not None:
         inside = masked(known, action_masks)
-    elif type(known) is CategoricalDistribution and is_sb3s(policy, "evaluate_actions", "_get_action_dist_from_latent"):
+    elif type(known) is CategoricalDistribution and is_sb3s(policy, *_methods_that_make_distributions(policy)):
         inside = Choice(known.action_dim)
     elif known is before:
         yield
@@ -308,7 +317,12 @@ def unchecked(policy: ActorCriticPolicy, action_masks: Tensor | None = None) -> 
         attributes["action_dist"] = before
 
 
-def check_masked(policy: ActorCriticPolicy, observations: PyTorchObs, action_masks: Tensor) -> None:
+def _methods_that_make_distributions(policy: ActorCriticPolicy) -> tuple[str, ...]:
+    own = "_get_action_dist_from_latent"
+    return (own,) if is_recurrent(policy) else ("evaluate_actions", own)
+
+
+def check_masked(policy: ActorCriticPolicy, observations: Observations, action_masks: Tensor) -> None:
     """
     Check that a policy makes its distribution of ``action_dist``, through which it is masked.
 
@@ -318,7 +332,7 @@ def check_masked(policy: ActorCriticPolicy, observations: PyTorchObs, action_mas
     :raises ValueError: it does not
     """
     with unchecked(policy, action_masks), th.no_grad():
-        inside, made = policy.action_dist, policy.get_distribution(observations)
+        inside, made = policy.action_dist, made_distribution(policy, at_start(policy, observations, len(action_masks)))
     if made is not inside:
         raise ValueError(
             f"the environments mask actions, but {type(policy).__name__} makes a distribution of its own, which cannot be "
@@ -331,10 +345,34 @@ def distribution_of(policy: ActorCriticPolicy, inputs: PolicyInputs) -> Distribu
     Return the action distribution for B rows.
 
     :param policy: policy, in the mode (training or evaluation) in which it acts
-    :param inputs: observations and action masks
+    :param inputs: observations, action masks and memory
     """
     with unchecked(policy, inputs.action_masks):
+        return made_distribution(policy, inputs)
+
+
+def made_distribution(policy: ActorCriticPolicy, inputs: PolicyInputs, run: Run = run_padded) -> Distribution:
+    """
+    Return the action distribution for B rows, in a context of :func:`unchecked`, which masks it.
+
+    :param policy: policy, in the mode (training or evaluation) in which it acts
+    :param inputs: observations and memory
+    :param run: how to run recurrent networks
+    """
+    if inputs.memory is None:
         return policy.get_distribution(inputs.observations)
+    return recurrent_distribution(policy, features_of(policy, inputs.observations), inputs.memory, run)
+
+
+def at_start(policy: ActorCriticPolicy, observations: Observations, n: int) -> PolicyInputs:
+    """
+    Return what a policy acts on at the start of n episodes.
+
+    :param policy: policy, recurrent or not
+    :param observations: first observations, ``[n, *obs]``
+    :param n: number of episodes
+    """
+    return PolicyInputs(observations, memory=one_level(no_memory(policy, n)) if is_recurrent(policy) else None)
 
 
 def split_parameters(policy: ActorCriticPolicy) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
@@ -356,14 +394,23 @@ def split_parameters(policy: ActorCriticPolicy) -> tuple[dict[str, nn.Parameter]
     training = policy.training
     policy.set_training_mode(False)
     try:
-        with th.no_grad():
-            action = policy.get_distribution(observation).mode()
-        values, log_prob, entropy = policy.evaluate_actions(observation, action)
+        values, log_prob, entropy = _evaluated_mode(policy, at_start(policy, observation, 1))
     finally:
         policy.set_training_mode(training)
     target = log_prob.sum() if entropy is None else log_prob.sum() + entropy.sum()
     release_graph(policy)
     return depends_on(target, policy), depends_on(values.sum(), policy)
+
+
+def _evaluated_mode(policy: ActorCriticPolicy, inputs: PolicyInputs) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the value of a state, and log-probability and entropy at the most probable action."""
+    if inputs.memory is None:
+        with th.no_grad():
+            action = policy.get_distribution(inputs.observations).mode()
+        return policy.evaluate_actions(inputs.observations, action)
+    made = made_distribution(policy, inputs)
+    values = recurrent_values(policy, features_of(policy, inputs.observations), inputs.memory)
+    return values, made.log_prob(made.mode().detach()), made.entropy()
 
 
 def depends_on(output: Tensor, policy: nn.Module) -> dict[str, nn.Parameter]:

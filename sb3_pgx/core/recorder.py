@@ -1,6 +1,6 @@
 """Recorder of the rows of a rollout during collection, in NumPy arrays."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -127,6 +127,16 @@ class Recorder:
             if place not in self.known_finals:
                 self.known_finals[place] = final_value(policy, self.final_observations[place])
             yield index, self.known_finals[place]
+
+    def value_finals(self, value: Callable[[Any, int], float]) -> None:
+        """
+        Keep V of the final observations of the newest row.
+
+        :param value: function of an observation and its environment
+        """
+        t = self.size - 1
+        for place, index in enumerate(self.flags[1, t].nonzero()[0].tolist(), len(self.finals_before(t))):
+            self.known_finals[place] = value(self.final_observations[place], index)
 
     def finals_before(self, t: int) -> list[Any]:
         """Return the final observations of the rows before row t."""

@@ -14,7 +14,10 @@ import torch as th
 from gymnasium import spaces
 from torch import Tensor
 
+from sb3_pgx.core.sequences import begins_of, pack
+
 Observations = Tensor | dict[str, Tensor]
+Memory = dict[str, Tensor]  # of a recurrent policy, see sb3_pgx.core.recurrent_evaluation
 SelfRows = TypeVar("SelfRows", bound="Rows")
 SelfRollout = TypeVar("SelfRollout", bound="CollectedRollout")
 
@@ -24,6 +27,7 @@ class PolicyInputs(NamedTuple):
 
     observations: Observations  # [B, *obs]
     action_masks: Tensor | None = None  # [B, M], which actions are valid, boolean; None: all of them
+    memory: Memory | None = None  # of a recurrent policy, whose rows are in packed order: sizes and states of the sequences
 
 
 @dataclass
@@ -52,6 +56,9 @@ class CollectedRollout:
     # For a critic whose V depends on them: masks of the last observations, [N, M], and of the final ones, [K, M].
     last_masks: Tensor | None = None
     final_masks: Tensor | None = None
+    # States of a recurrent policy before each row, not yet reset where an episode starts, and after the last row,
+    # [T + 1, N, layers, H]. Until the rollout is evaluated, only those before the first row.
+    memory: Memory | None = None
 
     @property
     def inputs(self) -> PolicyInputs:
@@ -83,6 +90,28 @@ class CollectedRollout:
         places = th.arange(self.valid.numel(), device=self.valid.device).view_as(self.valid)
         rows = flatten_by_environment(places)
         return rows if self.complete else rows[flatten_by_environment(self.valid)]
+
+    def selected(self, index: Tensor, begins: Tensor | None = None) -> "Selection":
+        """
+        Select rows. For a recurrent policy, they are cut into sequences, and put into packed order.
+
+        :param index: rows by their place t N + n, ``[R]``
+        :param begins: where a sequence begins in addition to the starts of episodes and to rows that do not continue the one
+            before, ``[R]``; ``None``: nowhere
+        """
+        if self.memory is None:
+            return Selection(index)
+        cut = begins_of(index, self.episode_starts)
+        packing = pack(cut if begins is None else cut | begins.to(cut.device))
+        index = index[packing.order.to(index.device)]
+        firsts = index[: int(packing.sizes[0])]
+        at_start = self.episode_starts.flatten()[firsts, None, None]
+
+        def before(states: Tensor) -> Tensor:
+            flat = states.flatten(end_dim=1)  # [(T + 1) N, layers, H], or only the first row: later sequences are at a start
+            return th.where(at_start, 0.0, flat[firsts.clamp(max=len(flat) - 1)])
+
+        return Selection(index, {"sizes": packing.sizes, **map_tensors(before, self.memory)})
 
     def evaluated(
         self, values: Tensor, log_prob: Tensor, next_values: Tensor, last_values: Tensor, distribution: Tensor | None = None
@@ -118,12 +147,24 @@ class Rollout(EvaluatedRollout):
     advantages: Tensor  # [T, N]
     returns: Tensor  # [T, N]
 
-    def rows(self, index: Tensor | None = None) -> "Batch":
+    def rows(self, index: Tensor | None = None, begins: Tensor | None = None) -> "Batch":
         """
-        Return rows of the rollout as a batch.
+        Return rows of the rollout as a batch. For a recurrent policy, they are in packed order.
 
         :param index: rows by their place t N + n, such as those of :meth:`valid_rows`; ``None``: all of them, without a copy
+        :param begins: as in :meth:`selected`
         """
+        if index is None and self.memory is None:
+            return self.batch(None)
+        return self.batch(self.selected(self.valid_rows() if index is None else index, begins))
+
+    def batch(self, selection: "Selection | None") -> "Batch":
+        """
+        Return selected rows as a batch.
+
+        :param selection: result of :meth:`selected`; ``None``: all rows, without a copy
+        """
+        index, memory = (None, None) if selection is None else selection
 
         def pick(values: Tensor) -> Tensor:
             flat = values.flatten(end_dim=1)
@@ -138,7 +179,15 @@ class Rollout(EvaluatedRollout):
             returns=pick(self.returns),
             distribution=None if self.distribution is None else pick(self.distribution),
             action_masks=None if self.action_masks is None else pick(self.action_masks),
+            memory=memory,
         )
+
+
+class Selection(NamedTuple):
+    """Rows of a rollout that make up a batch."""
+
+    rows: Tensor  # [R], rows by their place t N + n; in packed order for a recurrent policy
+    memory: Memory | None = None  # sizes and states of its sequences
 
 
 def _grown(kind: type[SelfRollout], rollout: CollectedRollout, **added: Any) -> SelfRollout:
@@ -211,11 +260,12 @@ class Batch(Rows):
     returns: Tensor  # [B]
     distribution: Tensor | None = None  # [B, K], packed parameters of the action distribution
     action_masks: Tensor | None = None  # [B, M], boolean
+    memory: Memory | None = None  # of a recurrent policy: sizes and states of the sequences
 
     @property
     def inputs(self) -> PolicyInputs:
         """What the policy acted on."""
-        return PolicyInputs(self.observations, self.action_masks)
+        return PolicyInputs(self.observations, self.action_masks, self.memory)
 
     def __len__(self) -> int:
         return len(self.actions)

@@ -7,7 +7,7 @@ from typing import Any
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from sb3_pgx.core.evaluation import Evaluation, evaluate_actions
+from sb3_pgx.core.evaluation import Evaluation, evaluate_actions, predict_values
 from sb3_pgx.core.rollout import Batch
 from sb3_pgx.engine.follower import FollowerRule
 
@@ -19,7 +19,7 @@ def evaluated(policy: ActorCriticPolicy, batch: Batch) -> Evaluation:
 
 def evaluated_values(policy: ActorCriticPolicy, batch: Batch) -> Tensor:
     """Return V of the batch's observations, without evaluating actions, ``[B]``."""
-    return policy.predict_values(batch.observations).flatten()
+    return predict_values(policy, batch.inputs)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from sb3_pgx.core.distributions import has_one_hot, one_hot, sample_with
 from sb3_pgx.core.evaluation import evaluate_actions
 from sb3_pgx.core.policies import distribution_of
+from sb3_pgx.core.recurrent_evaluation import is_recurrent, names_of_memory
 from sb3_pgx.core.rollout import PolicyInputs
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiler import Compiled, Remembered, signature
@@ -68,7 +69,8 @@ def _evaluation(
 
 class Encoder:
     """
-    Turn policy inputs into the tensors that a pass takes: observations in the order of the space, one-hot encoded, then masks.
+    Turn policy inputs into the tensors that a pass takes: observations in the order of the space, one-hot encoded, then masks,
+    then the memory.
 
     :param space: observation space
     """
@@ -79,26 +81,27 @@ class Encoder:
 
     def __call__(self, inputs: PolicyInputs) -> list[Tensor]:
         """
-        :param inputs: observations of the space, in the types that the policy acted on, and action masks
-        :return: one tensor per part of the space, and the masks if there are any
+        :param inputs: observations of the space, in the types that the policy acted on, action masks and memory
+        :return: one tensor per part of the space, then masks and memory if there are any
         """
-        observations, masks = inputs
+        observations, masks, memory = inputs
         if self._has_one_hot:
             observations = one_hot(observations, self._space)
         if isinstance(observations, dict):
             parts = [observations[key] for key in self._space.spaces]  # type: ignore[attr-defined]
         else:
             parts = [observations]
-        return parts if masks is None else [*parts, masks]
+        return [*parts, *([] if masks is None else [masks]), *(memory or {}).values()]
 
 
 def as_inputs(policy: ActorCriticPolicy, tensors: Sequence[Tensor]) -> PolicyInputs:
     """Return the policy inputs that an :class:`Encoder` turned into tensors."""
     space, n = policy.observation_space, n_parts(policy.observation_space)
-    parts = tensors[:n]
-    return PolicyInputs(
-        dict(zip(space.spaces, parts, strict=True)) if isinstance(space, spaces.Dict) else parts[0], *tensors[n:]
-    )
+    observations = dict(zip(space.spaces, tensors[:n], strict=True)) if isinstance(space, spaces.Dict) else tensors[0]
+    rest, names = tensors[n:], names_of_memory(policy) if is_recurrent(policy) else []
+    masks = rest[: len(rest) - len(names)]
+    memory = dict(zip(names, rest[len(masks) :], strict=True)) if names else None
+    return PolicyInputs(observations, masks[0] if masks else None, memory)
 
 
 def n_parts(space: spaces.Space) -> int:

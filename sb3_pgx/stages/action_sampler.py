@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
@@ -10,12 +11,14 @@ from torch import Tensor
 from sb3_pgx.core.distributions import noise_source, samples_from_noise
 from sb3_pgx.core.errors import blaming_numbers, not_finite_parameter
 from sb3_pgx.core.policies import is_sb3s, unchecked
-from sb3_pgx.core.rollout import PolicyInputs
+from sb3_pgx.core.recorder import Recorder
+from sb3_pgx.core.rollout import CollectedRollout, Memory, PolicyInputs, map_tensors
 from sb3_pgx.core.undo import Refusal
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.parameters import all_finite
 from sb3_pgx.engine.policy_graphs import CompiledPass
 from sb3_pgx.engine.trace import NotCompilable
+from sb3_pgx.stages.acting_memory import ActingMemory
 
 # SB3's methods that acting consists of. If a policy overrides none of them, `_predict` samples the same actions as `forward`.
 _ACTING = ("forward", "_predict", "get_distribution", "extract_features", "evaluate_actions")
@@ -29,10 +32,19 @@ class ActionSampler:
     :param n_updates: number of updates so far, for error messages
     :param watched: whether a callback may change the policy's layers between two steps
     :param evaluates: whether values and log-probabilities are needed at each step, as a user's own buffer does
+    :param memory: states of a recurrent policy; ``None``: the policy is not recurrent
     """
 
-    def __init__(self, n_envs: int, n_updates: int, watched: bool = True, evaluates: bool = False):
+    def __init__(
+        self,
+        n_envs: int,
+        n_updates: int,
+        watched: bool = True,
+        evaluates: bool = False,
+        memory: ActingMemory | None = None,
+    ):
         self.n_envs, self.n_updates, self.watched, self.evaluates = n_envs, n_updates, watched, evaluates
+        self.memory = memory
         self._policy: ActorCriticPolicy | None = None  # policy of the graph; None: no graph
         self._graph: CompiledPass
         self._modules: Modules
@@ -62,17 +74,23 @@ class ActionSampler:
             self._noise = noise_source(policy.action_dist, self.n_envs, device)
             self._policy, self._graph, self._modules = policy, graph, modules
 
-    def __call__(self, policy: ActorCriticPolicy, inputs: PolicyInputs) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def __call__(
+        self, policy: ActorCriticPolicy, inputs: PolicyInputs, episode_starts: np.ndarray
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """
         Sample actions.
 
         :param policy: policy in evaluation mode. The graph belongs to one policy; another one runs its own methods
         :param inputs: what the policy acts on, ``[N, ...]``
+        :param episode_starts: in which environments an episode starts; a recurrent policy's state is reset there, ``[N]``
         :return: the result of :func:`sample_actions`
         :raises ValueError: the policy's output is not finite. Exceptions of the policy's own code are passed on
         """
         try:
-            actions, values, log_probs = self._act(policy, inputs)
+            if self.memory is not None:
+                actions, values, log_probs = self.memory.act(policy, inputs, episode_starts)
+            else:
+                actions, values, log_probs = self._act(policy, inputs)
         except Exception:
             with blaming_numbers(lambda what: self._refusal(policy, what), self._place):
                 raise
@@ -90,6 +108,33 @@ class ActionSampler:
                 (actions,) = self._graph([noise, *tensors])
                 return actions, None, None
         return sample_actions(policy, inputs, self.evaluates, self.watched)
+
+    def value_finals(self, policy: ActorCriticPolicy, recorder: Recorder) -> None:
+        """
+        Let a recurrent policy value the final observations of the recorder's newest row, if values are needed at each step.
+        Only now the states are at hand.
+
+        :param policy: policy in evaluation mode
+        :param recorder: recorder of the rollout
+        """
+        memory = self.memory
+        if memory is not None and memory.evaluates:
+            recorder.value_finals(lambda observation, index: memory.final_value(policy, observation, index))
+
+    def memory_before(self) -> Memory | None:
+        """Return the states of a recurrent policy before the rollout, ``[1, N, layers, H]``; ``None``: it is not recurrent."""
+        return None if self.memory is None else map_tensors(lambda x: x[None], self.memory.start)
+
+    def memory_after(self, rollout: CollectedRollout) -> Memory | None:
+        """
+        Return the states of a recurrent policy after a rollout, ``[N, layers, H]``.
+
+        :param rollout: evaluated rollout
+        :return: states as acting left them, and otherwise those of the evaluation; ``None``: the policy is not recurrent
+        """
+        if self.memory is None or rollout.memory is None:
+            return None
+        return {**map_tensors(lambda x: x[-1], rollout.memory), **self.memory.states}
 
     def _refusal(self, policy: ActorCriticPolicy, what: str) -> Refusal:
         bad = not_finite_parameter(policy)

@@ -48,6 +48,8 @@ from sb3_pgx.core.errors import warn
 from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.files import saving
 from sb3_pgx.core.policies import check_masked, is_maskable, policy_class_for, unchecked
+from sb3_pgx.core.policy_names import RECURRENT_POLICIES, named_policy
+from sb3_pgx.core.recurrent_evaluation import check_recurrent, is_recurrent
 from sb3_pgx.core.rollout_buffer import DictRolloutView, RolloutView
 from sb3_pgx.core.schedules import as_schedule
 from sb3_pgx.core.search_space import Dimension
@@ -82,6 +84,7 @@ _NOT_SAVED = (
     "keeps_distribution",
     "use_masking",
     "_action_masks",
+    "_last_memory",
 )
 
 
@@ -111,6 +114,7 @@ class PolicyGradientAlgorithm(Updating):
         "MultiInputPolicy": MultiInputActorCriticPolicy,
     }
     compile_after = COMPILE_AFTER  # gradient steps beyond which compile="auto" compiles
+    refuses_memory: ClassVar[str | None] = None  # reason why the policy cannot be recurrent; None if it can
     search_space: ClassVar[tuple[Dimension, ...]] = ()  # what is worth tuning; `settings` adds the network
     examination: ClassVar[Examination] = Examination()  # settings for `sb3-pgx doctor algo`
 
@@ -118,14 +122,14 @@ class PolicyGradientAlgorithm(Updating):
         self, policy: str | type[ActorCriticPolicy], env: GymEnv | str | None, compile: bool | str = "auto", **kwargs: Any
     ):
         check_compile(compile)
-        check_policy(policy, self.policy_aliases)
+        check_policy(policy, (*self.policy_aliases, *RECURRENT_POLICIES))
         check_device(kwargs.get("device", "auto"))
         check_mapping(policy_kwargs=kwargs.get("policy_kwargs"), rollout_buffer_kwargs=kwargs.get("rollout_buffer_kwargs"))
         check_verbose(kwargs.get("verbose", 0))
         as_flag("use_sde", kwargs.get("use_sde", False))
         self.compile = compile
         super().__init__(
-            policy,
+            named_policy(policy),
             env,  # type: ignore[arg-type]
             **{**kwargs, "policy_kwargs": dict(kwargs.get("policy_kwargs") or {})},
             supported_action_spaces=ACTION_SPACES,
@@ -150,6 +154,8 @@ class PolicyGradientAlgorithm(Updating):
         """
         check_sb3s_arguments(self)
         check_policy_kwargs(self.policy_class, self.policy_kwargs)
+        if is_recurrent(self.policy_class) and self.refuses_memory is not None:
+            raise ValueError(f"{self.refuses_memory}: use a policy without memory, or another algorithm, such as PPO")
         check_spaces(self.policy_class, self.policy_kwargs, self.observation_space, self.action_space)
         self.use_sde = as_flag("use_sde", self.use_sde)
         check_unit_interval(gamma=self.gamma, gae_lambda=self.gae_lambda)
@@ -184,6 +190,7 @@ class PolicyGradientAlgorithm(Updating):
             self.rollout_buffer_class = None  # SB3 takes the one of its two that fits the observations
         with self._policy_class_with_use_sde():
             super()._setup_model()
+        check_recurrent(self.policy)
         release_graph(self.policy)
         self.compiled, self._metrics = False, {}
         self._undo = Undo()
@@ -199,7 +206,7 @@ class PolicyGradientAlgorithm(Updating):
             made = view(
                 self.n_steps, self.observation_space, self.action_space, self.device, self.gae_lambda, self.gamma, self.n_envs
             )
-            made.refuses_rows, made.unlearned = self.refuses_rows, self.unlearned
+            made.refuses_rows, made.unlearned = self.refusal_of_rows, self.unlearned
             self.rollout_buffer = made
 
     @contextmanager
@@ -274,12 +281,12 @@ class PolicyGradientAlgorithm(Updating):
         numbers. ``policy.predict``, and SB3 itself from the same file, count from 0.
 
         :param observation: of one environment or of several
-        :param state: unused, as in SB3
-        :param episode_start: unused, as in SB3
+        :param state: state of a recurrent policy, as returned before; ``None``: that of the start of an episode
+        :param episode_start: in which environments an episode starts, where the state of a recurrent policy is reset, ``[N]``
         :param deterministic: the most probable action instead of a sample
         :param action_masks: which actions are valid, boolean, ``[M]`` or ``[N, M]``: one entry per option of each choice, two
             (off and on) per switch of a MultiBinary; ``None``: as a part ``"action_mask"`` of the observation says, or all
-        :return: the action or actions, and ``state``
+        :return: the action or actions, and the next state; without a recurrent policy, ``state`` as it was
         """
         asked = self._action_masks
         if action_masks is None and asked is not None and not asked.in_observations:
@@ -326,6 +333,9 @@ class PolicyGradientAlgorithm(Updating):
             self.compiled = self.compiled or self.n_gradient_steps + planned > self.compile_after
         else:
             self.compiled = bool(self.compile)
+        if self.compiled and is_recurrent(self.policy):
+            self.compiled = False
+            self._tell("acting and gradient steps run uncompiled: the policy is recurrent")
 
     def dump_logs(self, iteration: int = 0) -> None:
         """

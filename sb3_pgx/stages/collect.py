@@ -19,7 +19,8 @@ from sb3_pgx.core.custom_buffer import CustomBuffer
 from sb3_pgx.core.deferred_values import StepEvaluation, may_change, may_read_locals
 from sb3_pgx.core.policies import follow_parameters
 from sb3_pgx.core.recorder import Recorder
-from sb3_pgx.core.rollout import CollectedRollout, PolicyInputs, Rollout, map_tensors
+from sb3_pgx.core.recurrent_evaluation import is_recurrent
+from sb3_pgx.core.rollout import CollectedRollout, Memory, PolicyInputs, Rollout, map_tensors
 from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.core.spaces import environment_actions
 from sb3_pgx.core.undo import Undo, attributes_of, undone_if_refused
@@ -29,13 +30,20 @@ from sb3_pgx.engine.policy_graphs import CompiledPass
 from sb3_pgx.environments.action_masks import ActionMasks
 from sb3_pgx.environments.array_infos import ArrayInfos
 from sb3_pgx.environments.vector_env import MIXED_FRAMES, carrying_adapter
+from sb3_pgx.stages.acting_memory import acting_memory
 from sb3_pgx.stages.action_sampler import ActionSampler
 from sb3_pgx.stages.guard import GuardedEnvironments
 from sb3_pgx.stages.quotas import Quota, StepQuota, counted
 
 HOST = th.device("cpu")  # where environments are
 # Attributes that a rollout changes. Episodes of a refused rollout would bias the means that are logged.
-_CHANGED_BY_ROLLOUTS = ("num_timesteps", "_current_progress_remaining", "ep_info_buffer", "ep_success_buffer")
+_CHANGED_BY_ROLLOUTS = (
+    "num_timesteps",
+    "_current_progress_remaining",
+    "ep_info_buffer",
+    "ep_success_buffer",
+    "_last_memory",
+)
 SAME_STEP_REMEDY = (
     "use an environment that resets in the same step, such as gymnasium.make_vec(id, N, 'sync', vector_kwargs="
     "{'autoreset_mode': gymnasium.vector.AutoresetMode.SAME_STEP})"
@@ -54,6 +62,7 @@ class Collecting(OnPolicyAlgorithm):
 
     refuses_gaps: ClassVar[str | None] = None  # reason why single rows of a rollout cannot be left out; None if they can
     last_rollout: Rollout = None  # type: ignore[assignment]  # that was collected last; None before the first one
+    _last_memory: Memory | None = None  # states of a recurrent policy after the last rollout, [N, layers, H]
     _acting_pass: CompiledPass
     _modules: Modules
     use_masking = True  # whether to use the action masks of environments that have some; `learn` decides
@@ -79,6 +88,12 @@ class Collecting(OnPolicyAlgorithm):
     def refuses_buffers(self) -> str | None:
         """Reason why the algorithm cannot learn from a custom buffer class; ``None`` if it can."""
         return None
+
+    @property
+    def refusal_of_rows(self) -> str | None:
+        """Reason why rows that a caller adds to the buffer are refused, be it the algorithm's or the policy's."""
+        recurrent = f"{type(self.policy).__name__} is recurrent, and such rows have no states"
+        return recurrent if is_recurrent(self.policy) else self.refuses_rows
 
     def after_step(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
         """
@@ -144,7 +159,9 @@ class Collecting(OnPolicyAlgorithm):
         callback.on_rollout_start()
         snapshot = BehaviourPolicy(self.policy) if watched else None
         buffer.follow_policy(self.policy)
-        sampler = ActionSampler(env.num_envs, self._n_updates, watched, evaluates=isinstance(buffer, CustomBuffer))
+        memory = acting_memory(self.policy, self._last_memory, env.num_envs, watched)
+        own_buffer = isinstance(buffer, CustomBuffer)
+        sampler = ActionSampler(env.num_envs, self._n_updates, watched, evaluates=own_buffer, memory=memory)
         self._look()
 
         while not is_full:
@@ -157,7 +174,7 @@ class Collecting(OnPolicyAlgorithm):
             if n_steps == 0 and self.compiled:
                 self.compile_acting(sampler, inputs)
             # Compute the action alone, unless the policy overrides forward.
-            action_tensor, values, log_probs = sampler(self.policy, inputs)
+            action_tensor, values, log_probs = sampler(self.policy, inputs, self._last_episode_starts)
             actions = to_device(action_tensor, HOST).numpy()
             clipped_actions = environment_actions(actions, self.policy, self.action_space)
             evaluation = StepEvaluation(self.policy, row, actions, action_masks) if watched and values is None else None
@@ -191,6 +208,7 @@ class Collecting(OnPolicyAlgorithm):
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)  # which SB3's callbacks find at on_rollout_end
             recorder.add(actions, rewards, ends, infos, valid, episode_starts, env, given)
+            sampler.value_finals(self.policy, recorder)
             if snapshot is not None and snapshot.has_changed(self.policy):
                 self._evaluate_before_change(snapshot, recorder)
                 snapshot = BehaviourPolicy(self.policy)
@@ -200,8 +218,10 @@ class Collecting(OnPolicyAlgorithm):
             n_steps += 1
 
         collected = recorder.rollout(new_obs, self.device)
+        collected.memory = sampler.memory_before()
         rollout = self.last_rollout = self.evaluate_and_present(collected, buffer, ends, recorder if watched else None)
         del collected  # the callback's locals would keep its tensors
+        self._last_memory = sampler.memory_after(rollout)
         for t, kept in evaluations.items():
             kept.settle(rollout.values[t], rollout.log_prob[t])
         values, log_probs = rollout.last_values[:, None], rollout.log_prob[-1]
@@ -222,20 +242,27 @@ class Collecting(OnPolicyAlgorithm):
         if isinstance(followed, CustomBuffer):
             self.refuse_buffer(type(buffer), "rollout_buffer")
         else:
-            followed.refuses_rows, followed.unlearned = self.refuses_rows, self.unlearned
+            followed.refuses_rows, followed.unlearned = self.refusal_of_rows, self.unlearned
         followed.follow(recorder, self.policy, self.gamma)
         return followed
 
     def refuse_buffer(self, buffer_class: type, name: str) -> None:
         """:raises ValueError: the algorithm cannot learn from a buffer of this class"""
-        if self.refuses_buffers is not None:
+        recurrent = f"{self.policy_class.__name__} needs the states of its sequences"
+        reason = recurrent if is_recurrent(self.policy_class) else self.refuses_buffers
+        if reason is not None:
             given = getattr(buffer_class, "__name__", buffer_class)
-            raise ValueError(f"{self.refuses_buffers}, which {name}={given} cannot keep: leave {name} as it was.")
+            raise ValueError(f"{reason}, which {name}={given} cannot keep: leave {name} as it was.")
 
     def _stop(self, evaluations: Iterable[StepEvaluation]) -> None:
-        """Leave a rollout that a callback has stopped: keep its steps, and compute what the callback still holds."""
+        """
+        Leave a rollout that a callback has stopped: keep its steps, and compute what the callback still holds. The states of a
+        recurrent critic are not known in the middle of a rollout, so the next one begins with new episodes.
+        """
         for evaluation in evaluations:
             evaluation.computed()  # by the policy that acted
+        if is_recurrent(self.policy):
+            self._reset_later()
         self._undo.forget()
 
     def _evaluate_before_change(self, behaviour: BehaviourPolicy, recorder: Recorder) -> None:

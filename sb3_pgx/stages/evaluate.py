@@ -1,5 +1,6 @@
 """Stage 2: values, log-probabilities and the bootstrap values of truncated episodes, in one batched pass."""
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -10,9 +11,19 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.core.errors import blaming_numbers
-from sb3_pgx.core.evaluation import evaluate_actions
+from sb3_pgx.core.evaluation import evaluate_actions, evaluate_latents
 from sb3_pgx.core.policies import unchecked
-from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Observations, PolicyInputs, Rollout, map_tensors
+from sb3_pgx.core.recurrent_evaluation import Features, features_of, latents_and_states, one_level, recurrent_values
+from sb3_pgx.core.rollout import (
+    CollectedRollout,
+    EvaluatedRollout,
+    Memory,
+    Observations,
+    PolicyInputs,
+    Rollout,
+    flatten_by_environment,
+    map_tensors,
+)
 from sb3_pgx.core.undo import Refusal
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import CompiledPass
@@ -37,14 +48,16 @@ def evaluate_rollout(
     """
     given, (n_steps, _) = rollout.known_rows, rollout.shape
     with th.no_grad():
-        if with_distribution or len(given) < n_steps:
-            values, log_prob, distribution = evaluate_rows(policy, rollout, with_distribution)
+        if rollout.memory is not None or with_distribution or len(given) < n_steps:
+            values, log_prob, distribution, memory = _evaluate(policy, rollout, with_distribution)
+            rollout = copy.copy(rollout)
+            rollout.memory = memory
             for t, known in given.items():
                 values[t], log_prob[t] = known
         else:
             values, log_prob = (th.stack(x) for x in zip(*(given[t] for t in range(n_steps)), strict=True))
             distribution = None
-        last_values = values_of(policy, PolicyInputs(rollout.last_observations, rollout.last_masks), rollout.shape[1])
+        last_values = values_of(policy, _last_inputs(rollout), rollout.shape[1])
         final = _final_values(policy, rollout)
         following = next_values(values, last_values, rollout.terminated, rollout.truncated, final)
         _check([values, log_prob, following])
@@ -117,15 +130,37 @@ def _refusals() -> Any:
     return blaming_numbers(lambda what: _not_finite(), lambda: "while the policy evaluated a rollout")
 
 
-@_refusals()
 def evaluate_rows(
     policy: ActorCriticPolicy, rollout: CollectedRollout, with_distribution: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """
-    Return V(s_t) and log π(a_t|s_t), ``[T, N]``, and the packed parameters of π(·|s_t), ``[T, N, K]``.
+    Return V(s_t) and log π(a_t|s_t), ``[T, N]``, and the packed parameters of π(·|s_t), ``[T, N, K]``. A recurrent policy goes
+    through the rollout again, from the states before its first row.
 
     :raises Refusal: a value or a log-probability is not finite
     """
+    return _evaluate(policy, rollout, with_distribution)[:3]
+
+
+@_refusals()
+def _evaluate(
+    policy: ActorCriticPolicy, rollout: CollectedRollout, with_distribution: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Memory | None]:
+    """Return what :func:`evaluate_rows` returns, and the states of a recurrent policy, ``[T + 1, N, layers, H]``."""
+    if rollout.memory is None:
+        (values, log_prob, distribution), memory = _by_rows(policy, rollout, with_distribution), None
+    else:
+        (values, log_prob, distribution), memory = _by_sequences(policy, rollout, rollout.memory, with_distribution)
+    _check([values, log_prob])
+    shape = rollout.shape
+    packed_distribution = None if distribution is None else distribution.unflatten(0, shape)
+    return values.view(shape), log_prob.view(shape), packed_distribution, memory
+
+
+def _by_rows(
+    policy: ActorCriticPolicy, rollout: CollectedRollout, with_distribution: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return values, log-probabilities and distributions of the rows, ``[T N, ...]``."""
     inputs = map_tensors(lambda x: x.flatten(end_dim=1), rollout.inputs)
     actions = rollout.actions.flatten(end_dim=1)
     values, log_prob, distribution = [], [], []
@@ -136,21 +171,64 @@ def evaluate_rows(
         log_prob.append(evaluated.log_prob.flatten())
         if evaluated.distribution is not None:
             distribution.append(evaluated.distribution)
-    all_values, all_log_prob = th.cat(values), th.cat(log_prob)
-    _check([all_values, all_log_prob])
-    return (
-        all_values.view(rollout.shape),
-        all_log_prob.view(rollout.shape),
-        th.cat(distribution).unflatten(0, rollout.shape) if with_distribution else None,
-    )
+    return th.cat(values), th.cat(log_prob), th.cat(distribution) if with_distribution else None
+
+
+def _by_sequences(
+    policy: ActorCriticPolicy, rollout: CollectedRollout, start: Memory, with_distribution: bool
+) -> tuple[tuple[Tensor, Tensor, Tensor | None], Memory]:
+    """
+    Run a recurrent policy over all sequences of the rollout at once; only the features are computed in chunks. Return what
+    :func:`_by_rows` returns, and the states before each row and after the last one.
+    """
+    places = th.arange(rollout.valid.numel(), device=rollout.valid.device).view(rollout.shape)
+    index, memory = rollout.selected(flatten_by_environment(places))
+    assert memory is not None
+
+    def picked(values: Tensor) -> Tensor:
+        return values.flatten(end_dim=1)[index]
+
+    def in_place(values: Tensor) -> Tensor:
+        return th.empty_like(values).index_copy_(0, index, values)
+
+    features = features_in_chunks(policy, map_tensors(picked, rollout.observations), len(index))
+    latents, after = latents_and_states(policy, features, memory)
+    masks = None if rollout.action_masks is None else picked(rollout.action_masks)
+    evaluated = evaluate_latents(policy, latents, masks, picked(rollout.actions), with_distribution)
+    states = {name: th.cat([start[name][:1], in_place(x).unflatten(0, rollout.shape)]) for name, x in after.items()}
+    distribution = None if evaluated.distribution is None else in_place(evaluated.distribution)
+    return (in_place(evaluated.values), in_place(evaluated.log_prob), distribution), states
+
+
+def features_in_chunks(policy: ActorCriticPolicy, observations: Observations, total: int) -> Features:
+    """Return the features of many observations, ``[total, *obs]``."""
+    parts = [features_of(policy, map_tensors(lambda x, r=r: x[r], observations)) for r in chunks(observations, total)]
+    return Features(*(th.cat(x) for x in zip(*parts, strict=True)))
+
+
+def _last_inputs(rollout: CollectedRollout) -> PolicyInputs:
+    """Return the observations after the last row, and the states there: zeros where an episode has ended."""
+    if rollout.memory is None:
+        return PolicyInputs(rollout.last_observations, rollout.last_masks)
+    at_end = rollout.ends[-1, :, None, None]
+    states = map_tensors(lambda x: th.where(at_end, 0.0, x[-1]), rollout.memory)
+    return PolicyInputs(rollout.last_observations, memory=one_level(states))
+
+
+def _final_inputs(rollout: CollectedRollout) -> PolicyInputs:
+    """Return the final observations of truncated episodes, and the states after their last rows."""
+    assert rollout.final_observations is not None
+    if rollout.memory is None:
+        return PolicyInputs(rollout.final_observations, rollout.final_masks)
+    states = map_tensors(lambda x: x[1:][rollout.truncated], rollout.memory)
+    return PolicyInputs(rollout.final_observations, memory=one_level(states))
 
 
 def _final_values(policy: ActorCriticPolicy, rollout: CollectedRollout) -> Tensor | None:
     """Return the bootstrap values of truncated episodes: V of their final observations, ``[T, N]``; ``None`` if none."""
     if rollout.final_observations is None:
         return None
-    final_inputs = PolicyInputs(rollout.final_observations, rollout.final_masks)
-    values = values_of(policy, final_inputs, int(rollout.truncated.sum()))
+    values = values_of(policy, _final_inputs(rollout), int(rollout.truncated.sum()))
     for place, value in rollout.known_finals.items():
         values[place] = value
     final = values.new_zeros(rollout.shape)
@@ -161,6 +239,8 @@ def _final_values(policy: ActorCriticPolicy, rollout: CollectedRollout) -> Tenso
 @_refusals()
 def values_of(policy: ActorCriticPolicy, inputs: PolicyInputs, total: int) -> Tensor:
     """Return V of ``total`` states."""
+    if inputs.memory is not None:
+        return recurrent_values(policy, features_in_chunks(policy, inputs.observations, total), inputs.memory).flatten()
     parts = []
     for r in chunks(inputs.observations, total):
         picked = map_tensors(lambda x, r=r: x[r], inputs)

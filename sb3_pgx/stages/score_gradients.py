@@ -53,6 +53,6 @@ def map_scores(
 
 def _log_prob_of_one(policy: ActorCriticPolicy, observation: Observations, action: Tensor, *mask: Tensor) -> Tensor:
     """Return log π(a|s) of a single sample. SB3's policies take batches."""
-    batch = map_tensors(lambda x: x[None], PolicyInputs(observation, *mask))
+    batch = map_tensors(lambda x: x[None], PolicyInputs(observation, mask[0] if mask else None))
     with unchecked(policy, batch.action_masks):
         return policy.evaluate_actions(batch.observations, action[None])[1].squeeze(0)

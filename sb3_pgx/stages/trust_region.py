@@ -14,7 +14,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.core.policies import unchecked
-from sb3_pgx.core.rollout import Observations, PolicyInputs
+from sb3_pgx.core.rollout import PolicyInputs
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_function import PolicyFunction
@@ -28,7 +28,7 @@ class Problem(NamedTuple):
     """
     An objective to maximise subject to a bound on a divergence, for B states and K outputs per state.
 
-    :param outputs: (policy, observations) -> outputs that the divergence compares, ``[B, K]``
+    :param outputs: (policy, inputs) -> outputs that the divergence compares, ``[B, K]``
     :param gain: (policy, outputs, data tensors) -> gain per state, ``[B]``, whose mean is the objective; the policy has just
         computed the outputs
     :param n_data: number of data tensors that ``gain`` takes
@@ -37,7 +37,7 @@ class Problem(NamedTuple):
     :param divergence: (policy, old outputs, new outputs) -> divergence per state, ``[B]``
     """
 
-    outputs: Callable[[ActorCriticPolicy, Observations], Tensor]
+    outputs: Callable[[ActorCriticPolicy, PolicyInputs], Tensor]
     gain: Callable[..., Tensor]
     n_data: int
     metric: Callable[[ActorCriticPolicy, Tensor, Tensor], Tensor]
@@ -71,12 +71,12 @@ class TrustRegion:
     def _outputs(self, policy: ActorCriticPolicy, *tensors: Tensor) -> Tensor:
         inputs = as_inputs(policy, tensors)
         with unchecked(policy, inputs.action_masks):
-            return self.problem.outputs(policy, inputs.observations)
+            return self.problem.outputs(policy, inputs)
 
     def _gained(self, policy: ActorCriticPolicy, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         n, inputs = self.problem.n_data, as_inputs(policy, tensors[self.problem.n_data :])
         with unchecked(policy, inputs.action_masks):
-            outputs = self.problem.outputs(policy, inputs.observations)
+            outputs = self.problem.outputs(policy, inputs)
             return self.problem.gain(policy, outputs, *tensors[:n]).mean(), outputs
 
     def _measured(self, policy: ActorCriticPolicy, old: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:

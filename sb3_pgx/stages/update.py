@@ -148,7 +148,9 @@ class Updating(Estimating):
         if not isinstance(self.rollout_buffer, RolloutView):
             yield from batches(self.rollout_buffer, batch_size)
             return
-        if batch_size is None:
+        if rollout.memory is not None:
+            yield from self._minibatches_of_sequences(rollout, batch_size)
+        elif batch_size is None:
             np.random.permutation(rollout.n_valid)  # as SB3 does, even where all rows are one batch
             yield rollout.rows(None if rollout.complete else rollout.valid_rows())
         else:
@@ -158,6 +160,33 @@ class Updating(Estimating):
                 order = np.concatenate([order, order[: -len(rows) % batch_size]])
             order = th.as_tensor(order, device=rows.device)
             yield from rollout.rows(rows[order]).split(batch_size)
+
+    def _minibatches_of_sequences(self, rollout: Rollout, batch_size: int | None) -> Iterator[Batch]:
+        """
+        Yield the rows of a recurrent rollout in minibatches that keep steps together.
+
+        As in sb3-contrib, a minibatch has consecutive rows of the rollout, environment after environment, from a random row
+        on. Its gradient goes back to where an episode starts or the minibatch begins. With ``sequence_length``, the order of
+        pieces of that length is random, and the gradient goes back to where a piece begins.
+        """
+        rows = rollout.valid_rows()
+        if batch_size is None:
+            yield rollout.rows(rows)
+            return
+        length = getattr(self, "sequence_length", None)
+        begins = th.zeros_like(rows, dtype=th.bool)
+        if length is None:
+            rows = rows.roll(-int(np.random.randint(len(rows))))
+        else:
+            begins[::length] = True
+            pieces, marks = rows.split(length), begins.split(length)
+            order = np.random.permutation(len(pieces))
+            rows, begins = (th.cat([x[i] for i in order]) for x in (pieces, marks))
+        if not rollout.complete and len(rows) > batch_size:
+            missing = -len(rows) % batch_size
+            rows, begins = (th.cat([x, x[:missing]]) for x in (rows, begins))
+        for part, begin in zip(rows.split(batch_size), begins.split(batch_size), strict=True):
+            yield rollout.rows(part, begin)
 
     def train(self) -> None:
         """Run stages 4 and 5 on the rollout that was collected last."""

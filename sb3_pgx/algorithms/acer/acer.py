@@ -118,6 +118,9 @@ class ACER(RMSpropAlgorithm):
         "CnnPolicy": ACERCnnPolicy,
         "MultiInputPolicy": ACERMultiInputPolicy,
     }
+    refuses_memory: ClassVar[str | None] = (
+        "ACER replays old rollouts, and the states of a recurrent policy that are stored with them are stale"
+    )
     policy: ACERMixin
     average_policy: ACERMixin
     replay_buffer: SegmentReplay

@@ -1,11 +1,14 @@
 """Base of both REINFORCE algorithms: rollouts of whole episodes, and the score-function loss over them."""
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
 from torch.nn import functional as F
 
 from sb3_pgx.algorithms.reinforce.episodes import Episodes
@@ -104,7 +107,8 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
 
             −Σ_t w_t (log π(a_t|s_t) Ψ_t + ent_coef · H(π(·|s_t))),   w_t = γ^t or 1,
 
-        in chunks of rows, so that memory does not grow with the length of the episodes. Earlier gradients are cleared.
+        in chunks of rows, so that memory does not grow with the length of the episodes. Chunks of a recurrent policy are whole
+        episodes. Earlier gradients are cleared.
 
         :param rollout: rollout with Ψ in ``advantages``
         :param vf_coef: weight of the mean squared value error; ``None``: no such term, and no gradient for the critic
@@ -114,16 +118,17 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         episodes = Episodes.of(rollout)
         rows = rollout.valid_rows()
         weights = episodes.discounts(self.gamma if self.discount_state_weighting else 1.0, rollout.rewards.dtype)
-        weights = weights.flatten()[rows] / len(episodes)
+        weights = weights.flatten() / len(episodes)
         ent_coef = self.coefficient("ent_coef")
         totals = th.zeros(4, device=self.device)  # loss, policy loss, entropy, value error
 
-        for r in chunks(rollout.observations, len(rows), leading=2):
-            batch = rollout.rows(rows[r])
+        for part in self._parts(rollout, rows):
+            selection = rollout.selected(part)
+            batch, weight = rollout.batch(selection), weights[selection.rows]
             with blaming_numbers(self._refusal, lambda: f"while the policy learned, in update {self._n_updates + 1}"):
                 values, log_prob, entropy, _ = evaluate_actions(self.policy, batch.inputs, batch.actions)
-            policy_loss = score_function(log_prob, batch.advantages, weights[r])
-            loss = policy_loss - ent_coef * (weights[r] * entropy).sum()
+            policy_loss = score_function(log_prob, batch.advantages, weight)
+            loss = policy_loss - ent_coef * (weight * entropy).sum()
             value_loss = F.mse_loss(values, batch.returns.to(values), reduction="sum") / len(rows)
             if vf_coef is not None:
                 loss = loss + vf_coef * value_loss
@@ -135,3 +140,18 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
         if vf_coef is not None:
             metrics["value_loss"] = value_loss
         return metrics
+
+    @staticmethod
+    def _parts(rollout: Rollout, rows: Tensor) -> Iterator[Tensor]:
+        """Yield the rows in chunks; for a recurrent policy, a chunk has whole episodes, as many as fit, but at least one."""
+        parts = [rows[r] for r in chunks(rollout.observations, len(rows), leading=2)]
+        if rollout.memory is None or len(parts) == 1:
+            yield from parts
+            return
+        first = [*rollout.episode_starts.flatten()[rows].nonzero().squeeze(1).tolist(), len(rows)]
+        begin = 0
+        for end, following in itertools.pairwise(first[1:]):
+            if following - begin > len(parts[0]):
+                yield rows[begin:end]
+                begin = end
+        yield rows[begin:]

@@ -20,6 +20,7 @@ from sb3_pgx.core.policies import (
     leave_out,
     split_parameters,
 )
+from sb3_pgx.core.recurrent_evaluation import is_recurrent
 from sb3_pgx.core.rollout import EvaluatedRollout, Rollout, map_tensors
 from sb3_pgx.core.search_space import EPISODES, Categorical, Dimension
 from sb3_pgx.engine import accumulated_step
@@ -176,6 +177,11 @@ class REINFORCE(EpisodicAlgorithm):
         super().check_arguments()
         check_choice(BASELINES, baseline=self.baseline)
         self.normalize_returns = as_flag("normalize_returns", self.normalize_returns)
+        if self.baseline in ("optimal", "optimal_per_parameter") and is_recurrent(self.policy_class):
+            raise ValueError(
+                f'baseline="{self.baseline}" needs the gradient of each step on its own, but {self.policy_class.__name__} is '
+                'recurrent, and its gradient goes through whole episodes: use baseline="loo"'
+            )
         leaves_one_out = self.baseline not in (None, "mean")
         if leaves_one_out and self.env is not None and self.n_episodes * self.n_envs < 2:
             raise ValueError(
