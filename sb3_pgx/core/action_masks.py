@@ -48,7 +48,7 @@ def without_option(masks: np.ndarray, starts: np.ndarray) -> np.ndarray | None:
     :param starts: of :func:`first_options`
     """
     has_option = np.logical_or.reduceat(masks, starts, axis=1)
-    return None if has_option.all() else ~has_option.all(axis=1)
+    return None if has_option.all() else np.asarray(~has_option.all(axis=1))
 
 
 class MaskedChoices(MultiCategoricalDistribution):

@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_pgx.core.policies import ActorMixin
 from sb3_pgx.doctor.probe_settings import BOUNDS, N_ENVS, linear_to_zero, settings_for
-from sb3_pgx.doctor.probes import BOOTSTRAP, BOX, CRITIC, PROBES, Answer, Probe, RewardedAction, probabilities
+from sb3_pgx.doctor.probes import BOOTSTRAP, BOX, CRITIC, MASKS, MEMORY, PROBES, Answer, Probe, RewardedAction, probabilities
 from sb3_pgx.doctor.update_checks import UPDATE_SUSPECT, StoredLogProb
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
@@ -68,6 +68,9 @@ def examine_algorithm(
 def _train_on(
     cls: type[OnPolicyAlgorithm], probe: Probe, seed: int, hyperparameters: Mapping[str, Any], callback: BaseCallback
 ) -> ProbeResult:
+    lacks = _lacks(cls, probe)
+    if lacks is not None:
+        return ProbeResult(probe.name, SKIPPED, explanation=f"{cls.__name__} {lacks}")
     try:
         model = _build(cls, probe, seed, hyperparameters)
     except AssertionError as error:
@@ -79,10 +82,20 @@ def _train_on(
         lack = "has no critic" if CRITIC in missing else "does not bootstrap truncated episodes"
         return ProbeResult(probe.name, SKIPPED, explanation=f"{cls.__name__} {lack}")
     try:
-        model.learn(settings_for(cls).timesteps, callback=callback)
+        plain = probe.needs.isdisjoint({MASKS, MEMORY})  # the check evaluates actions by observations alone
+        model.learn(settings_for(cls).timesteps, callback=callback if plain else None)
     except Exception as error:  # the algorithm may be broken in any way
         return ProbeResult(probe.name, FAILED, explanation=f"training raised {type(error).__name__}: {error}")
     return _result(probe.name, tuple(question.answer(model) for question in probe.questions), probe.suspect)
+
+
+def _lacks(cls: type[OnPolicyAlgorithm], probe: Probe) -> str | None:
+    """Return what of a probe's needs a class does not have, as far as it can be known without a model."""
+    if MASKS in probe.needs and not hasattr(cls, "use_masking"):
+        return "does not mask actions"
+    if MEMORY in probe.needs and getattr(cls, "refuses_memory", "only this package's algorithms know") is not None:
+        return "has no recurrent policies"
+    return None
 
 
 def _check_update_size(cls: type[OnPolicyAlgorithm], seed: int, hyperparameters: Mapping[str, Any]) -> ProbeResult:
@@ -112,7 +125,10 @@ def _build(cls: type[OnPolicyAlgorithm], probe: Probe, seed: int, hyperparameter
     }
     if hasattr(cls, "planned_gradient_steps"):  # an algorithm of this package; compiling does not pay for a few thousand steps
         arguments.setdefault("compile", False)
-    return cls("MlpPolicy", make_vec_env(probe.environment, n_envs=N_ENVS, seed=seed), **arguments)
+    policy = "MlpPolicy"
+    if MEMORY in probe.needs:
+        policy, arguments["policy_kwargs"] = "MlpLstmPolicy", {**arguments["policy_kwargs"], "lstm_hidden_size": 16}
+    return cls(policy, make_vec_env(probe.environment, n_envs=N_ENVS, seed=seed), **arguments)
 
 
 def _capabilities(model: Any) -> set[str]:

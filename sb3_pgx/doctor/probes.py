@@ -14,9 +14,12 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
+from sb3_pgx.environments import evaluate_policy
+
 TOLERANCE = 0.15  # largest error of a value or of a mean action
 SURE = 0.8  # smallest probability of the right one of two actions
-CRITIC, BOOTSTRAP, BOX = "critic", "bootstrap", "box"  # what a probe may require of an algorithm
+# What a probe may require of an algorithm.
+CRITIC, BOOTSTRAP, BOX, MASKS, MEMORY = "critic", "bootstrap", "box", "masks", "memory"
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,20 @@ def mean_action(observation: float, expected: float) -> Question:
     return Question(f"mean action({observation:g})", measure, right, expected - TOLERANCE, expected + TOLERANCE)
 
 
+def no_invalid_actions() -> Question:
+    """Return a question for the number of invalid actions that were taken in training."""
+    return Question("invalid actions", lambda m: float(sum(m.get_env().get_attr("n_invalid"))), "0", 0.0, 0.0)
+
+
+def remembered() -> Question:
+    """Return a question for the share of episodes in which the action is the one to remember; guessing gives half."""
+
+    def measure(model: Any) -> float:
+        return float(evaluate_policy(model, RememberedAction(), 20, warn=False)[0])
+
+    return Question("remembered", measure, f"1, at least {SURE}", SURE, 1.0)
+
+
 def probabilities(model: Any, observation: float) -> list[float]:
     """Return π(·|s) for every action."""
     with th.no_grad():
@@ -109,7 +126,8 @@ class Probe:
     :param gamma: discount factor for which the answers are known
     :param questions: questions to a model that was trained in the environment
     :param suspect: what is probably broken if an answer is wrong
-    :param needs: what an algorithm needs for this probe: ``CRITIC``, ``BOOTSTRAP`` of truncated episodes, ``BOX`` actions
+    :param needs: what an algorithm needs for this probe: ``CRITIC``, ``BOOTSTRAP`` of truncated episodes, ``BOX`` actions,
+        action ``MASKS``, or ``MEMORY``, a recurrent policy
     """
 
     name: str
@@ -257,6 +275,48 @@ class DelayedReward(ProbeEnv):
         return self.seen  # 0 at first
 
 
+class MaskedAction(ProbeEnv):
+    """One step: action 0 pays 1, and is invalid where the observation is −1. Tests that masks reach the policy's samples."""
+
+    n_invalid = 0  # invalid actions so far
+
+    def first(self) -> float:
+        """Return −1 or 1."""
+        return self.coin()
+
+    def action_masks(self) -> np.ndarray:
+        """Return which actions are valid, ``[2]``."""
+        return np.array([self.seen > 0, True])
+
+    def reward(self, action: Any) -> float:
+        """Return 1 for action 0, and count it where it is invalid."""
+        self.n_invalid += int(not self.action_masks()[action])
+        return float(action == 0)
+
+
+class RememberedAction(ProbeEnv):
+    """
+    Two steps: the first observation, −1 or 1, tells the right action of the second step, in which the observation is 0.
+
+    Tests that a recurrent policy's state reaches from one step to the next, in acting and in the update.
+    """
+
+    length = 2
+
+    def first(self) -> float:
+        """Return the cue, −1 or 1."""
+        self.cue = self.coin()
+        return self.cue
+
+    def following(self, action: Any) -> float:
+        """Return 0: the cue is gone."""
+        return 0.0
+
+    def reward(self, action: Any) -> float:
+        """Return 1 for the right action in the second step."""
+        return float(self.age == 1 and (action == 1) == (self.cue > 0))
+
+
 class Target(ProbeEnv):
     """One step, reward −(a − s/2)² for a continuous action: the mean action must be half of the observation."""
 
@@ -341,5 +401,21 @@ PROBES: tuple[Probe, ...] = (
         questions=(mean_action(-1, -0.5), mean_action(1, 0.5)),
         suspect="advantages have the wrong sign, or the log-probability of a Box action is not that of the sampled action",
         needs=frozenset({BOX}),
+    ),
+    Probe(
+        name="action mask",
+        environment=MaskedAction,
+        gamma=0.9,
+        questions=(no_invalid_actions(), chosen(1, 0)),
+        suspect="actions are not sampled from the masked distribution, or masks belong to other rows than the observations",
+        needs=frozenset({MASKS}),
+    ),
+    Probe(
+        name="memory",
+        environment=RememberedAction,
+        gamma=0.9,
+        questions=(remembered(),),
+        suspect="the recurrent state is reset or shifted between two steps, or the gradient does not reach the earlier one",
+        needs=frozenset({MEMORY}),
     ),
 )

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+
+from sb3_pgx.tasks.picture import Pictured
 
 N_CUES = 4
 
 
-class Recall(gym.Env[np.ndarray, np.int64]):
+class Recall(Pictured):
     """
     Shows one of K = 4 cues in the first step, and asks for it after a delay; the reward is 1 for the right answer.
 
@@ -17,9 +18,11 @@ class Recall(gym.Env[np.ndarray, np.int64]):
     episodes.
 
     :param delay: steps between cue and question
+    :param render_mode: ``"rgb_array"`` or ``None``
     """
 
-    def __init__(self, delay: int = 6):
+    def __init__(self, delay: int = 6, render_mode: str | None = None):
+        super().__init__(render_mode)
         self.delay = delay
         self.observation_space = spaces.Box(0.0, 1.0, (N_CUES + 1,), np.float32)
         self.action_space = spaces.Discrete(N_CUES)
@@ -28,14 +31,14 @@ class Recall(gym.Env[np.ndarray, np.int64]):
         """Draw a cue, and show it."""
         super().reset(seed=seed)
         self._cue, self._step = int(self.np_random.integers(N_CUES)), 0
-        return self._observation(), {}
+        return self.seen(self._observation()), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Ignore all actions but the answer."""
         asked = self._step > self.delay
         right = asked and self.is_right(int(action))
         self._step += 1
-        return self._observation(), float(right), asked, False, {}
+        return self.seen(self._observation()), float(right), asked, False, {}
 
     def is_right(self, answer: int) -> bool:
         """Return whether an answer is the cue."""
@@ -57,8 +60,8 @@ class MaskedRecall(Recall):
     alone, 1 of 4.
     """
 
-    def __init__(self, delay: int = 6):
-        super().__init__(delay)
+    def __init__(self, delay: int = 6, render_mode: str | None = None):
+        super().__init__(delay, render_mode)
         self.action_space = spaces.Discrete(N_CUES**2)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -76,7 +79,7 @@ class MaskedRecall(Recall):
         return bool(self._valid[answer]) and answer % N_CUES == self._cue
 
 
-class InvalidActions(gym.Env[np.ndarray, np.int64]):
+class InvalidActions(Pictured):
     """
     Shows one of 4 cues in each of 10 steps, and rewards the answer with 1 if it is right. Of the 20 answers, 4 are valid in
     each step, one for each cue: answer a means cue a mod 4. An invalid answer ends the episode.
@@ -86,7 +89,8 @@ class InvalidActions(gym.Env[np.ndarray, np.int64]):
 
     n_answers, length = 20, 10
 
-    def __init__(self) -> None:
+    def __init__(self, render_mode: str | None = None):
+        super().__init__(render_mode)
         self.observation_space = spaces.Box(0.0, 1.0, (N_CUES,), np.float32)
         self.action_space = spaces.Discrete(self.n_answers)
 
@@ -94,14 +98,14 @@ class InvalidActions(gym.Env[np.ndarray, np.int64]):
         """Start an episode."""
         super().reset(seed=seed)
         self._step = 0
-        return self._drawn(), {}
+        return self.seen(self._drawn()), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Judge an answer, and show the next cue."""
         valid = bool(self._valid[action])
         right = valid and int(action) % N_CUES == self._cue
         self._step += 1
-        return self._drawn(), float(right), not valid or self._step == self.length, False, {}
+        return self.seen(self._drawn()), float(right), not valid or self._step == self.length, False, {}
 
     def action_masks(self) -> np.ndarray:
         """Return which actions are valid, ``[20]``."""

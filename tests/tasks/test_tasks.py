@@ -29,6 +29,16 @@ def test_they_keep_gymnasiums_interface_and_are_deterministic(name):
     assert np.array_equal(*returns)
 
 
+@pytest.mark.parametrize("name, bars", [("Recall-v0", 5), ("InvalidActions-v0", 4), ("Gripper-v0", 2)])
+def test_a_picture_shows_the_observation_as_bars(name, bars):
+    env = gym.make(f"sb3_pgx.tasks:{name}", render_mode="rgb_array")
+    observation, _ = env.reset(seed=1)
+    picture = env.render()
+    share = (picture[:, ::16, 0] == 0).mean(axis=0)  # of each bar
+    low, high = env.observation_space.low, env.observation_space.high
+    assert picture.shape == (64, 16 * bars, 3) and np.allclose(share, (observation - low) / (high - low), atol=1 / 64)
+
+
 def played(env, answer, episodes=400):
     """Return the mean return of a policy: a function of the observations of the episode so far and the mask."""
     total = 0.0
