@@ -54,7 +54,9 @@ class MixedActionsMixin(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         if self.use_sde:
-            raise ValueError("use_sde=True needs Box actions, and these are mixed: leave it out")
+            raise ValueError(
+                f"use_sde=True needs Box actions, but the action space is {one_line(self._mixed_space)}: leave it out"
+            )
         self.action_space = self._mixed_space
         product = Product(self.action_space)
         self.action_dist = BernoulliDistribution(sum(product.n_outputs))  # for which SB3 builds one linear layer

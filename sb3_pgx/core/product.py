@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from copy import copy
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch as th
@@ -52,10 +54,12 @@ class Product(Distribution):
         :param log_std: log σ of the numbers of all Box parts, ``[D]`` or ``[B, D]``; ``None`` if there is no such part
         :return: itself
         """
+        # A single part takes the outputs themselves: a split changes the layout of derivatives, and with it their rounding.
+        by_part = outputs.split(self.n_outputs, dim=1) if len(self.parts) > 1 else [outputs]
         stds = iter(() if log_std is None else log_std.split(self.n_gaussian, dim=-1))
         self.parts = [
             copy(part).proba_distribution(x, next(stds)) if _is_gaussian(part) else copy(part).proba_distribution(x)
-            for part, x in zip(self.parts, outputs.split(self.n_outputs, dim=1), strict=True)
+            for part, x in zip(self.parts, by_part, strict=True)
         ]
         return self
 
@@ -66,11 +70,11 @@ class Product(Distribution):
         :param actions: a, ``[B, action_dim]``
         """
         columns = zip(self.parts, actions.split(self.action_dims, dim=1), strict=True)
-        return _total([part.log_prob(x.squeeze(1) if _is_choice(part) else x) for part, x in columns])
+        return reduce(add, (part.log_prob(x.squeeze(1) if _is_choice(part) else x) for part, x in columns))
 
     def entropy(self) -> Tensor:
         """Return the entropy, ``[B]``."""
-        return _total([part.entropy() for part in self.parts])
+        return reduce(add, (part.entropy() for part in self.parts))  # type: ignore[return-value]  # each has a closed form
 
     def sample(self) -> Tensor:
         """Draw actions, ``[B, action_dim]``, part after part."""
@@ -98,10 +102,6 @@ def joined(actions: Sequence[Tensor]) -> Tensor:
     """
     rows = [x if x.is_floating_point() else x.float() for x in actions]
     return th.cat([x[:, None] if x.dim() == 1 else x for x in rows], dim=1)
-
-
-def _total(summands: Sequence[Any]) -> Tensor:
-    return th.stack([*summands], dim=1).sum(dim=1)
 
 
 def _is_gaussian(part: Distribution) -> bool:

@@ -162,7 +162,6 @@ class PolicyGradientAlgorithm(Updating):
         if is_recurrent(self.policy_class) and self.refuses_memory is not None:
             raise ValueError(f"{self.refuses_memory}: use a policy without memory, or another algorithm, such as PPO")
         check_spaces(self.policy_class, self.policy_kwargs, self.observation_space, self.action_space)
-        check_acts_in(self.policy_class, self.action_space)
         self.use_sde = as_flag("use_sde", self.use_sde)
         check_unit_interval(gamma=self.gamma, gae_lambda=self.gae_lambda)
         check_positive_or_none("turns clipping off", max_grad_norm=self.max_grad_norm)
@@ -192,6 +191,7 @@ class PolicyGradientAlgorithm(Updating):
             raise ValueError(f"env=None: {type(self).__name__} needs an environment to know what its policy acts on")
         vars(self).update(without_arrays(vars(self)))
         self.check_arguments()
+        check_acts_in(self.policy_class, self.action_space)
         if not is_users_own(self.rollout_buffer_class):
             self.rollout_buffer_class = None  # SB3 takes the one of its two that fits the observations
         with self._policy_class_with_use_sde(), buffers_of_stored_actions(self):

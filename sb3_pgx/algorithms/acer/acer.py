@@ -230,13 +230,13 @@ class ACER(RMSpropAlgorithm):
 
         :raises ValueError: an argument is invalid, or ACER cannot act in the action space
         """
+        super().check_arguments()
         if not isinstance(self.action_space, spaces.Discrete | spaces.Box):
             raise ValueError(
                 f"ACER cannot act in {one_line(self.action_space)}: it supports only Discrete and Box actions, because "
                 "several choices at once have too many combinations for a Q-value each. Use PPO, A2C or TRPO, or turn the "
                 "choices into one Discrete choice."
             )
-        super().check_arguments()
         if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, ACERMixin)):
             name = getattr(self.policy_class, "__name__", self.policy_class)
             raise ValueError(
