@@ -241,8 +241,7 @@ class NPG(PolicyGradientAlgorithm):
             warn_of_uneven_batches(self.batch_size, self.n_steps, self.n_envs)
 
     def _warn_of_contribs_target(self) -> None:
-        n = get_action_dim(self.action_space)
-        if n > 1 and isinstance(self.action_space, spaces.Box | spaces.MultiBinary):
+        if isinstance(self.action_space, spaces.Box | spaces.MultiBinary) and (n := get_action_dim(self.action_space)) > 1:
             warn(
                 f"this model was saved by sb3-contrib, which bounds the mean over the {n} dimensions of an action, whereas "
                 f"{type(self).__name__} bounds their sum. To take the same steps, multiply target_kl and cg_damping by {n}: "

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from sb3_pgx.core.checks import check_counts, is_number, without_arrays
 from sb3_pgx.core.errors import first_line, one_line
+from sb3_pgx.core.mixed_spaces import is_mixed, parts_of
 
 MAX_SEED = 2**32 - 1  # NumPy's limit
 # Smallest width and height of images for SB3's convolutions.
@@ -218,7 +219,10 @@ def check_spaces(
     :param action_space: action space of the environment
     :raises ValueError: SB3's policies cannot work with a space
     """
-    _check_action_space(action_space, bool(kwargs.get("squash_output")))
+    if is_mixed(action_space):
+        _check_mixed_space(action_space, bool(kwargs.get("squash_output")))
+    else:
+        _check_action_space(action_space, bool(kwargs.get("squash_output")), "the action space")
     extractor = _extractor_class(policy_class, kwargs)
     if extractor is None:
         return
@@ -257,24 +261,42 @@ def check_spaces(
             )
 
 
-def _check_action_space(space: spaces.Space, squashed: bool) -> None:
+def _check_mixed_space(space: spaces.Space, squashed: bool) -> None:
+    parts = parts_of(space)
+    if not parts:
+        raise ValueError(f"the action space is an empty {type(space).__name__}: the policy has nothing to decide")
+    if squashed:
+        raise ValueError(f"squash_output=True needs Box actions, but the action space is {one_line(space)}: leave it out")
+    for key, part in parts.items():
+        name = f"the part {key!r} of the action space"
+        if not isinstance(part, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+            raise ValueError(
+                f"{name} is {one_line(part)}, but the parts of a {type(space).__name__} must be Box, Discrete, MultiDiscrete "
+                "or MultiBinary: flatten the action space to one level"
+            )
+        _check_action_space(part, False, name)
+        if isinstance(part, spaces.Box) and not part.is_bounded():
+            raise ValueError(f"{name} is {one_line(part)}: give it finite bounds, to which actions are clipped")
+
+
+def _check_action_space(space: spaces.Space, squashed: bool, name: str) -> None:
     if isinstance(space, spaces.Box) and squashed:
         width = space.high - space.low
         if not np.array_equal(width, space.high.astype(float) - space.low.astype(float)) and space.dtype.kind in "iu":
             raise ValueError(
-                f"the action space is {one_line(space)}, whose width overflows {space.dtype}, but squash_output=True needs "
+                f"{name} is {one_line(space)}, whose width overflows {space.dtype}, but squash_output=True needs "
                 "it: use a wider type, or remove squash_output"
             )
     if isinstance(space, spaces.Box) and not np.prod(space.shape, dtype=int):
-        raise ValueError(f"the action space is {one_line(space)}, whose actions are empty: give them at least one number")
+        raise ValueError(f"{name} is {one_line(space)}, whose actions are empty: give them at least one number")
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1:
         raise ValueError(
-            f"the action space is MultiDiscrete({space.nvec.tolist()}), but SB3's policies take one row of choices: flatten "
+            f"{name} is MultiDiscrete({space.nvec.tolist()}), but SB3's policies take one row of choices: flatten "
             f"it, MultiDiscrete({space.nvec.ravel().tolist()}), and reshape the action in the environment"
         )
     if isinstance(space, spaces.MultiBinary) and not isinstance(space.n, int):
         raise ValueError(
-            f"the action space is {one_line(space)}, but SB3's policies take one row of switches: flatten it, "
+            f"{name} is {one_line(space)}, but SB3's policies take one row of switches: flatten it, "
             f"MultiBinary({int(np.prod(space.shape))}), and reshape the action in the environment"
         )
 

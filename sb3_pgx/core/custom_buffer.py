@@ -1,13 +1,16 @@
 """Adapter for a user's own rollout buffer class, which is filled and read as SB3 does it."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from sb3_pgx.core.mixed_spaces import is_mixed, stored_space
 from sb3_pgx.core.recorder import Recorder
 from sb3_pgx.core.rollout import Batch, EvaluatedRollout, OwnBatch, Rollout, map_tensors
 
@@ -67,6 +70,30 @@ def is_users_own(buffer_class: type[RolloutBuffer] | None) -> bool:
     """
     contribs = getattr(buffer_class, "__module__", None) == "sb3_contrib.common.maskable.buffers"
     return not contribs and buffer_class not in (None, RolloutBuffer, DictRolloutBuffer)
+
+
+@contextmanager
+def buffers_of_stored_actions(model: Any) -> Iterator[None]:
+    """
+    Within this context, SB3 makes the model's rollout buffer for the actions that it keeps: rows of numbers for a mixed
+    action space, which SB3's buffers do not know.
+
+    :param model: model whose ``rollout_buffer_class`` is replaced meanwhile
+    """
+    if not is_mixed(model.action_space):
+        yield
+        return
+    default = DictRolloutBuffer if isinstance(model.observation_space, spaces.Dict) else RolloutBuffer
+    buffer_class: Any = model.rollout_buffer_class or default
+
+    def make(size: int, observation_space: spaces.Space, action_space: spaces.Space, **kwargs: Any) -> RolloutBuffer:
+        return buffer_class(size, observation_space, stored_space(action_space), **kwargs)
+
+    model.rollout_buffer_class = make
+    try:
+        yield
+    finally:
+        model.rollout_buffer_class = buffer_class
 
 
 def batches(buffer: RolloutBuffer, batch_size: int | None) -> Generator[Batch, None, None]:

@@ -24,6 +24,7 @@ from torch.distributions import Distribution as TorchDistribution
 from torch.distributions import Normal
 from torch.overrides import TorchFunctionMode
 
+from sb3_pgx.core.product import Product, joined
 from sb3_pgx.ops.divergences import (
     entropy_categorical,
     fisher_bernoulli,
@@ -42,7 +43,12 @@ def release_graph(policy: ActorCriticPolicy) -> None:
     copied nor pickled, and they keep the activations of the whole batch in memory.
     """
     distribution = getattr(policy, "action_dist", None)
-    for name, value in vars(distribution).items() if distribution is not None else ():
+    if distribution is not None:
+        _detach(distribution)
+
+
+def _detach(distribution: Any) -> None:
+    for name, value in vars(distribution).items():
         setattr(distribution, name, _detached(value))
 
 
@@ -51,6 +57,8 @@ def _detached(value: Any) -> Any:
         return value.detach()
     if isinstance(value, list):
         return [_detached(v) for v in value]
+    if isinstance(value, Distribution):
+        _detach(value)
     if isinstance(value, TorchDistribution):
         for name, inner in vars(value).items():
             if isinstance(inner, th.Tensor):
@@ -231,14 +239,55 @@ class Family:
             return fisher_categorical(parameters, tangents, self.sizes)
         return (fisher_bernoulli if self.kind == "bernoulli" else fisher_gaussian)(parameters, tangents)
 
+    def std(self, parameters: th.Tensor) -> th.Tensor | None:
+        """Return the standard deviations of Gaussian actions, ``[B, D]``; ``None`` if no action is Gaussian."""
+        return parameters.chunk(2, dim=1)[1] if self.kind == "gaussian" else None
+
+
+@dataclass(frozen=True)
+class ProductFamily(Family):
+    """
+    Products of independent distributions. Their packed parameters are those of the parts, part after part.
+
+    :param kind: ``"product"``
+    :param sizes: number of packed parameters of each part
+    :param parts: family of each part
+    """
+
+    parts: tuple[Family, ...] = ()
+
+    def kl(self, old: th.Tensor, new: th.Tensor) -> th.Tensor:
+        """Return KL(old‖new), summed over the parts, ``[B]``."""
+        total = old.new_zeros(len(old))
+        for part, *parameters in self._by_part(old, new):
+            total = total + part.kl(*parameters)
+        return total
+
+    def fisher(self, parameters: th.Tensor, tangents: th.Tensor) -> th.Tensor:
+        """Return the product of each row's Fisher matrix, which has a block for each part, and its tangent, ``[B, K]``."""
+        return th.cat([part.fisher(*blocks) for part, *blocks in self._by_part(parameters, tangents)], dim=1)
+
+    def std(self, parameters: th.Tensor) -> th.Tensor | None:
+        """Return the standard deviations of all Gaussian parts, ``[B, D]``; ``None`` if there are none."""
+        known = [std for part, x in self._by_part(parameters) if (std := part.std(x)) is not None]
+        return th.cat(known, dim=1) if known else None
+
+    def _by_part(self, *parameters: th.Tensor) -> Iterator[tuple[Any, ...]]:
+        assert self.sizes is not None
+        return zip(self.parts, *(x.split(self.sizes, dim=1) for x in parameters), strict=True)
+
 
 def family_of(distribution: Distribution) -> Family:
     """
     Return the family of a distribution.
 
-    :param distribution: one of SB3's action distributions
+    :param distribution: one of SB3's action distributions, or a product of them
     :raises ValueError: SB3's on-policy algorithms do not use this distribution
     """
+    if isinstance(distribution, Product):
+        parts = tuple(map(family_of, distribution.parts))
+        widths = zip(parts, distribution.n_outputs, strict=True)
+        return ProductFamily("product", tuple(2 * n if part.kind == "gaussian" else n for part, n in widths), parts)
     distribution = as_sb3s(distribution)
     if isinstance(distribution, MultiCategoricalDistribution):
         return Family("categorical", tuple(int(n) for n in distribution.action_dims))
@@ -255,9 +304,11 @@ def packed(distribution: Distribution) -> th.Tensor:
     """
     Return the parameters of an action distribution in one tensor: logits, or means followed by standard deviations.
 
-    :param distribution: one of SB3's action distributions, for B states
+    :param distribution: one of SB3's action distributions, for B states, or a product of them
     :return: ``[B, K]``
     """
+    if isinstance(distribution, Product):
+        return th.cat([packed(part) for part in distribution.parts], dim=1)
     if isinstance(distribution, Choice):
         return distribution.logits
     inner: Any = distribution.distribution
@@ -271,10 +322,13 @@ def noise_source(distribution: Distribution, n: int, device: th.device) -> Calla
     Return a function that draws the random numbers that the distribution's own ``sample`` would use for n states, from the
     same generator. Each call overwrites the result of the last one. For gSDE, it returns the current noise matrices.
 
-    :param distribution: one of SB3's action distributions
+    :param distribution: one of SB3's action distributions, or a product of them
     :param n: number of states
     :param device: device of the numbers
     """
+    if isinstance(distribution, Product):
+        sources = [noise_source(part, n, device) for part in distribution.parts]
+        return lambda: th.cat([draw() for draw in sources], dim=1)
     distribution = as_sb3s(distribution)
     if isinstance(distribution, StateDependentNoiseDistribution):
 
@@ -298,6 +352,7 @@ _SAMPLED = (
     CategoricalDistribution,
     DiagGaussianDistribution,
     MultiCategoricalDistribution,
+    Product,
     StateDependentNoiseDistribution,
 )
 
@@ -311,10 +366,13 @@ def sample_with(distribution: Distribution, noise: th.Tensor) -> th.Tensor:
     """
     Return the actions that the distribution's own ``sample`` would draw from these random numbers, as a pure function.
 
-    :param distribution: one of SB3's action distributions, for B states
+    :param distribution: one of SB3's action distributions, for B states, or a product of them
     :param noise: random numbers from :func:`noise_source`
     :return: actions, ``[B, ...]``
     """
+    if isinstance(distribution, Product):
+        blocks = noise.split(distribution.n_outputs, dim=1)
+        return joined([sample_with(part, numbers) for part, numbers in zip(distribution.parts, blocks, strict=True)])
     if isinstance(distribution, Choice):
         return (distribution.logits.exp() / noise).argmax(dim=1)
     inner: Any = distribution.distribution

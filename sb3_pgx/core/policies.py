@@ -12,13 +12,14 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from sb3_pgx.core.action_masks import masked
-from sb3_pgx.core.distributions import Choice, as_sb3s, release_graph
+from sb3_pgx.core.distributions import Choice, as_sb3s, family_of, packed, release_graph
+from sb3_pgx.core.mixed_spaces import n_gaussian
+from sb3_pgx.core.product import Product
 from sb3_pgx.core.recurrence import Run, run_padded
 from sb3_pgx.core.recurrent_evaluation import (
     features_of,
@@ -38,7 +39,7 @@ STD_OPTIONS = ("log_std_bounds", "state_dependent_std")
 
 class GaussianStdMixin(ActorCriticPolicy):
     """
-    Two options for Gaussian policies (Box actions, no gSDE), for ``policy_kwargs``.
+    Two options for Gaussian policies (Box actions or parts, no gSDE), for ``policy_kwargs``.
 
     :param args: arguments of SB3's policy
     :param log_std_bounds: lowest and highest log σ, with log σ = low + (high − low) sigmoid(x). Typical: ``None``, which sets
@@ -62,12 +63,12 @@ class GaussianStdMixin(ActorCriticPolicy):
         super()._build(lr_schedule)
         if self.log_std_bounds is None and not self.state_dependent_std:
             return
-        if not isinstance(self.action_space, spaces.Box) or self.use_sde:
+        if not n_gaussian(self.action_space) or self.use_sde:
             raise ValueError(f"{' and '.join(STD_OPTIONS)} need a Gaussian policy: Box actions and use_sde=False")
         initial = self._unbounded(self.log_std_init)
         if self.state_dependent_std:
             del self.log_std
-            self.log_std_net = nn.Linear(self.mlp_extractor.latent_dim_pi, get_action_dim(self.action_space))
+            self.log_std_net = nn.Linear(self.mlp_extractor.latent_dim_pi, n_gaussian(self.action_space))
             if self.ortho_init:
                 self.init_weights(self.log_std_net, gain=0.01)
             nn.init.constant_(self.log_std_net.bias, initial)
@@ -195,7 +196,7 @@ def policy_class_for(policy_class: Any, policy_kwargs: dict[str, Any]) -> Any:
 
 def mean_std(policy: ActorCriticPolicy, observations: Observations) -> Tensor | float | None:
     """
-    Return the mean standard deviation of a Box policy, or ``None`` if the policy has none.
+    Return the mean standard deviation of a policy for Box actions or parts, or ``None`` if the policy has none.
 
     :param policy: policy; SB3's standard deviation is a parameter, with our options it may depend on the observations
     :param observations: observations to average over, ``[B, *obs]``
@@ -205,11 +206,12 @@ def mean_std(policy: ActorCriticPolicy, observations: Observations) -> Tensor | 
     if log_std is not None and not bounded:
         values = log_std.detach().exp().flatten().tolist()  # faster than torch's mean for few numbers
         return sum(values) / len(values)
-    if not isinstance(policy.action_dist, DiagGaussianDistribution):
+    if not isinstance(policy.action_dist, DiagGaussianDistribution | Product):
         return None
     with th.no_grad():
-        distribution: Any = policy.get_distribution(observations).distribution
-    return distribution.stddev.mean()
+        distribution = policy.get_distribution(observations)
+    std = family_of(distribution).std(packed(distribution))
+    return None if std is None else std.mean()
 
 
 def restart_optimizer(policy: ActorCriticPolicy, learning_rate: float) -> None:

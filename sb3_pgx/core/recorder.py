@@ -7,11 +7,12 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
+from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.core.buffer_arrays import doubled, final_value
 from sb3_pgx.core.checks import Array, arrays_are_finite, environment_name
+from sb3_pgx.core.mixed_spaces import action_dims
 from sb3_pgx.core.rollout import CollectedRollout, map_tensors
 from sb3_pgx.core.spaces import has_start, kept_action_type, kept_type, zero_based
 from sb3_pgx.core.undo import Refusal
@@ -34,7 +35,7 @@ class Recorder:
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, n_envs: int, capacity: int):
         self.space, self.n_envs, self.size, self.capacity = observation_space, n_envs, 0, capacity
         self.observations: Any = None  # an array or a dictionary of arrays, made when the first observations arrive
-        self.actions = np.zeros((capacity, n_envs, get_action_dim(action_space)), kept_action_type(action_space))
+        self.actions = np.zeros((capacity, n_envs, sum(action_dims(action_space))), kept_action_type(action_space))
         self.rewards = np.zeros((capacity, n_envs), np.float32)
         self.flags = np.zeros((4, capacity, n_envs), bool)  # terminated, truncated, valid, episode start
         self.action_masks: np.ndarray | None = None  # [capacity, N, M], boolean, made when the first masks arrive

@@ -23,6 +23,7 @@ from sb3_pgx.core.buffer_arrays import (
     to_numpy,
 )
 from sb3_pgx.core.deferred_values import StepEvaluation
+from sb3_pgx.core.mixed_spaces import stored_space
 from sb3_pgx.core.recorder import Recorder
 from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Rollout, map_tensors
 from sb3_pgx.core.spaces import check_choices, kept_action_type, kept_type
@@ -86,6 +87,12 @@ class RolloutView(RolloutBuffer):
     _rollout: EvaluatedRollout | None = None  # after collection; estimated unless `advantages` are computed later
     _estimate: Callable[[EvaluatedRollout], Rollout] | None = None  # the algorithm's own estimate, if it is not SB3's
     _last_dones: Any = None
+
+    def __init__(
+        self, buffer_size: int, observation_space: spaces.Space, action_space: spaces.Space, *args: Any, **kwargs: Any
+    ):
+        super().__init__(buffer_size, observation_space, stored_space(action_space), *args, **kwargs)
+        self.action_space = action_space
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all arrays, without references to the model."""

@@ -7,6 +7,8 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
+from sb3_pgx.core.mixed_spaces import action_shape, by_part, is_mixed, structures
+
 
 def start_of(space: spaces.Space) -> Any:
     """Return the first choice of a Discrete space, or the first choices of a MultiDiscrete one; ``None`` if all are 0."""
@@ -42,7 +44,7 @@ def within(actions: Any, space: spaces.Space) -> Any:
     count from the space's ``start``.
 
     :param actions: actions of one environment or of several
-    :param space: action space of one environment
+    :param space: action space of one environment, not a mixed one
     """
     if isinstance(space, spaces.Box) and space.dtype.kind in "iu":
         actions = np.rint(actions)
@@ -50,14 +52,18 @@ def within(actions: Any, space: spaces.Space) -> Any:
     return (actions if start is None else actions + start).astype(space.dtype, copy=False)
 
 
-def environment_actions(actions: np.ndarray, policy: BasePolicy, space: spaces.Space) -> np.ndarray:
+def environment_actions(actions: np.ndarray, policy: BasePolicy, space: spaces.Space) -> Any:
     """
     Return the actions that the environments receive: rescaled if the policy squashes them, otherwise clipped to the bounds.
+    Those of a mixed space are N dictionaries or tuples.
 
     :param actions: actions as the policy sampled them, ``[N, ...]``
     :param policy: policy that sampled them
     :param space: action space of one environment
     """
+    if is_mixed(space):
+        parts = ((x.reshape(-1, *action_shape(part)), part) for x, part in by_part(actions, space))
+        return structures([environment_actions(x, policy, part) for x, part in parts], space)
     if isinstance(space, spaces.Box):
         actions = policy.unscale_action(actions) if policy.squash_output else np.clip(actions, space.low, space.high)
     return within(actions, space)
@@ -79,10 +85,13 @@ def kept_type(array: np.ndarray, space: spaces.Space) -> np.dtype[Any]:
 
 def kept_action_type(space: spaces.Space) -> np.dtype[Any]:
     """
-    Return the type in which to store sampled actions. Those of a Box are real numbers, even if the environment takes integers.
+    Return the type in which to store sampled actions. Those of a Box are real numbers, even if the environment takes integers,
+    and so are mixed ones.
 
     :param space: action space
     """
+    if is_mixed(space):
+        return np.dtype(np.float32)
     if not isinstance(space, spaces.Box):
         return np.dtype(space.dtype)
     return np.dtype(np.float64 if space.dtype == np.float64 else np.float32)
@@ -93,9 +102,12 @@ def check_choices(actions: Tensor, space: spaces.Space) -> None:
     Check actions that a callback may have written.
 
     :param actions: zero-based
-    :param space: any; only those of a ``Discrete`` space are checked
+    :param space: any; only those of a ``Discrete`` space, or of such a part of a mixed space, are checked
     :raises ValueError: an action is not one of the space's
     """
+    if is_mixed(space):
+        for columns, part in by_part(actions, space):
+            check_choices(columns, part)
     if isinstance(space, spaces.Discrete):
         wrong = actions[(actions < 0) | (actions >= space.n)]
         if len(wrong):

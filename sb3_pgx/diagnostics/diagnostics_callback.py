@@ -255,11 +255,12 @@ class DiagnosticsCallback(BaseCallback):
                 measured |= units
             else:
                 after = evaluate_batch(policy, rows)
+        family = family_of(policy.action_dist)
         return {
             **measured,
-            **kl_metrics(family_of(policy.action_dist), snapshot.before, after.distribution),
+            **kl_metrics(family, snapshot.before, after.distribution),
             **ratio_metrics(rows.log_prob, after.log_prob, self._clip_range),
-            **exploration_metrics(after, space, rows.action_masks),
+            **exploration_metrics(after, family, space, rows.action_masks),
             **critic_metrics(snapshot, after),
         }
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from sb3_pgx.core.action_masks import mask_parts
 from sb3_pgx.core.distributions import Family
 from sb3_pgx.core.evaluation import Evaluation
+from sb3_pgx.core.mixed_spaces import by_part, is_mixed, parts_of
 from sb3_pgx.diagnostics.snapshot import Snapshot
 from sb3_pgx.ops.metrics import clip_fraction, effective_sample_size, explained_variance, kl_estimates
 
@@ -68,11 +69,14 @@ def initial_ratio_metrics(log_prob: Tensor, old_log_prob: Tensor) -> Measured:
     return {"initial_ratio_error": (log_prob - old_log_prob[: len(log_prob)]).expm1().abs().max()}
 
 
-def exploration_metrics(after: Evaluation, action_space: spaces.Space, action_masks: Tensor | None = None) -> Measured:
+def exploration_metrics(
+    after: Evaluation, family: Family, action_space: spaces.Space, action_masks: Tensor | None = None
+) -> Measured:
     """
     Return the entropy, relative to its maximum if that is finite, and the standard deviations of a Gaussian policy.
 
     :param after: the new policy's evaluation of the rollout
+    :param family: family of the action distribution
     :param action_space: the environment's action space
     :param action_masks: which actions were valid, ``[B, M]``; the share of them is returned, too
     """
@@ -85,14 +89,17 @@ def exploration_metrics(after: Evaluation, action_space: spaces.Space, action_ma
     if most is not None:
         share = after.entropy.mean() / most
         return measured | {"relative_entropy": share.nan_to_num(1.0)}  # 0 / 0 where no state leaves a choice
-    if after.distribution is not None:
-        std = after.distribution.chunk(2, dim=1)[1]
+    std = None if after.distribution is None else family.std(after.distribution)
+    if std is not None:
         measured |= {"std_mean": std.mean(), "std_min": std.min(), "std_max": std.max()}
     return measured
 
 
 def max_entropy(action_space: spaces.Space) -> float | None:
-    """Return the entropy of uniformly distributed actions, in nats, or ``None`` for a continuous space."""
+    """Return the entropy of uniformly distributed actions, in nats, or ``None`` if some of them are continuous."""
+    if is_mixed(action_space):
+        parts = [max_entropy(part) for part in parts_of(action_space).values()]
+        return None if None in parts else sum(parts)  # type: ignore[arg-type]
     if isinstance(action_space, spaces.Discrete):
         return math.log(action_space.n)
     if isinstance(action_space, spaces.MultiDiscrete):
@@ -152,10 +159,12 @@ def parameter_metrics(before: Sequence[Tensor], after: Sequence[Tensor]) -> Meas
 
 def clipped_action_metrics(actions: Tensor, action_space: spaces.Space) -> Measured:
     """Return the share of the action components outside the bounds, which the environment receives clipped."""
-    if not isinstance(action_space, spaces.Box):
-        return {}
-    low, high = (th.as_tensor(x, device=actions.device).flatten() for x in (action_space.low, action_space.high))
-    return {"actions_clipped": ((actions < low) | (actions > high)).float().mean()}
+    outside = []
+    for x, part in by_part(actions, action_space):
+        if isinstance(part, spaces.Box):
+            low, high = (th.as_tensor(bound, device=x.device).flatten() for bound in (part.low, part.high))
+            outside.append((x < low) | (x > high))
+    return {"actions_clipped": th.cat(outside, dim=1).float().mean()} if outside else {}
 
 
 def gradient_metrics(norms: list[float], limit: float | None) -> Measured:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sb3_pgx.core.distributions import has_one_hot, one_hot, sample_with
 from sb3_pgx.core.evaluation import evaluate_actions
+from sb3_pgx.core.mixed_spaces import action_shape
 from sb3_pgx.core.policies import distribution_of
 from sb3_pgx.core.recurrent_evaluation import is_recurrent, names_of_memory
 from sb3_pgx.core.rollout import PolicyInputs
@@ -43,7 +44,7 @@ def evaluation_pass(space: spaces.Space, log: CompileLog) -> "CompiledPass":
 
 def _actions(policy: ActorCriticPolicy, noise: Tensor, *tensors: Tensor) -> tuple[Tensor]:
     actions = sample_with(distribution_of(policy, as_inputs(policy, tensors)), noise)
-    return (actions.reshape((-1, *policy.action_space.shape)),)  # type: ignore[misc]
+    return (actions.reshape((-1, *action_shape(policy.action_space))),)
 
 
 def _evaluation(

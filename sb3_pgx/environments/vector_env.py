@@ -6,6 +6,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
+from gymnasium.vector.utils import concatenate, create_empty_array
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
@@ -87,7 +89,12 @@ class VectorEnvAdapter(VecEnv):
         return observations
 
     def step_async(self, actions: np.ndarray) -> None:
-        self._actions = actions
+        self._actions = self._batched(actions) if isinstance(self.action_space, spaces.Dict | spaces.Tuple) else actions
+
+    def _batched(self, actions: Iterable[Any]) -> Any:
+        """Return one dictionary or tuple of arrays, which a vector environment takes, instead of N of them."""
+        empty: Any = create_empty_array(self.action_space, self.num_envs)
+        return concatenate(self.action_space, actions, empty)
 
     def step_wait(self) -> VecEnvStepReturn:
         returned = self.vector_env.step(self._actions)

@@ -83,7 +83,7 @@ def random_return(env_id: str, config: RunConfig, max_steps: int = RANDOM_STEPS)
     env.reset()
     returns: list[float] = []
     for _ in range(max_steps):
-        _, _, dones, infos = env.step(np.stack([env.action_space.sample()]))
+        _, _, dones, infos = env.step([env.action_space.sample()])  # type: ignore[arg-type]
         if dones[0]:
             returns.append(float(infos[0]["episode"]["r"]))
             if len(returns) == RANDOM_EPISODES:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sb3_pgx.core.distributions import noise_source, samples_from_noise
 from sb3_pgx.core.errors import blaming_numbers, not_finite_parameter
+from sb3_pgx.core.mixed_spaces import action_shape
 from sb3_pgx.core.policies import is_sb3s, unchecked
 from sb3_pgx.core.recorder import Recorder
 from sb3_pgx.core.rollout import CollectedRollout, Memory, PolicyInputs, map_tensors
@@ -172,7 +173,7 @@ def sample_actions(
                 actions = policy._predict(inputs.observations)
             else:
                 actions = _predict_unchecked(policy, inputs)
-            return actions.reshape((-1, *policy.action_space.shape)), None, None  # type: ignore[misc]
+            return actions.reshape((-1, *action_shape(policy.action_space))), None, None
         if inputs.action_masks is None:
             actions, values, log_prob = policy(inputs.observations)
         else:

@@ -42,11 +42,13 @@ from sb3_pgx.core.checks import (
     without_arrays,
 )
 from sb3_pgx.core.controllers import KLAdaptiveLearningRate
-from sb3_pgx.core.custom_buffer import is_users_own
+from sb3_pgx.core.custom_buffer import buffers_of_stored_actions, is_users_own
 from sb3_pgx.core.distributions import release_graph
 from sb3_pgx.core.errors import warn
 from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.files import saving
+from sb3_pgx.core.mixed_policies import check_acts_in, policy_class_acting_in
+from sb3_pgx.core.mixed_spaces import is_mixed
 from sb3_pgx.core.policies import check_masked, is_maskable, policy_class_for, unchecked
 from sb3_pgx.core.policy_names import RECURRENT_POLICIES, named_policy
 from sb3_pgx.core.recurrent_evaluation import check_recurrent, is_recurrent
@@ -68,9 +70,10 @@ from sb3_pgx.stages.update import Updating
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
 
-ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict, spaces.Tuple)
 
 
+_MLP_POLICIES = ("ActorPolicy", "GaussianStdPolicy", "MixedActionsPolicy", "MixedActionsActorPolicy")
 _NOT_SAVED = (
     "_steps",
     "_modules",
@@ -136,6 +139,8 @@ class PolicyGradientAlgorithm(Updating):
             _init_setup_model=False,
         )
         self.policy_class = policy_class_for(self.policy_class, self.policy_kwargs)
+        if env is not None:
+            self.policy_class = policy_class_acting_in(self.policy_class, self.action_space)
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
@@ -186,9 +191,10 @@ class PolicyGradientAlgorithm(Updating):
             raise ValueError(f"env=None: {type(self).__name__} needs an environment to know what its policy acts on")
         vars(self).update(without_arrays(vars(self)))
         self.check_arguments()
+        check_acts_in(self.policy_class, self.action_space)
         if not is_users_own(self.rollout_buffer_class):
             self.rollout_buffer_class = None  # SB3 takes the one of its two that fits the observations
-        with self._policy_class_with_use_sde():
+        with self._policy_class_with_use_sde(), buffers_of_stored_actions(self):
             super()._setup_model()
         check_recurrent(self.policy)
         release_graph(self.policy)
@@ -225,7 +231,7 @@ class PolicyGradientAlgorithm(Updating):
     def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
         # SB3 knows its MlpPolicy by the class's name, and ours have names of their own.
         name = self.policy_class.__name__
-        super()._maybe_recommend_cpu(name if name in ("ActorPolicy", "GaussianStdPolicy") else mlp_class_name)
+        super()._maybe_recommend_cpu(name if name in _MLP_POLICIES else mlp_class_name)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "last_rollout", "_scheduled_learning_rate", *_NOT_SAVED]
@@ -280,6 +286,8 @@ class PolicyGradientAlgorithm(Updating):
         As SB3's, for all of the spaces: choices count from the space's ``start``, and actions of an integer Box are whole
         numbers. ``policy.predict``, and SB3 itself from the same file, count from 0.
 
+        An action of a ``Dict`` or ``Tuple`` space is a dictionary or a tuple; several environments get a list of them.
+
         :param observation: of one environment or of several
         :param state: state of a recurrent policy, as returned before; ``None``: that of the start of an episode
         :param episode_start: in which environments an episode starts, where the state of a recurrent policy is reset, ``[N]``
@@ -298,7 +306,7 @@ class PolicyGradientAlgorithm(Updating):
         observation = zero_based(observation, self.observation_space)
         with nullcontext() if masks is None else unchecked(self.policy, th.as_tensor(masks, device=self.device)):
             actions, state = super().predict(observation, state, episode_start, deterministic)
-        return within(actions, self.action_space), state
+        return (actions if is_mixed(self.action_space) else within(actions, self.action_space)), state
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         assert self.env is not None

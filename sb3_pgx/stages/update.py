@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.utils import explained_variance
 
@@ -16,6 +15,7 @@ from sb3_pgx.core.buffer_arrays import rollout_of, to_numpy
 from sb3_pgx.core.controllers import KLAdaptiveLearningRate, adapted_scale
 from sb3_pgx.core.custom_buffer import batches
 from sb3_pgx.core.distributions import release_graph
+from sb3_pgx.core.mixed_spaces import n_gaussian
 from sb3_pgx.core.policies import mean_std
 from sb3_pgx.core.rollout import Batch, PolicyInputs, Rollout
 from sb3_pgx.core.rollout_buffer import RolloutView
@@ -258,7 +258,7 @@ class Updating(Estimating):
 
     def spread(self) -> Metrics:
         """Return ``std`` as SB3 logs it, if the policy has one. A state-dependent one is averaged over the last states."""
-        if not isinstance(self.action_space, spaces.Box) or self.last_rollout is None:
+        if not n_gaussian(self.action_space) or self.last_rollout is None:
             return {}
         std = mean_std(self.policy, self.last_rollout.last_observations)
         return {} if std is None else {"std": std}

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from selection import mostly_slow
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
-from support.capabilities import BOX, DICT, FAR, IMAGE, OwnExtractor
+from support.capabilities import BOX, DICT, FAR, IMAGE, MIXED, OwnExtractor
 from support.eager_and_compiled import NAMES, SEVERAL_EPOCHS, assert_same_training, envs, make, optimizer, pair, trained
 from support.small_environments import vectorised
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -38,6 +38,7 @@ ANY = {
     "Box": lambda: {},
     "MultiDiscrete": lambda: dict(env=envs(action_space=spaces.MultiDiscrete([2, 3]))),
     "MultiBinary": lambda: dict(env=envs(action_space=spaces.MultiBinary(3))),
+    "Dict actions": lambda: dict(env=envs(action_space=MIXED)),
     "one environment": lambda: dict(env=envs(n=1)),
     "gSDE": lambda: dict(use_sde=True, sde_sample_freq=2, ent_coef=0.1),
     "gSDE, one environment": lambda: dict(env=envs(n=1), use_sde=True),

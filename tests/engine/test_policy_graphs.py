@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize, is_vecenv_wrapped
 from stable_baselines3.common.vec_env.vec_transpose import VecTransposeImage
-from support.capabilities import BOX, DICT, FAR, IMAGE
+from support.capabilities import BOX, DICT, FAR, IMAGE, MIXED
 from support.eager_and_compiled import envs, make
 from support.small_environments import DEVICE, AnySpace, vectorised
 
@@ -30,6 +30,8 @@ POLICIES = {
     "Box": {},
     "MultiDiscrete": dict(action_space=spaces.MultiDiscrete([2, 4, 3])),
     "MultiBinary": dict(action_space=spaces.MultiBinary(3)),
+    "Dict": dict(action_space=MIXED),
+    "Tuple": dict(action_space=spaces.Tuple([spaces.Discrete(3), spaces.Discrete(2)])),
     "gSDE": dict(use_sde=True),
     "gSDE, learned features": dict(use_sde=True, policy_kwargs=dict(full_std=False, use_expln=True)),
     "gSDE, squashed": dict(use_sde=True, action_space=FAR, policy_kwargs=dict(squash_output=True)),
@@ -115,6 +117,9 @@ ENVIRONMENTS = {
     "images": lambda: ("CnnPolicy", envs(IMAGE, spaces.Discrete(3)), {}),
     "VecNormalize": lambda: ("MlpPolicy", VecNormalize(envs()), {}),
     "gSDE": lambda: ("MlpPolicy", envs(), dict(use_sde=True, sde_sample_freq=3)),
+    "Dict actions": lambda: ("MlpPolicy", envs(action_space=MIXED), {}),
+    "Dict actions, Dict observations": lambda: ("MultiInputPolicy", envs(DICT, MIXED), {}),
+    "Tuple actions": lambda: ("MlpPolicy", envs(action_space=spaces.Tuple([BOX, spaces.MultiDiscrete([2, 3])])), {}),
     "gSDE, one environment": lambda: ("MlpPolicy", envs(n=1), dict(use_sde=True, sde_sample_freq=3)),
     "gSDE, squashed": lambda: (
         "MlpPolicy",

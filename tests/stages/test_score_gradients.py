@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from support.capabilities import MIXED
 from support.small_environments import DEVICE, AnySpace, vectorised
 
 from sb3_pgx import REINFORCE
@@ -18,6 +19,7 @@ CASES = {
     "Discrete to Box": ("MlpPolicy", spaces.Discrete(4), BOX, {}),
     "MultiDiscrete to MultiDiscrete": ("MlpPolicy", spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([3, 2]), {}),
     "MultiBinary to MultiBinary": ("MlpPolicy", spaces.MultiBinary(3), spaces.MultiBinary(2), {}),
+    "Box to Dict": ("MlpPolicy", BOX, MIXED, {}),
     "gSDE": ("MlpPolicy", BOX, BOX, dict(use_sde=True)),
     "squashed gSDE": ("MlpPolicy", BOX, BOX, dict(use_sde=True, policy_kwargs=dict(squash_output=True))),
     "bounded state-dependent std": (

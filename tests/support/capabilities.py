@@ -20,6 +20,15 @@ from sb3_pgx.registry import ALGORITHMS
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 FAR = spaces.Box(2, 5, (2,), np.float32)  # an action that is not rescaled is outside
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+MIXED = spaces.Dict(
+    {
+        "move": spaces.Box(-1, 1, (2, 2), np.float32),
+        "kind": spaces.Discrete(3, start=1),
+        "switches": spaces.MultiBinary(2),
+        "levels": spaces.MultiDiscrete([2, 3], start=[0, 5]),
+        "number": spaces.Box(0, 9, (1,), np.int64),
+    }
+)
 DICT = spaces.Dict({"vector": BOX, "number": spaces.Discrete(3), "picture": IMAGE})
 
 # Values with which a model trains within a few steps, by the constructor's argument.
@@ -65,7 +74,8 @@ def train(name: str, policy: str, env: Any, **kwargs: Any) -> Any:
     moved = [n for n, p in parameters.items() if not th.equal(p, before[n])]
     assert any("action_net" in n for n in moved), f"the actor did not learn: only {moved} moved"
     action, _ = model.predict(env.observation_space.sample())
-    assert model.action_space.contains(action if isinstance(action, np.ndarray) and action.ndim else int(action))
+    is_one_choice = isinstance(action, np.ndarray) and not action.ndim
+    assert model.action_space.contains(int(action) if is_one_choice else action)
     env.close()
     return model
 
@@ -83,6 +93,9 @@ CELLS: dict[str, Callable[[str], Any]] = {
     "Box actions": lambda a: train(a, "MlpPolicy", envs()),
     "MultiDiscrete actions": lambda a: train(a, "MlpPolicy", envs(action_space=spaces.MultiDiscrete([2, 3]))),
     "MultiBinary actions": lambda a: train(a, "MlpPolicy", envs(action_space=spaces.MultiBinary(3))),
+    "Dict and Tuple actions": lambda a: [
+        train(a, "MlpPolicy", envs(action_space=space)) for space in (MIXED, spaces.Tuple(MIXED.values()))
+    ],
     "Discrete observations": lambda a: train(a, "MlpPolicy", envs(spaces.Discrete(4))),
     "MultiDiscrete observations": lambda a: train(a, "MlpPolicy", envs(spaces.MultiDiscrete([2, 3]))),
     "images (CnnPolicy)": lambda a: train(a, "CnnPolicy", envs(IMAGE)),

@@ -76,7 +76,13 @@ class AnySpace(gym.Env):
     def step(self, action: Any) -> Any:
         assert self.action_space.contains(action), f"{action} is not in {self.action_space}"
         self.steps += 1
-        return self.observation_space.sample(), float(np.sum(action)), False, self.steps >= 5, {}
+        return self.observation_space.sample(), total(action), False, self.steps >= 5, {}
+
+
+def total(action: Any) -> float:
+    """Return the sum of an action's numbers, in the parts of a dictionary or a tuple, too."""
+    parts = action.values() if isinstance(action, dict) else action if isinstance(action, tuple) else [action]
+    return float(sum(np.sum(part) for part in parts))
 
 
 def vectorised(*envs: gym.Env) -> DummyVecEnv:

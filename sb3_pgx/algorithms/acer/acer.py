@@ -29,7 +29,7 @@ from sb3_pgx.core.checks import (
     check_unit_interval,
     is_number,
 )
-from sb3_pgx.core.errors import warn
+from sb3_pgx.core.errors import one_line, warn
 from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Rollout, map_tensors
 from sb3_pgx.core.schedules import MAX_FLOAT32
@@ -233,9 +233,9 @@ class ACER(RMSpropAlgorithm):
         super().check_arguments()
         if not isinstance(self.action_space, spaces.Discrete | spaces.Box):
             raise ValueError(
-                f"ACER cannot act in {self.action_space}: it supports only Discrete and Box actions, because several choices "
-                "at once have too many combinations for a Q-value each. Use PPO, A2C or TRPO, or turn the choices into one "
-                "Discrete choice."
+                f"ACER cannot act in {one_line(self.action_space)}: it supports only Discrete and Box actions, because "
+                "several choices at once have too many combinations for a Q-value each. Use PPO, A2C or TRPO, or turn the "
+                "choices into one Discrete choice."
             )
         if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, ACERMixin)):
             name = getattr(self.policy_class, "__name__", self.policy_class)

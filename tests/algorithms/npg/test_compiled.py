@@ -4,7 +4,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from selection import mostly_slow
-from support.capabilities import OwnExtractor
+from support.capabilities import MIXED, OwnExtractor
 from support.eager_and_compiled import envs, make, pair, trained
 from support.models import assert_same, parameters
 
@@ -16,6 +16,7 @@ CELLS = {
     "Discrete": ("npg", "trust_region", lambda: dict(env=envs(action_space=spaces.Discrete(3)))),
     "MultiDiscrete": ("trpo", "trust_region", lambda: dict(env=envs(action_space=spaces.MultiDiscrete([2, 3])))),
     "MultiBinary": ("npg", "sgd", lambda: dict(env=envs(action_space=spaces.MultiBinary(3)))),
+    "Dict actions": ("trpo", "sgd", lambda: dict(env=envs(action_space=MIXED))),
     "gSDE": ("trpo", "trust_region", lambda: dict(use_sde=True)),
     "Dict observations": ("trpo", "sgd", lambda: dict(env=envs(DICT, BOX), policy="MultiInputPolicy")),
     "a shared extractor": ("npg", "trust_region", lambda: dict(policy_kwargs=dict(features_extractor_class=OwnExtractor))),
@@ -23,7 +24,9 @@ CELLS = {
 }
 
 
-@pytest.mark.parametrize("cell", mostly_slow(CELLS, ["Discrete", "gSDE", "Dict observations", "a sample of the states"]))
+@pytest.mark.parametrize(
+    "cell", mostly_slow(CELLS, ["Discrete", "Dict actions", "gSDE", "Dict observations", "a sample of the states"])
+)
 def test_a_compiled_training_is_the_uncompiled_one(cell, graphs):
     name, critic, case = CELLS[cell]
     eager, compiled = models = pair(name, case, critic=critic, n_steps=12, batch_size=8, cg_max_steps=5)
