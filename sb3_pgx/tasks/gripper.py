@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from sb3_pgx.tasks.picture import Pictured
 
-REACH = 0.2
+REACH, STEP = 0.2, 0.25  # distances within which it grips, and which a move of 1 goes
 
 
 class Gripper(Pictured):
@@ -24,7 +24,7 @@ class Gripper(Pictured):
     def __init__(self, render_mode: str | None = None):
         super().__init__(render_mode)
         self.observation_space = spaces.Box(-4.0, 4.0, (2,), np.float32)
-        self.action_space = spaces.Dict({"move": spaces.Box(-0.25, 0.25, (2,), np.float32), "grip": spaces.Discrete(2)})
+        self.action_space = spaces.Dict({"move": spaces.Box(-1.0, 1.0, (2,), np.float32), "grip": spaces.Discrete(2)})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Place the object."""
@@ -34,7 +34,7 @@ class Gripper(Pictured):
 
     def step(self, action: dict[str, Any]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move, then grip or not."""
-        self._offset = np.clip(self._offset - action["move"], -4.0, 4.0)
+        self._offset = np.clip(self._offset - STEP * action["move"], -4.0, 4.0)
         distance = float(np.hypot(*self._offset))
         grips = bool(action["grip"])
         reward = -distance / 20 + (0.0 if not grips else 1.0 if distance < REACH else -1.0)

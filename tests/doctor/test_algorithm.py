@@ -31,6 +31,7 @@ from sb3_pgx.registry import ALGORITHMS
 
 VALUES = {"constant reward", "observation", "discounting", "time limit", "final observation"}
 ACTIONS = {"action", "action and observation", "delayed reward", "continuous action"}
+PLAIN = [probe for probe in PROBES if probe.needs.isdisjoint({"masks", "memory"})]
 UPDATE_CHECKS = {"stored log-probability", "size of an update"}
 
 
@@ -47,6 +48,7 @@ def test_a_sound_algorithm_passes_every_applicable_probe(name):
     assert outcomes(results, "failed") == set(), [result for result in results if result.outcome == "failed"]
     bounded = name.rpartition(":")[2] in ("npg", "ppo", "trpo")
     expected = (VALUES if name == "reinforce" else set()) | (set() if bounded else {"size of an update"})
+    expected |= {"action mask", "memory"} if ":" in name else {"memory"} if name == "acer" else set()
     assert outcomes(results, "skipped") == expected
 
 
@@ -70,7 +72,7 @@ def test_a_sound_algorithm_passes_every_applicable_probe(name):
     ],
 )
 def test_a_broken_algorithm_fails_exactly_the_probes_for_its_fault(cls, probes):
-    results = examine_algorithm(cls)
+    results = examine_algorithm(cls, probes=PLAIN)
     assert outcomes(results, "failed") == probes
     assert all(bool(result.explanation) == (result.outcome != "passed") for result in results)
 
@@ -79,6 +81,25 @@ def test_shuffled_observations_fail_the_probes_that_depend_on_observations():
     failed = outcomes(examine_algorithm(ObservationsOfOtherRows), "failed")
     assert {"observation", "action and observation", "continuous action"} <= failed
     assert not failed & {"constant reward", "action"}  # all rows look the same in these probes
+
+
+class ActsWithoutMasks(PPO):
+    def learn(self, *args, **kwargs):
+        return super().learn(*args, **kwargs, use_masking=False)
+
+
+class ForgetsBetweenSteps(PPO):
+    def after_step(self, dones, infos):
+        if not hasattr(self.policy, "lstm_actor"):
+            return
+        self.policy.lstm_actor.weight_hh_l0.data.zero_()
+        self.policy.lstm_actor.bias_hh_l0.data[16:32] = -1e9  # the forget gate
+
+
+@pytest.mark.parametrize("cls, probe", [(ActsWithoutMasks, "action mask"), (ForgetsBetweenSteps, "memory")])
+def test_masks_and_memory_that_do_not_reach_the_policy_fail_their_probes(cls, probe):
+    chosen = [p for p in PROBES if p.name == probe]
+    assert probe in outcomes(examine_algorithm(cls, probes=chosen), "failed")
 
 
 def training_with(cls, learn):

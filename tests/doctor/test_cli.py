@@ -60,6 +60,7 @@ def test_an_algorithm_that_passes_exits_with_0_and_prints_a_table_of_answers(cap
         "passed",
         "passed",
         "passed",
+        "passed",
     ]
     assert not any("failed" in line for line in lines)
 
