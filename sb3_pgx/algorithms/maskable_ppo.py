@@ -15,8 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_pgx.algorithms.ppo import PPO
-from sb3_pgx.core.action_masks import MASKED_SPACES
-from sb3_pgx.core.errors import one_line
+from sb3_pgx.core.policies import is_maskable
 
 SelfMaskablePPO = TypeVar("SelfMaskablePPO", bound="MaskablePPO")
 
@@ -60,6 +59,7 @@ class MaskablePPO(PPO):
     :raises ValueError: an argument is invalid, or the action space has no masks
     """
 
+    action_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MaskableActorCriticPolicy,
         "CnnPolicy": MaskableActorCriticCnnPolicy,
@@ -130,10 +130,10 @@ class MaskablePPO(PPO):
         :raises ValueError: an argument is invalid
         """
         super().check_arguments()
-        if not isinstance(self.action_space, MASKED_SPACES):
+        if not is_maskable(self.policy_class):
             raise ValueError(
-                f"MaskablePPO masks choices (Discrete, MultiDiscrete, MultiBinary), but the actions are "
-                f"{one_line(self.action_space)}: use PPO"
+                f"MaskablePPO takes the policies of sb3-contrib's, which {self.policy_class.__name__} is not derived from: "
+                "use PPO, which masks the actions of any policy"
             )
 
     def _setup_model(self) -> None:

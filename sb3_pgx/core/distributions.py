@@ -145,7 +145,7 @@ class Choice(CategoricalDistribution):
 
     def log_prob(self, actions: th.Tensor) -> th.Tensor:
         """Return log p(a), ``[B]``."""
-        return log_prob_categorical(self.logits, actions)
+        return log_prob_categorical(self.logits, actions.long())
 
     def entropy(self) -> th.Tensor:
         """Return the entropy, ``[B]``."""

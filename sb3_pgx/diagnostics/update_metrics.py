@@ -84,7 +84,7 @@ def exploration_metrics(
     most: Tensor | float | None = max_entropy(action_space)
     if action_masks is not None:
         options = th.stack([part.sum(dim=1) for part in action_masks.split(mask_parts(action_space), dim=1)], dim=1)
-        most = options.log().sum(dim=1).mean()
+        most = None if most is None else options.log().sum(dim=1).mean()
         measured |= {"valid_actions": action_masks.float().mean()}
     if most is not None:
         share = after.entropy.mean() / most

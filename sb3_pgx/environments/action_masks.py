@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
-from sb3_pgx.core.action_masks import MASKED_SPACES, first_options, mask_size, without_option
+from sb3_pgx.core.action_masks import first_options, mask_parts, mask_size, without_option
 from sb3_pgx.core.checks import environment_name
 from sb3_pgx.core.errors import one_line
 from sb3_pgx.core.undo import Refusal
@@ -94,7 +94,7 @@ def find_action_masks(env: VecEnv, observation_space: spaces.Space, action_space
 
 def check_maskable(space: spaces.Space, source: str) -> None:
     """:raises ValueError: actions of this space cannot be masked"""
-    if not isinstance(space, MASKED_SPACES):
+    if not mask_parts(space):
         raise ValueError(
             f"{source} masks actions, but those of {one_line(space)} cannot be masked, only choices (Discrete, MultiDiscrete, "
             "MultiBinary): pass learn(use_masking=False), or rename it"
@@ -157,7 +157,7 @@ def predicted_masks(
     """
     source = "predict(action_masks=…)"
     if masks is None:
-        if not (is_part(observation_space) and isinstance(action_space, MASKED_SPACES) and isinstance(observation, dict)):
+        if not (is_part(observation_space) and mask_parts(action_space) and isinstance(observation, dict)):
             return None
         source = f"the part {KEY!r} of the observation"
         part = np.asarray(observation[KEY])

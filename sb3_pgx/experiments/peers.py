@@ -49,7 +49,7 @@ class Origin:
 
 PEERS = {
     "sb3": Origin("stable_baselines3", "stable_baselines3", ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")),
-    "contrib": Origin("sb3_contrib", "sb3_contrib", ("ARS", "CrossQ", "QRDQN", "TQC", "TRPO")),
+    "contrib": Origin("sb3_contrib", "sb3_contrib", ("ARS", "CrossQ", "MaskablePPO", "QRDQN", "RecurrentPPO", "TQC", "TRPO")),
     "sbx": Origin("sbx", "sbx-rl", ("CrossQ", "DDPG", "DQN", "PPO", "SAC", "TD3", "TQC")),
 }
 

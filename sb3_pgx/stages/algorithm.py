@@ -70,9 +70,6 @@ from sb3_pgx.stages.update import Updating
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
 
-ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict, spaces.Tuple)
-
-
 _MLP_POLICIES = ("ActorPolicy", "GaussianStdPolicy", "MixedActionsPolicy", "MixedActionsActorPolicy")
 _NOT_SAVED = (
     "_steps",
@@ -116,6 +113,10 @@ class PolicyGradientAlgorithm(Updating):
         "CnnPolicy": ActorCriticCnnPolicy,
         "MultiInputPolicy": MultiInputActorCriticPolicy,
     }
+    action_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (
+        *(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        *(spaces.Dict, spaces.Tuple),
+    )
     compile_after = COMPILE_AFTER  # gradient steps beyond which compile="auto" compiles
     refuses_memory: ClassVar[str | None] = None  # reason why the policy cannot be recurrent; None if it can
     search_space: ClassVar[tuple[Dimension, ...]] = ()  # what is worth tuning; `settings` adds the network
@@ -135,7 +136,7 @@ class PolicyGradientAlgorithm(Updating):
             named_policy(policy),
             env,  # type: ignore[arg-type]
             **{**kwargs, "policy_kwargs": dict(kwargs.get("policy_kwargs") or {})},
-            supported_action_spaces=ACTION_SPACES,
+            supported_action_spaces=self.action_spaces,
             _init_setup_model=False,
         )
         self.policy_class = policy_class_for(self.policy_class, self.policy_kwargs)

@@ -13,7 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 from support.capabilities import QUICK
-from support.masked_environments import MASKED_SPACES, Masked
+from support.masked_environments import MASKED_SPACES, MIXED, Masked
 from support.models import assert_same, parameters
 from support.small_environments import DEVICE
 
@@ -26,7 +26,7 @@ from sb3_pgx.registry import ALGORITHMS
 CASES = [
     (name, space, in_observations, compiled)
     for name in ALGORITHMS
-    for space in MASKED_SPACES
+    for space in (*MASKED_SPACES, "Dict")
     for in_observations in (False, True)
     for compiled in (False, True)
     if name != "acer" or space == "Discrete"
@@ -38,7 +38,7 @@ def quick(name, space, in_observations, compiled):
 
 
 def environments(space="Discrete", n=2, **kwargs):
-    return DummyVecEnv([lambda: Masked(copy.deepcopy(MASKED_SPACES[space]), **kwargs)] * n)
+    return DummyVecEnv([lambda: Masked(copy.deepcopy({**MASKED_SPACES, "Dict": MIXED}[space]), **kwargs)] * n)
 
 
 def made(name, env, **kwargs):

@@ -13,6 +13,7 @@ from support.small_environments import DEVICE
 
 from sb3_pgx.core.action_masks import first_options, mask_parts, mask_size, masked, without_option
 from sb3_pgx.core.distributions import family_of, noise_source, packed, sample_with
+from sb3_pgx.core.product import Product
 
 SPACES = pytest.mark.parametrize("space", MASKED_SPACES.values(), ids=MASKED_SPACES)
 EXACT = dict(rtol=1e-12, atol=1e-12)
@@ -160,6 +161,26 @@ def test_the_mode_is_the_most_probable_valid_action(space):
     best = enumerated(space, logits, masks).argmax(dim=1)
     expected = th.stack(every_action(space))[best]
     assert th.equal(distribution(space, logits, masks).mode().reshape(expected.shape).long(), expected)
+
+
+def test_a_masked_mixed_action_is_the_product_of_its_masked_parts():
+    parts = {"kind": spaces.Discrete(3), "move": spaces.Box(-1, 1, (2,), np.float32), "switches": spaces.MultiBinary(2)}
+    space = spaces.Dict(parts)
+    kind, switches = (some_masks(parts[key]) for key in ("kind", "switches"))
+    logits, toggles = some_logits(parts["kind"]), some_logits(parts["switches"])
+    means = some_logits(spaces.Discrete(2), seed=4)
+    log_std = th.tensor([0.1, -0.3], dtype=th.float64, device=DEVICE)
+    assert mask_parts(space) == [3, 2, 2]
+    made = masked(Product(space), th.cat([kind, switches], dim=1))
+    made.proba_distribution(th.cat([logits, means, toggles], dim=1), log_std)
+    action = made.sample()
+    expected = [
+        distribution(parts["kind"], logits, kind).log_prob(action[:, 0]),
+        th.distributions.Normal(means, log_std.exp()).log_prob(action[:, 1:3]).sum(dim=1),
+        distribution(parts["switches"], toggles, switches).log_prob(action[:, 3:]),
+    ]
+    th.testing.assert_close(made.log_prob(action.double()), sum(expected), rtol=1e-6, atol=1e-6)
+    assert kind.gather(1, action[:, :1].long()).all()
 
 
 def test_a_row_has_no_option_if_one_of_its_choices_has_none():

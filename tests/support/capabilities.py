@@ -13,6 +13,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNormalize
+from support.masked_environments import Masked
 from support.small_environments import DEVICE, AnySpace, vectorised
 
 from sb3_pgx.registry import ALGORITHMS
@@ -30,6 +31,8 @@ MIXED = spaces.Dict(
     }
 )
 DICT = spaces.Dict({"vector": BOX, "number": spaces.Discrete(3), "picture": IMAGE})
+
+SMALL_LSTM = {"net_arch": [8], "lstm_hidden_size": 8}
 
 # Values with which a model trains within a few steps, by the constructor's argument.
 SMALLEST: dict[str, Any] = dict(
@@ -84,6 +87,10 @@ def envs(observation_space: spaces.Space = BOX, action_space: spaces.Space = BOX
     return vectorised(*(AnySpace(observation_space, action_space) for _ in range(n)))
 
 
+def masked() -> Any:
+    return vectorised(*(Masked() for _ in range(2)))
+
+
 def _subprocess() -> Any:
     return SubprocVecEnv([lambda: AnySpace(BOX, BOX)] * 2, start_method="fork")
 
@@ -96,6 +103,11 @@ CELLS: dict[str, Callable[[str], Any]] = {
     "Dict and Tuple actions": lambda a: [
         train(a, "MlpPolicy", envs(action_space=space)) for space in (MIXED, spaces.Tuple(MIXED.values()))
     ],
+    "action masks": lambda a: train(a, "MlpPolicy", masked()),
+    "recurrent policies (MlpLstmPolicy, MlpGruPolicy)": lambda a: [
+        train(a, policy, envs(), policy_kwargs=SMALL_LSTM) for policy in ("MlpLstmPolicy", "MlpGruPolicy")
+    ],
+    "masks and memory": lambda a: train(a, "MlpLstmPolicy", masked(), policy_kwargs=SMALL_LSTM),
     "Discrete observations": lambda a: train(a, "MlpPolicy", envs(spaces.Discrete(4))),
     "MultiDiscrete observations": lambda a: train(a, "MlpPolicy", envs(spaces.MultiDiscrete([2, 3]))),
     "images (CnnPolicy)": lambda a: train(a, "CnnPolicy", envs(IMAGE)),

@@ -11,6 +11,15 @@ MASKED_SPACES = {
     "MultiDiscrete": spaces.MultiDiscrete([3, 2, 4]),
     "MultiBinary": spaces.MultiBinary(3),
 }
+MIXED = spaces.Dict(
+    {"kind": spaces.Discrete(3), "move": spaces.Box(-1, 1, (2,), np.float32), "levels": spaces.MultiDiscrete([2, 3])}
+)
+
+
+def choices_of(action):
+    """Return the choices of an action as one row; a Box part of a dictionary has none."""
+    parts = [part for key, part in action.items() if key != "move"] if isinstance(action, dict) else [action]
+    return np.concatenate([np.ravel(part) for part in parts]).astype(int)
 
 
 class Masked(gym.Env):
@@ -49,10 +58,11 @@ class Masked(gym.Env):
         return {"vector": vector, "action_mask": self.mask.astype(np.int8)} if self.in_observations else vector
 
     def step(self, action):
-        chosen = self.starts + np.ravel(action).astype(int)
+        choices = choices_of(action)
+        chosen = self.starts + choices
         assert self.mask[chosen].all(), f"invalid action {action} where {self.mask.astype(int)} are valid"
         first = np.array([np.flatnonzero(part)[0] for part in np.split(self.mask, self.starts[1:])])
-        reward = float((np.ravel(action) == first).mean())
+        reward = float((choices == first).mean())
         self.t += 1
         ended = self.t >= self.length
         observation = self.drawn()

@@ -7,6 +7,7 @@ import pytest
 import sb3_contrib
 import torch as th
 from selection import mostly_slow
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 from support.masked_environments import MASKED_SPACES, Masked
 from support.models import parameters
@@ -78,5 +79,7 @@ def test_environments_without_masks_and_box_actions_are_refused():
     model = MaskablePPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8)
     with pytest.raises(ValueError, match=r"no action masks.*ActionMasker.*use_masking=False"):
         model.learn(8)
-    with pytest.raises(ValueError, match=r"masks choices .*Box.*use PPO"):
+    with pytest.raises(AssertionError, match=r"only supports .*Box"):  # as SB3 refuses an action space
         MaskablePPO("MlpPolicy", "Pendulum-v1")
+    with pytest.raises(ValueError, match="takes the policies of sb3-contrib's, which ActorCriticPolicy"):
+        MaskablePPO(ActorCriticPolicy, environments())
