@@ -11,13 +11,15 @@ from benchmarks.speed.rltools_ppo import RLToolsPPO, RLToolsPPOWithMKL
 from sb3_pgx.experiments.peers import PEERS, resolve_peer
 from sb3_pgx.settings.configs import suggestion
 
-DIAGNOSTICS, ARRAYS, ENVPOOL = "+diagnostics", "+arrays", "+envpool"
+DIAGNOSTICS, ARRAYS, ENVPOOL, UNMASKED = "+diagnostics", "+arrays", "+envpool", "+unmasked"
 PFRL_ACER = "pfrl:acer"
 RLTOOLS_PPO, RLTOOLS_MKL = "rltools:ppo", "rltools:ppo+mkl"
 ADAPTERS: dict[str, type[Any]] = {PFRL_ACER: PFRLACER, RLTOOLS_PPO: RLToolsPPO, RLTOOLS_MKL: RLToolsPPOWithMKL}
 FRAMES_ALONE = (RLTOOLS_PPO, RLTOOLS_MKL)  # their loop is one call of C++ in another process: only its duration is known
 PPO_ROLLOUT = {"n_steps": 256, "batch_size": 64, "n_epochs": 10}
 TRPO_ROLLOUT = {"n_steps": 256, "batch_size": 128, "cg_max_steps": 15, "n_critic_updates": 10}
+CONTRIB_ROLLOUT = {"n_steps": 128, "batch_size": 128, "n_epochs": 10}
+SHARED_64 = {"lstm_hidden_size": 64, "shared_lstm": True, "enable_critic_lstm": False}  # one LSTM, for actor and critic
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Case:
     :param env_id: Gymnasium's name of the environment
     :param peers: algorithms to compare with: ``sb3:ppo``, ``contrib:trpo``, ``sbx:ppo``, ``pfrl:acer``, ``rltools:ppo``, or
         one of ours. If the name ends in ``+diagnostics``, it is trained with a ``DiagnosticsCallback``; if it ends in
-        ``+arrays``, in environments that step as arrays; if it ends in ``+envpool``, in EnvPool's
+        ``+arrays``, in environments that step as arrays; if it ends in ``+envpool``, in EnvPool's; if it ends in
+        ``+unmasked``, without action masks
     :param goals: ratios to reach
     :param acting_goal: largest time per collection step without the environments, in microseconds
     :param callback_goal: largest share of the whole time in the callback's own methods, in [0, 1]
@@ -248,6 +251,34 @@ CASES = (
         timesteps=1_024,
         hyperparameters={"n_steps": 128, "batch_size": 256, "n_epochs": 3},
         policy="CnnPolicy",
+    ),
+    Case(
+        "ppo-masks",
+        "ppo",
+        "benchmarks.speed.choices:Choices-v0",
+        ("contrib:maskableppo", f"ppo{UNMASKED}"),
+        (Goal("frames", "contrib:maskableppo", 5.0), Goal("frames", f"ppo{UNMASKED}", 0.85)),
+        hyperparameters=CONTRIB_ROLLOUT,
+    ),
+    *(
+        Case(
+            name,
+            "ppo",
+            "CartPole-v1",
+            ("contrib:recurrentppo",),
+            (Goal("frames", "contrib:recurrentppo", goal),),
+            timesteps=2_048,
+            hyperparameters={**CONTRIB_ROLLOUT, "policy_kwargs": lstm},
+            ours={"compile": compiles, **ours},
+            policy="MlpLstmPolicy",
+        )
+        for name, lstm, compiles, ours, goal in (
+            ("ppo-lstm-64", SHARED_64, True, {}, 12.0),
+            ("ppo-lstm-64-eager", SHARED_64, False, {}, 3.0),
+            ("ppo-lstm-2x256", {}, True, {}, 5.0),
+            ("ppo-lstm-2x256-pieces", {}, True, {"sequence_length": 16}, 8.0),
+            ("ppo-lstm-2x256-eager", {}, False, {}, 3.0),
+        )
     ),
     Case(
         "ppo-images",

@@ -15,7 +15,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
-from benchmarks.speed.cases import DIAGNOSTICS, Case, contender_class
+from benchmarks.speed.cases import DIAGNOSTICS, UNMASKED, Case, contender_class
 from benchmarks.speed.environments import make_environments
 from benchmarks.speed.phases import timed_phases
 from benchmarks.speed.results import PhaseRound, Round
@@ -43,6 +43,7 @@ class Measurement:
         self.case = case
         self.model = contender_class(contender)(case.policy, env, seed=SEED, device="cpu", verbose=0, **arguments)
         self.model.set_logger(Logger(None, []))  # SB3 would make a folder at each call of learn
+        self.options = {"use_masking": False} if contender.endswith(UNMASKED) else {}  # of `learn`
         self.diagnostics = DiagnosticsCallback() if contender.endswith(DIAGNOSTICS) else None
 
     def warm_up(self) -> float:
@@ -63,7 +64,7 @@ class Measurement:
         """
         callback = self.diagnostics if diagnosed else None
         before, start = self.model.num_timesteps, time.perf_counter()
-        self.model.learn(timesteps, callback, reset_num_timesteps=False)
+        self.model.learn(timesteps, callback, reset_num_timesteps=False, **self.options)
         return Round(self.model.num_timesteps - before, time.perf_counter() - start)
 
     def phase_round(self, timesteps: int, diagnosed: bool = True) -> PhaseRound:
@@ -71,7 +72,7 @@ class Measurement:
         callback = self.diagnostics if diagnosed else None
         before = getattr(self.model, "n_gradient_steps", 0)
         with timed_phases(self.model, callback) as stopwatch:
-            self.model.learn(timesteps, callback, reset_num_timesteps=False)
+            self.model.learn(timesteps, callback, reset_num_timesteps=False, **self.options)
             seconds = stopwatch.seconds()
         steps = stopwatch.calls["update"] * gradient_steps_per_update(self.model)
         if hasattr(self.model, "replay_ratio"):  # ACER draws the number of updates

@@ -52,6 +52,8 @@ PEERS = {
     "contrib": Origin("sb3_contrib", "sb3_contrib", ("ARS", "CrossQ", "MaskablePPO", "QRDQN", "RecurrentPPO", "TQC", "TRPO")),
     "sbx": Origin("sbx", "sbx-rl", ("CrossQ", "DDPG", "DQN", "PPO", "SAC", "TD3", "TQC")),
 }
+# Algorithms that this package's PPO does as well; they read its settings.
+PPO_WITH_MORE = {"maskableppo": "ppo", "recurrentppo": "ppo"}
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ def resolve_peer(name: str) -> Peer:
         hint = suggestion(base, [*known, *ALGORITHMS]) or f"; choose one of {', '.join([*ALGORITHMS, *known])}"
         raise ValueError(f"algorithm {base!r} is unknown{hint}")
     module = PEERS[origin].load(base)
-    return Peer(name, getattr(module, next(c for c in PEERS[origin].classes if c.lower() == key)), key, changes)
+    cls = getattr(module, next(c for c in PEERS[origin].classes if c.lower() == key))
+    return Peer(name, cls, PPO_WITH_MORE.get(key, key), changes)
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:
