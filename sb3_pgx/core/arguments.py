@@ -219,10 +219,7 @@ def check_spaces(
     :param action_space: action space of the environment
     :raises ValueError: SB3's policies cannot work with a space
     """
-    if is_mixed(action_space):
-        _check_mixed_space(action_space, bool(kwargs.get("squash_output")))
-    else:
-        _check_action_space(action_space, bool(kwargs.get("squash_output")), "the action space")
+    check_action_space(action_space, bool(kwargs.get("squash_output")))
     extractor = _extractor_class(policy_class, kwargs)
     if extractor is None:
         return
@@ -261,7 +258,17 @@ def check_spaces(
             )
 
 
-def _check_mixed_space(space: spaces.Space, squashed: bool) -> None:
+def check_action_space(space: spaces.Space, squashed: bool = False) -> None:
+    """
+    Check that a policy can act in an action space.
+
+    :param space: action space of the environment
+    :param squashed: whether the policy squashes its actions
+    :raises ValueError: no policy can act in it
+    """
+    if not is_mixed(space):
+        _check_action_part(space, squashed, "the action space")
+        return
     parts = parts_of(space)
     if not parts:
         raise ValueError(f"the action space is an empty {type(space).__name__}: the policy has nothing to decide")
@@ -274,12 +281,12 @@ def _check_mixed_space(space: spaces.Space, squashed: bool) -> None:
                 f"{name} is {one_line(part)}, but the parts of a {type(space).__name__} must be Box, Discrete, MultiDiscrete "
                 "or MultiBinary: flatten the action space to one level"
             )
-        _check_action_space(part, False, name)
+        _check_action_part(part, False, name)
         if isinstance(part, spaces.Box) and not part.is_bounded():
             raise ValueError(f"{name} is {one_line(part)}: give it finite bounds, to which actions are clipped")
 
 
-def _check_action_space(space: spaces.Space, squashed: bool, name: str) -> None:
+def _check_action_part(space: spaces.Space, squashed: bool, name: str) -> None:
     if isinstance(space, spaces.Box) and squashed:
         width = space.high - space.low
         if not np.array_equal(width, space.high.astype(float) - space.low.astype(float)) and space.dtype.kind in "iu":

@@ -170,7 +170,6 @@ def check_acts_in(policy_class: Any, action_space: spaces.Space) -> None:
     takes = isinstance(policy_class, type) and issubclass(policy_class, MixedActionsMixin)
     if is_mixed(action_space) and isinstance(policy_class, type) and not takes:
         raise ValueError(
-            f"{policy_class.__name__} cannot act in {one_line(action_space)}: derive it from "
-            "sb3_pgx.core.mixed_policies.MixedActionsPolicy, or turn the actions into one Box, Discrete, MultiDiscrete or "
-            "MultiBinary space"
+            f"{policy_class.__name__} cannot act in {one_line(action_space)}: use MlpPolicy, CnnPolicy or MultiInputPolicy, "
+            "or derive the class from sb3_pgx.core.mixed_policies.MixedActionsPolicy"
         )

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 import gymnasium as gym
 from stable_baselines3.common import env_checker
 
+from sb3_pgx.core.arguments import check_action_space
 from sb3_pgx.core.errors import one_line
+from sb3_pgx.core.mixed_spaces import is_mixed
 from sb3_pgx.doctor.dry_run import DryRun, record_dry_run
 from sb3_pgx.doctor.environment_checks import Finding, Severity, check_dry_run
 from sb3_pgx.settings.configs import RunConfig
 from sb3_pgx.settings.environments import check_environment
 
 SB3_SOURCE = "SB3, check_env"
+# The beginning of what SB3 says about every Dict or Tuple action space.
+SB3_HAS_NO_SUCH_ACTIONS = "The action space is not based off a numpy array"
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,20 @@ def check_with_sb3(env: gym.Env) -> list[Finding]:
             error = raised
     findings = []
     for sentence in dict.fromkeys(one_line(w.message) for w in caught if w.filename == env_checker.__file__):
+        if sentence.startswith(SB3_HAS_NO_SUCH_ACTIONS) and _is_acted_in(env.action_space):
+            continue
         severity = Severity.NOTE if sentence.startswith("We recommend") else Severity.WARNING
         findings.append(Finding("sb3_check_env", severity, sentence, "", SB3_SOURCE))
     if error is not None:
         kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
         findings.append(Finding("sb3_check_env", Severity.FAULT, kind + one_line(error), "", SB3_SOURCE))
     return findings
+
+
+def _is_acted_in(space: gym.Space) -> bool:
+    """Return whether this package's policies act in a ``Dict`` or ``Tuple`` space, in which SB3's do not."""
+    try:
+        check_action_space(space)
+    except ValueError:
+        return False
+    return is_mixed(space)

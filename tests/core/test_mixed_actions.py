@@ -38,7 +38,7 @@ from sb3_pgx.diagnostics import DiagnosticsCallback
 from sb3_pgx.environments import as_vec_env
 from sb3_pgx.registry import ALGORITHMS
 
-MIXED_ALGORITHMS = [name for name in ALGORITHMS if name not in ("acer", "maskable_ppo")]
+MIXED_ALGORITHMS = ["a2c", "npg", "ppo", "ppo_penalty", "reinforce", "reinforce_baseline", "trpo"]
 each = pytest.mark.parametrize("name", MIXED_ALGORITHMS)
 
 # ------------------------------------------------------------------------------------------------------- the distribution
@@ -501,6 +501,9 @@ def test_gsde_is_refused():
 
 def test_acer_and_sb3s_spaces_are_refused_with_the_alternative():
     assert "ACER cannot act in Dict(" in refusal(lambda: make("acer", envs(action_space=MIXED)))
+    assert "RecurrentActorCriticPolicy cannot act in Dict(" in refusal(
+        lambda: make("ppo", envs(action_space=MIXED), "MlpLstmPolicy")
+    )
     assert "acts in Dict and Tuple spaces" in refusal(lambda: make("ppo", envs(), MixedActionsPolicy))
     options = dict(policy_kwargs=dict(log_std_bounds=(-5, 2)))
     assert "need a Gaussian policy" in refusal(lambda: make("ppo", envs(action_space=spaces.Dict(a=PAIR)), **options))

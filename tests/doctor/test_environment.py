@@ -78,6 +78,20 @@ def test_healthy_environments_of_gymnasium_get_notes_at_most(env_id, notes):
     assert [finding.name for finding in findings] == notes
 
 
+@pytest.mark.parametrize(
+    "action_space, is_reported",
+    [
+        (spaces.Dict(a=spaces.Discrete(2), b=spaces.Box(-1, 1, (1,), np.float32)), False),
+        (spaces.Tuple([spaces.Tuple([spaces.Discrete(2)])]), True),
+    ],
+)
+def test_sb3s_warning_of_actions_in_several_parts_is_left_out_where_this_package_acts_in_them(action_space, is_reported):
+    env = faulty.Sound()
+    env.action_space = action_space
+    reported = [finding for finding in check_with_sb3(env) if "Dict or Tuple space" in finding.observed]
+    assert bool(reported) == is_reported
+
+
 def test_a_constant_reward_is_accepted_if_episodes_differ_in_length():
     record = record_dry_run(gym.make("CartPole-v1"), 400, seed=0)
     assert (record.rewards == 1).all() and "constant_reward" not in {f.name for f in check_dry_run(record)}

@@ -1,9 +1,13 @@
 """The report: tables and pictures show the results of the runs."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
+from support.capabilities import BOX
+from support.small_environments import AnySpace
 
 from sb3_pgx.experiments.analysis import analyse
 from sb3_pgx.experiments.design import ComparisonDesign
@@ -241,6 +245,12 @@ def test_a_random_policy_is_played_as_the_environment_is_trained_and_must_come_t
     assert 15 < random_return("CartPole-v1", RunConfig(source="")) < 30  # published: 22 steps
     with pytest.raises(ValueError, match=r"end no episode of CartPole-v1 within 5 steps.*--normalize CartPole-v1=LOW,HIGH"):
         random_return("CartPole-v1", RunConfig(source=""), max_steps=5)
+
+
+def test_a_random_policy_acts_in_spaces_of_several_parts():
+    actions = spaces.Tuple([spaces.Discrete(1, start=1), spaces.Box(0, 0, (2,), np.float32)])
+    gym.register("TupleActions-v0", entry_point=lambda: AnySpace(BOX, actions))  # the reward is an action's sum
+    assert random_return("TupleActions-v0", RunConfig(source="")) == 5.0
 
 
 def test_what_runs_say_cannot_break_the_page_or_the_table():

@@ -24,7 +24,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
-from support.capabilities import BOX, DICT, IMAGE, QUICK
+from support.capabilities import BOX, DICT, IMAGE, MIXED, QUICK
 from support.models import assert_same, assert_same_optimizer, parameters
 from support.small_environments import DEVICE, AnySpace, vectorised
 
@@ -113,7 +113,8 @@ ACTIONS = [
 ]
 ACTIONS += [spaces.Box(-1, 1, (0,)), spaces.Box(-1, 1, (2, 2)), spaces.Box(0, 5, (2,), np.int64), spaces.MultiDiscrete([2, 3])]
 ACTIONS += [spaces.MultiDiscrete([2, 3], start=[1, 5]), spaces.MultiDiscrete([[2, 3], [2, 2]]), spaces.MultiBinary(2)]
-ACTIONS += [spaces.MultiBinary([2, 2])]
+ACTIONS += [spaces.MultiBinary([2, 2]), MIXED, spaces.Tuple([spaces.Discrete(3), BOX]), spaces.Tuple([])]
+ACTIONS += [spaces.Dict(a=spaces.Dict(b=BOX)), spaces.Dict(a=BOX, b=spaces.MultiBinary([2, 2]))]
 POLICIES = ["MlpPolicy", "CnnPolicy", "MultiInputPolicy", ActorCriticPolicy, "mlp", None, 3]
 SCALES = [1.0, 1.0, 1.0, 1e-3, 1e6, 1e20, 1e30]  # of rewards
 
@@ -133,9 +134,9 @@ class Draw:
 
 
 def is_taken(space: spaces.Space) -> bool:
-    """Return whether SB3's policies take the space."""
-    if isinstance(space, spaces.Dict):
-        return space is DICT
+    """Return whether policies take the space."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        return space in (DICT, MIXED)
     flat = not isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary) or len(space.shape) == 1
     return flat and 0 not in space.shape and (space.shape != () or isinstance(space, spaces.Discrete))
 
