@@ -8,6 +8,7 @@ import torch as th
 from torch import Tensor
 
 from sb3_pgx.core.evaluation import predict_values
+from sb3_pgx.core.mixed_spaces import action_shape
 from sb3_pgx.core.policies import unchecked
 from sb3_pgx.core.recurrence import State
 from sb3_pgx.core.recurrent_evaluation import acts_as_contribs, as_memory, is_recurrent, no_memory, one_level, state_in
@@ -81,7 +82,7 @@ class ActingMemory:
             if not self.evaluates:
                 actions, after = policy._predict(inputs.observations, actor, starts)
                 self.move(_swapped(after))
-                return actions.reshape((-1, *policy.action_space.shape)), None, None
+                return actions.reshape((-1, *action_shape(policy.action_space))), None, None
             both = BothStates(actor, _swapped(self._states["vf"]) if "vf" in self._states else actor)
             actions, values, log_probs, after = policy(inputs.observations, both, starts)
         self._states = {name: _swapped(getattr(after, name)) for name in self._states}
