@@ -4,7 +4,7 @@ Run an LSTM or a GRU over sequences of rows in packed order (:mod:`sb3_pgx.core.
 A state is a pair of tensors, hidden and cell state, ``[S, layers, H]`` each. A GRU has no cell state: its width is 0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch as th
@@ -72,14 +72,53 @@ def run_cells(network: nn.RNNBase, inputs: Tensor, sizes: Tensor, start: State) 
 
     :return: outputs of the last layer, ``[R, H]``, and the states after each row, ``[R, layers, H]`` each
     """
+    return _run_levels(network, inputs, sizes.tolist(), start)
+
+
+def run_pieces(network: nn.RNNBase, inputs: Tensor, resets: Tensor, start: State) -> Tensor:
+    """
+    Run a network over S pieces of the same length, within which episodes may start. The operations depend on shapes alone, so
+    a compiler can take them. Dropout between layers is left out.
+
+    :param network: LSTM or :class:`GRU`
+    :param inputs: rows, step after step, ``[R, F]``
+    :param resets: whether an episode starts in a row, ``[R]``
+    :param start: states before the pieces' first rows, not yet reset, ``[S, layers, H]`` each
+    :return: outputs of the last layer, ``[R, H]``
+    """
+    n, levels = len(start[0]), len(inputs) // len(start[0])
+    return _run_levels(network, inputs, [n] * levels, start, _kept(resets, inputs).split(n))[0]
+
+
+def run_step(network: nn.RNNBase, inputs: Tensor, resets: Tensor, start: State) -> tuple[Tensor, State]:
+    """Return what :func:`run_pieces` returns for pieces of one row, and the states after it."""
+    return _run_levels(network, inputs, [len(inputs)], start, [_kept(resets, inputs)])
+
+
+def _kept(resets: Tensor, like: Tensor) -> Tensor:
+    """Return the factor of the state before each row, ``[R, 1]``."""
+    return (~resets).to(like.dtype).unsqueeze(1)
+
+
+def _run_levels(
+    network: nn.RNNBase, inputs: Tensor, sizes: Sequence[int], start: State, keep: Sequence[Tensor] | None = None
+) -> tuple[Tensor, State]:
+    """
+    Run a network level by level.
+
+    :param keep: factors of the states before each level, ``[n, 1]``; ``None``: 1
+    """
     cell, after = _lstm_cell if isinstance(network, nn.LSTM) else _gru_cell, []
     for layer, (w_input, w_hidden, *biases) in enumerate(network.all_weights):
         b_input, b_hidden = biases or (None, None)
-        fed = F.linear(inputs, w_input, b_input).split(sizes.tolist())
+        fed = F.linear(inputs, w_input, b_input).split(sizes)
         hidden, memory = (x[:, layer] for x in start)
         levels = []
-        for x in fed:
-            hidden, memory = cell(x, F.linear(hidden[: len(x)], w_hidden, b_hidden), hidden[: len(x)], memory[: len(x)])
+        for level, (x, n) in enumerate(zip(fed, sizes, strict=True)):
+            hidden, memory = hidden[:n], memory[:n]
+            if keep is not None:
+                hidden, memory = hidden * keep[level], memory * keep[level]
+            hidden, memory = cell(x, F.linear(hidden, w_hidden, b_hidden), hidden, memory)
             levels.append((hidden, memory))
         inputs, memories = (th.cat(parts) for parts in zip(*levels, strict=True))
         after.append((inputs, memories))

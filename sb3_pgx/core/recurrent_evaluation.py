@@ -3,7 +3,8 @@ Evaluate recurrent policies on rows in packed order (:mod:`sb3_pgx.core.sequence
 
 The states before the sequences come as a dictionary, the *memory* of a batch: ``sizes``, rows per level ``[L]``, and ``h_pi``,
 ``c_pi``, ``h_vf``, ``c_vf``, states of actor and critic ``[S, layers, H]``. The critic has states only if it has a recurrent
-network of its own: it may share the actor's, or have none.
+network of its own: it may share the actor's, or have none. A batch of pieces of the same length has ``resets``, whether an
+episode starts in a row ``[R]``, in place of ``sizes``: its shapes are always the same, so its evaluation can be compiled.
 """
 
 import sys
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import torch as th
 from torch import Tensor, nn
 
-from sb3_pgx.core.recurrence import Run, State, no_state, run_cells, run_padded
+from sb3_pgx.core.recurrence import Run, State, no_state, run_cells, run_padded, run_pieces, run_step
 from sb3_pgx.core.rollout import Memory, Observations
 
 POLICIES = "sb3_contrib.common.recurrent.policies"
@@ -111,7 +112,7 @@ def latents_of(policy: Any, features: Features, memory: Mapping[str, Tensor], ru
     :param memory: memory of the batch
     :param run: how to run the recurrent networks
     """
-    outputs = run(policy.lstm_actor, features.pi, memory["sizes"], state_in(memory, "pi"))
+    outputs = _outputs(policy.lstm_actor, features.pi, memory, "pi", run)
     of_critic = _critic_outputs(policy, features, memory, run, outputs)
     return Latents(policy.mlp_extractor.forward_actor(outputs), policy.mlp_extractor.forward_critic(of_critic))
 
@@ -130,17 +131,44 @@ def latents_and_states(policy: Any, features: Features, memory: Mapping[str, Ten
 
 def recurrent_distribution(policy: Any, features: Features, memory: Mapping[str, Tensor], run: Run = run_padded) -> Any:
     """Return the action distribution, which is the policy's ``action_dist``; arguments as for :func:`latents_of`."""
-    outputs = run(policy.lstm_actor, features.pi, memory["sizes"], state_in(memory, "pi"))
+    outputs = _outputs(policy.lstm_actor, features.pi, memory, "pi", run)
     return policy._get_action_dist_from_latent(policy.mlp_extractor.forward_actor(outputs))
+
+
+def recurrent_step(policy: Any, observations: Observations, resets: Tensor, state: State) -> tuple[Any, State]:
+    """
+    Return the action distribution at one step of N environments, and the actor's state after it.
+
+    :param policy: recurrent policy
+    :param observations: observations, ``[N, *obs]``
+    :param resets: in which environments an episode starts, ``[N]``
+    :param state: actor's state before the step, not yet reset, ``[N, layers, H]`` each
+    """
+    outputs, after = run_step(policy.lstm_actor, features_of(policy, observations).pi, resets, state)
+    return policy._get_action_dist_from_latent(policy.mlp_extractor.forward_actor(outputs)), after
+
+
+def acts_as_contribs(policy: Any) -> bool:
+    """Return whether a recurrent policy acts by :func:`recurrent_step`, apart from random numbers."""
+    return type(policy)._predict is sys.modules[POLICIES].RecurrentActorCriticPolicy._predict and "_predict" not in vars(
+        policy
+    )
 
 
 def recurrent_values(policy: Any, features: Features, memory: Mapping[str, Tensor], run: Run = run_padded) -> Tensor:
     """Return V, ``[R, 1]``; arguments as for :func:`latents_of`."""
     of_actor = None
     if policy.shared_lstm:
-        of_actor = run(policy.lstm_actor, features.pi, memory["sizes"], state_in(memory, "pi"))
+        of_actor = _outputs(policy.lstm_actor, features.pi, memory, "pi", run)
     of_critic = _critic_outputs(policy, features, memory, run, of_actor)
     return policy.value_net(policy.mlp_extractor.forward_critic(of_critic))
+
+
+def _outputs(network: nn.RNNBase, inputs: Tensor, memory: Mapping[str, Tensor], name: str, run: Run) -> Tensor:
+    """Return the outputs of one network, over pieces of the same length or over sequences."""
+    if "resets" in memory:
+        return run_pieces(network, inputs, memory["resets"], state_in(memory, name))
+    return run(network, inputs, memory["sizes"], state_in(memory, name))
 
 
 def _critic_outputs(
@@ -148,7 +176,7 @@ def _critic_outputs(
 ) -> Tensor:
     """Return what the critic's layers take, in one of three layouts: an own network, the actor's outputs, or one layer."""
     if policy.lstm_critic is not None:
-        return run(policy.lstm_critic, features.vf, memory["sizes"], state_in(memory, "vf"))
+        return _outputs(policy.lstm_critic, features.vf, memory, "vf", run)
     if policy.shared_lstm:
         assert of_actor is not None
         return of_actor.detach()  # as in sb3-contrib, the critic does not train the actor's network

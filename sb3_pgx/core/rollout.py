@@ -113,6 +113,17 @@ class CollectedRollout:
 
         return Selection(index, {"sizes": packing.sizes, **map_tensors(before, self.memory)})
 
+    def pieces(self, index: Tensor) -> "Selection":
+        """
+        Select pieces of the same length for a recurrent policy. Their rows are in order of their steps.
+
+        :param index: S pieces of consecutive steps of an environment, by their place t N + n, ``[S, L]``
+        """
+        assert self.memory is not None
+        firsts, rows = index[:, 0], index.T.flatten()
+        states = map_tensors(lambda x: x.flatten(end_dim=1).index_select(0, firsts), self.memory)
+        return Selection(rows, {"resets": self.episode_starts.flatten()[rows], **states})
+
     def evaluated(
         self, values: Tensor, log_prob: Tensor, next_values: Tensor, last_values: Tensor, distribution: Tensor | None = None
     ) -> "EvaluatedRollout":

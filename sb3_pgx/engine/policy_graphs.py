@@ -11,8 +11,8 @@ from torch import Tensor
 from sb3_pgx.core.distributions import has_one_hot, one_hot, sample_with
 from sb3_pgx.core.evaluation import evaluate_actions
 from sb3_pgx.core.mixed_spaces import action_shape
-from sb3_pgx.core.policies import distribution_of
-from sb3_pgx.core.recurrent_evaluation import is_recurrent, names_of_memory
+from sb3_pgx.core.policies import distribution_of, unchecked
+from sb3_pgx.core.recurrent_evaluation import names_of_memory, recurrent_step
 from sb3_pgx.core.rollout import PolicyInputs
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiler import Compiled, Remembered, signature
@@ -26,9 +26,14 @@ from sb3_pgx.ops.returns import gae, next_values
 MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS = 512, 16
 
 
-def acting_pass(space: spaces.Space, log: CompileLog) -> "CompiledPass":
-    """Return the pass from noise (see :func:`~sb3_pgx.core.distributions.noise_source`) and observations to actions."""
-    return CompiledPass(_actions, space, log, "acting")
+def acting_pass(space: spaces.Space, log: CompileLog, recurrent: bool) -> "CompiledPass":
+    """
+    Return the pass from noise (see :func:`~sb3_pgx.core.distributions.noise_source`) and observations to actions.
+
+    A recurrent policy takes the starts of episodes and the actor's state after the noise, and returns its state after the
+    actions.
+    """
+    return CompiledPass(_recurrent_actions if recurrent else _actions, space, log, "acting")
 
 
 def evaluation_pass(space: spaces.Space, log: CompileLog) -> "CompiledPass":
@@ -45,6 +50,16 @@ def evaluation_pass(space: spaces.Space, log: CompileLog) -> "CompiledPass":
 def _actions(policy: ActorCriticPolicy, noise: Tensor, *tensors: Tensor) -> tuple[Tensor]:
     actions = sample_with(distribution_of(policy, as_inputs(policy, tensors)), noise)
     return (actions.reshape((-1, *action_shape(policy.action_space))),)
+
+
+def _recurrent_actions(
+    policy: ActorCriticPolicy, noise: Tensor, resets: Tensor, hidden: Tensor, cell: Tensor, *tensors: Tensor
+) -> tuple[Tensor, ...]:
+    inputs = as_inputs(policy, tensors)
+    with unchecked(policy, inputs.action_masks):
+        distribution, state = recurrent_step(policy, inputs.observations, resets, (hidden, cell))
+        actions = sample_with(distribution, noise)
+    return actions.reshape((-1, *action_shape(policy.action_space))), *state
 
 
 def _evaluation(
@@ -99,7 +114,8 @@ def as_inputs(policy: ActorCriticPolicy, tensors: Sequence[Tensor]) -> PolicyInp
     """Return the policy inputs that an :class:`Encoder` turned into tensors."""
     space, n = policy.observation_space, n_parts(policy.observation_space)
     observations = dict(zip(space.spaces, tensors[:n], strict=True)) if isinstance(space, spaces.Dict) else tensors[0]
-    rest, names = tensors[n:], names_of_memory(policy) if is_recurrent(policy) else []
+    rest = tensors[n:]
+    names = names_of_memory(policy) if len(rest) > 1 else []  # masks alone are one tensor
     masks = rest[: len(rest) - len(names)]
     memory = dict(zip(names, rest[len(masks) :], strict=True)) if names else None
     return PolicyInputs(observations, masks[0] if masks else None, memory)

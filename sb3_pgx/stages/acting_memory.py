@@ -1,5 +1,6 @@
 """The states of a recurrent policy while it acts."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,9 +8,10 @@ import torch as th
 from torch import Tensor
 
 from sb3_pgx.core.evaluation import predict_values
+from sb3_pgx.core.mixed_spaces import action_shape
 from sb3_pgx.core.policies import unchecked
 from sb3_pgx.core.recurrence import State
-from sb3_pgx.core.recurrent_evaluation import as_memory, is_recurrent, no_memory, one_level, state_in
+from sb3_pgx.core.recurrent_evaluation import acts_as_contribs, as_memory, is_recurrent, no_memory, one_level, state_in
 from sb3_pgx.core.rollout import Memory, PolicyInputs
 
 
@@ -38,12 +40,30 @@ class ActingMemory:
         fits = before is not None and _shapes(before) == _shapes(none)
         self.start, self.evaluates = before if before is not None and fits else none, evaluates
         names = [name for name in ("pi", "vf") if f"h_{name}" in none and (evaluates or name == "pi")]
-        self._states = {name: _swapped(state_in(self.start, name)) for name in names}  # [layers, N, H]
+        self._states = {name: state_in(self.start, name) for name in names}
 
     @property
     def states(self) -> Memory:
         """The states after the last action, ``[N, layers, H]``: the actor's, and the critic's if it was evaluated."""
-        return as_memory({name: _swapped(state) for name, state in self._states.items()})
+        return as_memory(self._states)
+
+    def can_be_compiled(self, policy: Any) -> bool:
+        """Return whether a graph can take the place of :meth:`act`."""
+        return not self.evaluates and acts_as_contribs(policy)
+
+    def before(self, episode_starts: np.ndarray) -> list[Tensor]:
+        """Return what the actor's step takes: in which environments an episode starts, ``[N]``, and the actor's state."""
+        hidden, cell = self._states["pi"]
+        return [th.as_tensor(np.asarray(episode_starts, bool), device=hidden.device), hidden, cell]
+
+    def move(self, state: Sequence[Tensor]) -> None:
+        """
+        Keep the actor's state after a step.
+
+        :param state: hidden and cell state, ``[N, layers, H]``
+        """
+        hidden, cell = state
+        self._states["pi"] = hidden, cell
 
     def act(
         self, policy: Any, inputs: PolicyInputs, episode_starts: np.ndarray
@@ -56,15 +76,16 @@ class ActingMemory:
         :param episode_starts: in which environments an episode starts and the state is reset, ``[N]``
         :return: actions ``[N, *action]``, not clipped; values and log-probabilities if they are needed, otherwise ``None``
         """
-        actor = self._states["pi"]
+        actor = _swapped(self._states["pi"])
         starts = th.as_tensor(episode_starts, dtype=th.float32, device=actor[0].device)
         with th.no_grad(), unchecked(policy, inputs.action_masks):
             if not self.evaluates:
-                actions, self._states["pi"] = policy._predict(inputs.observations, actor, starts)
-                return actions.reshape((-1, *policy.action_space.shape)), None, None
-            both = BothStates(actor, self._states.get("vf", actor))
+                actions, after = policy._predict(inputs.observations, actor, starts)
+                self.move(_swapped(after))
+                return actions.reshape((-1, *action_shape(policy.action_space))), None, None
+            both = BothStates(actor, _swapped(self._states["vf"]) if "vf" in self._states else actor)
             actions, values, log_probs, after = policy(inputs.observations, both, starts)
-        self._states = {name: getattr(after, name) for name in self._states}
+        self._states = {name: _swapped(getattr(after, name)) for name in self._states}
         return actions, values, log_probs
 
     def final_value(self, policy: Any, observation: Any, index: int) -> float:
@@ -87,6 +108,7 @@ def acting_memory(policy: Any, before: Memory | None, n_envs: int, evaluates: bo
 
 
 def _swapped(state: State) -> State:
+    """Exchange the environments and the layers, which come first in sb3-contrib's states."""
     return state[0].transpose(0, 1).contiguous(), state[1].transpose(0, 1).contiguous()
 
 

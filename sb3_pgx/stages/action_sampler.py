@@ -60,7 +60,8 @@ class ActionSampler:
         :param modules: layers of the policy, up to date
         :param inputs: examples of what the policy acts on, ``[N, ...]``
         """
-        if self.evaluates or not can_skip_forward(policy):
+        memory = self.memory
+        if self.evaluates or not (can_skip_forward(policy) if memory is None else memory.can_be_compiled(policy)):
             return
         tensors = graph.encode(inputs)
         device = tensors[0].device  # SB3's policy.device looks through the parameters, which takes longer than all else here
@@ -69,7 +70,8 @@ class ActionSampler:
             if not samples_from_noise(policy.action_dist):
                 raise NotCompilable(f"{type(policy.action_dist).__name__} samples actions in its own way")
             with th.random.fork_rng():
-                return [noise_source(policy.action_dist, self.n_envs, device)()]
+                noise = noise_source(policy.action_dist, self.n_envs, device)()
+            return [noise] if memory is None else [noise, *memory.before(np.zeros(self.n_envs, bool))]
 
         if graph.prepare(policy, modules, tensors, numbers):
             self._noise = noise_source(policy.action_dist, self.n_envs, device)
@@ -88,10 +90,7 @@ class ActionSampler:
         :raises ValueError: the policy's output is not finite. Exceptions of the policy's own code are passed on
         """
         try:
-            if self.memory is not None:
-                actions, values, log_probs = self.memory.act(policy, inputs, episode_starts)
-            else:
-                actions, values, log_probs = self._act(policy, inputs)
+            actions, values, log_probs = self._act(policy, inputs, episode_starts)
         except Exception:
             with blaming_numbers(lambda what: self._refusal(policy, what), self._place):
                 raise
@@ -101,13 +100,21 @@ class ActionSampler:
             raise self._refusal(policy, f"its action is {actions[~actions.isfinite()][0]}")
         return actions, values, log_probs
 
-    def _act(self, policy: ActorCriticPolicy, inputs: PolicyInputs) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _act(
+        self, policy: ActorCriticPolicy, inputs: PolicyInputs, episode_starts: np.ndarray
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        memory = self.memory
         if policy is self._policy and not (self.watched and self._graph.is_outdated(self._modules)):
             tensors = self._graph.encode(inputs)
             # For gSDE, a callback may have drawn a noise matrix of another shape.
-            if self._graph.takes(tensors) and [(noise := self._noise()).shape] == self._graph.shapes_before:
-                (actions,) = self._graph([noise, *tensors])
+            if self._graph.takes(tensors) and (noise := self._noise()).shape == self._graph.shapes_before[0]:
+                before = [] if memory is None else memory.before(episode_starts)
+                actions, *state = self._graph([noise, *before, *tensors])
+                if memory is not None:
+                    memory.move(state)
                 return actions, None, None
+        if memory is not None:
+            return memory.act(policy, inputs, episode_starts)
         return sample_actions(policy, inputs, self.evaluates, self.watched)
 
     def value_finals(self, policy: ActorCriticPolicy, recorder: Recorder) -> None:

@@ -204,7 +204,7 @@ class PolicyGradientAlgorithm(Updating):
         self._modules = Modules()
         self._modules.look(self.policy)
         self._compile_log = CompileLog(self._tell)
-        self._acting_pass = acting_pass(self.observation_space, self._compile_log)
+        self._acting_pass = acting_pass(self.observation_space, self._compile_log, is_recurrent(self.policy))
         self._evaluation = evaluation_pass(self.observation_space, self._compile_log)
         if self.objective is not None:
             self._steps = GradientSteps(self.objective, self._compile_log)
@@ -342,9 +342,12 @@ class PolicyGradientAlgorithm(Updating):
             self.compiled = self.compiled or self.n_gradient_steps + planned > self.compile_after
         else:
             self.compiled = bool(self.compile)
-        if self.compiled and is_recurrent(self.policy):
+        if self.compiled and is_recurrent(self.policy) and not self.has_equal_pieces:
             self.compiled = False
-            self._tell("acting and gradient steps run uncompiled: the policy is recurrent")
+            self._tell(
+                "acting and gradient steps run uncompiled: the policy is recurrent, and its sequences differ in length (PPO's "
+                "sequence_length makes them equal, if it divides n_steps and batch_size)"
+            )
 
     def dump_logs(self, iteration: int = 0) -> None:
         """

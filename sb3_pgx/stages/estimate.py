@@ -124,6 +124,7 @@ class Estimating(Collecting):
         short = n_steps == self.n_steps and n_steps <= MAX_EVALUATED_STEPS and n_steps * n_envs <= MAX_EVALUATED_ROWS
         own = type(self).evaluate is not base.evaluate or type(self).estimate is not base.estimate
         own |= not {"evaluate", "estimate"}.isdisjoint(vars(self))
+        own |= rollout.memory is not None
         return short and rollout.complete and not own and not self.reads_distribution and not rollout.known_rows
 
     @property

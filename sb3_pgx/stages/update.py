@@ -169,12 +169,16 @@ class Updating(Estimating):
         on. Its gradient goes back to where an episode starts or the minibatch begins. With ``sequence_length``, the order of
         pieces of that length is random, and the gradient goes back to where a piece begins.
         """
-        rows = rollout.valid_rows()
+        rows, length = rollout.valid_rows(), getattr(self, "sequence_length", None)
+        begins = th.zeros_like(rows, dtype=th.bool)
         if batch_size is None:
             yield rollout.rows(rows)
             return
-        length = getattr(self, "sequence_length", None)
-        begins = th.zeros_like(rows, dtype=th.bool)
+        if self.compiled and length is not None and rollout.complete and self.has_equal_pieces:
+            shuffled = th.as_tensor(np.random.permutation(len(rows) // length), device=rows.device)
+            for part in rows.view(-1, length)[shuffled].split(batch_size // length):
+                yield rollout.batch(rollout.pieces(part))
+            return
         if length is None:
             rows = rows.roll(-int(np.random.randint(len(rows))))
         else:
@@ -187,6 +191,14 @@ class Updating(Estimating):
             rows, begins = (th.cat([x, x[:missing]]) for x in (rows, begins))
         for part, begin in zip(rows.split(batch_size), begins.split(batch_size), strict=True):
             yield rollout.rows(part, begin)
+
+    @property
+    def has_equal_pieces(self) -> bool:
+        """
+        Whether the minibatches of a recurrent rollout consist of pieces of the same length, unless rows are left out. Then
+        they have the same shapes, and their gradient steps can be compiled.
+        """
+        return False
 
     def train(self) -> None:
         """Run stages 4 and 5 on the rollout that was collected last."""

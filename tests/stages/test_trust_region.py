@@ -147,7 +147,7 @@ def test_the_next_product_is_that_of_the_policy_as_it_is_then_and_needs_no_new_g
 def test_the_compilers_product_is_the_uncompiled_one():
     problem = around("Discrete")
     here, product = problem.actor(False), problem.actors.product
-    inputs = [here.gradient, *product.encode(problem.batch.observations)]
+    inputs = [here.gradient, *product.encode(problem.batch.inputs)]
     compiled = product.run(problem.policy, problem.modules, inputs, True, here.moved)[0]
     # The compiler of torch 2.8 is right to seven digits.
     exact = EXACT if th.__version__ >= "2.9" else dict(rtol=1e-6, atol=1e-8)

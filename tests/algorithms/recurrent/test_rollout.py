@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 from support.array_environments import TERMINATED, TRUNCATED, Arrays
 from support.capabilities import DICT, IMAGE, envs
-from support.recurrent import CELLS, LAYOUTS, policy_kwargs, stepped
+from support.recurrent import CELLS, LAYOUTS, policy_kwargs, stepped, zero_states
 from support.small_environments import DEVICE, Scripted, vectorised
 
 from sb3_pgx import A2C, PPO, REINFORCE
@@ -60,7 +60,14 @@ def test_values_are_those_of_each_environment_alone_over_several_rollouts(cell, 
         with th.no_grad():
             expected = stepped(model.policy, rollout, states)
         check(rollout, expected)
+        with th.no_grad():  # where an episode ended, the last observation is the first of the next one
+            first = model.policy.predict_values(
+                rollout.last_observations, zero_states(model.policy, 4).pi, th.ones(4, device=DEVICE)
+            ).flatten()
+        ended = rollout.ends[-1]
+        th.testing.assert_close(rollout.last_values[ended], first[ended], rtol=1e-4, atol=1e-5)
         states = expected.states
+    assert any(rollout.ends[-1].any() for rollout in watcher.rollouts)
 
 
 ENVIRONMENTS = {
