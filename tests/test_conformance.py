@@ -209,7 +209,7 @@ def test_a_learning_rate_that_follows_the_kl_is_refused_by_algorithms_without_a_
 
 def test_spaces_that_are_not_supported_are_refused(name):
     with pytest.raises(AssertionError, match="only supports"):
-        make(name, envs(action_space=spaces.Tuple([BOX, BOX])))
+        make(name, envs(action_space=spaces.Text(3)))
     with pytest.raises(NotImplementedError, match="observation space is not supported"):
         make(name, envs(spaces.Tuple([BOX, BOX])))
     with pytest.raises(ValueError, match="MultiInputPolicy"):
