@@ -43,6 +43,15 @@ REFUSED = {
     "no piece": (PPO, "MlpLstmPolicy", dict(sequence_length=0), "sequence_length"),
     "both ways": (A2C, "MlpLstmPolicy", lstm(bidirectional=True), "lstm_kwargs has bidirectional, .* leave it out"),
     "layout": (A2C, "MlpLstmPolicy", lstm(batch_first=True), "lstm_kwargs has batch_first, .* leave it out"),
+    "two ways": (
+        PPO,
+        "MlpLstmPolicy",
+        dict(policy_kwargs=dict(shared_lstm=True)),
+        "shared_lstm=True .* enable_critic_lstm=False",
+    ),
+    "size": (PPO, "MlpGruPolicy", dict(policy_kwargs=dict(lstm_hidden_size=0)), "lstm_hidden_size=0"),
+    "layers": (PPO, "MlpLstmPolicy", dict(policy_kwargs=dict(n_lstm_layers=1.5)), "n_lstm_layers=1.5"),
+    "images": (PPO, "CnnGruPolicy", {}, "CnnGruPolicy takes images, but .*: use MlpLstmPolicy"),
     "name": (PPO, "LstmPolicy", {}, 'policy="LstmPolicy" is unknown; choose one of MlpPolicy, .*, MlpLstmPolicy, '),
 }
 
