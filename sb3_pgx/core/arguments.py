@@ -12,7 +12,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.utils import get_device
@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from sb3_pgx.core.checks import check_counts, is_number, without_arrays
 from sb3_pgx.core.errors import first_line, one_line
 from sb3_pgx.core.mixed_spaces import is_mixed, parts_of
+from sb3_pgx.core.recurrent_evaluation import is_recurrent
 
 MAX_SEED = 2**32 - 1  # NumPy's limit
 # Smallest width and height of images for SB3's convolutions.
@@ -29,7 +30,7 @@ MIN_IMAGE = 36
 # Beyond ± this, σ is 0 or infinite in float32.
 MAX_LOG_STD = 87.0
 # Packages whose policy constructors take the same arguments as SB3's.
-_KNOWN = ("sb3_pgx", "stable_baselines3", "torch", "builtins")
+_KNOWN = ("sb3_pgx", "stable_baselines3", "sb3_contrib", "torch", "builtins")
 
 # ------------------------------------------------------------------------------------------------ before SB3's constructor
 
@@ -156,6 +157,8 @@ def check_policy_kwargs(policy_class: Any, kwargs: Mapping[str, Any]) -> None:
     if not _is_sb3s_constructor(policy_class):
         return
     _check_net_arch(kwargs.get("net_arch"))
+    if is_recurrent(policy_class):
+        _check_recurrent_kwargs(kwargs)
     for name in ("activation_fn", "features_extractor_class"):
         if name in kwargs and not callable(kwargs[name]):
             raise TypeError(f"policy_kwargs: {name}={kwargs[name]!r} must be a class, such as torch.nn.Tanh of activations")
@@ -164,6 +167,16 @@ def check_policy_kwargs(policy_class: Any, kwargs: Mapping[str, Any]) -> None:
         raise ValueError(
             f"policy_kwargs: log_std_init={log_std!r} must be a number within ±{MAX_LOG_STD:g}, beyond which the standard "
             "deviation is 0 or infinite"
+        )
+
+
+def _check_recurrent_kwargs(kwargs: Mapping[str, Any]) -> None:
+    check_counts(**{name: kwargs[name] for name in ("lstm_hidden_size", "n_lstm_layers") if name in kwargs})
+    check_mapping(lstm_kwargs=kwargs.get("lstm_kwargs"))
+    if kwargs.get("shared_lstm") and kwargs.get("enable_critic_lstm", True):
+        raise ValueError(
+            "policy_kwargs: with shared_lstm=True the critic reads the actor's network, and has none of its own: set "
+            "enable_critic_lstm=False"
         )
 
 
@@ -239,7 +252,7 @@ def check_spaces(
     if not fits:
         raise ValueError(
             f"{policy_class.__name__} takes {takes}, but the observation space is {one_line(observation_space)}: use "
-            f"{'MultiInputPolicy' if is_dict else 'CnnPolicy' if is_image else 'MlpPolicy'}"
+            f"{'MultiInput' if is_dict else 'Cnn' if is_image else 'Mlp'}{'Lstm' if is_recurrent(policy_class) else ''}Policy"
         )
     parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
     if not parts:
@@ -336,9 +349,8 @@ def _extractor_class(policy_class: Any, kwargs: Mapping[str, Any]) -> type[nn.Mo
         return given if given in (FlattenExtractor, NatureCNN, CombinedExtractor) else None
     if not _is_sb3s_constructor(policy_class):
         return None
-    if issubclass(policy_class, MultiInputActorCriticPolicy):
-        return CombinedExtractor
-    return NatureCNN if issubclass(policy_class, ActorCriticCnnPolicy) else FlattenExtractor
+    constructors = (inspect.signature(vars(c)["__init__"]).parameters for c in policy_class.__mro__ if "__init__" in vars(c))
+    return next(known["features_extractor_class"].default for known in constructors if "features_extractor_class" in known)
 
 
 def _is_sb3s_constructor(policy_class: Any) -> bool:

@@ -32,6 +32,7 @@ from sb3_pgx.core.recurrent_evaluation import (
 from sb3_pgx.core.rollout import Observations, PolicyInputs, map_tensors
 
 Method = TypeVar("Method", bound=Callable[..., Any])
+Result = TypeVar("Result")
 
 MASKABLE_POLICIES = "sb3_contrib.common.maskable.policies"  # whose classes compute as SB3's, apart from masks
 STD_OPTIONS = ("log_std_bounds", "state_dependent_std")
@@ -317,6 +318,23 @@ def unchecked(policy: ActorCriticPolicy, action_masks: Tensor | None = None) -> 
         yield
     finally:
         attributes["action_dist"] = before
+
+
+def sampled_unchecked(policy: ActorCriticPolicy, action_masks: Tensor | None, sample: Callable[[], Result]) -> Result:
+    """
+    Sample actions within :func:`unchecked`, unless something is wrong with the probabilities.
+
+    :param policy: policy that acts
+    :param action_masks: which actions are valid, ``[B, M]``; ``None``: all of them
+    :param sample: samples actions of the policy
+    """
+    try:
+        with unchecked(policy, action_masks):
+            return sample()
+    except RuntimeError as error:
+        if not str(error).startswith("probability tensor contains"):  # which torch says before it draws a number
+            raise
+    return sample()  # whose checks name the cause
 
 
 def _methods_that_make_distributions(policy: ActorCriticPolicy) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch as th
+from stable_baselines3.common.policies import BaseModel
 from torch import Tensor, nn
 
 from sb3_pgx.core.recurrence import Run, State, no_state, run_cells, run_padded, run_pieces, run_step
@@ -144,7 +145,8 @@ def recurrent_step(policy: Any, observations: Observations, resets: Tensor, stat
     :param resets: in which environments an episode starts, ``[N]``
     :param state: actor's state before the step, not yet reset, ``[N, layers, H]`` each
     """
-    outputs, after = run_step(policy.lstm_actor, features_of(policy, observations).pi, resets, state)
+    features = BaseModel.extract_features(policy, observations, policy.pi_features_extractor)
+    outputs, after = run_step(policy.lstm_actor, features, resets, state)
     return policy._get_action_dist_from_latent(policy.mlp_extractor.forward_actor(outputs)), after
 
 

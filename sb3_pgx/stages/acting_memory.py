@@ -9,9 +9,17 @@ from torch import Tensor
 
 from sb3_pgx.core.evaluation import predict_values
 from sb3_pgx.core.mixed_spaces import action_shape
-from sb3_pgx.core.policies import unchecked
+from sb3_pgx.core.policies import sampled_unchecked
 from sb3_pgx.core.recurrence import State
-from sb3_pgx.core.recurrent_evaluation import acts_as_contribs, as_memory, is_recurrent, no_memory, one_level, state_in
+from sb3_pgx.core.recurrent_evaluation import (
+    acts_as_contribs,
+    as_memory,
+    is_recurrent,
+    no_memory,
+    one_level,
+    recurrent_step,
+    state_in,
+)
 from sb3_pgx.core.rollout import Memory, PolicyInputs
 
 
@@ -47,9 +55,9 @@ class ActingMemory:
         """The states after the last action, ``[N, layers, H]``: the actor's, and the critic's if it was evaluated."""
         return as_memory(self._states)
 
-    def can_be_compiled(self, policy: Any) -> bool:
-        """Return whether a graph can take the place of :meth:`act`."""
-        return not self.evaluates and acts_as_contribs(policy)
+    def needs_own_methods(self, policy: Any) -> bool:
+        """Return whether the policy's own methods must act, because they differ, or because values are needed, too."""
+        return self.evaluates or not acts_as_contribs(policy)
 
     def before(self, episode_starts: np.ndarray) -> list[Tensor]:
         """Return what the actor's step takes: in which environments an episode starts, ``[N]``, and the actor's state."""
@@ -69,22 +77,36 @@ class ActingMemory:
         self, policy: Any, inputs: PolicyInputs, episode_starts: np.ndarray
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """
-        Sample actions by the policy's own methods, and move the states on.
+        Sample actions from the same random numbers as the policy's own methods, and move the states on.
 
         :param policy: recurrent policy in evaluation mode
         :param inputs: observations and action masks, ``[N, ...]``
         :param episode_starts: in which environments an episode starts and the state is reset, ``[N]``
         :return: actions ``[N, *action]``, not clipped; values and log-probabilities if they are needed, otherwise ``None``
         """
+        act = self._act_by_own_methods if self.needs_own_methods(policy) else self._act_by_cells
+        with th.no_grad():
+            return sampled_unchecked(policy, inputs.action_masks, lambda: act(policy, inputs, episode_starts))
+
+    def _act_by_cells(self, policy: Any, inputs: PolicyInputs, episode_starts: np.ndarray) -> tuple[Tensor, None, None]:
+        """Act without torch's networks, which take longer for a single step."""
+        resets, hidden, cell = self.before(episode_starts)
+        distribution, after = recurrent_step(policy, inputs.observations, resets, (hidden, cell))
+        actions = distribution.get_actions().reshape((-1, *action_shape(policy.action_space)))
+        self.move(after)
+        return actions, None, None
+
+    def _act_by_own_methods(
+        self, policy: Any, inputs: PolicyInputs, episode_starts: np.ndarray
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         actor = _swapped(self._states["pi"])
         starts = th.as_tensor(episode_starts, dtype=th.float32, device=actor[0].device)
-        with th.no_grad(), unchecked(policy, inputs.action_masks):
-            if not self.evaluates:
-                actions, after = policy._predict(inputs.observations, actor, starts)
-                self.move(_swapped(after))
-                return actions.reshape((-1, *action_shape(policy.action_space))), None, None
-            both = BothStates(actor, _swapped(self._states["vf"]) if "vf" in self._states else actor)
-            actions, values, log_probs, after = policy(inputs.observations, both, starts)
+        if not self.evaluates:
+            actions, state = policy._predict(inputs.observations, actor, starts)
+            self.move(_swapped(state))
+            return actions.reshape((-1, *action_shape(policy.action_space))), None, None
+        both = BothStates(actor, _swapped(self._states["vf"]) if "vf" in self._states else actor)
+        actions, values, log_probs, after = policy(inputs.observations, both, starts)
         self._states = {name: _swapped(getattr(after, name)) for name in self._states}
         return actions, values, log_probs
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from sb3_pgx.core.distributions import noise_source, samples_from_noise
 from sb3_pgx.core.errors import blaming_numbers, not_finite_parameter
 from sb3_pgx.core.mixed_spaces import action_shape
-from sb3_pgx.core.policies import is_sb3s, unchecked
+from sb3_pgx.core.policies import is_sb3s, sampled_unchecked, unchecked
 from sb3_pgx.core.recorder import Recorder
 from sb3_pgx.core.rollout import CollectedRollout, Memory, PolicyInputs, map_tensors
 from sb3_pgx.core.undo import Refusal
@@ -61,7 +61,7 @@ class ActionSampler:
         :param inputs: examples of what the policy acts on, ``[N, ...]``
         """
         memory = self.memory
-        if self.evaluates or not (can_skip_forward(policy) if memory is None else memory.can_be_compiled(policy)):
+        if self.evaluates or (not can_skip_forward(policy) if memory is None else memory.needs_own_methods(policy)):
             return
         tensors = graph.encode(inputs)
         device = tensors[0].device  # SB3's policy.device looks through the parameters, which takes longer than all else here
@@ -179,7 +179,7 @@ def sample_actions(
             if watched and inputs.action_masks is None:
                 actions = policy._predict(inputs.observations)
             else:
-                actions = _predict_unchecked(policy, inputs)
+                actions = sampled_unchecked(policy, inputs.action_masks, lambda: policy._predict(inputs.observations))
             return actions.reshape((-1, *action_shape(policy.action_space))), None, None
         if inputs.action_masks is None:
             actions, values, log_prob = policy(inputs.observations)
@@ -187,17 +187,6 @@ def sample_actions(
             with unchecked(policy, inputs.action_masks):
                 actions, values, log_prob = policy(inputs.observations)
         return actions, values, log_prob
-
-
-def _predict_unchecked(policy: Any, inputs: PolicyInputs) -> Tensor:
-    """Sample actions without the checks of torch's Categorical distribution, unless something is wrong."""
-    try:
-        with unchecked(policy, inputs.action_masks):
-            return policy._predict(inputs.observations)
-    except RuntimeError as error:
-        if not str(error).startswith("probability tensor contains"):  # which torch says before it draws a number
-            raise
-    return policy._predict(inputs.observations)  # whose checks name the cause
 
 
 def can_skip_forward(policy: Any) -> bool:

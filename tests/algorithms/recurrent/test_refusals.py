@@ -5,7 +5,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
-from support.capabilities import envs
+from support.capabilities import BOX, envs
 from support.dense_natural_gradient import Updates
 from support.recurrent import CELLS, policy_kwargs
 from support.small_environments import DEVICE, AnySpace, Scripted, vectorised
@@ -43,6 +43,15 @@ REFUSED = {
     "no piece": (PPO, "MlpLstmPolicy", dict(sequence_length=0), "sequence_length"),
     "both ways": (A2C, "MlpLstmPolicy", lstm(bidirectional=True), "lstm_kwargs has bidirectional, .* leave it out"),
     "layout": (A2C, "MlpLstmPolicy", lstm(batch_first=True), "lstm_kwargs has batch_first, .* leave it out"),
+    "two ways": (
+        PPO,
+        "MlpLstmPolicy",
+        dict(policy_kwargs=dict(shared_lstm=True)),
+        "shared_lstm=True .* enable_critic_lstm=False",
+    ),
+    "size": (PPO, "MlpGruPolicy", dict(policy_kwargs=dict(lstm_hidden_size=0)), "lstm_hidden_size=0"),
+    "layers": (PPO, "MlpLstmPolicy", dict(policy_kwargs=dict(n_lstm_layers=1.5)), "n_lstm_layers=1.5"),
+    "images": (PPO, "CnnGruPolicy", {}, "CnnGruPolicy takes images, but .*: use MlpLstmPolicy"),
     "name": (PPO, "LstmPolicy", {}, 'policy="LstmPolicy" is unknown; choose one of MlpPolicy, .*, MlpLstmPolicy, '),
 }
 
@@ -120,3 +129,12 @@ def test_long_episodes_are_differentiated_in_parts():
     for name, p in model.policy.named_parameters():
         if name in accumulated:
             th.testing.assert_close(p.grad - accumulated[name], accumulated[name], rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("action_space", [spaces.Discrete(3), BOX])
+def test_a_network_that_is_not_finite_is_named(action_space):
+    model = A2C("MlpLstmPolicy", envs(action_space=action_space), n_steps=4, device=DEVICE, policy_kwargs=policy_kwargs())
+    with th.no_grad():
+        model.policy.lstm_actor.weight_hh_l0[0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"cannot act after update 0: the parameter lstm_actor\.weight_hh_l0 is not"):
+        model.learn(8)
