@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch as th
@@ -125,11 +125,13 @@ class EpisodeReturns(BaseCallback):
         return True
 
 
-def train(model: BaseAlgorithm, timesteps: int, callbacks: Sequence[BaseCallback] = (), eval_episodes: int = 20) -> Run:
-    """Train the model, record and time the run, then evaluate it (unless ``eval_episodes`` is 0)."""
+def train(
+    model: BaseAlgorithm, timesteps: int, callbacks: Sequence[BaseCallback] = (), eval_episodes: int = 20, **options: Any
+) -> Run:
+    """Train the model with options of its ``learn``, record and time the run, then evaluate it (if ``eval_episodes`` > 0)."""
     episodes = EpisodeReturns()
     start = time.perf_counter()
-    model.learn(timesteps, callback=[episodes, *callbacks])
+    model.learn(timesteps, callback=[episodes, *callbacks], **options)
     seconds = time.perf_counter() - start
     final_return = evaluate(model, eval_episodes) if eval_episodes else float("nan")
     model.get_env().close()
