@@ -231,6 +231,11 @@ NETWORK = (
     PolicyOption("net_arch", {"tiny": [64], "small": [64, 64], "medium": [256, 256]}, default="small"),
     PolicyOption("activation_fn", {"tanh": nn.Tanh, "relu": nn.ReLU}, default="tanh"),
 )
+# Of a recurrent policy, whatever its network: units of a layer, and whether the critic has a network of its own.
+MEMORY = (
+    PolicyOption("lstm_hidden_size", {str(n): n for n in (32, 64, 128, 256)}, "256"),
+    PolicyOption("enable_critic_lstm", {"yes": True, "no": False}, "yes"),
+)
 
 MINIBATCHES = (PowerOfTwo("n_steps", 4, 11), PowerOfTwo("batch_size", 4, 11))
 EPOCHS = (

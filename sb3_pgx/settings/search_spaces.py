@@ -9,7 +9,8 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sb3_pgx.core.search_space import NETWORK, Arguments, Dimension, Params
+from sb3_pgx.core.policy_names import RECURRENT_POLICIES
+from sb3_pgx.core.search_space import MEMORY, NETWORK, Arguments, Dimension, Params
 from sb3_pgx.registry import algorithm_class
 from sb3_pgx.settings.configs import DEFAULT_N_ENVS, RunConfig
 
@@ -22,11 +23,12 @@ def search_space(algorithm: str, policy: str = "MlpPolicy") -> tuple[Dimension, 
     Return the search space of an algorithm.
 
     :param algorithm: a name of the registry, such as ``"ppo"``
-    :param policy: name of the policy; the network of ``CnnPolicy`` is not searched
+    :param policy: name of the policy; the convolutions of ``CnnPolicy`` and its like are not searched
     :raises ValueError: there is no algorithm of that name; the message gives the nearest ones
     """
     declared = algorithm_class(algorithm).search_space
-    return (*declared, *(() if policy == "CnnPolicy" else NETWORK))
+    layers = () if policy.startswith("Cnn") else NETWORK
+    return (*declared, *layers, *(MEMORY if policy in RECURRENT_POLICIES else ()))
 
 
 def sample_params(

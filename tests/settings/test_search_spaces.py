@@ -94,8 +94,10 @@ def test_published_settings_are_points_of_the_space_and_come_back_as_they_are(al
     given = {**defaults(algorithm), **config.hyperparameters}
     back = arguments_of(algorithm, params, config.n_envs, config.policy)
     assert all(number(value) == number(given[name]) for name, value in back.items() if name != "policy_kwargs")
-    kwargs = {"net_arch": [64, 64], "activation_fn": nn.Tanh, **(given["policy_kwargs"] or {})}
-    assert merged(given, back)["policy_kwargs"] == (kwargs if config.policy == "MlpPolicy" else given["policy_kwargs"])
+    memory = {"lstm_hidden_size": 256, "enable_critic_lstm": True} if "Lstm" in config.policy else {}
+    kwargs = {"net_arch": [64, 64], "activation_fn": nn.Tanh, **memory, **(given["policy_kwargs"] or {})}
+    searched = config.policy.startswith("Mlp")
+    assert merged(given, back)["policy_kwargs"] == (kwargs if searched else given["policy_kwargs"])
 
 
 def test_what_lies_outside_of_the_space_is_left_out():
@@ -147,3 +149,15 @@ def test_changes_of_the_policys_arguments_keep_what_they_do_not_name():
         "policy_kwargs": {"log_std_init": -2.0, "net_arch": [16], "optimizer_class": th.optim.SGD},
     }
     assert given["policy_kwargs"]["net_arch"] == [8]
+
+
+@pytest.mark.parametrize("policy, searched", [("MlpGruPolicy", True), ("MlpLstmPolicy", True), ("MlpPolicy", False)])
+def test_the_size_of_the_memory_is_searched_for_recurrent_policies(policy, searched, env):
+    assert ("lstm_hidden_size" in names_of("ppo", policy)) is searched
+    trial = study().ask()
+    arguments = sample_params("ppo", trial, env.num_envs, policy)
+    model = ALGORITHMS["ppo"](policy, env, device="cpu", **arguments)
+    if searched:
+        assert model.policy.lstm_actor.hidden_size == arguments["policy_kwargs"]["lstm_hidden_size"]
+        assert (model.policy.lstm_critic is not None) is arguments["policy_kwargs"]["enable_critic_lstm"]
+    assert arguments_of("ppo", trial.params, env.num_envs, policy) == arguments
