@@ -4,7 +4,7 @@ which parameters the action distribution depends on.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -340,6 +340,16 @@ def sampled_unchecked(policy: ActorCriticPolicy, action_masks: Tensor | None, sa
 def _methods_that_make_distributions(policy: ActorCriticPolicy) -> tuple[str, ...]:
     own = "_get_action_dist_from_latent"
     return (own,) if is_recurrent(policy) else ("evaluate_actions", own)
+
+
+def masking(policy: ActorCriticPolicy, action_masks: Tensor | None) -> AbstractContextManager[None]:
+    """
+    Return a context in which the policy gives invalid actions the probability 0. Without masks, nothing changes.
+
+    :param policy: policy whose distribution is replaced within the context
+    :param action_masks: which actions are valid, ``[B, M]``; ``None``: all of them
+    """
+    return nullcontext() if action_masks is None else unchecked(policy, action_masks)
 
 
 def check_masked(policy: ActorCriticPolicy, observations: Observations, action_masks: Tensor) -> None:

@@ -4,7 +4,7 @@ import copy
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ClassVar, TypeVar
 
@@ -49,7 +49,7 @@ from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.files import saving
 from sb3_pgx.core.mixed_policies import check_acts_in, policy_class_acting_in
 from sb3_pgx.core.mixed_spaces import is_mixed
-from sb3_pgx.core.policies import check_masked, is_maskable, policy_class_for, unchecked
+from sb3_pgx.core.policies import check_masked, is_maskable, masking, policy_class_for
 from sb3_pgx.core.policy_names import RECURRENT_POLICIES, named_policy
 from sb3_pgx.core.recurrent_evaluation import check_recurrent, is_recurrent
 from sb3_pgx.core.rollout_buffer import DictRolloutView, RolloutView
@@ -305,7 +305,7 @@ class PolicyGradientAlgorithm(Updating):
             )
         masks = predicted_masks(action_masks, observation, self.observation_space, self.action_space)
         observation = zero_based(observation, self.observation_space)
-        with nullcontext() if masks is None else unchecked(self.policy, th.as_tensor(masks, device=self.device)):
+        with masking(self.policy, None if masks is None else th.as_tensor(masks, device=self.device)):
             actions, state = super().predict(observation, state, episode_start, deterministic)
         return (actions if is_mixed(self.action_space) else within(actions, self.action_space)), state
 

@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch as th
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from sb3_pgx.core.errors import blaming_numbers
 from sb3_pgx.core.evaluation import evaluate_actions, evaluate_latents
-from sb3_pgx.core.policies import unchecked
+from sb3_pgx.core.policies import masking
 from sb3_pgx.core.recurrent_evaluation import Features, features_of, latents_and_states, one_level, recurrent_values
 from sb3_pgx.core.rollout import (
     CollectedRollout,
@@ -244,7 +243,7 @@ def values_of(policy: ActorCriticPolicy, inputs: PolicyInputs, total: int) -> Te
     parts = []
     for r in chunks(inputs.observations, total):
         picked = map_tensors(lambda x, r=r: x[r], inputs)
-        with nullcontext() if picked.action_masks is None else unchecked(policy, picked.action_masks):
+        with masking(policy, picked.action_masks):
             parts.append(policy.predict_values(picked.observations).flatten())
     return th.cat(parts)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sb3_pgx.core.distributions import one_hot
 from sb3_pgx.core.errors import first_line, is_torchs
-from sb3_pgx.core.policies import unchecked
+from sb3_pgx.core.policies import masking
 from sb3_pgx.core.rollout import Observations, PolicyInputs, as_policy_input, map_tensors
 from sb3_pgx.engine.policy_function import PolicyFunction
 from sb3_pgx.ops.per_sample import per_sample_gradients
@@ -54,5 +54,5 @@ def map_scores(
 def _log_prob_of_one(policy: ActorCriticPolicy, observation: Observations, action: Tensor, *mask: Tensor) -> Tensor:
     """Return log π(a|s) of a single sample. SB3's policies take batches."""
     batch = map_tensors(lambda x: x[None], PolicyInputs(observation, mask[0] if mask else None))
-    with unchecked(policy, batch.action_masks):
+    with masking(policy, batch.action_masks):
         return policy.evaluate_actions(batch.observations, action[None])[1].squeeze(0)

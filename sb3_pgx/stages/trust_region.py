@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from sb3_pgx.core.policies import unchecked
+from sb3_pgx.core.policies import masking
 from sb3_pgx.core.rollout import PolicyInputs
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.layers import Modules
@@ -70,12 +70,12 @@ class TrustRegion:
 
     def _outputs(self, policy: ActorCriticPolicy, *tensors: Tensor) -> Tensor:
         inputs = as_inputs(policy, tensors)
-        with unchecked(policy, inputs.action_masks):
+        with masking(policy, inputs.action_masks):
             return self.problem.outputs(policy, inputs)
 
     def _gained(self, policy: ActorCriticPolicy, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         n, inputs = self.problem.n_data, as_inputs(policy, tensors[self.problem.n_data :])
-        with unchecked(policy, inputs.action_masks):
+        with masking(policy, inputs.action_masks):
             outputs = self.problem.outputs(policy, inputs)
             return self.problem.gain(policy, outputs, *tensors[:n]).mean(), outputs
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from sb3_pgx.algorithms.acer.policies import ACERMixin
 from sb3_pgx.algorithms.acer.segments import Segments
 from sb3_pgx.core.distributions import packed
-from sb3_pgx.core.policies import distribution_of, unchecked
+from sb3_pgx.core.policies import distribution_of, masking
 from sb3_pgx.core.rollout import PolicyInputs, map_tensors
 from sb3_pgx.engine import Objective
 from sb3_pgx.ops.divergences import kl_categorical, kl_gaussian, log_prob_gaussian
@@ -73,7 +73,7 @@ class BoxEvaluation(NamedTuple):
 def evaluate_discrete(policy: ACERMixin, batch: Segments, average_policy: ACERMixin) -> DiscreteEvaluation:
     """Evaluate segments with Discrete actions in one pass over their observations and those that follow."""
     rows, final, average = len(batch), final_values(policy, batch), average_distribution(average_policy, batch)
-    with unchecked(policy, batch.action_masks):
+    with masking(policy, batch.action_masks):
         distribution, latent = policy.distribution_and_latent(batch.observations)
     action_values = policy.value_net(latent)
     values = policy.values_of(distribution, action_values)
@@ -113,7 +113,7 @@ def final_values(policy: ACERMixin, batch: Segments) -> Tensor:
     """Return V of the final observations where episodes were truncated, and 0 elsewhere, ``[T, M]``."""
     if batch.final_observations is None:
         return th.zeros_like(batch.rewards)
-    with th.no_grad(), evaluating(policy), unchecked(policy, batch.final_masks):
+    with th.no_grad(), evaluating(policy), masking(policy, batch.final_masks):
         values = policy.predict_values(batch.final_observations).flatten()
     truncated = batch.truncated.flatten()
     order = (truncated.cumsum(0) - 1).clamp(min=0)
