@@ -118,6 +118,7 @@ class PolicyGradientAlgorithm(Updating):
     )
     compile_after = COMPILE_AFTER  # gradient steps beyond which compile="auto" compiles
     refuses_memory: ClassVar[str | None] = None  # reason why the policy cannot be recurrent; None if it can
+    trains_critic: ClassVar[bool] = True  # whether the policy's V is learned, so that its error means something
     search_space: ClassVar[tuple[Dimension, ...]] = ()  # what is worth tuning; `settings` adds the network
     examination: ClassVar[Examination] = Examination()  # settings for `sb3-pgx doctor algo`
 
