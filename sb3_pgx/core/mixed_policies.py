@@ -36,6 +36,7 @@ class MixedActionsMixin(ActorCriticPolicy):
 
     One linear layer computes the means and logits of all parts. ``log_std`` has a number for each number of a Box part; there
     is none without such a part. ``forward`` and ``evaluate_actions`` take and return rows of numbers, ``[B, action_dim]``.
+    Recurrent policies get it, too (:mod:`~sb3_pgx.core.recurrent_policies`).
 
     :param observation_space: observation space
     :param action_space: mixed action space
@@ -47,7 +48,7 @@ class MixedActionsMixin(ActorCriticPolicy):
         if not is_mixed(action_space):
             raise ValueError(
                 f"{type(self).__name__} acts in Dict and Tuple spaces, but the action space is {one_line(action_space)}: use "
-                "MlpPolicy, CnnPolicy or MultiInputPolicy"
+                "a policy such as MlpPolicy, CnnPolicy, MultiInputPolicy or MlpLstmPolicy"
             )
         self._mixed_space = action_space
         super().__init__(observation_space, stored_space(action_space), *args, **kwargs)
@@ -79,16 +80,17 @@ class MixedActionsMixin(ActorCriticPolicy):
             self.action_space = self._mixed_space
 
     @samples_as_sb3
-    def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """
         Sample actions.
 
-        :param obs: observations, ``[B, *obs]``
-        :param deterministic: whether to take the most likely action
-        :return: actions ``[B, action_dim]``, V(s) ``[B, 1]`` and log π(a|s) ``[B]``
+        :param args: arguments of the policy without mixed actions: observations ``[B, *obs]``, for a recurrent policy states
+            and starts of episodes, and whether to take the most likely action
+        :param kwargs: the same by name
+        :return: actions ``[B, action_dim]``, V(s) ``[B, 1]`` and log π(a|s) ``[B]``; for a recurrent policy also its states
         """
         with self._rows_of_numbers():
-            return super().forward(obs, deterministic)
+            return super().forward(*args, **kwargs)
 
     def predict(
         self,
@@ -101,10 +103,10 @@ class MixedActionsMixin(ActorCriticPolicy):
         Return actions as the environment takes them: members of the action space.
 
         :param observation: observation of one environment or of several
-        :param state: unused, as in SB3
-        :param episode_start: unused, as in SB3
+        :param state: state of a recurrent policy, as returned before; unused by other policies, as in SB3
+        :param episode_start: in which environments an episode starts, for a recurrent policy, ``[N]``
         :param deterministic: whether to take the most likely action
-        :return: a dictionary or tuple for one environment, a list of them for several; and ``state``
+        :return: a dictionary or tuple for one environment, a list of them for several; and the next state
         """
         with self._rows_of_numbers():
             rows, state = super().predict(observation, state, episode_start, deterministic)
@@ -136,7 +138,7 @@ class MixedActionsActorMultiInputPolicy(ActorMixin, MixedActionsMixin, MultiInpu
     """``MultiInputPolicy`` for mixed actions, without a critic."""
 
 
-_FOR_MIXED_ACTIONS: dict[Any, type[MixedActionsMixin]] = {
+FOR_MIXED_ACTIONS: dict[Any, type[MixedActionsMixin]] = {
     ActorCriticPolicy: MixedActionsPolicy,
     ActorCriticCnnPolicy: MixedActionsCnnPolicy,
     MultiInputActorCriticPolicy: MixedActionsMultiInputPolicy,
@@ -147,29 +149,3 @@ _FOR_MIXED_ACTIONS: dict[Any, type[MixedActionsMixin]] = {
     ActorCnnPolicy: MixedActionsActorCnnPolicy,
     ActorMultiInputPolicy: MixedActionsActorMultiInputPolicy,
 }
-
-
-def policy_class_acting_in(policy_class: Any, action_space: spaces.Space) -> Any:
-    """
-    Return the policy class to use in an action space: for a mixed one, ours instead of SB3's; otherwise the given one.
-
-    :param policy_class: policy class that was asked for; a user's own class is returned as it is
-    :param action_space: action space of the environment
-    """
-    return _FOR_MIXED_ACTIONS.get(policy_class, policy_class) if is_mixed(action_space) else policy_class
-
-
-def check_acts_in(policy_class: Any, action_space: spaces.Space) -> None:
-    """
-    Check that a policy can act in the action space.
-
-    :param policy_class: class of the policy, or a function that makes one
-    :param action_space: action space of the environment
-    :raises ValueError: the actions are mixed, and SB3's policies, from which the class is derived, cannot act in them
-    """
-    takes = isinstance(policy_class, type) and issubclass(policy_class, MixedActionsMixin)
-    if is_mixed(action_space) and isinstance(policy_class, type) and not takes:
-        raise ValueError(
-            f"{policy_class.__name__} cannot act in {one_line(action_space)}: use MlpPolicy, CnnPolicy or MultiInputPolicy, "
-            "or derive the class from sb3_pgx.core.mixed_policies.MixedActionsPolicy"
-        )

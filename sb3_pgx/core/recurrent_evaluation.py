@@ -73,6 +73,11 @@ def networks_of(policy: Any) -> dict[str, nn.RNNBase]:
     return {"pi": policy.lstm_actor} | ({} if policy.lstm_critic is None else {"vf": policy.lstm_critic})
 
 
+def has_recurrent_critic(policy: Any) -> bool:
+    """Return whether V of a policy depends on a recurrent state: of a network of the critic's own or of the actor's."""
+    return is_recurrent(policy) and (policy.lstm_critic is not None or policy.shared_lstm)
+
+
 def no_memory(policy: Any, n: int) -> Memory:
     """Return the states of n sequences at the start of an episode, which are zeros, without ``sizes``."""
     return as_memory({name: no_state(network, n) for name, network in networks_of(policy).items()})

@@ -1,5 +1,6 @@
 """
-Policies with a GRU, and the names of all recurrent policies. Those with an LSTM are sb3-contrib's own classes.
+Policies with a GRU, recurrent policies for mixed actions, and the names of all recurrent policies. Those with an LSTM are
+sb3-contrib's own classes.
 
 This module imports sb3-contrib, so import it only where a recurrent policy is wanted.
 """
@@ -12,6 +13,7 @@ from sb3_contrib.common.recurrent.policies import (
     RecurrentMultiInputActorCriticPolicy,
 )
 
+from sb3_pgx.core.mixed_policies import MixedActionsMixin
 from sb3_pgx.core.policies import restart_optimizer
 from sb3_pgx.core.recurrence import GRU
 
@@ -48,6 +50,30 @@ class MultiInputGruPolicy(GruMixin, RecurrentMultiInputActorCriticPolicy):
     """sb3-contrib's ``MultiInputLstmPolicy`` with GRUs."""
 
 
+class MixedActionsMlpLstmPolicy(MixedActionsMixin, RecurrentActorCriticPolicy):
+    """``MlpLstmPolicy`` for mixed actions."""
+
+
+class MixedActionsCnnLstmPolicy(MixedActionsMixin, RecurrentActorCriticCnnPolicy):
+    """``CnnLstmPolicy`` for mixed actions."""
+
+
+class MixedActionsMultiInputLstmPolicy(MixedActionsMixin, RecurrentMultiInputActorCriticPolicy):
+    """``MultiInputLstmPolicy`` for mixed actions."""
+
+
+class MixedActionsMlpGruPolicy(MixedActionsMixin, MlpGruPolicy):
+    """``MlpGruPolicy`` for mixed actions."""
+
+
+class MixedActionsCnnGruPolicy(MixedActionsMixin, CnnGruPolicy):
+    """``CnnGruPolicy`` for mixed actions."""
+
+
+class MixedActionsMultiInputGruPolicy(MixedActionsMixin, MultiInputGruPolicy):
+    """``MultiInputGruPolicy`` for mixed actions."""
+
+
 BY_NAME: dict[str, type[RecurrentActorCriticPolicy]] = {
     "MlpLstmPolicy": RecurrentActorCriticPolicy,
     "CnnLstmPolicy": RecurrentActorCriticCnnPolicy,
@@ -55,4 +81,13 @@ BY_NAME: dict[str, type[RecurrentActorCriticPolicy]] = {
     "MlpGruPolicy": MlpGruPolicy,
     "CnnGruPolicy": CnnGruPolicy,
     "MultiInputGruPolicy": MultiInputGruPolicy,
+}
+
+FOR_MIXED_ACTIONS: dict[Any, type[MixedActionsMixin]] = {
+    RecurrentActorCriticPolicy: MixedActionsMlpLstmPolicy,
+    RecurrentActorCriticCnnPolicy: MixedActionsCnnLstmPolicy,
+    RecurrentMultiInputActorCriticPolicy: MixedActionsMultiInputLstmPolicy,
+    MlpGruPolicy: MixedActionsMlpGruPolicy,
+    CnnGruPolicy: MixedActionsCnnGruPolicy,
+    MultiInputGruPolicy: MixedActionsMultiInputGruPolicy,
 }

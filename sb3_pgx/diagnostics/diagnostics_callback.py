@@ -11,12 +11,20 @@ from stable_baselines3.common.utils import safe_mean
 
 from sb3_pgx.core.checks import check_counts
 from sb3_pgx.core.distributions import family_of
+from sb3_pgx.core.recurrent_evaluation import has_recurrent_critic, is_recurrent
 from sb3_pgx.core.rollout import Batch
 from sb3_pgx.diagnostics.dead_units import measure_dead_units
 from sb3_pgx.diagnostics.episodes import EpisodeTracker, ObservationRange
 from sb3_pgx.diagnostics.gradients import GradientNorms, current_coefficient, noise_scale_metrics
 from sb3_pgx.diagnostics.metrics import METRICS, check_metrics
-from sb3_pgx.diagnostics.snapshot import Snapshot, evaluate_batch, first_step_log_prob, take_snapshot, without_side_effects
+from sb3_pgx.diagnostics.snapshot import (
+    Snapshot,
+    evaluate_batch,
+    first_step_log_prob,
+    take_snapshot,
+    values_without_memory,
+    without_side_effects,
+)
 from sb3_pgx.diagnostics.stopwatch import ACTING, MEASURING, UPDATE, RunTimer
 from sb3_pgx.diagnostics.update_metrics import (
     Measured,
@@ -26,6 +34,7 @@ from sb3_pgx.diagnostics.update_metrics import (
     gradient_metrics,
     initial_ratio_metrics,
     kl_metrics,
+    memory_metrics,
     parameter_metrics,
     ratio_metrics,
     summary_metrics,
@@ -42,10 +51,11 @@ class DiagnosticsCallback(BaseCallback):
     """
     Measure updates and log ``diagnostics/…``; :data:`~sb3_pgx.diagnostics.METRICS` says what each number means.
 
-    It works for every algorithm with SB3's on-policy interface: those of this package, SB3's ``PPO`` and ``A2C``, and
-    sb3-contrib's ``TRPO``. It compares the policy at the end of a rollout with the policy after the update, over all rows of
-    the rollout. It measures the updates that will be logged (all updates if ``log_interval`` is ``None``) and the last one.
-    SB3's algorithms do not log their last update, so the callback logs it at the end of the run.
+    It works for every algorithm with SB3's on-policy interface: those of this package, also with action masks or a recurrent
+    policy, SB3's ``PPO`` and ``A2C``, and sb3-contrib's ``TRPO``. It compares the policy at the end of a rollout with the
+    policy after the update, over all rows of the rollout. It measures the updates that will be logged (all updates if
+    ``log_interval`` is ``None``) and the last one. SB3's algorithms do not log their last update, so the callback logs it at
+    the end of the run.
 
     The callback changes nothing: with the same seed, the run is bit for bit the same with and without it.
 
@@ -204,7 +214,8 @@ class DiagnosticsCallback(BaseCallback):
             **initial_ratio_metrics(first_step_log_prob(model.policy, snapshot.rows), snapshot.rows.log_prob),
             **self._episodes.read(),
         }
-        if self._is_costly and self._wants("gradient_noise_scale", "noise_to_batch"):
+        has_rows = snapshot.rows.memory is None  # the gradient of a recurrent policy is no mean over independent rows
+        if has_rows and self._is_costly and self._wants("gradient_noise_scale", "noise_to_batch"):
             self._early |= noise_scale_metrics(model, snapshot, self._policy_rows(snapshot.rows))
         if not self._is_ours and self._wants("grad_norm", "grad_norm_max", "grad_clipped"):
             epochs = getattr(model, "n_epochs", getattr(model, "n_critic_updates", 1))
@@ -255,13 +266,15 @@ class DiagnosticsCallback(BaseCallback):
                 measured |= units
             else:
                 after = evaluate_batch(policy, rows)
+            if self._has_critic and has_recurrent_critic(policy) and self._wants("memory_gain"):
+                measured |= memory_metrics(after.values, values_without_memory(policy, rows), rows.returns)
         family = family_of(policy.action_dist)
         return {
             **measured,
             **kl_metrics(family, snapshot.before, after.distribution),
             **ratio_metrics(rows.log_prob, after.log_prob, self._clip_range),
             **exploration_metrics(after, family, space, rows.action_masks),
-            **critic_metrics(snapshot, after),
+            **(critic_metrics(snapshot, after) if self._has_critic else {}),
         }
 
     def _normalisation(self, rows: Batch) -> Measured:
@@ -294,6 +307,10 @@ class DiagnosticsCallback(BaseCallback):
     def _is_costly(self) -> bool:
         return self._measured % self.costly_every == 0
 
+    @property
+    def _has_critic(self) -> bool:
+        return getattr(self.model, "trains_critic", True)
+
     def _policy_rows(self, rows: Batch) -> int:
         """Return the number of rows in a gradient of the policy: a minibatch for PPO, all rows for the others."""
         return self._batch_size(rows) if hasattr(self.model, "n_epochs") else len(rows)
@@ -321,16 +338,17 @@ def check_measurable(model: Any, callback: str) -> None:
 
     :param model: the model
     :param callback: name of the callback, for the error message
-    :raises ValueError: the algorithm is off-policy, or its policy needs more than an observation
+    :raises ValueError: the algorithm is off-policy, or it is not of this package and its policy needs more than an observation
     """
     name = type(model).__name__
     if not isinstance(model, OnPolicyAlgorithm):
         raise ValueError(
             f"{callback} measures on-policy algorithms only, and {name} is off-policy: train it without this callback"
         )
-    if not isinstance(model.policy, ActorCriticPolicy) or hasattr(model.policy, "lstm_actor"):
+    needs_more = not isinstance(model.policy, ActorCriticPolicy) or is_recurrent(model.policy)
+    if needs_more and not isinstance(model, PolicyGradientAlgorithm):
         raise ValueError(
             f"{callback} cannot measure {name}, whose policy needs more than an observation, such as an action mask or a "
-            "recurrent state: train it without this callback"
+            f"recurrent state: train it without this callback, or take sb3_pgx's {name} if there is one"
         )
     family_of(model.policy.action_dist)

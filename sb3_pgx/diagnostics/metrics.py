@@ -28,6 +28,8 @@ METRICS = {
     "value_error": "root mean square of V_new − R, divided by the standard deviation of R or by 1 % of R's root mean square, "
     "whichever is larger",
     "value_lag": "root mean square of V_new − V_old, with the same divisor as value_error; 0 if the critic did not change",
+    "memory_gain": "1 − mean (V_new − R)² / mean (V₀ − R)², where V₀ is V_new with zero states before each row: 0 if the "
+    "critic's memory is not used, negative if it misleads (recurrent critics)",
     "advantage_mean": "mean of the advantages before normalisation",
     "advantage_std": "standard deviation of the advantages before normalisation",
     "advantage_min": "smallest advantage before normalisation",
@@ -51,7 +53,8 @@ METRICS = {
     "actions_clipped": "share of the action components outside the bounds of the action space (Box actions)",
     "saturated_units": "share of the outputs of tanh layers beyond ±0.99",
     "dormant_units": "share of the rectified units whose mean activity is at most 0.025 times the mean of their layer",
-    "gradient_noise_scale": "number of rows at which noise and signal of the policy gradient are equally large",
+    "gradient_noise_scale": "number of rows at which noise and signal of the policy gradient are equally large; not measured "
+    "for recurrent policies, whose gradient is no mean over independent rows",
     "noise_to_batch": "gradient_noise_scale divided by the number of rows in a gradient of the policy",
     "observation_max": "largest absolute value in the observations, images excluded",
     "constant_observations": "share of the observation entries that have never changed in this run, images excluded",

@@ -19,7 +19,7 @@ from sb3_pgx.core.checks import arrays_are_finite, by_name, environment_name
 from sb3_pgx.core.files import new_folder
 from sb3_pgx.core.rollout import Batch
 from sb3_pgx.diagnostics.diagnostics_callback import check_measurable
-from sb3_pgx.diagnostics.snapshot import rows_from_buffer
+from sb3_pgx.diagnostics.snapshot import rows_from_buffer, selected_rows
 from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm
 
 HISTORY_LENGTH = 1000  # updates whose metrics are kept
@@ -88,7 +88,7 @@ class PostMortemCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        self._batch, self._random_state = rows_from_buffer(self._model.rollout_buffer, self.model.device), random_state()
+        self._batch, self._random_state = rows_from_buffer(self._model, selected_rows(self._model)), random_state()
         if not self._is_ours:
             smallest = sorted((p for p in self._model.policy.parameters() if p.requires_grad), key=Tensor.numel)[
                 :CHECKED_PARAMETERS

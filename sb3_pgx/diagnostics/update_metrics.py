@@ -134,6 +134,20 @@ def critic_metrics(snapshot: Snapshot, after: Evaluation) -> Measured:
     }
 
 
+def memory_metrics(values: Tensor, without_memory: Tensor, returns: Tensor) -> Measured:
+    """
+    Return how much a recurrent critic's states reduce the mean squared error of its values.
+
+    :param values: V with the states of the rollout, ``[B]``
+    :param without_memory: V with zero states before each row, ``[B]``
+    :param returns: critic's targets, ``[B]``
+    :return: 0 if neither has an error
+    """
+    error, error_without = ((x - returns).square().mean() for x in (values, without_memory))
+    gain = 1 - error / error_without
+    return {"memory_gain": th.where(error == error_without, 0.0, gain)}
+
+
 def summary_metrics(**signals: Tensor) -> Measured:
     """
     Return mean, standard deviation, minimum and maximum of each signal.

@@ -47,10 +47,9 @@ from sb3_pgx.core.distributions import release_graph
 from sb3_pgx.core.errors import warn
 from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.files import saving
-from sb3_pgx.core.mixed_policies import check_acts_in, policy_class_acting_in
 from sb3_pgx.core.mixed_spaces import is_mixed
 from sb3_pgx.core.policies import check_masked, is_maskable, masking, policy_class_for
-from sb3_pgx.core.policy_names import RECURRENT_POLICIES, named_policy
+from sb3_pgx.core.policy_names import RECURRENT_POLICIES, check_acts_in, named_policy, policy_class_acting_in
 from sb3_pgx.core.recurrent_evaluation import check_recurrent, is_recurrent
 from sb3_pgx.core.rollout_buffer import DictRolloutView, RolloutView
 from sb3_pgx.core.schedules import as_schedule
@@ -119,6 +118,7 @@ class PolicyGradientAlgorithm(Updating):
     )
     compile_after = COMPILE_AFTER  # gradient steps beyond which compile="auto" compiles
     refuses_memory: ClassVar[str | None] = None  # reason why the policy cannot be recurrent; None if it can
+    trains_critic: ClassVar[bool] = True  # whether the policy's V is learned, so that its error means something
     search_space: ClassVar[tuple[Dimension, ...]] = ()  # what is worth tuning; `settings` adds the network
     examination: ClassVar[Examination] = Examination()  # settings for `sb3-pgx doctor algo`
 

@@ -33,6 +33,7 @@ from sb3_pgx.core.distributions import family_of, packed
 from sb3_pgx.core.mixed_policies import MixedActionsPolicy
 from sb3_pgx.core.mixed_spaces import by_part
 from sb3_pgx.core.policies import split_parameters
+from sb3_pgx.core.policy_names import named_policy
 from sb3_pgx.core.product import Product
 from sb3_pgx.diagnostics import DiagnosticsCallback
 from sb3_pgx.environments import as_vec_env
@@ -187,12 +188,22 @@ TWINS = {
 }
 
 
-@each
-@pytest.mark.parametrize("case", TWINS)
-def test_a_product_of_what_sb3_knows_trains_bit_for_bit_as_sb3s_space(name, case):
+NETWORKS = {"MlpPolicy": {}, "MlpLstmPolicy": dict(lstm_hidden_size=8), "MlpGruPolicy": dict(lstm_hidden_size=8)}
+
+
+@pytest.mark.parametrize(
+    "name, case, policy",
+    mostly_slow(
+        [(name, case, policy) for name in MIXED_ALGORITHMS for case in TWINS for policy in NETWORKS],
+        lambda name, case, policy: (
+            policy == "MlpPolicy" or (case == "Dict of choices" and name in ("ppo", "reinforce", "trpo"))
+        ),
+    ),
+)
+def test_a_product_of_what_sb3_knows_trains_bit_for_bit_as_sb3s_space(name, case, policy):
     trained = []
     for space, numbers in TWINS[case]:
-        model = make(name, walks(space, numbers), policy_kwargs=dict(net_arch=[8]))
+        model = make(name, walks(space, numbers), policy, policy_kwargs=dict(net_arch=[8], **NETWORKS[policy]))
         before = parameters(model)
         trained.append(model.learn(60))
     plain, mixed = trained
@@ -501,9 +512,9 @@ def test_gsde_is_refused():
 
 def test_acer_and_sb3s_spaces_are_refused_with_the_alternative():
     assert "ACER cannot act in Dict(" in refusal(lambda: make("acer", envs(action_space=MIXED)))
-    assert "RecurrentActorCriticPolicy cannot act in Dict(" in refusal(
-        lambda: make("ppo", envs(action_space=MIXED), "MlpLstmPolicy")
-    )
+    recurrent = type("OwnMemory", (named_policy("MlpLstmPolicy"),), {})
+    message = refusal(lambda: make("ppo", envs(action_space=MIXED), recurrent))
+    assert "OwnMemory cannot act in Dict(" in message and "MlpLstmPolicy, MlpGruPolicy or their relatives" in message
     assert "acts in Dict and Tuple spaces" in refusal(lambda: make("ppo", envs(), MixedActionsPolicy))
     options = dict(policy_kwargs=dict(log_std_bounds=(-5, 2)))
     assert "need a Gaussian policy" in refusal(lambda: make("ppo", envs(action_space=spaces.Dict(a=PAIR)), **options))

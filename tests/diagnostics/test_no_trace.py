@@ -121,7 +121,7 @@ def test_model_and_environment_are_restored_after_an_error():
 
 @pytest.mark.parametrize(
     "model_class, policy",
-    [(DQN, "MlpPolicy"), (MaskablePPO, "MlpPolicy"), (RecurrentPPO, "MlpLstmPolicy")],
+    [(DQN, "MlpPolicy"), (MaskablePPO, "MlpPolicy"), (RecurrentPPO, "MlpLstmPolicy")],  # those of sb3-contrib
 )
 def test_an_algorithm_that_cannot_be_measured_is_refused(model_class, policy):
     class Masked(Scripted):

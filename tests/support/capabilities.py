@@ -108,6 +108,7 @@ CELLS: dict[str, Callable[[str], Any]] = {
         train(a, policy, envs(), policy_kwargs=SMALL_LSTM) for policy in ("MlpLstmPolicy", "MlpGruPolicy")
     ],
     "masks and memory": lambda a: train(a, "MlpLstmPolicy", masked(), policy_kwargs=SMALL_LSTM),
+    "memory and mixed actions": lambda a: train(a, "MlpLstmPolicy", envs(action_space=MIXED), policy_kwargs=SMALL_LSTM),
     "Discrete observations": lambda a: train(a, "MlpPolicy", envs(spaces.Discrete(4))),
     "MultiDiscrete observations": lambda a: train(a, "MlpPolicy", envs(spaces.MultiDiscrete([2, 3]))),
     "images (CnnPolicy)": lambda a: train(a, "CnnPolicy", envs(IMAGE)),

@@ -105,6 +105,7 @@ class REINFORCE(EpisodicAlgorithm):
         "MultiInputPolicy": ActorMultiInputPolicy,
     }
 
+    trains_critic = False
     max_numbers = MAX_NUMBERS  # of per-step gradients, which variance-optimal baselines hold at once
     search_space: ClassVar[tuple[Dimension, ...]] = (
         *EPISODES,

@@ -5,7 +5,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
-from support.capabilities import BOX, DICT, envs
+from support.capabilities import BOX, DICT, MIXED, envs
 from support.eager_and_compiled import Sentences, assert_same_training, trained
 from support.recurrent import CELLS, LAYOUTS, policy_kwargs
 from support.small_environments import DEVICE, Scripted, vectorised
@@ -51,6 +51,7 @@ CASES = {
     "Box": dict(make=envs),
     "Dict": dict(policy="MultiInputLstmPolicy", make=lambda: envs(DICT, BOX)),
     "gSDE": dict(make=envs, use_sde=True, sde_sample_freq=2),
+    "mixed actions": dict(make=lambda: envs(action_space=MIXED)),
     "MultiDiscrete": dict(make=lambda: envs(action_space=spaces.MultiDiscrete([2, 3]))),
     "PPOPenalty": dict(algorithm=PPOPenalty),
     "one step": dict(sequence_length=1),
