@@ -46,10 +46,19 @@ def code_hash(settings: Any = None, extra: Sequence[str] = (), root: Path = ROOT
         path = root / name
         if not path.exists():
             raise FileNotFoundError(f"{name} is part of the hashed code and does not exist; correct benchmarks/provenance.py")
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        for file in sorted(x for x in path.rglob("*") if x.suffix in (".py", ".cpp")) if path.is_dir() else [path]:
             digest.update(f"\n{file.relative_to(root).as_posix()}\n".encode())
-            digest.update(without_words(file.read_text(encoding="utf-8")).encode())
+            digest.update(code_of(file).encode())
     return digest.hexdigest()[:16]
+
+
+def code_of(file: Path) -> str:
+    """Return a file of Python or C++ without docstrings, comments and blank lines."""
+    source = file.read_text(encoding="utf-8")
+    if file.suffix == ".py":
+        return without_words(source)
+    lines = (line.partition("//")[0].rstrip() for line in source.split("\n"))
+    return "\n".join(filter(None, lines))
 
 
 @cache

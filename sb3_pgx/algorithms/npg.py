@@ -360,7 +360,10 @@ class NPG(PolicyGradientAlgorithm):
         :param sample: inputs for products with F; ``None``: all
         :raises ValueError: the gradient is not finite; the parameters are unchanged
         """
-        here = TrustRegionStep(region, self.policy, self._modules, moved, data, inputs, sample, self.compiled)
+        compiled = self.compiled and not is_recurrent(self.policy)
+        if self.compiled and not compiled:
+            self._compile_log.report_uncompiled("the natural gradient", "it needs second derivatives of a recurrent network")
+        here = TrustRegionStep(region, self.policy, self._modules, moved, data, inputs, sample, compiled)
         if not (math.isfinite(here.start.gain) and th.isfinite(here.gradient).all()):
             pieces = named(here.gradient, self._modules.parameters, moved)
             gradients = {f"gradient of {name}": piece for name, piece in pieces.items()}

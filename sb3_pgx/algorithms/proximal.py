@@ -142,12 +142,6 @@ class ProximalAlgorithm(PolicyGradientAlgorithm):
         if self.env is not None:
             self._check_batches(self.n_steps * self.n_envs)
 
-    @property
-    def has_equal_pieces(self) -> bool:
-        """Whether ``sequence_length`` divides ``n_steps`` and ``batch_size``."""
-        length = self.sequence_length
-        return length is not None and self.n_steps % length == 0 and self.batch_size % length == 0
-
     def _check_sequence_length(self) -> None:
         if self.sequence_length is None:
             return

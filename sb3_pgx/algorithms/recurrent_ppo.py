@@ -45,7 +45,7 @@ class RecurrentPPO(PPO):
     :param seed: seed of weights, actions, minibatches and environments; ``None``: not seeded
     :param device: ``"cpu"``, ``"cuda"`` or ``"auto"``
     :param _init_setup_model: build the networks at once; SB3 passes ``False`` while loading
-    :param compile: see :class:`~sb3_pgx.algorithms.ppo.PPO`; only with a ``sequence_length``
+    :param compile: see :class:`~sb3_pgx.algorithms.ppo.PPO`
     :param sequence_length: see :class:`~sb3_pgx.algorithms.ppo.PPO`
     :raises ValueError: an argument is invalid
     """

@@ -75,50 +75,50 @@ def run_cells(network: nn.RNNBase, inputs: Tensor, sizes: Tensor, start: State) 
     return _run_levels(network, inputs, sizes.tolist(), start)
 
 
-def run_pieces(network: nn.RNNBase, inputs: Tensor, resets: Tensor, start: State) -> Tensor:
+def run_operators(network: nn.RNNBase, inputs: Tensor, sizes: Tensor, start: State) -> Tensor:
     """
-    Run a network over S pieces of the same length, within which episodes may start. The operations depend on shapes alone, so
-    a compiler can take them. Dropout between layers is left out.
+    Run a network by the operators of :mod:`sb3_pgx.ops.recurrence`, whose shapes do not depend on where sequences begin, so
+    that a compiler can take them. Arguments are those of :func:`run_padded`, except that ``sizes`` may end in zeros, and that
+    there may be more states than sequences.
+    """
+    from sb3_pgx.ops.recurrence import gru, lstm  # registering operators takes 30 ms, and most policies have no memory
 
-    :param network: LSTM or :class:`GRU`
-    :param inputs: rows, step after step, ``[R, F]``
-    :param resets: whether an episode starts in a row, ``[R]``
-    :param start: states before the pieces' first rows, not yet reset, ``[S, layers, H]`` each
-    :return: outputs of the last layer, ``[R, H]``
-    """
-    n, levels = len(start[0]), len(inputs) // len(start[0])
-    return _run_levels(network, inputs, [n] * levels, start, _kept(resets, inputs).split(n))[0]
+    last = network.num_layers - 1
+    for layer, (w_input, w_hidden, *biases) in enumerate(network.all_weights):
+        b_input, b_hidden = biases or (w_input.new_zeros(len(w_input)),) * 2
+        hidden, memory = (x[:, layer] for x in start)
+        if isinstance(network, nn.LSTM):
+            inputs = lstm(F.linear(inputs, w_input, b_input + b_hidden), w_hidden, hidden, memory, sizes)
+        else:
+            inputs = gru(F.linear(inputs, w_input, b_input), w_hidden, b_hidden, hidden, sizes)
+        if layer < last and network.dropout:
+            inputs = F.dropout(inputs, network.dropout, network.training)
+    return inputs
 
 
 def run_step(network: nn.RNNBase, inputs: Tensor, resets: Tensor, start: State) -> tuple[Tensor, State]:
-    """Return what :func:`run_pieces` returns for pieces of one row, and the states after it."""
-    return _run_levels(network, inputs, [len(inputs)], start, [_kept(resets, inputs)])
-
-
-def _kept(resets: Tensor, like: Tensor) -> Tensor:
-    """Return the factor of the state before each row, ``[R, 1]``."""
-    return (~resets).to(like.dtype).unsqueeze(1)
-
-
-def _run_levels(
-    network: nn.RNNBase, inputs: Tensor, sizes: Sequence[int], start: State, keep: Sequence[Tensor] | None = None
-) -> tuple[Tensor, State]:
     """
-    Run a network level by level.
+    Run a network over one row of each sequence, in operations that a compiler can take.
 
-    :param keep: factors of the states before each level, ``[n, 1]``; ``None``: 1
+    :param network: LSTM or :class:`GRU`
+    :param inputs: rows, ``[S, F]``
+    :param resets: whether an episode starts in a row, ``[S]``
+    :param start: states before the rows, not yet reset, ``[S, layers, H]`` each
+    :return: outputs of the last layer, ``[S, H]``, and the states after the rows, ``[S, layers, H]`` each
     """
+    hidden, memory = (th.where(resets[:, None, None], 0.0, x) for x in start)
+    return _run_levels(network, inputs, [len(inputs)], (hidden, memory))
+
+
+def _run_levels(network: nn.RNNBase, inputs: Tensor, sizes: Sequence[int], start: State) -> tuple[Tensor, State]:
     cell, after = _lstm_cell if isinstance(network, nn.LSTM) else _gru_cell, []
     for layer, (w_input, w_hidden, *biases) in enumerate(network.all_weights):
         b_input, b_hidden = biases or (None, None)
         fed = F.linear(inputs, w_input, b_input).split(sizes)
         hidden, memory = (x[:, layer] for x in start)
         levels = []
-        for level, (x, n) in enumerate(zip(fed, sizes, strict=True)):
-            hidden, memory = hidden[:n], memory[:n]
-            if keep is not None:
-                hidden, memory = hidden * keep[level], memory * keep[level]
-            hidden, memory = cell(x, F.linear(hidden, w_hidden, b_hidden), hidden, memory)
+        for x in fed:
+            hidden, memory = cell(x, F.linear(hidden[: len(x)], w_hidden, b_hidden), hidden[: len(x)], memory[: len(x)])
             levels.append((hidden, memory))
         inputs, memories = (th.cat(parts) for parts in zip(*levels, strict=True))
         after.append((inputs, memories))

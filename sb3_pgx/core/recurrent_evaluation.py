@@ -3,8 +3,9 @@ Evaluate recurrent policies on rows in packed order (:mod:`sb3_pgx.core.sequence
 
 The states before the sequences come as a dictionary, the *memory* of a batch: ``sizes``, rows per level ``[L]``, and ``h_pi``,
 ``c_pi``, ``h_vf``, ``c_vf``, states of actor and critic ``[S, layers, H]``. The critic has states only if it has a recurrent
-network of its own: it may share the actor's, or have none. A batch of pieces of the same length has ``resets``, whether an
-episode starts in a row ``[R]``, in place of ``sizes``: its shapes are always the same, so its evaluation can be compiled.
+network of its own: it may share the actor's, or have none. A batch in fixed shapes has ``padded_sizes`` in place of
+``sizes``, ``[R]``, and R states, both filled up with zeros: all batches of R rows have the same shapes, so their evaluation
+can be compiled.
 """
 
 import sys
@@ -15,7 +16,7 @@ import torch as th
 from stable_baselines3.common.policies import BaseModel
 from torch import Tensor, nn
 
-from sb3_pgx.core.recurrence import Run, State, no_state, run_cells, run_padded, run_pieces, run_step
+from sb3_pgx.core.recurrence import Run, State, no_state, run_cells, run_operators, run_padded, run_step
 from sb3_pgx.core.rollout import Memory, Observations
 
 POLICIES = "sb3_contrib.common.recurrent.policies"
@@ -172,9 +173,9 @@ def recurrent_values(policy: Any, features: Features, memory: Mapping[str, Tenso
 
 
 def _outputs(network: nn.RNNBase, inputs: Tensor, memory: Mapping[str, Tensor], name: str, run: Run) -> Tensor:
-    """Return the outputs of one network, over pieces of the same length or over sequences."""
-    if "resets" in memory:
-        return run_pieces(network, inputs, memory["resets"], state_in(memory, name))
+    """Return the outputs of one network. A batch in fixed shapes has its own way to run it."""
+    if "padded_sizes" in memory:
+        return run_operators(network, inputs, memory["padded_sizes"], state_in(memory, name))
     return run(network, inputs, memory["sizes"], state_in(memory, name))
 
 

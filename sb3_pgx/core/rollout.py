@@ -113,17 +113,6 @@ class CollectedRollout:
 
         return Selection(index, {"sizes": packing.sizes, **map_tensors(before, self.memory)})
 
-    def pieces(self, index: Tensor) -> "Selection":
-        """
-        Select pieces of the same length for a recurrent policy. Their rows are in order of their steps.
-
-        :param index: S pieces of consecutive steps of an environment, by their place t N + n, ``[S, L]``
-        """
-        assert self.memory is not None
-        firsts, rows = index[:, 0], index.T.flatten()
-        states = map_tensors(lambda x: x.flatten(end_dim=1).index_select(0, firsts), self.memory)
-        return Selection(rows, {"resets": self.episode_starts.flatten()[rows], **states})
-
     def evaluated(
         self, values: Tensor, log_prob: Tensor, next_values: Tensor, last_values: Tensor, distribution: Tensor | None = None
     ) -> "EvaluatedRollout":
@@ -285,9 +274,23 @@ class Batch(Rows):
         """Return tensors, by name, that may be to blame for a loss that is not finite."""
         return {"advantages": self.advantages, "returns": self.returns}
 
+    def in_fixed_shapes(self) -> "Batch":
+        """Return the same rows. The sizes and the states of a recurrent policy's sequences are filled up to as many rows."""
+        if self.memory is None:
+            return self
+        filled = map_tensors(lambda x: _filled_up(x, len(self)), self.memory)
+        return replace(self, memory={"padded_sizes": filled.pop("sizes"), **filled})
+
     def split(self, size: int) -> Iterator["Batch"]:
         """Yield consecutive batches of ``size`` rows, as views; the last one may be smaller."""
         return self.split_with(lambda x: x.split(size))
+
+
+def _filled_up(x: Tensor, n_rows: int) -> Tensor:
+    """Return a tensor with zeros in further rows."""
+    filled = x.new_zeros(n_rows, *x.shape[1:])
+    filled[: len(x)] = x
+    return filled
 
 
 class OwnBatch(Batch):

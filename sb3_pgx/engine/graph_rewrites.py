@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from operator import le
+from pathlib import Path
 from typing import Any
 
 import torch as th
@@ -14,6 +15,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
 aten = th.ops.aten
+
+# What a compiled graph is made with besides the compiler.
+SOURCES = tuple(
+    str(Path(__file__).with_name(name)) for name in ("graph_rewrites.py", "recurrence_lowering.py", "recurrence_kernel.cpp")
+)
 
 # tanh(x/2) ≈ x P(x²) / Q(x²) within ±TANH_BOUND, where tanh reaches 1 in float32. Fitted so that the relative error of tanh(x)
 # is below 2e-10 (least squares, reweighted until the largest error is smallest); that of float32's rounding is far more.
@@ -58,7 +64,7 @@ class CpuKernels(CustomGraphPass):
 
     def uuid(self) -> bytes:
         """Return a key of this pass for the compiler's cache."""
-        return get_hash_for_files((__file__,))
+        return get_hash_for_files(SOURCES)
 
 
 def _float32(graph: fx.Graph, target: Any) -> list[fx.Node]:

@@ -77,7 +77,10 @@ def _compile(graph: fx.GraphModule, examples: Sequence[Tensor]) -> tuple[Functio
     options: dict[str, Any] = dict(OPTIONS)
     if examples[0].device.type == "cpu":
         from sb3_pgx.engine.graph_rewrites import CpuKernels
+        from sb3_pgx.ops.recurrence import OPERATORS
 
+        if any(node.target in OPERATORS for node in graph.graph.nodes):
+            import sb3_pgx.engine.recurrence_lowering  # noqa: F401
         options |= {**CPU_OPTIONS, "post_grad_custom_post_pass": CpuKernels()}
         try:
             outer = compile_fx(graph, list(examples), inner_compile=keep_inner, config_patches={**options, **TRUSTING})

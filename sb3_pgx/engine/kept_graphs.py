@@ -30,8 +30,9 @@ VARIABLE = "SB3_PGX_CACHE_DIR"
 MAX_BYTES = 200 * 2**20  # of all graphs together
 LONGEST_TURN = 120.0  # seconds to wait for another process that compiles the same graph
 LONGEST_LOCK = 86_400.0  # seconds after which a lock belongs to a process that was killed: no graph takes a day to compile
-# Of the package's own rewrites of graphs (:mod:`sb3_pgx.engine.graph_rewrites`): graphs of another version are not loaded.
-VERSION = 1
+# Of what the package itself does to graphs (``SOURCES`` of :mod:`sb3_pgx.engine.graph_rewrites`): graphs of another version
+# are not loaded.
+VERSION = 2
 
 
 class KeptGraph(NamedTuple):

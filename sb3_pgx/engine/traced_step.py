@@ -6,6 +6,7 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
+from sb3_pgx.core.recurrent_evaluation import is_recurrent, networks_of
 from sb3_pgx.core.rollout import Rows
 from sb3_pgx.engine.follower import follow
 from sb3_pgx.engine.objective import BoundObjective
@@ -32,6 +33,7 @@ def traceable_step(
     """
     for each in (policy, *bound.followers):
         check_traceable(each)
+        _check_networks(each)
     named = dict(policy.named_parameters())
     of_follower = {f"follower.{name}": p for each in bound.followers for name, p in each.named_parameters()}
     if {id(p) for p in named.values()} & {id(p) for p in of_follower.values()}:
@@ -70,3 +72,12 @@ def traceable_step(
         return ()
 
     return step
+
+
+def _check_networks(policy: ActorCriticPolicy) -> None:
+    """:raises NotCompilable: there is no kernel for the policy's recurrent networks"""
+    for network in networks_of(policy).values() if is_recurrent(policy) else ():
+        weights = next(network.parameters())
+        if weights.device.type != "cpu" or weights.dtype != th.float32:
+            kind = f"{str(weights.dtype).removeprefix('torch.')} on {weights.device}"
+            raise NotCompilable(f"recurrent networks are compiled in float32 on the CPU, and the policy's are {kind}")

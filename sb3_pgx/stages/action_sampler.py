@@ -61,7 +61,7 @@ class ActionSampler:
         :param inputs: examples of what the policy acts on, ``[N, ...]``
         """
         memory = self.memory
-        if self.evaluates or (not can_skip_forward(policy) if memory is None else memory.needs_own_methods(policy)):
+        if not self.can_be_compiled(policy):
             return
         tensors = graph.encode(inputs)
         device = tensors[0].device  # SB3's policy.device looks through the parameters, which takes longer than all else here
@@ -76,6 +76,12 @@ class ActionSampler:
         if graph.prepare(policy, modules, tensors, numbers):
             self._noise = noise_source(policy.action_dist, self.n_envs, device)
             self._policy, self._graph, self._modules = policy, graph, modules
+
+    def can_be_compiled(self, policy: ActorCriticPolicy) -> bool:
+        """Return whether a graph would sample exactly the actions that the policy's own methods sample."""
+        if self.memory is not None:
+            return not self.memory.needs_own_methods(policy)
+        return not self.evaluates and can_skip_forward(policy)
 
     def __call__(
         self, policy: ActorCriticPolicy, inputs: PolicyInputs, episode_starts: np.ndarray

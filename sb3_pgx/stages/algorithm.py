@@ -342,12 +342,6 @@ class PolicyGradientAlgorithm(Updating):
             self.compiled = self.compiled or self.n_gradient_steps + planned > self.compile_after
         else:
             self.compiled = bool(self.compile)
-        if self.compiled and is_recurrent(self.policy) and not self.has_equal_pieces:
-            self.compiled = False
-            self._tell(
-                "acting and gradient steps run uncompiled: the policy is recurrent, and its sequences differ in length (PPO's "
-                "sequence_length makes them equal, if it divides n_steps and batch_size)"
-            )
 
     def dump_logs(self, iteration: int = 0) -> None:
         """

@@ -1,15 +1,17 @@
 """Stages 2 and 3: values and log-probabilities of a rollout, then its returns and advantages."""
 
 import numpy as np
+import torch as th
 
 from sb3_pgx.core.custom_buffer import CustomBuffer
+from sb3_pgx.core.policies import at_start, distribution_of
 from sb3_pgx.core.recorder import Recorder
+from sb3_pgx.core.recurrent_evaluation import is_recurrent, no_memory
 from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, PolicyInputs, Rollout, map_tensors
 from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.engine import Objective
 from sb3_pgx.engine.policy_graphs import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, CompiledPass
 from sb3_pgx.ops.returns import gae
-from sb3_pgx.stages.action_sampler import sample_actions
 from sb3_pgx.stages.collect import Collecting
 from sb3_pgx.stages.evaluate import evaluate_by_graph, evaluate_rollout
 
@@ -63,11 +65,16 @@ class Estimating(Collecting):
         no, generator = np.zeros(self.n_envs, bool), np.random.default_rng(0)
         masks = None if inputs.action_masks is None else inputs.action_masks.numpy(force=True)
         repeated = map_tensors(lambda x: x.repeat(n_steps, *[1] * (x.dim() - 1)), inputs)
-        for actions in sample_actions(self.policy, repeated)[0].cpu().numpy().reshape(n_steps, self.n_envs, -1):
+        started = at_start(self.policy, repeated.observations, n_steps * self.n_envs)
+        with th.no_grad():
+            sampled = distribution_of(self.policy, started._replace(action_masks=repeated.action_masks)).sample()
+        for actions in sampled.numpy(force=True).reshape(n_steps, self.n_envs, -1):
             recorder.observe(self._last_obs)  # type: ignore[arg-type]
             recorder.mask(masks)
             recorder.add(actions, generator.normal(size=self.n_envs), no, [], ~no, no, self.env, None)  # type: ignore[arg-type]
         rollout = recorder.rollout(self._last_obs, self.device)  # type: ignore[arg-type]
+        if is_recurrent(self.policy):
+            rollout.memory = map_tensors(lambda x: x[None], no_memory(self.policy, self.n_envs))
         return Estimating.estimate(self, Estimating.evaluate(self, rollout))
 
     def evaluate_and_estimate(self, rollout: CollectedRollout) -> Rollout:

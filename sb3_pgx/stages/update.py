@@ -24,7 +24,7 @@ from sb3_pgx.core.undo import numbers_of, options_of, tensors_of
 from sb3_pgx.engine import Follower, GradientSteps, Plan, Update, open_update
 from sb3_pgx.engine.compile_locks import with_helper
 from sb3_pgx.environments.vector_env import carrying_adapter
-from sb3_pgx.stages.action_sampler import ActionSampler, can_skip_forward
+from sb3_pgx.stages.action_sampler import ActionSampler
 from sb3_pgx.stages.estimate import Estimating
 from sb3_pgx.stages.evaluate import evaluate_rows
 from sb3_pgx.stages.report import Metrics, read
@@ -98,7 +98,7 @@ class Updating(Estimating):
 
     def compile_acting(self, sampler: ActionSampler, inputs: PolicyInputs) -> None:
         """Compile acting and, before the first update, the gradient step, at once. Arguments are those of the base class."""
-        if not self._can_compile_ahead():
+        if not self._can_compile_ahead(sampler):
             super().compile_acting(sampler, inputs)
             return
         with with_helper():
@@ -108,8 +108,8 @@ class Updating(Estimating):
             finally:
                 self._steps.wait()
 
-    def _can_compile_ahead(self) -> bool:
-        known = isinstance(self.rollout_buffer, RolloutView) and can_skip_forward(self.policy)
+    def _can_compile_ahead(self, sampler: ActionSampler) -> bool:
+        known = isinstance(self.rollout_buffer, RolloutView) and sampler.can_be_compiled(self.policy)
         definer = _definer(self, "steps_of")
         if not known or definer is None or definer is not _definer(self, "update") or self._steps.begun:
             return False
@@ -129,7 +129,7 @@ class Updating(Estimating):
             self._modules.train(self.policy, True)
             try:
                 with self.steps_of(rollout) as update:
-                    batch = rollout.rows(th.arange(size, device=self.device))
+                    batch = rollout.rows(rollout.valid_rows()[:size])
                     update.compile_ahead(batch, n_batches=math.ceil(self.n_steps * self.n_envs / size))
             finally:
                 release_graph(self.policy)
@@ -174,11 +174,6 @@ class Updating(Estimating):
         if batch_size is None:
             yield rollout.rows(rows)
             return
-        if self.compiled and length is not None and rollout.complete and self.has_equal_pieces:
-            shuffled = th.as_tensor(np.random.permutation(len(rows) // length), device=rows.device)
-            for part in rows.view(-1, length)[shuffled].split(batch_size // length):
-                yield rollout.batch(rollout.pieces(part))
-            return
         if length is None:
             rows = rows.roll(-int(np.random.randint(len(rows))))
         else:
@@ -191,14 +186,6 @@ class Updating(Estimating):
             rows, begins = (th.cat([x, x[:missing]]) for x in (rows, begins))
         for part, begin in zip(rows.split(batch_size), begins.split(batch_size), strict=True):
             yield rollout.rows(part, begin)
-
-    @property
-    def has_equal_pieces(self) -> bool:
-        """
-        Whether the minibatches of a recurrent rollout consist of pieces of the same length, unless rows are left out. Then
-        they have the same shapes, and their gradient steps can be compiled.
-        """
-        return False
 
     def train(self) -> None:
         """Run stages 4 and 5 on the rollout that was collected last."""

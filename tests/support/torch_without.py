@@ -5,7 +5,7 @@ A process in which one private name of torch is another one, as in a version of 
 
 Torch itself goes on working: the name is replaced in the source of every module of torch while it is imported, and what is
 written in C++ is put under the new name. Then the package is imported and every algorithm trains, eagerly; with
-``--compile`` one of them is asked to compile, and what it says is printed.
+``--compile MlpPolicy`` one of them is asked to compile with this policy, and what it says is printed.
 """
 
 import importlib.machinery
@@ -72,13 +72,13 @@ def train_everything():
         make(name, compile=False).learn(24)
 
 
-def compile_one():
+def compile_one(policy):
     """Print what PPO says when it is asked to compile, one sentence a line."""
     from support.models import make
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        make("ppo", compile=True).learn(24)
+        make("ppo", policy=policy, compile=True).learn(24)
     for sentence in {str(w.message) for w in caught if str(w.message).startswith("compile=True: ")}:
         print(sentence)
 
@@ -89,4 +89,4 @@ if __name__ == "__main__":
 
     train_everything()
     if "--compile" in sys.argv:
-        compile_one()
+        compile_one(sys.argv[-1])

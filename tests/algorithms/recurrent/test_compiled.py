@@ -54,6 +54,9 @@ CASES = {
     "mixed actions": dict(make=lambda: envs(action_space=MIXED)),
     "MultiDiscrete": dict(make=lambda: envs(action_space=spaces.MultiDiscrete([2, 3]))),
     "PPOPenalty": dict(algorithm=PPOPenalty),
+    "sequences of any length": dict(sequence_length=None),
+    "pieces of two lengths": dict(sequence_length=3),
+    "a smaller last minibatch": dict(batch_size=10),  # which runs uncompiled
     "one step": dict(sequence_length=1),
     "one piece": dict(sequence_length=4, batch_size=4),
 }
@@ -63,14 +66,6 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_other_runs(case):
     check(pair(**CASES[case]), n_graphs=2)
-
-
-@pytest.mark.parametrize("lengths", [dict(n_steps=8, sequence_length=3), dict(batch_size=10), dict(sequence_length=None)])
-@pytest.mark.filterwarnings("ignore:.*compile=True.*:UserWarning", "ignore:.*truncated mini-batch:UserWarning")
-def test_sequences_of_different_length_run_uncompiled(lengths):
-    models = pair(**lengths)
-    check(models, n_graphs=0)
-    assert any("run uncompiled: the policy is recurrent" in text for text in models[1].log.sentences)
 
 
 def test_a_callback_that_may_change_the_policy_acts_uncompiled():

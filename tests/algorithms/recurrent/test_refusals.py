@@ -70,14 +70,6 @@ def test_rows_that_a_caller_adds_have_no_states():
         model.rollout_buffer.add(np.zeros((1, 2)), np.zeros((1, 1)), np.zeros(1), np.zeros(1), th.zeros(1), th.zeros(1))
 
 
-def test_a_run_says_that_it_is_not_compiled():
-    model = PPO("MlpLstmPolicy", vectorised(Scripted([4])), n_steps=4, batch_size=4, device=DEVICE, compile=True)
-    with pytest.warns(
-        UserWarning, match="compile=True: acting and gradient steps run uncompiled: the policy is recurrent, and its seq"
-    ):
-        model.learn(8)
-
-
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_penalty_of_an_unchanged_policy_is_zero(cell):
     """Distributions are compared row by row, whatever the order of the rows in a minibatch."""
