@@ -31,6 +31,8 @@ _NATURAL = ["cg_tolerance", "critic", "critic_epsilon"]
 KEYWORDS = {
     "a2c": ["compile", "discount_state_weighting"],
     "acer": ["compile", "on_policy_update", "trust_region_statistics", "n_dueling_samples"],
+    "ppo": ["compile", "sequence_length"],
+    "ppo_penalty": ["compile", "sequence_length"],
     "npg": ["compile", "step_rule", "step_size", *_NATURAL],
     "trpo": ["compile", *_NATURAL],
 }

@@ -158,6 +158,12 @@ class VectorEnvAdapter(VecEnv):
             values = of_each(attr_name)
         return [values[i] for i in self._indices(indices)]
 
+    def has_attr(self, attr_name: str) -> bool:
+        # The environments are asked whether they have it: a worker that is asked for what it lacks stops.
+        if not hasattr(self.vector_env, "call"):
+            return super().has_attr(attr_name)
+        return all(self.vector_env.call("has_wrapper_attr", attr_name))
+
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         self._needs("set_attr", attr_name)
         values = list(self.get_attr(attr_name))

@@ -173,7 +173,7 @@ def test_frames_of_two_episodes_are_not_stacked():
 class Alike(Episodes):
     """All episodes look the same."""
 
-    def _observation(self):
+    def observe(self):
         return np.array([0, 0, self.t / 4], np.float32)
 
 
@@ -249,8 +249,8 @@ def test_sb3s_wrappers_do_what_they_do_one_by_one(wrap):
 class Parts(Episodes):
     observation_space = spaces.Dict({"number": spaces.Discrete(200), "vector": OBSERVATIONS})
 
-    def _observation(self):
-        return {"number": self.t, "vector": super()._observation()}
+    def observe(self):
+        return {"number": self.t, "vector": super().observe()}
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))

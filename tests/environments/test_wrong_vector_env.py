@@ -207,8 +207,8 @@ def test_environments_that_are_tried_are_refused_when_a_model_is_made():
 class Parts(Episodes):
     observation_space = spaces.Dict({"number": spaces.Discrete(200), "vector": Episodes.observation_space})
 
-    def _observation(self):
-        return {"number": self.t, "vector": super()._observation()}
+    def observe(self):
+        return {"number": self.t, "vector": super().observe()}
 
 
 @pytest.mark.parametrize(

@@ -25,20 +25,20 @@ class Episodes(gym.Env):
     def __init__(self, index, pattern):
         self.index, self.pattern, self.episode, self.t, self.calls = index, pattern, -1, 0, 0
 
-    def _observation(self):
+    def observe(self):
         return np.array([self.index, self.episode, self.t / 4], np.float32)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.episode, self.t = self.episode + 1, 0
-        return self._observation(), {"started": self.episode}
+        return self.observe(), {"started": self.episode}
 
     def step(self, action):
         self.t += 1
         length, ends = self.pattern[self.episode % len(self.pattern)]
         terminated, truncated = ends if self.t == length else (False, False)
         reward = 0.1 * self.index + 0.01 * self.t + float(action) / 3
-        return self._observation(), reward, terminated, truncated, {"t": self.t, "even": {"index": self.index}}
+        return self.observe(), reward, terminated, truncated, {"t": self.t, "even": {"index": self.index}}
 
     def twice(self, number):
         return 2 * number + self.index
