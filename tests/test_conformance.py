@@ -22,6 +22,7 @@ from stable_baselines3.common.logger import Logger, configure
 from support.capabilities import BOX, CELLS, DICT, QUICK, envs, supported
 from support.models import assert_same, assert_same_optimizer, make, parameters, takes
 from support.small_environments import DEVICE, AnySpace, Scripted, vectorised
+from support.variants import each_variant
 
 from sb3_pgx.core.controllers import KLAdaptiveLearningRate
 from sb3_pgx.registry import ALGORITHMS
@@ -125,15 +126,16 @@ def test_an_argument_of_ppo_that_makes_no_sense_is_refused_by_name(ppo, argument
         make(ppo, **arguments)
 
 
-def test_a_subclass_that_has_its_own_train_is_asked(name):
-    class Counts(ALGORITHMS[name]):
+@each_variant()
+def test_a_subclass_that_has_its_own_train_is_asked(variant):
+    class Counts(variant.algorithm):
         calls = 0
 
         def train(self):
             self.calls += 1
             super().train()
 
-    model = Counts("MlpPolicy", envs(), seed=0, device=DEVICE, **QUICK[name]).learn(24)
+    model = Counts(variant.policy, variant.envs(), seed=0, device=DEVICE, **QUICK[variant.name]).learn(24)
     assert model.calls > 0 and model._n_updates > 0
 
 
@@ -380,27 +382,33 @@ def test_callbacks_see_sb3s_locals_and_the_hooks_in_order(name):
     assert "on_update_end" not in vars(BaseCallback)
 
 
-def test_stock_callbacks_work(name, tmp_path):
-    evaluate = EvalCallback(envs(), n_eval_episodes=2, eval_freq=5, log_path=str(tmp_path), verbose=0, warn=False)
+@pytest.mark.filterwarnings("ignore:predict got no action_masks:UserWarning")
+@each_variant()
+def test_stock_callbacks_work(variant, tmp_path):
+    unmasked = envs(variant.envs().observation_space, variant.envs().action_space)  # SB3's callback does not hand masks on
+    evaluate = EvalCallback(unmasked, n_eval_episodes=2, eval_freq=5, log_path=str(tmp_path), verbose=0, warn=False)
     checkpoint = CheckpointCallback(6, str(tmp_path), verbose=0)
-    model = make(name).learn(48, callback=[evaluate, checkpoint])
+    model = variant.make().learn(48, callback=[evaluate, checkpoint])
     evaluated = np.load(tmp_path / "evaluations.npz")["timesteps"].tolist()
     assert evaluated == list(range(10, model.num_timesteps + 1, 10))  # every five steps of two environments
     assert sorted(p.name for p in tmp_path.glob("*.zip"))[0] == "rl_model_12_steps.zip"
 
 
 @pytest.mark.parametrize("false", [False, np.bool_(False), 0])
-def test_a_callback_stops_the_training_at_once(name, false):
-    model = make(name)
+@each_variant()
+def test_a_callback_stops_the_training_at_once(variant, false):
+    model = variant.make()
     model.learn(1000, callback=lambda locals_, _: true_until(model, 14, false))
     assert model.num_timesteps == 14
+    model.learn(24, reset_num_timesteps=False)
 
 
 def true_until(model, steps, false):
     return True if model.num_timesteps < steps else false
 
 
-def test_rollouts_run_in_evaluation_mode_and_updates_in_training_mode(name):
+@each_variant()
+def test_rollouts_run_in_evaluation_mode_and_updates_in_training_mode(variant):
     modes = {"rollout": set(), "update": set()}
 
     class Modes(BaseCallback):
@@ -408,7 +416,7 @@ def test_rollouts_run_in_evaluation_mode_and_updates_in_training_mode(name):
             modes["rollout"].add(self.model.policy.training)
             return True
 
-    model = make(name, policy_kwargs=dict(net_arch=[8]))
+    model = variant.make(policy_kwargs=dict(net_arch=[8]))
     original = model.update
     model.update = lambda rollout: modes["update"].add(model.policy.training) or original(rollout)
     model.learn(24, callback=Modes())
@@ -456,9 +464,10 @@ def test_the_last_update_is_logged_whatever_the_log_interval(name):
 
 
 @pytest.mark.parametrize("log_interval", [1, 2, 3])
-def test_no_step_is_logged_twice(name, log_interval, tmp_path):
+@each_variant(also_quick=False)
+def test_no_step_is_logged_twice(variant, log_interval, tmp_path):
     """Whether a training is continued, ends by itself, or is stopped by a callback."""
-    model = make(name)
+    model = variant.make()
     model.set_logger(configure(str(tmp_path), ["csv"]))
     for _ in range(3):
         model.learn(48, log_interval=log_interval, reset_num_timesteps=False)
@@ -493,19 +502,21 @@ def test_the_statistics_window_is_respected(name):
 # ------------------------------------------------------------------------------------------------------- environments
 
 
-def test_set_env_resets_and_refuses_another_number_of_environments(name):
-    model = make(name).learn(12)
-    model.set_env(envs())
+@each_variant()
+def test_set_env_resets_and_refuses_another_number_of_environments(variant):
+    model = variant.make().learn(12)
+    model.set_env(variant.envs())
     assert model._last_obs is None
     model.learn(12, reset_num_timesteps=False)
     with pytest.raises(AssertionError, match="number of environments"):
-        model.set_env(envs(n=3))
+        model.set_env(variant.envs(n=3))
 
 
-def test_training_changes_no_process_wide_state(name):
+@each_variant()
+def test_training_changes_no_process_wide_state(variant):
     before = (th.get_num_threads(), th.get_default_dtype(), th.distributions.Distribution._validate_args)
     with warnings.catch_warnings():
         filters = list(warnings.filters)
-        make(name, envs(spaces.Discrete(3))).learn(24)
+        variant.make().learn(24)
         assert warnings.filters == filters
     assert before == (th.get_num_threads(), th.get_default_dtype(), th.distributions.Distribution._validate_args)

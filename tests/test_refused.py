@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from selection import mostly_slow
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 from support.acer_models import Normalising
-from support.capabilities import QUICK
+from support.capabilities import QUICK, SMALL_LSTM
 from support.models import make
-from support.small_environments import vectorised
+from support.small_environments import total, vectorised
 
+from sb3_pgx.core.action_masks import mask_size
 from sb3_pgx.core.controllers import KLAdaptiveLearningRate
 
 LENGTH = 5  # of the first environment's episodes; the other's are shorter
@@ -41,7 +43,7 @@ class Patient(gym.Env):
     def step(self, action):
         self.age += 1
         observation = self.random.normal(size=3).astype(np.float32)
-        reward, end = float(np.sum(action) + observation[0]), self.age == LENGTH - self.index
+        reward, end = total(action) + float(observation[0]), self.age == LENGTH - self.index
         what, value, left = self.ill or (None, 0.0, 0)
         if self.ill:
             self.ill = (what, value, left - 1)
@@ -54,8 +56,21 @@ class Patient(gym.Env):
         return observation, reward, end and not truncated, truncated, info
 
 
-def patients(action_space, normalize):
-    env = vectorised(*(Patient(action_space, index) for index in range(2)))
+class Guarded(Patient):
+    """Allows all actions but one, another one in each step."""
+
+    def action_masks(self):
+        return np.arange(mask_size(self.action_space)) != self.age % 2
+
+    def step(self, action):
+        first = action["choice"] if isinstance(action, dict) else action
+        assert self.action_masks()[first]
+        *returned, info = super().step(action)
+        return *returned, {**info, "action_masks": self.action_masks()}
+
+
+def patients(action_space, normalize, kind=Patient):
+    env = vectorised(*(kind(action_space, index) for index in range(2)))
     return VecNormalize(env) if normalize else env
 
 
@@ -119,17 +134,24 @@ def assert_refused(model, match=None):
     assert_alike(everything(model), start.state)
 
 
-def illnesses(name, normalize, at_once):
-    """What, which value, and in which step of the rollout; ``at_once``: in the last one alone."""
+def illnesses(name, normalize, at_once, overflows=True):
+    """
+    What, which value, and in which step of the rollout.
+
+    :param at_once: in the last step alone
+    :param overflows: whether huge observations make numbers that are not finite, which an LSTM's gates and masks may prevent
+    """
     last = QUICK[name].get("n_steps", LENGTH)
     for step in (last,) if at_once else (1, 4, last):
-        seen = [] if step == LENGTH else [-math.inf, 1e20 if normalize else 3e38]  # a final observation may not matter
+        seen = (
+            [] if step == LENGTH else [-math.inf, *([1e20 if normalize else 3e38] if overflows else [])]
+        )  # a final observation may not matter
         rewards = [math.nan] if normalize else [math.nan, 1e30]
         yield from (("reward", value, step) for value in rewards)
         yield from (("observation", value, step) for value in seen)
     if not normalize:  # which clips it
         yield ("final observation", math.nan, 0)
-        if name != "reinforce":  # which has no use for one
+        if name != "reinforce" and overflows:  # which has no use for one
             yield ("final observation", 3e38, 0)
 
 
@@ -151,6 +173,15 @@ VARIANTS = [
     ("reinforce", BOX, dict(baseline="optimal_per_parameter")),
 ]
 CASES = [(name, DISCRETE, {}) for name in QUICK] + VARIANTS
+MIXED = spaces.Dict({"choice": spaces.Discrete(4), "number": spaces.Box(-1, 1, (1,), np.float32)})
+LSTM, GRU = (dict(policy=policy, policy_kwargs=SMALL_LSTM) for policy in ("MlpLstmPolicy", "MlpGruPolicy"))
+# With memory, masks and mixed actions.
+NEW = [
+    *((name, BOX, kwargs, Patient) for name in QUICK if name != "acer" for kwargs in (LSTM, GRU)),
+    *((name, DISCRETE, {}, Guarded) for name in QUICK),
+    *((name, MIXED, kwargs, Guarded) for name in QUICK if name != "acer" for kwargs in ({}, GRU)),
+]
+QUICK_NEW = [("ppo", BOX, LSTM, Patient), ("npg", MIXED, GRU, Guarded), ("reinforce_baseline", MIXED, {}, Guarded)]
 
 
 def some(cases, of, *kind):
@@ -169,10 +200,21 @@ def some(cases, of, *kind):
     ],
 )
 def test_whatever_is_refused_leaves_no_trace(name, action_space, kwargs, compile, normalize, graphs):
+    assert_refusals_leave_no_trace(name, action_space, kwargs, compile, normalize)
+    assert bool(graphs) == compile
+
+
+@pytest.mark.parametrize("name, action_space, kwargs, kind", mostly_slow(NEW, lambda *case: case in QUICK_NEW))
+def test_it_leaves_no_trace_in_memory_and_masks_either(name, action_space, kwargs, kind):
+    assert_refusals_leave_no_trace(name, action_space, kwargs, False, False, kind)
+
+
+def assert_refusals_leave_no_trace(name, action_space, kwargs, compile, normalize, kind=Patient):
     def new(compile):
-        policy_kwargs = dict(net_arch=[8], activation_fn=th.nn.ReLU)  # which passes huge numbers on
-        env = patients(action_space, normalize)
-        return restarted(make(name, env, compile=compile, policy_kwargs=policy_kwargs, **kwargs))
+        small = dict(net_arch=[8], activation_fn=th.nn.ReLU)  # which passes huge numbers on
+        policy_kwargs = {**small, **kwargs.get("policy_kwargs", {})}
+        env = patients(action_space, normalize, kind)
+        return restarted(make(name, env, compile=compile, **{**kwargs, "policy_kwargs": policy_kwargs}))
 
     def refuse(match=None):
         assert_refused(model, match)
@@ -183,7 +225,7 @@ def test_whatever_is_refused_leaves_no_trace(name, action_space, kwargs, compile
     refuse()  # before there are any moments
     for each in (model, untouched):
         restarted(each).learn(36, reset_num_timesteps=False)
-    for what, value, step in illnesses(name, normalize, at_once=compile):
+    for what, value, step in illnesses(name, normalize, at_once=compile, overflows=kind is Patient and "policy" not in kwargs):
         restarted(model).env.unwrapped.envs[0].ill = (what, value, step)
         refuse()
     if model.policy.optimizer.state:  # those of two trust regions need none
@@ -193,7 +235,6 @@ def test_whatever_is_refused_leaves_no_trace(name, action_space, kwargs, compile
     for each in (model, untouched):
         restarted(each).learn(24, reset_num_timesteps=False)
     assert_alike(everything(model), everything(untouched), tolerance=1e-4 if compile else 0.0)
-    assert bool(graphs) == compile
 
 
 # ------------------------------------------------------------------------------------------------------- in an update

@@ -14,13 +14,17 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch as th
+from selection import mostly_slow
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from support.capabilities import BOX, DICT, IMAGE, envs
 from support.models import assert_same, assert_same_optimizer, make, parameters, takes, with_sde
 from support.small_environments import DEVICE
+from support.variants import QUICK_VARIANTS, VARIANTS, each_variant
 
 from sb3_pgx.registry import ALGORITHMS
+
+GAUSSIAN = ("plain", "LSTM", "GRU")  # kinds with Box actions, for gSDE
 
 # ------------------------------------------------------------------------------------------------------- going on
 
@@ -42,16 +46,28 @@ class Snapshot:
         return self.env
 
 
+CASES = [(variant, sde) for variant in VARIANTS for sde in (False, True) if not sde or variant.kind in GAUSSIAN]
+maybe_with_gsde = pytest.mark.parametrize(
+    "variant, use_sde",
+    mostly_slow(CASES, lambda variant, sde: variant.kind == "plain" or (variant in QUICK_VARIANTS and not sde)),
+    ids=str,
+)
+
+
 @pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("use_sde", [False, True])
-def test_save_load_continue_equals_uninterrupted_bit_for_bit(name, normalize, use_sde, tmp_path):
+@maybe_with_gsde
+def test_save_load_continue_equals_uninterrupted_bit_for_bit(variant, normalize, use_sde, tmp_path):
+    """A file has no recurrent states, as sb3-contrib's have none: rollouts of policies with memory end with an episode."""
+    name = variant.name
+
     def environment():
-        env = envs()
+        env = variant.envs()
         return VecNormalize(env) if normalize else env
 
     coefficient = dict(ent_coef="lin_0.1") if takes(name, "ent_coef") else {}
     kwargs = dict(learning_rate="lin_0.01", **with_sde(name, use_sde), **coefficient)
-    model = make(name, environment(), **kwargs).learn(48)
+    kwargs |= dict(n_steps=35) if variant.has_memory and takes(name, "n_steps") else {}  # episodes have 5 or 7 steps
+    model = variant.make(environment(), **kwargs).learn(48)
     snapshot = Snapshot(model.env)
     model.save(tmp_path / "model.zip")
     if hasattr(model, "replay_buffer"):
@@ -100,13 +116,14 @@ def test_a_loaded_model_predicts_as_the_saved_one_with_and_without_env(name, pol
             loaded.learn(18)
 
 
-def test_parameters_are_set_exactly_or_not_at_all(name, tmp_path):
-    model, other = make(name).learn(12), make(name, seed=1)
+@each_variant()
+def test_parameters_are_set_exactly_or_not_at_all(variant, tmp_path):
+    model, other = variant.make().learn(12), variant.make(seed=1)
     model.save(tmp_path / "model.zip")
     other.set_parameters(str(tmp_path / "model.zip"), device=DEVICE)
     assert_same(parameters(model), parameters(other))
     given = model.get_parameters()
-    assert set(given) == {"policy", "policy.optimizer", *(["average_policy"] if name == "acer" else [])}
+    assert set(given) == {"policy", "policy.optimizer", *(["average_policy"] if variant.name == "acer" else [])}
     with pytest.raises(ValueError):
         other.set_parameters({**given, "unknown": {}})
     with pytest.raises(ValueError):
@@ -140,6 +157,7 @@ CONTINUE = """
 import sys
 sys.modules["sb3_pgx"] = None
 import stable_baselines3 as sb3
+from selection import mostly_slow
 from stable_baselines3.common.env_util import make_vec_env
 name, ours, theirs, device = sys.argv[1:]
 model = getattr(sb3, name).load(ours, env=make_vec_env("CartPole-v1", 2), device=device)
@@ -209,9 +227,9 @@ def assert_holds_nothing_of_this_package(path):
     assert all(b"sb3_pgx" not in content for file, content in files.items() if file != "data")
 
 
-@pytest.mark.parametrize("use_sde", [False, True])
-def test_policies_are_copied_and_pickled_before_and_after_training(name, use_sde):
-    model = make(name, **with_sde(name, use_sde))
+@maybe_with_gsde
+def test_policies_are_copied_and_pickled_before_and_after_training(variant, use_sde):
+    model = variant.make(**with_sde(variant.name, use_sde))
     for steps in (0, 24):
         model.learn(steps) if steps else None
         for duplicate in (copy.deepcopy(model.policy), pickle.loads(pickle.dumps(model.policy))):

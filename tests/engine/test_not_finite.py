@@ -7,9 +7,12 @@ import pytest
 import stable_baselines3 as sb3
 import torch as th
 from gymnasium import spaces
+from selection import mostly_slow
 from stable_baselines3.common.callbacks import BaseCallback
-from support.eager_and_compiled import ON_POLICY, SEVERAL_EPOCHS, assert_same_training, envs, make, optimizer, trained
+from support.eager_and_compiled import NAMES, ON_POLICY, SEVERAL_EPOCHS, assert_same_training, envs, make, optimizer, trained
+from support.recurrent import CELLS, policy_kwargs
 from support.small_environments import DEVICE, Scripted, vectorised
+from support.variants import QUICK_VARIANTS, VARIANTS
 
 from sb3_pgx import A2C, PPO, PPOPenalty
 
@@ -115,14 +118,22 @@ def test_a_step_that_was_too_large_is_blamed_on_what_overflowed_after_it_and_und
 
 
 class Spoiled(BaseCallback):
-    """Spoils one number of the actor between rollout and update."""
+    """
+    Spoils one number of the actor between rollout and update.
+
+    :param parameter: name of the parameter
+    """
+
+    def __init__(self, parameter="action_net.bias"):
+        super().__init__()
+        self.parameter = parameter
 
     def _on_step(self):
         return True
 
     def _on_rollout_end(self):
         with th.no_grad():
-            self.model.policy.action_net.bias[0] = th.nan
+            self.model.policy.get_parameter(self.parameter).view(-1)[0] = th.nan
 
 
 @ON_POLICY
@@ -138,6 +149,32 @@ def test_an_actor_that_is_not_finite_is_refused_before_the_step(name, action_spa
         with pytest.raises(ValueError, match=match):
             trained(model, callback=Spoiled())
         assert all(th.equal(model.policy.state_dict()[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("parameter", ["action_net.bias", "lstm_actor.weight_hh_l0"])
+def test_a_recurrent_actor_that_is_not_finite_is_refused_before_the_step(parameter, cell, graphs):
+    for compile in (False, True):
+        kwargs = dict(policy_kwargs=policy_kwargs(), n_steps=8, batch_size=8, sequence_length=4)
+        model = make("ppo", envs(action_space=spaces.Discrete(3)), f"Mlp{cell}Policy", compile=compile, **kwargs)
+        before = {key: value.clone() for key, value in model.policy.state_dict().items() if key != parameter}
+        with pytest.raises(ValueError, match=r"^the \w+ is nan in update 1; the step was not taken, .*learning_rate too high"):
+            trained(model, callback=Spoiled(parameter))
+        assert all(th.equal(model.policy.state_dict()[key], value) for key, value in before.items())
+    assert graphs, "nothing was compiled"
+
+
+NEW = [(variant,) for variant in VARIANTS if variant.name in NAMES and variant.kind != "plain"]
+
+
+@pytest.mark.parametrize("variant", mostly_slow(NEW, QUICK_VARIANTS), ids=str)
+def test_an_actor_with_masks_or_mixed_actions_that_is_not_finite_is_refused(variant):
+    model = variant.make()
+    before = {key: value.clone() for key, value in model.policy.state_dict().items() if key != "action_net.bias"}
+    match = r"^(the \w+ is nan|the policy failed \(.*\)) in update 1; the step was not taken, .*learning_rate too high"
+    with pytest.raises(ValueError, match=match):
+        model.learn(48, callback=Spoiled())
+    assert all(th.equal(model.policy.state_dict()[key], value) for key, value in before.items())
 
 
 @pytest.mark.parametrize("compile", [False, True])

@@ -42,7 +42,10 @@ class Masked(gym.Env):
         self.observation_space = with_mask if in_observations else vector
         self.starts = np.cumsum([0, *mask_parts(self.action_space)[:-1]])
         if not in_observations:
-            self.action_masks = lambda: self.mask.copy()
+            self.action_masks = self.current_mask
+
+    def current_mask(self):
+        return self.mask.copy()
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
