@@ -30,12 +30,15 @@ TANH_DENOMINATOR = (2.895894910499405e-06, 0.0014165198171817012, 0.115019450028
 # Rows, inner size and columns up to which calling for a matrix product costs more than computing it. Such are those of acting
 # in up to 16 environments with layers of 64 units (a fifth of that graph's time), and gradients of few outputs' weights (5 %).
 SMALL_PRODUCT = (16, 64, 64)
+# Columns from which the other way round is no faster for a transposed matrix times another one: its result is transposed.
+NARROW = 33
 
 
 class CpuKernels(CustomGraphPass):
     """
     Rewrites of float32 operations: biases become sums, outer products become elementwise products, small products become
-    sums that fuse with the kernels around them, and the tanh of a layer becomes :func:`rational_tanh`. Other uses of tanh
+    sums that fuse with the kernels around them, products of a transposed matrix with a narrow one are computed the other way
+    round, and the tanh of a layer becomes :func:`rational_tanh`. Other uses of tanh
     stay, because the density of a squashed action has log(1 − tanh²), where every digit counts. The compiler's expm1 (of ELU,
     SELU and CELU) is exp(x) − 1, which is 0 for small x; :func:`exact_expm1` replaces it.
 
@@ -61,6 +64,8 @@ class CpuKernels(CustomGraphPass):
                 _replace(node, _OUTER)
             elif all(map(le, (n_rows, inner, n_columns), SMALL_PRODUCT)):
                 _replace(node, _sum_over(inner))
+            elif n_columns < min(n_rows, NARROW) and factors[0].meta["val"].T.is_contiguous():
+                _replace(node, _MIRRORED)
 
     def uuid(self) -> bytes:
         """Return a key of this pass for the compiler's cache."""
@@ -178,6 +183,9 @@ _SUMS_AND_SHAPES = (aten.add.Tensor, aten.view.default, aten.reshape.default, at
 _ADDMM = make_fx(lambda bias, rows, weights: th.mm(rows, weights) + bias)(th.zeros(1), th.zeros(1, 1), th.zeros(1, 1)).graph
 # So is this one: of each output's gradient in a layer's input, for one output, or of a layer with one input.
 _OUTER = make_fx(lambda column, row: column * row)(th.zeros(1, 1), th.zeros(1, 1)).graph
+# And gradients of weights, for few inputs: the library's product has kernels for wide results and few for narrow ones. Of 4
+# inputs, 64 units and 128 rows it takes 3 µs instead of 11; of 1,024 units 35 instead of 365.
+_MIRRORED = make_fx(lambda a, b: (b.permute(1, 0) @ a.permute(1, 0)).permute(1, 0))(th.zeros(2, 1), th.zeros(1, 1)).graph
 _OPERATIONS = th.library.Library("sb3_pgx", "DEF")
 _COMPILERS_NAMES = {"clamp_max": "minimum", "div": "truediv"}
 _one_operation("tanh", rational_tanh)

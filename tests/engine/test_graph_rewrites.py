@@ -6,7 +6,7 @@ import torch as th
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sb3_pgx.engine.compiler import compile_function
-from sb3_pgx.engine.graph_rewrites import SMALL_PRODUCT, CpuKernels, exact_expm1, rational_tanh
+from sb3_pgx.engine.graph_rewrites import NARROW, SMALL_PRODUCT, CpuKernels, exact_expm1, rational_tanh
 
 MANY = SMALL_PRODUCT[0] + 1  # rows
 WEIGHTS = th.tensor([[1.0, 0.0], [0.0, -9.0], [-4.0, 1.0]])
@@ -96,6 +96,15 @@ def test_small_products_are_sums_and_no_others():
         assert operations(*larger) == ["aten::mm"]
     graph, _ = rewritten(th.mm, INPUTS[1][:2], WEIGHTS)
     assert graph(INPUTS[1][:2], WEIGHTS).tolist() == [[-11.0, -15.0]] * 2
+
+
+def test_gradients_of_weights_for_few_inputs_are_computed_the_other_way_round():
+    gradients, rows = th.randn(MANY, 40), th.randn(MANY, NARROW - 1)
+    graph, operations = rewritten(lambda gradients, rows: gradients.T @ rows, gradients, rows)
+    assert operations[-2:] == ["aten::mm", "aten::permute"]
+    th.testing.assert_close(graph(gradients, rows).double(), gradients.double().T @ rows.double(), rtol=1e-5, atol=1e-5)
+    for other in (lambda a, b: b.T @ a, lambda a, b: a.T @ th.cat([b, b[:, :1]], 1), lambda a, b: a[:, :MANY] @ b):
+        assert rewritten(other, gradients, rows)[1][-1] == "aten::mm", "wide ones, and those of a matrix as it is"
 
 
 @pytest.mark.parametrize(
