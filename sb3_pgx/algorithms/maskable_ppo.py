@@ -170,6 +170,16 @@ class MaskablePPO(PPO):
         arguments = (total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return super().learn(*arguments, use_masking=use_masking)
 
+    def collect_rollouts(self, *args: Any, use_masking: bool = True, **kwargs: Any) -> bool:
+        """
+        Collect a rollout, see the base class.
+
+        :param use_masking: for loops written for sb3-contrib's class; ``learn`` decides whether there are masks
+        """
+        if not use_masking:
+            self._action_masks = None
+        return super().collect_rollouts(*args, **kwargs)
+
     def _find_action_masks(self) -> None:
         super()._find_action_masks()
         if self.use_masking and self._action_masks is None:

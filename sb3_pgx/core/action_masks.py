@@ -12,7 +12,7 @@ from stable_baselines3.common.distributions import (
 )
 from torch import Tensor
 
-from sb3_pgx.core.distributions import Choice, masked_logits
+from sb3_pgx.core.distributions import masked_logits
 from sb3_pgx.core.mixed_spaces import is_mixed, parts_of
 from sb3_pgx.core.product import Product
 
@@ -43,6 +43,13 @@ def first_options(space: spaces.Space) -> np.ndarray:
     return np.cumsum([0, *mask_parts(space)[:-1]])
 
 
+def first_option_masks(space: spaces.Space, n: int) -> np.ndarray:
+    """Return masks that leave each choice its first option alone, ``[n, M]``."""
+    masks = np.zeros((n, mask_size(space)), bool)
+    masks[:, first_options(space)] = True
+    return masks
+
+
 def without_option(masks: np.ndarray, starts: np.ndarray) -> np.ndarray | None:
     """
     Return which rows leave a choice without a valid option, ``[N]``; ``None`` if there are none.
@@ -51,10 +58,34 @@ def without_option(masks: np.ndarray, starts: np.ndarray) -> np.ndarray | None:
     :param starts: of :func:`first_options`
     """
     has_option = np.logical_or.reduceat(masks, starts, axis=1)
-    return None if has_option.all() else np.asarray(~has_option.all(axis=1))
+    return None if has_option.all() else np.logical_not(has_option.all(axis=1))
 
 
-class MaskedChoices(MultiCategoricalDistribution):
+class Masked:
+    """Base of the masked distributions, whose masks are set before the logits."""
+
+    def apply_masking(self, masks: Any) -> None:
+        """Do nothing: overridden methods of sb3-contrib's policies apply masks that are applied already."""
+
+
+class MaskedChoice(Masked, CategoricalDistribution):
+    """
+    SB3's distribution of one choice, with masks.
+
+    :param action_dim: number of options
+    :param masks: which options are valid, ``[B, K]``
+    """
+
+    def __init__(self, action_dim: int, masks: Tensor):
+        super().__init__(action_dim)
+        self.masks = masks
+
+    def proba_distribution(self, action_logits: Tensor) -> "MaskedChoice":
+        """Set the logits, ``[B, K]``, which are masked here."""
+        return super().proba_distribution(masked_logits(action_logits, self.masks))
+
+
+class MaskedChoices(Masked, MultiCategoricalDistribution):
     """
     SB3's distribution of several choices, with masks.
 
@@ -71,7 +102,7 @@ class MaskedChoices(MultiCategoricalDistribution):
         return super().proba_distribution(masked_logits(action_logits, self.masks))
 
 
-class MaskedSwitches(BernoulliDistribution):
+class MaskedSwitches(Masked, BernoulliDistribution):
     """
     SB3's distribution of switches, with masks.
 
@@ -89,7 +120,7 @@ class MaskedSwitches(BernoulliDistribution):
         return super().proba_distribution(-masked_logits(-only_off_or_free, self.off))
 
 
-class MaskedProduct(Product):
+class MaskedProduct(Masked, Product):
     """
     A distribution of mixed actions, with masks for its choices.
 
@@ -118,12 +149,18 @@ def masked(distribution: Distribution, masks: Tensor) -> Distribution:
 
     :param distribution: one of SB3's, of Discrete, MultiDiscrete or MultiBinary actions, or a product with such parts
     :param masks: which actions are valid, ``[B, M]``
+    :raises ValueError: a distribution of another class, which may compute something else
     """
-    if isinstance(distribution, Product):
-        return MaskedProduct(distribution, masks)
-    if isinstance(distribution, MultiCategoricalDistribution):
-        return MaskedChoices(distribution.action_dims, masks)
-    if isinstance(distribution, BernoulliDistribution):
-        return MaskedSwitches(distribution.action_dims, masks)
-    assert isinstance(distribution, CategoricalDistribution)
-    return Choice(distribution.action_dim, masks)
+    kind = type(distribution)
+    if kind is Product:
+        return MaskedProduct(distribution, masks)  # type: ignore[arg-type]
+    if kind is CategoricalDistribution:
+        return MaskedChoice(distribution.action_dim, masks)  # type: ignore[attr-defined]
+    if kind is MultiCategoricalDistribution:
+        return MaskedChoices(distribution.action_dims, masks)  # type: ignore[attr-defined]
+    if kind is BernoulliDistribution:
+        return MaskedSwitches(distribution.action_dims, masks)  # type: ignore[attr-defined]
+    raise ValueError(
+        f"the environments mask actions, but the distribution {kind.__name__} cannot be masked, only SB3's own: give the "
+        "policy one of them as action_dist, or pass learn(use_masking=False)"
+    )

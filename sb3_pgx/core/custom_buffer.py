@@ -1,5 +1,6 @@
 """Adapter for a user's own rollout buffer class, which is filled and read as SB3 does it."""
 
+import inspect
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -96,9 +97,31 @@ def buffers_of_stored_actions(model: Any) -> Iterator[None]:
         model.rollout_buffer_class = buffer_class
 
 
-def batches(buffer: RolloutBuffer, batch_size: int | None) -> Generator[Batch, None, None]:
-    """Convert the samples that a user's own buffer yields to batches."""
+def check_keeps_masks(buffer: RolloutBuffer) -> None:
+    """:raises ValueError: a user's own buffer does not take action masks"""
+    parameters = inspect.signature(buffer.add).parameters.values()
+    if not any(p.name == "action_masks" or p.kind is p.VAR_KEYWORD for p in parameters):
+        raise ValueError(f"the environments mask actions, {_REMEDY.format(type(buffer).__name__)}")
+
+
+_REMEDY = (
+    "but {} does not keep action masks: derive it from sb3_contrib.common.maskable.buffers.MaskableRolloutBuffer, or pass "
+    "learn(use_masking=False)"
+)
+
+
+def batches(buffer: RolloutBuffer, batch_size: int | None, masked: bool) -> Generator[Batch, None, None]:
+    """
+    Convert the samples that a user's own buffer yields to batches.
+
+    :param buffer: the buffer, full
+    :param batch_size: rows per batch; ``None``: all
+    :param masked: whether the policy acted with action masks
+    :raises ValueError: it did, and the samples have none
+    """
     for samples in buffer.get(batch_size):
+        if masked and getattr(samples, "action_masks", None) is None:
+            raise ValueError(f"the policy acted with action masks, {_REMEDY.format(type(buffer).__name__)}")
         yield OwnBatch(
             observations=samples.observations,
             actions=samples.actions.reshape(len(samples.old_values), -1),

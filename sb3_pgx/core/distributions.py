@@ -104,7 +104,10 @@ def masked_logits(logits: th.Tensor, masks: th.Tensor) -> th.Tensor:
     :param logits: ``[B, K]``
     :param masks: which choices are valid, ``[B, K]``
     """
-    return th.where(masks, logits, th.finfo(logits.dtype).min / 2)
+    smallest = th.finfo(logits.dtype).min
+    return th.where(
+        masks, logits.clamp(min=smallest / 4), smallest / 2
+    )  # a valid option whose logit is −∞ is still the better
 
 
 def as_sb3s(distribution: Distribution) -> Distribution:
@@ -135,6 +138,9 @@ class Choice(CategoricalDistribution):
     def __init__(self, action_dim: int, masks: th.Tensor | None = None):
         super().__init__(action_dim)
         self.masks = masks
+
+    def apply_masking(self, masks: Any) -> None:
+        """Do nothing: overridden methods of sb3-contrib's policies apply masks that are applied already."""
 
     def proba_distribution(self, action_logits: th.Tensor) -> "Choice":
         """Set the logits, ``[B, K]``, which are masked and normalised here."""

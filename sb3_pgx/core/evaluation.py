@@ -6,7 +6,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.core.distributions import packed
-from sb3_pgx.core.policies import unchecked
+from sb3_pgx.core.policies import takes_masks, unchecked
 from sb3_pgx.core.recurrence import Run, run_padded
 from sb3_pgx.core.recurrent_evaluation import Latents, features_of, latents_of, recurrent_values
 from sb3_pgx.core.rollout import PolicyInputs, as_policy_input
@@ -36,7 +36,8 @@ def evaluate_actions(
         latents = latents_of(policy, features_of(policy, inputs.observations), inputs.memory)
         return evaluate_latents(policy, latents, inputs.action_masks, actions, with_distribution)
     with unchecked(policy, inputs.action_masks):
-        values, log_prob, entropy = policy.evaluate_actions(inputs.observations, as_policy_input(actions, policy.action_space))
+        taken, own = as_policy_input(actions, policy.action_space), takes_masks(policy.evaluate_actions, inputs.action_masks)
+        values, log_prob, entropy = policy.evaluate_actions(inputs.observations, taken, **own)
         distribution = packed(policy.action_dist) if with_distribution else None
     return Evaluation(values.flatten(), log_prob, -log_prob if entropy is None else entropy, distribution)
 

@@ -3,6 +3,7 @@ Policies that SB3 lacks (actors without a critic, bounded and state-dependent st
 which parameters the action distribution depends on.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -303,17 +304,19 @@ def unchecked(policy: ActorCriticPolicy, action_masks: Tensor | None = None) -> 
     """
     before = policy.action_dist
     known = as_sb3s(before)
-    if action_masks is not None:
-        inside = masked(known, action_masks)
-    elif type(known) is CategoricalDistribution and is_sb3s(policy, *_methods_that_make_distributions(policy)):
-        inside = Choice(known.action_dim)
-    elif known is before:
-        yield
-        return
+    if type(known) is CategoricalDistribution and is_sb3s(policy, *_methods_that_make_distributions(policy)):
+        inside: Distribution = Choice(known.action_dim, action_masks)
     else:
-        inside = known
-    attributes = vars(policy)  # a module looks for parameters in whatever is assigned to it
-    attributes["action_dist"] = inside
+        inside = known if action_masks is None else masked(known, action_masks)
+    with nullcontext() if inside is before else _with_distribution(policy, inside):
+        yield
+
+
+@contextmanager
+def _with_distribution(policy: ActorCriticPolicy, distribution: Distribution) -> Iterator[None]:
+    """Within this context, the policy has another distribution."""
+    attributes, before = vars(policy), policy.action_dist  # a module looks for parameters in whatever is assigned to it
+    attributes["action_dist"] = distribution
     try:
         yield
     finally:
@@ -344,30 +347,65 @@ def _methods_that_make_distributions(policy: ActorCriticPolicy) -> tuple[str, ..
 
 def masking(policy: ActorCriticPolicy, action_masks: Tensor | None) -> AbstractContextManager[None]:
     """
-    Return a context in which the policy gives invalid actions the probability 0. Without masks, nothing changes.
+    Return a context in which the policy gives invalid actions the probability 0, with all of torch's checks. Without masks,
+    nothing changes.
 
     :param policy: policy whose distribution is replaced within the context
     :param action_masks: which actions are valid, ``[B, M]``; ``None``: all of them
     """
-    return nullcontext() if action_masks is None else unchecked(policy, action_masks)
+    if action_masks is None:
+        return nullcontext()
+    return _with_distribution(policy, masked(as_sb3s(policy.action_dist), action_masks))
+
+
+def takes_masks(method: Callable[..., Any], action_masks: Tensor | None) -> dict[str, Tensor]:
+    """
+    Return masks as a keyword argument of a policy's method, if it takes them, as methods of sb3-contrib's policies do.
+
+    :param method: of the policy
+    :param action_masks: which actions are valid, ``[B, M]``; ``None``: all of them
+    """
+    if action_masks is None or "action_masks" not in inspect.signature(method).parameters:
+        return {}
+    return {"action_masks": action_masks}
 
 
 def check_masked(policy: ActorCriticPolicy, observations: Observations, action_masks: Tensor) -> None:
     """
     Check that a policy makes its distribution of ``action_dist``, through which it is masked.
 
-    :param policy: in any mode
+    :param policy: in evaluation mode
     :param observations: ``[B, *obs]``
-    :param action_masks: ``[B, M]``
-    :raises ValueError: it does not
+    :param action_masks: which leave each choice its first option alone, ``[B, M]``
+    :raises ValueError: a method makes another distribution
     """
+    inputs = at_start(policy, observations, len(action_masks))
     with unchecked(policy, action_masks), th.no_grad():
-        inside, made = policy.action_dist, made_distribution(policy, at_start(policy, observations, len(action_masks)))
-    if made is not inside:
+        own = None if made_distribution(policy, inputs) is policy.action_dist else "get_distribution"
+    methods = [name for name in ("forward", "evaluate_actions") if not is_recurrent(policy) and not is_sb3s(policy, name)]
+    if own is None and methods and not isinstance(policy.action_dist, Product):
+        own = next((name for name in methods if not _is_certain(policy, name, observations, action_masks)), None)
+    if own is not None:
         raise ValueError(
-            f"the environments mask actions, but {type(policy).__name__} makes a distribution of its own, which cannot be "
-            "masked: let get_distribution return self.action_dist.proba_distribution(…), or pass learn(use_masking=False)"
+            f"the environments mask actions, but {type(policy).__name__}.{own} makes a distribution of its own, which cannot "
+            "be masked: let it use self.action_dist.proba_distribution(…), or pass learn(use_masking=False)"
         )
+
+
+def _is_certain(policy: ActorCriticPolicy, name: str, observations: Observations, action_masks: Tensor) -> bool:
+    """Return whether a policy's method gives the only valid action the probability 1."""
+    only = policy.action_space.sample() * 0  # the first option of each choice
+    with th.no_grad(), th.random.fork_rng(), masking(policy, action_masks):
+        if name == "forward":
+            taken, _, log_prob = policy(observations, **takes_masks(policy.forward, action_masks))
+            right = (taken == 0).all()
+        else:
+            actions = th.as_tensor(np.stack([only] * len(action_masks)), device=action_masks.device)
+            _, log_prob, _ = policy.evaluate_actions(
+                observations, actions, **takes_masks(policy.evaluate_actions, action_masks)
+            )
+            right = th.tensor(True)
+    return bool(right) and bool((log_prob.abs() < 1e-3).all())
 
 
 def distribution_of(policy: ActorCriticPolicy, inputs: PolicyInputs) -> Distribution:

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecFrameStack, is_vecenv_wrapped
+from torch import Tensor
 
 from sb3_pgx.core.action_masks import first_options, mask_parts, mask_size, without_option
 from sb3_pgx.core.checks import environment_name
@@ -58,18 +59,27 @@ class ActionMasks:
 
         :param info: of the environment's step that ended the episode
         :param index: of the environment, for the error
-        :raises ValueError: it is not known: the environment has been reset, and its method gives the mask of the new state
+        :raises ValueError: it is not known, since the environment has been reset, and its method gives the mask of the new
+            state; or it is malformed, or empty
         """
         if self.in_observations:
             final = {KEY: np.asarray(info["terminal_observation"][KEY])[None]}
-            return checked_masks(self._read(final), self.space, self.source, 1)[0]
+            return self._with_option(checked_masks(self._read(final), self.space, self.source, 1)[0], index)
         if METHOD not in info:
             raise Refusal(
                 f"{environment_name(self.env, index)} was truncated, and the masks of its final state, on which V(s) of "
                 f'this algorithm depends, are lost: put them into the info of that step, info["{METHOD}"], or give all masks '
                 f"as a part {KEY!r} of the observations"
             )
-        return checked_masks(info[METHOD], self.space, f'info["{METHOD}"]', 1)[0]
+        return self._with_option(checked_masks(info[METHOD], self.space, f'info["{METHOD}"]', 1)[0], index)
+
+    def _with_option(self, mask: np.ndarray, index: int) -> np.ndarray:
+        if without_option(mask[None], self._starts) is not None:
+            raise Refusal(
+                f"{environment_name(self.env, index)} was truncated in a state without a valid action: its mask is "
+                f"{mask.astype(int).tolist()}. End the episode by termination there, or make an action valid."
+            )
+        return mask
 
 
 def find_action_masks(env: VecEnv, observation_space: spaces.Space, action_space: spaces.Space) -> ActionMasks | None:
@@ -85,11 +95,66 @@ def find_action_masks(env: VecEnv, observation_space: spaces.Space, action_space
     if is_part(observation_space):
         source = f"the part {KEY!r} of the observations"
         check_maskable(action_space, source)
-        return ActionMasks(env, action_space, lambda observations: newest(observations[KEY], action_space), source)
-    if not env.has_attr(METHOD):
+        return ActionMasks(env, action_space, Part(action_space, is_vecenv_wrapped(env, VecFrameStack)), source)
+    if not _has_method(env):
         return None
     check_maskable(action_space, f"{METHOD}()")
-    return ActionMasks(env, action_space, _asked(env), f"{METHOD}()")
+    return ActionMasks(env, action_space, Method(env), f"{METHOD}()")
+
+
+class Part:
+    """
+    Reads masks from the observations.
+
+    :param space: action space
+    :param stacked: whether observations are stacked: the newest one counts
+    """
+
+    def __init__(self, space: spaces.Space, stacked: bool):
+        self._size, self._stacked = mask_size(space), stacked
+
+    def __call__(self, observations: Any) -> np.ndarray:
+        """Return the masks among observations ``[N, ...]``, or all of their entries if they are too many or too few."""
+        masks = np.asarray(observations[KEY])
+        flat = masks.reshape(len(masks), -1)
+        return flat[:, -self._size :] if self._stacked and flat.shape[1] % self._size == 0 else flat
+
+
+class Method:
+    """
+    Asks all environments for their masks.
+
+    :param env: environments with a method ``action_masks()``
+    """
+
+    def __init__(self, env: VecEnv):
+        self._env, inner = env, env.unwrapped
+        self._methods: list[Callable[[], Any]] = []  # SB3 looks each method up at every step
+        if type(inner) is DummyVecEnv and all(type(w).env_method is VecEnvWrapper.env_method for w in _wrappers(env)):
+            self._methods = [one.get_wrapper_attr(METHOD) for one in inner.envs]
+
+    def __call__(self, observations: Any) -> list[Any]:
+        """Return the masks, one per environment."""
+        return [method() for method in self._methods] if self._methods else list(self._env.env_method(METHOD))
+
+
+def _has_method(env: VecEnv) -> bool:
+    """
+    Return whether the environments have a method for masks.
+
+    :raises ValueError: they have an attribute of its name that is no method
+    """
+    try:
+        if not env.has_attr(METHOD):
+            return False
+        values = [one.get_wrapper_attr(METHOD) for one in env.unwrapped.envs] if isinstance(env.unwrapped, DummyVecEnv) else []
+    except NotImplementedError:  # of a VecEnv that cannot reach into its environments
+        return False
+    if any(value is None for value in values):
+        return False
+    if not all(map(callable, values)):
+        raise ValueError(f"{METHOD} of the environments is {one_line(values[0])}, but must be a method that returns a mask")
+    return True
 
 
 def check_maskable(space: spaces.Space, source: str) -> None:
@@ -106,13 +171,6 @@ def is_part(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Dict) and KEY in space.spaces
 
 
-def newest(masks: np.ndarray, space: spaces.Space) -> np.ndarray:
-    """Return the masks ``[N, M]`` of the newest observations among stacked ones, ``[N, k M]``."""
-    size = mask_size(space)
-    flat = np.reshape(masks, (len(masks), -1))
-    return flat[:, -size:] if flat.shape[1] % size == 0 else flat
-
-
 def checked_masks(masks: Any, space: spaces.Space, source: str, n: int) -> np.ndarray:
     """
     Return masks as truth values, ``[n, M]``.
@@ -125,13 +183,12 @@ def checked_masks(masks: Any, space: spaces.Space, source: str, n: int) -> np.nd
     """
     size = mask_size(space)
     try:
-        array = np.asarray(masks)
-        flat = array.reshape(n, size)
+        flat = np.array(masks).reshape(n, size)  # a copy: an environment may overwrite what it returned
     except ValueError:
-        shapes = {np.shape(mask) for mask in masks}
+        shapes = [np.shape(mask) for mask in masks] if isinstance(masks, list) else [np.shape(masks)]
         raise ValueError(
-            f"{source} gives masks of shape {' and '.join(map(str, sorted(shapes)))}, but the actions {one_line(space)} need "
-            f"{size} entries: one per option of each choice, two (off and on) per switch"
+            f"{source} gives masks of shape {' and '.join(map(str, sorted(set(shapes))))}, but the actions {one_line(space)} "
+            f"need {size} entries: one per option of each choice, two (off and on) per switch"
         ) from None
     if flat.dtype == bool:
         return flat
@@ -144,40 +201,33 @@ def checked_masks(masks: Any, space: spaces.Space, source: str, n: int) -> np.nd
 
 
 def predicted_masks(
-    masks: Any, observation: Any, observation_space: spaces.Space, action_space: spaces.Space
+    masks: Any, observation: Any, n: int, observation_space: spaces.Space, action_space: spaces.Space
 ) -> np.ndarray | None:
     """
-    Return the masks with which to predict, ``[N, M]``; ``None`` if all actions are valid.
+    Return the masks with which to predict, ``[n, M]``; ``None`` if all actions are valid.
 
-    :param masks: as given to ``predict``; ``None``: those among the observations, if there are any
+    :param masks: as given to ``predict``, one for all or one for each observation; ``None``: those among the observations, if
+        there are any
     :param observation: of one environment, or of several
+    :param n: number of observations
     :param observation_space: of one environment
     :param action_space: of one environment
     :raises ValueError: the masks are malformed, or leave no valid action
     """
-    source = "predict(action_masks=…)"
+    source, size = "predict(action_masks=…)", mask_size(action_space)
     if masks is None:
         if not (is_part(observation_space) and mask_parts(action_space) and isinstance(observation, dict)):
             return None
         source = f"the part {KEY!r} of the observation"
-        part = np.asarray(observation[KEY])
-        masks = newest(part.reshape(-1, *observation_space.spaces[KEY].shape), action_space)  # type: ignore[attr-defined]
+        masks = Part(action_space, stacked=True)({KEY: np.asarray(observation[KEY]).reshape(n, -1)})
+    elif isinstance(masks, Tensor):
+        masks = masks.numpy(force=True)
     check_maskable(action_space, source)
-    size = mask_size(action_space)
-    flat = checked_masks(masks, action_space, source, max(1, np.size(masks) // size))
+    flat = np.broadcast_to(checked_masks(masks, action_space, source, 1 if np.size(masks) == size else n), (n, size))
     empty = without_option(flat, first_options(action_space))
     if empty is not None:
         raise ValueError(f"{source} leaves no valid action: {flat[empty][0].astype(int).tolist()}")
     return flat
-
-
-def _asked(env: VecEnv) -> Callable[[Any], list[Any]]:
-    """Return a function that asks all environments for their masks. SB3's looks each method up at every step."""
-    inner = env.unwrapped
-    if type(inner) is DummyVecEnv and all(type(w).env_method is VecEnvWrapper.env_method for w in _wrappers(env)):
-        methods = [one.get_wrapper_attr(METHOD) for one in inner.envs]
-        return lambda _: [method() for method in methods]
-    return lambda _: env.env_method(METHOD)
 
 
 def _wrappers(env: VecEnv) -> Iterator[VecEnvWrapper]:

@@ -161,7 +161,7 @@ class VectorEnvAdapter(VecEnv):
     def has_attr(self, attr_name: str) -> bool:
         # The environments are asked whether they have it: a worker that is asked for what it lacks stops.
         if not hasattr(self.vector_env, "call"):
-            return super().has_attr(attr_name)
+            return hasattr(self.vector_env, attr_name)
         return all(self.vector_env.call("has_wrapper_attr", attr_name))
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
@@ -172,10 +172,12 @@ class VectorEnvAdapter(VecEnv):
         self.vector_env.set_attr(attr_name, values)  # type: ignore[attr-defined]
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        self._needs("call", method_name)
         chosen = list(self._indices(indices))
         if len(chosen) < self.num_envs:
             raise ValueError(f"{method_name} can be called in all environments of a VectorEnv only, not in {chosen} alone")
+        if not hasattr(self.vector_env, "call") and hasattr(self.vector_env, method_name):
+            return list(getattr(self.vector_env, method_name)(*args, **kwargs))  # its own method, for all of them at once
+        self._needs("call", method_name)
         return list(self.vector_env.call(method_name, *args, **kwargs))  # type: ignore[attr-defined]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:

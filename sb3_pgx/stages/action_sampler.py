@@ -11,7 +11,7 @@ from torch import Tensor
 from sb3_pgx.core.distributions import noise_source, samples_from_noise
 from sb3_pgx.core.errors import blaming_numbers, not_finite_parameter
 from sb3_pgx.core.mixed_spaces import action_shape
-from sb3_pgx.core.policies import is_sb3s, masking, sampled_unchecked
+from sb3_pgx.core.policies import is_sb3s, masking, sampled_unchecked, takes_masks
 from sb3_pgx.core.recorder import Recorder
 from sb3_pgx.core.rollout import CollectedRollout, Memory, PolicyInputs, map_tensors
 from sb3_pgx.core.undo import Refusal
@@ -188,7 +188,8 @@ def sample_actions(
                 actions = sampled_unchecked(policy, inputs.action_masks, lambda: policy._predict(inputs.observations))
             return actions.reshape((-1, *action_shape(policy.action_space))), None, None
         with masking(policy, inputs.action_masks):
-            actions, values, log_prob = policy(inputs.observations)
+            masks = takes_masks(policy.forward, inputs.action_masks)
+            actions, values, log_prob = policy(inputs.observations, **masks)
         return actions, values, log_prob
 
 

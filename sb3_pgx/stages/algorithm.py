@@ -22,7 +22,7 @@ from stable_baselines3.common.policies import (
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_pgx.core.action_masks import mask_size
+from sb3_pgx.core.action_masks import first_option_masks
 from sb3_pgx.core.arguments import (
     as_timesteps,
     check_device,
@@ -42,7 +42,7 @@ from sb3_pgx.core.checks import (
     without_arrays,
 )
 from sb3_pgx.core.controllers import KLAdaptiveLearningRate
-from sb3_pgx.core.custom_buffer import buffers_of_stored_actions, is_users_own
+from sb3_pgx.core.custom_buffer import buffers_of_stored_actions, check_keeps_masks, is_users_own
 from sb3_pgx.core.distributions import release_graph
 from sb3_pgx.core.errors import warn
 from sb3_pgx.core.examination import Examination
@@ -61,7 +61,7 @@ from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiler import COMPILE_AFTER, check_compile
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import acting_pass, evaluation_pass
-from sb3_pgx.environments.action_masks import find_action_masks, predicted_masks
+from sb3_pgx.environments.action_masks import find_action_masks, is_part, predicted_masks
 from sb3_pgx.environments.vector_env import as_vec_env, is_vector_env
 from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
 from sb3_pgx.stages.report import notify, notify_of_error
@@ -81,7 +81,6 @@ _NOT_SAVED = (
     "objective",
     "_undo",
     "keeps_distribution",
-    "use_masking",
     "_action_masks",
     "_last_memory",
 )
@@ -297,17 +296,27 @@ class PolicyGradientAlgorithm(Updating):
             (off and on) per switch of a MultiBinary; ``None``: as a part ``"action_mask"`` of the observation says, or all
         :return: the action or actions, and the next state; without a recurrent policy, ``state`` as it was
         """
-        asked = self._action_masks
-        if action_masks is None and asked is not None and not asked.in_observations:
-            warn(
-                f"predict got no action_masks, but this {type(self).__name__} was trained with those of {asked.source}: it "
-                "may choose an invalid action. Pass action_masks=…; sb3_pgx.environments.evaluate_policy and EvalCallback do."
-            )
-        masks = predicted_masks(action_masks, observation, self.observation_space, self.action_space)
+        masks = self._predicted_masks(action_masks, observation)
         observation = zero_based(observation, self.observation_space)
-        with masking(self.policy, None if masks is None else th.as_tensor(masks, device=self.device)):
+        with masking(self.policy, masks):
             actions, state = super().predict(observation, state, episode_start, deterministic)
         return (actions if is_mixed(self.action_space) else within(actions, self.action_space)), state
+
+    def _predicted_masks(self, given: Any, observation: Any) -> th.Tensor | None:
+        """Return the masks with which to predict, ``[N, M]``; ``None`` if all actions are valid."""
+        if given is None and self._masked_by_method:
+            warn(
+                f"predict got no action_masks, but this {type(self).__name__} was trained with those that its environments' "
+                "method action_masks() gives: it may choose an invalid action. Pass action_masks=…; evaluate_policy and "
+                "EvalCallback of sb3_pgx.environments do."
+            )
+        if given is None and not (self.use_masking and is_part(self.observation_space)):
+            return None
+        first = next(iter(observation.values())) if isinstance(observation, dict) else observation
+        vectorised = self.policy.is_vectorized_observation(observation)
+        n = len(first) if vectorised else 1
+        masks = predicted_masks(given, observation, n, self.observation_space, self.action_space)
+        return None if masks is None else th.tensor(masks, device=self.device)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         assert self.env is not None
@@ -322,15 +331,18 @@ class PolicyGradientAlgorithm(Updating):
 
     def _find_action_masks(self) -> None:
         assert self.env is not None
-        masking = self.use_masking
-        self._action_masks = find_action_masks(self.env, self.observation_space, self.action_space) if masking else None
-        if self._action_masks is not None:
-            self.policy.set_training_mode(False)
-            observations = self.policy.obs_to_tensor(zero_based(self._last_obs, self.observation_space))[0]
-            check_masked(
-                self.policy, observations, th.ones(self.n_envs, mask_size(self.action_space), dtype=th.bool).to(self.device)
-            )
-            self.logger.info(f"Actions are masked as {self._action_masks.source} says")
+        found = find_action_masks(self.env, self.observation_space, self.action_space) if self.use_masking else None
+        self._action_masks, self._masked_by_method = found, found is not None and not found.in_observations
+        if found is None:
+            return
+        if not isinstance(self.rollout_buffer, RolloutView):
+            check_keeps_masks(self.rollout_buffer)
+        self.policy.set_training_mode(False)
+        observations = self.policy.obs_to_tensor(zero_based(self._last_obs, self.observation_space))[0]
+        check_masked(
+            self.policy, observations, th.tensor(first_option_masks(self.action_space, self.n_envs), device=self.device)
+        )
+        self.logger.info(f"Actions are masked as {found.source} says")
 
     def _decide_on_compiling(self, total_timesteps: int) -> None:
         self._compile_log.seconds = 0.0
@@ -412,6 +424,8 @@ class PolicyGradientAlgorithm(Updating):
         except Exception as error:
             notify_of_error(callback, error)
             raise
+        finally:
+            self._action_masks = None  # they refer to the environments
         # SB3 logs before it updates, which would lose the last update. As after SB3's learn, its metrics stay in the logger.
         if log_interval is not None and iteration > 0:
             self.dump_logs(iteration)

@@ -32,7 +32,7 @@ from sb3_pgx.environments.array_infos import ArrayInfos
 from sb3_pgx.environments.vector_env import MIXED_FRAMES, carrying_adapter
 from sb3_pgx.stages.acting_memory import acting_memory
 from sb3_pgx.stages.action_sampler import ActionSampler
-from sb3_pgx.stages.guard import GuardedEnvironments
+from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
 from sb3_pgx.stages.quotas import Quota, StepQuota, counted
 
 HOST = th.device("cpu")  # where environments are
@@ -66,6 +66,7 @@ class Collecting(OnPolicyAlgorithm):
     _acting_pass: CompiledPass
     _modules: Modules
     use_masking = True  # whether to use the action masks of environments that have some; `learn` decides
+    _masked_by_method = False  # whether the last training used masks that predict has to be given
     _action_masks: ActionMasks | None = None  # of the training environments; `learn` looks for them
     compiled: bool  # whether acting and gradient steps run compiled where they can; `learn` decides
     _undo: Undo
@@ -313,7 +314,13 @@ class Collecting(OnPolicyAlgorithm):
 
     def _masks_of_step(self, step: int, resetting: np.ndarray | None) -> np.ndarray | None:
         """Return which actions are valid, ``[N, M]``. Environments that the step only resets may have no valid action."""
-        return None if self._action_masks is None else self._action_masks(self._last_obs, step, resetting)
+        if self._action_masks is None:
+            return None
+        try:
+            return self._action_masks(self._last_obs, step, resetting)
+        except (EOFError, ConnectionError):
+            with naming_dead_workers(self._action_masks.env):
+                raise
 
     def _renew_noise(self, env: VecEnv, n_steps: int) -> None:
         if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:

@@ -146,7 +146,8 @@ class Updating(Estimating):
         :param batch_size: rows per minibatch; ``None`` for all rows at once
         """
         if not isinstance(self.rollout_buffer, RolloutView):
-            yield from batches(self.rollout_buffer, batch_size)
+            masked = self.last_rollout is not None and self.last_rollout.action_masks is not None
+            yield from batches(self.rollout_buffer, batch_size, masked)
             return
         if rollout.memory is not None:
             yield from self._minibatches_of_sequences(rollout, batch_size)
