@@ -86,7 +86,7 @@ def find_action_masks(env: VecEnv, observation_space: spaces.Space, action_space
         source = f"the part {KEY!r} of the observations"
         check_maskable(action_space, source)
         return ActionMasks(env, action_space, lambda observations: newest(observations[KEY], action_space), source)
-    if not env.has_attr(METHOD):
+    if not _has_method(env):
         return None
     check_maskable(action_space, f"{METHOD}()")
     return ActionMasks(env, action_space, _asked(env), f"{METHOD}()")
@@ -169,6 +169,17 @@ def predicted_masks(
     if empty is not None:
         raise ValueError(f"{source} leaves no valid action: {flat[empty][0].astype(int).tolist()}")
     return flat
+
+
+def _has_method(env: VecEnv) -> bool:
+    """
+    Return whether the environments have the method. SB3's ``has_attr`` calls ``get_attr``, and a user's ``VecEnv`` may return
+    ``None`` for every name.
+    """
+    if not env.has_attr(METHOD):
+        return False
+    by_value = type(env.unwrapped).has_attr is VecEnv.has_attr
+    return not by_value or all(map(callable, env.get_attr(METHOD)))
 
 
 def _asked(env: VecEnv) -> Callable[[Any], list[Any]]:
