@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from sb3_pgx.core.action_masks import masked
-from sb3_pgx.core.distributions import Choice, as_sb3s, family_of, packed, release_graph
+from sb3_pgx.core.distributions import Choice, Unvalidated, as_sb3s, family_of, packed, release_graph
 from sb3_pgx.core.mixed_spaces import n_gaussian
 from sb3_pgx.core.product import Product
 from sb3_pgx.core.recurrence import Run, run_padded
@@ -462,7 +462,8 @@ def split_parameters(policy: ActorCriticPolicy) -> tuple[dict[str, nn.Parameter]
     training = policy.training
     policy.set_training_mode(False)
     try:
-        values, log_prob, entropy = _evaluated_mode(policy, at_start(policy, observation, 1))
+        with Unvalidated():  # parameters that are not finite are refused by the step, which says where
+            values, log_prob, entropy = _evaluated_mode(policy, at_start(policy, observation, 1))
     finally:
         policy.set_training_mode(training)
     target = log_prob.sum() if entropy is None else log_prob.sum() + entropy.sum()

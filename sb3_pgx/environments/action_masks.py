@@ -147,7 +147,9 @@ def _has_method(env: VecEnv) -> bool:
     try:
         if not env.has_attr(METHOD):
             return False
-        values = [one.get_wrapper_attr(METHOD) for one in env.unwrapped.envs] if isinstance(env.unwrapped, DummyVecEnv) else []
+        # SB3's own has_attr asks for the values, and a user's VecEnv may answer None to every name.
+        by_value = type(env.unwrapped).has_attr is VecEnv.has_attr
+        values = env.get_attr(METHOD) if by_value else []
     except NotImplementedError:  # of a VecEnv that cannot reach into its environments
         return False
     if any(value is None for value in values):

@@ -246,7 +246,7 @@ class WithOwnDistribution(PPO.policy_aliases["MlpPolicy"]):
     [(OwnForward, "OwnForward.forward"), (OwnEvaluation, "OwnEvaluation.evaluate_actions"), (WithOwnDistribution, "OwnDis")],
 )
 def test_whatever_method_leaves_the_masks_out_is_named(policy, match):
-    model = PPO(policy, environments(), n_steps=8, batch_size=8, device=DEVICE)
+    model = PPO(policy, environments(free=True), n_steps=8, batch_size=8, device=DEVICE)
     with pytest.raises(ValueError, match=f"environments mask actions, but .*{match}"):
         model.learn(8)
     model.learn(8, use_masking=False)
@@ -260,9 +260,8 @@ class ReadsProbabilities(PPO.policy_aliases["MlpPolicy"]):
 
 def test_an_overridden_method_finds_sb3s_distribution_masked():
     model = PPO(ReadsProbabilities, environments(), n_steps=8, batch_size=16, n_epochs=1, device=DEVICE).learn(16)
-    assert (
-        (model.policy.probabilities > 0).sum(dim=1) == model.last_rollout.rows().action_masks.sum(dim=1)
-    ).float().mean() > 0
+    possible, valid = model.policy.probabilities > 0, model.last_rollout.rows().action_masks
+    assert possible.sum() == valid.sum() < valid.numel()  # of all rows, in another order
 
 
 class OwnBuffer(RolloutBuffer):
@@ -351,7 +350,7 @@ def test_array_environments_may_give_the_masks_of_all_at_once():
 
 
 def test_predict_masks_as_the_training_did():
-    model = made("ppo", environments(in_observations=True), compile=False).learn(16, use_masking=False)
+    model = made("ppo", environments(in_observations=True, free=True), compile=False).learn(16, use_masking=False)
     seen = {"vector": np.zeros(3, np.float32), "action_mask": np.zeros(5, np.int8)}
     assert model.predict(seen)[0] in range(5)  # the part means nothing to this model
     model.learn(16)

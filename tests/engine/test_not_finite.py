@@ -164,14 +164,16 @@ def test_a_recurrent_actor_that_is_not_finite_is_refused_before_the_step(paramet
     assert graphs, "nothing was compiled"
 
 
-NEW = [(variant,) for variant in VARIANTS if variant.name in NAMES and variant.kind != "plain"]
+NEW = [(v,) for v in VARIANTS if v.name != "acer" and not (v.name in NAMES and v.kind == "plain")]
 
 
-@pytest.mark.parametrize("variant", mostly_slow(NEW, QUICK_VARIANTS), ids=str)
-def test_an_actor_with_masks_or_mixed_actions_that_is_not_finite_is_refused(variant):
+@pytest.mark.parametrize("variant", mostly_slow(NEW, lambda v: v.kind == "plain" or v in QUICK_VARIANTS), ids=str)
+def test_an_actor_of_every_other_kind_that_is_not_finite_is_refused(variant):
     model = variant.make()
     before = {key: value.clone() for key, value in model.policy.state_dict().items() if key != "action_net.bias"}
-    match = r"^(the \w+ is nan|the policy failed \(.*\)) in update 1; the step was not taken, .*learning_rate too high"
+    match = (
+        r"^(the \w+ is nan|the gradient of \S+ is not finite|the policy failed \(.*\)) in update 1; the step was not taken, "
+    )
     with pytest.raises(ValueError, match=match):
         model.learn(48, callback=Spoiled())
     assert all(th.equal(model.policy.state_dict()[key], value) for key, value in before.items())

@@ -45,7 +45,7 @@ class OnRolloutEnd(OnStep):
         self.function(self)
 
 
-@idiom()
+@idiom("PPO", "A2C", "TRPO", "RecurrentPPO")
 def test_nothing_but_learn(make):
     return make().learn(STEPS)
 
@@ -53,7 +53,7 @@ def test_nothing_but_learn(make):
 # ------------------------------------------------------------------------------------------------------- at a step
 
 
-@idiom()
+@idiom("PPO", "A2C", "TRPO", "RecurrentPPO")
 def test_a_bonus_is_added_to_the_rewards_of_a_step(make):
     def bonus(callback):
         callback.locals["rewards"] += 0.5 * np.abs(callback.locals["new_obs"]).max(axis=1)
@@ -99,7 +99,7 @@ def test_observations_that_were_acted_on_are_changed_in_place(make):
     return make().learn(STEPS, callback=OnStep(change))
 
 
-@idiom(quick=True)
+@idiom("PPO", "A2C", "TRPO", "RecurrentPPO", quick=True)
 def test_values_and_log_probabilities_of_a_step_are_read_and_used(make):
     seen = []
 
@@ -199,7 +199,7 @@ def test_infos_and_dones_are_gathered(make):
     return model, seen
 
 
-@idiom("PPO")
+@idiom("PPO", "RecurrentPPO")
 def test_a_callback_stops_the_training_in_the_middle_of_a_rollout_and_another_one_begins(make):
     model = make()
     model.learn(STEPS, callback=OnStep(lambda callback: callback.num_timesteps < 26))
@@ -225,7 +225,7 @@ def test_advantages_are_assigned(make):
     return make().learn(STEPS, callback=OnRolloutEnd(rank))
 
 
-@idiom()
+@idiom("PPO", "A2C", "TRPO", "RecurrentPPO")
 def test_advantages_and_returns_are_edited_in_place(make):
     def edit(callback):
         buffer = callback.model.rollout_buffer
@@ -388,7 +388,7 @@ def test_minibatches_of_the_buffer_are_looked_at_before_the_update(make):
 # ------------------------------------------------------------------------------------------------------- of the model
 
 
-@idiom("PPO", "A2C")
+@idiom("PPO", "A2C", "RecurrentPPO")
 def test_the_entropy_coefficient_is_annealed(make):
     def anneal(callback):
         callback.model.ent_coef = 0.5 * (1 - callback.num_timesteps / STEPS)
@@ -396,7 +396,7 @@ def test_the_entropy_coefficient_is_annealed(make):
     return make(env=drifting(BOX)).learn(STEPS, callback=OnStep(anneal))
 
 
-@idiom("PPO", "A2C")
+@idiom("PPO", "A2C", "RecurrentPPO")
 def test_the_learning_rate_is_changed(make):
     def change(callback):
         callback.model.lr_schedule = lambda _: 1e-2 if callback.num_timesteps > 16 else 1e-4
@@ -431,7 +431,7 @@ def test_the_standard_deviation_is_annealed(make):
     return make(env=drifting(BOX)).learn(STEPS, callback=OnRolloutEnd(anneal))
 
 
-@idiom("PPO", "A2C", quick=True)
+@idiom("PPO", "A2C", "RecurrentPPO", quick=True)
 def test_noise_is_added_to_the_parameters_at_every_rollouts_start(make):
     class Noise(BaseCallback):
         def _on_rollout_start(self):
@@ -458,7 +458,7 @@ def test_a_curriculum_through_env_method_and_set_attr(make):
 # ------------------------------------------------------------------------------------------------------- SB3's own
 
 
-@idiom("PPO")
+@idiom("PPO", "RecurrentPPO")
 def test_evaluation_stops_a_training_that_is_good_enough(make, tmp_path):
     stop = StopTrainingOnRewardThreshold(reward_threshold=2.0)
     env = Monitor(Drift())
@@ -482,7 +482,7 @@ def test_a_stochastic_evaluation_draws_from_the_same_random_numbers(make):
     return model, rewards
 
 
-@idiom("A2C", "PPO")
+@idiom("A2C", "PPO", "RecurrentPPO")
 def test_a_list_of_callbacks_with_checkpoints_every_few_steps(make, tmp_path):
     counts = []
     callbacks = [

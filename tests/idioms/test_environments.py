@@ -115,7 +115,7 @@ def test_a_vec_env_wrapper_that_changes_rewards_and_observations(make):
     return make(env=Shaped(drifting())).learn(STEPS)
 
 
-@idiom()
+@idiom("PPO", "A2C", "TRPO", "RecurrentPPO")
 def test_vec_normalize(make):
     env = VecNormalize(drifting(), clip_obs=2.0)
     model = make(env=env).learn(STEPS)
@@ -134,7 +134,7 @@ def test_vec_normalize_that_is_saved_loaded_and_frozen(make, tmp_path):
     return model.learn(32), env.obs_rms.mean
 
 
-@idiom("PPO", "A2C")
+@idiom("PPO", "A2C", "RecurrentPPO")
 def test_stacked_frames(make):
     return make(env=VecFrameStack(drifting(), 3)).learn(STEPS)
 
@@ -155,7 +155,7 @@ class InDict(Drift):
         return {"x": self.state[:1].astype(np.float32), "sign": int(self.state[1] > 0)}
 
 
-@idiom()
+@idiom("PPO", "A2C", "TRPO", "RecurrentPPO")
 def test_dictionaries(make):
     return make("MultiInputPolicy", vectorised(InDict(), InDict())).learn(STEPS)
 
@@ -180,7 +180,7 @@ def test_several_choices_at_once_and_numbers(make, space):
     return make(env=drifting(space)).learn(STEPS)
 
 
-@idiom("A2C", "PPO")
+@idiom("A2C", "PPO", "RecurrentPPO")
 def test_time_limits_and_monitors_with_keywords(make):
     def one():
         return Monitor(gym.wrappers.TimeLimit(Drift(max_steps=1000), 5), info_keywords=("distance",))
@@ -200,7 +200,7 @@ def test_a_single_environment_that_is_not_vectorised(make):
     return make(env=Drift(BOX) if make.algorithm != "TRPO" else Drift(), n_steps=16).learn(STEPS)
 
 
-@idiom("PPO", "A2C")
+@idiom("PPO", "A2C", "RecurrentPPO")
 def test_environments_are_swapped_between_trainings(make):
     model = make().learn(32)
     windy = drifting(max_steps=4)
@@ -220,7 +220,7 @@ def test_environments_are_swapped_without_a_reset(make):
     return model.learn(32, reset_num_timesteps=False)
 
 
-@idiom("PPO")
+@idiom("PPO", "RecurrentPPO")
 def test_another_number_of_environments_after_loading(make, tmp_path):
     model = make().learn(32)
     model.save(tmp_path / "model")

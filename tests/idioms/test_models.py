@@ -24,7 +24,7 @@ class Extractor(BaseFeaturesExtractor):
         return self.linear(observations)
 
 
-@idiom("PPO", "A2C")
+@idiom("PPO", "A2C", "RecurrentPPO")
 @pytest.mark.parametrize(
     "policy_kwargs",
     [
