@@ -6,6 +6,7 @@ import inspect
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from selection import mostly_slow
@@ -238,6 +239,68 @@ def test_acer_needs_the_masks_of_final_states():
     env = DummyVecEnv([lambda: Forgets(truncates=True)])
     with pytest.raises(ValueError, match=r'environment 0 .*was truncated.*info\["action_masks"\].*action_mask'):
         made("acer", env).learn(100)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("change", ["use_masking", "other environments", "memory of a file"])
+def test_acers_memory_takes_transitions_with_masks_or_without_but_not_both(first, change, tmp_path):
+    masked, unmasked = (lambda: environments(free=True)), (lambda: DummyVecEnv([Unmasked] * 2))
+    model = made("acer", masked(), compile=False)
+    if change == "other environments":
+        model.set_env(masked() if first else unmasked())
+        model.learn(40)
+        model.set_env(unmasked() if first else masked())
+    else:
+        model.learn(40, use_masking=first)
+    if change == "memory of a file":
+        model.save_replay_buffer(tmp_path / "memory.pkl")
+        model = made("acer", masked(), compile=False)
+        model.load_replay_buffer(tmp_path / "memory.pkl")
+    before, policy = model.replay_buffer.size, parameters(model)
+    again = {} if change == "other environments" else {"use_masking": not first}
+    held, new = ("with", "without") if first else ("without", "with")
+    with pytest.raises(ValueError, match=rf"holds {before} transitions {held} action masks.*stored {new} .*reset\(\)"):
+        model.learn(40, **again)
+    assert model.replay_buffer.size == before
+    assert_same(parameters(model), policy)
+    model.replay_buffer.reset()
+    model.learn(40, **again)
+    assert (model.last_rollout.action_masks is None) == first
+
+
+class Unmasked(Masked):
+    """All actions are valid, and there are no masks."""
+
+    def __init__(self):
+        super().__init__(free=True)
+        del self.action_masks
+
+
+class Named(Masked):
+    """Observations are a dictionary; its parts have the names that are given."""
+
+    def __init__(self, names, masked):
+        super().__init__(free=not masked, truncates=True)
+        self.observation_space = spaces.Dict({name: self.observation_space for name in names})
+        if not masked:
+            del self.action_masks
+
+    def drawn(self):
+        return dict.fromkeys(self.observation_space.spaces, super().drawn())
+
+
+@pytest.mark.parametrize("names", [("action_masks", "vector"), ("observations", "vector"), ("observations",)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_parts_of_observations_may_have_any_name(names, masked):
+    """ACER's memory keeps masks together with the observations."""
+    learned = [
+        made("acer", DummyVecEnv([lambda names=parts: Named(names, masked)] * 2), compile=False).learn(100)
+        for parts in (names, ["a", "b"][: len(names)])
+    ]
+    named, expected = (model.policy.state_dict() for model in learned)
+    assert learned[0].n_gradient_steps > 10
+    assert all(th.equal(x, y) for x, y in zip(named.values(), expected.values(), strict=True))
+    assert (learned[0].last_rollout.action_masks is None) != masked
 
 
 # ------------------------------------------------------------------------------------------------------- evaluation
