@@ -31,13 +31,16 @@ class ActionMasks:
         self._starts = first_options(space)
         self.in_observations = source != f"{METHOD}()"
 
-    def __call__(self, observations: Any, step: int, ignored: np.ndarray | None = None) -> np.ndarray:
+    def __call__(
+        self, observations: Any, step: int, ignored: np.ndarray | None = None, during: str = "this rollout"
+    ) -> np.ndarray:
         """
         Return which actions are valid now, boolean ``[N, M]``.
 
         :param observations: that the environments returned last
-        :param step: index of the step in this rollout, for the error
+        :param step: index of the step, for the error
         :param ignored: environments that ignore the next action, ``[N]``; ``None``: there are none
+        :param during: what the steps are counted in, for the error
         :raises ValueError: masks have another shape, or are not truth values
         :raises Refusal: an environment has no valid action
         """
@@ -48,7 +51,7 @@ class ActionMasks:
         if empty is not None:
             index = int(empty.argmax())
             raise Refusal(
-                f"{environment_name(self.env, index)} leaves no valid action at step {step} of this rollout: {self.source} "
+                f"{environment_name(self.env, index)} leaves no valid action at step {step} of {during}: {self.source} "
                 f"gives {masks[index].astype(int).tolist()}. End the episode before this state, or make an action valid."
             )
         return masks

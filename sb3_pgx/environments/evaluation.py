@@ -1,18 +1,22 @@
-"""SB3's evaluation with action masks: SB3's own ``evaluate_policy`` hands on a policy's state, but no masks."""
+"""Evaluation with action masks: SB3's own ``evaluate_policy`` hands on a policy's state, but no masks."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
 from stable_baselines3.common import callbacks, evaluation
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_pgx.environments.action_masks import ActionMasks, find_action_masks, is_part
+from sb3_pgx.environments.vector_env import as_vec_env, carrying_adapter, is_vector_env
 
 
 class MaskedModel:
     """
-    A model whose ``predict`` gets the masks of the environments that it acts in; all else is the model's own.
+    A model whose ``predict`` gets the masks of the environments that it acts in. Everything else that is public is the
+    model's own.
 
     :param model: with SB3's ``predict``, and its argument ``action_masks``
     :param masks: of the environments
@@ -20,45 +24,77 @@ class MaskedModel:
 
     def __init__(self, model: Any, masks: ActionMasks):
         self._model, self._masks, self._step = model, masks, 0
+        self._carrying = carrying_adapter(masks.env)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # a copy asks for some of them before it has a model
+            raise AttributeError(f"{type(self).__name__} has no {name}")
         return getattr(self._model, name)
 
     def predict(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
         """Predict valid actions. Arguments are those of the model's ``predict``."""
-        masks = self._masks(observation, self._step)
+        resetting = None if self._carrying is None else self._carrying.resetting
+        masks = self._masks(observation, self._step, resetting, "this evaluation")
         self._step += 1
         return self._model.predict(observation, *args, action_masks=masks, **kwargs)
 
 
 def with_masks_of(model: Any, env: VecEnv) -> Any:
     """
-    Return the model, or one that acts by the masks that the environments' method ``action_masks()`` gives. Masks among the
-    observations need nothing: ``predict`` finds them.
+    Return the model, or one that acts by the masks that the environments' method ``action_masks()`` gives. ``predict`` finds
+    masks among the observations by itself, unless some steps only reset an environment, which then may have no valid action.
 
     :param model: model to evaluate
     :param env: environments to evaluate it in
     """
     learned_masked = getattr(model, "use_masking", True)
     takes_masks = "action_masks" in inspect.signature(model.predict).parameters
-    if not (learned_masked and takes_masks) or is_part(env.observation_space):
+    if not (learned_masked and takes_masks) or (is_part(env.observation_space) and carrying_adapter(env) is None):
         return model
     masks = find_action_masks(env, env.observation_space, env.action_space)
     return model if masks is None else MaskedModel(model, masks)
 
 
-def evaluate_policy(model: Any, env: GymEnv, n_eval_episodes: int = 10, **kwargs: Any) -> Any:
+def evaluate_policy(
+    model: PolicyPredictor,
+    env: GymEnv | gym.vector.VectorEnv,
+    n_eval_episodes: int = 10,
+    deterministic: bool = True,
+    render: bool = False,
+    callback: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+    reward_threshold: float | None = None,
+    return_episode_rewards: bool = False,
+    warn: bool = True,
+    use_masking: bool = True,
+) -> Any:
     """
     SB3's ``evaluate_policy``, with the environments' action masks.
 
     :param model: model with SB3's ``predict``; the state of a recurrent policy is handed on from step to step
-    :param env: an environment, or a ``VecEnv``
+    :param env: an environment, a ``VecEnv``, or a vector environment of gymnasium or EnvPool
     :param n_eval_episodes: number of episodes
-    :param kwargs: further arguments of SB3's function, such as ``deterministic`` and ``return_episode_rewards``
+    :param deterministic: whether the policy takes its most probable action
+    :param render: whether to render the environment
+    :param callback: called after each step, once per environment, with the local and the global variables of SB3's function
+    :param reward_threshold: lowest acceptable mean return; ``None``: any
+    :param return_episode_rewards: whether to return lists instead of mean and standard deviation
+    :param warn: whether to warn of environments without a ``Monitor``
+    :param use_masking: whether to ask the environments' method ``action_masks()``; as in sb3-contrib's function
     :return: mean and standard deviation of the returns, or lists of returns and lengths
+    :raises AssertionError: the mean return is below ``reward_threshold``
+    :raises ValueError: an environment has no valid action
     """
-    envs = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
-    return evaluation.evaluate_policy(with_masks_of(model, envs), envs, n_eval_episodes, **kwargs)
+    envs = _as_vec_env(env)
+    masked: PolicyPredictor = with_masks_of(model, envs) if use_masking else model
+    return evaluation.evaluate_policy(
+        masked, envs, n_eval_episodes, deterministic, render, callback, reward_threshold, return_episode_rewards, warn
+    )
+
+
+def _as_vec_env(env: Any) -> VecEnv:
+    if isinstance(env, VecEnv):
+        return env
+    return as_vec_env(env) if is_vector_env(env) else DummyVecEnv([lambda: env])
 
 
 class EvalCallback(callbacks.EvalCallback):
@@ -67,6 +103,8 @@ class EvalCallback(callbacks.EvalCallback):
     only_reads = True  # its own callbacks are asked
 
     def _on_step(self) -> bool:
+        if self.eval_freq <= 0 or self.n_calls % self.eval_freq:
+            return super()._on_step()  # which evaluates nothing: environments in other processes need not be asked
         model = self.model
         self.model = with_masks_of(model, self.eval_env)
         try:

@@ -2,12 +2,14 @@
 
 import copy
 import gc
+import inspect
 import weakref
 
 import numpy as np
 import pytest
 import torch as th
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 from selection import mostly_slow
@@ -411,6 +413,68 @@ def test_acer_needs_the_masks_of_final_states():
         made("acer", env).learn(100)
 
 
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("change", ["use_masking", "other environments", "memory of a file"])
+def test_acers_memory_takes_transitions_with_masks_or_without_but_not_both(first, change, tmp_path):
+    masked, unmasked = (lambda: environments(free=True)), (lambda: DummyVecEnv([Unmasked] * 2))
+    model = made("acer", masked(), compile=False)
+    if change == "other environments":
+        model.set_env(masked() if first else unmasked())
+        model.learn(40)
+        model.set_env(unmasked() if first else masked())
+    else:
+        model.learn(40, use_masking=first)
+    if change == "memory of a file":
+        model.save_replay_buffer(tmp_path / "memory.pkl")
+        model = made("acer", masked(), compile=False)
+        model.load_replay_buffer(tmp_path / "memory.pkl")
+    before, policy = model.replay_buffer.size, parameters(model)
+    again = {} if change == "other environments" else {"use_masking": not first}
+    held, new = ("with", "without") if first else ("without", "with")
+    with pytest.raises(ValueError, match=rf"holds {before} transitions {held} action masks.*stored {new} .*reset\(\)"):
+        model.learn(40, **again)
+    assert model.replay_buffer.size == before
+    assert_same(parameters(model), policy)
+    model.replay_buffer.reset()
+    model.learn(40, **again)
+    assert (model.last_rollout.action_masks is None) == first
+
+
+class Unmasked(Masked):
+    """All actions are valid, and there are no masks."""
+
+    def __init__(self):
+        super().__init__(free=True)
+        del self.action_masks
+
+
+class Named(Masked):
+    """Observations are a dictionary; its parts have the names that are given."""
+
+    def __init__(self, names, masked):
+        super().__init__(free=not masked, truncates=True)
+        self.observation_space = spaces.Dict({name: self.observation_space for name in names})
+        if not masked:
+            del self.action_masks
+
+    def drawn(self):
+        return dict.fromkeys(self.observation_space.spaces, super().drawn())
+
+
+@pytest.mark.parametrize("names", [("action_masks", "vector"), ("observations", "vector"), ("observations",)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_parts_of_observations_may_have_any_name(names, masked):
+    """ACER's memory keeps masks together with the observations."""
+    learned = [
+        made("acer", DummyVecEnv([lambda names=parts: Named(names, masked)] * 2), compile=False).learn(100)
+        for parts in (names, ["a", "b"][: len(names)])
+    ]
+    named, expected = (model.policy.state_dict() for model in learned)
+    assert learned[0].n_gradient_steps > 10
+    assert all(th.equal(x, y) for x, y in zip(named.values(), expected.values(), strict=True))
+    assert (learned[0].last_rollout.action_masks is None) != masked
+
+
 # ------------------------------------------------------------------------------------------------------- evaluation
 
 
@@ -423,6 +487,68 @@ def test_evaluation_asks_the_environments_for_their_masks(tmp_path):
     assert np.isfinite(mean)
     with pytest.warns(UserWarning, match=r"predict got no action_masks, .*trained with those that .*action_masks\(\) gives"):
         model.predict(np.zeros(3, np.float32))
+
+
+def test_the_environments_are_asked_only_when_an_evaluation_is_due():
+    class Counts(DummyVecEnv):
+        asked = 0
+
+        def has_attr(self, name):
+            self.asked += 1
+            return super().has_attr(name)
+
+    watched = Counts([Masked])
+    callback = EvalCallback(watched, n_eval_episodes=1, eval_freq=20, verbose=0, warn=False)
+    model = made("ppo", environments(), compile=False, n_steps=32, batch_size=32).learn(64, callback)
+    assert model.num_timesteps == 64 and watched.asked == 1  # at the 20th of 32 steps
+
+
+def test_our_evaluate_policy_takes_what_sb3s_and_sb3_contribs_take():
+    model, env = made("ppo", environments(), compile=False).learn(16), environments()
+    seen = []
+    returns, lengths = evaluation.evaluate_policy(model, env, 4, False, False, lambda *_: seen.append(1), None, True, False)
+    assert len(returns) == len(lengths) == 4 and lengths == [7] * 4 and len(seen) == 28
+    with pytest.raises(AssertionError, match="below threshold"):
+        evaluation.evaluate_policy(model, env, 2, reward_threshold=8.0, warn=False)
+    with pytest.raises(AssertionError, match="invalid action"), pytest.warns(UserWarning, match="got no action_masks"):
+        evaluation.evaluate_policy(model, env, 50, warn=False, use_masking=False)
+    assert evaluation.evaluate_policy(model, Masked(), 2, True, warn=False, use_masking=True)[0] >= 0
+    theirs = inspect.signature(evaluate_policy).parameters
+    ours = inspect.signature(evaluation.evaluate_policy).parameters
+    assert [(p.name, p.default) for p in ours.values()][: len(theirs)] == [(p.name, p.default) for p in theirs.values()]
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+def test_vector_environments_are_evaluated_with_their_masks(mode):
+    model = made("ppo", environments(), compile=False).learn(16)
+    env = SyncVectorEnv([lambda: Masked(length=3), lambda: Masked(length=5)], autoreset_mode=mode)
+    returns, lengths = evaluation.evaluate_policy(model, env, 4, return_episode_rewards=True)
+    assert sorted(lengths) == [3, 3, 5, 5] and all(0 <= r <= 5 for r in returns)
+
+
+def test_a_step_that_only_resets_an_environment_is_evaluated_without_a_valid_action():
+    model = made("ppo", environments(in_observations=True), compile=False)
+    _, lengths = evaluation.evaluate_policy(model, MaskedArrays(), 4, return_episode_rewards=True)
+    assert sorted(lengths) == [3, 3, 5, 5]
+
+
+def test_a_state_without_a_valid_action_is_named_in_evaluation_too():
+    model, env = made("ppo", environments()), environments(n=1)
+    env.envs[0].action_masks = lambda: env.envs[0].mask & (env.envs[0].t < 3)
+    with pytest.raises(ValueError, match="no valid action at step 3 of this evaluation"):
+        evaluation.evaluate_policy(model, env, 1, warn=False)
+
+
+def test_the_model_of_an_evaluation_can_be_copied():
+    """SB3's function gives it to a callback."""
+    model, copies = made("ppo", environments(), compile=False), []
+    evaluation.evaluate_policy(
+        model, environments(), 1, callback=lambda names, _: copies.append(copy.copy(names["model"])), warn=False
+    )
+    assert copies[0].policy is model.policy
+    assert copies[0].predict(np.zeros((2, 3), np.float32))[0].shape == (2,)
+    with pytest.raises(AttributeError, match="MaskedModel has no _nothing"):
+        copies[0]._nothing  # noqa: B018
 
 
 def test_the_diagnostics_measure_entropy_relative_to_the_valid_actions():

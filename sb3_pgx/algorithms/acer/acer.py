@@ -13,9 +13,10 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from sb3_pgx.algorithms.acer.masked_observations import without_masks
 from sb3_pgx.algorithms.acer.objective import BOX_OBJECTIVE, DISCRETE_OBJECTIVE, Coefficients
 from sb3_pgx.algorithms.acer.policies import ACERCnnPolicy, ACERMixin, ACERMultiInputPolicy, ACERPolicy
-from sb3_pgx.algorithms.acer.record import RawTransitions, normalizes_last, record_of, without_masks
+from sb3_pgx.algorithms.acer.record import RawTransitions, normalizes_last, record_of
 from sb3_pgx.algorithms.acer.replay import SegmentReplay
 from sb3_pgx.algorithms.acer.replay_files import load_replay, save_replay
 from sb3_pgx.algorithms.acer.segments import Segments, joined, room_for, windows
@@ -436,6 +437,10 @@ class ACER(RMSpropAlgorithm):
                 "they were collected. With VecNormalize as the outermost wrapper they are normalised when replayed."
             )
         return super()._setup_learn(*args, **kwargs)
+
+    def _find_action_masks(self) -> None:
+        super()._find_action_masks()
+        self.replay_buffer.check_masked(self._action_masks is not None)
 
     # ------------------------------------------------------------------------------------------------ update
 

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_pgx.algorithms.acer.masked_observations import with_masks
 from sb3_pgx.algorithms.acer.replay import Record
 from sb3_pgx.core.buffer_arrays import to_numpy
 from sb3_pgx.core.checks import Array
@@ -83,14 +84,16 @@ def record_of(rollout: Rollout, raw: RawTransitions | None) -> Record:
         record = _replaced(record, raw)
     if rollout.action_masks is None:
         return record
-    rows, last, final_masks = (
-        None if masks is None else to_numpy(masks) for masks in (rollout.action_masks, rollout.last_masks, rollout.final_masks)
-    )
+    assert rollout.last_masks is not None
+    final_observations = record.final_observations
+    if final_observations is not None:
+        assert rollout.final_masks is not None
+        final_observations = with_masks(final_observations, to_numpy(rollout.final_masks))
     return replace(
         record,
-        observations=with_masks(record.observations, rows),
-        following=with_masks(record.following, last),
-        final_observations=None if final is None else with_masks(record.final_observations, final_masks),  # type: ignore[arg-type]
+        observations=with_masks(record.observations, to_numpy(rollout.action_masks)),
+        following=with_masks(record.following, to_numpy(rollout.last_masks)),
+        final_observations=final_observations,
     )
 
 
@@ -103,29 +106,6 @@ def _replaced(record: Record, raw: RawTransitions) -> Record:
         rewards=np.stack(raw.rewards),
         final_observations=stacked(raw.final_observations, raw.observations[-1]) if raw.final_observations else None,
     )
-
-
-_ALONE, _MASKS = "observations", "action_masks"  # parts under which the memory keeps observations together with masks
-
-
-def with_masks(observations: Array, action_masks: np.ndarray | None) -> Array:
-    """
-    Return observations that hold their action masks as a further part, as the memory keeps them.
-
-    :param observations: ``[..., *obs]``
-    :param action_masks: which actions are valid, ``[..., A]``; ``None``: all of them, and nothing changes
-    """
-    if action_masks is None:
-        return observations
-    return {**(observations if isinstance(observations, dict) else {_ALONE: observations}), _MASKS: action_masks}
-
-
-def without_masks(observations: Array) -> tuple[Array, np.ndarray | None]:
-    """Return the observations and the masks that :func:`with_masks` has put together."""
-    if not isinstance(observations, dict) or _MASKS not in observations:
-        return observations, None
-    parts = {key: part for key, part in observations.items() if key != _MASKS}
-    return parts.get(_ALONE, parts), observations[_MASKS]
 
 
 def stacked(observations: list[Any], like: Array) -> Array:

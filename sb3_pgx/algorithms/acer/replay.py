@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_pgx.algorithms.acer.masked_observations import are_masked
 from sb3_pgx.core.buffer_arrays import paired_arrays
 from sb3_pgx.core.checks import Array, check_counts
 from sb3_pgx.core.rollout import map_tensors
@@ -85,6 +86,26 @@ class SegmentReplay:
         self._columns: dict[str, np.ndarray] = {}  # by name, [(max_steps + 1) * N, ...]
         self._final_observations: dict[int, Array] = {}  # by row, of exactly the truncated rows
 
+    @property
+    def masked(self) -> bool | None:
+        """Whether the transitions held have action masks; ``None``: nothing is held."""
+        return None if self.raw is None else are_masked(self._observations)
+
+    def check_masked(self, masked: bool) -> None:
+        """
+        Check that new transitions have action masks exactly if those held have some.
+
+        :param masked: whether new transitions have action masks
+        :raises ValueError: they differ
+        """
+        if self.masked in (None, masked):
+            return
+        held, new = ("with action masks" if kind else "without action masks" for kind in (self.masked, masked))
+        raise ValueError(
+            f"the replay memory holds {self.size} transitions {held}, and new ones would be stored {new}: keep the "
+            "environments and learn(use_masking=…) as before, or empty the memory with model.replay_buffer.reset()"
+        )
+
     def __len__(self) -> int:
         """Return how many different segments can be sampled, over all environments."""
         return max(self.size - (self.segment_length - 1) * self.n_envs, 0)
@@ -99,7 +120,8 @@ class SegmentReplay:
         :param record: at least one step; only the newest steps are kept if it is longer than the ring
         :param raw: whether observations and rewards are unnormalised (before ``VecNormalize``)
         :return: function that removes the rollout and restores what it overwrote; valid until the next ``add``
-        :raises ValueError: the transitions held differ in ``raw``; the memory is unchanged
+        :raises ValueError: the transitions held differ in ``raw``, or in whether they have action masks; the memory is
+            unchanged
         """
         if self.raw not in (None, raw):
             held, new = ("as the environment gave them" if kind else "normalised" for kind in (self.raw, raw))
@@ -107,6 +129,7 @@ class SegmentReplay:
                 f"the replay memory holds {self.size} transitions {held}, and the new ones are {new}: they cannot be mixed. "
                 "Continue as before, or empty the memory with model.replay_buffer.reset()."
             )
+        self.check_masked(are_masked(record.observations))
         take_out = self.reset if self.raw is None else self._kept(record.rewards[-self.max_steps :].size)
         if self.raw is None:
             self._allocate(record)
