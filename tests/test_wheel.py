@@ -43,10 +43,12 @@ def test_the_installed_wheel_finds_its_hyperparameters(installed):
     assert {p.name for p in Path(folder).glob("*.yml")} == in_repository
 
 
-def test_the_wheel_is_typed_licensed_and_has_the_command(installed):
+def test_the_wheel_is_typed_licensed_and_has_kernel_and_command(installed):
     wheel, site = installed
     names = zipfile.ZipFile(wheel).namelist()
-    assert "sb3_pgx/py.typed" in names and any(n.endswith("licenses/LICENSE") for n in names)
+    assert {"sb3_pgx/py.typed", "sb3_pgx/engine/recurrence_kernel.cpp"} < {*names} and any(
+        n.endswith("licenses/LICENSE") for n in names
+    )
     assert not any(n.startswith(("tests/", "zoo_configs/", "benchmarks/")) or "results" in n for n in names)
     version = run_in(site, "import sys; sys.argv = ['sb3-pgx', '--version']; from sb3_pgx.cli import main; main()")
     assert version.split()[-1] == run_in(site, "import sb3_pgx; print(sb3_pgx.__version__)")

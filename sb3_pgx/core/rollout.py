@@ -109,7 +109,7 @@ class CollectedRollout:
 
         def before(states: Tensor) -> Tensor:
             flat = states.flatten(end_dim=1)  # [(T + 1) N, layers, H], or only the first row: later sequences are at a start
-            return th.where(at_start, 0.0, flat[firsts.clamp(max=len(flat) - 1)])
+            return th.where(at_start, 0.0, flat.index_select(0, firsts.clamp(max=len(flat) - 1)))
 
         return Selection(index, {"sizes": packing.sizes, **map_tensors(before, self.memory)})
 

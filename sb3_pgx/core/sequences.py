@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch as th
 from torch import Tensor
 
@@ -30,14 +31,15 @@ def pack(begins: Tensor) -> Packing:
 
     :param begins: whether a sequence begins in a row, ``[R]``; one always begins in the first row
     """
-    begins = begins.cpu().clone()
-    begins[0] = True
-    first = begins.nonzero().squeeze(1)
-    lengths = th.diff(first, append=first.new_tensor([len(begins)]))
-    ranks = th.argsort(lengths, descending=True, stable=True).argsort()
-    sequence = begins.cumsum(0) - 1
-    level = th.arange(len(begins)) - first[sequence]
-    return Packing(th.argsort(level * len(first) + ranks[sequence]), th.bincount(level))
+    begin = begins.numpy(force=True).copy()  # NumPy takes half as long as torch for so few numbers
+    begin[0] = True
+    (first,) = begin.nonzero()
+    lengths = np.diff(first, append=len(begin))
+    ranks = np.empty_like(lengths)
+    ranks[np.argsort(-lengths, kind="stable")] = np.arange(len(lengths))
+    sequence = begin.cumsum() - 1
+    level = np.arange(len(begin)) - first[sequence]
+    return Packing(*map(th.from_numpy, (np.argsort(level * len(first) + ranks[sequence]), np.bincount(level))))
 
 
 def begins_of(rows: Tensor, starts: Tensor) -> Tensor:

@@ -7,11 +7,13 @@ from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 from support.capabilities import BOX, DICT, MIXED, envs
 from support.eager_and_compiled import Sentences, assert_same_training, trained
-from support.recurrent import CELLS, LAYOUTS, policy_kwargs
+from support.recurrent import CELLS, LAYOUTS, double_policy, policy_kwargs
 from support.small_environments import DEVICE, Scripted, vectorised
 
 from sb3_pgx import PPO, PPOPenalty
+from sb3_pgx.engine import kept_graphs
 from sb3_pgx.engine.compiler import using_backend
+from sb3_pgx.engine.kept_graphs import VARIABLE
 
 
 def scripted():
@@ -88,3 +90,44 @@ def test_a_run_by_the_compiler_is_the_eager_one(cell):
     assert trained(compiled, 96) == trained(eager, 96)
     assert "the gradient step is compiled" in compiled.log.sentences and "acting is compiled" in compiled.log.sentences
     assert_same_training(eager, compiled, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell, layout", [("Lstm", "separate"), ("Gru", "shared")])
+def test_one_step_is_the_eager_one_and_a_kept_graph_takes_it_again(cell, layout, tmp_path, monkeypatch):
+    """By the gradient alone: Adam would make a large difference of one of rounding, where a gradient is nearly 0."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    kwargs = dict(policy_kwargs(layout), optimizer_class=th.optim.SGD)
+    settings = dict(n_steps=8, batch_size=24, n_epochs=1, learning_rate=0.5, seed=0, device=DEVICE, policy_kwargs=kwargs)
+    models = [PPO(f"Mlp{cell}Policy", scripted(), compile=compile, **settings) for compile in (False, True, True)]
+    before = [p.detach().clone() for p in models[0].policy.parameters()]
+    for model in models:
+        trained(model, 24)
+    eager, compiled, loaded = ([*model.policy.parameters()] for model in models)
+    assert len(kept_graphs.graphs(tmp_path)) == 2  # acting and the step
+    assert any((x - y).abs().max() > 1e-2 for x, y in zip(eager, before, strict=True))
+    for x, y, z in zip(eager, compiled, loaded, strict=True):
+        th.testing.assert_close(y, x, rtol=0, atol=1e-5)
+        assert th.equal(z, y)
+
+
+NO_KERNEL = {
+    "float64": (
+        double_policy(),
+        {},
+        "recurrent networks are compiled in float32 on the CPU, and the policy's are float64 on cpu",
+    ),
+    "dropout": ("MlpLstmPolicy", dict(n_lstm_layers=2, lstm_kwargs=dict(dropout=0.5)), "it draws random numbers"),
+}
+
+
+@pytest.mark.parametrize("case", NO_KERNEL)
+def test_what_has_no_kernel_learns_uncompiled(case):
+    policy, kwargs, reason = NO_KERNEL[case]
+    settings = dict(n_steps=8, batch_size=12, seed=0, device=DEVICE, policy_kwargs=policy_kwargs(**kwargs))
+    eager, compiled = (PPO(policy, scripted(), compile=compile, **settings) for compile in (False, True))
+    expected = trained(eager, 24)
+    with using_backend(lambda graph, examples: graph), pytest.warns(UserWarning, match="compile=True") as caught:
+        assert trained(compiled, 24) == expected
+    (said,) = {str(warning.message) for warning in caught}
+    assert said.startswith(f"compile=True: the gradient step runs uncompiled: {reason}")
