@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from optuna import Trial
+from rl_zoo3.callbacks import TrialEvalCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_pgx.environments import make_vec_env
+from sb3_pgx.environments import EvalCallback, make_vec_env
 from sb3_pgx.registry import ALGORITHMS, RENAMED_IN_RL_ZOO3
 from sb3_pgx.rl_zoo3.episode_log import LoggedVectorEnv
 from sb3_pgx.rl_zoo3.invalid_request import invalid_requests
@@ -38,6 +39,10 @@ from sb3_pgx.settings.environments import (
 from sb3_pgx.settings.search_spaces import arguments_of, sample_params
 
 YAML = (".yml", ".yaml")  # rl_zoo3 executes any other file as Python
+
+
+class PgxTrialEvalCallback(TrialEvalCallback, EvalCallback):
+    """rl_zoo3's ``TrialEvalCallback``, with the environments' action masks."""
 
 
 class PgxExperimentManager(ExperimentManager):

@@ -24,6 +24,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.core.files import replacing
 from sb3_pgx.core.optional_packages import ZOO, require_extra
+from sb3_pgx.environments import EvalCallback
+from sb3_pgx.environments.evaluation import with_masks_of
 from sb3_pgx.registry import ALGORITHMS, RENAMED_IN_RL_ZOO3
 from sb3_pgx.rl_zoo3.invalid_request import invalid_requests
 from sb3_pgx.settings.configs import DUMMY, check_vec_env, suggestion
@@ -36,20 +38,22 @@ LOGS = "logs"  # output folder of rl_zoo3's train
 def register() -> None:
     """
     Put this package's algorithms and their search spaces into rl_zoo3's tables, and
-    :class:`~sb3_pgx.rl_zoo3.experiment_manager.PgxExperimentManager` into its ``train``. If rl_zoo3 has an algorithm of the
-    same name, the name stands for ours from then on; rl_zoo3's own gets the name in
+    :class:`~sb3_pgx.rl_zoo3.experiment_manager.PgxExperimentManager` into its ``train``, whose evaluations use action masks.
+    If rl_zoo3 has an algorithm of the same name, the name stands for ours from then on; rl_zoo3's own gets the name in
     :data:`~sb3_pgx.registry.RENAMED_IN_RL_ZOO3`.
 
     :raises ImportError: rl_zoo3 is not installed; says how to install it
     """
     require_extra("rl_zoo3's commands", ZOO, "zoo")
-    from rl_zoo3 import train
+    from rl_zoo3 import exp_manager, train
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
     from rl_zoo3.utils import ALGOS
 
-    from sb3_pgx.rl_zoo3.experiment_manager import PgxExperimentManager, converter, sampler
+    from sb3_pgx.rl_zoo3.experiment_manager import PgxExperimentManager, PgxTrialEvalCallback, converter, sampler
 
     train.ExperimentManager = PgxExperimentManager  # type: ignore[misc]
+    exp_manager.EvalCallback = EvalCallback  # type: ignore[misc]
+    exp_manager.TrialEvalCallback = PgxTrialEvalCallback  # type: ignore[misc]
     tables: tuple[dict[str, Any], ...] = (ALGOS, HYPERPARAMS_SAMPLER, HYPERPARAMS_CONVERTER)
     for name, theirs in RENAMED_IN_RL_ZOO3.items():
         for table in tables:
@@ -181,35 +185,58 @@ def _train() -> None:
 
 
 def _enjoy() -> None:
-    from rl_zoo3.enjoy import enjoy
-
-    with invalid_requests():
-        enjoy()
+    enjoy = importlib.import_module("rl_zoo3.enjoy")
+    with invalid_requests(), _players(enjoy):
+        enjoy.enjoy()
 
 
 def _record_video() -> None:
+    from rl_zoo3 import utils
+
+    with invalid_requests(), _players(utils):
+        runpy.run_module("rl_zoo3.record_video", run_name="__main__")
+
+
+@contextlib.contextmanager
+def _players(module: Any) -> Iterator[None]:
+    """
+    Let the models that rl_zoo3 loads act by the action masks of the environments that it has made.
+
+    :param module: module whose ``create_test_env`` rl_zoo3's command calls
+    """
     from rl_zoo3.utils import ALGOS
 
-    players: dict[str, Any] = {name: _Player(algorithm) for name, algorithm in ALGORITHMS.items()}
+    create, made = module.create_test_env, []
+
+    def create_and_keep(*args: Any, **kwargs: Any) -> VecEnv:
+        made.append(create(*args, **kwargs))
+        return made[-1]
+
+    players: dict[str, Any] = {name: _Player(algorithm, made) for name, algorithm in ALGORITHMS.items()}
+    module.create_test_env = create_and_keep
     ALGOS.update(players)
     try:
-        with invalid_requests():
-            runpy.run_module("rl_zoo3.record_video", run_name="__main__")
+        yield
     finally:
+        module.create_test_env = create
         ALGOS.update(ALGORITHMS)
 
 
 @dataclass(frozen=True)
 class _Player:
     """
-    Loads a model without an environment, as enjoy does. record_video would load it with the environment of the video, in which
-    the model may be unable to train.
+    Loads a model without an environment. record_video would load it with the environment of the video, in which the model may
+    be unable to train.
+
+    :param algorithm: the model's class
+    :param made: the environments that rl_zoo3 has made, the newest one last
     """
 
     algorithm: type[BaseAlgorithm]
+    made: list[VecEnv]
 
-    def load(self, path: str, env: VecEnv, **kwargs: Any) -> BaseAlgorithm:
-        return self.algorithm.load(path, **kwargs)
+    def load(self, path: str, env: VecEnv | None = None, **kwargs: Any) -> Any:
+        return with_masks_of(self.algorithm.load(path, **kwargs), self.made[-1])
 
 
 def _plot_train() -> None:

@@ -29,6 +29,8 @@ if find_spec("rl_zoo3") is None:  # not importorskip: imported, it replaces Gymn
     pytest.skip("rl_zoo3 is not installed", allow_module_level=True)
 
 SMALL = "-n 64 --eval-freq -1 --seed 0 --device cpu -params n_envs:2 n_steps:16 batch_size:32".split()
+SEARCH = "-optimize --n-trials 1 --n-evaluations 1 --no-optim-plots".split()
+MASKED = "-n 128 --eval-freq 64 --eval-episodes 3 --seed 0 --device cpu".split()
 SHORT = "--eval-freq 64 --eval-episodes 1 --seed 0 --device cpu"
 ARRAYS = """
 Pendulum-v1:
@@ -42,6 +44,23 @@ Pendulum-v1:
   normalize: true
   env_kwargs: {max_episode_steps: 20}
   env_wrapper: gymnasium.wrappers.TimeAwareObservation
+"""
+STRICT = """
+import gymnasium as gym
+import numpy as np
+from support.masked_environments import Masked
+
+class Strict(Masked):  # raises on an invalid action
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.full((16, 16, 3), self.t, np.uint8)
+
+gym.register("Strict-v0", Strict)
 """
 COMMANDS = {
     "trained": ["train", "--algo", "ppo_penalty", "--env", "CartPole-v1", *SMALL, "n_epochs:1"],
@@ -59,7 +78,11 @@ COMMANDS = {
     "envpool": f"train --algo ppo --env Pendulum-v1 -conf plain.yml --vec-env envpool {SHORT}".split(),
     "arrays played": "enjoy --algo ppo --env Pendulum-v1 --exp-id 1 --no-render -n 201 --device cpu".split(),
     "arrays drawn": "plot-train --algo ppo --env Pendulum-v1 -w 2".split(),
-    "searched": ["train", "--algo", "ppo", *SMALL[:-4], *"-optimize --n-trials 1 --n-evaluations 1 --no-optim-plots".split()],
+    "masked": [*"train --algo ppo --env Strict-v0 --gym-packages strict -conf strict.yml".split(), *MASKED],
+    "masked, played": "enjoy --algo ppo --env Strict-v0 --no-render -n 71 --stochastic --device cpu".split(),
+    "masked, filmed": "record-video --algo ppo --env Strict-v0 -n 30 --stochastic".split(),
+    "masked, searched": [*"train --algo ppo --env Strict-v0 -conf strict.yml".split(), *MASKED, *SEARCH],
+    "searched": ["train", "--algo", "ppo", *SMALL[:-4], *SEARCH],
     "help": ["train", "--help"],
     "nothing asked for": ["plot-train"],
 }
@@ -117,6 +140,8 @@ def run_all(folder):
     (folder / "arrays.yml").write_text(ARRAYS)
     plain = "n_envs: 2, n_timesteps: 128, policy: MlpPolicy, n_steps: 32, batch_size: 64, n_epochs: 2"
     (folder / "plain.yml").write_text(f"Pendulum-v1: {{{plain}}}\n")
+    (folder / "strict.yml").write_text(f"Strict-v0: {{{plain}}}\n")
+    (folder / "strict.py").write_text(STRICT)
     (folder / "broken.yml").write_text("CartPole-v1:\n  gamma: [0.9\n")
     (folder / "text.yml").write_text("CartPole-v1:\n  n_timesteps: 64\n  learning_rate: 1e-3\n")
     (folder / "arcade.py").write_text("def register_envs():\n    print('arcade registers its environments')\n")
@@ -128,7 +153,7 @@ def run_all(folder):
     environment |= {
         "MPLBACKEND": "Agg",
         "SDL_VIDEODRIVER": "dummy",
-        "PYTHONPATH": os.pathsep.join([str(folder), str(tests.parent), *sys.path]),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(tests), str(tests.parent), *sys.path]),
     }
     process = subprocess.run(
         [sys.executable, tests / "support" / "rl_zoo3_process.py"],
@@ -235,6 +260,20 @@ def test_a_policy_is_filmed_in_one_environment_that_its_algorithm_could_not_trai
     printed(zoo, "filmed")
     (video,) = (zoo["folder"] / "logs" / "reinforce" / "CartPole-v1_1" / "videos").iterdir()
     assert video.suffix == ".mp4" and video.stat().st_size > 500
+
+
+def test_masked_environments_are_evaluated_played_filmed_and_searched_with_their_masks(zoo):
+    """They raise on an invalid action. An untrained policy that knows no masks takes one within a few steps."""
+    for name in ("masked", "masked, played", "masked, filmed", "masked, searched"):
+        assert "got no action_masks" not in printed(zoo, name) + zoo["results"][name]["err"]
+    run = zoo["folder"] / "logs" / "ppo" / "Strict-v0_1"
+    evaluated = np.load(run / "evaluations.npz")
+    assert evaluated["results"].shape == (2, 3) and (evaluated["ep_lengths"] == 7).all()
+    assert printed(zoo, "masked, played").count("Episode Length 7") == 10
+    (video,) = (run / "videos").iterdir()
+    assert video.suffix == ".mp4"
+    (report,) = (zoo["folder"] / "logs" / "ppo").glob("report_Strict-v0_*.csv")
+    assert "COMPLETE" in report.read_text()
 
 
 def test_rl_zoo3s_search_asks_our_search_space(zoo):
