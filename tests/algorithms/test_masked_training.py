@@ -547,8 +547,7 @@ def test_the_model_of_an_evaluation_can_be_copied():
     )
     assert copies[0].policy is model.policy
     assert copies[0].predict(np.zeros((2, 3), np.float32))[0].shape == (2,)
-    with pytest.raises(AttributeError, match="MaskedModel has no _nothing"):
-        copies[0]._nothing  # noqa: B018
+    assert not hasattr(copies[0], "__setstate__")  # which a copy asks for before it has a model
 
 
 def test_the_diagnostics_measure_entropy_relative_to_the_valid_actions():
