@@ -86,9 +86,9 @@ def config_folder() -> Path:
 
 def load_config(algo_key: str, env_id: str, folder: Path | None = None) -> RunConfig:
     """
-    Load the settings of an algorithm in an environment. ``<algo_key>.yml`` may have them under the environment's name, under
-    ``atari`` for an Atari game, or under ``default``; the first of these counts. Otherwise, the settings are the defaults of
-    the class with 8 environments.
+    Load the settings of an algorithm in an environment. ``<algo_key>.yml`` may have them under the environment's name, with
+    or without the module of ``module:Env-v0``, under ``atari`` for an Atari game, or under ``default``; the first of these
+    counts. Otherwise, the settings are the defaults of the class with 8 environments.
 
     :param algo_key: name of the file without its suffix, such as ``"ppo"``
     :param env_id: Gymnasium's name of the environment
@@ -205,7 +205,9 @@ Lines = dict[tuple[str, str | None], int]
 
 def _entry(path: Path, env_id: str, changes: Mapping[str, Any] | None = None) -> "_Entry | None":
     entries, lines = _read(path)
-    key = next((key for key in (env_id, *(["atari"] if is_atari(env_id) else []), "default") if key in entries), None)
+    without_module = env_id.rpartition(":")[2]  # as rl_zoo3's commands name it, which take modules apart
+    names = (env_id, without_module, *(["atari"] if is_atari(env_id) else []), "default")
+    key = next((name for name in names if name in entries), None)
     if key is None:
         return None
     where = f"{path.name}, line {lines[key, None]}, {key}"

@@ -11,6 +11,7 @@ import yaml
 from readme_tables import CONFIGS, comments, measured
 from support.small_environments import DEVICE, AnySpace, vectorised
 
+import sb3_pgx.tasks  # noqa: F401  # registers environments of some entries
 from sb3_pgx.registry import ALGORITHMS
 from sb3_pgx.settings.configs import RunConfig, check_hyperparameters, load_config
 from sb3_pgx.settings.environments import find_environment, make_train_env

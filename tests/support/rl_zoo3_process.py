@@ -31,13 +31,11 @@ def run(arguments: list[str]) -> dict[str, Any]:
 
 
 def read_by_rl_zoo3() -> dict[str, Any]:
-    """
-    Return the settings of every published entry as rl_zoo3 reads it, by ``algorithm:environment``. Entries that name a module
-    are left out: rl_zoo3 takes modules separately, and finds no entry by such a name.
-    """
+    """Return the settings of every published entry as rl_zoo3 reads it, by ``algorithm:environment``."""
     import yaml
     from rl_zoo3.train import ExperimentManager
 
+    import sb3_pgx.tasks  # noqa: F401  # registers environments of some entries
     from sb3_pgx.registry import ALGORITHMS
     from sb3_pgx.settings.configs import config_folder
     from sb3_pgx.settings.registration import register_environment
@@ -46,7 +44,7 @@ def read_by_rl_zoo3() -> dict[str, Any]:
     for algorithm in ALGORITHMS:
         known = yaml.safe_load((config_folder() / f"{algorithm}.yml").read_text(encoding="utf-8"))
         with mock.patch.object(yaml, "safe_load", lambda *_, known=known: {k: dict(v) for k, v in known.items()}):
-            for env_id in sorted(name for name in known.keys() - {"atari", "default"} if ":" not in name):
+            for env_id in known.keys() - {"atari", "default"}:
                 register_environment(env_id)
                 with contextlib.redirect_stdout(io.StringIO()):
                     experiment = ExperimentManager(Namespace(), algorithm, env_id, "logs")
