@@ -10,7 +10,7 @@ from support.eager_and_compiled import Sentences, assert_same_training, trained
 from support.recurrent import CELLS, LAYOUTS, double_policy, policy_kwargs
 from support.small_environments import DEVICE, Scripted, vectorised
 
-from sb3_pgx import PPO, PPOPenalty
+from sb3_pgx import A2C, NPG, PPO, PPOPenalty
 from sb3_pgx.engine import kept_graphs
 from sb3_pgx.engine.compiler import using_backend
 from sb3_pgx.engine.kept_graphs import VARIABLE
@@ -109,6 +109,22 @@ def test_one_step_is_the_eager_one_and_a_kept_graph_takes_it_again(cell, layout,
     for x, y, z in zip(eager, compiled, loaded, strict=True):
         th.testing.assert_close(y, x, rtol=0, atol=1e-5)
         assert th.equal(z, y)
+
+
+@pytest.mark.parametrize("algorithm, n_graphs", [(A2C, 2), (NPG, 2)])  # acting, and the step of A2C or of NPG's critic
+@pytest.mark.filterwarnings("ignore:compile=True.*natural gradient:UserWarning", "ignore:batch_size=128 is larger:UserWarning")
+def test_whole_rollouts(algorithm, n_graphs):
+    """Conjugate gradients need second derivatives, which no kernel has."""
+    models = [
+        algorithm("MlpGruPolicy", scripted(), n_steps=8, seed=0, device=DEVICE, compile=compile, policy_kwargs=policy_kwargs())
+        for compile in (False, True)
+    ]
+    for model in models:
+        model.log = Sentences()
+        model.set_logger(Logger(None, [model.log]))
+    check(models, n_graphs)
+    sentence = "the natural gradient runs uncompiled: it needs second derivatives of a recurrent network"
+    assert models[1].log.sentences.count(sentence) == (algorithm is NPG)
 
 
 NO_KERNEL = {
