@@ -11,8 +11,10 @@ from sb3_contrib.common.maskable.policies import (
     MaskableMultiInputActorCriticPolicy,
 )
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.algorithms.ppo import PPO
 from sb3_pgx.core.policies import is_maskable
@@ -170,7 +172,14 @@ class MaskablePPO(PPO):
         arguments = (total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return super().learn(*arguments, use_masking=use_masking)
 
-    def collect_rollouts(self, *args: Any, use_masking: bool = True, **kwargs: Any) -> bool:
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+        use_masking: bool = True,
+    ) -> bool:
         """
         Collect a rollout, see the base class.
 
@@ -178,7 +187,7 @@ class MaskablePPO(PPO):
         """
         if not use_masking:
             self._action_masks = None
-        return super().collect_rollouts(*args, **kwargs)
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
     def _find_action_masks(self) -> None:
         super()._find_action_masks()

@@ -75,6 +75,18 @@ def test_the_policies_alone_predict_as_contribs():
         assert model.policy.predict(observation, action_masks=mask)[0] == model.predict(observation, action_masks=mask)[0] == 1
 
 
+def test_a_loop_of_ones_own_collects_as_contribs():
+    ours, theirs = both()
+    for model in (ours, theirs):
+        model.set_random_seed(5)
+        timesteps, callback = model._setup_learn(32)
+        callback.on_training_start(locals(), globals())
+        while model.num_timesteps < timesteps:
+            model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps, True)
+            model.train()
+    assert_equal(ours, theirs)
+
+
 def test_environments_without_masks_and_box_actions_are_refused():
     model = MaskablePPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8)
     with pytest.raises(ValueError, match=r"no action masks.*ActionMasker.*use_masking=False"):
