@@ -123,7 +123,8 @@ def test_a_callback_sees_and_cannot_silently_write_the_masks(name):
     assert_close(parameters(watched), parameters(made(name, environments(), compile=False).learn(60)), rtol=1e-4, atol=1e-6)
 
 
-def test_the_masks_pass_through_wrappers_and_processes():
+@pytest.mark.slow
+def test_the_masks_pass_through_processes():
     plain = made("ppo", environments(in_observations=True), compile=False).learn(32)
     space = copy.deepcopy(MASKED_SPACES["Discrete"])
     processes = make_vec_env(Masked, 2, env_kwargs=dict(action_space=space, in_observations=True), vec_env_cls=SubprocVecEnv)
@@ -137,6 +138,9 @@ def test_the_masks_pass_through_wrappers_and_processes():
         assert_same(parameters(made("ppo", asked, compile=False).learn(32)), parameters(by_method))
     finally:
         asked.close()
+
+
+def test_the_masks_pass_through_wrappers():
     for wrapped in (
         VecNormalize(environments(in_observations=True), norm_obs_keys=["vector"]),
         VecNormalize(environments()),

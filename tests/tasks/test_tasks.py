@@ -72,6 +72,7 @@ def test_both_memory_and_masks_are_needed_where_the_task_says_so():
     assert played(env, masks_alone) == pytest.approx(0.25, abs=0.08)
 
 
+@pytest.mark.slow
 def test_masks_let_ppo_solve_the_task_of_invalid_actions():
     def score(use_masking):
         env = make_vec_env("sb3_pgx.tasks:InvalidActions-v0", 8, seed=1)
@@ -83,6 +84,7 @@ def test_masks_let_ppo_solve_the_task_of_invalid_actions():
     assert score(False) < 2
 
 
+@pytest.mark.slow
 def test_ppo_learns_mixed_actions():
     env = make_vec_env("sb3_pgx.tasks:Gripper-v0", 8, seed=1)
     model = PPO("MlpPolicy", env, n_steps=64, batch_size=128, learning_rate=3e-3, seed=1, compile=False).learn(24_000)

@@ -112,6 +112,7 @@ print("sb3_contrib" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_contrib_is_imported_only_if_a_recurrent_policy_is_made():
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False", "False", "True"]

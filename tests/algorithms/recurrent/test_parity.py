@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import sb3_contrib
 import torch as th
+from selection import mostly_slow
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
@@ -63,8 +64,13 @@ def trained(model_class, case, n_rollouts, callback):
 # Differences are those of float32 sums in another order, as between SB3's PPO and ours. Adam divides by the gradient's
 # size, so parameters whose gradient is nearly 0 amplify them.
 @pytest.mark.filterwarnings("ignore:.*truncated mini-batch:UserWarning")
-@pytest.mark.parametrize("n_rollouts, tolerance", [(1, 1e-5), (8, 1e-3)])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case, n_rollouts, tolerance",
+    mostly_slow(
+        [(case, *run) for case in CASES for run in ((1, 1e-5), (8, 1e-3))],
+        lambda case, n_rollouts, tolerance: n_rollouts == 1 or case == "separate",
+    ),
+)
 def test_the_same_seed_gives_contribs_training(case, n_rollouts, tolerance):
     results = []
     for model_class, callback in ((sb3_contrib.RecurrentPPO, Actions()), (sb3_pgx.RecurrentPPO, Quiet())):
