@@ -173,11 +173,11 @@ def check_policy_kwargs(policy_class: Any, kwargs: Mapping[str, Any]) -> None:
 def _check_recurrent_kwargs(kwargs: Mapping[str, Any]) -> None:
     check_counts(**{name: kwargs[name] for name in ("lstm_hidden_size", "n_lstm_layers") if name in kwargs})
     check_mapping(lstm_kwargs=kwargs.get("lstm_kwargs"))
-    if kwargs.get("shared_lstm") and kwargs.get("enable_critic_lstm", True):
-        raise ValueError(
-            "policy_kwargs: with shared_lstm=True the critic reads the actor's network, and has none of its own: set "
-            "enable_critic_lstm=False"
-        )
+    # sb3-contrib raises an AssertionError here, which scripts may catch.
+    assert not (kwargs.get("shared_lstm") and kwargs.get("enable_critic_lstm", True)), (
+        "policy_kwargs: with shared_lstm=True the critic reads the actor's network, and has none of its own: set "
+        "enable_critic_lstm=False"
+    )
 
 
 def _check_net_arch(net_arch: Any) -> None:

@@ -43,12 +43,6 @@ REFUSED = {
     "no piece": (PPO, "MlpLstmPolicy", dict(sequence_length=0), "sequence_length"),
     "both ways": (A2C, "MlpLstmPolicy", lstm(bidirectional=True), "lstm_kwargs has bidirectional, .* leave it out"),
     "layout": (A2C, "MlpLstmPolicy", lstm(batch_first=True), "lstm_kwargs has batch_first, .* leave it out"),
-    "two ways": (
-        PPO,
-        "MlpLstmPolicy",
-        dict(policy_kwargs=dict(shared_lstm=True)),
-        "shared_lstm=True .* enable_critic_lstm=False",
-    ),
     "size": (PPO, "MlpGruPolicy", dict(policy_kwargs=dict(lstm_hidden_size=0)), "lstm_hidden_size=0"),
     "layers": (PPO, "MlpLstmPolicy", dict(policy_kwargs=dict(n_lstm_layers=1.5)), "n_lstm_layers=1.5"),
     "images": (PPO, "CnnGruPolicy", {}, "CnnGruPolicy takes images, but .*: use MlpLstmPolicy"),
@@ -61,6 +55,11 @@ def test_refused(case):
     algorithm, policy, kwargs, sentence = REFUSED[case]
     with pytest.raises(ValueError, match=sentence):
         algorithm(policy, vectorised(Scripted([4]), Scripted([5])), seed=0, device=DEVICE, **kwargs)
+
+
+def test_a_shared_network_beside_one_of_the_critic_is_refused_as_in_sb3_contrib():
+    with pytest.raises(AssertionError, match=r"shared_lstm=True .* enable_critic_lstm=False"):
+        PPO("MlpLstmPolicy", vectorised(Scripted([4])), policy_kwargs=dict(shared_lstm=True), device=DEVICE)
 
 
 def test_rows_that_a_caller_adds_have_no_states():
