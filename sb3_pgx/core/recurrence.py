@@ -72,7 +72,8 @@ def run_cells(network: nn.RNNBase, inputs: Tensor, sizes: Tensor, start: State) 
 
     :return: outputs of the last layer, ``[R, H]``, and the states after each row, ``[R, layers, H]`` each
     """
-    return _run_levels(network, inputs, sizes.tolist(), start)
+    # One by one, since tolist() fails within torch.func's transforms on torch 2.8.
+    return _run_levels(network, inputs, [int(size) for size in sizes], start)
 
 
 def run_operators(network: nn.RNNBase, inputs: Tensor, sizes: Tensor, start: State) -> Tensor:
