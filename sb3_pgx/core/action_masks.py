@@ -124,7 +124,7 @@ class MaskedProduct(Masked, Product):
     """
     A distribution of mixed actions, with masks for its choices.
 
-    :param product: the same without masks
+    :param product: the product distribution without masks
     :param masks: which options are valid, of all parts in their order, ``[B, M]``
     """
 

@@ -86,7 +86,7 @@ class MixedActionsMixin(ActorCriticPolicy):
 
         :param args: arguments of the policy without mixed actions: observations ``[B, *obs]``, for a recurrent policy states
             and starts of episodes, and whether to take the most likely action
-        :param kwargs: the same by name
+        :param kwargs: keyword arguments of the same policy
         :return: actions ``[B, action_dim]``, V(s) ``[B, 1]`` and log π(a|s) ``[B]``; for a recurrent policy also its states
         """
         with self._rows_of_numbers():

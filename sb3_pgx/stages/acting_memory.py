@@ -116,7 +116,7 @@ class ActingMemory:
 
         :param policy: the recurrent policy
         :param observation: one observation
-        :param index: its environment
+        :param index: index of the environment
         """
         states = {name: x[index : index + 1] for name, x in self.states.items()}
         inputs = PolicyInputs(policy.obs_to_tensor(observation)[0], memory=one_level(states))

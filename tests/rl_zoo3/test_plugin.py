@@ -263,7 +263,7 @@ def test_a_policy_is_filmed_in_one_environment_that_its_algorithm_could_not_trai
 
 
 def test_masked_environments_are_evaluated_played_filmed_and_searched_with_their_masks(zoo):
-    """They raise on an invalid action. An untrained policy that knows no masks takes one within a few steps."""
+    """These environments raise on an invalid action, and an untrained policy without masks takes one within a few steps."""
     for name in ("masked", "masked, played", "masked, filmed", "masked, searched"):
         assert "got no action_masks" not in printed(zoo, name) + zoo["results"][name]["err"]
     run = zoo["folder"] / "logs" / "ppo" / "Strict-v0_1"
