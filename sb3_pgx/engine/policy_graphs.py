@@ -47,6 +47,16 @@ def evaluation_pass(space: spaces.Space, log: CompileLog) -> "CompiledPass":
     return CompiledPass(_evaluation, space, log, "the evaluation of a rollout")
 
 
+def rows_pass(space: spaces.Space, log: CompileLog) -> "CompiledPass":
+    """Return the pass from actions ``[B, action_dim]`` and policy inputs ``[B, ...]`` to V, log π and entropy ``[B]``."""
+    return CompiledPass(_rows, space, log, "the evaluation of rows")
+
+
+def _rows(policy: ActorCriticPolicy, actions: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    evaluated = evaluate_actions(policy, as_inputs(policy, tensors), actions)
+    return evaluated.values, evaluated.log_prob, evaluated.entropy
+
+
 def _actions(policy: ActorCriticPolicy, noise: Tensor, *tensors: Tensor) -> tuple[Tensor]:
     actions = sample_with(distribution_of(policy, as_inputs(policy, tensors)), noise)
     return (actions.reshape((-1, *action_shape(policy.action_space))),)

@@ -4,6 +4,7 @@ import numpy as np
 import torch as th
 
 from sb3_pgx.core.custom_buffer import CustomBuffer
+from sb3_pgx.core.evaluation import evaluate_actions
 from sb3_pgx.core.policies import at_start, distribution_of
 from sb3_pgx.core.recorder import Recorder
 from sb3_pgx.core.recurrent_evaluation import is_recurrent, no_memory
@@ -13,7 +14,7 @@ from sb3_pgx.engine import Objective
 from sb3_pgx.engine.policy_graphs import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, CompiledPass
 from sb3_pgx.ops.returns import gae
 from sb3_pgx.stages.collect import Collecting
-from sb3_pgx.stages.evaluate import evaluate_by_graph, evaluate_rollout
+from sb3_pgx.stages.evaluate import evaluate_by_graph, evaluate_rollout, evaluation_by_graph
 
 
 class Estimating(Collecting):
@@ -25,13 +26,15 @@ class Estimating(Collecting):
     # model's own is not saved.
     objective: Objective | None = None
     keeps_distribution = False  # whether rollouts keep the action distributions, for diagnostics
-    _evaluation: CompiledPass
+    _evaluation: CompiledPass  # of a whole short rollout
+    _rows: CompiledPass  # of many rows at once
 
     def evaluate(self, rollout: CollectedRollout) -> EvaluatedRollout:
         """Stage 2: return the rollout with values, log-probabilities and bootstrap values."""
         # If acting returned the values, keeping the distribution would need an extra forward pass.
         keep = self.reads_distribution or (self.keeps_distribution and not rollout.known_rows)
-        evaluated = evaluate_rollout(self.policy, rollout, keep)
+        evaluation = evaluation_by_graph(self._rows, self._modules) if self.compiled else evaluate_actions
+        evaluated = evaluate_rollout(self.policy, rollout, keep, evaluation)
         if not self.reads_distribution:
             evaluated.behaviour, evaluated.distribution = evaluated.distribution, None
         return evaluated

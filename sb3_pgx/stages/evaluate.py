@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch as th
@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.core.errors import blaming_numbers
-from sb3_pgx.core.evaluation import evaluate_actions, evaluate_latents
+from sb3_pgx.core.evaluation import Evaluation, evaluate_actions, evaluate_latents
 from sb3_pgx.core.policies import masking
 from sb3_pgx.core.recurrent_evaluation import Features, features_of, latents_and_states, one_level, recurrent_values
 from sb3_pgx.core.rollout import (
@@ -34,7 +34,10 @@ MAX_ROWS = 4096  # of a small network; more would leave the cache
 
 
 def evaluate_rollout(
-    policy: ActorCriticPolicy, rollout: CollectedRollout, with_distribution: bool = False
+    policy: ActorCriticPolicy,
+    rollout: CollectedRollout,
+    with_distribution: bool = False,
+    evaluation: Callable[..., Evaluation] = evaluate_actions,
 ) -> EvaluatedRollout:
     """
     Evaluate a rollout in a few passes over all of its rows.
@@ -42,13 +45,14 @@ def evaluate_rollout(
     :param policy: in evaluation mode, as it acted
     :param rollout: the collected rollout; its ``known_rows`` keep their values and log-probabilities
     :param with_distribution: keep the packed parameters of the action distributions
+    :param evaluation: evaluates rows of a policy without memory, as :func:`~sb3_pgx.core.evaluation.evaluate_actions` does
     :return: the same with values, log-probabilities and bootstrap values
     :raises ValueError: the policy returned NaN or infinity
     """
     given, (n_steps, _) = rollout.known_rows, rollout.shape
     with th.no_grad():
         if rollout.memory is not None or with_distribution or len(given) < n_steps:
-            values, log_prob, distribution, memory = _evaluate(policy, rollout, with_distribution)
+            values, log_prob, distribution, memory = _evaluate(policy, rollout, with_distribution, evaluation)
             rollout = copy.copy(rollout)
             rollout.memory = memory
             for t, known in given.items():
@@ -105,6 +109,27 @@ def evaluate_by_graph(
         return rollout.evaluated(values, log_prob, following, last_values).estimated(advantages, returns)
 
 
+def evaluation_by_graph(graph: CompiledPass, modules: Modules) -> Callable[..., Evaluation]:
+    """
+    Return what evaluates rows of a policy like :func:`~sb3_pgx.core.evaluation.evaluate_actions`, and in a compiled graph
+    where ``MAX_ROWS`` rows come at once: such a rollout is evaluated in a third of the time.
+
+    :param graph: a :func:`~sb3_pgx.engine.policy_graphs.rows_pass`
+    :param modules: the policy's layers, as they were looked at last
+    """
+
+    def evaluation(
+        policy: ActorCriticPolicy, inputs: PolicyInputs, actions: Tensor, with_distribution: bool = False
+    ) -> Evaluation:
+        if len(actions) == MAX_ROWS and not with_distribution:
+            tensors = [actions, *graph.encode(inputs)]
+            if graph.prepare(policy, modules, tensors):
+                return Evaluation(*graph(tensors), None)
+        return evaluate_actions(policy, inputs, actions, with_distribution)
+
+    return evaluation
+
+
 def _check(parts: Sequence[Tensor], total: Tensor | None = None) -> None:
     """
     Refuse values that are not finite. Their sum is tested first; it may have overflowed, so then each part is.
@@ -143,11 +168,14 @@ def evaluate_rows(
 
 @_refusals()
 def _evaluate(
-    policy: ActorCriticPolicy, rollout: CollectedRollout, with_distribution: bool
+    policy: ActorCriticPolicy,
+    rollout: CollectedRollout,
+    with_distribution: bool,
+    evaluation: Callable[..., Evaluation] = evaluate_actions,
 ) -> tuple[Tensor, Tensor, Tensor | None, Memory | None]:
     """Return what :func:`evaluate_rows` returns, and the states of a recurrent policy, ``[T + 1, N, layers, H]``."""
     if rollout.memory is None:
-        (values, log_prob, distribution), memory = _by_rows(policy, rollout, with_distribution), None
+        (values, log_prob, distribution), memory = _by_rows(policy, rollout, with_distribution, evaluation), None
     else:
         (values, log_prob, distribution), memory = _by_sequences(policy, rollout, rollout.memory, with_distribution)
     _check([values, log_prob])
@@ -157,7 +185,7 @@ def _evaluate(
 
 
 def _by_rows(
-    policy: ActorCriticPolicy, rollout: CollectedRollout, with_distribution: bool
+    policy: ActorCriticPolicy, rollout: CollectedRollout, with_distribution: bool, evaluation: Callable[..., Evaluation]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return values, log-probabilities and distributions of the rows, ``[T N, ...]``."""
     inputs = map_tensors(lambda x: x.flatten(end_dim=1), rollout.inputs)
@@ -165,7 +193,7 @@ def _by_rows(
     values, log_prob, distribution = [], [], []
     for rows in chunks(inputs.observations, len(actions)):
         picked = map_tensors(lambda x, rows=rows: x[rows], inputs)
-        evaluated = evaluate_actions(policy, picked, actions[rows], with_distribution)
+        evaluated = evaluation(policy, picked, actions[rows], with_distribution)
         values.append(evaluated.values)
         log_prob.append(evaluated.log_prob.flatten())
         if evaluated.distribution is not None:
