@@ -124,7 +124,8 @@ def evaluation_by_graph(graph: CompiledPass, modules: Modules) -> Callable[..., 
         if len(actions) == MAX_ROWS and not with_distribution:
             tensors = [actions, *graph.encode(inputs)]
             if graph.prepare(policy, modules, tensors):
-                return Evaluation(*graph(tensors), None)
+                values, log_prob, entropy = graph(tensors)
+                return Evaluation(values, log_prob, entropy, None)
         return evaluate_actions(policy, inputs, actions, with_distribution)
 
     return evaluation
