@@ -82,12 +82,17 @@ class Estimating(Collecting):
 
     def evaluate_and_estimate(self, rollout: CollectedRollout) -> Rollout:
         """Run stages 2 and 3, by one compiled graph if the rollout is short and no subclass overrides a stage."""
-        if self.compiled and self._has_graph(rollout):
-            arguments = (self.policy, rollout, self._evaluation, self._modules, self.gamma, self.gae_lambda)
-            if (estimated := evaluate_by_graph(*arguments)) is not None:
-                self.reweight(estimated)
-                return estimated
-        return self._estimate_and_reweight(self._evaluated(rollout))
+        estimated = self.evaluate_by_graph(rollout)
+        if estimated is None:
+            return self._estimate_and_reweight(self._evaluated(rollout))
+        self.reweight(estimated)
+        return estimated
+
+    def evaluate_by_graph(self, rollout: CollectedRollout) -> Rollout | None:
+        """Return the rollout with values and advantages from one compiled graph; ``None`` if it has to be done in stages."""
+        if not (self.compiled and self._has_graph(rollout)):
+            return None
+        return evaluate_by_graph(self.policy, rollout, self._evaluation, self._modules, self.gamma, self.gae_lambda)
 
     def reweight(self, rollout: Rollout) -> None:
         """Reweight the advantages after :meth:`estimate`. The default does nothing."""

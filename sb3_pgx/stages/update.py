@@ -97,14 +97,19 @@ class Updating(Estimating):
         raise NotImplementedError
 
     def compile_acting(self, sampler: ActionSampler, inputs: PolicyInputs) -> None:
-        """Compile acting and, before the first update, the gradient step, at once. Arguments are those of the base class."""
+        """
+        Compile acting and, before the first update, the gradient step and the evaluation of a short rollout, at once. Arguments
+        are those of the base class.
+        """
         if not self._can_compile_ahead(sampler):
             super().compile_acting(sampler, inputs)
             return
         with with_helper():
             try:
-                self._begin_to_compile_the_step(inputs)
+                example = self._begin_to_compile_the_step(inputs)
                 super().compile_acting(sampler, inputs)
+                if example is not None:
+                    self.evaluate_by_graph(example)
             finally:
                 self._steps.wait()
 
@@ -121,8 +126,9 @@ class Updating(Estimating):
         rows = self.n_steps * self.n_envs
         return min(getattr(self, "batch_size", rows), rows)
 
-    def _begin_to_compile_the_step(self, inputs: PolicyInputs) -> None:
-        size = self._rows_of_minibatch
+    def _begin_to_compile_the_step(self, inputs: PolicyInputs) -> Rollout | None:
+        """Return the rollout on which the step is compiled, or ``None`` if that failed."""
+        size, example = self._rows_of_minibatch, None
         with suppress(Exception):  # if the policy fails, it fails again where that is reported
             self._steps.begun = True
             rollout = self.example_rollout(inputs, math.ceil(size / self.n_envs))
@@ -131,9 +137,11 @@ class Updating(Estimating):
                 with self.steps_of(rollout) as update:
                     batch = rollout.rows(rollout.valid_rows()[:size])
                     update.compile_ahead(batch, n_batches=math.ceil(self.n_steps * self.n_envs / size))
+                example = rollout
             finally:
                 release_graph(self.policy)
                 self._modules.train(self.policy, False)
+        return example
 
     def minibatches(self, rollout: Rollout, batch_size: int | None) -> Iterator[Batch]:
         """

@@ -112,7 +112,7 @@ def _new_environment(model):
     model.set_env(env)
 
 
-ACTING, STEP, EVALUATION = GRAPHS = ["acting", "the gradient step", "the evaluation of a rollout"]
+ACTING, EVALUATION, STEP = GRAPHS = ["acting", "the evaluation of a rollout", "the gradient step"]
 # What happens, and which graphs are made anew for it: none for other values, one for each part whose structure is another.
 CHANGES = {
     "other parameters": (_load, []),
