@@ -98,8 +98,8 @@ class Updating(Estimating):
 
     def compile_acting(self, sampler: ActionSampler, inputs: PolicyInputs) -> None:
         """
-        Compile acting and, before the first update, the gradient step and the evaluation of a short rollout, at once. Arguments
-        are those of the base class.
+        Compile acting and, before the first update, the gradient step and the evaluation of a short rollout, at once.
+        Arguments are those of the base class.
         """
         if not self._can_compile_ahead(sampler):
             super().compile_acting(sampler, inputs)
