@@ -196,7 +196,8 @@ NETWORKS = {"MlpPolicy": {}, "MlpLstmPolicy": dict(lstm_hidden_size=8), "MlpGruP
     mostly_slow(
         [(name, case, policy) for name in MIXED_ALGORITHMS for case in TWINS for policy in NETWORKS],
         lambda name, case, policy: (
-            policy == "MlpPolicy" or (case == "Dict of choices" and name in ("ppo", "reinforce", "trpo"))
+            (policy == "MlpPolicy" and (case in ("Dict of choices", "Tuple of a Box") or name in ("ppo", "trpo")))
+            or (case == "Dict of choices" and name in ("ppo", "trpo"))
         ),
     ),
 )
