@@ -40,7 +40,7 @@ MARKS = ("not measured", "no claim", "checked:", "tuned on seed", "does not solv
 
 # The entries for all Atari games have the same environment and network.
 @pytest.fixture(
-    params=mostly_slow(ENTRIES, lambda algorithm, env_id: env_id != "atari" or algorithm in ("acer", "ppo")), ids=":".join
+    params=mostly_slow([(e,) for e in ENTRIES], lambda e: e[1] != "atari" or e[0] in ("acer", "ppo")), ids=":".join
 )
 def entry(request):
     """An algorithm, an environment that the entry is for, and the settings."""
