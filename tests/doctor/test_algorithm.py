@@ -78,7 +78,8 @@ def test_a_broken_algorithm_fails_exactly_the_probes_for_its_fault(cls, probes):
 def test_shuffled_observations_fail_the_probes_that_depend_on_observations():
     dependent, independent = {"observation", "action and observation", "continuous action"}, {"constant reward", "action"}
     chosen = [probe for probe in PROBES if probe.name in dependent | independent]
-    assert outcomes(examine_algorithm(ObservationsOfOtherRows, probes=chosen), "failed") == dependent
+    failed = outcomes(examine_algorithm(ObservationsOfOtherRows, probes=chosen), "failed")
+    assert dependent <= failed and not failed & independent  # all rows look the same in the latter
 
 
 class ActsWithoutMasks(PPO):
