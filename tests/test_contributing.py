@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import summary
 import test_conformance as conformance
+import test_constructor as constructor
 import torch as th
 from support.capabilities import QUICK, smallest
 
@@ -51,8 +52,8 @@ def test_the_index_of_the_helper_modules_is_complete():
 @pytest.mark.parametrize(
     "check",
     [
-        conformance.test_the_signature_ends_as_sb3s_and_everything_but_policy_and_env_has_a_default,
-        conformance.test_the_callers_arguments_are_not_changed,
+        constructor.test_the_signature_ends_as_sb3s_and_everything_but_policy_and_env_has_a_default,
+        constructor.test_the_callers_arguments_are_not_changed,
         conformance.test_the_same_seed_gives_the_same_training,
         conformance.test_callbacks_see_sb3s_locals_and_the_hooks_in_order,
         conformance.test_an_update_does_not_depend_on_how_rows_are_split_over_environments,
@@ -94,7 +95,8 @@ def pytest_in(project, expression, *files):
 @pytest.mark.slow
 def test_every_check_of_an_algorithm_passes(extended_project):
     settings = "tests/settings/test_search_spaces.py", "tests/settings/test_published_configs.py"
-    files = "tests/test_conformance.py", "tests/test_saving.py", *settings, "tests/algorithms/v_trace"
+    every = (f"tests/test_{name}.py" for name in ("constructor", "conformance", "logging", "saving"))
+    files = *every, *settings, "tests/algorithms/v_trace"
     output, passed = pytest_in(extended_project, "v_trace and not readme", *files)
     assert passed and int(re.search(r"(\d+) passed", output)[1]) > 60, output
 

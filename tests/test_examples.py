@@ -33,7 +33,7 @@ def expected(script):
     return [line for line in lines if line and not line.startswith("#")]
 
 
-QUICK = ("baselines_and_variance", "gae_lambda", "own_environment", "swap_sb3_ppo")
+QUICK = ("gae_lambda", "own_environment")
 
 
 @pytest.mark.parametrize("script", mostly_slow(SCRIPTS, lambda path: path.stem in QUICK), ids=lambda path: path.stem)

@@ -78,6 +78,7 @@ def test_each_piece_of_folklore_has_a_command_that_exists():
                 assert all(f'"{option}"' in shared for option in options), command
 
 
+@pytest.mark.slow
 def test_the_comparison_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     """On a small budget, with one seed, and with short episodes."""
     monkeypatch.setattr(gymnasium.spec("Acrobot-v1"), "max_episode_steps", 20)

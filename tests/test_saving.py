@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import zipfile
+from itertools import product
 
 import numpy as np
 import pytest
@@ -47,16 +48,24 @@ class Snapshot:
 
 
 CASES = [(variant, sde) for variant in VARIANTS for sde in (False, True) if not sde or variant.kind in GAUSSIAN]
-maybe_with_gsde = pytest.mark.parametrize(
-    "variant, use_sde",
-    mostly_slow(CASES, lambda variant, sde: variant.kind == "plain" or (variant in QUICK_VARIANTS and not sde)),
+
+
+def is_quick(variant, sde):
+    return variant.kind == "plain" or (variant in QUICK_VARIANTS and not sde)
+
+
+maybe_with_gsde = pytest.mark.parametrize("variant, use_sde", mostly_slow(CASES, is_quick), ids=str)
+
+
+@pytest.mark.parametrize(
+    "variant, use_sde, normalize",
+    mostly_slow(
+        [(*case, normalize) for case in CASES for normalize in (False, True)],
+        lambda variant, sde, normalize: is_quick(variant, sde) and normalize == sde,
+    ),
     ids=str,
 )
-
-
-@pytest.mark.parametrize("normalize", [False, True])
-@maybe_with_gsde
-def test_save_load_continue_equals_uninterrupted_bit_for_bit(variant, normalize, use_sde, tmp_path):
+def test_save_load_continue_equals_uninterrupted_bit_for_bit(variant, use_sde, normalize, tmp_path):
     """A file has no recurrent states, as sb3-contrib's have none: rollouts of policies with memory end with an episode."""
     name = variant.name
 
@@ -102,8 +111,15 @@ def test_a_model_loads_with_fewer_environments_than_its_batches_need_and_trains_
 # ------------------------------------------------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("policy, env", [("MlpPolicy", BOX), ("CnnPolicy", IMAGE), ("MultiInputPolicy", DICT)])
-def test_a_loaded_model_predicts_as_the_saved_one_with_and_without_env(name, policy, env, tmp_path):
+OBSERVATIONS = {"MlpPolicy": BOX, "CnnPolicy": IMAGE, "MultiInputPolicy": DICT}
+
+
+@pytest.mark.parametrize(
+    "name, policy",
+    mostly_slow(product(ALGORITHMS, OBSERVATIONS), lambda name, policy: policy == "MlpPolicy" or name in ("acer", "ppo")),
+)
+def test_a_loaded_model_predicts_as_the_saved_one_with_and_without_env(name, policy, tmp_path):
+    env = OBSERVATIONS[policy]
     model = make(name, envs(env), policy).learn(12)
     model.save(tmp_path / "model.zip")
     observation = env.sample()
@@ -250,6 +266,7 @@ def test_saved_on_one_device_and_loaded_on_the_other(name, tmp_path):
 
 
 @pytest.mark.usefixtures("validation_stays_on")
+@pytest.mark.parametrize("name", mostly_slow(ALGORITHMS, ["a2c", "acer"]))
 def test_a_compiled_policy_trains_and_is_saved_as_the_original(name, tmp_path):
     model = make(name)
     model.policy = th.compile(model.policy, backend="eager")

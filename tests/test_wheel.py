@@ -1,5 +1,6 @@
 """The wheel, installed by itself: it carries the hyperparameter files, its type marker and the command."""
 
+import json
 import os
 import subprocess
 import sys
@@ -29,37 +30,51 @@ def run_in(site: Path, code: str) -> str:
     ).stdout.strip()
 
 
-def test_the_installed_wheel_finds_its_hyperparameters(installed):
+# One process answers all questions, because importing torch takes seconds. It lists the modules first.
+QUESTIONS = """
+import json, sys
+import sb3_pgx
+answers = {"modules": sorted(sys.modules), "file": sb3_pgx.__file__, "version": sb3_pgx.__version__}
+from sb3_pgx.settings.configs import config_folder, load_config
+answers["folder"] = str(config_folder())
+answers["baseline"] = load_config("reinforce", "CartPole-v1").hyperparameters["baseline"]
+print(json.dumps(answers))
+from sb3_pgx.cli import main
+sys.argv = ["sb3-pgx", "--version"]
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(installed):
+    """The answers to ``QUESTIONS`` of the installed package, and what its command prints."""
+    first, printed = run_in(installed[1], QUESTIONS).split("\n", 1)
+    return {**json.loads(first), "printed": printed}
+
+
+def test_the_installed_wheel_finds_its_hyperparameters(installed, answers):
     _, site = installed
-    code = (
-        "import sb3_pgx; from sb3_pgx.settings.configs import config_folder, load_config;"
-        "print(sb3_pgx.__file__); print(config_folder());"
-        "print(load_config('reinforce', 'CartPole-v1').hyperparameters['baseline'])"
-    )
-    file, folder, baseline = run_in(site, code).splitlines()
+    file, folder, baseline = (answers[key] for key in ("file", "folder", "baseline"))
     assert Path(file).is_relative_to(site) and Path(folder).is_relative_to(site)
     assert baseline == "loo"
     in_repository = {p.name for p in (ROOT / "zoo_configs").glob("*.yml")}
     assert {p.name for p in Path(folder).glob("*.yml")} == in_repository
 
 
-def test_the_wheel_is_typed_licensed_and_has_kernel_and_command(installed):
-    wheel, site = installed
+def test_the_wheel_is_typed_licensed_and_has_kernel_and_command(installed, answers):
+    wheel, _ = installed
     names = zipfile.ZipFile(wheel).namelist()
     assert {"sb3_pgx/py.typed", "sb3_pgx/engine/recurrence_kernel.cpp"} < {*names} and any(
         n.endswith("licenses/LICENSE") for n in names
     )
     assert not any(n.startswith(("tests/", "zoo_configs/", "benchmarks/")) or "results" in n for n in names)
-    version = run_in(site, "import sys; sys.argv = ['sb3-pgx', '--version']; from sb3_pgx.cli import main; main()")
-    assert version.split()[-1] == run_in(site, "import sb3_pgx; print(sb3_pgx.__version__)")
+    assert answers["printed"].split()[-1] == answers["version"]
 
 
-def test_importing_the_package_pulls_in_none_of_the_extras(installed):
-    _, site = installed
+def test_importing_the_package_pulls_in_none_of_the_extras(installed, answers):
     heavy = {"matplotlib", "scipy", "yaml", "tqdm", "optuna", "rl_zoo3", "pandas"}
     # What SB3 itself imports where it is installed is not ours to answer for.
-    code = "import sys, {}; print(' '.join(sorted({{m.split('.')[0] for m in sys.modules}})))"
-    ours = set(run_in(site, code.format("sb3_pgx")).split())
-    theirs = set(run_in(site, code.format("stable_baselines3")).split())
-    assert not (ours - theirs) & heavy
-    assert "torch._inductor" not in run_in(site, "import sys, sb3_pgx; print(*sys.modules)").split()
+    theirs = run_in(installed[1], "import sys, stable_baselines3; print(*sys.modules)").split()
+    ours, theirs = ({module.partition(".")[0] for module in modules} for modules in (answers["modules"], theirs))
+    assert "sb3_pgx" in ours and not (ours - theirs) & heavy
+    assert "torch._inductor" not in answers["modules"]

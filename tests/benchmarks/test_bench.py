@@ -182,24 +182,29 @@ def test_random_frames_are_images_and_end():
     assert [truncated for *_, truncated, _ in ends] == [False] * 99 + [True]
 
 
-def test_the_data_of_a_model_are_its_parameters_moments_and_rollout():
+@pytest.fixture(scope="module")
+def in_a_new_process():
+    """By how much the peak of memory grows with 128 MiB, and the size of a model's data."""
     case = replace(CASE, hyperparameters={"n_steps": 8, "batch_size": 16, "n_epochs": 1})
     code = (
-        "from benchmarks.speed.measure import Measurement; from benchmarks.speed.cases import Case;"
+        "import numpy as np; from benchmarks.speed.measure import Measurement, peak_memory;"
+        "from benchmarks.speed.cases import Case;"
+        "before = peak_memory(); kept = np.ones(2**24); print(peak_memory() - before);"
         f"m = Measurement({case!r}, 'ppo'); m.warm_up(); print(m.data_bytes())"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    return {"grown": float(lines[0]), "data": int(lines[-1])}
+
+
+def test_the_data_of_a_model_are_its_parameters_moments_and_rollout(in_a_new_process):
     network = 4 * (2 * (4 * 64 + 64 + 64 * 64 + 64) + 3 * 64 + 3)  # actor and critic of CartPole-v1, 4 bytes a number
-    assert 3 * network < int(out) < 3 * network + 8192  # two moments each; a rollout of 16 rows and small change
+    assert (
+        3 * network < in_a_new_process["data"] < 3 * network + 8192
+    )  # two moments each; a rollout of 16 rows and small change
 
 
-def test_memory_is_in_mebibytes():
-    code = (
-        "import numpy as np; from benchmarks.speed.measure import peak_memory;"
-        "before = peak_memory(); kept = np.ones(2**24); print(peak_memory() - before)"  # 128 MiB
-    )
-    grown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert float(grown) == pytest.approx(128, abs=30)
+def test_memory_is_in_mebibytes(in_a_new_process):
+    assert in_a_new_process["grown"] == pytest.approx(128, abs=30)
 
 
 # ------------------------------------------------------------------------------------------------ the command

@@ -1,298 +1,24 @@
-"""
-Mixed actions (``Dict`` and ``Tuple`` spaces): the distribution by enumeration and quadrature, training against the spaces that
-SB3 knows, and what environments and callers of ``predict`` get.
-"""
+"""Mixed actions (``Dict`` and ``Tuple`` spaces): what environments and callers of ``predict`` get, and what is refused."""
 
 import math
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from selection import mostly_slow
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from stable_baselines3.common.distributions import (
-    BernoulliDistribution,
-    CategoricalDistribution,
-    DiagGaussianDistribution,
-    MultiCategoricalDistribution,
-)
-from stable_baselines3.common.env_checker import check_env
-from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
-from support.capabilities import BOX, DICT, MIXED, envs
+from support.capabilities import BOX, DICT, MIXED, MIXED_ALGORITHMS, envs
 from support.models import make, parameters
 from support.refusals import refusal
 from support.small_environments import DEVICE
 
-from sb3_pgx.core.distributions import family_of, packed
 from sb3_pgx.core.mixed_policies import MixedActionsPolicy
 from sb3_pgx.core.mixed_spaces import by_part
 from sb3_pgx.core.policies import split_parameters
 from sb3_pgx.core.policy_names import named_policy
-from sb3_pgx.core.product import Product
 from sb3_pgx.diagnostics import DiagnosticsCallback
-from sb3_pgx.environments import as_vec_env
-from sb3_pgx.registry import ALGORITHMS
-
-MIXED_ALGORITHMS = ["a2c", "npg", "ppo", "ppo_penalty", "reinforce", "reinforce_baseline", "trpo"]
-each = pytest.mark.parametrize("name", MIXED_ALGORITHMS)
-
-# ------------------------------------------------------------------------------------------------------- the distribution
-
-PARTS = {
-    "first": spaces.Box(-1, 1, (1,), np.float32),
-    "choice": spaces.Discrete(3),
-    "second": spaces.Box(-1, 1, (1,), np.float32),
-    "switches": spaces.MultiBinary(2),
-    "choices": spaces.MultiDiscrete([2, 3]),
-}
-SPACE = spaces.Dict(list(PARTS.items()))  # a list keeps the order
-N_OUTPUTS, WIDTH, STEPS = 1 + 3 + 1 + 2 + 5, 8.0, 41  # of the network; of the grid, in standard deviations, and its points
-
-
-def given_parameters(seed):
-    """Return the outputs of a network for one state and log σ of the two numbers."""
-    generator = th.Generator().manual_seed(seed)
-    outputs = th.randn(1, N_OUTPUTS, generator=generator, dtype=th.float64)
-    return outputs, 0.3 * th.randn(2, generator=generator, dtype=th.float64)
-
-
-def product(outputs, log_std):
-    return Product(SPACE).proba_distribution(outputs, log_std)
-
-
-def every_action(outputs, log_std):
-    """Return all choices with a grid of numbers for each, ``[B, 7]``, and the area of a grid's cell."""
-    means, stds = outputs[0, [0, 4]], log_std.exp()
-    grid = th.linspace(-WIDTH, WIDTH, STEPS, dtype=th.float64)
-    first, second = (mean + std * grid for mean, std in zip(means, stds, strict=True))
-    columns = [first, range(3), second, range(2), range(2), range(2), range(3)]
-    actions = th.cartesian_prod(*(th.as_tensor(list(x), dtype=th.float64) for x in columns))
-    return actions, float(stds.prod()) * (grid[1] - grid[0]).item() ** 2
-
-
-def log_prob(outputs, log_std, actions):
-    return product(outputs.expand(len(actions), -1), log_std).log_prob(actions)
-
-
-def test_the_density_is_that_of_the_parts_and_its_integral_over_all_actions_is_1():
-    outputs, log_std = given_parameters(0)
-    actions, area = every_action(outputs, log_std)
-    density = log_prob(outputs, log_std, actions).exp()
-    assert density.sum().item() * area == pytest.approx(1, abs=1e-12)
-    of_choice = [density[actions[:, 1] == k].sum().item() * area for k in range(3)]
-    assert of_choice == pytest.approx(outputs[0, 1:4].softmax(dim=0).tolist(), abs=1e-12)
-    of_switch = density[actions[:, 4] == 1].sum().item() * area
-    assert of_switch == pytest.approx(outputs[0, 6].sigmoid().item(), abs=1e-12)
-
-
-def test_entropy_and_divergence_are_the_sums_over_all_actions():
-    (outputs, log_std), (others, other_log_std) = given_parameters(0), given_parameters(1)
-    p, q = product(outputs, log_std), product(others, other_log_std)
-    actions, area = every_action(outputs, log_std)
-    log_p, log_q = log_prob(outputs, log_std, actions), log_prob(others, other_log_std, actions)
-    weights = log_p.exp() * area
-    assert p.entropy().item() == pytest.approx(-(weights * log_p).sum().item(), abs=1e-10)
-    kl = family_of(p).kl(packed(p), packed(q)).item()
-    assert kl > 0.5
-    assert kl == pytest.approx((weights * (log_p - log_q)).sum().item(), abs=1e-10)
-
-
-def test_the_fisher_matrix_is_the_hessian_of_the_divergence():
-    p = product(*given_parameters(0))
-    family, parameters = family_of(p), packed(p)
-    n = parameters.shape[1]
-    assert n == N_OUTPUTS + 2, "means and standard deviations, and logits"
-    hessian = th.autograd.functional.hessian(lambda new: family.kl(parameters, new[None]).sum(), parameters[0])
-    matrix = family.fisher(parameters.expand(n, -1), th.eye(n, dtype=th.float64))
-    th.testing.assert_close(matrix, hessian, rtol=1e-9, atol=1e-12)
-    assert (matrix.diagonal() > 0).all()
-
-
-def test_samples_are_those_of_sb3s_distributions_drawn_one_after_another():
-    generator = th.Generator().manual_seed(0)
-    outputs, log_std = 2 * th.randn(50, N_OUTPUTS, generator=generator), th.randn(2, generator=generator)
-    ours = Product(SPACE).proba_distribution(outputs, log_std)
-    theirs = [
-        DiagGaussianDistribution(1).proba_distribution(outputs[:, :1], log_std[:1]),
-        CategoricalDistribution(3).proba_distribution(outputs[:, 1:4]),
-        DiagGaussianDistribution(1).proba_distribution(outputs[:, 4:5], log_std[1:]),
-        BernoulliDistribution(2).proba_distribution(outputs[:, 5:7]),
-        MultiCategoricalDistribution([2, 3]).proba_distribution(outputs[:, 7:]),
-    ]
-    for deterministic in (False, True):
-        th.manual_seed(1)
-        actions = ours.get_actions(deterministic)
-        th.manual_seed(1)
-        expected = [part.get_actions(deterministic).float().reshape(50, -1) for part in theirs]
-        assert actions.dtype == th.float32 and th.equal(actions, th.cat(expected, dim=1))
-        th.manual_seed(1)
-        assert th.equal(Product(SPACE).actions_from_params(outputs, log_std, deterministic), actions)
-    th.manual_seed(2)
-    again, log_probs = Product(SPACE).log_prob_from_params(outputs, log_std)
-    assert th.equal(log_probs, ours.log_prob(again))
-
-
-# ------------------------------------------------------------------------------------------------------- training
-
-
-class Walk(gym.Env):
-    """
-    A walk over ten places that two numbers decide, with ends of both kinds.
-
-    :param action_space: of the actions
-    :param numbers: function that makes two numbers of an action
-    """
-
-    observation_space = spaces.Box(-1, 2, (2,), np.float32)
-
-    def __init__(self, action_space, numbers):
-        self.action_space, self.numbers = action_space, numbers
-        self.place = self.steps = 0
-
-    def _observation(self):
-        return np.array([self.place / 10, self.steps / 5], np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        self.place, self.steps = (7 * self.place + 3) % 10, 0
-        return self._observation(), {}
-
-    def step(self, action):
-        assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
-        one, two = map(float, self.numbers(action))
-        self.place, self.steps = int(3 * self.place + 2.5 * abs(one) + abs(two) + 1) % 10, self.steps + 1
-        terminated = self.place == 4
-        return self._observation(), self.place / 10 + one - 0.3 * two, terminated, not terminated and self.steps >= 4, {}
-
-
-def walks(action_space, numbers):
-    return DummyVecEnv([lambda: Walk(action_space, numbers)] * 2)
-
-
-PAIR = spaces.MultiDiscrete([2, 3])
-NUMBERS = spaces.Box(-1, 1, (2,), np.float32)
-TWINS = {
-    "Dict of choices": ((PAIR, list), (spaces.Dict(a=spaces.Discrete(2), b=spaces.Discrete(3)), lambda a: (a["a"], a["b"]))),
-    "Tuple of choices": (
-        (PAIR, list),
-        (spaces.Tuple([spaces.Discrete(2, start=5), spaces.Discrete(3)]), lambda a: (a[0] - 5, a[1])),
-    ),
-    "Dict of a Box": ((NUMBERS, list), (spaces.Dict(x=NUMBERS), lambda a: a["x"])),
-    "Tuple of a Box": ((NUMBERS, list), (spaces.Tuple([NUMBERS]), lambda a: a[0])),
-    "Dict of switches": ((spaces.MultiBinary(2), list), (spaces.Dict(on=spaces.MultiBinary(2)), lambda a: a["on"])),
-}
-
-
-NETWORKS = {"MlpPolicy": {}, "MlpLstmPolicy": dict(lstm_hidden_size=8), "MlpGruPolicy": dict(lstm_hidden_size=8)}
-
-
-@pytest.mark.parametrize(
-    "name, case, policy",
-    mostly_slow(
-        [(name, case, policy) for name in MIXED_ALGORITHMS for case in TWINS for policy in NETWORKS],
-        lambda name, case, policy: (
-            policy == "MlpPolicy" or (case == "Dict of choices" and name in ("ppo", "reinforce", "trpo"))
-        ),
-    ),
-)
-def test_a_product_of_what_sb3_knows_trains_bit_for_bit_as_sb3s_space(name, case, policy):
-    trained = []
-    for space, numbers in TWINS[case]:
-        model = make(name, walks(space, numbers), policy, policy_kwargs=dict(net_arch=[8], **NETWORKS[policy]))
-        before = parameters(model)
-        trained.append(model.learn(60))
-    plain, mixed = trained
-    assert_same_parameters(mixed, plain)
-    assert (parameters(plain)["action_net.weight"] - before["action_net.weight"]).abs().max() > 1e-4
-
-
-def assert_same_parameters(mixed, plain):
-    ours, theirs = parameters(mixed), parameters(plain)
-    assert ours.keys() == theirs.keys()
-    for key, value in theirs.items():
-        assert th.equal(ours[key], value), key
-
-
-@pytest.mark.parametrize("options", [dict(log_std_bounds=(-5, 2)), dict(state_dependent_std=True), dict(log_std_init=-1.0)])
-def test_standard_deviations_have_the_options_of_a_box(options):
-    plain, mixed = (
-        make("ppo", walks(*twin), policy_kwargs=dict(net_arch=[8], **options)).learn(60) for twin in TWINS["Dict of a Box"]
-    )
-    assert_same_parameters(mixed, plain)
-    assert mixed.logger.name_to_value["train/std"] == plain.logger.name_to_value["train/std"]
-
-
-@pytest.mark.parametrize("vec_env", [SubprocVecEnv, "VecNormalize", "VectorEnv"])
-def test_environments_of_every_kind_train_alike(vec_env):
-    """Each of them asserts that its actions are members of the space."""
-    space, numbers = (
-        spaces.Dict(a=spaces.Discrete(2, start=1), x=spaces.Box(-1, 1, (1,), np.float32)),
-        lambda a: (a["a"], *a["x"]),
-    )
-    makers = [lambda: Walk(space, numbers)] * 2
-    plain = make("a2c", DummyVecEnv(makers)).learn(60)
-    if vec_env == "VecNormalize":
-        env = VecNormalize(DummyVecEnv(makers), norm_obs=False, norm_reward=False)
-    elif vec_env == "VectorEnv":
-        same_step = gym.vector.AutoresetMode.SAME_STEP
-        env = as_vec_env(gym.vector.SyncVectorEnv(makers, autoreset_mode=same_step))
-    else:
-        env = vec_env(makers, start_method="fork")
-    model = make("a2c", env).learn(60)
-    env.close()
-    assert_same_parameters(model, plain)
-
-
-def test_a_tuple_in_a_vector_env_trains_as_in_a_dummy_vec_env():
-    case = TWINS["Tuple of choices"][1]
-    same_step = gym.vector.AutoresetMode.SAME_STEP
-    env = gym.vector.SyncVectorEnv([lambda: Walk(*case)] * 2, autoreset_mode=same_step)
-    assert_same_parameters(make("ppo", env).learn(60), make("ppo", walks(*case)).learn(60))
-
-
-class Bandit(gym.Env):
-    """One step: the reward is 1 − |x − target| for the right choice, and 0 for the others; the observation shows both."""
-
-    observation_space = spaces.Box(-1, 1, (2,), np.float32)
-    action_space = spaces.Dict(kind=spaces.Discrete(2, start=1), x=spaces.Box(-1, 1, (1,), np.float32))
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.kind, self.target = int(self.np_random.integers(2)), float(self.np_random.choice([-0.5, 0.5]))
-        return np.array([2 * self.kind - 1, self.target], np.float32), {}
-
-    def step(self, action):
-        right = action["kind"] == self.kind + 1
-        reward = 1 - abs(float(action["x"][0]) - self.target) if right else 0.0
-        return np.zeros(2, np.float32), reward, True, False, {}
-
-
-SOLVING = {
-    "a2c": dict(n_steps=16, learning_rate=3e-2, use_rms_prop=False),
-    "npg": dict(n_steps=64, target_kl=0.1),
-    "ppo": dict(n_steps=32, batch_size=64, n_epochs=8, learning_rate=1e-2),
-    "ppo_penalty": dict(n_steps=32, batch_size=64, n_epochs=8, learning_rate=1e-2),
-    "reinforce": dict(n_episodes=64, learning_rate=3e-2),
-    "reinforce_baseline": dict(n_episodes=64, learning_rate=3e-2),
-    "trpo": dict(n_steps=64, target_kl=0.1),
-}
-
-
-@pytest.mark.parametrize("name", mostly_slow(MIXED_ALGORITHMS, ["reinforce"]))
-def test_every_algorithm_learns_both_parts(name):
-    """A policy that ignores either part of the observation gets at most 0.5."""
-    env = DummyVecEnv([lambda: Monitor(Bandit())] * 8)
-    env.seed(0)
-    kwargs = dict(policy_kwargs=dict(net_arch=[16], log_std_init=-1.0), gamma=0.5, **SOLVING[name])
-    model = ALGORITHMS[name]("MlpPolicy", env, seed=0, device=DEVICE, **kwargs).learn(4_000)
-    mean, _ = evaluate_policy(model, env, n_eval_episodes=100)
-    assert mean > 0.75
-
 
 # ------------------------------------------------------------------------------------------------------- structure
 
@@ -402,21 +128,6 @@ def test_models_are_saved_and_loaded(name, policy, observation_space, tmp_path):
         type(model).load(tmp_path / "model", env=envs(observation_space, spaces.Dict(z=spaces.Discrete(3))), device=DEVICE)
 
 
-def test_sb3s_checks_callbacks_and_evaluation_work(tmp_path):
-    check_env(Bandit())
-    callback = EvalCallback(DummyVecEnv([lambda: Monitor(Bandit())]), eval_freq=6, log_path=str(tmp_path), verbose=0)
-    env = VecNormalize(DummyVecEnv([lambda: Monitor(Bandit())] * 2))
-    callback.eval_env = VecNormalize(callback.eval_env, training=False)
-    model = make("ppo", env).learn(24, callback=callback)
-    assert callback.evaluations_results
-    for evaluated in (
-        env,
-        as_vec_env(gym.vector.SyncVectorEnv([Bandit] * 2, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)),
-    ):
-        mean, _ = evaluate_policy(model, evaluated, n_eval_episodes=4, warn=False)
-        assert math.isfinite(mean)
-
-
 # ------------------------------------------------------------------------------------------------------- parameters
 
 
@@ -476,7 +187,7 @@ def test_diagnostics_know_the_parts():
 # ------------------------------------------------------------------------------------------------------- refusals
 
 
-@each
+@pytest.mark.parametrize("name", MIXED_ALGORITHMS)
 @pytest.mark.parametrize(
     "space, message",
     [
@@ -517,4 +228,6 @@ def test_acer_and_sb3s_spaces_are_refused_with_the_alternative():
     assert "OwnMemory cannot act in Dict(" in message and "MlpLstmPolicy, MlpGruPolicy or their relatives" in message
     assert "acts in Dict and Tuple spaces" in refusal(lambda: make("ppo", envs(), MixedActionsPolicy))
     options = dict(policy_kwargs=dict(log_std_bounds=(-5, 2)))
-    assert "need a Gaussian policy" in refusal(lambda: make("ppo", envs(action_space=spaces.Dict(a=PAIR)), **options))
+    assert "need a Gaussian policy" in refusal(
+        lambda: make("ppo", envs(action_space=spaces.Dict(a=spaces.MultiDiscrete([2, 3]))), **options)
+    )

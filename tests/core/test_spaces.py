@@ -3,6 +3,7 @@ What was acted on is what is learned from: an environment of unusual spaces, typ
 """
 
 import copy
+from functools import cache
 
 import gymnasium as gym
 import numpy as np
@@ -64,6 +65,11 @@ def trained(name, walk, vec_env=DummyVecEnv, normalise=False, policy="MlpPolicy"
     return make(name, env, policy, policy_kwargs=dict(net_arch=[8]), learning_rate=1e-2, **kwargs).learn(60)
 
 
+@cache
+def plainly_trained(name, normalise=False):
+    return trained(name, PLAIN, normalise=normalise)
+
+
 def assert_trained_alike(one, other):
     for (key, ours), theirs in zip(parameters(one).items(), parameters(other).values(), strict=True):
         th.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
@@ -85,8 +91,8 @@ pytestmark = pytest.mark.usefixtures("graphs")
 @each
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
 def test_whole_numbered_observations_under_vec_normalize_train_as_floats(name, dtype, compile):
-    plain = trained(name, PLAIN, normalise=True)
-    assert_trained_alike(trained(name, (*numbers(dtype), *PLAIN[2:]), normalise=True, compile=compile), plain)
+    model = trained(name, (*numbers(dtype), *PLAIN[2:]), normalise=True, compile=compile)
+    assert_trained_alike(model, plainly_trained(name, normalise=True))
 
 
 def test_what_the_policy_acted_on_is_in_the_buffer(name):
@@ -116,12 +122,18 @@ def test_images_stay_what_they_are(name):
 @each
 @pytest.mark.parametrize("start", [1, -3])
 def test_discrete_observations_and_actions_that_do_not_count_from_0(name, start, compile):
-    def walk(start):
-        return spaces.Discrete(10, start=start), lambda k: k + start, spaces.Discrete(3, start=start), lambda a: int(a) - start
+    model = trained(name, discrete(start), compile=compile)
+    assert_trained_alike(model, from_0(name))
+    assert_predicts_alike(model, from_0(name), start)
 
-    model = trained(name, walk(start), compile=compile)
-    assert_trained_alike(model, trained(name, walk(0)))
-    assert_predicts_alike(model, trained(name, walk(0)), start)
+
+def discrete(start):
+    return spaces.Discrete(10, start=start), lambda k: k + start, spaces.Discrete(3, start=start), lambda a: int(a) - start
+
+
+@cache
+def from_0(name):
+    return trained(name, discrete(0))
 
 
 def assert_predicts_alike(shifted, plain, start):
@@ -163,15 +175,21 @@ def dictionary(start):
 @each
 @pytest.mark.parametrize("normalise", [False, True])
 def test_parts_of_a_dictionary_that_do_not_count_from_0(name, normalise, compile):
-    def train(start, **kwargs):
-        env = DummyVecEnv([lambda: Walk(dictionary(start)[0], PLAIN[2], dictionary(start)[1], int)] * 2)
-        if normalise:
-            env = VecNormalize(env, norm_reward=False, norm_obs_keys=["box"])
-        more = {"replay_start": 12, "buffer_size": 48} if name == "acer" else {}
-        kwargs = dict(policy_kwargs=dict(net_arch=[8]), learning_rate=1e-2, **more, **kwargs)
-        return make(name, env, "MultiInputPolicy", **kwargs).learn(60)
+    assert_trained_alike(trained_on_parts(name, normalise, 4, compile=compile), trained_on_parts_from_0(name, normalise))
 
-    assert_trained_alike(train(4, compile=compile), train(0))
+
+def trained_on_parts(name, normalise, start, **kwargs):
+    env = DummyVecEnv([lambda: Walk(dictionary(start)[0], PLAIN[2], dictionary(start)[1], int)] * 2)
+    if normalise:
+        env = VecNormalize(env, norm_reward=False, norm_obs_keys=["box"])
+    more = {"replay_start": 12, "buffer_size": 48} if name == "acer" else {}
+    kwargs = dict(policy_kwargs=dict(net_arch=[8]), learning_rate=1e-2, **more, **kwargs)
+    return make(name, env, "MultiInputPolicy", **kwargs).learn(60)
+
+
+@cache
+def trained_on_parts_from_0(name, normalise):
+    return trained_on_parts(name, normalise, 0)
 
 
 def test_the_file_of_a_shifted_space_is_sb3s_and_sb3_counts_from_0(tmp_path):
@@ -190,17 +208,22 @@ def test_the_file_of_a_shifted_space_is_sb3s_and_sb3_counts_from_0(tmp_path):
 @each
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64])
 def test_an_integer_box_gets_the_nearest_whole_numbers_and_the_sampled_actions_are_learned_from(name, dtype, compile):
-    def walk(dtype, act):
-        return *numbers(np.float32), spaces.Box(0, 3, (1,), dtype), act
-
-    ours = trained(name, walk(dtype, lambda a: int(a[0])), compile=compile)
-    plain = trained(name, walk(np.float32, lambda a: int(np.rint(a[0]))))
+    ours, plain = trained(name, boxed(dtype, lambda a: int(a[0])), compile=compile), rounded_by_the_environment(name)
     assert_trained_alike(ours, plain)
     whole = ours.rollout_buffer.actions
     assert whole.dtype == np.float32 and (whole != np.rint(whole)).any(), "the sampled numbers, not those of the environment"
     observations = np.random.default_rng(0).uniform(0, 9, (20, 1)).astype(np.float32)
     actions, expected = (m.predict(observations, deterministic=True)[0] for m in (ours, plain))
     assert np.array_equal(actions, np.rint(expected)) and all(map(ours.action_space.contains, actions))
+
+
+def boxed(dtype, act):
+    return *numbers(np.float32), spaces.Box(0, 3, (1,), dtype), act
+
+
+@cache
+def rounded_by_the_environment(name):
+    return trained(name, boxed(np.float32, lambda a: int(np.rint(a[0]))))
 
 
 @pytest.mark.parametrize("low, high, fits", [(-100, 100, False), (-60, 60, True)])
@@ -255,7 +278,7 @@ def spoil(given):
 
 @each
 def test_whatever_an_environment_does_to_what_it_handed_over_is_not_learned_from(name, compile):
-    assert_trained_alike(trained(name, PLAIN, Reuses, compile=compile), trained(name, PLAIN))
+    assert_trained_alike(trained(name, PLAIN, Reuses, compile=compile), plainly_trained(name))
 
 
 class Lists(DummyVecEnv):
@@ -267,4 +290,4 @@ class Lists(DummyVecEnv):
 
 
 def test_rewards_and_ends_may_come_in_lists(name):
-    assert_trained_alike(trained(name, PLAIN, Lists), trained(name, PLAIN))
+    assert_trained_alike(trained(name, PLAIN, Lists), plainly_trained(name))

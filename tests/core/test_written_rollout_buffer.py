@@ -1,5 +1,7 @@
 """What stands in the rollout buffer is learned from, whoever wrote it, or refused."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
@@ -19,6 +21,7 @@ def memory(request, monkeypatch):
     """The arrays of the buffer are views of the model's tensors as on the CPU, or copies as on CUDA."""
     if request.param == "separate":
         monkeypatch.setattr(rollout_buffer, "to_numpy", lambda x: x.numpy(force=True).copy())
+    return request.param
 
 
 WRITES = {
@@ -30,13 +33,16 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("how", WRITES)
-@pytest.mark.parametrize("column", ["advantages", "returns", "log_probs", "values", "observations"])
-@pytest.mark.parametrize("algorithm", ["A2C", "PPO"])
-def test_what_stands_in_the_buffer_is_learned_from_whoever_wrote_it(algorithm, column, how, memory):
-    if "float64" in how and not mse_loss_mixes_types():
-        pytest.skip("with this torch, SB3 cannot learn from double precision")
+def trained(library, algorithm, callback):
+    kwargs = dict(batch_size=5, n_epochs=2, clip_range_vf=0.1, normalize_advantage=False) if algorithm == "PPO" else {}
+    env = vectorised(Scripted([3, 2], [True, False]), Scripted([2], [True]))
+    model = getattr(library, algorithm)(
+        "MlpPolicy", env, n_steps=5, seed=0, learning_rate=1e-2, policy_kwargs=dict(net_arch=[8]), device=DEVICE, **kwargs
+    )
+    return list(model.learn(30, callback=callback).policy.parameters())
 
+
+def with_writes(library, algorithm, column, how):
     class Writes(BaseCallback):
         def _on_step(self):
             return True
@@ -44,15 +50,28 @@ def test_what_stands_in_the_buffer_is_learned_from_whoever_wrote_it(algorithm, c
         def _on_rollout_end(self):
             WRITES[how](self.model.rollout_buffer, column)
 
-    def train(library, callback):
-        kwargs = dict(batch_size=5, n_epochs=2, clip_range_vf=0.1, normalize_advantage=False) if algorithm == "PPO" else {}
-        env = vectorised(Scripted([3, 2], [True, False]), Scripted([2], [True]))
-        model = getattr(library, algorithm)(
-            "MlpPolicy", env, n_steps=5, seed=0, learning_rate=1e-2, policy_kwargs=dict(net_arch=[8]), device=DEVICE, **kwargs
-        )
-        return list(model.learn(30, callback=callback).policy.parameters())
+    return trained(library, algorithm, Writes())
 
-    ours, theirs, unwritten = train(sb3_pgx, Writes()), train(sb3, Writes()), train(sb3_pgx, None)
+
+@cache
+def sb3s_with_writes(algorithm, column, how):
+    return with_writes(sb3, algorithm, column, how)
+
+
+@cache
+def without_writes(algorithm, memory):
+    return trained(sb3_pgx, algorithm, None)
+
+
+@pytest.mark.parametrize("how", WRITES)
+@pytest.mark.parametrize("column", ["advantages", "returns", "log_probs", "values", "observations"])
+@pytest.mark.parametrize("algorithm", ["A2C", "PPO"])
+def test_what_stands_in_the_buffer_is_learned_from_whoever_wrote_it(algorithm, column, how, memory):
+    if "float64" in how and not mse_loss_mixes_types():
+        pytest.skip("with this torch, SB3 cannot learn from double precision")
+
+    ours, theirs = with_writes(sb3_pgx, algorithm, column, how), sb3s_with_writes(algorithm, column, how)
+    unwritten = without_writes(algorithm, memory)
     for p, q in zip(ours, theirs, strict=True):
         th.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
     ignored = {"A2C": ("log_probs", "values"), "PPO": ()}[algorithm]  # by the loss

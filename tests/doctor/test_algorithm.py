@@ -39,9 +39,7 @@ def outcomes(results, outcome):
     return {result.name for result in results if result.outcome == outcome}
 
 
-@pytest.mark.parametrize(
-    "name", mostly_slow([*ALGORITHMS, "sb3:ppo", "sb3:a2c", "contrib:trpo"], ["a2c", "reinforce", "sb3:ppo"])
-)
+@pytest.mark.parametrize("name", mostly_slow([*ALGORITHMS, "sb3:ppo", "sb3:a2c", "contrib:trpo"], ["a2c", "sb3:ppo"]))
 def test_a_sound_algorithm_passes_every_applicable_probe(name):
     results = examine_algorithm(resolve_peer(name).algorithm)
     assert [result.name for result in results] == [*(probe.name for probe in PROBES), *sorted(UPDATE_CHECKS, reverse=True)]
@@ -78,9 +76,10 @@ def test_a_broken_algorithm_fails_exactly_the_probes_for_its_fault(cls, probes):
 
 
 def test_shuffled_observations_fail_the_probes_that_depend_on_observations():
-    failed = outcomes(examine_algorithm(ObservationsOfOtherRows), "failed")
-    assert {"observation", "action and observation", "continuous action"} <= failed
-    assert not failed & {"constant reward", "action"}  # all rows look the same in these probes
+    dependent, independent = {"observation", "action and observation", "continuous action"}, {"constant reward", "action"}
+    chosen = [probe for probe in PROBES if probe.name in dependent | independent]
+    failed = outcomes(examine_algorithm(ObservationsOfOtherRows, probes=chosen), "failed")
+    assert dependent <= failed and not failed & independent  # all rows look the same in the latter
 
 
 class ActsWithoutMasks(PPO):
@@ -137,7 +136,8 @@ def test_an_exception_fails_its_probe_and_the_other_probes_still_run():
                 raise RuntimeError("no bootstrap")
             return super().estimate(rollout)
 
-    results = {result.name: result for result in examine_algorithm(Raises)}
+    chosen = [probe for probe in PROBES if probe.name in {"constant reward", "time limit", "final observation", "action"}]
+    results = {result.name: result for result in examine_algorithm(Raises, probes=chosen)}
     assert results["time limit"].explanation == "training raised RuntimeError: no bootstrap"
     assert outcomes(results.values(), "failed") == {"time limit", "final observation"}
 

@@ -107,21 +107,23 @@ def test_gradients_of_weights_for_few_inputs_are_computed_the_other_way_round():
         assert rewritten(other, gradients, rows)[1][-1] == "aten::mm", "wide ones, and those of a matrix as it is"
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
+def test_small_products_take_any_rows_and_any_weights():
+    """Parts of what is in memory, in any order; all in one graph, because compiling takes the time."""
+    parts = [
         lambda x: x[2:10, 3:20],
         lambda x: x[:17, 5:13].T,
         lambda x: x[4:5, :17].expand(8, 17),
         lambda x: x.view(-1, 17, 2)[:8, :, 1],
         lambda x: x[2:10, 3:20].tanh(),
-    ],
-)
-def test_small_products_take_any_rows_and_any_weights(part):
-    """Parts of what is in memory, in any order."""
-    x, weights = th.randn(20, 34), th.randn(30, 17)
-    (result,) = compile_function(lambda x, weights: (part(x) @ weights[7:28].T,), [x, weights])([x, weights])
-    th.testing.assert_close(result.double(), part(x.double()) @ weights[7:28].double().T, rtol=1e-5, atol=1e-5)
+    ]
+
+    def products(x, weights):
+        return tuple(part(x) @ weights[7:28].T for part in parts)
+
+    inputs = [th.randn(20, 34), th.randn(30, 17)]
+    expected = products(*(x.double() for x in inputs))
+    for result, exact in zip(compile_function(products, inputs)(inputs), expected, strict=True):
+        th.testing.assert_close(result.double(), exact, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from pathlib import Path
 import cloudpickle
 import pytest
 from gymnasium import spaces
-from selection import mostly_slow
 from support.capabilities import DICT, IMAGE
 from support.eager_and_compiled import envs, make, trained
 from support.models import assert_same, parameters
@@ -23,7 +22,7 @@ from support.models import assert_same, parameters
 from sb3_pgx.engine.kept_graphs import VARIABLE, graphs
 from sb3_pgx.registry import ALGORITHMS
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+pytestmark = [pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler"), pytest.mark.slow]
 WAITS = "another process compiles the same graphs; this run waits for it"
 COMPILES = "which takes about"  # in the sentence that announces it
 
@@ -118,7 +117,6 @@ def test_a_process_without_a_compiler_trains_to_the_same_parameters_with_kept_gr
     assert result == dict(parameters=parameters, warnings=[], compiled=False)
 
 
-@pytest.mark.slow
 def test_a_run_that_keeps_no_graphs_trains_to_the_same_parameters(undisturbed):
     parameters, _, inductor = undisturbed
     assert Run("", inductor).result() == dict(parameters=parameters, warnings=[], compiled=True)
@@ -141,7 +139,6 @@ def compiler(tmp_path):
     return make
 
 
-@pytest.mark.slow
 def test_of_two_runs_at_once_one_compiles_and_the_other_waits_and_loads(undisturbed, compiler, tmp_path):
     finish = tmp_path / "finish"
     path = compiler(f"while ! [ -e {finish} ]; do sleep 0.05; done")
@@ -158,7 +155,6 @@ def test_of_two_runs_at_once_one_compiles_and_the_other_waits_and_loads(undistur
     assert len(keys) == len(set(keys)) == 3 == len(os.listdir(tmp_path / "graphs"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kill", ["compiles", "writes"])
 def test_the_run_after_one_that_was_killed_is_undisturbed(kill, undisturbed, compiler, tmp_path):
     parameters, _, inductor = undisturbed
@@ -203,7 +199,6 @@ def without_privileges():
     return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 
 
-@pytest.mark.slow
 def test_a_folder_that_is_only_read_is_loaded_from_without_a_word(warm, undisturbed):
     _read_only(warm)
     run = Run(warm, undisturbed[2], prefix=without_privileges())
@@ -217,7 +212,6 @@ PLACES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_a_folder_that_must_not_or_cannot_be_used_costs_one_sentence(place, undisturbed, warm):
     spoil, has_graphs, sentence = PLACES[place]
@@ -245,7 +239,6 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.slow
 def test_a_full_disk_costs_one_sentence(small_disk, undisturbed):
     result = Run(small_disk, undisturbed[2]).result()
     (told,) = result.pop("warnings")
@@ -256,7 +249,6 @@ def test_a_full_disk_costs_one_sentence(small_disk, undisturbed):
 # ------------------------------------------------------------------------------------------------------- copies of models
 
 
-@pytest.mark.slow
 def test_copies_of_a_model_with_loaded_graphs_train_on_as_the_model_does(warm, undisturbed, tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(warm))
     model = make("a2c", compile=True).learn(48)
@@ -296,7 +288,7 @@ CASES = [*((name, "MlpPolicy") for name in ALGORITHMS), *(("ppo", policy) for po
 CASES += [("trpo", "gSDE"), ("acer", "Dict observations")]
 
 
-@pytest.mark.parametrize("name, policy", mostly_slow(CASES, lambda name, policy: False))
+@pytest.mark.parametrize("name, policy", CASES)
 def test_loaded_graphs_compute_what_fresh_ones_do_bit_for_bit(name, policy, tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     fresh, kept = (make(name, compile=True, **POLICIES[policy]()) for _ in range(2))

@@ -107,6 +107,7 @@ def test_of_two_processes_that_want_a_graph_at_once_one_compiles_it_and_the_othe
     assert names(folder) == [graph.file.name for graph in graphs(folder)] and len(graphs(folder)) == 1
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_it_compiles_leaves_nothing_in_the_way(folder, compiler):
     compiler("kill -9 $PPID; exit 1")
     killed = forked(lambda: compile_function(another, [X]))

@@ -61,6 +61,7 @@ def test_seeds_make_and_the_mode_of_a_pool(envpool):
         as_vec_env(envpool.make("CartPole-v1", env_type="dm", num_envs=2))
 
 
+@pytest.mark.slow
 def test_cartpole_learns(envpool):
     env = make_vec_env("CartPole-v1", 8, seed=0, vector="envpool")
     settings = dict(n_steps=128, batch_size=128, n_epochs=6, learning_rate=1e-3)

@@ -222,6 +222,7 @@ def test_a_buffer_of_ones_own_cannot_leave_rows_out():
         trained("ppo", carrying("mixed"), rollout_buffer_class=Own)
 
 
+@pytest.mark.slow
 def test_gymnasiums_own_vectorised_cartpole_learns():
     """It resets in the next step, and ignores a mask."""
     env = make_vec_env("CartPole-v1", 16, seed=0, vector=True)

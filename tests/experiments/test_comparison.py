@@ -8,6 +8,7 @@ from itertools import product
 import gymnasium
 import numpy as np
 import pytest
+from selection import mostly_slow
 from support.browser import browse, needs_browser, pixels_of
 from support.run_in_process import compare_here
 
@@ -213,7 +214,7 @@ def test_other_versions_are_another_comparison_and_force_trains_every_run_anew(a
     assert (folder / "notes.txt").read_text() == "precious"
 
 
-@pytest.mark.parametrize("option", ["--configs", "--vec-env"])
+@pytest.mark.parametrize("option", mostly_slow(["--configs", "--vec-env"], ["--configs"]))
 def test_runs_of_what_was_there_before_force_do_not_count_as_those_of_another_comparison(again, tmp_path, option):
     folder, command = again
     (tmp_path / "configs").mkdir()

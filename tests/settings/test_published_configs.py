@@ -9,6 +9,7 @@ import pytest
 import torch as th
 import yaml
 from readme_tables import CONFIGS, comments, measured
+from selection import mostly_slow
 from support.small_environments import DEVICE, AnySpace, vectorised
 
 import sb3_pgx.tasks  # noqa: F401  # registers environments of some entries
@@ -37,7 +38,10 @@ SMALL_ENVS, SHORT_EPISODE, SOME_STEPS = 2, 6, 400
 MARKS = ("not measured", "no claim", "checked:", "tuned on seed", "does not solve it", "measured on seeds 100")
 
 
-@pytest.fixture(params=ENTRIES, ids=":".join)
+# The entries for all Atari games have the same environment and network.
+@pytest.fixture(
+    params=mostly_slow([(e,) for e in ENTRIES], lambda e: e[1] != "atari" or e[0] in ("acer", "ppo")), ids=":".join
+)
 def entry(request):
     """An algorithm, an environment that the entry is for, and the settings."""
     algorithm, env_id = request.param

@@ -144,6 +144,7 @@ def test_the_next_product_is_that_of_the_policy_as_it_is_then_and_needs_no_new_g
     assert len(graphs) == before == 2 * compiled
 
 
+@pytest.mark.slow
 def test_the_compilers_product_is_the_uncompiled_one():
     problem = around("Discrete")
     here, product = problem.actor(False), problem.actors.product

@@ -12,6 +12,7 @@ import sb3_contrib.trpo.trpo as contrib_trpo
 import stable_baselines3 as sb3
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from support.small_environments import DEVICE, vectorised
 
 import sb3_pgx
@@ -176,3 +177,24 @@ def idiom(*algorithms: str, quick: bool = False) -> Callable[[Callable[..., Any]
         return test
 
     return decorate
+
+
+class OnStep(BaseCallback):
+    """A callback that calls a function with itself at every step."""
+
+    def __init__(self, function: Callable[[Any], Any]):
+        super().__init__()
+        self.function = function
+
+    def _on_step(self) -> bool:
+        return self.function(self) is not False
+
+
+class OnRolloutEnd(OnStep):
+    """A callback that calls a function with itself at the end of every rollout."""
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.function(self)

@@ -54,6 +54,9 @@ def smallest(cls: type) -> dict[str, Any]:
 
 QUICK: dict[str, dict[str, Any]] = {name: smallest(cls) for name, cls in ALGORITHMS.items()}
 
+PPOS = ("ppo", "ppo_penalty")
+MIXED_ALGORITHMS = [name for name in ALGORITHMS if name != "acer"]  # which act in Dict and Tuple spaces
+
 
 class OwnExtractor(FlattenExtractor):
     """A user's feature extractor with a layer to train."""

@@ -1,8 +1,13 @@
 """Environments whose action masks change from state to state, and which raise on an invalid action."""
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_pgx.core.action_masks import mask_parts, mask_size
 
@@ -71,3 +76,41 @@ class Masked(gym.Env):
         observation = self.drawn()
         info = {} if self.in_observations else {"action_masks": self.mask.copy()}
         return observation, reward, ended and not self.truncates, ended and self.truncates, info
+
+
+class MaskedArrays(VectorEnv):
+    """Two masked environments that reset in the step after an episode's end, whose observation has no valid action."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+
+    def __init__(self):
+        self.envs = [Masked(in_observations=True, length=length) for length in (3, 5)]
+        self.num_envs = 2
+        self.single_observation_space, self.single_action_space = self.envs[0].observation_space, self.envs[0].action_space
+        self.observation_space = batch_space(self.single_observation_space, 2)
+        self.action_space = batch_space(self.single_action_space, 2)
+        self.ended = np.zeros(2, bool)
+
+    def reset(self, *, seed=None, options=None):
+        self.ended[:] = False
+        return self.stacked([env.reset(seed=i)[0] for i, env in enumerate(self.envs)]), {}
+
+    def step(self, actions):
+        seen, rewards, ends = [], np.zeros(2), np.zeros(2, bool)
+        for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
+            if self.ended[i]:
+                seen.append(env.reset()[0])
+                continue
+            observation, rewards[i], ends[i], _, _ = env.step(action)
+            seen.append({**observation, "action_mask": observation["action_mask"] * (not ends[i])})
+        self.ended = ends.copy()
+        return self.stacked(seen), rewards, ends, np.zeros(2, bool), {}
+
+    @staticmethod
+    def stacked(seen):
+        return {key: np.stack([one[key] for one in seen]) for key in seen[0]}
+
+
+def environments(space="Discrete", n=2, **kwargs):
+    """Make masked environments with a space of ``MASKED_SPACES``, or with mixed actions for ``"Dict"``."""
+    return DummyVecEnv([lambda: Masked(copy.deepcopy({**MASKED_SPACES, "Dict": MIXED}[space]), **kwargs)] * n)

@@ -23,6 +23,11 @@ def make(name, env=None, policy="MlpPolicy", **kwargs):
     return ALGORITHMS[name](policy, env or envs(), **{"seed": 0, "device": DEVICE, **QUICK[name], **kwargs})
 
 
+def make_in(name, env, **kwargs):
+    """Make a small model with the policy that the environment's observations need."""
+    return make(name, env, "MultiInputPolicy" if hasattr(env.observation_space, "spaces") else "MlpPolicy", **kwargs)
+
+
 def takes(name, argument):
     """Return whether an algorithm's constructor has an argument of this name."""
     return argument in inspect.signature(ALGORITHMS[name].__init__).parameters

@@ -1,10 +1,11 @@
-"""Observers of updates: a spy on the objective, a callback that keeps metrics, a log in a folder."""
+"""Observers of training: a spy on the objective, callbacks that keep metrics and rollouts, a log in a folder."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -92,3 +93,28 @@ class Metrics(BaseCallback):
 
     def on_update_end(self, metrics: dict[str, float]) -> None:
         self.updates.append(metrics)
+
+
+class Watch(BaseCallback):
+    """A callback that keeps the actions of every step, and what every rollout was evaluated and estimated to be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.actions: list[np.ndarray] = []
+        self.evaluations: list[list[Tensor]] = []
+
+    def _on_step(self) -> bool:
+        self.actions.append(self.locals["actions"].copy())
+        return True
+
+    def _on_rollout_end(self) -> None:
+        rollout: Any = self.model.last_rollout
+        parts = (rollout.values, rollout.log_prob, rollout.last_values, rollout.next_values)
+        self.evaluations.append([*parts, rollout.advantages, rollout.returns])
+
+
+def watched(model: Any, timesteps: int = 48) -> tuple[Watch, tuple[float, float]]:
+    """Train, and return what was done and the next random numbers of both generators."""
+    watch = Watch()
+    model.learn(timesteps, callback=watch)
+    return watch, (np.random.rand(), th.rand(1).item())

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from selection import mostly_slow
 from support.made_up_runs import ThreadWorker
 
 from sb3_pgx.settings.search_spaces import arguments_of
@@ -17,14 +18,19 @@ from sb3_pgx.tuning.tuner import run_tuning
 from sb3_pgx.tuning.worker_process import SeedDone
 
 
-@pytest.fixture(params=["journal", "sqlite"])
-def storage(request):
+@pytest.fixture
+def storage(kind):
     """A folder in memory if possible, because SQLite waits for the disk at each of its many writes."""
-    if request.param == "journal":
+    if kind == "journal":
         yield None
     else:
         with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
             yield f"sqlite:///{folder}/study.db"
+
+
+KINDS = ["journal", "sqlite"]
+each_storage = pytest.mark.parametrize("kind", KINDS)
+mostly_the_journal = pytest.mark.parametrize("kind", mostly_slow(KINDS, ["journal"]))
 
 
 def states(study):
@@ -63,6 +69,7 @@ def test_a_configuration_outside_of_the_space_is_told_and_not_called_the_first_t
     assert summary.default_score is None and study.trials[0].params["n_epochs"] == 7
 
 
+@mostly_the_journal
 def test_a_killed_search_goes_on_where_it_was(stub, plan, search, killed_at, storage):
     """The search is killed (SIGKILL) during the second seed of the second trial, and then resumed."""
     p = plan(trials=4, storage=storage)
@@ -176,6 +183,7 @@ def test_the_wilcoxon_pruner_stops_after_the_seeds_that_tell_enough(stub, plan, 
     assert study.trials[1].intermediate_values == {0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0}
 
 
+@each_storage
 def test_machines_that_share_a_study_never_train_the_same_trial(stub, plan, search, storage):
     stub.seconds = 0.02
     p = plan(trials=6, workers=2, storage=storage, sampler="random", sampler_seed=None)
@@ -206,6 +214,7 @@ def test_of_two_machines_that_ask_for_the_last_trial_at_once_one_goes_without(pl
     assert [trial.number for trial in trial_records.counted_trials(one)] == [0]
 
 
+@mostly_the_journal
 def test_two_machines_that_find_a_dead_one_at_once_start_its_trial_once(stub, plan, search, killed_at, storage):
     """The second machine looks after the first has marked the trial as failed, and before it has queued another."""
     p = plan(trials=3, storage=storage)

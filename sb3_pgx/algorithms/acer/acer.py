@@ -11,15 +11,14 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
 
-from sb3_pgx.algorithms.acer.masked_observations import without_masks
+from sb3_pgx.algorithms.acer.batches import Batches
 from sb3_pgx.algorithms.acer.objective import BOX_OBJECTIVE, DISCRETE_OBJECTIVE, Coefficients
 from sb3_pgx.algorithms.acer.policies import ACERCnnPolicy, ACERMixin, ACERMultiInputPolicy, ACERPolicy
 from sb3_pgx.algorithms.acer.record import RawTransitions, normalizes_last, record_of
 from sb3_pgx.algorithms.acer.replay import SegmentReplay
 from sb3_pgx.algorithms.acer.replay_files import load_replay, save_replay
-from sb3_pgx.algorithms.acer.segments import Segments, joined, room_for, windows
+from sb3_pgx.algorithms.acer.segments import Segments
 from sb3_pgx.algorithms.rmsprop import RMSpropAlgorithm, with_rms_prop
 from sb3_pgx.core.buffer_arrays import COLUMNS
 from sb3_pgx.core.checks import (
@@ -32,7 +31,7 @@ from sb3_pgx.core.checks import (
 )
 from sb3_pgx.core.errors import one_line, warn
 from sb3_pgx.core.examination import Examination
-from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Rollout, map_tensors
+from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Rollout
 from sb3_pgx.core.schedules import MAX_FLOAT32
 from sb3_pgx.core.search_space import ENTROPY, GAMMA, Categorical, Dimension, Real, Scheduled, Whole
 from sb3_pgx.core.undo import state_of
@@ -285,7 +284,7 @@ class ACER(RMSpropAlgorithm):
             self.replay_generator = known[0]
         self._restart_average()
         self._average_modules = Modules()
-        self._bounds = _bounds_of(self.action_space, self.device)
+        self._batches = Batches(self.action_space, self.device)
         self.replay_buffer = SegmentReplay(
             self.buffer_size, self.n_steps, self.observation_space, self.action_space, self.n_envs
         )
@@ -339,7 +338,7 @@ class ACER(RMSpropAlgorithm):
         self._generator_seed = seed
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "replay_buffer", "_raw", "_final_masks", "_average_modules", "_bounds"]
+        return [*super()._excluded_save_params(), "replay_buffer", "_raw", "_final_masks", "_average_modules", "_batches"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
@@ -518,69 +517,16 @@ class ACER(RMSpropAlgorithm):
 
     def segments_of(self, rollout: Rollout) -> Segments:
         """Return a rollout as a batch of segments, one per environment, as :attr:`objective` takes it."""
-        assert rollout.distribution is not None
-        observations = map_tensors(lambda x: x.flatten(end_dim=1), rollout.observations)
-        actions, masks = rollout.actions.flatten(end_dim=1), rollout.action_masks
-        return Segments(
-            joined(observations, rollout.last_observations),
-            actions,
-            rollout.distribution.flatten(end_dim=1),
-            rollout.rewards,
-            rollout.terminated,
-            rollout.truncated,
-            rollout.final_observations,
-            self._noise(actions),
-            self._bounds,
-            None if masks is None or rollout.last_masks is None else th.cat([masks.flatten(end_dim=1), rollout.last_masks]),
-            rollout.final_masks,
-        )
+        return self._batches.of_rollout(rollout, self.n_dueling_samples)
 
     def replayed_segments(self, n_batches: int) -> Iterator[list[Segments]]:
         """Yield lists of batches of segments from the memory, at most ``DRAWN_AT_ONCE`` per list."""
         for start in range(0, n_batches, DRAWN_AT_ONCE):
-            yield self._drawn(min(DRAWN_AT_ONCE, n_batches - start))
-
-    def _drawn(self, n_batches: int) -> list[Segments]:
-        """Draw batches of segments, all with tensors of the same shapes."""
-        sample = self.replay_buffer.sample((n_batches, self._replay_batch), self.replay_generator)
-        (observations, masks), rewards = without_masks(sample.observations), sample.rewards
-        final, final_masks = (None, None) if sample.final_observations is None else without_masks(sample.final_observations)
-        if self.replay_buffer.raw:
-            normalize = self._vec_normalize_env
-            assert normalize is not None, "checked when learn started"
-            observations, rewards = normalize.normalize_obs(observations), normalize.normalize_reward(rewards)
-            final = None if final is None else normalize.normalize_obs(final)
-        if final is not None:
-            counts = sample.truncated.sum(axis=(1, 2))
-            places = windows(counts, room_for(counts.max(), self._replay_batch, rewards[0].size))
-            final = map_tensors(lambda x: x[places], final)
-            final_masks = None if final_masks is None else final_masks[places]
-
-        def to_device(array: np.ndarray) -> Tensor:
-            return th.from_numpy(array).to(self.device)
-
-        actions = to_device(sample.actions).flatten(1, 2)
-        drawn = Segments(
-            map_tensors(lambda x: to_device(x).flatten(1, 2), observations),
-            actions,
-            to_device(sample.behaviour).flatten(1, 2),
-            to_device(rewards),
-            to_device(sample.terminated),
-            to_device(sample.truncated),
-            None if final is None else map_tensors(to_device, final),
-            self._noise(actions),
-            None if self._bounds is None else self._bounds.expand(n_batches, -1, -1),
-            None if masks is None else to_device(masks).flatten(1, 2),
-            None if final_masks is None else to_device(final_masks),
-        )
-        return list(drawn.split_with(Tensor.unbind))
-
-    def _noise(self, actions: Tensor) -> Tensor | None:
-        """Draw the normal random numbers of a gradient step for Box actions ``[..., B, D]``; ``None`` for Discrete."""
-        if self._bounds is None:
-            return None
-        *batches, rows, n = actions.shape
-        return th.randn((*batches, 1 + 2 * self.n_dueling_samples, rows, n), device=self.device)
+            size = min(DRAWN_AT_ONCE, n_batches - start), self._replay_batch
+            sample = self.replay_buffer.sample(size, self.replay_generator)
+            normalize = self._vec_normalize_env if self.replay_buffer.raw else None
+            assert normalize is not None or not self.replay_buffer.raw, "checked when learn started"
+            yield self._batches.of_sample(sample, normalize, self.n_dueling_samples)
 
 
 def is_large(rollout: Rollout) -> bool:
@@ -598,10 +544,3 @@ def _together(parts: list[tuple[Metrics, int]]) -> Metrics:
     total = sum(n for _, n in parts)
     means = {name: sum(n * metrics[name] for metrics, n in parts) / total for name in parts[0][0]}
     return {**means, "ratio_max": max(metrics["ratio_max"] for metrics, _ in parts)}
-
-
-def _bounds_of(space: spaces.Space, device: th.device) -> Tensor | None:
-    """Return the lowest and highest actions of a Box, ``[2, D]``; ``None`` for Discrete."""
-    if not isinstance(space, spaces.Box):
-        return None
-    return th.from_numpy(np.stack([space.low.ravel(), space.high.ravel()]).astype(np.float32)).to(device)
