@@ -25,6 +25,7 @@ TRAINING_CODE = (
     "sb3_pgx/registry.py",
     "sb3_pgx/settings",
     "sb3_pgx/stages",
+    "sb3_pgx/tasks",
 )
 RESULTS_ALONE = "benchmarks/results"  # written while measuring, so it does not make the tree unclean
 

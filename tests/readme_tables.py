@@ -183,7 +183,8 @@ def runs_of(record: dict[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
 
 def measured() -> set[tuple[str, str]]:
     """Algorithms and environments that a claim's sentence names."""
-    words = [set(re.findall(r"[\w:/-]+", record["claim"])) for record in results()]
+    # The hyperparameter files name an environment without the module that registers it.
+    words = [set(re.findall(r"[\w:/-]+", record["claim"].replace("sb3_pgx.tasks:", ""))) for record in results()]
     return {
         (algorithm, env_id)
         for algorithm in ALGORITHMS
