@@ -70,6 +70,10 @@ def test_a_callback_that_changes_rewards_and_estimates_again_changes_the_update(
 # ------------------------------------------------------------------------------------------------------- capabilities
 
 
+# The others are relatives of these, and share policies and rollouts with them.
+@pytest.mark.parametrize(
+    "name", mostly_slow(ALGORITHMS, lambda name: name not in ("ppo_penalty", "reinforce_baseline", "trpo"))
+)
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_readme_says_what_trains(name, cell):
     published = published_capabilities().get((name, cell))

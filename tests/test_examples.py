@@ -33,7 +33,7 @@ def expected(script):
     return [line for line in lines if line and not line.startswith("#")]
 
 
-QUICK = ("gae_lambda", "own_environment")
+QUICK = ("gae_lambda",)
 
 
 @pytest.mark.parametrize("script", mostly_slow(SCRIPTS, lambda path: path.stem in QUICK), ids=lambda path: path.stem)

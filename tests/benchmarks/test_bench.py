@@ -196,6 +196,7 @@ def in_a_new_process():
     return {"grown": float(lines[0]), "data": int(lines[-1])}
 
 
+@pytest.mark.slow
 def test_the_data_of_a_model_are_its_parameters_moments_and_rollout(in_a_new_process):
     network = 4 * (2 * (4 * 64 + 64 + 64 * 64 + 64) + 3 * 64 + 3)  # actor and critic of CartPole-v1, 4 bytes a number
     assert (
@@ -203,6 +204,7 @@ def test_the_data_of_a_model_are_its_parameters_moments_and_rollout(in_a_new_pro
     )  # two moments each; a rollout of 16 rows and small change
 
 
+@pytest.mark.slow
 def test_memory_is_in_mebibytes(in_a_new_process):
     assert in_a_new_process["grown"] == pytest.approx(128, abs=30)
 

@@ -88,6 +88,7 @@ def names(folder):
     return sorted(os.listdir(folder))
 
 
+@pytest.mark.slow
 def test_of_two_processes_that_want_a_graph_at_once_one_compiles_it_and_the_other_waits(folder, compiler, tmp_path):
     started, finish = tmp_path / "started", tmp_path / "finish"
     compiler(f"touch {started}; while ! [ -e {finish} ]; do sleep 0.02; done")

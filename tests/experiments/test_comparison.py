@@ -226,6 +226,7 @@ def test_runs_of_what_was_there_before_force_do_not_count_as_those_of_another_co
     assert set(command(*settings)[1]) >= {f"sb3:a2c {env_id} {seed}" for env_id, seed in product(ENVS, (0, 1))}
 
 
+@pytest.mark.slow
 def test_environments_that_step_as_arrays_give_the_same_runs(first, tmp_path):
     output = tmp_path / "out"
     assert compare_here([*COMPARE, "--vec-env", "vector", "--output", str(output)]) == 0

@@ -146,6 +146,8 @@ def idiom(*algorithms: str, quick: bool = False) -> Callable[[Callable[..., Any]
     """
     Make a test of a script: our class has to end where SB3's does, uncompiled and, for the first algorithm, compiled, too.
 
+    The quick suite runs it with the first and the last algorithm.
+
     A script takes ``make`` and fixtures, and returns a model, or a tuple of a model and numbers.
 
     :param algorithms: keys of :data:`CLASSES`; none: all but ``RecurrentPPO``
@@ -153,7 +155,9 @@ def idiom(*algorithms: str, quick: bool = False) -> Callable[[Callable[..., Any]
     """
     names = algorithms or ("PPO", "A2C", "TRPO")
     compiled = pytest.param(names[0], True, id=f"{names[0]}, compiled", marks=[] if quick else pytest.mark.slow)
-    cases = [*(pytest.param(name, False, id=name) for name in names), compiled]
+    ends = (names[0], names[-1])
+    cases = [pytest.param(name, False, id=name, marks=[] if name in ends else pytest.mark.slow) for name in names]
+    cases.append(compiled)
 
     def decorate(script: Callable[..., Any]) -> Callable[..., None]:
         arguments = list(inspect.signature(script).parameters.values())[1:]
