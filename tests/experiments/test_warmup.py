@@ -27,7 +27,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "graphs"
 
 
-@pytest.mark.slow
 def test_what_is_compiled_ahead_is_what_a_run_needs(folder, capsys):
     assert main(["warmup", "--algo", A2C, "--env", "CartPole-v1", "--defaults", "--threads", "1"]) == 0
     said = capsys.readouterr().out

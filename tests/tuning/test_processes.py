@@ -56,7 +56,6 @@ def evaluated(tmp_path, monkeypatch):
     return read
 
 
-@pytest.mark.slow
 def test_a_command_that_is_killed_goes_on_where_it_was(tmp_path, evaluated, monkeypatch, capsys):
     command = ["tune", "--algo", "a2c", "--env", ENV, "--trials", "2", "--seeds", "2", "--timesteps", "400", "--workers", "1"]
     command += ["--pruner", "none", "--eval-episodes", "2", "--output", str(tmp_path / "out")]
