@@ -11,6 +11,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sb3_pgx.engine.tensors import copy_all
 from sb3_pgx.ops.objectives import sum_of, weighted
 
 Group = Mapping[str, Any]
@@ -54,11 +55,26 @@ class OptimizerRule(ABC):
         :return: parameters and moments after the step
         """
 
+    @classmethod
+    def move(cls, theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], group: Group, number: int) -> None:
+        """
+        Take the same step on the host, in place.
+
+        :param theta: parameters, ``[P]``
+        :param gradient: gradient of the loss, ``[P]``
+        :param moments: one for each name, ``[P]`` each
+        :param group: the optimizer's options
+        :param number: of the step, 1 for the first one
+        """
+        after, kept = cls.step(theta, gradient, moments, cls.scalars(group, number))
+        copy_all((theta, *moments), (after, *kept))
+
 
 class Adam(OptimizerRule):
     """Adam (Kingma & Ba, 2015, algorithm 1), with weight decay added to the gradient."""
 
     moments = ("exp_avg", "exp_avg_sq")
+    fused: ClassVar[Any] = getattr(th, "_fused_adam_", None)  # which Adam(fused=True) calls; private
 
     @staticmethod
     def scalars(group: Group, step: int) -> tuple[float, ...]:
@@ -77,9 +93,34 @@ class Adam(OptimizerRule):
         square = plus_product(beta2 * moments[1], square_weight, gradient, gradient)
         return minus_quotient(theta, size, mean, square.sqrt() * correction + eps), (mean, square)
 
+    @classmethod
+    def move(cls, theta: Tensor, gradient: Tensor, moments: Sequence[Tensor], group: Group, number: int) -> None:
+        """Take the step by torch's fused operation, in a third of the time. Arguments are those of the base class."""
+        if cls.fused is None:
+            super().move(theta, gradient, moments, group, number)
+            return
+        (beta1, beta2), (mean, square) = group["betas"], moments
+        cls.fused(
+            [theta],
+            [gradient],
+            [mean],
+            [square],
+            [],  # for AMSGrad
+            [th.tensor(float(number))],
+            lr=float(group["lr"]),
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
+
 
 class AdamW(Adam):
     """AdamW (Loshchilov & Hutter, 2019): weight decay is separate from the gradient."""
+
+    fused = getattr(th, "_fused_adamw_", None)
 
     @staticmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -161,11 +161,12 @@ class FlatParameters(MovedParameters, EagerParameters):
 
     def take(self, gradient: Sequence[Tensor], clip: float, number: int, scale: float) -> bool:
         (vector,), (group,) = gradient, self.optimizer.param_groups
-        scalars = self.rule.scalars({**group, "lr": scale * group["lr"]}, self.step + number)
-        theta, moments = self.rule.step(self.theta, vector.mul_(clip), self.moments, scalars)
-        if self.irrevocable and not all(map(all_finite, (theta, *moments))):
+        moved = (self.theta, *self.moments)
+        before = [x.clone() for x in moved] if self.irrevocable else []
+        self.rule.move(self.theta, vector.mul_(clip), self.moments, {**group, "lr": scale * group["lr"]}, self.step + number)
+        if self.irrevocable and not all(map(all_finite, moved)):
+            copy_all(moved, before)
             return False
-        copy_all((self.theta, *self.moments), (theta, *moments))
         return True
 
     def store_parameters(self) -> None:

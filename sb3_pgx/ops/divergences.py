@@ -14,6 +14,8 @@ import torch as th
 from torch import Tensor
 from torch.nn import functional as F
 
+LOG_OF_ZERO = -1000.0  # the exponential of this and of all below it is 0, in double precision, too
+
 
 def log_prob_categorical(log_p: Tensor, actions: Tensor) -> Tensor:
     """
@@ -33,7 +35,7 @@ def entropy_categorical(log_p: Tensor) -> Tensor:
     :param log_p: normalised logits of p; actions that p excludes (logit −∞) contribute 0, ``[B, K]``
     :return: ``[B]``
     """
-    return -(log_p.exp() * log_p.masked_fill(log_p == -th.inf, 0.0)).sum(dim=1)
+    return -(log_p.exp() * log_p.clamp(min=LOG_OF_ZERO)).sum(dim=1)
 
 
 def kl_categorical(old: Tensor, new: Tensor, sizes: Sequence[int] | None = None) -> Tensor:

@@ -130,6 +130,19 @@ def test_a_rule_and_torchs_optimizer_take_the_same_steps_and_each_goes_on_where_
     assert_same_state(training.optimizer.state_dict(), expected.optimizer.state_dict(), **TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("kind", [th.optim.Adam, th.optim.AdamW])
+def test_a_version_of_torch_without_the_fused_operation_takes_the_same_steps(kind, monkeypatch):
+    expected, training = (Training(kind, dict(weight_decay=0.1)) for _ in range(2))
+    expected.ours(5)
+    rule = rule_of(training.optimizer)
+    assert rule.fused is not None
+    monkeypatch.setattr(rule, "fused", None)
+    training.ours(5)
+    for p, q in zip(training.parameters, expected.parameters, strict=True):
+        th.testing.assert_close(p, q, **TOLERANCE[th.float64])
+    assert_same_state(training.optimizer.state_dict(), expected.optimizer.state_dict(), **TOLERANCE[th.float64])
+
+
 def test_the_scalars_of_steps_to_come_are_those_of_the_steps_when_they_are_taken(optimizer):
     """A compiled step gets them as tensors, prepared an epoch ahead."""
     expected, training = Training(*optimizer), Training(*optimizer)
