@@ -72,8 +72,7 @@ def run_cells(network: nn.RNNBase, inputs: Tensor, sizes: Tensor, start: State) 
 
     :return: outputs of the last layer, ``[R, H]``, and the states after each row, ``[R, layers, H]`` each
     """
-    # One by one, since tolist() fails within torch.func's transforms on torch 2.8.
-    return _run_levels(network, inputs, [int(size) for size in sizes], start)
+    return _run_levels(network, inputs, sizes.tolist(), start)
 
 
 def run_operators(network: nn.RNNBase, inputs: Tensor, sizes: Tensor, start: State) -> Tensor:
@@ -125,11 +124,6 @@ def _run_levels(network: nn.RNNBase, inputs: Tensor, sizes: Sequence[int], start
         after.append((inputs, memories))
     hidden_states, cell_states = (th.stack(layers, dim=1) for layers in zip(*after, strict=True))
     return inputs, (hidden_states, cell_states)
-
-
-def outputs_of_cells(network: nn.RNNBase, inputs: Tensor, sizes: Tensor, start: State) -> Tensor:
-    """Return the outputs of :func:`run_cells` alone."""
-    return run_cells(network, inputs, sizes, start)[0]
 
 
 def _lstm_cell(fed: Tensor, recurrent: Tensor, hidden: Tensor, memory: Tensor) -> State:

@@ -85,8 +85,8 @@ def no_memory(policy: Any, n: int) -> Memory:
 
 
 def names_of_memory(policy: Any) -> list[str]:
-    """Return the names of the tensors in a batch's memory, in their order."""
-    return ["sizes", *no_memory(policy, 0)]
+    """Return the names of the tensors in the memory of a batch in fixed shapes, in their order."""
+    return ["padded_sizes", *no_memory(policy, 0)]
 
 
 def one_level(states: Mapping[str, Tensor]) -> Memory:
@@ -110,15 +110,18 @@ def features_of(policy: Any, observations: Observations) -> Features:
     return Features(features, features) if policy.share_features_extractor else Features(*features)
 
 
-def latents_of(policy: Any, features: Features, memory: Mapping[str, Tensor], run: Run = run_padded) -> Latents:
+def latents_of(policy: Any, features: Features, memory: Mapping[str, Tensor]) -> Latents:
     """
     Return the last hidden layers of actor and critic.
 
     :param policy: recurrent policy
     :param features: features in packed order
     :param memory: memory of the batch
-    :param run: how to run the recurrent networks
     """
+    return _latents(policy, features, memory, run_padded)
+
+
+def _latents(policy: Any, features: Features, memory: Mapping[str, Tensor], run: Run) -> Latents:
     outputs = _outputs(policy.lstm_actor, features.pi, memory, "pi", run)
     of_critic = _critic_outputs(policy, features, memory, run, outputs)
     return Latents(policy.mlp_extractor.forward_actor(outputs), policy.mlp_extractor.forward_critic(of_critic))
@@ -132,13 +135,13 @@ def latents_and_states(policy: Any, features: Features, memory: Mapping[str, Ten
         outputs, after[id(network)] = run_cells(network, inputs, sizes, start)
         return outputs
 
-    latents = latents_of(policy, features, memory, run)
+    latents = _latents(policy, features, memory, run)
     return latents, as_memory({name: after[id(network)] for name, network in networks_of(policy).items()})
 
 
-def recurrent_distribution(policy: Any, features: Features, memory: Mapping[str, Tensor], run: Run = run_padded) -> Any:
+def recurrent_distribution(policy: Any, features: Features, memory: Mapping[str, Tensor]) -> Any:
     """Return the action distribution, which is the policy's ``action_dist``; arguments as for :func:`latents_of`."""
-    outputs = _outputs(policy.lstm_actor, features.pi, memory, "pi", run)
+    outputs = _outputs(policy.lstm_actor, features.pi, memory, "pi", run_padded)
     return policy._get_action_dist_from_latent(policy.mlp_extractor.forward_actor(outputs))
 
 
@@ -163,12 +166,12 @@ def acts_as_contribs(policy: Any) -> bool:
     )
 
 
-def recurrent_values(policy: Any, features: Features, memory: Mapping[str, Tensor], run: Run = run_padded) -> Tensor:
+def recurrent_values(policy: Any, features: Features, memory: Mapping[str, Tensor]) -> Tensor:
     """Return V, ``[R, 1]``; arguments as for :func:`latents_of`."""
     of_actor = None
     if policy.shared_lstm:
-        of_actor = _outputs(policy.lstm_actor, features.pi, memory, "pi", run)
-    of_critic = _critic_outputs(policy, features, memory, run, of_actor)
+        of_actor = _outputs(policy.lstm_actor, features.pi, memory, "pi", run_padded)
+    of_critic = _critic_outputs(policy, features, memory, run_padded, of_actor)
     return policy.value_net(policy.mlp_extractor.forward_critic(of_critic))
 
 

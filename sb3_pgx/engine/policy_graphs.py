@@ -96,7 +96,7 @@ def _evaluation(
 class Encoder:
     """
     Turn policy inputs into the tensors that a pass takes: observations in the order of the space, one-hot encoded, then masks,
-    then the memory.
+    then the memory of a batch in fixed shapes.
 
     :param space: observation space
     """
@@ -144,10 +144,18 @@ class CompiledPass:
     :param space: observation space
     :param log: of what is compiled
     :param what: name of the pass in that log
+    :param check: raises :class:`~sb3_pgx.engine.trace.NotCompilable` if there is a reason not to trace the policy
     """
 
-    def __init__(self, function: Callable[..., Any], space: spaces.Space, log: CompileLog, what: str):
-        self.function, self.log, self.what = function, log, what
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        space: spaces.Space,
+        log: CompileLog,
+        what: str,
+        check: Callable[[ActorCriticPolicy], None] = check_traceable,
+    ):
+        self.function, self.log, self.what, self._check = function, log, what, check
         self.encode = Encoder(space)
         self.constants = Remembered()  # among the inputs
         self._structure: Any = None
@@ -195,7 +203,7 @@ class CompiledPass:
 
     def _traceable(self, policy: ActorCriticPolicy, parameters: Mapping[str, Tensor], moved: Sequence[str]) -> Function:
         """Return the pass as a function of tensors alone, the parameters first."""
-        check_traceable(policy)
+        self._check(policy)
         function, n, names = self.bound(policy, parameters, moved), len(parameters), list(parameters)
         return lambda *tensors: function(laid_out(dict(zip(names, tensors, strict=False))), *tensors[n:])
 

@@ -1,16 +1,19 @@
 """Compiled acting and gradient steps of recurrent policies against eager ones, which differ in everything but the result."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from selection import mostly_slow
 from stable_baselines3.common.logger import Logger
 from support.capabilities import BOX, DICT, MIXED, envs
 from support.eager_and_compiled import Sentences, assert_same_training, trained
 from support.recurrent import CELLS, LAYOUTS, double_policy, policy_kwargs
 from support.small_environments import DEVICE, Scripted, vectorised
 
-from sb3_pgx import A2C, NPG, PPO, PPOPenalty
+from sb3_pgx import A2C, NPG, PPO, TRPO, PPOPenalty
 from sb3_pgx.engine import kept_graphs
 from sb3_pgx.engine.compiler import using_backend
 from sb3_pgx.engine.kept_graphs import VARIABLE
@@ -21,11 +24,17 @@ def scripted():
 
 
 def pair(algorithm=PPO, policy="MlpLstmPolicy", make=scripted, layout="separate", **kwargs):
+    """Return the same model twice, eager and compiled, that learns from minibatches of pieces."""
+    settings = dict(batch_size=12, n_epochs=2, sequence_length=4, learning_rate=1e-3)
+    return twice(algorithm, policy, make, layout, **{**settings, **kwargs})
+
+
+def twice(algorithm, policy="MlpLstmPolicy", make=scripted, layout="separate", **kwargs):
     """Return the same model twice, eager and compiled."""
-    settings = dict(n_steps=8, batch_size=12, n_epochs=2, sequence_length=4, learning_rate=1e-3, seed=0, device=DEVICE)
+    settings = dict(n_steps=8, seed=0, device=DEVICE, policy_kwargs=policy_kwargs(layout), **kwargs)
     models = []
     for compiled in (False, True):
-        model = algorithm(policy, make(), compile=compiled, policy_kwargs=policy_kwargs(layout), **{**settings, **kwargs})
+        model = algorithm(policy, make(), compile=compiled, **settings)
         model.log = Sentences()
         model.set_logger(Logger(None, [model.log]))
         models.append(model)
@@ -111,20 +120,24 @@ def test_one_step_is_the_eager_one_and_a_kept_graph_takes_it_again(cell, layout,
         assert th.equal(z, y)
 
 
-@pytest.mark.parametrize("algorithm, n_graphs", [(A2C, 2), (NPG, 2)])  # acting, and the step of A2C or of NPG's critic
-@pytest.mark.filterwarnings("ignore:compile=True.*natural gradient:UserWarning", "ignore:batch_size=128 is larger:UserWarning")
-def test_whole_rollouts(algorithm, n_graphs):
-    """Conjugate gradients need second derivatives, which no kernel has."""
-    models = [
-        algorithm("MlpGruPolicy", scripted(), n_steps=8, seed=0, device=DEVICE, compile=compile, policy_kwargs=policy_kwargs())
-        for compile in (False, True)
-    ]
-    for model in models:
-        model.log = Sentences()
-        model.set_logger(Logger(None, [model.log]))
-    check(models, n_graphs)
-    sentence = "the natural gradient runs uncompiled: it needs second derivatives of a recurrent network"
-    assert models[1].log.sentences.count(sentence) == (algorithm is NPG)
+WHOLE = {
+    "A2C": (A2C, {}, 2),
+    "NPG": (NPG, dict(batch_size=12, n_critic_updates=2), 5),
+    "TRPO": (TRPO, dict(critic="trust_region"), 7),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+@pytest.mark.parametrize("cell, layout", mostly_slow(itertools.product(CELLS, LAYOUTS), lambda cell, _: cell == "Lstm"))
+def test_whole_rollouts(cell, layout, case):
+    """The rollouts have different sequences, but each function has one graph."""
+    algorithm, settings, n_graphs = WHOLE[case]
+    check(twice(algorithm, f"Mlp{cell}Policy", layout=layout, **settings), n_graphs)
+
+
+@pytest.mark.parametrize("make", [envs, lambda: envs(action_space=MIXED)], ids=["Box", "mixed actions"])
+def test_natural_gradients_of_other_distributions(make):
+    check(twice(TRPO, make=make, batch_size=8, n_critic_updates=2), n_graphs=5)
 
 
 NO_KERNEL = {
