@@ -9,15 +9,15 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.core.distributions import has_one_hot, one_hot, sample_with
-from sb3_pgx.core.evaluation import evaluate_actions
+from sb3_pgx.core.evaluation import evaluate_actions, evaluate_latents
 from sb3_pgx.core.mixed_spaces import action_shape
 from sb3_pgx.core.policies import distribution_of, unchecked
-from sb3_pgx.core.recurrent_evaluation import names_of_memory, recurrent_step
+from sb3_pgx.core.recurrent_evaluation import features_of, latents_and_states, names_of_memory, recurrent_step
 from sb3_pgx.core.rollout import PolicyInputs
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiler import Compiled, Remembered, signature
 from sb3_pgx.engine.layers import Modules
-from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable, laid_out
+from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable, check_traceable_over_sequences, laid_out
 from sb3_pgx.engine.trace import Function
 from sb3_pgx.ops.returns import gae, next_values
 
@@ -52,9 +52,26 @@ def rows_pass(space: spaces.Space, log: CompileLog) -> "CompiledPass":
     return CompiledPass(_rows, space, log, "the evaluation of rows")
 
 
+def sequences_pass(space: spaces.Space, log: CompileLog) -> "CompiledPass":
+    """
+    Return the pass from actions ``[R, action_dim]`` and a recurrent policy's inputs, in packed order and in fixed shapes, to
+    V, log π and entropy ``[R]``, and to the states after each row ``[R, layers, H]`` in the order of
+    :func:`~sb3_pgx.core.recurrent_evaluation.no_memory`.
+    """
+    return CompiledPass(_sequences, space, log, "the evaluation of sequences", check_traceable_over_sequences)
+
+
 def _rows(policy: ActorCriticPolicy, actions: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     evaluated = evaluate_actions(policy, as_inputs(policy, tensors), actions)
     return evaluated.values, evaluated.log_prob, evaluated.entropy
+
+
+def _sequences(policy: ActorCriticPolicy, actions: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    observations, action_masks, memory = as_inputs(policy, tensors)
+    assert memory is not None
+    latents, after = latents_and_states(policy, features_of(policy, observations), memory)
+    evaluated = evaluate_latents(policy, latents, action_masks, actions)
+    return evaluated.values, evaluated.log_prob, evaluated.entropy, *after.values()
 
 
 def _actions(policy: ActorCriticPolicy, noise: Tensor, *tensors: Tensor) -> tuple[Tensor]:

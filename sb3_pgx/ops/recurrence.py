@@ -22,9 +22,9 @@ from torch.autograd import Function
 _LIBRARY = th.library.Library("sb3_pgx", "FRAGMENT")
 
 
-def lstm(fed: Tensor, weights: Tensor, hidden: Tensor, memory: Tensor, sizes: Tensor) -> Tensor:
+def lstm(fed: Tensor, weights: Tensor, hidden: Tensor, memory: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     """
-    Return the hidden states of an LSTM after each row.
+    Return the hidden states and the cell states of an LSTM after each row. The cell states are without gradient.
 
         i, f, g, o = σ, σ, tanh, σ of (fed_t + W h_{t−1})
         c_t = f c_{t−1} + i g
@@ -35,9 +35,10 @@ def lstm(fed: Tensor, weights: Tensor, hidden: Tensor, memory: Tensor, sizes: Te
     :param hidden: hidden states before the sequences, ``[S, H]``
     :param memory: cell states before the sequences, ``[S, H]``
     :param sizes: rows per level, ``[L]``
-    :return: h_t, ``[R, H]``
+    :return: h_t and c_t, ``[R, H]`` each
     """
-    return _LSTM.apply(fed, weights, hidden, memory, sizes)[0]
+    after, record = _LSTM.apply(fed, weights, hidden, memory, sizes)
+    return after, _parts(record, weights.shape[1], 1, 1, 1, 4)[1]
 
 
 def gru(fed: Tensor, weights: Tensor, bias: Tensor, hidden: Tensor, sizes: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def test_a_second_derivative_in_the_parameters_is_refused_instead_of_wrong(cell)
     """The operators have tangents, which are linear in their directions, but no curvature."""
     fed, state, sizes = th.rand(3, 8 if cell == "lstm" else 6, requires_grad=True), th.rand(3, 2), th.tensor([2, 1])
     weights = th.rand(fed.shape[1], 2, requires_grad=True)
-    outputs = lstm(fed, weights, state, state, sizes) if cell == "lstm" else gru(fed, weights, weights[:, 0], state, sizes)
+    outputs = lstm(fed, weights, state, state, sizes)[0] if cell == "lstm" else gru(fed, weights, weights[:, 0], state, sizes)
     (gradient,) = th.autograd.grad(outputs.square().sum(), weights, create_graph=True)
     with pytest.raises(RuntimeError, match="in the gradient of the outputs only"):
         th.autograd.grad(gradient.sum(), weights)

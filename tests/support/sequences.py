@@ -96,7 +96,7 @@ def by_operators(w_input, w_hidden, b_input, b_hidden, inputs, hidden, memory, s
 
     def run(w_input, w_hidden, b_input, b_hidden, inputs):
         if len(w_hidden) == 4 * w_hidden.shape[1]:
-            return lstm(F.linear(inputs, w_input, b_input + b_hidden), w_hidden, hidden, memory, sizes)
+            return lstm(F.linear(inputs, w_input, b_input + b_hidden), w_hidden, hidden, memory, sizes)[0]
         return gru(F.linear(inputs, w_input, b_input), w_hidden, b_hidden, hidden, sizes)
 
     leaves = [x.detach().requires_grad_() for x in (w_input, w_hidden, b_input, b_hidden, inputs)]
