@@ -66,8 +66,8 @@ def run_padded(network: nn.RNNBase, inputs: Tensor, sizes: Tensor, start: State)
 
 def run_cells(network: nn.RNNBase, inputs: Tensor, sizes: Tensor, start: State) -> tuple[Tensor, State]:
     """
-    Run a network level by level, in operations that can be differentiated any number of times. Dropout between layers is left
-    out, as in evaluation mode. Arguments are those of :func:`run_padded`.
+    Run a network level by level, and keep the states. Dropout between layers is left out, as in evaluation mode. Arguments are
+    those of :func:`run_padded`.
 
     :return: outputs of the last layer, ``[R, H]``, and the states after each row, ``[R, layers, H]`` each
     """
