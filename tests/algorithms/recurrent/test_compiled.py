@@ -113,7 +113,7 @@ def test_one_step_is_the_eager_one_and_a_kept_graph_takes_it_again(cell, layout,
     for model in models:
         trained(model, 24)
     eager, compiled, loaded = ([*model.policy.parameters()] for model in models)
-    assert len(kept_graphs.graphs(tmp_path)) == 2  # acting and the step
+    assert len(kept_graphs.graphs(tmp_path)) == 3  # acting, the evaluation and the step
     assert any((x - y).abs().max() > 1e-2 for x, y in zip(eager, before, strict=True))
     for x, y, z in zip(eager, compiled, loaded, strict=True):
         th.testing.assert_close(y, x, rtol=0, atol=1e-5)
