@@ -313,7 +313,7 @@ class NPG(PolicyGradientAlgorithm):
         self._modules.train(self.policy, False)
         actor, critic = split_parameters(self.policy)
         own = [name for name in critic if name not in actor]
-        batch = next(iter(self.minibatches(rollout, None)))
+        batch = next(iter(self.minibatches(rollout, None))).in_fixed_shapes()
         metrics = self._policy_step(batch, list(actor)) if actor else {}  # a frozen actor: only the critic learns
         if own:
             metrics |= self._sgd_critic(rollout) if self.critic == "sgd" else self._trust_region_critic(batch, own)
@@ -360,10 +360,7 @@ class NPG(PolicyGradientAlgorithm):
         :param sample: inputs for products with F; ``None``: all
         :raises ValueError: the gradient is not finite; the parameters are unchanged
         """
-        compiled = self.compiled and not is_recurrent(self.policy)
-        if self.compiled and not compiled:
-            self._compile_log.report_uncompiled("the natural gradient", "it needs second derivatives of a recurrent network")
-        here = TrustRegionStep(region, self.policy, self._modules, moved, data, inputs, sample, compiled)
+        here = TrustRegionStep(region, self.policy, self._modules, moved, data, inputs, sample, self.compiled)
         if not (math.isfinite(here.start.gain) and th.isfinite(here.gradient).all()):
             pieces = named(here.gradient, self._modules.parameters, moved)
             gradients = {f"gradient of {name}": piece for name, piece in pieces.items()}

@@ -4,7 +4,7 @@ The two constrained problems that NPG and TRPO solve, as values of :class:`~sb3_
 - ``POLICY``: maximise the surrogate A π(a|s) / π_old(a|s) subject to a bound on KL(π_old‖π),
 - ``CRITIC``: minimise the squared error of V subject to a bound on the squared change of V.
 
-Curvature needs second derivatives, so recurrent networks run cell by cell.
+Recurrent networks need inputs in fixed shapes, since only the operators for these have the derivatives of curvature.
 """
 
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -13,13 +13,12 @@ from torch import Tensor
 from sb3_pgx.core.distributions import family_of, packed
 from sb3_pgx.core.evaluation import predict_values
 from sb3_pgx.core.policies import made_distribution
-from sb3_pgx.core.recurrence import outputs_of_cells
 from sb3_pgx.core.rollout import PolicyInputs, as_policy_input
 from sb3_pgx.stages.trust_region import Problem
 
 
 def _distribution(policy: ActorCriticPolicy, inputs: PolicyInputs) -> Tensor:
-    return packed(made_distribution(policy, inputs, outputs_of_cells))
+    return packed(made_distribution(policy, inputs))
 
 
 def _surrogate(policy: ActorCriticPolicy, _: Tensor, advantages: Tensor, actions: Tensor, log_prob: Tensor) -> Tensor:
@@ -37,7 +36,7 @@ def _kl(policy: ActorCriticPolicy, old: Tensor, new: Tensor) -> Tensor:
 
 
 def _values(policy: ActorCriticPolicy, inputs: PolicyInputs) -> Tensor:
-    return predict_values(policy, inputs, outputs_of_cells)[:, None]
+    return predict_values(policy, inputs)[:, None]
 
 
 def _negative_error(_: ActorCriticPolicy, values: Tensor, returns: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from sb3_pgx.core.distributions import packed
 from sb3_pgx.core.policies import takes_masks, unchecked
-from sb3_pgx.core.recurrence import Run, run_padded
 from sb3_pgx.core.recurrent_evaluation import Latents, features_of, latents_of, recurrent_values
 from sb3_pgx.core.rollout import PolicyInputs, as_policy_input
 
@@ -62,14 +61,13 @@ def evaluate_latents(
     return Evaluation(values, log_prob, -log_prob if entropy is None else entropy, distribution)
 
 
-def predict_values(policy: ActorCriticPolicy, inputs: PolicyInputs, run: Run = run_padded) -> Tensor:
+def predict_values(policy: ActorCriticPolicy, inputs: PolicyInputs) -> Tensor:
     """
     Return V, ``[B]``.
 
     :param policy: policy, in the mode (training or evaluation) in which it is to be evaluated
     :param inputs: observations and memory of B rows
-    :param run: how to run recurrent networks
     """
     if inputs.memory is not None:
-        return recurrent_values(policy, features_of(policy, inputs.observations), inputs.memory, run).flatten()
+        return recurrent_values(policy, features_of(policy, inputs.observations), inputs.memory).flatten()
     return policy.predict_values(inputs.observations).flatten()

@@ -21,7 +21,6 @@ from sb3_pgx.core.action_masks import masked
 from sb3_pgx.core.distributions import Choice, Unvalidated, as_sb3s, family_of, packed, release_graph
 from sb3_pgx.core.mixed_spaces import n_gaussian
 from sb3_pgx.core.product import Product
-from sb3_pgx.core.recurrence import Run, run_padded
 from sb3_pgx.core.recurrent_evaluation import (
     features_of,
     is_recurrent,
@@ -419,17 +418,16 @@ def distribution_of(policy: ActorCriticPolicy, inputs: PolicyInputs) -> Distribu
         return made_distribution(policy, inputs)
 
 
-def made_distribution(policy: ActorCriticPolicy, inputs: PolicyInputs, run: Run = run_padded) -> Distribution:
+def made_distribution(policy: ActorCriticPolicy, inputs: PolicyInputs) -> Distribution:
     """
     Return the action distribution for B rows, in a context of :func:`unchecked`, which masks it.
 
     :param policy: policy, in the mode (training or evaluation) in which it acts
     :param inputs: observations and memory
-    :param run: how to run recurrent networks
     """
     if inputs.memory is None:
         return policy.get_distribution(inputs.observations)
-    return recurrent_distribution(policy, features_of(policy, inputs.observations), inputs.memory, run)
+    return recurrent_distribution(policy, features_of(policy, inputs.observations), inputs.memory)
 
 
 def at_start(policy: ActorCriticPolicy, observations: Observations, n: int) -> PolicyInputs:

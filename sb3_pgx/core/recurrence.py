@@ -4,7 +4,7 @@ Run an LSTM or a GRU over sequences of rows in packed order (:mod:`sb3_pgx.core.
 A state is a pair of tensors, hidden and cell state, ``[S, layers, H]`` each. A GRU has no cell state: its width is 0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 State = tuple[Tensor, Tensor]
-Run = Callable[[nn.RNNBase, Tensor, Tensor, State], Tensor]
 
 
 class GRU(nn.GRU):
@@ -67,34 +66,38 @@ def run_padded(network: nn.RNNBase, inputs: Tensor, sizes: Tensor, start: State)
 
 def run_cells(network: nn.RNNBase, inputs: Tensor, sizes: Tensor, start: State) -> tuple[Tensor, State]:
     """
-    Run a network level by level, in operations that can be differentiated any number of times. Dropout between layers is left
-    out, as in evaluation mode. Arguments are those of :func:`run_padded`.
+    Run a network level by level, and keep the states. Dropout between layers is left out, as in evaluation mode. Arguments are
+    those of :func:`run_padded`.
 
     :return: outputs of the last layer, ``[R, H]``, and the states after each row, ``[R, layers, H]`` each
     """
-    # One by one, since tolist() fails within torch.func's transforms on torch 2.8.
-    return _run_levels(network, inputs, [int(size) for size in sizes], start)
+    return _run_levels(network, inputs, sizes.tolist(), start)
 
 
-def run_operators(network: nn.RNNBase, inputs: Tensor, sizes: Tensor, start: State) -> Tensor:
+def run_operators(network: nn.RNNBase, inputs: Tensor, sizes: Tensor, start: State) -> tuple[Tensor, State]:
     """
     Run a network by the operators of :mod:`sb3_pgx.ops.recurrence`, whose shapes do not depend on where sequences begin, so
     that a compiler can take them. Arguments are those of :func:`run_padded`, except that ``sizes`` may end in zeros, and that
     there may be more states than sequences.
+
+    :return: outputs of the last layer, ``[R, H]``, and the states after each row, ``[R, layers, H]`` each, the cell states
+        without gradient
     """
     from sb3_pgx.ops.recurrence import gru, lstm  # registering operators takes 30 ms, and most policies have no memory
 
-    last = network.num_layers - 1
+    last, after = network.num_layers - 1, []
     for layer, (w_input, w_hidden, *biases) in enumerate(network.all_weights):
         b_input, b_hidden = biases or (w_input.new_zeros(len(w_input)),) * 2
         hidden, memory = (x[:, layer] for x in start)
         if isinstance(network, nn.LSTM):
-            inputs = lstm(F.linear(inputs, w_input, b_input + b_hidden), w_hidden, hidden, memory, sizes)
+            inputs, memory = lstm(F.linear(inputs, w_input, b_input + b_hidden), w_hidden, hidden, memory, sizes)
         else:
             inputs = gru(F.linear(inputs, w_input, b_input), w_hidden, b_hidden, hidden, sizes)
+            memory = inputs[:, :0]
+        after.append((inputs, memory))
         if layer < last and network.dropout:
             inputs = F.dropout(inputs, network.dropout, network.training)
-    return inputs
+    return inputs, _stacked(after)
 
 
 def run_step(network: nn.RNNBase, inputs: Tensor, resets: Tensor, start: State) -> tuple[Tensor, State]:
@@ -123,13 +126,13 @@ def _run_levels(network: nn.RNNBase, inputs: Tensor, sizes: Sequence[int], start
             levels.append((hidden, memory))
         inputs, memories = (th.cat(parts) for parts in zip(*levels, strict=True))
         after.append((inputs, memories))
-    hidden_states, cell_states = (th.stack(layers, dim=1) for layers in zip(*after, strict=True))
-    return inputs, (hidden_states, cell_states)
+    return inputs, _stacked(after)
 
 
-def outputs_of_cells(network: nn.RNNBase, inputs: Tensor, sizes: Tensor, start: State) -> Tensor:
-    """Return the outputs of :func:`run_cells` alone."""
-    return run_cells(network, inputs, sizes, start)[0]
+def _stacked(layers: Sequence[State]) -> State:
+    """Return the states of all layers, ``[R, layers, H]`` each, given those of each, ``[R, H]``."""
+    hidden, memory = (th.stack(parts, dim=1) for parts in zip(*layers, strict=True))
+    return hidden, memory
 
 
 def _lstm_cell(fed: Tensor, recurrent: Tensor, hidden: Tensor, memory: Tensor) -> State:

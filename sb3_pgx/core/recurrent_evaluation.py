@@ -9,16 +9,18 @@ can be compiled.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.policies import BaseModel
 from torch import Tensor, nn
 
-from sb3_pgx.core.recurrence import Run, State, no_state, run_cells, run_operators, run_padded, run_step
+from sb3_pgx.core.recurrence import State, no_state, run_cells, run_operators, run_padded, run_step
 from sb3_pgx.core.rollout import Memory, Observations
 
+# Runs the network of a policy with this name over features, given the memory of the batch.
+Run = Callable[[nn.RNNBase, Tensor, Mapping[str, Tensor], str], Tensor]
 POLICIES = "sb3_contrib.common.recurrent.policies"
 
 
@@ -85,8 +87,8 @@ def no_memory(policy: Any, n: int) -> Memory:
 
 
 def names_of_memory(policy: Any) -> list[str]:
-    """Return the names of the tensors in a batch's memory, in their order."""
-    return ["sizes", *no_memory(policy, 0)]
+    """Return the names of the tensors in the memory of a batch in fixed shapes, in their order."""
+    return ["padded_sizes", *no_memory(policy, 0)]
 
 
 def one_level(states: Mapping[str, Tensor]) -> Memory:
@@ -110,35 +112,41 @@ def features_of(policy: Any, observations: Observations) -> Features:
     return Features(features, features) if policy.share_features_extractor else Features(*features)
 
 
-def latents_of(policy: Any, features: Features, memory: Mapping[str, Tensor], run: Run = run_padded) -> Latents:
+def latents_of(policy: Any, features: Features, memory: Mapping[str, Tensor]) -> Latents:
     """
     Return the last hidden layers of actor and critic.
 
     :param policy: recurrent policy
     :param features: features in packed order
     :param memory: memory of the batch
-    :param run: how to run the recurrent networks
     """
-    outputs = _outputs(policy.lstm_actor, features.pi, memory, "pi", run)
+    return _latents(policy, features, memory, _outputs)
+
+
+def _latents(policy: Any, features: Features, memory: Mapping[str, Tensor], run: Run) -> Latents:
+    outputs = run(policy.lstm_actor, features.pi, memory, "pi")
     of_critic = _critic_outputs(policy, features, memory, run, outputs)
     return Latents(policy.mlp_extractor.forward_actor(outputs), policy.mlp_extractor.forward_critic(of_critic))
 
 
 def latents_and_states(policy: Any, features: Features, memory: Mapping[str, Tensor]) -> tuple[Latents, Memory]:
     """Return :func:`latents_of`, and the states after each row in packed order, ``[R, layers, H]`` each."""
-    after: dict[int, State] = {}
+    after: dict[str, State] = {}
 
-    def run(network: nn.RNNBase, inputs: Tensor, sizes: Tensor, start: State) -> Tensor:
-        outputs, after[id(network)] = run_cells(network, inputs, sizes, start)
+    def run(network: nn.RNNBase, inputs: Tensor, memory: Mapping[str, Tensor], name: str) -> Tensor:
+        if "padded_sizes" in memory:
+            outputs, after[name] = run_operators(network, inputs, memory["padded_sizes"], state_in(memory, name))
+        else:
+            outputs, after[name] = run_cells(network, inputs, memory["sizes"], state_in(memory, name))
         return outputs
 
-    latents = latents_of(policy, features, memory, run)
-    return latents, as_memory({name: after[id(network)] for name, network in networks_of(policy).items()})
+    latents = _latents(policy, features, memory, run)
+    return latents, as_memory(after)
 
 
-def recurrent_distribution(policy: Any, features: Features, memory: Mapping[str, Tensor], run: Run = run_padded) -> Any:
+def recurrent_distribution(policy: Any, features: Features, memory: Mapping[str, Tensor]) -> Any:
     """Return the action distribution, which is the policy's ``action_dist``; arguments as for :func:`latents_of`."""
-    outputs = _outputs(policy.lstm_actor, features.pi, memory, "pi", run)
+    outputs = _outputs(policy.lstm_actor, features.pi, memory, "pi")
     return policy._get_action_dist_from_latent(policy.mlp_extractor.forward_actor(outputs))
 
 
@@ -163,20 +171,20 @@ def acts_as_contribs(policy: Any) -> bool:
     )
 
 
-def recurrent_values(policy: Any, features: Features, memory: Mapping[str, Tensor], run: Run = run_padded) -> Tensor:
+def recurrent_values(policy: Any, features: Features, memory: Mapping[str, Tensor]) -> Tensor:
     """Return V, ``[R, 1]``; arguments as for :func:`latents_of`."""
     of_actor = None
     if policy.shared_lstm:
-        of_actor = _outputs(policy.lstm_actor, features.pi, memory, "pi", run)
-    of_critic = _critic_outputs(policy, features, memory, run, of_actor)
+        of_actor = _outputs(policy.lstm_actor, features.pi, memory, "pi")
+    of_critic = _critic_outputs(policy, features, memory, _outputs, of_actor)
     return policy.value_net(policy.mlp_extractor.forward_critic(of_critic))
 
 
-def _outputs(network: nn.RNNBase, inputs: Tensor, memory: Mapping[str, Tensor], name: str, run: Run) -> Tensor:
+def _outputs(network: nn.RNNBase, inputs: Tensor, memory: Mapping[str, Tensor], name: str) -> Tensor:
     """Return the outputs of one network. A batch in fixed shapes has its own way to run it."""
     if "padded_sizes" in memory:
-        return run_operators(network, inputs, memory["padded_sizes"], state_in(memory, name))
-    return run(network, inputs, memory["sizes"], state_in(memory, name))
+        return run_operators(network, inputs, memory["padded_sizes"], state_in(memory, name))[0]
+    return run_padded(network, inputs, memory["sizes"], state_in(memory, name))
 
 
 def _critic_outputs(
@@ -184,7 +192,7 @@ def _critic_outputs(
 ) -> Tensor:
     """Return what the critic's layers take, in one of three layouts: an own network, the actor's outputs, or one layer."""
     if policy.lstm_critic is not None:
-        return _outputs(policy.lstm_critic, features.vf, memory, "vf", run)
+        return run(policy.lstm_critic, features.vf, memory, "vf")
     if policy.shared_lstm:
         assert of_actor is not None
         return of_actor.detach()  # as in sb3-contrib, the critic does not train the actor's network

@@ -278,12 +278,17 @@ class Batch(Rows):
         """Return the same rows. The sizes and the states of a recurrent policy's sequences are filled up to as many rows."""
         if self.memory is None:
             return self
-        filled = map_tensors(lambda x: _filled_up(x, len(self)), self.memory)
-        return replace(self, memory={"padded_sizes": filled.pop("sizes"), **filled})
+        return replace(self, memory=in_fixed_shapes(self.memory, len(self)))
 
     def split(self, size: int) -> Iterator["Batch"]:
         """Yield consecutive batches of ``size`` rows, as views; the last one may be smaller."""
         return self.split_with(lambda x: x.split(size))
+
+
+def in_fixed_shapes(memory: Memory, n_rows: int) -> Memory:
+    """Return the memory of a batch of so many rows, with sizes and states filled up to as many."""
+    filled = map_tensors(lambda x: _filled_up(x, n_rows), memory)
+    return {"padded_sizes": filled.pop("sizes"), **filled}
 
 
 def _filled_up(x: Tensor, n_rows: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sb3_pgx.core.distributions import Unvalidated, distribution_kept, takes_one_hot
+from sb3_pgx.core.recurrent_evaluation import is_recurrent, networks_of
 from sb3_pgx.engine.layers import has_hooks, hooks_are_found
 from sb3_pgx.engine.trace import NotCompilable
 
@@ -99,6 +100,16 @@ def left_as_it_is(policy: nn.Module) -> Iterator[None]:
         with th.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
+
+
+def check_traceable_over_sequences(policy: ActorCriticPolicy) -> None:
+    """:raises NotCompilable: as :func:`check_traceable`, or there is no kernel for the policy's recurrent networks"""
+    check_traceable(policy)
+    for network in networks_of(policy).values() if is_recurrent(policy) else ():
+        weights = next(network.parameters())
+        if weights.device.type != "cpu" or weights.dtype != th.float32:
+            kind = f"{str(weights.dtype).removeprefix('torch.')} on {weights.device}"
+            raise NotCompilable(f"recurrent networks are compiled in float32 on the CPU, and the policy's are {kind}")
 
 
 def check_traceable(policy: ActorCriticPolicy) -> None:

@@ -9,15 +9,15 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_pgx.core.distributions import has_one_hot, one_hot, sample_with
-from sb3_pgx.core.evaluation import evaluate_actions
+from sb3_pgx.core.evaluation import evaluate_actions, evaluate_latents
 from sb3_pgx.core.mixed_spaces import action_shape
 from sb3_pgx.core.policies import distribution_of, unchecked
-from sb3_pgx.core.recurrent_evaluation import names_of_memory, recurrent_step
+from sb3_pgx.core.recurrent_evaluation import features_of, latents_and_states, names_of_memory, recurrent_step
 from sb3_pgx.core.rollout import PolicyInputs
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiler import Compiled, Remembered, signature
 from sb3_pgx.engine.layers import Modules
-from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable, laid_out
+from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable, check_traceable_over_sequences, laid_out
 from sb3_pgx.engine.trace import Function
 from sb3_pgx.ops.returns import gae, next_values
 
@@ -52,9 +52,26 @@ def rows_pass(space: spaces.Space, log: CompileLog) -> "CompiledPass":
     return CompiledPass(_rows, space, log, "the evaluation of rows")
 
 
+def sequences_pass(space: spaces.Space, log: CompileLog) -> "CompiledPass":
+    """
+    Return the pass from actions ``[R, action_dim]`` and a recurrent policy's inputs, in packed order and in fixed shapes, to
+    V, log π and entropy ``[R]``, and to the states after each row ``[R, layers, H]`` in the order of
+    :func:`~sb3_pgx.core.recurrent_evaluation.no_memory`.
+    """
+    return CompiledPass(_sequences, space, log, "the evaluation of sequences", check_traceable_over_sequences)
+
+
 def _rows(policy: ActorCriticPolicy, actions: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     evaluated = evaluate_actions(policy, as_inputs(policy, tensors), actions)
     return evaluated.values, evaluated.log_prob, evaluated.entropy
+
+
+def _sequences(policy: ActorCriticPolicy, actions: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    observations, action_masks, memory = as_inputs(policy, tensors)
+    assert memory is not None
+    latents, after = latents_and_states(policy, features_of(policy, observations), memory)
+    evaluated = evaluate_latents(policy, latents, action_masks, actions)
+    return evaluated.values, evaluated.log_prob, evaluated.entropy, *after.values()
 
 
 def _actions(policy: ActorCriticPolicy, noise: Tensor, *tensors: Tensor) -> tuple[Tensor]:
@@ -96,7 +113,7 @@ def _evaluation(
 class Encoder:
     """
     Turn policy inputs into the tensors that a pass takes: observations in the order of the space, one-hot encoded, then masks,
-    then the memory.
+    then the memory of a batch in fixed shapes.
 
     :param space: observation space
     """
@@ -144,10 +161,18 @@ class CompiledPass:
     :param space: observation space
     :param log: of what is compiled
     :param what: name of the pass in that log
+    :param check: raises :class:`~sb3_pgx.engine.trace.NotCompilable` if there is a reason not to trace the policy
     """
 
-    def __init__(self, function: Callable[..., Any], space: spaces.Space, log: CompileLog, what: str):
-        self.function, self.log, self.what = function, log, what
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        space: spaces.Space,
+        log: CompileLog,
+        what: str,
+        check: Callable[[ActorCriticPolicy], None] = check_traceable,
+    ):
+        self.function, self.log, self.what, self._check = function, log, what, check
         self.encode = Encoder(space)
         self.constants = Remembered()  # among the inputs
         self._structure: Any = None
@@ -195,7 +220,7 @@ class CompiledPass:
 
     def _traceable(self, policy: ActorCriticPolicy, parameters: Mapping[str, Tensor], moved: Sequence[str]) -> Function:
         """Return the pass as a function of tensors alone, the parameters first."""
-        check_traceable(policy)
+        self._check(policy)
         function, n, names = self.bound(policy, parameters, moved), len(parameters), list(parameters)
         return lambda *tensors: function(laid_out(dict(zip(names, tensors, strict=False))), *tensors[n:])
 

@@ -229,6 +229,37 @@ void lstm_backward(int64_t n_rows, int64_t width, const float* d_outputs, const 
   }
 }
 
+void lstm_tangent(int64_t n_rows, int64_t width, const float* tangents, const float* record, const float* weights,
+                  const float* memory, const int64_t* sizes, float* after) {
+  const float* const memories = record + n_rows * width;
+  const float* const gates = memories + 2 * n_rows * width;
+  const Panels recurrent(weights, width, 4 * width, true);
+  std::unique_ptr<float[]> sums(new float[sizes[0] * 4 * width]);
+  const std::vector<float> zeros(sizes[0] * width);
+  std::vector<float> of_memory(sizes[0] * width);  // tangents of the cell states after the level before
+  for (const Level& level : levels_of(n_rows, sizes)) {
+    const float* c = level.first ? memories + level.before * width : memory;
+    const float* of_h = level.first ? after + level.before * width : zeros.data();
+    const Rows<const float> of_gates{tangents + level.first * 4 * width, 4 * width};
+    product(level.size, {of_h, width}, recurrent, of_gates, {sums.get(), 4 * width});
+    const float* moved = sums.get();
+    float* of_c = of_memory.data();
+    for (int64_t row = level.first; row < level.first + level.size; row++, c += width, of_c += width, moved += 4 * width) {
+      for_each(width, [&](int64_t j, auto example) {
+        using T = decltype(example);
+        const float *const at = gates + row * 4 * width + j, *const from = moved + j;
+        const T i = load<T>(at), f = load<T>(at + width), g = load<T>(at + 2 * width), o = load<T>(at + 3 * width);
+        const T squashed = tanh(load<T>(memories + row * width + j));
+        const T of_next = f * load<T>(of_c + j) + load<T>(c + j) * f * (1.0f - f) * load<T>(from + width) +
+                          g * i * (1.0f - i) * load<T>(from) + i * (1.0f - g * g) * load<T>(from + 2 * width);
+        store(of_c + j, of_next);
+        store(after + row * width + j, squashed * o * (1.0f - o) * load<T>(from + 3 * width) +
+                                           o * (1.0f - squashed * squashed) * of_next);
+      });
+    }
+  }
+}
+
 void gru_forward(int64_t n_rows, int64_t width, const float* fed, const float* weights, const float* bias,
                  const float* hidden, const int64_t* sizes, float* record) {
   float* const after = record;
@@ -282,6 +313,32 @@ void gru_backward(int64_t n_rows, int64_t width, const float* d_outputs, const f
     if (level->first) {
       const float* const d_added = d_gates + level->first * 4 * width + width;
       product(level->size, {d_added, 4 * width}, recurrent, {d_hidden.data(), width}, {d_hidden.data(), width});
+    }
+  }
+}
+
+void gru_tangent(int64_t n_rows, int64_t width, const float* tangents, const float* record, const float* weights,
+                 const int64_t* sizes, float* after) {
+  const float* const before = record + n_rows * width;
+  const float* const gates = before + n_rows * width;
+  const Panels recurrent(weights, width, 3 * width, true);
+  std::unique_ptr<float[]> sums(new float[sizes[0] * 3 * width]);
+  const std::vector<float> zeros(sizes[0] * width);
+  for (const Level& level : levels_of(n_rows, sizes)) {
+    const float* of_h = level.first ? after + level.before * width : zeros.data();
+    const Rows<const float> of_gates{tangents + level.first * 4 * width + width, 4 * width};
+    product(level.size, {of_h, width}, recurrent, of_gates, {sums.get(), 3 * width});
+    const float* moved = sums.get();
+    for (int64_t row = level.first; row < level.first + level.size; row++, of_h += width, moved += 3 * width) {
+      for_each(width, [&](int64_t j, auto example) {
+        using T = decltype(example);
+        const float* const at = gates + row * 4 * width + j;
+        const T r = load<T>(at), z = load<T>(at + width), n = load<T>(at + 2 * width), remembered = load<T>(at + 3 * width);
+        const T of_inner = load<T>(tangents + row * 4 * width + j) + remembered * r * (1.0f - r) * load<T>(moved + j) +
+                           r * load<T>(moved + 2 * width + j);
+        const T of_update = (load<T>(before + row * width + j) - n) * z * (1.0f - z) * load<T>(moved + width + j);
+        store(after + row * width + j, (1.0f - z) * (1.0f - n * n) * of_inner + of_update + z * load<T>(of_h + j));
+      });
     }
   }
 }

@@ -6,13 +6,12 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from sb3_pgx.core.recurrent_evaluation import is_recurrent, networks_of
 from sb3_pgx.core.rollout import Rows
 from sb3_pgx.engine.follower import follow
 from sb3_pgx.engine.objective import BoundObjective
 from sb3_pgx.engine.parameters import MovedParameters, ParametersInPlace
 from sb3_pgx.engine.plan import Plan
-from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable, laid_out
+from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable_over_sequences, laid_out
 from sb3_pgx.engine.step import GatedParameters, OnDevice, gradient_step
 from sb3_pgx.engine.trace import Function, NotCompilable
 
@@ -32,8 +31,7 @@ def traceable_step(
     :raises NotCompilable: a trace would not do what the policy does
     """
     for each in (policy, *bound.followers):
-        check_traceable(each)
-        _check_networks(each)
+        check_traceable_over_sequences(each)
     named = dict(policy.named_parameters())
     of_follower = {f"follower.{name}": p for each in bound.followers for name, p in each.named_parameters()}
     if {id(p) for p in named.values()} & {id(p) for p in of_follower.values()}:
@@ -72,12 +70,3 @@ def traceable_step(
         return ()
 
     return step
-
-
-def _check_networks(policy: ActorCriticPolicy) -> None:
-    """:raises NotCompilable: there is no kernel for the policy's recurrent networks"""
-    for network in networks_of(policy).values() if is_recurrent(policy) else ():
-        weights = next(network.parameters())
-        if weights.device.type != "cpu" or weights.dtype != th.float32:
-            kind = f"{str(weights.dtype).removeprefix('torch.')} on {weights.device}"
-            raise NotCompilable(f"recurrent networks are compiled in float32 on the CPU, and the policy's are {kind}")

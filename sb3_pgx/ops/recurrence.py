@@ -22,9 +22,9 @@ from torch.autograd import Function
 _LIBRARY = th.library.Library("sb3_pgx", "FRAGMENT")
 
 
-def lstm(fed: Tensor, weights: Tensor, hidden: Tensor, memory: Tensor, sizes: Tensor) -> Tensor:
+def lstm(fed: Tensor, weights: Tensor, hidden: Tensor, memory: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     """
-    Return the hidden states of an LSTM after each row.
+    Return the hidden states and the cell states of an LSTM after each row. The cell states are without gradient.
 
         i, f, g, o = σ, σ, tanh, σ of (fed_t + W h_{t−1})
         c_t = f c_{t−1} + i g
@@ -35,9 +35,10 @@ def lstm(fed: Tensor, weights: Tensor, hidden: Tensor, memory: Tensor, sizes: Te
     :param hidden: hidden states before the sequences, ``[S, H]``
     :param memory: cell states before the sequences, ``[S, H]``
     :param sizes: rows per level, ``[L]``
-    :return: h_t, ``[R, H]``
+    :return: h_t and c_t, ``[R, H]`` each
     """
-    return _LSTM.apply(fed, weights, hidden, memory, sizes)
+    after, record = _LSTM.apply(fed, weights, hidden, memory, sizes)
+    return after, _parts(record, weights.shape[1], 1, 1, 1, 4)[1]
 
 
 def gru(fed: Tensor, weights: Tensor, bias: Tensor, hidden: Tensor, sizes: Tensor) -> Tensor:
@@ -55,40 +56,95 @@ def gru(fed: Tensor, weights: Tensor, bias: Tensor, hidden: Tensor, sizes: Tenso
     :param sizes: rows per level, ``[L]``
     :return: h_t, ``[R, H]``
     """
-    return _GRU.apply(fed, weights, bias, hidden, sizes)
+    return _GRU.apply(fed, weights, bias, hidden, sizes)[0]
 
 
 class _LSTM(Function):
     @staticmethod
-    def forward(ctx: Any, fed: Tensor, weights: Tensor, hidden: Tensor, memory: Tensor, sizes: Tensor) -> Tensor:
+    def forward(fed: Tensor, weights: Tensor, hidden: Tensor, memory: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         record = th.ops.sb3_pgx.lstm_forward(fed, weights, hidden, memory, sizes)
-        ctx.save_for_backward(record, weights, memory, sizes)
-        return _parts(record, weights.shape[1], 1, 1, 1, 4)[0]
+        return _parts(record, weights.shape[1], 1, 1, 1, 4)[0], record
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        (_, weights, _, memory, sizes), (_, record) = inputs, output
+        _keep(ctx, record, weights, memory, sizes)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        record, weights, memory, sizes = ctx.saved_tensors
+        record, weights, _, _ = ctx.saved_tensors
         _, _, before, _ = _parts(record, weights.shape[1], 1, 1, 1, 4)
-        d_fed = th.ops.sb3_pgx.lstm_backward(gradients[0], record, weights, memory, sizes)
+        d_fed = _LSTMGradient.apply(gradients[0], *ctx.saved_tensors)
         return d_fed, d_fed.T @ before, None, None, None
 
 
 class _GRU(Function):
     @staticmethod
-    def forward(ctx: Any, fed: Tensor, weights: Tensor, bias: Tensor, hidden: Tensor, sizes: Tensor) -> Tensor:
+    def forward(fed: Tensor, weights: Tensor, bias: Tensor, hidden: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         record = th.ops.sb3_pgx.gru_forward(fed, weights, bias, hidden, sizes)
-        ctx.save_for_backward(record, weights, sizes)
-        return _parts(record, weights.shape[1], 1, 1, 4)[0]
+        return _parts(record, weights.shape[1], 1, 1, 4)[0], record
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        (_, weights, _, _, sizes), (_, record) = inputs, output
+        _keep(ctx, record, weights, sizes)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        record, weights, sizes = ctx.saved_tensors
+        record, weights, _ = ctx.saved_tensors
         width = weights.shape[1]
         _, before, _ = _parts(record, width, 1, 1, 4)
-        d_gates = th.ops.sb3_pgx.gru_backward(gradients[0], record, weights, sizes)
+        d_gates = _GRUGradient.apply(gradients[0], *ctx.saved_tensors)
         d_new, d_product = d_gates[:, :width], d_gates[:, width:]
         d_fed = th.cat([d_product[:, : 2 * width], d_new], dim=1)
         return d_fed, d_product.T @ before, d_product.sum(0), None, None
+
+
+def _keep(ctx: Any, record: Tensor, *others: Tensor) -> None:
+    """Keep what the gradient needs. The record itself has no gradient, not even one of zeros."""
+    ctx.mark_non_differentiable(record)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(record, *others)
+
+
+# The gradient is linear in that of the outputs. The transpose of this map takes tangents of the gates to tangents of the
+# outputs, so products with the Jacobian are the gradient of a gradient (as in :mod:`sb3_pgx.ops.natural_gradient`).
+
+
+class _LSTMGradient(Function):
+    @staticmethod
+    def forward(d_outputs: Tensor, record: Tensor, weights: Tensor, memory: Tensor, sizes: Tensor) -> Tensor:
+        return th.ops.sb3_pgx.lstm_backward(d_outputs, record, weights, memory, sizes)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        _check_linear(ctx)
+        return th.ops.sb3_pgx.lstm_tangent(gradients[0], *ctx.saved_tensors), None, None, None, None
+
+
+class _GRUGradient(Function):
+    @staticmethod
+    def forward(d_outputs: Tensor, record: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
+        return th.ops.sb3_pgx.gru_backward(d_outputs, record, weights, sizes)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        _check_linear(ctx)
+        return th.ops.sb3_pgx.gru_tangent(gradients[0], *ctx.saved_tensors), None, None, None
+
+
+def _check_linear(ctx: Any) -> None:
+    """:raises RuntimeError: the gradient is differentiated in something else than the gradient of the outputs"""
+    if any(ctx.needs_input_grad[1:]):
+        raise RuntimeError("the gradient of lstm and gru can be differentiated in the gradient of the outputs only")
 
 
 # The operators return one tensor each, since a graph has no kernels with several results. What is kept for the gradient is one
@@ -162,6 +218,32 @@ def lstm_backward(d_outputs: Tensor, record: Tensor, weights: Tensor, memory: Te
     return d_fed
 
 
+def lstm_tangent(tangents: Tensor, record: Tensor, weights: Tensor, memory: Tensor, sizes: Tensor) -> Tensor:
+    """
+    Return the tangents of the hidden states of :func:`lstm`, ``[R, H]``: the transpose of :func:`lstm_backward`. The states
+    before the sequences do not move.
+
+    :param tangents: of ``fed``, ``[R, 4 H]``; those of the weights W add Ẇ h_{t−1}
+    :param record: result of :func:`lstm_forward`
+    """
+    n_rows, width = len(tangents), weights.shape[1]
+    _, memories, _, gates = _parts(record, width, 1, 1, 1, 4)
+    after, of_memory = th.empty_like(memories), th.empty_like(memories)
+    for rows, continued in _levels(sizes, n_rows):
+        n = rows.stop - rows.start
+        if continued is None:
+            c, of_h, of_c = memory[:n], memory.new_zeros(n, width), memory.new_zeros(n, width)
+        else:
+            c, of_h, of_c = memories[continued], after[continued], of_memory[continued]
+        moved = tangents[rows] + of_h @ weights.T
+        (i, f, g, o), (of_i, of_f, of_g, of_o) = gates[rows].chunk(4, dim=1), moved.chunk(4, dim=1)
+        squashed = memories[rows].tanh()
+        of_next = f * of_c + c * f * (1 - f) * of_f + g * i * (1 - i) * of_i + i * (1 - g**2) * of_g
+        of_memory[rows] = of_next
+        after[rows] = squashed * o * (1 - o) * of_o + o * (1 - squashed**2) * of_next
+    return after
+
+
 def gru_forward(fed: Tensor, weights: Tensor, bias: Tensor, hidden: Tensor, sizes: Tensor) -> Tensor:
     """
     Run the GRU of :func:`gru`.
@@ -202,6 +284,27 @@ def gru_backward(d_outputs: Tensor, record: Tensor, weights: Tensor, sizes: Tens
     return d_gates
 
 
+def gru_tangent(tangents: Tensor, record: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
+    """
+    Return the tangents of the hidden states of :func:`gru`, ``[R, H]``: the transpose of :func:`gru_backward`. The states
+    before the sequences do not move.
+
+    :param tangents: of the gates, ``[R, 4 H]``: of the last third of ``fed``, and of W h_{t−1} + b with the first two thirds
+        of ``fed``; those of the weights W add Ẇ h_{t−1} to the latter
+    :param record: result of :func:`gru_forward`
+    """
+    n_rows, width = len(tangents), weights.shape[1]
+    _, before, gates = _parts(record, width, 1, 1, 4)
+    after = th.empty_like(before)
+    for rows, continued in _levels(sizes, n_rows):
+        of_h = after.new_zeros(rows.stop - rows.start, width) if continued is None else after[continued]
+        of_n, moved = tangents[rows, :width], tangents[rows, width:] + of_h @ weights.T
+        (r, z, n, n_h), (of_r, of_z, of_n_h) = gates[rows].chunk(4, dim=1), moved.chunk(3, dim=1)
+        of_new = (1 - n**2) * (of_n + n_h * r * (1 - r) * of_r + r * of_n_h)
+        after[rows] = (1 - z) * of_new + (before[rows] - n) * z * (1 - z) * of_z + z * of_h
+    return after
+
+
 # By operator, the shape of its result for R rows and a width of H.
 OPERATORS: dict[Any, Callable[[int, int], tuple[int, ...]]] = {}
 
@@ -226,5 +329,7 @@ def _register(function: Callable[..., Tensor], shape: Callable[[int, int], tuple
 
 _register(lstm_forward, lambda rows, width: (7 * rows * width,))
 _register(lstm_backward, lambda rows, width: (rows, 4 * width))
+_register(lstm_tangent, lambda rows, width: (rows, width))
 _register(gru_forward, lambda rows, width: (6 * rows * width,))
 _register(gru_backward, lambda rows, width: (rows, 4 * width))
+_register(gru_tangent, lambda rows, width: (rows, width))

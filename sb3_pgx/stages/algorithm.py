@@ -60,7 +60,7 @@ from sb3_pgx.engine import GradientSteps
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiler import COMPILE_AFTER, check_compile
 from sb3_pgx.engine.layers import Modules
-from sb3_pgx.engine.policy_graphs import acting_pass, evaluation_pass, rows_pass
+from sb3_pgx.engine.policy_graphs import acting_pass, evaluation_pass, rows_pass, sequences_pass
 from sb3_pgx.environments.action_masks import find_action_masks, is_part, predicted_masks
 from sb3_pgx.environments.vector_env import as_vec_env, is_vector_env
 from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
@@ -78,6 +78,7 @@ _NOT_SAVED = (
     "_compile_log",
     "_evaluation",
     "_rows",
+    "_sequences",
     "compiled",
     "objective",
     "_undo",
@@ -207,6 +208,7 @@ class PolicyGradientAlgorithm(Updating):
         self._acting_pass = acting_pass(self.observation_space, self._compile_log, is_recurrent(self.policy))
         self._evaluation = evaluation_pass(self.observation_space, self._compile_log)
         self._rows = rows_pass(self.observation_space, self._compile_log)
+        self._sequences = sequences_pass(self.observation_space, self._compile_log)
         if self.objective is not None:
             self._steps = GradientSteps(self.objective, self._compile_log)
         if not is_users_own(self.rollout_buffer_class):

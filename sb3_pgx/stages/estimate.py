@@ -4,7 +4,6 @@ import numpy as np
 import torch as th
 
 from sb3_pgx.core.custom_buffer import CustomBuffer
-from sb3_pgx.core.evaluation import evaluate_actions
 from sb3_pgx.core.policies import at_start, distribution_of
 from sb3_pgx.core.recorder import Recorder
 from sb3_pgx.core.recurrent_evaluation import is_recurrent, no_memory
@@ -14,7 +13,7 @@ from sb3_pgx.engine import Objective
 from sb3_pgx.engine.policy_graphs import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, CompiledPass
 from sb3_pgx.ops.returns import gae
 from sb3_pgx.stages.collect import Collecting
-from sb3_pgx.stages.evaluate import evaluate_by_graph, evaluate_rollout, evaluation_by_graph
+from sb3_pgx.stages.evaluate import Evaluators, evaluate_by_graph, evaluate_rollout, rows_by_graph, sequences_by_graph
 
 
 class Estimating(Collecting):
@@ -28,16 +27,20 @@ class Estimating(Collecting):
     keeps_distribution = False  # whether rollouts keep the action distributions, for diagnostics
     _evaluation: CompiledPass  # of a whole short rollout
     _rows: CompiledPass  # of many rows at once
+    _sequences: CompiledPass  # of all rows of a recurrent policy
 
     def evaluate(self, rollout: CollectedRollout) -> EvaluatedRollout:
         """Stage 2: return the rollout with values, log-probabilities and bootstrap values."""
         # If acting returned the values, keeping the distribution would need an extra forward pass.
         keep = self.reads_distribution or (self.keeps_distribution and not rollout.known_rows)
-        evaluation = evaluation_by_graph(self._rows, self._modules) if self.compiled else evaluate_actions
-        evaluated = evaluate_rollout(self.policy, rollout, keep, evaluation)
+        evaluated = evaluate_rollout(self.policy, rollout, keep, self._evaluators() if self.compiled else Evaluators())
         if not self.reads_distribution:
             evaluated.behaviour, evaluated.distribution = evaluated.distribution, None
         return evaluated
+
+    def _evaluators(self) -> Evaluators:
+        n_rows = self.n_steps * self.n_envs
+        return Evaluators(rows_by_graph(self._rows, self._modules), sequences_by_graph(self._sequences, self._modules, n_rows))
 
     def estimate(self, rollout: EvaluatedRollout) -> Rollout:
         """

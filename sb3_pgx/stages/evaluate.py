@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -21,6 +21,7 @@ from sb3_pgx.core.rollout import (
     PolicyInputs,
     Rollout,
     flatten_by_environment,
+    in_fixed_shapes,
     map_tensors,
 )
 from sb3_pgx.core.undo import Refusal
@@ -33,11 +34,34 @@ MAX_NUMBERS = 2**24
 MAX_ROWS = 4096  # of a small network; more would leave the cache
 
 
+def evaluate_sequences(
+    policy: ActorCriticPolicy, inputs: PolicyInputs, actions: Tensor, with_distribution: bool = False
+) -> tuple[Evaluation, Memory]:
+    """
+    Evaluate rows of a recurrent policy, in packed order, like :func:`~sb3_pgx.core.evaluation.evaluate_actions`. Also return
+    the states after each row, ``[R, layers, H]``. Only the features are computed in chunks.
+    """
+    assert inputs.memory is not None
+    features = features_in_chunks(policy, inputs.observations, len(actions))
+    latents, after = latents_and_states(policy, features, inputs.memory)
+    return evaluate_latents(policy, latents, inputs.action_masks, actions, with_distribution), after
+
+
+class Evaluators(NamedTuple):
+    """Functions that evaluate rows of a policy without memory, and all rows of a recurrent policy."""
+
+    rows: Callable[..., Evaluation] = evaluate_actions
+    sequences: Callable[..., tuple[Evaluation, Memory]] = evaluate_sequences
+
+
+EAGER = Evaluators()
+
+
 def evaluate_rollout(
     policy: ActorCriticPolicy,
     rollout: CollectedRollout,
     with_distribution: bool = False,
-    evaluation: Callable[..., Evaluation] = evaluate_actions,
+    evaluators: Evaluators = EAGER,
 ) -> EvaluatedRollout:
     """
     Evaluate a rollout in a few passes over all of its rows.
@@ -45,14 +69,14 @@ def evaluate_rollout(
     :param policy: in evaluation mode, as it acted
     :param rollout: the collected rollout; its ``known_rows`` keep their values and log-probabilities
     :param with_distribution: keep the packed parameters of the action distributions
-    :param evaluation: evaluates rows of a policy without memory, as :func:`~sb3_pgx.core.evaluation.evaluate_actions` does
+    :param evaluators: functions that evaluate its rows
     :return: the same with values, log-probabilities and bootstrap values
     :raises ValueError: the policy returned NaN or infinity
     """
     given, (n_steps, _) = rollout.known_rows, rollout.shape
     with th.no_grad():
         if rollout.memory is not None or with_distribution or len(given) < n_steps:
-            values, log_prob, distribution, memory = _evaluate(policy, rollout, with_distribution, evaluation)
+            values, log_prob, distribution, memory = _evaluate(policy, rollout, with_distribution, evaluators)
             rollout = copy.copy(rollout)
             rollout.memory = memory
             for t, known in given.items():
@@ -109,7 +133,7 @@ def evaluate_by_graph(
         return rollout.evaluated(values, log_prob, following, last_values).estimated(advantages, returns)
 
 
-def evaluation_by_graph(graph: CompiledPass, modules: Modules) -> Callable[..., Evaluation]:
+def rows_by_graph(graph: CompiledPass, modules: Modules) -> Callable[..., Evaluation]:
     """
     Return what evaluates rows of a policy like :func:`~sb3_pgx.core.evaluation.evaluate_actions`, and in a compiled graph
     where ``MAX_ROWS`` rows come at once: such a rollout is evaluated in a third of the time.
@@ -127,6 +151,32 @@ def evaluation_by_graph(graph: CompiledPass, modules: Modules) -> Callable[..., 
                 values, log_prob, entropy = graph(tensors)
                 return Evaluation(values, log_prob, entropy, None)
         return evaluate_actions(policy, inputs, actions, with_distribution)
+
+    return evaluation
+
+
+def sequences_by_graph(graph: CompiledPass, modules: Modules, n_rows: int) -> Callable[..., tuple[Evaluation, Memory]]:
+    """
+    Return what evaluates rows of a recurrent policy like :func:`evaluate_sequences`, in a compiled graph if there are
+    ``n_rows``, and few enough for one pass.
+
+    :param graph: a :func:`~sb3_pgx.engine.policy_graphs.sequences_pass`
+    :param modules: the policy's layers, as they were looked at last
+    :param n_rows: number of rows of a rollout; every other number would need its own graph
+    """
+
+    def evaluation(
+        policy: ActorCriticPolicy, inputs: PolicyInputs, actions: Tensor, with_distribution: bool = False
+    ) -> tuple[Evaluation, Memory]:
+        at_once = next(chunks(inputs.observations, len(actions))).stop
+        if len(actions) == n_rows == at_once and not with_distribution:
+            assert inputs.memory is not None
+            _, *names = inputs.memory
+            tensors = [actions, *graph.encode(inputs._replace(memory=in_fixed_shapes(inputs.memory, n_rows)))]
+            if graph.prepare(policy, modules, tensors):
+                values, log_prob, entropy, *after = graph(tensors)
+                return Evaluation(values, log_prob, entropy, None), dict(zip(names, after, strict=True))
+        return evaluate_sequences(policy, inputs, actions, with_distribution)
 
     return evaluation
 
@@ -172,13 +222,14 @@ def _evaluate(
     policy: ActorCriticPolicy,
     rollout: CollectedRollout,
     with_distribution: bool,
-    evaluation: Callable[..., Evaluation] = evaluate_actions,
+    evaluators: Evaluators = EAGER,
 ) -> tuple[Tensor, Tensor, Tensor | None, Memory | None]:
     """Return what :func:`evaluate_rows` returns, and the states of a recurrent policy, ``[T + 1, N, layers, H]``."""
     if rollout.memory is None:
-        (values, log_prob, distribution), memory = _by_rows(policy, rollout, with_distribution, evaluation), None
+        (values, log_prob, distribution), memory = _by_rows(policy, rollout, with_distribution, evaluators.rows), None
     else:
-        (values, log_prob, distribution), memory = _by_sequences(policy, rollout, rollout.memory, with_distribution)
+        evaluation = evaluators.sequences
+        (values, log_prob, distribution), memory = _by_sequences(policy, rollout, with_distribution, evaluation)
     _check([values, log_prob])
     shape = rollout.shape
     packed_distribution = None if distribution is None else distribution.unflatten(0, shape)
@@ -203,15 +254,18 @@ def _by_rows(
 
 
 def _by_sequences(
-    policy: ActorCriticPolicy, rollout: CollectedRollout, start: Memory, with_distribution: bool
+    policy: ActorCriticPolicy,
+    rollout: CollectedRollout,
+    with_distribution: bool,
+    evaluation: Callable[..., tuple[Evaluation, Memory]],
 ) -> tuple[tuple[Tensor, Tensor, Tensor | None], Memory]:
     """
-    Run a recurrent policy over all sequences of the rollout at once; only the features are computed in chunks. Return what
-    :func:`_by_rows` returns, and the states before each row and after the last one.
+    Run a recurrent policy over all sequences of the rollout at once. Return what :func:`_by_rows` returns, and the states
+    before each row and after the last one.
     """
     places = th.arange(rollout.valid.numel(), device=rollout.valid.device).view(rollout.shape)
     index, memory = rollout.selected(flatten_by_environment(places))
-    assert memory is not None
+    assert rollout.memory is not None
 
     def picked(values: Tensor) -> Tensor:
         return values.flatten(end_dim=1)[index]
@@ -219,11 +273,10 @@ def _by_sequences(
     def in_place(values: Tensor) -> Tensor:
         return th.empty_like(values).index_copy_(0, index, values)
 
-    features = features_in_chunks(policy, map_tensors(picked, rollout.observations), len(index))
-    latents, after = latents_and_states(policy, features, memory)
-    masks = None if rollout.action_masks is None else picked(rollout.action_masks)
-    evaluated = evaluate_latents(policy, latents, masks, picked(rollout.actions), with_distribution)
-    states = {name: th.cat([start[name][:1], in_place(x).unflatten(0, rollout.shape)]) for name, x in after.items()}
+    inputs = map_tensors(picked, rollout.inputs)._replace(memory=memory)
+    evaluated, after = evaluation(policy, inputs, picked(rollout.actions), with_distribution)
+    start = map_tensors(lambda x: x[:1], rollout.memory)
+    states = {name: th.cat([start[name], in_place(x).unflatten(0, rollout.shape)]) for name, x in after.items()}
     distribution = None if evaluated.distribution is None else in_place(evaluated.distribution)
     return (in_place(evaluated.values), in_place(evaluated.log_prob), distribution), states
 

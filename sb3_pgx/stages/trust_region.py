@@ -17,7 +17,7 @@ from sb3_pgx.core.policies import masking
 from sb3_pgx.core.rollout import PolicyInputs
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.layers import Modules
-from sb3_pgx.engine.policy_function import PolicyFunction
+from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable_over_sequences
 from sb3_pgx.engine.policy_graphs import CompiledPass, as_inputs
 from sb3_pgx.engine.tensors import copy_all, flatten, unflatten
 from sb3_pgx.engine.trace import Function
@@ -66,7 +66,7 @@ class TrustRegion:
         self.problem = problem
         self.gradient = Derivative(self._gained, _gradient, space, log, f"the gradient of {what}")
         self.product = Derivative(self._outputs, self._product, space, log, f"the curvature of {what}")
-        self.measure = CompiledPass(self._measured, space, log, f"the measure of {what}")
+        self.measure = CompiledPass(self._measured, space, log, f"the measure of {what}", check_traceable_over_sequences)
 
     def _outputs(self, policy: ActorCriticPolicy, *tensors: Tensor) -> Tensor:
         inputs = as_inputs(policy, tensors)
@@ -130,7 +130,7 @@ class Derivative(CompiledPass):
         log: CompileLog,
         what: str,
     ):
-        super().__init__(function, space, log, what)
+        super().__init__(function, space, log, what, check_traceable_over_sequences)
         self.derive = derive
 
     def bound(self, policy: ActorCriticPolicy, parameters: Mapping[str, Tensor], moved: Sequence[str]) -> Function:
@@ -168,7 +168,7 @@ class TrustRegionStep:
     :param modules: layers of the policy, up to date
     :param moved: names of the parameters that a step moves
     :param data: data tensors of the gain, ``[B, ...]`` each
-    :param inputs: what the policy acts on in B states
+    :param inputs: what the policy acts on in B states; a recurrent policy's memory in fixed shapes
     :param sample: inputs from which the curvature is computed; ``None``: all
     :param compiled: whether to run compiled functions
     """

@@ -4,7 +4,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_pgx.core.recurrence import GRU, no_state, run_cells, run_padded
+from sb3_pgx.core.recurrence import GRU, no_state, run_cells, run_operators, run_padded
 from sb3_pgx.core.sequences import pack
 
 # Where sequences begin among 23 rows, besides the first one.
@@ -67,43 +67,21 @@ def test_outputs_and_gradients_are_those_of_each_sequence_alone(kind, run, patte
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("run", [run_cells, run_operators])
 @pytest.mark.parametrize("kind", [nn.LSTM, GRU])
-def test_the_state_after_a_row_continues_the_sequence(kind, pattern):
+def test_the_state_after_a_row_continues_the_sequence(kind, run, pattern):
     """Cut after every row: a step from the state after the row before gives the same."""
     network, packing, inputs, start = example(kind, pattern, num_layers=2)
-    outputs, after = run_cells(network, inputs[packing.order], packing.sizes, start)
+    outputs, after = run(network, inputs[packing.order], packing.sizes, start)
     before, level = start, 0
     for size in packing.sizes.tolist():
         rows = slice(level, level + size)
-        step, _ = run_cells(network, inputs[packing.order[rows]], th.tensor([size]), tuple(x[:size] for x in before))
+        step, _ = run(network, inputs[packing.order[rows]], th.tensor([size]), tuple(x[:size] for x in before))
         th.testing.assert_close(step, outputs[rows], rtol=1e-12, atol=1e-12)
         before, level = tuple(x[rows] for x in after), level + size
     _, final = one_by_one(network, packing, inputs, start)
     last = int(packing.sizes[-1])  # the last level has the last rows of the longest sequences
     th.testing.assert_close(after[0][-last:], final[:last], rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", [nn.LSTM, GRU])
-def test_the_cells_can_be_differentiated_twice(kind):
-    network, packing, inputs, start = example(kind, "mixed lengths")
-    weights = [p.detach().requires_grad_() for p in network.parameters()]
-
-    def loss(*weights):
-        return th.func.functional_call(Outputs(network), dict(zip(NAMES, weights, strict=True)), (packing, inputs, start))
-
-    th.autograd.gradgradcheck(loss, weights)
-
-
-NAMES = ["network.weight_ih_l0", "network.weight_hh_l0", "network.bias_ih_l0", "network.bias_hh_l0"]
-
-
-class Outputs(nn.Module):
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, packing, inputs, start):
-        return run_cells(self.network, inputs.detach()[packing.order], packing.sizes, [x.detach() for x in start])[0].sum()
 
 
 @pytest.mark.parametrize("state", ["none", "given"])

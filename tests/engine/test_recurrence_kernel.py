@@ -61,8 +61,9 @@ def test_what_is_no_number_stays_so(cell, kernels):
     examples = [Example(cell, width, "one sequence") for width in WIDTHS]
     for example in examples:
         example.inputs[11, 0] = th.nan
-    for outputs, *gradients in kernels(examples):
+    for outputs, tangents, *gradients in kernels(examples):
         assert outputs[:11].isfinite().all() and outputs[11:].isnan().all()
+        assert tangents[:11].isfinite().all() and tangents[11:].isnan().all()
         assert all(x.isnan().any() for x in gradients)
 
 

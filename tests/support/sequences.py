@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch as th
 from torch import nn
+from torch.func import vjp
 from torch.nn import functional as F
 
 from sb3_pgx.core.sequences import pack
@@ -18,6 +19,13 @@ PATTERNS = {
     "mixed lengths": [2, 3, 11, 12, 20],
     "nearly equal lengths": [8, 16],
     "one long sequence": [17, 18, 19, 20, 21, 22],
+}
+RANDOM_PATTERNS = {
+    f"random {seed}": (th.rand(N_ROWS, generator=th.Generator().manual_seed(seed)) < (seed + 1) / 40)
+    .nonzero()
+    .flatten()
+    .tolist()
+    for seed in range(30)
 }
 
 
@@ -40,7 +48,7 @@ class Example:
         for p in self.network.parameters():
             p.data = self.scale * random(*p.shape) / self.width**0.5
         begins = th.zeros(N_ROWS, dtype=th.bool)
-        begins[PATTERNS[self.pattern]] = True
+        begins[(PATTERNS | RANDOM_PATTERNS)[self.pattern]] = True
         self.packing = pack(begins)
         self.inputs, self.hidden, self.memory = (random(N_ROWS, n) for n in (N_FEATURES, self.width, self.width))
 
@@ -52,8 +60,9 @@ class Example:
         return [*(x.detach().to(dtype) for x in numbers), sizes]
 
     def one_by_one(self):
-        """Return the outputs and the gradients of :func:`by_operators`, from torch's network on one sequence at a time."""
+        """Return the results of :func:`by_operators`, from torch's network on one sequence at a time."""
         inputs = self.inputs.clone().requires_grad_()
+        leaves = [*self.network.parameters(), inputs]
         sequences = [[] for _ in range(int(self.packing.sizes[0]))]  # indices of packed rows
         for row, sequence in enumerate(n for size in self.packing.sizes.tolist() for n in range(size)):
             sequences[sequence].append(row)
@@ -62,7 +71,11 @@ class Example:
             state = self.hidden[None, n : n + 1], self.memory[None, n : n + 1]
             made, _ = self.network(inputs[rows][:, None], state if self.cell == "lstm" else state[0])
             outputs = outputs.index_copy(0, th.tensor(rows), made[:, 0])
-        return [outputs.detach(), *th.autograd.grad(weighted(outputs), [*self.network.parameters(), inputs])]
+        gradients = th.autograd.grad(weighted(outputs), leaves, retain_graph=True)
+        u = th.zeros_like(outputs).requires_grad_()
+        pulled_back = th.autograd.grad(outputs, leaves, u, create_graph=True)
+        (tangents,) = th.autograd.grad(pulled_back, u, directions(leaves))
+        return [outputs.detach(), tangents, *gradients]
 
 
 def weighted(outputs):
@@ -70,14 +83,27 @@ def weighted(outputs):
     return (outputs * th.linspace(-1, 1, outputs.numel(), dtype=outputs.dtype).view_as(outputs)).sum()
 
 
+def directions(leaves):
+    """Return directions in which parameters and inputs move."""
+    return tuple(th.linspace(1, -2, x.numel(), dtype=x.dtype).view_as(x) for x in leaves)
+
+
 def by_operators(w_input, w_hidden, b_input, b_hidden, inputs, hidden, memory, sizes):
-    """Return the outputs of a network, and the gradients of their weighted sum in the parameters and in the inputs."""
-    leaves = [x.detach().requires_grad_() for x in (w_input, w_hidden, b_input, b_hidden, inputs)]
-    w_input, w_hidden, b_input, b_hidden, inputs = leaves
-    with th.enable_grad():
+    """
+    Return the outputs of a network, their tangents if parameters and inputs move in the ``directions``, and the gradients of
+    their weighted sum in the parameters and in the inputs.
+    """
+
+    def run(w_input, w_hidden, b_input, b_hidden, inputs):
         if len(w_hidden) == 4 * w_hidden.shape[1]:
-            outputs = lstm(F.linear(inputs, w_input, b_input + b_hidden), w_hidden, hidden, memory, sizes)
-        else:
-            outputs = gru(F.linear(inputs, w_input, b_input), w_hidden, b_hidden, hidden, sizes)
+            return lstm(F.linear(inputs, w_input, b_input + b_hidden), w_hidden, hidden, memory, sizes)[0]
+        return gru(F.linear(inputs, w_input, b_input), w_hidden, b_hidden, hidden, sizes)
+
+    leaves = [x.detach().requires_grad_() for x in (w_input, w_hidden, b_input, b_hidden, inputs)]
+    with th.enable_grad():
+        outputs = run(*leaves)
         gradients = th.autograd.grad(weighted(outputs), leaves)
-    return outputs.detach(), *gradients
+    points = [x.detach() for x in leaves]
+    _, push_forward = vjp(lambda u: vjp(run, *points)[1](u), th.zeros_like(outputs))
+    (tangents,) = push_forward(directions(points))
+    return outputs.detach(), tangents, *gradients

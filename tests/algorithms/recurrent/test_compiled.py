@@ -1,16 +1,19 @@
 """Compiled acting and gradient steps of recurrent policies against eager ones, which differ in everything but the result."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from selection import mostly_slow
 from stable_baselines3.common.logger import Logger
 from support.capabilities import BOX, DICT, MIXED, envs
 from support.eager_and_compiled import Sentences, assert_same_training, trained
 from support.recurrent import CELLS, LAYOUTS, double_policy, policy_kwargs
 from support.small_environments import DEVICE, Scripted, vectorised
 
-from sb3_pgx import A2C, NPG, PPO, PPOPenalty
+from sb3_pgx import A2C, NPG, PPO, TRPO, PPOPenalty
 from sb3_pgx.engine import kept_graphs
 from sb3_pgx.engine.compiler import using_backend
 from sb3_pgx.engine.kept_graphs import VARIABLE
@@ -21,11 +24,17 @@ def scripted():
 
 
 def pair(algorithm=PPO, policy="MlpLstmPolicy", make=scripted, layout="separate", **kwargs):
+    """Return the same model twice, eager and compiled, that learns from minibatches of pieces."""
+    settings = dict(batch_size=12, n_epochs=2, sequence_length=4, learning_rate=1e-3)
+    return twice(algorithm, policy, make, layout, **{**settings, **kwargs})
+
+
+def twice(algorithm, policy="MlpLstmPolicy", make=scripted, layout="separate", **kwargs):
     """Return the same model twice, eager and compiled."""
-    settings = dict(n_steps=8, batch_size=12, n_epochs=2, sequence_length=4, learning_rate=1e-3, seed=0, device=DEVICE)
+    settings = dict(n_steps=8, seed=0, device=DEVICE, policy_kwargs=policy_kwargs(layout), **kwargs)
     models = []
     for compiled in (False, True):
-        model = algorithm(policy, make(), compile=compiled, policy_kwargs=policy_kwargs(layout), **{**settings, **kwargs})
+        model = algorithm(policy, make(), compile=compiled, **settings)
         model.log = Sentences()
         model.set_logger(Logger(None, [model.log]))
         models.append(model)
@@ -46,7 +55,7 @@ def check(models, n_graphs):
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_compiled_run_is_the_eager_one(cell, layout):
     """Episodes start within the pieces, and states go on over rollouts."""
-    check(pair(policy=f"Mlp{cell}Policy", layout=layout), n_graphs=2)
+    check(pair(policy=f"Mlp{cell}Policy", layout=layout), n_graphs=3)
 
 
 CASES = {
@@ -67,7 +76,7 @@ CASES = {
 @pytest.mark.filterwarnings("ignore:.*truncated mini-batch:UserWarning")
 @pytest.mark.parametrize("case", CASES)
 def test_other_runs(case):
-    check(pair(**CASES[case]), n_graphs=2)
+    check(pair(**CASES[case]), n_graphs=3 if case != "PPOPenalty" else 2)  # whose rollouts keep distributions
 
 
 def test_a_callback_that_may_change_the_policy_acts_uncompiled():
@@ -79,7 +88,7 @@ def test_a_callback_that_may_change_the_policy_acts_uncompiled():
         th.manual_seed(0)
         with using_backend(lambda graph, examples, made=made: made.append(graph) or graph):
             model.learn(48, callback=lambda values, _, of=model: seen[of.compiled].append(values["values"].clone()) or True)
-        assert len(made) == (model is compiled)  # the gradient step alone
+        assert len(made) == 2 * (model is compiled)  # the evaluation and the gradient step
     th.testing.assert_close(th.stack(seen[True]), th.stack(seen[False]), rtol=1e-4, atol=1e-4)
 
 
@@ -104,27 +113,31 @@ def test_one_step_is_the_eager_one_and_a_kept_graph_takes_it_again(cell, layout,
     for model in models:
         trained(model, 24)
     eager, compiled, loaded = ([*model.policy.parameters()] for model in models)
-    assert len(kept_graphs.graphs(tmp_path)) == 2  # acting and the step
+    assert len(kept_graphs.graphs(tmp_path)) == 3  # acting, the evaluation and the step
     assert any((x - y).abs().max() > 1e-2 for x, y in zip(eager, before, strict=True))
     for x, y, z in zip(eager, compiled, loaded, strict=True):
         th.testing.assert_close(y, x, rtol=0, atol=1e-5)
         assert th.equal(z, y)
 
 
-@pytest.mark.parametrize("algorithm, n_graphs", [(A2C, 2), (NPG, 2)])  # acting, and the step of A2C or of NPG's critic
-@pytest.mark.filterwarnings("ignore:compile=True.*natural gradient:UserWarning", "ignore:batch_size=128 is larger:UserWarning")
-def test_whole_rollouts(algorithm, n_graphs):
-    """Conjugate gradients need second derivatives, which no kernel has."""
-    models = [
-        algorithm("MlpGruPolicy", scripted(), n_steps=8, seed=0, device=DEVICE, compile=compile, policy_kwargs=policy_kwargs())
-        for compile in (False, True)
-    ]
-    for model in models:
-        model.log = Sentences()
-        model.set_logger(Logger(None, [model.log]))
-    check(models, n_graphs)
-    sentence = "the natural gradient runs uncompiled: it needs second derivatives of a recurrent network"
-    assert models[1].log.sentences.count(sentence) == (algorithm is NPG)
+WHOLE = {
+    "A2C": (A2C, {}, 3),
+    "NPG": (NPG, dict(batch_size=12, n_critic_updates=2, cg_max_steps=2), 6),
+    "TRPO": (TRPO, dict(critic="trust_region", cg_max_steps=2), 8),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+@pytest.mark.parametrize("cell, layout", mostly_slow(itertools.product(CELLS, LAYOUTS), lambda cell, _: cell == "Lstm"))
+def test_whole_rollouts(cell, layout, case):
+    """The rollouts have different sequences, but each function has one graph."""
+    algorithm, settings, n_graphs = WHOLE[case]
+    check(twice(algorithm, f"Mlp{cell}Policy", layout=layout, **settings), n_graphs)
+
+
+@pytest.mark.parametrize("make", [envs, lambda: envs(action_space=MIXED)], ids=["Box", "mixed actions"])
+def test_natural_gradients_of_other_distributions(make):
+    check(twice(TRPO, make=make, batch_size=8, n_critic_updates=2, cg_max_steps=2), n_graphs=6)
 
 
 NO_KERNEL = {
@@ -145,5 +158,7 @@ def test_what_has_no_kernel_learns_uncompiled(case):
     expected = trained(eager, 24)
     with using_backend(lambda graph, examples: graph), pytest.warns(UserWarning, match="compile=True") as caught:
         assert trained(compiled, 24) == expected
-    (said,) = {str(warning.message) for warning in caught}
-    assert said.startswith(f"compile=True: the gradient step runs uncompiled: {reason}")
+    said = [str(warning.message) for warning in caught]
+    uncompiled = ["the gradient step", "the evaluation of sequences"] if case == "float64" else ["the gradient step"]
+    for sentence, what in zip(said, uncompiled, strict=True):
+        assert sentence.startswith(f"compile=True: {what} runs uncompiled: {reason}")

@@ -3,22 +3,29 @@
 import pytest
 import torch as th
 from gymnasium import spaces
-from support.dense_natural_gradient import Updates, double_envs, flat_grad
+from selection import mostly_slow
+from support.dense_natural_gradient import Updates, double_envs, flat_grad, in_double
 from support.recurrent import CELLS, LAYOUTS, double_policy, policy_kwargs, stepped
 from support.small_environments import DEVICE
 
 from sb3_pgx import A2C, NPG, REINFORCE, REINFORCEBaseline
 
 LAYOUT_OF_CELL = [*((cell, layout) for cell in CELLS for layout in LAYOUTS)]
+COMPILED_CRITIC = pytest.param("separate", True, marks=pytest.mark.slow)
+COMPILED = [("Lstm", "separate"), ("Gru", "shared")]
 
 
-def updated(algorithm, cell="Lstm", layout="separate", **kwargs):
-    """Return a model after one update on 6 steps of 2 environments, the rollout, and the policy before."""
+def updated(algorithm, cell="Lstm", layout="separate", compile=False, **kwargs):
+    """
+    Return a model after one update on 6 steps of 2 environments, the rollout, and the policy before, in float64. Only float32
+    can be compiled.
+    """
     callback = Updates()
-    kwargs = dict(n_steps=6, seed=0, device=DEVICE, policy_kwargs=policy_kwargs(layout), **kwargs)
-    model = algorithm(double_policy(f"Mlp{cell}Policy"), double_envs(spaces.Discrete(3)), **kwargs)
+    kwargs = dict(n_steps=6, seed=0, device=DEVICE, compile=compile, policy_kwargs=policy_kwargs(layout), **kwargs)
+    name = f"Mlp{cell}Policy"
+    model = algorithm(name if compile else double_policy(name), double_envs(spaces.Discrete(3)), **kwargs)
     model.learn(12, callback=callback)
-    return model, callback.rollouts[0], callback.before[0]
+    return model, callback.rollouts[0], in_double(callback.before[0])
 
 
 def moved(model, before, names):
@@ -63,10 +70,13 @@ def test_a2c_descends_on_the_whole_rollout(cell, layout):
     th.testing.assert_close(step, expected, rtol=1e-6, atol=1e-7)  # the rollout's numbers are kept in float32
 
 
-@pytest.mark.parametrize("cell, layout", LAYOUT_OF_CELL)
-def test_the_natural_gradient_is_that_of_the_dense_fisher_matrix(cell, layout):
+@pytest.mark.parametrize(
+    "cell, layout, compile",
+    mostly_slow([*((*c, False) for c in LAYOUT_OF_CELL), *((*c, True) for c in COMPILED)], lambda *case: not case[-1]),
+)
+def test_the_natural_gradient_is_that_of_the_dense_fisher_matrix(cell, layout, compile):
     exact = dict(cg_max_steps=300, cg_damping=0.1, cg_tolerance=1e-12, step_rule="fixed", step_size=0.3)
-    model, rollout, before = updated(NPG, cell, layout, batch_size=12, n_critic_updates=1, **exact)
+    model, rollout, before = updated(NPG, cell, layout, compile, batch_size=12, n_critic_updates=1, **exact)
     names = names_of(before, of_actor=True)
     parameters = named(before, names)
     now = stepped(before, rollout)
@@ -78,13 +88,15 @@ def test_the_natural_gradient_is_that_of_the_dense_fisher_matrix(cell, layout):
         p = made.probs[0].detach()
         fisher = fisher + jacobian.T @ (th.diag(p) - th.outer(p, p)) @ jacobian / rollout.valid.numel()
     expected = 0.3 * th.linalg.solve(fisher + 0.1 * th.eye(len(gradient), dtype=gradient.dtype), gradient)
-    th.testing.assert_close(moved(model, before, names), expected, rtol=1e-4, atol=1e-7)
+    precision = dict(rtol=1e-3, atol=1e-5) if compile else dict(rtol=1e-4, atol=1e-7)
+    assert expected.abs().max() > 0.01
+    th.testing.assert_close(moved(model, before, names), expected, **precision)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_critics_trust_region_is_that_of_the_dense_gauss_newton_matrix(layout):
+@pytest.mark.parametrize("layout, compile", [*((layout, False) for layout in LAYOUTS), COMPILED_CRITIC])
+def test_the_critics_trust_region_is_that_of_the_dense_gauss_newton_matrix(layout, compile):
     exact = dict(cg_max_steps=300, cg_damping=0.1, cg_tolerance=1e-12, critic="trust_region", critic_epsilon=1e-3)
-    model, rollout, before = updated(NPG, "Lstm", layout, step_rule="fixed", step_size=1e-9, **exact)
+    model, rollout, before = updated(NPG, "Lstm", layout, compile, step_rule="fixed", step_size=1e-9, **exact)
     names = names_of(before, of_actor=False)
     values = stepped(before, rollout).values.flatten()
     error = (values - rollout.returns.flatten()).square().mean()

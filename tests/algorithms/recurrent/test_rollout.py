@@ -45,15 +45,17 @@ def check(ours, theirs):
         th.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-4, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("callback", [Rollouts, Unwatched])
+@pytest.mark.parametrize("callback, compile", [(Rollouts, False), (Unwatched, False), (Unwatched, True)])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("cell", CELLS)
-def test_values_are_those_of_each_environment_alone_over_several_rollouts(cell, layout, callback):
+def test_values_are_those_of_each_environment_alone_over_several_rollouts(cell, layout, callback, compile, graphs):
     """A state goes on in the next rollout, and ends with the episode. A final observation is one more step of the critic."""
     kwargs = policy_kwargs(layout, n_lstm_layers=2)
     watcher = callback(callback is Rollouts)
-    model = A2C(f"Mlp{cell}Policy", scripted(), 0.0, n_steps=9, seed=1, device=DEVICE, policy_kwargs=kwargs)
+    settings = dict(n_steps=9, seed=1, device=DEVICE, compile=compile, policy_kwargs=kwargs)
+    model = A2C(f"Mlp{cell}Policy", scripted(), 0.0, **settings)
     model.learn(3 * 9 * 4, callback=watcher)
+    assert len(graphs) == 3 * compile  # of acting, of the gradient step, and one of the evaluation of all rollouts
     states = None
     for rollout in watcher.rollouts:
         assert rollout.truncated.any() and rollout.terminated.any()
