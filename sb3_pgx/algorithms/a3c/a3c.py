@@ -88,13 +88,14 @@ class A3C(A2C):
         enough to repay it (:data:`sb3_pgx.engine.compiler.COMPILE_AFTER`)
     :param discount_state_weighting: weight the policy's gradient at step t of an episode with γ^t, which makes it the exact
         gradient of the discounted objective. Not together with ``normalize_advantage``
-    :param n_workers: number of workers, of which the first is this process. Typical: the number of cores. More workers take
-        more steps per second, on parameters that others change meanwhile (``train/staleness``). 1 is ``A2C``
+    :param n_workers: number of workers, of which the first is this process. Typical: 1, which is ``A2C``, up to the number of
+        cores. Larger values take more steps per second, with gradients at parameters that others change meanwhile
+        (``train/staleness``)
     :param share_statistics: share the optimizer's statistics, such as RMSprop's mean of squared gradients, which the paper
         found to be more robust. ``False``: each worker has its own, and the model keeps those of the first
     :param ent_coef_last: weight of the entropy for the last worker; the weights of the workers between the first and the last
-        are evenly spaced from ``ent_coef`` to this. Different exploration makes the workers' experience more diverse. Typical:
-        ``None``, the same weight for all, or up to 0.05. A number, a schedule or a string
+        are evenly spaced from ``ent_coef`` to this. Typical: ``None``, the same weight for all, or 0.005 to 0.05. Larger values
+        make the workers explore more differently. A number, a schedule or a string
     :raises ValueError: an argument is invalid
     """
 
@@ -212,7 +213,8 @@ class A3C(A2C):
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
         """Collect a rollout, unless the training has ended. Arguments are those of the base class."""
-        assert self._worker is not None
+        if self._worker is None:  # outside of `learn`
+            return super().collect_rollouts(*args, **kwargs)
         if self._others is not None:
             self._others.check()
         if self._worker.stopped:
@@ -225,7 +227,8 @@ class A3C(A2C):
 
     def _measured_update(self) -> dict[str, float]:
         """Take A2C's gradient step on the worker's copy of the parameters, and publish it."""
-        assert self._worker is not None
+        if self._worker is None:
+            return super()._measured_update()
         if self._worker.statistics is not None:
             self._worker.statistics.pull()
         metrics = super()._measured_update()
