@@ -2,42 +2,52 @@
 
 import os
 import signal
+import threading
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv
 from support.capabilities import BOX
-from support.small_environments import AnySpace
+from support.small_environments import AnySpace, vectorised
 
 
 class Seldom(AnySpace):
     """
-    Does something in the process of another worker than the first, at a step.
+    Does something at one step, in every process but the one that made it.
 
     :param what: called then
-    :param at: number of the step
     """
 
-    def __init__(self, what, at=20):
+    def __init__(self, what: Callable[[], None]):
         super().__init__(BOX, BOX)
-        self.first_process, self.what, self.at, self.n = os.getpid(), what, at, 0
+        self.made_in, self.what, self.n_steps = os.getpid(), what, 0
 
-    def step(self, action):
-        self.n += 1
-        if os.getpid() != self.first_process and self.n == self.at:
+    def step(self, action: Any) -> Any:
+        self.n_steps += 1
+        if os.getpid() != self.made_in and self.n_steps == 20:
             self.what()
         return super().step(action)
 
 
-def crash():
-    raise KeyError("the simulator of worker 1 crashed")
+class Locked(AnySpace):
+    """Cannot be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__(BOX, BOX)
+        self.lock = threading.Lock()
 
 
-def die():
+def crash() -> None:
+    raise KeyError("the simulator crashed")
+
+
+def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Rewards(AnySpace):
-    """Returns the number of its process's first step as a reward, so that one knows who has seen it."""
+def nothing() -> None:
+    pass
 
-    def __init__(self):
-        super().__init__(BOX, BOX)
-        self.rng = np.random.default_rng(os.getpid())
+
+def two_locked() -> DummyVecEnv:
+    return vectorised(Locked(), Locked())

@@ -1,13 +1,13 @@
 """What A3C's workers share: parameters, statistics of the optimizer, and counters. Nothing in it is locked."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
-from torch import Tensor
+from torch import Tensor, nn
 
 from sb3_pgx.engine.optimizers import OptimizerRule, rule_of
-from sb3_pgx.engine.parameters import states_of
 from sb3_pgx.engine.tensors import copy_all, flatten, unflatten
 
 
@@ -20,7 +20,7 @@ class SharedMemory(NamedTuple):
     """
 
     parameters: Tensor  # of the policy, [P]
-    moments: Tensor  # of the optimizer, one vector per moment and after each other, [K * P]
+    moments: Tensor  # of the optimizer, one vector per moment, [K, P]
     count: Tensor  # steps behind the moments, [1]
     steps: Tensor  # environment steps of each worker, int64, [W]
     updates: Tensor  # updates of each worker, int64, [W]
@@ -41,33 +41,36 @@ class SharedStatistics:
 
     def pull(self) -> None:
         """Copy the shared moments into the worker's optimizer."""
-        count = int(self.shared.count.item())
-        for kept, state, name in self._pairs():
-            state[name].copy_(kept)
-            if isinstance(state.get("step"), Tensor):
-                state["step"].fill_(count)
-            elif "step" in state:
-                state["step"] = count
+        count, state_of = int(self.shared.count.item()), self.policy.optimizer.state
+        if self.rule.moments and not state_of and self.shared.updates.any():  # the worker's first update, and others have taken some
+            for parameter in filter(_learns, self.policy.parameters()):
+                state_of[parameter] = self.rule.new_count(count)
+        for kept, parameter, name in self._moments():
+            state = state_of.get(parameter)
+            if state is not None and state.get(name) is not None:
+                state[name].copy_(kept)
+            elif state is not None:
+                state[name] = kept.to(parameter, copy=True)
+        for state in state_of.values():
+            if "step" in state:
+                state.update(self.rule.new_count(count))
 
     def push(self) -> None:
         """Copy the worker's moments into shared memory. What others wrote since :meth:`pull` is overwritten."""
-        pairs = self._pairs()
-        for kept, state, name in pairs:
-            kept.copy_(state[name])
-        if pairs:
-            self.shared.count[0] = int(pairs[0][1].get("step", 0))
+        state_of = self.policy.optimizer.state
+        for kept, parameter, name in self._moments():
+            if parameter in state_of:
+                kept.copy_(state_of[parameter][name])
+        for state in state_of.values():
+            self.shared.count[0] = int(state.get("step", 0))  # the same for all
+            break
 
-    def _pairs(self) -> list[tuple[Tensor, dict, str]]:
-        """Return each moment in shared memory with the state, and the name in it, of the worker's own moment."""
+    def _moments(self) -> Iterator[tuple[Tensor, nn.Parameter, str]]:
+        """Yield each moment in shared memory with its parameter and its name."""
         parameters = [*self.policy.parameters()]
-        states = states_of(self.policy.optimizer, parameters)
-        rows = self.shared.moments.view(len(self.rule.moments), -1) if self.rule.moments else []
-        return [
-            (kept, state, name)
-            for row, name in zip(rows, self.rule.moments, strict=True)
-            for kept, state in zip(unflatten(row, parameters), states, strict=True)
-            if state.get(name) is not None
-        ]
+        for name, row in zip(self.rule.moments, self.shared.moments, strict=True):
+            for kept, parameter in zip(unflatten(row, parameters), parameters, strict=True):
+                yield kept, parameter, name
 
 
 class Worker:
@@ -136,7 +139,7 @@ def allocate(policy: ActorCriticPolicy, n_workers: int, steps: int) -> SharedMem
     values = _flat(policy)
     shared = SharedMemory(
         parameters=values,
-        moments=th.full((len(names) * len(values),), initial, dtype=values.dtype),
+        moments=th.full((len(names), len(values)), initial, dtype=values.dtype),
         count=th.zeros(1),
         steps=th.zeros(n_workers, dtype=th.int64),
         updates=th.zeros(n_workers, dtype=th.int64),
@@ -148,6 +151,10 @@ def allocate(policy: ActorCriticPolicy, n_workers: int, steps: int) -> SharedMem
     if not isinstance(rule, str):
         SharedStatistics(policy, rule, shared).push()
     return shared
+
+
+def _learns(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad
 
 
 def _parameters(policy: ActorCriticPolicy) -> list[Tensor]:

@@ -55,9 +55,8 @@ def test_changes_of_two_workers_add_up_and_each_gets_the_sum():
 
 
 def rollout_gradient(m):
-    """Collect a rollout, and return the clipped gradient of A2C's loss on it by automatic differentiation."""
-    buffer = m.rollout_buffer
-    data = next(buffer.get(None))
+    """Return the clipped gradient of A2C's loss on the last rollout by automatic differentiation."""
+    data = next(m.rollout_buffer.get(None))
     m.policy.set_training_mode(True)
     values, log_prob, entropy = m.policy.evaluate_actions(data.observations, data.actions.long().flatten())
     loss = -(data.advantages * log_prob).mean() + m.vf_coef * (data.returns - values.flatten()).square().mean()
@@ -87,9 +86,6 @@ def test_each_update_is_rmsprop_on_the_workers_gradient_with_shared_or_own_stati
             collect(m)
         kept = g[0 if share else turn]
         d = rollout_gradient(m)
-        # The second worker's first update has nothing of its own to write the statistics of the first into.
-        if share and m is second:
-            kept.zero_()
         kept.mul_(ALPHA).add_(d.square(), alpha=1 - ALPHA)
         theta = theta - RATE * d / (kept.sqrt() + EPS)
         m.train()
