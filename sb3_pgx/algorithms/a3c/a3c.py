@@ -101,8 +101,8 @@ class A3C(A2C):
 
     search_space: ClassVar[tuple[Dimension, ...]] = (*A2C.search_space, Categorical("share_statistics", (True, False)))
 
-    _worker: Worker | None = None  # this process's side of the shared memory, during training
-    _others: WorkerProcesses | None = None  # the other workers, if this is the first one
+    worker: Worker | None = None  # this process's side of the shared memory, during training
+    others: WorkerProcesses | None = None  # the other workers, if this is the first one
 
     def __init__(
         self,
@@ -197,9 +197,9 @@ class A3C(A2C):
         :raises ValueError: it is negative, not finite, or no coefficient
         """
         value = super().coefficient(name)
-        if name != "ent_coef" or self._worker is None or self._worker.rank == 0 or self.ent_coef_last is None:
+        if name != "ent_coef" or self.worker is None or self.worker.rank == 0 or self.ent_coef_last is None:
             return value
-        share = self._worker.rank / (self.n_workers - 1)
+        share = self.worker.rank / (self.n_workers - 1)
         return (1 - share) * value + share * self.coefficient("ent_coef_last")
 
     def planned_gradient_steps(self, timesteps: int) -> int:
@@ -207,39 +207,39 @@ class A3C(A2C):
         return ceil_div(super().planned_gradient_steps(timesteps), self.n_workers)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_worker", "_others"]
+        return [*super()._excluded_save_params(), "worker", "others"]
 
     # ------------------------------------------------------------------------------------------------ every worker
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
         """Collect a rollout, unless the training has ended. Arguments are those of the base class."""
-        if self._worker is None:  # outside of `learn`
+        if self.worker is None:  # outside of `learn`
             return super().collect_rollouts(*args, **kwargs)
-        if self._others is not None:
-            self._others.check()
-        if self._worker.stopped:
+        if self.others is not None:
+            self.others.check()
+        if self.worker.stopped:
             return False
         before = self.num_timesteps
         try:
             return super().collect_rollouts(*args, **kwargs)
         finally:
-            self.num_timesteps = self._worker.count_steps(self.num_timesteps - before)
+            self.num_timesteps = self.worker.count_steps(self.num_timesteps - before)
 
     def _measured_update(self) -> dict[str, float]:
         """Take A2C's gradient step on the worker's copy of the parameters, and publish it."""
-        if self._worker is None:
+        if self.worker is None:
             return super()._measured_update()
-        if self._worker.statistics is not None:
-            self._worker.statistics.pull()
+        if self.worker.statistics is not None:
+            self.worker.statistics.pull()
         metrics = super()._measured_update()
-        if self._worker.statistics is not None:
-            self._worker.statistics.push()
-        return {**metrics, "staleness": float(self._worker.publish())}
+        if self.worker.statistics is not None:
+            self.worker.statistics.push()
+        return {**metrics, "staleness": float(self.worker.publish())}
 
     # ------------------------------------------------------------------------------------------------ the first worker
 
     def _iterate(self, total_timesteps: int, callback: BaseCallback, log_interval: int | None) -> int:
-        if self._worker is not None:  # in the process of another worker
+        if self.worker is not None:  # in the process of another worker
             return super()._iterate(total_timesteps, callback, log_interval)
         with self._training_with_others(total_timesteps):
             return super()._iterate(total_timesteps, callback, log_interval)
@@ -249,18 +249,18 @@ class A3C(A2C):
         """Within this context, the other workers train. Afterwards the model has the shared parameters."""
         prepare = self._packed_worker(total_timesteps) if self.n_workers > 1 else b""
         shared = allocate(self.policy, self.n_workers, self.num_timesteps)
-        self._worker = Worker(self.policy, shared, 0, self.share_statistics)
-        self._worker.copy_parameters()
+        self.worker = Worker(self.policy, shared, 0, self.share_statistics)
+        self.worker.copy_parameters()
         try:
-            with WorkerProcesses(prepare, shared) as self._others:
-                self._others.begin()
+            with WorkerProcesses(prepare, shared) as self.others:
+                self.others.begin()
                 if self.n_workers > 1:
                     self.start_time = time.time_ns()  # time/fps is about training, not about starting processes
                 yield
         finally:
-            self._worker.copy_parameters()
-            self.num_timesteps = self._worker.count_steps(0)
-            self._worker = self._others = None
+            self.worker.copy_parameters()
+            self.num_timesteps = self.worker.count_steps(0)
+            self.worker = self.others = None
 
     def _packed_worker(self, total_timesteps: int) -> bytes:
         """Return what another worker needs, pickled: this model and its environments."""
@@ -306,8 +306,8 @@ def _prepare_worker(
     made.set_logger(Logger(None, []))
 
     def train(shared: SharedMemory, rank: int) -> None:
-        made._worker = Worker(made.policy, shared, rank, made.share_statistics)
-        made._worker.copy_parameters()
+        made.worker = Worker(made.policy, shared, rank, made.share_statistics)
+        made.worker.copy_parameters()
         remaining = total_timesteps - made.num_timesteps
         made.learn(remaining, log_interval=None, reset_num_timesteps=False, use_masking=use_masking)
 

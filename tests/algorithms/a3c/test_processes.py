@@ -32,7 +32,7 @@ class Watches(BaseCallback):
         self.updates_to_wait_for, self.stop_at, self.started = updates_to_wait_for, stop_at, time.monotonic()
 
     def _on_step(self):
-        self.shared = self.model._worker.shared
+        self.shared = self.model.worker.shared
         while self.shared.updates[1] < self.updates_to_wait_for and time.monotonic() - self.started < LONGEST:
             time.sleep(0.01)
         assert time.monotonic() - self.started < LONGEST
@@ -47,7 +47,7 @@ def model(what=nothing, **kwargs):
 def nothing_is_left(trained):
     """Return whether processes and shared memory are gone."""
     files = glob.glob(f"/dev/shm/torch_{os.getpid()}_*")
-    return trained._worker is None and trained._others is None and not multiprocessing.active_children() and not files
+    return trained.worker is None and trained.others is None and not multiprocessing.active_children() and not files
 
 
 def test_two_workers_train_one_model_which_is_saved_and_loaded(tmp_path):
@@ -63,7 +63,7 @@ def test_two_workers_train_one_model_which_is_saved_and_loaded(tmp_path):
     trained.save(tmp_path / "model")
     loaded = A3C.load(tmp_path / "model", env=trained.env, device=DEVICE)
     assert_same(parameters(trained), parameters(loaded))
-    assert loaded.n_workers == 2 and loaded._worker is None
+    assert loaded.n_workers == 2 and loaded.worker is None
     loaded.n_workers = 1
     loaded.learn(20, reset_num_timesteps=False)
     assert loaded.num_timesteps == trained.num_timesteps + 20

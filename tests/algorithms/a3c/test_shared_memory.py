@@ -21,8 +21,8 @@ def workers(share_statistics=True, **kwargs):
     first, second = model(n_workers=2, **kwargs), model(n_workers=2, **kwargs)
     shared = allocate(first.policy, 2, steps=0)
     for rank, each in enumerate((first, second)):
-        each._worker = Worker(each.policy, shared, rank, share_statistics)
-        each._worker.copy_parameters()
+        each.worker = Worker(each.policy, shared, rank, share_statistics)
+        each.worker.copy_parameters()
     return first, second, shared
 
 
@@ -43,14 +43,14 @@ def test_changes_of_two_workers_add_up_and_each_gets_the_sum():
     first, second, shared = workers()
     start = shared.parameters.clone()
     a, b = shift(first, 1e-2), shift(second, 1e-2)
-    assert first._worker.publish() == 0 and second._worker.publish() == 1
+    assert first.worker.publish() == 0 and second.worker.publish() == 1
     th.testing.assert_close(shared.parameters, start + a + b, rtol=0, atol=1e-6)
     assert th.equal(flat(second), shared.parameters) and not th.equal(flat(first), shared.parameters)
     c = shift(first, 1e-2)  # at parameters without b
-    assert first._worker.publish() == 1
+    assert first.worker.publish() == 1
     th.testing.assert_close(shared.parameters, start + a + b + c, rtol=0, atol=1e-6)
     assert th.equal(flat(first), shared.parameters)
-    assert first._worker.publish() == 0 and second._worker.publish() == 2
+    assert first.worker.publish() == 0 and second.worker.publish() == 2
     assert shared.updates.tolist() == [3, 2]
 
 
@@ -108,7 +108,7 @@ def test_entropy_weights_are_evenly_spaced_from_the_first_to_the_last_worker():
     shared = allocate(m.policy, 3, steps=0)
     weights = []
     for rank in range(3):
-        m._worker = Worker(m.policy, shared, rank, True)
+        m.worker = Worker(m.policy, shared, rank, True)
         weights.append(m.coefficient("ent_coef"))
     assert weights == pytest.approx([0.01, 0.03, 0.05])
     m._current_progress_remaining = 0.5
