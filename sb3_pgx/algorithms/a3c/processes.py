@@ -125,7 +125,9 @@ class WorkerProcesses:
         causes = "it was killed, or ran out of memory"
         if when == BEFORE:
             causes += ', or your script calls learn outside of `if __name__ == "__main__":`'
-        return RuntimeError(f"worker {rank} of A3C is gone {when}: its process {describe_end(process.exitcode)} ({causes}). {kept}")
+        return RuntimeError(
+            f"worker {rank} of A3C is gone {when}: its process {describe_end(process.exitcode)} ({causes}). {kept}"
+        )
 
 
 def _received(pipe: Connection) -> Any:

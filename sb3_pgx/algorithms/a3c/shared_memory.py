@@ -42,7 +42,9 @@ class SharedStatistics:
     def pull(self) -> None:
         """Copy the shared moments into the worker's optimizer."""
         count, state_of = int(self.shared.count.item()), self.policy.optimizer.state
-        if self.rule.moments and not state_of and self.shared.updates.any():  # the worker's first update, and others have taken some
+        if (
+            self.rule.moments and not state_of and self.shared.updates.any()
+        ):  # the worker's first update, and others have taken some
             for parameter in filter(_learns, self.policy.parameters()):
                 state_of[parameter] = self.rule.new_count(count)
         for kept, parameter, name in self._moments():

@@ -26,7 +26,9 @@ def played(env):
     return seen
 
 
-@pytest.mark.parametrize("wrap", [lambda env: env, lambda env: VecFrameStack(env, 2), VecMonitor], ids=["none", "stack", "monitor"])
+@pytest.mark.parametrize(
+    "wrap", [lambda env: env, lambda env: VecFrameStack(env, 2), VecMonitor], ids=["none", "stack", "monitor"]
+)
 def test_a_copy_plays_as_its_original_and_is_another_one(wrap):
     env = model(wrap(envs())).env
     copy = packed(env)()
@@ -44,7 +46,9 @@ def test_a_copy_does_not_write_the_originals_monitor_file(tmp_path):
 
 
 def test_environments_that_cannot_be_copied_are_refused_with_the_remedy():
-    message = r"cloudpickle, but DummyVecEnv cannot be copied \(TypeError: .*lock.*\): pass env as a function without arguments"
+    message = (
+        r"cloudpickle, but DummyVecEnv cannot be copied \(TypeError: .*lock.*\): pass env as a function without arguments"
+    )
     with pytest.raises(TypeError, match=message):
         model(vectorised(Locked()), n_workers=2).learn(10)
 
@@ -66,7 +70,9 @@ def test_a_function_that_cannot_be_pickled_is_refused_by_name():
     def with_lock():
         return Locked() if lock else None
 
-    with pytest.raises(TypeError, match=r"the function <function .*with_lock.* cannot be pickled .*: make everything .* inside"):
+    with pytest.raises(
+        TypeError, match=r"the function <function .*with_lock.* cannot be pickled .*: make everything .* inside"
+    ):
         model(with_lock, n_workers=2).learn(10)
 
 

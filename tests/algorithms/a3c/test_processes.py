@@ -184,4 +184,4 @@ def test_workers_end_if_the_first_process_is_killed(script):
 @pytest.mark.slow
 def test_a_script_without_a_guard_is_told_so(script):
     _, errors = script(guard="if True:").communicate(timeout=200)
-    assert 'is gone before it began' in errors and 'outside of `if __name__ == "__main__":`' in errors.splitlines()[-1]
+    assert "is gone before it began" in errors and 'outside of `if __name__ == "__main__":`' in errors.splitlines()[-1]
