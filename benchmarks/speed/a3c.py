@@ -5,9 +5,9 @@ What A3C's workers gain, and what their asynchrony costs: whole runs on CartPole
     python -m benchmarks.speed.a3c --cases claim
     python -m benchmarks.speed.a3c --cases a3c-2 --seeds 100 --dry
 
-Everything runs uncompiled with one torch thread per process. A worker has 8 environments. A2C runs with as many environments as
-one worker, and with as many as all workers together; the latter makes the same updates per step synchronously, from larger
-batches. Runs take turns, one at a time. The file keeps the cases that are not measured again.
+Everything runs uncompiled with one torch thread per process. A worker has 8 environments. A2C runs with as many environments
+as one worker, which makes as many updates per step from batches as large, and with as many as all workers together. Runs take
+turns, one at a time. The file keeps the cases that are not measured again.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def measure(case: Case, seeds: Sequence[int] | None = None) -> list[dict[str, An
 def markdown(record: dict[str, Any]) -> str:
     """Return a table of throughput and learning."""
     lines = [
-        "| case | environments | steps/s | start, s | updates | staleness | stale | steps to 475 | final return of every seed |",
+        "| case | envs | steps/s | start, s | updates | staleness | stale | steps to 475 | final return of each seed |",
         "|---|--:|--:|--:|--:|--:|--:|--:|---|",
     ]
     for name, entry in record.items():

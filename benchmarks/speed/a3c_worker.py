@@ -1,9 +1,9 @@
 """
 One run of A2C or A3C on CartPole-v1 with the settings of ``zoo_configs/a3c.yml``: the process behind ``a3c.py``.
 
-It prints what it measured as JSON: steps per second and seconds until the workers began, updates, their mean staleness and the
-share of stale ones (both of the first worker), steps until the mean of the last 100 training episodes reached 475, and the mean
-return of 20 deterministic episodes afterwards.
+It prints what it measured as JSON: steps per second and seconds until the workers began, updates, their mean staleness and
+the share of stale ones (all three of the first worker), steps until the mean of the last 100 training episodes reached 475,
+and the mean return of 20 deterministic episodes afterwards.
 """
 
 import json
@@ -11,6 +11,7 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -63,7 +64,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     end = time.perf_counter()
     assert measures.began is not None
     evaluation = make_vec_env(ENV, 20, seed=EVALUATION_SEED + 1000 * seed)
-    final_return, _ = evaluate_policy(model, evaluation, n_eval_episodes=20)
+    returns, _ = evaluate_policy(model, evaluation, n_eval_episodes=20, return_episode_rewards=True)
     updates = measures.staleness
     return {
         "frames_per_second": round(model.num_timesteps / (end - measures.began), 1),
@@ -72,7 +73,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         "staleness": round(sum(updates) / len(updates), 3),
         "stale": round(sum(s > 0 for s in updates) / len(updates), 3),
         "steps_to_475": measures.reached,
-        "final_return": float(final_return),
+        "final_return": float(np.mean(returns)),
     }
 
 

@@ -68,8 +68,8 @@ METRICS = {
 
 # Logged by the algorithms themselves, under these full names.
 TRAINING_METRICS = {
-    "rollout/ep_rew_mean": "mean return of the last `stats_window_size` training episodes, exploration noise included; A3C: of "
-    "the first worker, as all other metrics but the number of steps",
+    "rollout/ep_rew_mean": "mean return of the last `stats_window_size` training episodes, exploration noise included; A3C: "
+    "of the first worker, as all other metrics but the number of steps",
     "rollout/ep_len_mean": "mean length of the last `stats_window_size` training episodes, in steps",
     "rollout/success_rate": "share of the last episodes that the environment reports as a success (`is_success`), if it does",
     "rollout/discarded_steps": "steps so far of environments that waited for others to finish: counted, but not learned from",

@@ -169,8 +169,8 @@ def naming_dead_workers(env: VecEnv) -> Iterator[None]:
             process.join(timeout=1)
             if not process.is_alive():
                 raise type(error)(
-                    f"environment {index} is gone: its process {describe_end(process.exitcode)}. An exception of the environment is "
-                    "printed by that process, and raised here if the environments run in a DummyVecEnv instead."
+                    f"environment {index} is gone: its process {describe_end(process.exitcode)}. An exception of the "
+                    "environment is printed by that process, and raised here if the environments run in a DummyVecEnv instead."
                 ) from error
         raise
 

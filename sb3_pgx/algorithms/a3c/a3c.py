@@ -37,8 +37,8 @@ class A3C(A2C):
 
     The first worker is this process: callbacks, logs, evaluations and saving work as in any other algorithm, and see the first
     worker's episodes. ``num_timesteps`` counts the steps of all workers. The other workers are processes that start when
-    ``learn`` is called and end with it, so scripts must call ``learn`` inside of ``if __name__ == "__main__":``. If one of them
-    fails or is killed, the training ends with an error, and the model keeps what had been learned by then.
+    ``learn`` is called and end with it, so scripts must call ``learn`` inside of ``if __name__ == "__main__":``. If one of
+    them fails or is killed, the training ends with an error, and the model keeps what had been learned by then.
 
     With more than one worker, a run cannot be repeated exactly, even with the same seed.
 
@@ -94,8 +94,8 @@ class A3C(A2C):
     :param share_statistics: share the optimizer's statistics, such as RMSprop's mean of squared gradients, which the paper
         found to be more robust. ``False``: each worker has its own, and the model keeps those of the first
     :param ent_coef_last: weight of the entropy for the last worker; the weights of the workers between the first and the last
-        are evenly spaced from ``ent_coef`` to this. Typical: ``None``, the same weight for all, or 0.005 to 0.05. Larger values
-        make the workers explore more differently. A number, a schedule or a string
+        are evenly spaced from ``ent_coef`` to this. Typical: ``None``, the same weight for all, or 0.005 to 0.05. Larger
+        values make the workers explore more differently. A number, a schedule or a string
     :raises ValueError: an argument is invalid
     """
 
@@ -267,8 +267,8 @@ class A3C(A2C):
         assert self.env is not None
         if self._vec_normalize_env is not None:
             raise ValueError(
-                "A3C with n_workers > 1 cannot use VecNormalize, whose statistics would differ between the workers: use A2C or "
-                "PPO, or a wrapper with fixed scales"
+                "A3C with n_workers > 1 cannot use VecNormalize, whose statistics would differ between the workers: use A2C "
+                "or PPO, or a wrapper with fixed scales"
             )
         rule = rule_of(self.policy.optimizer)
         if self.share_statistics and isinstance(rule, str):

@@ -126,7 +126,7 @@ class WorkerProcesses:
         if when == BEFORE:
             causes += ', or your script calls learn outside of `if __name__ == "__main__":`'
         return RuntimeError(
-            f"worker {rank} of A3C is gone {when}: its process {describe_end(process.exitcode)} ({causes}). {kept}"
+            f"worker {rank} of A3C is gone {when}: its process {describe_end(process.exitcode or 0)} ({causes}). {kept}"
         )
 
 

@@ -21,7 +21,7 @@ class SharedMemory(NamedTuple):
 
     parameters: Tensor  # of the policy, [P]
     moments: Tensor  # of the optimizer, one vector per moment, [K, P]
-    count: Tensor  # steps behind the moments, [1]
+    moment_steps: Tensor  # steps behind the moments, [1]
     steps: Tensor  # environment steps of each worker, int64, [W]
     updates: Tensor  # updates of each worker, int64, [W]
     stop: Tensor  # whether all workers must stop, bool, [1]
@@ -41,7 +41,7 @@ class SharedStatistics:
 
     def pull(self) -> None:
         """Copy the shared moments into the worker's optimizer."""
-        count, state_of = int(self.shared.count.item()), self.policy.optimizer.state
+        count, state_of = int(self.shared.moment_steps.item()), self.policy.optimizer.state
         if (
             self.rule.moments and not state_of and self.shared.updates.any()
         ):  # the worker's first update, and others have taken some
@@ -64,7 +64,7 @@ class SharedStatistics:
             if parameter in state_of:
                 kept.copy_(state_of[parameter][name])
         for state in state_of.values():
-            self.shared.count[0] = int(state.get("step", 0))  # the same for all
+            self.shared.moment_steps[0] = int(state.get("step", 0))  # the same for all
             break
 
     def _moments(self) -> Iterator[tuple[Tensor, nn.Parameter, str]]:
@@ -142,7 +142,7 @@ def allocate(policy: ActorCriticPolicy, n_workers: int, steps: int) -> SharedMem
     shared = SharedMemory(
         parameters=values,
         moments=th.full((len(names), len(values)), initial, dtype=values.dtype),
-        count=th.zeros(1),
+        moment_steps=th.zeros(1),
         steps=th.zeros(n_workers, dtype=th.int64),
         updates=th.zeros(n_workers, dtype=th.int64),
         stop=th.zeros(1, dtype=th.bool),

@@ -58,7 +58,7 @@ def rollout_gradient(m):
     """Return the clipped gradient of A2C's loss on the last rollout by automatic differentiation."""
     data = next(m.rollout_buffer.get(None))
     m.policy.set_training_mode(True)
-    values, log_prob, entropy = m.policy.evaluate_actions(data.observations, data.actions.long().flatten())
+    values, log_prob, _ = m.policy.evaluate_actions(data.observations, data.actions.long().flatten())
     loss = -(data.advantages * log_prob).mean() + m.vf_coef * (data.returns - values.flatten()).square().mean()
     gradients = th.autograd.grad(loss, list(m.policy.parameters()))
     vector = th.cat([g.flatten() for g in gradients]).cpu()
