@@ -114,9 +114,11 @@ SCRIPT = """
     from support.a3c_environments import Seldom, nothing
     from support.small_environments import vectorised
 
+    told = []
+
     def tell(locals_, globals_):
-        if locals_["self"].n_calls == 5:
-            print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+        if not told:
+            told.append(print(*(child.pid for child in multiprocessing.active_children()), flush=True))
         return True
 
     def main():
