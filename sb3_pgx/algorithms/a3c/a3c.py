@@ -231,7 +231,11 @@ class A3C(A2C):
             return super()._measured_update()
         if self.worker.statistics is not None:
             self.worker.statistics.pull()
-        metrics = super()._measured_update()
+        try:
+            metrics = super()._measured_update()
+        except Exception:
+            self.worker.uncount_steps()
+            raise
         if self.worker.statistics is not None:
             self.worker.statistics.push()
         return {**metrics, "staleness": float(self.worker.publish())}

@@ -118,8 +118,13 @@ class Worker:
 
     def count_steps(self, steps: int) -> int:
         """Count environment steps of this worker. Return those of all workers."""
+        self._last_steps = steps
         self._steps[self.rank] += steps
         return int(self._steps.sum())
+
+    def uncount_steps(self) -> None:
+        """Undo the last :meth:`count_steps`: its rollout was refused."""
+        self.count_steps(-self._last_steps)
 
     @property
     def stopped(self) -> bool:

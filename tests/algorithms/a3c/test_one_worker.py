@@ -4,9 +4,9 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.logger import KVWriter, Logger
-from support.capabilities import envs
+from support.capabilities import BOX, envs
 from support.models import assert_same, assert_same_optimizer, parameters
-from support.small_environments import DEVICE
+from support.small_environments import DEVICE, AnySpace, vectorised
 
 from sb3_pgx import A2C, A3C
 
@@ -58,6 +58,27 @@ def test_one_worker_is_a2c_bit_for_bit(case):
     assert [{k: v for k, v in row.items() if "compile" not in k} for row in log] == [
         {k: v for k, v in row.items() if "compile" not in k} for row in log_of_a2c
     ]
+
+
+class Huge(AnySpace):
+    """Rewards overflow in the loss of the third rollout."""
+
+    steps_so_far = 0
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        self.steps_so_far += 1
+        return observation, 1e30 if self.steps_so_far > 10 else reward, *rest
+
+
+def test_a_refused_update_counts_no_steps_and_changes_nothing():
+    models = []
+    for algorithm in (A3C, A2C):
+        models.append(algorithm("MlpPolicy", vectorised(Huge(BOX, BOX)), seed=0, device=DEVICE, compile=False))
+        with pytest.raises(ValueError, match=r"unchanged|is inf"):
+            models[-1].learn(100)
+    assert [model.num_timesteps for model in models] == [10, 10]
+    assert_same(*map(parameters, models))
 
 
 def test_several_environments_per_worker_are_a2c_with_as_many():

@@ -67,8 +67,8 @@ def rollout_gradient(m):
 
 def collect(m):
     if m._last_obs is None:
-        _, m._started = m._setup_learn(1000, None)
-    m.collect_rollouts(m.env, m._started, m.rollout_buffer, m.n_steps)
+        _, m.callback_of_learn = m._setup_learn(1000, None)
+    m.collect_rollouts(m.env, m.callback_of_learn, m.rollout_buffer, m.n_steps)
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -91,6 +91,12 @@ def test_each_update_is_rmsprop_on_the_workers_gradient_with_shared_or_own_stati
         m.train()
         th.testing.assert_close(shared.parameters, theta, rtol=1e-5, atol=2e-6)
     assert first.logger.name_to_value["train/staleness"] == 1.0
+
+
+def test_statistics_of_an_optimizer_without_a_rule_cannot_be_shared():
+    m = model(n_workers=2, policy_kwargs=dict(optimizer_class=th.optim.Adagrad))
+    with pytest.raises(ValueError, match=r"cannot share .* no rule for the optimizer Adagrad: pass share_statistics=False"):
+        m.learn(10)
 
 
 def test_steps_of_all_workers_count_for_schedules():
