@@ -54,6 +54,16 @@ def test_changes_of_two_workers_add_up_and_each_gets_the_sum():
     assert shared.updates.tolist() == [3, 2]
 
 
+def test_parameters_that_nobody_else_has_changed_are_published_exactly():
+    first, _, shared = workers()
+    with th.no_grad():
+        for p in first.policy.parameters():
+            p.copy_(1e-6 * th.randn_like(p))  # the sum of old value and change would be rounded
+    changed = flat(first)
+    first.worker.publish()
+    assert th.equal(shared.parameters, changed) and th.equal(flat(first), changed)
+
+
 def rollout_gradient(m):
     """Return the clipped gradient of A2C's loss on the last rollout by automatic differentiation."""
     data = next(m.rollout_buffer.get(None))
