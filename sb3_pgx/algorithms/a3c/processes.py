@@ -1,22 +1,18 @@
 """The processes of A3C's workers other than the first: they start, train, report errors, and end with the training."""
 
-import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
 import cloudpickle
-import torch as th
 from torch import multiprocessing
 
 from sb3_pgx.algorithms.a3c.shared_memory import SharedMemory
+from sb3_pgx.core.worker_process import become_worker_process
 from sb3_pgx.stages.guard import describe_end
 
 READY = "ready"  # message of a worker that can begin
@@ -146,9 +142,7 @@ def _end(process: SpawnProcess) -> None:
 
 def _work(prepare: bytes, shared: SharedMemory, rank: int, pipe: Connection) -> None:
     """Train as a worker; the main function of its process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first worker stops the others
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    th.set_num_threads(1)
+    become_worker_process()
     try:
         prepared: Prepare = cloudpickle.loads(prepare)
         train = prepared(rank)
@@ -159,11 +153,3 @@ def _work(prepare: bytes, shared: SharedMemory, rank: int, pipe: Connection) -> 
         with suppress(OSError):
             pipe.send(Failure(f"{type(error).__name__}: {error}", traceback.format_exc()))
         sys.exit(1)
-
-
-def _end_with_parent() -> None:
-    """End this process as soon as the first worker's has ended, which may have been killed."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
