@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sb3_pgx.algorithms.a2c import A2C
+from sb3_pgx.algorithms.a3c import A3C
 from sb3_pgx.algorithms.acer import ACER
 from sb3_pgx.algorithms.npg import NPG
 from sb3_pgx.algorithms.ppo import PPO
@@ -17,7 +18,19 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["A2C", "ACER", "NPG", "PPO", "REINFORCE", "TRPO", "MaskablePPO", "PPOPenalty", "REINFORCEBaseline", "RecurrentPPO"]
+__all__ = [
+    "A2C",
+    "A3C",
+    "ACER",
+    "NPG",
+    "PPO",
+    "REINFORCE",
+    "TRPO",
+    "MaskablePPO",
+    "PPOPenalty",
+    "REINFORCEBaseline",
+    "RecurrentPPO",
+]
 
 # Algorithms with the interface of sb3-contrib, which is imported with them alone.
 OF_CONTRIB = {"MaskablePPO": "sb3_pgx.algorithms.maskable_ppo", "RecurrentPPO": "sb3_pgx.algorithms.recurrent_ppo"}

@@ -22,6 +22,7 @@ from sb3_pgx.registry import ALGORITHMS
 _NATURAL = ["cg_tolerance", "critic", "critic_epsilon"]
 KEYWORDS = {
     "a2c": ["compile", "discount_state_weighting"],
+    "a3c": ["compile", "discount_state_weighting", "n_workers", "share_statistics", "ent_coef_last"],
     "acer": ["compile", "on_policy_update", "trust_region_statistics", "n_dueling_samples"],
     "ppo": ["compile", "sequence_length"],
     "ppo_penalty": ["compile", "sequence_length"],

@@ -11,15 +11,15 @@ from typing import Any
 from benchmarks.provenance import ROOT
 
 
-def run_fresh(worker: Path, job: dict[str, Any], graphs: Path, compilers_own: Path) -> tuple[float, float]:
+def run_fresh(worker: Path, job: dict[str, Any], graphs: Path, compilers_own: Path) -> tuple[Any, float]:
     """
     Run a worker script.
 
-    :param worker: the script; its last line is a number of seconds
+    :param worker: the script; its last line is what it measured, in JSON, such as a number of seconds
     :param job: its argument
     :param graphs: folder of this package's kept graphs
     :param compilers_own: folder of TorchInductor's cache
-    :return: the seconds that the worker printed, and those of the whole process
+    :return: what the worker printed, and the seconds of the whole process
     :raises RuntimeError: the worker failed; the message is the last line of its error
     """
     places = {"TORCHINDUCTOR_CACHE_DIR": str(compilers_own), "SB3_PGX_CACHE_DIR": str(graphs), "PYTHONPATH": str(ROOT)}
@@ -30,4 +30,4 @@ def run_fresh(worker: Path, job: dict[str, Any], graphs: Path, compilers_own: Pa
     seconds = time.perf_counter() - start
     if done.returncode:
         raise RuntimeError(f"{json.dumps(job)}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
-    return float(done.stdout.splitlines()[-1]), seconds
+    return json.loads(done.stdout.splitlines()[-1]), seconds

@@ -68,7 +68,8 @@ METRICS = {
 
 # Logged by the algorithms themselves, under these full names.
 TRAINING_METRICS = {
-    "rollout/ep_rew_mean": "mean return of the last `stats_window_size` training episodes, exploration noise included",
+    "rollout/ep_rew_mean": "mean return of the last `stats_window_size` training episodes, exploration noise included; A3C: "
+    "of the first worker, as all other metrics but the number of steps",
     "rollout/ep_len_mean": "mean length of the last `stats_window_size` training episodes, in steps",
     "rollout/success_rate": "share of the last episodes that the environment reports as a success (`is_success`), if it does",
     "rollout/discarded_steps": "steps so far of environments that waited for others to finish: counted, but not learned from",
@@ -77,7 +78,7 @@ TRAINING_METRICS = {
     "time/iterations": "rollouts since `learn` began",
     "time/time_elapsed": "seconds since `learn` began",
     "time/total_timesteps": "environment steps so far, over all environments",
-    "train/n_updates": "PPO and PPOPenalty: epochs so far; the others: updates so far",
+    "train/n_updates": "PPO and PPOPenalty: epochs so far; the others: updates so far, A3C: of the first worker",
     "train/learning_rate": "learning rate of this update; NPG and TRPO: of the critic",
     "train/critic_learning_rate": "learning rate of the critic, if it has its own",
     "train/loss": "total loss that the optimizer minimises; PPO and PPOPenalty: of the last minibatch. It need not fall, "
@@ -133,6 +134,7 @@ TRAINING_METRICS = {
     "train/trust_region_fraction": "share of the transitions whose gradient the trust region reduces",
     "train/truncated_fraction": "share of the importance weights above `importance_clip`, which are truncated",
     "train/replay_updates": "updates from the replay memory after this rollout",
+    "train/staleness": "updates by other workers since the first worker copied the parameters at which it took this gradient",
 }
 
 # Logged by HealthCallback, under these full names.

@@ -3,9 +3,7 @@
 import json
 import multiprocessing as mp
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,9 +13,8 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-import torch as th
-
 from sb3_pgx.core.files import write_text
+from sb3_pgx.core.worker_process import become_worker_process
 from sb3_pgx.experiments.runs import RunResult, RunSpec, execute, failed
 
 # One thread per process, as for PyTorch; and do not reserve most of a GPU's memory per process.
@@ -152,19 +149,9 @@ def _initialize(counter: Synchronized, stop: Event) -> None:
 
 def become_worker() -> None:
     """Prepare a process that trains while others do."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C, too, and stops the workers
-    th.set_num_threads(1)  # runs share the processors; more threads than processors slow all of them down
+    become_worker_process()
     for name, value in JAX_SETTINGS.items():  # before a peer imports it
         os.environ.setdefault(name, value)
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent dies; otherwise the run would continue although nothing waits for it."""
-    parent = mp.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _execute_and_write(spec: RunSpec, path: Path | None) -> RunResult:

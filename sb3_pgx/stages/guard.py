@@ -169,13 +169,14 @@ def naming_dead_workers(env: VecEnv) -> Iterator[None]:
             process.join(timeout=1)
             if not process.is_alive():
                 raise type(error)(
-                    f"environment {index} is gone: its process {_ended(process.exitcode)}. An exception of the environment is "
-                    "printed by that process, and raised here if the environments run in a DummyVecEnv instead."
+                    f"environment {index} is gone: its process {describe_end(process.exitcode)}. An exception of the "
+                    "environment is printed by that process, and raised here if the environments run in a DummyVecEnv instead."
                 ) from error
         raise
 
 
-def _ended(exit_code: int) -> str:
+def describe_end(exit_code: int) -> str:
+    """Return in words how a process has ended, as the rest of a sentence about it."""
     return f"was ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"has ended with exit code {exit_code}"
 
 

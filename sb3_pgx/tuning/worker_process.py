@@ -61,7 +61,7 @@ class Worker:
         if self._process is None:
             context = mp.get_context("spawn")  # forking a process that already runs torch threads can deadlock
             self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_work, args=(theirs,), daemon=True)
+            self._process = context.Process(target=_work, args=(theirs,))  # no daemon, so that it may start processes, too
             self._process.start()
             theirs.close()
         self._busy = True

@@ -24,6 +24,8 @@ FLAGS = [
     ("reinforce", "normalize_returns"),
     ("reinforce_baseline", "bootstrap_truncated"),
     ("a2c", "use_rms_prop"),
+    ("a3c", "use_rms_prop"),
+    ("a3c", "share_statistics"),
     ("acer", "use_rms_prop"),
     ("acer", "trust_region"),
     ("acer", "on_policy_update"),

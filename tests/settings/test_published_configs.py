@@ -32,6 +32,7 @@ SMALL = {
     "buffer_size": 64,
     "replay_start": 8,
     "replay_batch": 2,
+    "n_workers": 1,
 }
 SMALL_ENVS, SHORT_EPISODE, SOME_STEPS = 2, 6, 400
 # How an entry says that nothing is claimed of it.
