@@ -65,6 +65,7 @@ from sb3_pgx.environments.action_masks import find_action_masks, is_part, predic
 from sb3_pgx.environments.vector_env import as_vec_env, is_vector_env
 from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
 from sb3_pgx.stages.report import notify, notify_of_error
+from sb3_pgx.stages.teams import Team, team_of
 from sb3_pgx.stages.update import Updating
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
@@ -239,10 +240,13 @@ class PolicyGradientAlgorithm(Updating):
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """
         As SB3's. A file that is there already is replaced in one step by a complete one. A learning rate given as a string is
-        saved as the schedule that it stands for, which SB3 can load.
+        saved as the schedule that it stands for, which SB3 can load. Of several processes that train the model, the first one
+        saves it, and the others do nothing.
 
         :raises OSError: the file cannot be written; one sentence that names the path
         """
+        if not self.team.is_first:
+            return
         given = self.learning_rate
         if isinstance(given, str):
             self.learning_rate = self.lr_schedule
@@ -273,6 +277,11 @@ class PolicyGradientAlgorithm(Updating):
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     # ------------------------------------------------------------------------------------------------ the stages
+
+    @property
+    def team(self) -> Team:
+        """The processes that train this model together, as its environments say."""
+        return team_of(self.env)
 
     def predict(
         self,
@@ -412,9 +421,26 @@ class PolicyGradientAlgorithm(Updating):
             ``action_masks()``, as for sb3-contrib's ``MaskablePPO``, or by a part ``"action_mask"`` of their observations
         :return: itself
         """
-        iteration = 0
         self.use_masking = as_flag("use_masking", use_masking)
         check_learn(self, callback, log_interval)
+
+        def train(callback: MaybeCallback) -> None:
+            self._train(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+        self.team.learn(self, train, callback, total_timesteps)
+        return self
+
+    def _train(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback,
+        log_interval: int | None,
+        tb_log_name: str | None,
+        reset_num_timesteps: bool,
+        progress_bar: bool,
+    ) -> None:
+        """Train in this process. Arguments are those of :meth:`learn`."""
+        iteration = 0
         total_timesteps, callback = self._setup_learn(
             as_timesteps(total_timesteps), callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
         )
@@ -432,7 +458,6 @@ class PolicyGradientAlgorithm(Updating):
             self._report(self._metrics)
             self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
         callback.on_training_end()
-        return self
 
     def _iterate(self, total_timesteps: int, callback: BaseCallback, log_interval: int | None) -> int:
         """Collect and update, until enough steps are done or a callback ends it; how many rollouts there were."""

@@ -28,8 +28,9 @@ from sb3_pgx.engine.behaviour_policy import BehaviourPolicy
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import CompiledPass
 from sb3_pgx.environments.action_masks import ActionMasks
-from sb3_pgx.environments.array_infos import ArrayInfos
-from sb3_pgx.environments.vector_env import MIXED_FRAMES, carrying_adapter
+from sb3_pgx.environments.array_infos import ArrayInfos, JoinedInfos
+from sb3_pgx.environments.carrying import carrying_adapter
+from sb3_pgx.environments.vector_env import MIXED_FRAMES
 from sb3_pgx.stages.acting_memory import acting_memory
 from sb3_pgx.stages.action_sampler import ActionSampler
 from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
@@ -284,7 +285,7 @@ class Collecting(OnPolicyAlgorithm):
                     recorder.known_finals[place] = final_value(behaviour.policy, observation)
 
     def _update_info_buffer(self, infos: Sequence[dict[str, Any]], dones: np.ndarray | None = None) -> None:
-        if isinstance(infos, ArrayInfos):
+        if isinstance(infos, ArrayInfos | JoinedInfos):
             told = list(infos.ended)
         else:
             told = [i for i, info in enumerate(infos) if "episode" in info or "is_success" in info]

@@ -23,7 +23,7 @@ from sb3_pgx.core.schedules import Coefficient, evaluate_coefficient
 from sb3_pgx.core.undo import numbers_of, options_of, tensors_of
 from sb3_pgx.engine import Follower, GradientSteps, Plan, Update, open_update
 from sb3_pgx.engine.compile_locks import with_helper
-from sb3_pgx.environments.vector_env import carrying_adapter
+from sb3_pgx.environments.carrying import carrying_adapter
 from sb3_pgx.stages.action_sampler import ActionSampler
 from sb3_pgx.stages.estimate import Estimating
 from sb3_pgx.stages.evaluate import evaluate_rows

@@ -1,0 +1,66 @@
+"""Environments that are spread over the processes of a run, and how these share the work."""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+from sb3_pgx.core.checks import check_choice, check_counts
+from sb3_pgx.environments.gathered import GatheredVecEnv
+from sb3_pgx.parallel.processes import Processes, joined_processes
+from sb3_pgx.parallel.same import check_same
+
+Sharing = Literal["gather", "all_reduce"]
+
+
+class ShareOfEnvironments(VecEnvWrapper):
+    """
+    The environments of one process, which learns from them together with the others.
+
+    :param own: the environments
+    :param processes: of the run
+    """
+
+    def __init__(self, own: VecEnv, processes: Processes):
+        super().__init__(own)
+        self.team = processes
+
+    def reset(self):  # type: ignore[no-untyped-def]
+        return self.venv.reset()
+
+    def step_wait(self):  # type: ignore[no-untyped-def]
+        return self.venv.step_wait()
+
+
+def spread(make: Callable[[range], VecEnv], n_envs: int, parallel: Sharing) -> VecEnv:
+    """
+    Make environments that are spread over the processes that ``torchrun`` has started. Without ``torchrun``, this process
+    makes all of them, and the run is an ordinary one.
+
+    ``"gather"``: the first process acts and learns, the others step their environments. It has a ``VecEnv`` of all N, so
+    wrappers such as ``VecNormalize``, and everything else, work as in one process. Given the same seeds, the result is that of
+    one process bit for bit. Right for costly environments and cheap updates.
+
+    ``"all_reduce"``: every process acts and learns, from its own environments, and each gradient is averaged over all.
+    ``batch_size`` and all statistics are those of the whole. Right for costly updates, such as of large networks.
+
+    :param make: makes the environments of given numbers, such as ``lambda rows: SubprocVecEnv([maker(i) for i in rows])``
+    :param n_envs: N, number of environments of all processes together
+    :param parallel: how the processes share the work
+    :raises ValueError: the number of processes does not divide ``n_envs``, or the processes differ in versions, spaces or N
+    """
+    check_choice(get_args(Sharing), parallel=parallel)
+    check_counts(n_envs=n_envs)
+    processes = joined_processes()
+    if processes is None:
+        return make(range(n_envs))
+    if n_envs % processes.size:
+        raise ValueError(
+            f"n_envs={n_envs} environments cannot be shared among {processes.size} processes equally: choose a multiple of "
+            f"{processes.size}, or another --nproc-per-node"
+        )
+    check_same(processes, {"n_envs": n_envs, "parallel": parallel})
+    own = make(processes.rows(n_envs))
+    spaces = {"observation_space": own.observation_space, "action_space": own.action_space, "share": own.num_envs}
+    check_same(processes, spaces)
+    return GatheredVecEnv(own, processes) if parallel == "gather" else ShareOfEnvironments(own, processes)
