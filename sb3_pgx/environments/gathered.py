@@ -12,29 +12,10 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from sb3_pgx.environments.array_infos import ArrayInfos, JoinedInfos
 from sb3_pgx.environments.carrying import Carrying, carrying_adapter
 from sb3_pgx.parallel.channel import Channel
+from sb3_pgx.parallel.failure import Failure
 from sb3_pgx.parallel.processes import Processes
 
 ORDINARY = {"TimeLimit.truncated": False}  # the info of a step in which nothing happened
-
-
-class Failure:
-    """
-    An exception on its way to another process.
-
-    :param error: the exception; one that cannot be pickled is replaced by its text
-    :param rank: of the process in which it was raised
-    """
-
-    def __init__(self, error: Exception, rank: int):
-        self.kind, self.text, self.rank = type(error), str(error), rank
-
-    def error(self) -> Exception:
-        """Return the exception, with the number of its process in its text."""
-        text = f"in process {self.rank}: {self.text}"
-        try:
-            return self.kind(text)
-        except TypeError:
-            return RuntimeError(f"{self.kind.__name__} {text}")
 
 
 class GatheredVecEnv(VecEnv, Carrying):

@@ -41,9 +41,10 @@ def make_vec_env(
 
         def share(rows: range) -> VecEnv:
             place = {} if vector else {"start_index": kwargs.get("start_index", 0) + rows.start}
-            env = make_vec_env(env_id, len(rows), seed, vector, **{**kwargs, **place})
-            if seed is not None:
-                env.seed(seed + rows.start)
+            first = None if seed is None else seed + rows.start
+            env = make_vec_env(env_id, len(rows), first if vector else seed, vector, **{**kwargs, **place})
+            if first is not None:
+                env.seed(first)
             return env
 
         return spread(share, n_envs, parallel)

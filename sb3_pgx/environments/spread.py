@@ -1,6 +1,6 @@
 """Environments that are spread over the processes of a run, and how these share the work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
@@ -24,6 +24,11 @@ class ShareOfEnvironments(VecEnvWrapper):
     def __init__(self, own: VecEnv, processes: Processes):
         super().__init__(own)
         self.team = processes
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed the first environment of all processes with ``seed``, and the others with the next numbers."""
+        first = self.team.rows(self.num_envs * self.team.size).start
+        return self.venv.seed(None if seed is None else seed + first)
 
     def reset(self):  # type: ignore[no-untyped-def]
         return self.venv.reset()

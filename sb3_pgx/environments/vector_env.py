@@ -45,9 +45,9 @@ class VectorEnvAdapter(VecEnv, Carrying):
     Episodes' returns and lengths are counted here, and reported as ``info["episode"]`` as SB3's ``Monitor`` does.
 
     An environment whose episode has ended is reset in the same step. Where it cannot be (in gymnasium's mode ``NEXT_STEP``,
-    if single environments cannot be reset), its next step only resets it: see
-    :class:`~sb3_pgx.environments.carrying.Carrying`. The algorithms of this package neither learn from these steps nor count them. ``VecEnv`` has no notion of them, so other
-    readers see a step with reward 0.
+    if single environments cannot be reset), its next step only resets it, as
+    :class:`~sb3_pgx.environments.carrying.Carrying` tells. The algorithms of this package neither learn from these steps nor
+    count them. ``VecEnv`` has no notion of them, so other readers see a step with reward 0.
 
     :param env: the vector environment
     :raises ValueError: its autoreset mode is unknown; it resets no environment itself, and cannot reset single ones; or it

@@ -65,7 +65,6 @@ from sb3_pgx.environments.action_masks import find_action_masks, is_part, predic
 from sb3_pgx.environments.vector_env import as_vec_env, is_vector_env
 from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
 from sb3_pgx.stages.report import notify, notify_of_error
-from sb3_pgx.stages.teams import Team, team_of
 from sb3_pgx.stages.update import Updating
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
@@ -118,6 +117,7 @@ class PolicyGradientAlgorithm(Updating):
     )
     compile_after = COMPILE_AFTER  # gradient steps beyond which compile="auto" compiles
     refuses_memory: ClassVar[str | None] = None  # reason why the policy cannot be recurrent; None if it can
+    refuses_all_reduce: ClassVar[str | None] = None  # reason why processes cannot average gradients; None if they can
     trains_critic: ClassVar[bool] = True  # whether the policy's V is learned, so that its error means something
     search_space: ClassVar[tuple[Dimension, ...]] = ()  # what is worth tuning; `settings` adds the network
     examination: ClassVar[Examination] = Examination()  # settings for `sb3-pgx doctor algo`
@@ -277,11 +277,6 @@ class PolicyGradientAlgorithm(Updating):
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     # ------------------------------------------------------------------------------------------------ the stages
-
-    @property
-    def team(self) -> Team:
-        """The processes that train this model together, as its environments say."""
-        return team_of(self.env)
 
     def predict(
         self,
@@ -461,10 +456,14 @@ class PolicyGradientAlgorithm(Updating):
 
     def _iterate(self, total_timesteps: int, callback: BaseCallback, log_interval: int | None) -> int:
         """Collect and update, until enough steps are done or a callback ends it; how many rollouts there were."""
-        assert self.env is not None
-        iteration = 0
+        iteration, team = 0, self.team
+
+        def collect() -> bool:
+            assert self.env is not None
+            return self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps)
+
         while self.num_timesteps < total_timesteps:
-            if not self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps):
+            if not team.collect(self, collect):
                 break
             iteration += 1
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
@@ -473,6 +472,7 @@ class PolicyGradientAlgorithm(Updating):
                 self.dump_logs(iteration)
             self._metrics = {}
             self.train()  # a subclass may have its own
+            team.check(self, iteration)
             notify(callback, "on_update_end", self._metrics)
         return iteration
 
