@@ -163,8 +163,10 @@ class GradientSteps:
                 return None
 
             def step(arguments: Sequence[Tensor]) -> None:
-                (found,) = gradient(arguments)
-                move([self.reduction.flat(found), *arguments])
+                found = self.reduction.missed(len(self.bound.names), self.used)
+                if found is None:
+                    found = self.reduction.flat(*gradient(arguments))
+                move([found, *arguments])
 
             return step
 

@@ -20,6 +20,7 @@ def make_vec_env(
     seed: int | None = None,
     vector: bool | Literal["envpool"] = False,
     parallel: Sharing | None = None,
+    max_dropped: int = 0,
     **kwargs: Any,
 ) -> VecEnv:
     """
@@ -32,6 +33,7 @@ def make_vec_env(
         (``vector_entry_point``). ``"envpool"``: with EnvPool's, in C++. ``False``: SB3's ``make_vec_env``
     :param parallel: how processes that ``torchrun`` has started share the work; each makes its share of the environments, see
         :func:`~sb3_pgx.environments.spread.spread`. ``None``: each process makes all of them, and works alone
+    :param max_dropped: see :func:`~sb3_pgx.environments.spread.spread`
     :param kwargs: of SB3's ``make_vec_env``; with ``vector`` only ``env_kwargs`` and ``wrapper_class``
     :raises TypeError: an argument has no meaning for environments that step as arrays
     :raises ValueError: ``wrapper_class`` is given, and no single environments are made that it could wrap
@@ -47,7 +49,7 @@ def make_vec_env(
                 env.seed(first)
             return env
 
-        return spread(share, n_envs, parallel)
+        return spread(share, n_envs, parallel, max_dropped)
     if not vector:
         return make_one_by_one(env_id, n_envs, seed, **kwargs)
     env_kwargs, wrapper = kwargs.pop("env_kwargs", None) or {}, kwargs.pop("wrapper_class", None)

@@ -14,7 +14,7 @@ class Failure:
 
     def error(self) -> Exception:
         """Return the exception, with the number of its process in its text."""
-        text = f"in process {self.rank}: {self.text}"
+        text = self.text if self.text.startswith("in process ") else f"in process {self.rank}: {self.text}"
         try:
             return self.kind(text)
         except TypeError:

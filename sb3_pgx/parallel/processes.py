@@ -3,7 +3,7 @@
 import atexit
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -108,6 +108,32 @@ class Processes:
         """Fill an array of bytes with those that one process sends."""
         with self._losses(peer):
             th.distributed.recv(th.from_numpy(frame), peer)
+
+    def post(self, peer: int, values: th.Tensor) -> tuple[Any, th.Tensor]:
+        """Begin to send a copy of a tensor. Return what :meth:`finish` must be called with later."""
+        sent = values.clone()
+        self.bytes_sent += sent.numel() * sent.element_size()
+        with self._losses(peer):
+            return th.distributed.isend(sent, peer), sent
+
+    def finish(self, posted: Iterable[tuple[Any, th.Tensor]]) -> None:
+        """Wait until everything has been sent that :meth:`post` has begun to send."""
+        with self._losses():
+            for work, _ in posted:
+                work.wait()
+
+    def receive_tensor(self, into: th.Tensor, peer: int | None = None) -> th.Tensor:
+        """Receive a tensor, and return it. ``None``: from whichever process has sent one first."""
+        with self._losses(peer):
+            th.distributed.recv(into, peer)
+        return into
+
+    def shared_store(self) -> th.distributed.Store:
+        """Return a new store of keys and values that all processes share; all of them must call this."""
+        host = os.environ["MASTER_ADDR"]
+        own = th.distributed.TCPStore(host, 0, is_master=True, wait_for_workers=False) if self.is_first else None
+        port = self.from_first(None if own is None else own.port)
+        return own or th.distributed.TCPStore(host, port, is_master=False)
 
     @contextmanager
     def _losses(self, peer: int | None = None) -> Iterator[None]:

@@ -23,7 +23,7 @@ from sb3_pgx.environments.carrying import carrying_adapter
 from sb3_pgx.environments.merged_statistics import gained, merge
 from sb3_pgx.parallel.failure import Failure
 from sb3_pgx.parallel.processes import Processes
-from sb3_pgx.parallel.reductions import MeanOverProcesses
+from sb3_pgx.parallel.reductions import Reduction
 from sb3_pgx.parallel.same import check_same
 from sb3_pgx.stages.guard import statistics_of
 from sb3_pgx.stages.team import Team, Train, described, restore, state_of
@@ -36,13 +36,14 @@ class Averaging(Team):
     Every process acts and learns, from its own environments; gradients and statistics are those of all.
 
     :param processes: of the run
+    :param reduction: of their gradients
     """
 
     draws_for_all = True
 
-    def __init__(self, processes: Processes):
+    def __init__(self, processes: Processes, reduction: Reduction):
         self.processes, self.size, self.is_first = processes, processes.size, processes.is_first
-        self.reduction = MeanOverProcesses(processes)
+        self.reduction = reduction
 
     def learn(self, model: Any, train: Train, callback: MaybeCallback, total_timesteps: int) -> None:
         _check_averages(model)
@@ -83,6 +84,7 @@ class Averaging(Team):
         return all(outcomes)
 
     def check(self, model: Any, iteration: int) -> None:
+        self.reduction.settle()
         if iteration % CHECK_EVERY:
             return
         digest = hashlib.sha256()

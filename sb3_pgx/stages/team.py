@@ -1,5 +1,6 @@
 """The processes that train one model together, and what makes their models the same."""
 
+import inspect
 import io
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from sb3_pgx.stages.guard import statistics_of
 
 Train = Callable[[MaybeCallback], None]
 # Attributes of a model in which processes may differ.
-_OWN = ("verbose", "start_time", "tensorboard_log", "device")
+_OWN = ("policy", "env", "verbose", "start_time", "tensorboard_log", "device")
 
 
 class Team:
@@ -88,9 +89,10 @@ ALONE = Team()
 
 def described(model: Any) -> dict[str, Any]:
     """Return the arguments and counters of a model that must be the same in all processes."""
-    simple = (str, bool, int, float, type(None))
-    values = {k: v for k, v in vars(model).items() if isinstance(v, simple) and k[0] != "_" and k not in _OWN}
-    return {"the algorithm": type(model).__name__, "the policy": model.policy_class.__name__, **values}
+    arguments = {name: getattr(model, name, None) for name in inspect.signature(type(model)).parameters if name not in _OWN}
+    comparable = {name: value for name, value in arguments.items() if " at 0x" not in repr(value)}
+    counters = {"num_timesteps": model.num_timesteps, "n_gradient_steps": model.n_gradient_steps}
+    return {"the algorithm": type(model).__name__, "the policy": model.policy_class.__name__, **comparable, **counters}
 
 
 def state_of(model: Any) -> dict[str, Any]:

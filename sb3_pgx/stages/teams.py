@@ -45,5 +45,5 @@ def team_of(env: VecEnv | None) -> Team:
     while isinstance(env, VecEnvWrapper) and not isinstance(env, ShareOfEnvironments):
         env = env.venv
     if isinstance(env, ShareOfEnvironments):
-        return Averaging(env.team)
+        return Averaging(env.team, env.reduction)
     return Gathering(env) if isinstance(env, GatheredVecEnv) else ALONE
