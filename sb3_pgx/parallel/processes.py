@@ -46,7 +46,7 @@ class Processes:
 
     def __init__(self, rank: int, size: int):
         self.rank, self.size = rank, size
-        self.bytes_sent = 0  # by this process, without the overhead of the transport
+        self.bytes_moved = 0  # that this process has sent or received, without the overhead of the transport
 
     @property
     def is_first(self) -> bool:
@@ -62,7 +62,7 @@ class Processes:
         """Sum a tensor over all processes, in place, and return it. All processes get the same bits."""
         with self._losses():
             th.distributed.all_reduce(values)
-        self.bytes_sent += values.numel() * values.element_size()
+        self.bytes_moved += values.numel() * values.element_size()
         return values
 
     def mean(self, values: th.Tensor) -> th.Tensor:
@@ -74,7 +74,7 @@ class Processes:
         parts = [th.empty_like(values) for _ in range(self.size)]
         with self._losses():
             th.distributed.all_gather(parts, values.contiguous())
-        self.bytes_sent += values.numel() * values.element_size()
+        self.bytes_moved += values.numel() * values.element_size()
         return th.cat(parts)
 
     def exchange(self, value: Any) -> list[Any]:
@@ -95,24 +95,25 @@ class Processes:
             if not self.is_first:
                 message = th.empty(int(size), dtype=th.uint8)
             th.distributed.broadcast(message, 0)
-        self.bytes_sent += len(message) if self.is_first else 0
+        self.bytes_moved += len(message) if self.is_first else 0
         return value if self.is_first else _unpickled(message)
 
     def send(self, peer: int, frame: np.ndarray) -> None:
         """Send bytes to one process, which must receive as many."""
         with self._losses(peer):
             th.distributed.send(th.from_numpy(frame), peer)
-        self.bytes_sent += frame.nbytes
+        self.bytes_moved += frame.nbytes
 
     def receive(self, peer: int, frame: np.ndarray) -> None:
         """Fill an array of bytes with those that one process sends."""
         with self._losses(peer):
             th.distributed.recv(th.from_numpy(frame), peer)
+        self.bytes_moved += frame.nbytes
 
     def post(self, peer: int, values: th.Tensor) -> tuple[Any, th.Tensor]:
         """Begin to send a copy of a tensor. Return what :meth:`finish` must be called with later."""
         sent = values.clone()
-        self.bytes_sent += sent.numel() * sent.element_size()
+        self.bytes_moved += sent.numel() * sent.element_size()
         with self._losses(peer):
             return th.distributed.isend(sent, peer), sent
 
@@ -126,6 +127,7 @@ class Processes:
         """Receive a tensor, and return it. ``None``: from whichever process has sent one first."""
         with self._losses(peer):
             th.distributed.recv(into, peer)
+        self.bytes_moved += into.numel() * into.element_size()
         return into
 
     def shared_store(self) -> th.distributed.Store:

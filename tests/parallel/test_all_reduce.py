@@ -6,7 +6,7 @@ from support.rank_refusals import check_refusals
 from support.rank_runs import AVERAGED, made, outcome
 from support.ranks import on_ranks
 
-QUICK = ["PPO", "PPO, stopped early", "PPOPenalty", "A2C"]
+QUICK = ["PPO", "PPO, stopped early", "PPOPenalty"]
 OTHERS = ["refused:all_reduce", "stopped_by_a_callback:all_reduce", "failing_environment:all_reduce"]
 
 

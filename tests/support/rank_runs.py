@@ -228,7 +228,7 @@ def first_gradients(max_dropped):
     """Return the means of three steps with a threshold, of which one process is late for the first two, and the drops."""
     env = make_vec_env("CartPole-v1", 3, parallel="all_reduce", max_dropped=int(max_dropped))
     reduction, means = env.reduction, []
-    for late, seconds in ((2, 1.0), (1, 4.0), (None, 0.0)):  # the rank of the process that is late
+    for late, seconds in ((2, 1.0), (1, 3.0), (None, 0.0)):  # the rank of the process that is late
         if rank() == late:
             time.sleep(seconds)
         if late is None:
