@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import torch as th
@@ -29,6 +30,8 @@ from sb3_pgx.stages.guard import statistics_of
 from sb3_pgx.stages.team import Team, Train, described, restore, state_of
 
 CHECK_EVERY = 20  # updates between two comparisons of the parameters of all processes
+
+_EPISODES = ("ep_info_buffer", "ep_success_buffer")
 
 
 class Averaging(Team):
@@ -61,24 +64,27 @@ class Averaging(Team):
     def collect(self, model: Any, collect: Callable[[], bool]) -> bool:
         normalize = model.get_vec_normalize_env()
         before = copy.deepcopy(statistics_of(normalize)) if normalize is not None else {}
-        queues = {name: getattr(model, name) for name in ("ep_info_buffer", "ep_success_buffer")}
-        known = {name: [*queue] for name, queue in queues.items()}
+        before_episodes = {name: getattr(model, name) for name in _EPISODES}
+        for name, queue in before_episodes.items():
+            setattr(model, name, Stamped(queue, queue.maxlen, lambda: model.num_timesteps))
         error: Exception | None = None
         outcome: Any
         try:
             outcome = collect()
         except Exception as raised:
             error, outcome = raised, Failure(raised, self.processes.rank)
-        new = {name: _added(getattr(model, name), known[name]) for name in queues}
+        episodes = {name: getattr(getattr(model, name), "added", []) for name in _EPISODES}
         gain = gained(statistics_of(normalize), before) if normalize is not None else {}
-        outcomes, episodes, gains = zip(*self.processes.exchange((outcome, new, gain)), strict=True)
-        if error is not None:
-            raise error
+        outcomes, of_all, gains = zip(*self.processes.exchange((outcome, episodes, gain)), strict=True)
+        vars(model).update(before_episodes)
         failure = next((x for x in outcomes if isinstance(x, Failure)), None)
-        if failure is not None:
-            raise failure.error()
-        for name, queue in queues.items():
-            setattr(model, name, deque([*known[name], *chain.from_iterable(x[name] for x in episodes)], queue.maxlen))
+        if failure is not None:  # a refused rollout changes nothing, in no process
+            if normalize is not None:
+                vars(normalize).update(before)
+            raise failure.error() if error is None else error
+        for name, queue in before_episodes.items():
+            added = sorted(chain.from_iterable(of_one[name] for of_one in of_all), key=itemgetter(0))  # as in one process
+            setattr(model, name, deque([*queue, *(entry for _, entry in added)], queue.maxlen))
         if normalize is not None:
             merge(statistics_of(normalize), before, gains)
         return all(outcomes)
@@ -156,10 +162,27 @@ def _silent(model: Any) -> Iterator[None]:
         model.verbose, model.tensorboard_log = given
 
 
-def _added(queue: Iterable[Any], known: Iterable[Any]) -> list[Any]:
-    """Return the entries of a queue that are not the known ones, which may have left it."""
-    seen = {id(entry) for entry in known}
-    return [entry for entry in queue if id(entry) not in seen]
+class Stamped(deque[Any]):
+    """
+    A queue that remembers what was added to it, and when.
+
+    :param entries: that it has already
+    :param maxlen: the largest number of entries
+    :param now: returns the time
+    """
+
+    def __init__(self, entries: Iterable[Any], maxlen: int | None, now: Callable[[], int] = lambda: 0):
+        super().__init__(entries, maxlen)
+        self.now = now
+        self.added: list[tuple[int, Any]] = []
+
+    def append(self, entry: Any) -> None:
+        self.extend([entry])
+
+    def extend(self, entries: Iterable[Any]) -> None:
+        entries = [*entries]
+        self.added += [(self.now(), entry) for entry in entries]
+        super().extend(entries)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,10 +23,22 @@ def test_every_case_has_its_name_back():
 
 
 @pytest.mark.slow
-def test_a_small_measurement(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(scaling, "JOB", dict(n_envs=4, n_steps=8, batch_size=16, n_epochs=1, compile=False, iterations=1))
-    monkeypatch.setattr(scaling, "SLEEPING", (1, 2))
-    scaling.main(["--parallel", "gather", "--seconds", "1e-3", "--repeats", "1", "--file", str(tmp_path / "scaling.json")])
-    rows = capsys.readouterr().out.splitlines()
-    assert [row.split(" | ")[0] for row in rows] == ["| gather, spinning, 0.001 s", "| gather, sleeping, 0.001 s"]
-    assert (tmp_path / "scaling.json").is_file()
+@pytest.mark.parametrize("way", scaling.WAYS)
+def test_a_run_takes_at_least_as_long_as_its_environments(way):
+    small = dict(n_envs=4, n_steps=8, batch_size=16, n_epochs=1, compile=False, iterations=2)
+    measured = scaling.run({**small, "parallel": way, "spins": False, "seconds": 0.005}, 2)
+    assert measured["iteration"] >= measured["rollout"] >= 8 * (4 / 2) * 0.005
+    observations = 8 * (4 / 2) * 8 * 4  # steps, environments of the other process, numbers, bytes
+    assert measured["bytes"] > (observations if way == "gather" else 1000)
+
+
+def test_a_row_of_the_table():
+    measured = {
+        "seconds": {"1": 2.0, "2": 1.25},
+        "efficiency": {"1": 1.0, "2": 0.8},
+        "bytes": {"1": 0.0, "2": 12345.0},
+        "modelled_speedup": {"8": 4.0, "16": 5.0, "64": 2.5},
+    }
+    table = scaling.markdown({"gather, spinning, 0.001 s": {"seconds": measured}})
+    row = "| gather, spinning, 0.001 s | 2.00 | 80 % |  |  | 12,345 | 4.0 × | 5.0 × | 2.5 × |"
+    assert table.splitlines()[-1] == row

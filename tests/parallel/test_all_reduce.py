@@ -26,7 +26,9 @@ def test_fifty_adam_steps_on_several_processes_are_those_of_one(names, size, tmp
             np.testing.assert_allclose(result["parameters"], expected["parameters"], rtol=0, atol=1e-5, err_msg=name)
             assert result["steps"] == expected["steps"]
             np.testing.assert_allclose(result["episodes"], expected["episodes"], rtol=1e-4, err_msg=name)
-        assert ranks[0][f"all_reduce:{name}"]["logged"] == pytest.approx(expected["logged"], rel=1e-3, abs=1e-5), name
+        assert ranks[0][f"all_reduce:{name}"]["logged"] == pytest.approx(
+            expected["logged"], rel=1e-3, abs=1e-5, nan_ok=True
+        ), name
     if "PPO, stopped early" in names:
         taken = ranks[0]["all_reduce:PPO, stopped early"]["steps"][1]
         assert 0 < taken < ranks[0]["all_reduce:PPO"]["steps"][1]  # some updates did end early

@@ -100,7 +100,7 @@ def outcome(model):
         "parameters": parameters(model).tolist(),
         "digest": digest(model),
         "steps": [model.num_timesteps, model.n_gradient_steps],
-        "episodes": sorted(episodes),
+        "episodes": episodes,
         "logged": logged,
     }
 
