@@ -22,6 +22,7 @@ TRAINING_CODE = (
     "sb3_pgx/environments",
     "sb3_pgx/experiments/runs.py",
     "sb3_pgx/ops",
+    "sb3_pgx/parallel",
     "sb3_pgx/registry.py",
     "sb3_pgx/settings",
     "sb3_pgx/stages",

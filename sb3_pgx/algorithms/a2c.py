@@ -214,7 +214,7 @@ class A2C(RMSpropAlgorithm):
 
     def planned_gradient_steps(self, timesteps: int) -> int:
         """Return the number of gradient steps in a run: one per rollout."""
-        return ceil_div(timesteps, self.n_steps * self.n_envs)
+        return ceil_div(timesteps, self.n_steps * self.n_envs * self.team.size)
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
         """Collect a rollout, and keep the age of each episode at its start. Arguments are those of the base class."""
@@ -273,4 +273,6 @@ class A2C(RMSpropAlgorithm):
             steps.epoch(self.minibatches(rollout, batch_size=None))  # one batch, unless a user's own buffer yields more
         self._n_updates += 1
         metrics = {**steps.means(), **steps.last}  # including the gradient's norm
+        if self.team.size > 1:  # of the rows of all processes, which is not the mean over processes
+            metrics["explained_variance"] = self.explained_variance()
         return {**{name: value for name, value in metrics.items() if name != "loss"}, **self.spread()}

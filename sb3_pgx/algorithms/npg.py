@@ -132,6 +132,10 @@ class NPG(PolicyGradientAlgorithm):
     # Line search of the critic, whose step can break the constraint because V is not linear; the tolerance covers rounding.
     critic_shrinking_factor, critic_max_tries, critic_tolerance = 0.8, 15, 1e-3
 
+    refuses_all_reduce: ClassVar[str | None] = (
+        "a natural gradient is one step per rollout, and each product with the Fisher matrix and each try of the line search "
+        "would be a message"
+    )
     search_space: ClassVar[tuple[Dimension, ...]] = NATURAL
     # A step of fixed KL divergence never gets shorter, and so leaves a problem again that it has solved.
     examination: ClassVar[Examination] = Examination(

@@ -284,8 +284,8 @@ class PPOPenalty(ProximalAlgorithm):
             _, log_prob, distribution = evaluate_rows(self.policy, rollout, with_distribution=True)
         assert distribution is not None
         valid = rollout.valid
-        kl = family_of(self.policy.action_dist).kl(rollout.distribution[valid], distribution[valid])
-        ratio = (log_prob - rollout.log_prob)[valid].exp()
+        kl = self.team.of_all(family_of(self.policy.action_dist).kl(rollout.distribution[valid], distribution[valid]))
+        ratio = self.team.of_all((log_prob - rollout.log_prob)[valid].exp())
         return {
             "kl": kl.mean(),
             "kl_max": kl.max(),

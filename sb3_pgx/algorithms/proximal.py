@@ -140,7 +140,7 @@ class ProximalAlgorithm(PolicyGradientAlgorithm):
         self.normalize_advantage = as_flag("normalize_advantage", self.normalize_advantage)
         self._check_sequence_length()
         if self.env is not None:
-            self._check_batches(self.n_steps * self.n_envs)
+            self._check_batches(self.n_steps * self.n_envs * self.team.size)
 
     def _check_sequence_length(self) -> None:
         if self.sequence_length is None:
@@ -157,11 +157,16 @@ class ProximalAlgorithm(PolicyGradientAlgorithm):
             assert self.batch_size > 1 and rows > 1, (
                 f"normalize_advantage=True needs more than one row: batch_size={self.batch_size}, n_steps * n_envs={rows}"
             )
-        warn_of_uneven_batches(self.batch_size, self.n_steps, self.n_envs)
+        if self.batch_size % self.team.size:
+            raise ValueError(
+                f"batch_size={self.batch_size} is that of all processes together and cannot be shared among {self.team.size} "
+                f"of them equally: choose a multiple of {self.team.size}"
+            )
+        warn_of_uneven_batches(self.batch_size, self.n_steps, self.n_envs * self.team.size)
 
     def planned_gradient_steps(self, timesteps: int) -> int:
         """Return the number of gradient steps in a run: one per minibatch and epoch."""
-        rows = self.n_steps * self.n_envs
+        rows = self.n_steps * self.n_envs * self.team.size
         return ceil_div(timesteps, rows) * self.n_epochs * ceil_div(rows, self.batch_size)
 
     def steps_of(self, rollout: Rollout) -> AbstractContextManager[Update]:
@@ -172,9 +177,9 @@ class ProximalAlgorithm(PolicyGradientAlgorithm):
         """
         c = self.coefficients()
         if c.clip_range_vf is not None:
-            smallest = MIN_CLIP_RANGE_VF * rollout.values.abs().max().item()
+            smallest = MIN_CLIP_RANGE_VF * self.team.of_all(rollout.values).abs().max().item()
             c = c._replace(clip_range_vf=max(c.clip_range_vf, smallest))
-        return self.gradient_steps(c, min(self.batch_size, self.n_steps * self.n_envs), self.max_distance())
+        return self.gradient_steps(c, self.rows_of_minibatch, self.max_distance())
 
     def update(self, rollout: Rollout) -> Metrics:
         """

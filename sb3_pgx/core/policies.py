@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from sb3_pgx.core.action_masks import masked
-from sb3_pgx.core.distributions import Choice, Unvalidated, as_sb3s, family_of, packed, release_graph
+from sb3_pgx.core.distributions import Choice, Unvalidated, as_sb3s, family_of, packed, release_graph, samples_from_noise
 from sb3_pgx.core.mixed_spaces import n_gaussian
 from sb3_pgx.core.product import Product
 from sb3_pgx.core.recurrent_evaluation import (
@@ -34,6 +34,8 @@ from sb3_pgx.core.rollout import Observations, PolicyInputs, map_tensors
 Method = TypeVar("Method", bound=Callable[..., Any])
 Result = TypeVar("Result")
 
+# SB3's methods that acting consists of. If a policy overrides none of them, `_predict` samples the same actions as `forward`.
+_ACTING = ("forward", "_predict", "get_distribution", "extract_features", "evaluate_actions")
 MASKABLE_POLICIES = "sb3_contrib.common.maskable.policies"  # whose classes compute as SB3's, apart from masks
 STD_OPTIONS = ("log_std_bounds", "state_dependent_std")
 
@@ -269,6 +271,16 @@ def is_sb3s(policy: Any, *methods: str) -> bool:
     :param methods: names of methods
     """
     return all(_stands_for(getattr(type(policy), name, None), name) and name not in vars(policy) for name in methods)
+
+
+def can_skip_forward(policy: Any) -> bool:
+    """Return whether ``_predict`` samples exactly the actions that ``forward`` would sample."""
+    return is_sb3s(policy, *_ACTING)
+
+
+def can_act_from_noise(policy: Any) -> bool:
+    """Return whether a policy's actions are those of its distribution with the random numbers of its ``noise_source``."""
+    return can_skip_forward(policy) and samples_from_noise(policy.action_dist)
 
 
 def _stands_for(method: Any, name: str) -> bool:

@@ -104,14 +104,14 @@ def numbers_of(owner: Any) -> PutBack:
 
     def put_back() -> None:
         for name, value in [*attributes.items()]:
-            if name not in before and _is_scalar(value):  # until then, the class's attribute held
+            if name not in before and is_scalar(value):  # until then, the class's attribute held
                 del attributes[name]
-        attributes.update({name: value for name, value in before.items() if _is_scalar(value)})
+        attributes.update({name: value for name, value in before.items() if is_scalar(value)})
 
     return put_back
 
 
-def _is_scalar(value: Any) -> bool:
+def is_scalar(value: Any) -> bool:
     """Return whether an attribute is a number or a truth value."""
     return isinstance(value, int | float)
 

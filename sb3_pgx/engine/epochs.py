@@ -10,12 +10,13 @@ from torch import Tensor
 
 from sb3_pgx.core.distributions import has_one_hot, one_hot
 from sb3_pgx.core.rollout import Rows
-from sb3_pgx.engine.compiler import Compiled
 from sb3_pgx.engine.follower import follow
+from sb3_pgx.engine.gradient_steps import Step
 from sb3_pgx.engine.minibatch_loss import MinibatchLoss
 from sb3_pgx.engine.parameters import EagerParameters, FlatParameters, HeldParameters, MovedParameters, SteppedByOptimizer
 from sb3_pgx.engine.step import GatedParameters, OnDevice, OnHost, Place, gradient_step
 from sb3_pgx.engine.step_log import OPEN, Progress, StepLog
+from sb3_pgx.parallel.reductions import unpacked
 
 
 class State(NamedTuple):
@@ -48,7 +49,7 @@ class Epoch:
         self.loss, self.steps, self.compiled, self._n_batches = loss, loss.steps, compiled, n_batches
         self._state = state
         self._log: StepLog | OnHost | None = None  # of steps that are not part of the state yet
-        self._graph: Compiled | None = None
+        self._graph: Step | None = None
         self._has_looked = False  # whether there is a graph
         self._lasting: list[Tensor] = []  # arguments that all steps share
 
@@ -122,7 +123,7 @@ class Epoch:
             self._state = self._state._replace(lagging=True)
         return True
 
-    def _compiling(self, encoded: Rows, scalars: Tensor, ahead: bool = False) -> Callable[[], Compiled | None]:
+    def _compiling(self, encoded: Rows, scalars: Tensor, ahead: bool = False) -> Callable[[], Step | None]:
         """Begin to compile the step on such a batch, unless it is compiled; see :meth:`GradientSteps.graph`."""
         held, plan, log = self._state.held, self.loss.plan, self._on_device()
         assert isinstance(held, MovedParameters)
@@ -148,14 +149,27 @@ class Epoch:
             place = OnDevice(log.flags, log.outcome)
             moved = GatedParameters(held.rule, [held.theta], moments, scalars.unbind(), held.irrevocable)
             log.advance()
-        measured, gradient = self.loss.gradient(batch)
-        metrics, pieces = bound.metrics(measured), held.arranged(gradient)
+        metrics, pieces = self._missed(held) or self._reduced(batch, held)
         go = gradient_step(place, moved, metrics, pieces, plan.limits, bound.distance, plan.adapt)
         if go is not False:
             held.store_parameters()
             for follower in self.steps.followers:
                 assert bound.objective.follows is not None
                 follow(follower.pairs(), bound.objective.follows, plan.coefficients, go)
+
+    def _reduced(self, batch: Rows, held: EagerParameters) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Return metrics and gradient of a minibatch, of all processes."""
+        measured, gradient = self.loss.gradient(batch)
+        return self.steps.reduction(self.steps.bound.metrics(measured), held.arranged(gradient))
+
+    def _missed(self, held: EagerParameters) -> tuple[Sequence[Tensor], Sequence[Tensor]] | None:
+        """Return metrics and gradient of a step that other processes have taken without this one."""
+        like, n_metrics = self.steps.used, len(self.steps.bound.names)
+        numbers = self.steps.reduction.missed(n_metrics, like)
+        if numbers is None:
+            return None
+        metrics, pieces = unpacked(numbers, n_metrics, like)
+        return metrics, held.arranged(pieces)
 
     def _eager_parameters(self) -> EagerParameters:
         """Return the parameters for eager steps, up to date with those of the graph."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sb3_pgx.core.policies import split_parameters
 from sb3_pgx.core.rollout import Rows
 from sb3_pgx.engine.compile_log import CompileLog
-from sb3_pgx.engine.compiler import Compiled, Remembered, signature
+from sb3_pgx.engine.compiler import Remembered, signature
 from sb3_pgx.engine.follower import Follower
 from sb3_pgx.engine.objective import BoundObjective, Objective
 from sb3_pgx.engine.optimizers import OptimizerRule, rule_of
@@ -19,7 +19,10 @@ from sb3_pgx.engine.parameters import FlatParameters, MovedParameters, states_of
 from sb3_pgx.engine.plan import Plan
 from sb3_pgx.engine.policy_function import left_as_it_is
 from sb3_pgx.engine.step import used
-from sb3_pgx.engine.traced_step import traceable_step
+from sb3_pgx.engine.traced_step import traceable_halves, traceable_step
+from sb3_pgx.parallel.reductions import Reduction
+
+Step = Callable[[Sequence[Tensor]], Any]  # a compiled step, which takes its arguments as one sequence
 
 
 class GradientSteps:
@@ -37,10 +40,11 @@ class GradientSteps:
         self.fixed: list[nn.Parameter] = []  # other parameters of the policy
         self.has_buffers = False  # which a forward pass may change
         self._structure: tuple[Any, ...] | None = None
-        self._graphs: dict[Any, Callable[[], Compiled | None]] = {}
+        self._graphs: dict[Any, Callable[[], Step | None]] = {}
         self.begun = False  # whether there has been an update, or its step has been compiled ahead
         self._version, self._mixed = 0, False
         self.followers: list[Follower] = []  # one, or none
+        self.reduction = Reduction()  # of the gradient over processes
         self._moments: Sequence[Tensor] = ()  # that were moved in place last
         self._moments_layout: Any = ()
         # Cached tensors: the scalars of the optimizer's rule, the plan's numbers, and an empty log.
@@ -54,6 +58,7 @@ class GradientSteps:
             "used": [],
             "fixed": [],
             "followers": [],
+            "reduction": Reduction(),
             "begun": False,
             "_moments": (),
             "_moments_layout": (),
@@ -126,7 +131,7 @@ class GradientSteps:
         lasting: Sequence[Tensor],
         batch: Rows,
         ahead: bool = False,
-    ) -> Callable[[], Compiled | None]:
+    ) -> Callable[[], Step | None]:
         """
         Begin to compile the step for such arguments, unless that has been done before.
 
@@ -136,15 +141,36 @@ class GradientSteps:
         :return: function that returns the compiled step, or ``None`` if it cannot be compiled
         """
         # Of parameters a new layout makes a new version, and the other tensors' shapes follow from what was prepared for.
-        key = (type(held), self._layout_of_moments(held), signature(batch.tensors()))
+        key = (type(held), self._layout_of_moments(held), signature(batch.tensors()), self.reduction.splits)
         if key not in self._graphs:
-            self._graphs[key] = self.log.begin(
-                "the gradient step",
-                lambda: traceable_step(self.bound, policy, plan, held, batch),
-                lambda: [*lasting, *batch.tensors()],
-                ahead,
-            )
+            begin = self._begin_halves if self.reduction.splits else self._begin_whole
+            self._graphs[key] = begin((self.bound, policy, plan, held, batch), [*lasting, *batch.tensors()], ahead)
         return self._graphs[key]
+
+    def _begin_whole(self, of: tuple[Any, ...], examples: list[Tensor], ahead: bool) -> Callable[[], Step | None]:
+        return self.log.begin("the gradient step", lambda: traceable_step(*of), lambda: examples, ahead)
+
+    def _begin_halves(self, of: tuple[Any, ...], examples: list[Tensor], ahead: bool) -> Callable[[], Step | None]:
+        """Begin to compile gradient and optimizer step one by one; the gradient is reduced in between."""
+        length = sum(p.numel() for p in self.used) + len(self.bound.names)
+        numbers = self.used[0].new_zeros(length)
+        first = self.log.begin("the gradient", lambda: traceable_halves(*of)[0], lambda: examples, ahead)
+        second = self.log.begin("the optimizer's step", lambda: traceable_halves(*of)[1], lambda: [numbers, *examples], ahead)
+
+        def result() -> Step | None:
+            gradient, move = first(), second()
+            if gradient is None or move is None:
+                return None
+
+            def step(arguments: Sequence[Tensor]) -> None:
+                found = self.reduction.missed(len(self.bound.names), self.used)
+                if found is None:
+                    found = self.reduction.flat(*gradient(arguments))
+                move([found, *arguments])
+
+            return step
+
+        return result
 
     def _layout_of_moments(self, held: MovedParameters) -> Any:
         if isinstance(held, FlatParameters):

@@ -75,8 +75,13 @@ def _sequences(policy: ActorCriticPolicy, actions: Tensor, *tensors: Tensor) -> 
 
 
 def _actions(policy: ActorCriticPolicy, noise: Tensor, *tensors: Tensor) -> tuple[Tensor]:
-    actions = sample_with(distribution_of(policy, as_inputs(policy, tensors)), noise)
-    return (actions.reshape((-1, *action_shape(policy.action_space))),)
+    return (actions_from_noise(policy, as_inputs(policy, tensors), noise),)
+
+
+def actions_from_noise(policy: ActorCriticPolicy, inputs: PolicyInputs, noise: Tensor) -> Tensor:
+    """Return the actions, ``[N, *action]``, that random numbers of its ``noise_source`` make a policy take."""
+    actions = sample_with(distribution_of(policy, inputs), noise)
+    return actions.reshape((-1, *action_shape(policy.action_space)))
 
 
 def _recurrent_actions(

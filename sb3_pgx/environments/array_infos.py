@@ -45,6 +45,42 @@ class ArrayInfos(Sequence[dict[str, Any]]):
         return map(self.__getitem__, range(self.n_envs))
 
 
+class JoinedInfos(Sequence[dict[str, Any]]):
+    """
+    The infos of several groups of environments, one group after another.
+
+    :param parts: of the groups, all of one size
+    """
+
+    def __init__(self, parts: Sequence[ArrayInfos]):
+        self._parts, self._n_each = parts, len(parts[0])
+
+    @property
+    def ended(self) -> list[int]:
+        """The environments whose episode ended."""
+        return [n * self._n_each + place for n, part in enumerate(self._parts) for place in part.ended]
+
+    def __len__(self) -> int:
+        return self._n_each * len(self._parts)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        part, place = divmod(range(len(self))[index], self._n_each)
+        return self._parts[part][place]
+
+    def __setitem__(self, index: int, info: dict[str, Any]) -> None:
+        part, place = divmod(range(len(self))[index], self._n_each)
+        self._parts[part][place] = info
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (info for part in self._parts for info in part)
+
+
 def info_of(arrays: Mapping[str, Any], index: int) -> dict[str, Any]:
     """
     Return the dictionary of one environment.

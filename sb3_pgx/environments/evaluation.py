@@ -10,7 +10,8 @@ from stable_baselines3.common.type_aliases import GymEnv, PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_pgx.environments.action_masks import ActionMasks, find_action_masks, is_part
-from sb3_pgx.environments.vector_env import as_vec_env, carrying_adapter, is_vector_env
+from sb3_pgx.environments.carrying import carrying_adapter
+from sb3_pgx.environments.vector_env import as_vec_env, is_vector_env
 
 
 class MaskedModel:

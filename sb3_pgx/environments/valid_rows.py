@@ -8,11 +8,11 @@ import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pgx.environments.vector_env import VectorEnvAdapter
+from sb3_pgx.environments.carrying import Carrying
 
 
 @contextmanager
-def counting_valid_rows(normalize: VecNormalize, adapter: VectorEnvAdapter) -> Iterator[None]:
+def counting_valid_rows(normalize: VecNormalize, adapter: Carrying) -> Iterator[None]:
     """
     While the context is open, ``VecNormalize`` counts each observation in which a policy acts once, and no reward of a step
     that only resets.
@@ -36,7 +36,7 @@ def counting_valid_rows(normalize: VecNormalize, adapter: VectorEnvAdapter) -> I
             del vars(statistics)["update"]
 
 
-def _update(statistics: RunningMeanStd, adapter: VectorEnvAdapter, rows: str) -> Any:
+def _update(statistics: RunningMeanStd, adapter: Carrying, rows: str) -> Any:
     def update(values: np.ndarray) -> None:
         counted = values[getattr(adapter, rows)]
         if len(counted):

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from sb3_pgx.environments.array_infos import ArrayInfos, info_of
 from sb3_pgx.environments.autoreset import SAME_STEP, autoreset_mode, resets_rows_alone
+from sb3_pgx.environments.carrying import Carrying
 from sb3_pgx.environments.envpool import EnvPoolVectorEnv, is_envpool
 from sb3_pgx.environments.returned import Returned, check_vector_env, row_of
 
@@ -37,17 +38,16 @@ def as_vec_env(env: Any) -> "VectorEnvAdapter":
     return VectorEnvAdapter(EnvPoolVectorEnv(env) if is_envpool(env) else env)
 
 
-class VectorEnvAdapter(VecEnv):
+class VectorEnvAdapter(VecEnv, Carrying):
     """
     A vector environment of gymnasium as SB3's ``VecEnv``: all environments step in one call, on arrays.
 
     Episodes' returns and lengths are counted here, and reported as ``info["episode"]`` as SB3's ``Monitor`` does.
 
     An environment whose episode has ended is reset in the same step. Where it cannot be (in gymnasium's mode ``NEXT_STEP``,
-    if single environments cannot be reset), its next step only resets it: ``resetting`` says in which environments the next
-    step will do so, ``[N]``, and is ``None`` if there are none. The algorithms of this package neither learn from these steps
-    nor count them. ``VecEnv`` has no notion of them, so other readers see a step with reward 0. Of the last step, ``acted_on``
-    are the environments in whose observations a policy acts, and ``rewarded`` those that were not reset, ``[N]`` each.
+    if single environments cannot be reset), its next step only resets it, as
+    :class:`~sb3_pgx.environments.carrying.Carrying` tells. The algorithms of this package neither learn from these steps nor
+    count them. ``VecEnv`` has no notion of them, so other readers see a step with reward 0.
 
     :param env: the vector environment
     :raises ValueError: its autoreset mode is unknown; it resets no environment itself, and cannot reset single ones; or it
@@ -61,19 +61,11 @@ class VectorEnvAdapter(VecEnv):
         self._resets_rows = self._mode != SAME_STEP and resets_rows_alone(env, self._mode)
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.metadata = env.metadata
-        self.carries = self._mode != SAME_STEP and not self._resets_rows  # whether some steps only reset
-        self.resetting: np.ndarray | None = None
-        self.acted_on = self.rewarded = np.ones(self.num_envs, dtype=bool)
+        self.carries, self.kind = self._mode != SAME_STEP and not self._resets_rows, type(env.unwrapped).__name__
+        self.follow_reset()
         self._returns, self._lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=int)
         self._start = time.time()
         self._actions: Any = None
-
-    def refusal(self, reason: str, remedy: str) -> ValueError:
-        """Return the error for what cannot leave out the steps that only reset."""
-        return ValueError(
-            f"{type(self.vector_env.unwrapped).__name__} resets an environment in the step after an episode's end, which is "
-            f"no experience, and {reason}; {remedy}"
-        )
 
     # ------------------------------------------------------------------------------------------------ steps
 
@@ -82,7 +74,7 @@ class VectorEnvAdapter(VecEnv):
         seed: Any = _seed(self._seeds)
         observations, infos = self._returned.of_reset(self.vector_env.reset(seed=seed, options=options))
         self.reset_infos = [info_of(infos, i) for i in range(self.num_envs)]
-        self.resetting, self.acted_on = None, np.ones(self.num_envs, dtype=bool)
+        self.follow_reset()
         self._returns[:], self._lengths[:] = 0.0, 0
         self._reset_seeds()
         self._reset_options()
@@ -101,8 +93,8 @@ class VectorEnvAdapter(VecEnv):
         observations, rewards, terminated, truncated, arrays = self._returned.of_step(returned)
         dones = np.logical_or(terminated, truncated)
         infos = ArrayInfos(arrays, self.num_envs)
+        self.follow_step(dones)
         if self.carries:
-            self.acted_on, self.rewarded = ~dones, self._rewarded()
             rewards = np.where(self.rewarded, rewards, 0.0)
         self._returns += rewards
         self._lengths += self.rewarded
@@ -120,11 +112,7 @@ class VectorEnvAdapter(VecEnv):
             elif self._mode == SAME_STEP:
                 for i in ended.tolist():
                     self.reset_infos[i] = info_of(arrays, i)
-        self.resetting = dones.copy() if self.carries and len(ended) else None
         return observations, np.asarray(rewards, np.float32), dones, infos  # type: ignore[return-value]
-
-    def _rewarded(self) -> np.ndarray:
-        return np.ones(self.num_envs, dtype=bool) if self.resetting is None else ~self.resetting
 
     def _reset_rows(self, dones: np.ndarray, ended: np.ndarray) -> Any:
         observations, infos = self._returned.of_reset(self.vector_env.reset(options={"reset_mask": dones.copy()}))
@@ -192,12 +180,6 @@ class VectorEnvAdapter(VecEnv):
     def _needs(self, method: str, name: str) -> None:
         if not hasattr(self.vector_env, method):
             raise AttributeError(f"{type(self.vector_env).__name__} cannot reach into single environments, as {name} would")
-
-
-def carrying_adapter(env: VecEnv | None) -> VectorEnvAdapter | None:
-    """Return the adapter of vector environments of which some steps only reset, if ``env`` is one or wraps one."""
-    inner = None if env is None else env.unwrapped
-    return inner if isinstance(inner, VectorEnvAdapter) and inner.carries else None
 
 
 def _seed(seeds: Sequence[int | None]) -> int | list[int | None] | None:

@@ -18,8 +18,9 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_pgx.environments import make_vec_env
+from sb3_pgx.environments.carrying import carrying_adapter
 from sb3_pgx.environments.envpool import library
-from sb3_pgx.environments.vector_env import MIXED_FRAMES, carrying_adapter
+from sb3_pgx.environments.vector_env import MIXED_FRAMES
 from sb3_pgx.settings.configs import DUMMY, ENVPOOL, SUBPROC, VECTOR, RunConfig, import_name, suggestion
 from sb3_pgx.settings.registration import register_environment, sentence
 

@@ -1,28 +1,25 @@
 """Sample the actions of a rollout, with the policy's own methods or with a compiled graph."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from sb3_pgx.core.distributions import noise_source, samples_from_noise
+from sb3_pgx.core.distributions import samples_from_noise
 from sb3_pgx.core.errors import blaming_numbers, not_finite_parameter
 from sb3_pgx.core.mixed_spaces import action_shape
-from sb3_pgx.core.policies import is_sb3s, masking, sampled_unchecked, takes_masks
+from sb3_pgx.core.policies import can_act_from_noise, can_skip_forward, masking, sampled_unchecked, takes_masks
 from sb3_pgx.core.recorder import Recorder
 from sb3_pgx.core.rollout import CollectedRollout, Memory, PolicyInputs, map_tensors
 from sb3_pgx.core.undo import Refusal
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.parameters import all_finite
-from sb3_pgx.engine.policy_graphs import CompiledPass
+from sb3_pgx.engine.policy_graphs import CompiledPass, actions_from_noise
 from sb3_pgx.engine.trace import NotCompilable
 from sb3_pgx.stages.acting_memory import ActingMemory
-
-# SB3's methods that acting consists of. If a policy overrides none of them, `_predict` samples the same actions as `forward`.
-_ACTING = ("forward", "_predict", "get_distribution", "extract_features", "evaluate_actions")
+from sb3_pgx.stages.team import ALONE, Team
 
 
 class ActionSampler:
@@ -34,6 +31,7 @@ class ActionSampler:
     :param watched: whether a callback may change the policy's layers between two steps
     :param evaluates: whether values and log-probabilities are needed at each step, as a user's own buffer does
     :param memory: states of a recurrent policy; ``None``: the policy is not recurrent
+    :param team: processes that act together, each in its own environments
     """
 
     def __init__(
@@ -43,9 +41,10 @@ class ActionSampler:
         watched: bool = True,
         evaluates: bool = False,
         memory: ActingMemory | None = None,
+        team: Team = ALONE,
     ):
         self.n_envs, self.n_updates, self.watched, self.evaluates = n_envs, n_updates, watched, evaluates
-        self.memory = memory
+        self.memory, self._team = memory, team
         self._policy: ActorCriticPolicy | None = None  # policy of the graph; None: no graph
         self._graph: CompiledPass
         self._modules: Modules
@@ -70,11 +69,11 @@ class ActionSampler:
             if not samples_from_noise(policy.action_dist):
                 raise NotCompilable(f"{type(policy.action_dist).__name__} samples actions in its own way")
             with th.random.fork_rng():
-                noise = noise_source(policy.action_dist, self.n_envs, device)()
+                noise = self._team.noise_source(policy.action_dist, self.n_envs, device)()
             return [noise] if memory is None else [noise, *memory.before(np.zeros(self.n_envs, bool))]
 
         if graph.prepare(policy, modules, tensors, numbers):
-            self._noise = noise_source(policy.action_dist, self.n_envs, device)
+            self._noise = self._team.noise_source(policy.action_dist, self.n_envs, device)
             self._policy, self._graph, self._modules = policy, graph, modules
 
     def can_be_compiled(self, policy: ActorCriticPolicy) -> bool:
@@ -121,6 +120,10 @@ class ActionSampler:
                 return actions, None, None
         if memory is not None:
             return memory.act(policy, inputs, episode_starts)
+        if self._team.draws_for_all and can_act_from_noise(policy) and not self.evaluates:
+            noise = self._team.noise_source(policy.action_dist, self.n_envs, policy.device)()
+            with th.no_grad():
+                return actions_from_noise(policy, inputs, noise), None, None
         return sample_actions(policy, inputs, self.evaluates, self.watched)
 
     def value_finals(self, policy: ActorCriticPolicy, recorder: Recorder) -> None:
@@ -191,8 +194,3 @@ def sample_actions(
             masks = takes_masks(policy.forward, inputs.action_masks)
             actions, values, log_prob = policy(inputs.observations, **masks)
         return actions, values, log_prob
-
-
-def can_skip_forward(policy: Any) -> bool:
-    """Return whether ``_predict`` samples exactly the actions that ``forward`` would sample."""
-    return is_sb3s(policy, *_ACTING)

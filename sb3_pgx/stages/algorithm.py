@@ -119,6 +119,7 @@ class PolicyGradientAlgorithm(Updating):
     )
     compile_after = COMPILE_AFTER  # gradient steps beyond which compile="auto" compiles
     refuses_memory: ClassVar[str | None] = None  # reason why the policy cannot be recurrent; None if it can
+    refuses_all_reduce: ClassVar[str | None] = None  # reason why processes cannot average gradients; None if they can
     trains_critic: ClassVar[bool] = True  # whether the policy's V is learned, so that its error means something
     search_space: ClassVar[tuple[Dimension, ...]] = ()  # what is worth tuning; `settings` adds the network
     examination: ClassVar[Examination] = Examination()  # settings for `sb3-pgx doctor algo`
@@ -243,10 +244,13 @@ class PolicyGradientAlgorithm(Updating):
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """
         As SB3's. A file that is there already is replaced in one step by a complete one. A learning rate given as a string is
-        saved as the schedule that it stands for, which SB3 can load.
+        saved as the schedule that it stands for, which SB3 can load. Of several processes that train the model, the first one
+        saves it, and the others do nothing.
 
         :raises OSError: the file cannot be written; one sentence that names the path
         """
+        if not self.team.is_first:
+            return
         given = self.learning_rate
         if isinstance(given, str):
             self.learning_rate = self.lr_schedule
@@ -416,9 +420,26 @@ class PolicyGradientAlgorithm(Updating):
             ``action_masks()``, as for sb3-contrib's ``MaskablePPO``, or by a part ``"action_mask"`` of their observations
         :return: itself
         """
-        iteration = 0
         self.use_masking = as_flag("use_masking", use_masking)
         check_learn(self, callback, log_interval)
+
+        def train(callback: MaybeCallback) -> None:
+            self._train(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+        self.team.learn(self, train, callback, total_timesteps)
+        return self
+
+    def _train(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback,
+        log_interval: int | None,
+        tb_log_name: str | None,
+        reset_num_timesteps: bool,
+        progress_bar: bool,
+    ) -> None:
+        """Train in this process. Arguments are those of :meth:`learn`."""
+        iteration = 0
         total_timesteps, callback = self._setup_learn(
             as_timesteps(total_timesteps), callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
         )
@@ -436,14 +457,17 @@ class PolicyGradientAlgorithm(Updating):
             self._report(self._metrics)
             self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
         callback.on_training_end()
-        return self
 
     def _iterate(self, total_timesteps: int, callback: BaseCallback, log_interval: int | None) -> int:
         """Collect and update, until enough steps are done or a callback ends it; how many rollouts there were."""
-        assert self.env is not None
-        iteration = 0
+        iteration, team = 0, self.team
+
+        def collect() -> bool:
+            assert self.env is not None
+            return self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps)
+
         while self.num_timesteps < total_timesteps:
-            if not self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps):
+            if not team.collect(self, collect):
                 break
             iteration += 1
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
@@ -452,6 +476,7 @@ class PolicyGradientAlgorithm(Updating):
                 self.dump_logs(iteration)
             self._metrics = {}
             self.train()  # a subclass may have its own
+            team.check(self, iteration)
             notify(callback, "on_update_end", self._metrics)
         return iteration
 

@@ -28,12 +28,15 @@ from sb3_pgx.engine.behaviour_policy import BehaviourPolicy
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import CompiledPass
 from sb3_pgx.environments.action_masks import ActionMasks
-from sb3_pgx.environments.array_infos import ArrayInfos
-from sb3_pgx.environments.vector_env import MIXED_FRAMES, carrying_adapter
+from sb3_pgx.environments.array_infos import ArrayInfos, JoinedInfos
+from sb3_pgx.environments.carrying import carrying_adapter
+from sb3_pgx.environments.vector_env import MIXED_FRAMES
 from sb3_pgx.stages.acting_memory import acting_memory
 from sb3_pgx.stages.action_sampler import ActionSampler
 from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
 from sb3_pgx.stages.quotas import Quota, StepQuota, counted
+from sb3_pgx.stages.team import Team
+from sb3_pgx.stages.teams import team_of
 
 HOST = th.device("cpu")  # where environments are
 # Attributes that a rollout changes. Episodes of a refused rollout would bias the means that are logged.
@@ -74,6 +77,11 @@ class Collecting(OnPolicyAlgorithm):
     def quota(self, env: VecEnv, n_steps: int) -> Quota:
         """Return when a rollout is complete: after a fixed number of steps, unless an algorithm differs."""
         return StepQuota(n_steps, env.num_envs)
+
+    @property
+    def team(self) -> Team:
+        """The processes that train this model together, as its environments say."""
+        return team_of(self.env)
 
     @property
     def unlearned(self) -> tuple[str, ...]:
@@ -143,6 +151,7 @@ class Collecting(OnPolicyAlgorithm):
         """
         assert self._last_obs is not None and self._last_episode_starts is not None, "learn() has not reset the environments"
         self._modules.train(self.policy, False)
+        team = self.team
         quota = self.quota(env, n_rollout_steps)
         guarded = GuardedEnvironments(env, self._vec_normalize_env, self._n_updates, self._reset_later)
         self._undo.forget()
@@ -162,7 +171,7 @@ class Collecting(OnPolicyAlgorithm):
         buffer.follow_policy(self.policy)
         memory = acting_memory(self.policy, self._last_memory, env.num_envs, watched)
         own_buffer = isinstance(buffer, CustomBuffer)
-        sampler = ActionSampler(env.num_envs, self._n_updates, watched, evaluates=own_buffer, memory=memory)
+        sampler = ActionSampler(env.num_envs, self._n_updates, watched, evaluates=own_buffer, memory=memory, team=team)
         self._look()
 
         while not is_full:
@@ -185,7 +194,7 @@ class Collecting(OnPolicyAlgorithm):
             before = self._last_obs = self._last_obs if recorder.shifts else row
             new_obs, rewards, dones, infos = guarded.step(clipped_actions, n_steps)
 
-            self.num_timesteps += env.num_envs if resetting is None else int((~resetting).sum())
+            self.num_timesteps += team.size * (env.num_envs if resetting is None else int((~resetting).sum()))
             if informed:
                 callback.update_locals(locals())
             ends = dones if resetting is None else dones | resetting
@@ -284,7 +293,7 @@ class Collecting(OnPolicyAlgorithm):
                     recorder.known_finals[place] = final_value(behaviour.policy, observation)
 
     def _update_info_buffer(self, infos: Sequence[dict[str, Any]], dones: np.ndarray | None = None) -> None:
-        if isinstance(infos, ArrayInfos):
+        if isinstance(infos, ArrayInfos | JoinedInfos):
             told = list(infos.ended)
         else:
             told = [i for i, info in enumerate(infos) if "episode" in info or "is_success" in info]
@@ -328,7 +337,7 @@ class Collecting(OnPolicyAlgorithm):
 
     def _reset_noise(self, env: VecEnv) -> None:
         with th.no_grad():
-            self.policy.reset_noise(env.num_envs)
+            self.team.reset_noise(self.policy, env.num_envs)
 
     def _reset_later(self) -> None:
         """Make the next ``learn`` start by resetting the environments."""

@@ -13,8 +13,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_pgx.core.checks import arrays_are_finite, by_name, environment_name
 from sb3_pgx.core.undo import Refusal
+from sb3_pgx.environments.carrying import carrying_adapter
 from sb3_pgx.environments.valid_rows import counting_valid_rows
-from sb3_pgx.environments.vector_env import carrying_adapter
 
 
 class GuardedEnvironments:

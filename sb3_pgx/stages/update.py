@@ -23,7 +23,7 @@ from sb3_pgx.core.schedules import Coefficient, evaluate_coefficient
 from sb3_pgx.core.undo import numbers_of, options_of, tensors_of
 from sb3_pgx.engine import Follower, GradientSteps, Plan, Update, open_update
 from sb3_pgx.engine.compile_locks import with_helper
-from sb3_pgx.environments.vector_env import carrying_adapter
+from sb3_pgx.environments.carrying import carrying_adapter
 from sb3_pgx.stages.action_sampler import ActionSampler
 from sb3_pgx.stages.estimate import Estimating
 from sb3_pgx.stages.evaluate import evaluate_rows
@@ -71,9 +71,10 @@ class Updating(Estimating):
         """
         controller = self.learning_rate if isinstance(self.learning_rate, KLAdaptiveLearningRate) else None
         adapt, numbers = (None, ()) if controller is None else (adapted_scale, controller.numbers)
+        coefficients = self.team.coefficients(coefficients)
         plan = Plan(coefficients, self.max_grad_norm, rows, max_distance, adapt, numbers, one_by_one)
         assert self.objective is not None
-        self._steps.objective = self.objective
+        self._steps.objective, self._steps.reduction = self.objective, self.team.reduction
         keep = self._keep_parameters if self.takes_one_step else None
         others = (self._modules.version, self.follower(), keep)
         with open_update(self._steps, self.policy, plan, self.compiled, self._n_updates, *others) as update:
@@ -119,16 +120,17 @@ class Updating(Estimating):
         if not known or definer is None or definer is not _definer(self, "update") or self._steps.begun:
             return False
         # Where rows are left out, a rollout that is one minibatch has another number of rows each time, and runs uncompiled.
-        return carrying_adapter(self.env) is None or self._rows_of_minibatch < self.n_steps * self.n_envs
+        return carrying_adapter(self.env) is None or self.rows_of_minibatch < self.n_steps * self.n_envs
 
     @property
-    def _rows_of_minibatch(self) -> int:
+    def rows_of_minibatch(self) -> int:
+        """Number of rows that this process has of a full minibatch."""
         rows = self.n_steps * self.n_envs
-        return min(getattr(self, "batch_size", rows), rows)
+        return min(getattr(self, "batch_size", rows * self.team.size) // self.team.size, rows)
 
     def _begin_to_compile_the_step(self, inputs: PolicyInputs) -> Rollout | None:
         """Return the rollout on which the step is compiled, or ``None`` if that failed."""
-        size, example = self._rows_of_minibatch, None
+        size, example = self.rows_of_minibatch, None
         with suppress(Exception):  # if the policy fails, it fails again where that is reported
             self._steps.begun = True
             rollout = self.example_rollout(inputs, math.ceil(size / self.n_envs))
@@ -145,14 +147,19 @@ class Updating(Estimating):
 
     def minibatches(self, rollout: Rollout, batch_size: int | None) -> Iterator[Batch]:
         """
-        Yield the rollout's rows in SB3's random order, or the minibatches of a custom buffer class.
+        Return the rollout's rows in SB3's random order, or the minibatches of a custom buffer class.
 
         If rows are left out, their number differs from rollout to rollout. Then the last minibatch is filled up with the
         epoch's first rows: a smaller one would run uncompiled, and each of its rows would count more.
 
         :param rollout: the estimated rollout
-        :param batch_size: rows per minibatch; ``None`` for all rows at once
+        :param batch_size: rows per minibatch, of all processes together; ``None`` for all rows at once
         """
+        team = self.team
+        share = None if batch_size is None else batch_size // team.size
+        return team.standardized(self._minibatches(rollout, share), getattr(self, "normalize_advantage", False))
+
+    def _minibatches(self, rollout: Rollout, batch_size: int | None) -> Iterator[Batch]:
         if not isinstance(self.rollout_buffer, RolloutView):
             masked = self.last_rollout is not None and self.last_rollout.action_masks is not None
             yield from batches(self.rollout_buffer, batch_size, masked)
@@ -275,7 +282,7 @@ class Updating(Estimating):
         """Return 1 − Var(returns − values) / Var(returns), of the values before the update."""
         ours = isinstance(self.rollout_buffer, RolloutView)
         values, returns = (
-            to_numpy(getattr(self.last_rollout, name)) if ours else getattr(self.rollout_buffer, name)
+            to_numpy(self.team.of_all(getattr(self.last_rollout, name))) if ours else getattr(self.rollout_buffer, name)
             for name in ("values", "returns")
         )
         return float(explained_variance(values.ravel(), returns.ravel()))

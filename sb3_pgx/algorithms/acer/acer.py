@@ -121,6 +121,7 @@ class ACER(RMSpropAlgorithm):
     refuses_memory: ClassVar[str | None] = (
         "ACER replays old rollouts, and the states of a recurrent policy that are stored with them are stale"
     )
+    refuses_all_reduce: ClassVar[str | None] = "ACER's processes would replay different segments, of different lengths"
     policy: ACERMixin
     average_policy: ACERMixin
     replay_buffer: SegmentReplay

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -42,6 +42,10 @@ class EpisodicAlgorithm(PolicyGradientAlgorithm):
     :param max_episode_steps: steps after which an unfinished episode is an error
     :param kwargs: arguments of :class:`~sb3_pgx.stages.algorithm.PolicyGradientAlgorithm`
     """
+
+    refuses_all_reduce: ClassVar[str | None] = (
+        "processes would have rollouts of different lengths, and baselines are statistics of all episodes"
+    )
 
     def __init__(
         self,

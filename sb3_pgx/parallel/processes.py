@@ -1,0 +1,180 @@
+"""The processes of a run on torch.distributed: gloo for what is on the CPU, NCCL for what is on CUDA."""
+
+import atexit
+import os
+import pickle
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch as th
+
+# A process may wait this long for another one, for instance while the first one evaluates the policy. The end of a process is
+# noticed at once, because its connections are closed.
+PATIENCE = timedelta(days=1)
+
+
+def world_size() -> int:
+    """Return how many processes ``torchrun`` has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Return the number of this process, from 0; 0 without ``torchrun``."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_first() -> bool:
+    """Return whether this process is the one that logs, evaluates and saves; true without ``torchrun``."""
+    return rank() == 0
+
+
+class ProcessLost(ConnectionError):
+    """Another process of the run has ended, so that this one cannot go on."""
+
+
+class Processes:
+    """
+    The processes of a run. All of them must call the collective methods, in the same order.
+
+    :param rank: number of this process, from 0
+    :param size: number of processes
+    """
+
+    def __init__(self, rank: int, size: int):
+        self.rank, self.size = rank, size
+        self.bytes_moved = 0  # that this process has sent or received, without the overhead of the transport
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process logs, evaluates and saves."""
+        return self.rank == 0
+
+    def rows(self, total: int) -> range:
+        """Return which of ``total`` rows belong to this process."""
+        share = total // self.size
+        return range(self.rank * share, (self.rank + 1) * share)
+
+    def sum(self, values: th.Tensor) -> th.Tensor:
+        """Sum a tensor over all processes, in place, and return it. All processes get the same bits."""
+        with self._losses():
+            th.distributed.all_reduce(values)
+        self.bytes_moved += values.numel() * values.element_size()
+        return values
+
+    def mean(self, values: th.Tensor) -> th.Tensor:
+        """Average a tensor over all processes, in place, and return it. All processes get the same bits."""
+        return self.sum(values).div_(self.size)
+
+    def concatenated(self, values: th.Tensor) -> th.Tensor:
+        """Return the tensors of all processes, of one shape, one after another along their first dimension."""
+        parts = [th.empty_like(values) for _ in range(self.size)]
+        with self._losses():
+            th.distributed.all_gather(parts, values.contiguous())
+        self.bytes_moved += values.numel() * values.element_size()
+        return th.cat(parts)
+
+    def exchange(self, value: Any) -> list[Any]:
+        """Return the objects of all processes, by rank."""
+        message = _pickled(value)
+        sizes = self.concatenated(th.tensor([len(message)])).tolist()
+        padded = th.zeros(max(sizes), dtype=th.uint8)
+        padded[: len(message)] = message
+        parts = self.concatenated(padded).view(self.size, -1)
+        return [_unpickled(part[:n]) for part, n in zip(parts, sizes, strict=True)]
+
+    def from_first(self, value: Any = None) -> Any:
+        """Return the first process's object. Those of the others are ignored."""
+        message = _pickled(value) if self.is_first else th.empty(0, dtype=th.uint8)
+        size = th.tensor([len(message)])
+        with self._losses():
+            th.distributed.broadcast(size, 0)
+            if not self.is_first:
+                message = th.empty(int(size), dtype=th.uint8)
+            th.distributed.broadcast(message, 0)
+        self.bytes_moved += len(message) if self.is_first else 0
+        return value if self.is_first else _unpickled(message)
+
+    def send(self, peer: int, frame: np.ndarray) -> None:
+        """Send bytes to one process, which must receive as many."""
+        with self._losses(peer):
+            th.distributed.send(th.from_numpy(frame), peer)
+        self.bytes_moved += frame.nbytes
+
+    def receive(self, peer: int, frame: np.ndarray) -> None:
+        """Fill an array of bytes with those that one process sends."""
+        with self._losses(peer):
+            th.distributed.recv(th.from_numpy(frame), peer)
+        self.bytes_moved += frame.nbytes
+
+    def post(self, peer: int, values: th.Tensor) -> tuple[Any, th.Tensor]:
+        """Begin to send a copy of a tensor. Return what :meth:`finish` must be called with later."""
+        sent = values.clone()
+        self.bytes_moved += sent.numel() * sent.element_size()
+        with self._losses(peer):
+            return th.distributed.isend(sent, peer), sent
+
+    def finish(self, posted: Iterable[tuple[Any, th.Tensor]]) -> None:
+        """Wait until everything has been sent that :meth:`post` has begun to send."""
+        with self._losses():
+            for work, _ in posted:
+                work.wait()
+
+    def receive_tensor(self, into: th.Tensor, peer: int | None = None) -> th.Tensor:
+        """Receive a tensor, and return it. ``None``: from whichever process has sent one first."""
+        with self._losses(peer):
+            th.distributed.recv(into, peer)
+        self.bytes_moved += into.numel() * into.element_size()
+        return into
+
+    def shared_store(self) -> th.distributed.Store:
+        """Return a new store of keys and values that all processes share; all of them must call this."""
+        host = os.environ["MASTER_ADDR"]
+        own = th.distributed.TCPStore(host, 0, is_master=True, wait_for_workers=False) if self.is_first else None
+        port = self.from_first(None if own is None else own.port)
+        return own or th.distributed.TCPStore(host, port, is_master=False)
+
+    @contextmanager
+    def _losses(self, peer: int | None = None) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            who = f"process {peer} of {self.size}" if peer is not None else f"another one of the {self.size} processes"
+            raise ProcessLost(
+                f"process {self.rank} cannot go on, because {who} has ended; its own error is printed above. "
+                "torchrun --max-restarts=3 starts all of them again"
+            ) from error
+
+
+def _pickled(value: Any) -> th.Tensor:
+    return th.frombuffer(bytearray(pickle.dumps(value)), dtype=th.uint8)
+
+
+def _unpickled(message: th.Tensor) -> Any:
+    return pickle.loads(message.numpy().tobytes())
+
+
+@cache
+def joined_processes() -> Processes | None:
+    """
+    Join the processes that ``torchrun`` has started; all of them must call it.
+
+    :return: ``None`` without ``torchrun``, or if it has started one process
+    """
+    if world_size() == 1:
+        return None
+    if not th.distributed.is_initialized():
+        cuda = th.cuda.is_available() and th.distributed.is_nccl_available()
+        if cuda:
+            th.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % th.cuda.device_count())
+        th.distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+        atexit.register(_leave)
+    return Processes(th.distributed.get_rank(), th.distributed.get_world_size())
+
+
+def _leave() -> None:
+    if th.distributed.is_initialized():
+        th.distributed.destroy_process_group()

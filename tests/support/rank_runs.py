@@ -1,0 +1,283 @@
+"""
+Short runs that one process or several make, and what they come to. As a program, it is one of several processes:
+``python rank_runs.py FOLDER CHECK…`` writes what each check returned into ``FOLDER/<rank>.json``.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
+
+from sb3_pgx import A2C, ACER, NPG, PPO, REINFORCE, TRPO, PPOPenalty, REINFORCEBaseline
+from sb3_pgx.environments import evaluate_policy, make_vec_env, spread
+from sb3_pgx.parallel import rank, world_size
+
+N_ENVS = 4
+ITERATIONS = 20
+MASKED, DICT, MIXED = "sb3_pgx.tasks:InvalidActions-v0", "support.masked_parts:MaskedParts-v0", "sb3_pgx.tasks:Gripper-v0"
+PROXIMAL = dict(n_steps=8, batch_size=16, n_epochs=2)
+WHOLE = dict(n_steps=32, batch_size=128, n_epochs=10, ent_coef=0.01)  # one minibatch per epoch
+
+# name: class, environment, settings, and what else differs: wrapper, policy, iterations, environments that step as arrays
+RUNS = {
+    "PPO": (PPO, "CartPole-v1", PROXIMAL, {}),
+    "A2C, VecNormalize": (A2C, "Pendulum-v1", dict(n_steps=8), {"wrapper": VecNormalize}),
+    "ACER": (ACER, "CartPole-v1", dict(n_steps=8, replay_start=64), {}),
+    "TRPO": (TRPO, "CartPole-v1", dict(n_steps=16, batch_size=32), {}),
+    "REINFORCE": (REINFORCE, "CartPole-v1", {}, {"steps": 1000}),
+    "memory and masks": (PPO, "sb3_pgx.tasks:MaskedRecall-v0", PROXIMAL, {"policy": "MlpLstmPolicy"}),
+    "arrays": (PPO, "Pendulum-v1", PROXIMAL, {"vector": True}),
+    "PPO, compiled": (PPO, "CartPole-v1", PROXIMAL | {"compile": True}, {}),
+    "PPOPenalty": (PPOPenalty, "Pendulum-v1", PROXIMAL | {"hinge_coef": 50.0, "early_stop_kl": 4.0}, {}),
+    "NPG": (NPG, "Pendulum-v1", dict(n_steps=16, batch_size=32), {"wrapper": VecNormalize}),
+    "REINFORCEBaseline": (REINFORCEBaseline, "CartPole-v1", {}, {"steps": 1000}),
+    "masks": (A2C, MASKED, dict(n_steps=8), {}),
+    "gSDE": (PPO, "Pendulum-v1", PROXIMAL | dict(use_sde=True, sde_sample_freq=3), {}),
+    "mixed actions": (PPO, MIXED, PROXIMAL, {}),
+    "frames": (PPO, "CartPole-v1", PROXIMAL, {"wrapper": lambda env: VecFrameStack(env, 3)}),
+    "ACER, VecNormalize": (ACER, "Pendulum-v1", dict(n_steps=8, replay_start=64), {"wrapper": VecNormalize}),
+}
+# Runs that are the same with all_reduce, but for rounding.
+AVERAGED = {
+    "PPO": (PPO, "CartPole-v1", WHOLE, {"iterations": 5}),
+    "PPO, compiled": (PPO, "CartPole-v1", WHOLE | {"compile": True}, {"iterations": 5}),
+    "PPO, stopped early": (PPO, "CartPole-v1", WHOLE | {"target_kl": 1e-4}, {"iterations": 5}),
+    "PPOPenalty": (PPOPenalty, "Pendulum-v1", WHOLE | {"hinge_coef": 50.0, "early_stop_kl": 4.0}, {"iterations": 5}),
+    "A2C": (A2C, "Pendulum-v1", dict(n_steps=8, normalize_advantage=True, use_rms_prop=False), {"iterations": 50}),
+    "gSDE": (PPO, "Pendulum-v1", WHOLE | dict(use_sde=True, sde_sample_freq=4), {"iterations": 5}),
+    "masks": (PPO, MASKED, WHOLE, {"iterations": 5}),
+    "mixed actions": (PPO, MIXED, WHOLE, {"iterations": 5}),
+    "arrays": (PPO, "Pendulum-v1", WHOLE | {"clip_range_vf": 0.2}, {"iterations": 5, "vector": True}),
+}
+
+
+def made(run, parallel, seed=1, **changes):
+    """Return the model of a run, and the environment steps that it takes."""
+    algorithm, env_id, settings, others = run
+    env = make_vec_env(env_id, N_ENVS, seed=0, parallel=parallel, vector=others.get("vector", False))
+    env = others.get("wrapper", lambda env: env)(env)
+    model = algorithm(others.get("policy", "MlpPolicy"), env, seed=seed, device="cpu", **settings | changes)
+    steps = others.get("steps", others.get("iterations", ITERATIONS) * model.n_steps * N_ENVS)
+    return model, steps
+
+
+def trained(run, parallel):
+    """Make a run, and return its model."""
+    model, steps = made(run, parallel)
+    return model.learn(steps, log_interval=None)
+
+
+def parameters(model):
+    """Return all parameters as one vector."""
+    return np.concatenate([x.numpy(force=True).ravel() for x in model.policy.state_dict().values()])
+
+
+def digest(model):
+    """Return what stands for all numbers that a run has come to: parameters, optimizer, steps, statistics, episodes."""
+    numbers = hashlib.sha256(parameters(model).tobytes())
+    for state in model.policy.optimizer.state.values():
+        for value in state.values():
+            numbers.update(np.asarray(value.numpy(force=True) if isinstance(value, th.Tensor) else value).tobytes())
+    normalize = model.get_vec_normalize_env()
+    if normalize is not None:
+        numbers.update(np.concatenate([normalize.obs_rms.mean, normalize.obs_rms.var, [normalize.ret_rms.var]]).tobytes())
+    return f"{numbers.hexdigest()[:16]} after {model.num_timesteps} steps"
+
+
+def outcome(model):
+    """Return what a run with all_reduce has come to, in numbers that may differ by rounding."""
+    episodes = [[episode["l"], float(episode["r"])] for episode in model.ep_info_buffer]
+    logged = {name: float(value) for name, value in model.logger.name_to_value.items() if name.startswith("train/")}
+    return {
+        "parameters": parameters(model).tolist(),
+        "digest": digest(model),
+        "steps": [model.num_timesteps, model.n_gradient_steps],
+        "episodes": episodes,
+        "logged": logged,
+    }
+
+
+def gather(name):
+    return digest(trained(RUNS[name], "gather"))
+
+
+def all_reduce(name):
+    model, steps = made(AVERAGED[name], "all_reduce")
+    return outcome(model.learn(steps, log_interval=10**6))
+
+
+class Stopping(BaseCallback):
+    """Stops the training in the middle of a rollout, and counts its calls."""
+
+    calls = 0
+
+    def _on_step(self):
+        Stopping.calls += 1
+        return self.n_calls < 50
+
+
+def stopped_by_a_callback(parallel):
+    """Return the number of a callback's calls and of steps, and then whether more can be learned."""
+    Stopping.calls = 0
+    model, steps = made(RUNS["PPO"], parallel)
+    model.learn(steps, callback=Stopping())
+    at_stop = model.num_timesteps
+    model.learn(64, reset_num_timesteps=False, log_interval=None)
+    return [Stopping.calls, at_stop, digest(model)]
+
+
+def refused(parallel):
+    """Return the errors of arguments that make no sense, or that differ between processes."""
+
+    def different_seeds():
+        model, steps = made(RUNS["PPO"], parallel, seed=rank())
+        model.learn(steps)
+
+    def different_arguments():
+        model, steps = made(RUNS["PPO"], parallel, ent_coef=0.01 * rank())
+        model.learn(steps)
+
+    def different_steps():
+        model, steps = made(RUNS["PPO"], parallel)
+        model.learn(steps + 8 * rank())
+
+    def of_algorithm(name):
+        model, steps = made(RUNS[name], "all_reduce")
+        model.learn(steps)
+
+    uses = {
+        "n_envs": lambda: make_vec_env("CartPole-v1", 3, parallel=parallel),
+        "parallel": lambda: make_vec_env("CartPole-v1", 4, parallel="gathered"),
+        "environments": lambda: make_vec_env("CartPole-v1" if rank() else "Pendulum-v1", 4, parallel=parallel),
+        "seed": different_seeds,
+        "ent_coef": different_arguments,
+        "total_timesteps": different_steps,
+    }
+    if parallel == "all_reduce":
+        names = ("ACER", "TRPO", "REINFORCE", "memory and masks")
+        uses |= {name: lambda name=name: of_algorithm(name) for name in names}
+        uses["batch_size"] = lambda: made(RUNS["PPO"], parallel, batch_size=15)
+    return {name: error_of(use) for name, use in uses.items()}
+
+
+def error_of(use):
+    """Return the kind and the text of the error that a function raises."""
+    try:
+        use()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
+
+
+def failing_environment(parallel):
+    """Return the error of a run in which one environment, of the last process, raises, and what comes after it."""
+    env = spread(lambda rows: make_failing(rows), N_ENVS, parallel)
+    model = PPO("MlpPolicy", env, seed=0, device="cpu", **PROXIMAL)
+    error = error_of(lambda: model.learn(10_000))
+    return [error, digest(trained(RUNS["PPO"], parallel)) if parallel == "gather" else None]
+
+
+def make_failing(rows):
+    env = make_vec_env("CartPole-v1", len(rows))
+    if N_ENVS - 1 in rows:
+        one, steps = env.envs[-1].unwrapped, []
+
+        def step(action, step=one.step):
+            steps.append(action)
+            if len(steps) == 50:
+                raise RuntimeError("the motor is on fire")
+            return step(action)
+
+        one.step = step
+    return env
+
+
+def outside_of_learn(parallel):
+    """Return what a script sees that uses the environments itself, in every process."""
+    env = make_vec_env("CartPole-v1", N_ENVS, seed=3, parallel="gather")
+    model = PPO("MlpPolicy", env, seed=0, device="cpu", **PROXIMAL).learn(64)
+    observations = env.reset()
+    stepped = env.step(np.ones(N_ENVS, dtype=int))
+    env.set_attr("tau", 0.04, indices=[1, 3])
+    return [
+        observations.sum().item(),
+        stepped[1].tolist(),
+        env.get_attr("tau", [0, 3]),
+        [x[0].tolist() for x in env.env_method("reset", indices=2, seed=5)],
+        evaluate_policy(model, env, 4),
+    ]
+
+
+def saving(folder):
+    """Return which processes wrote a file when all of them saved the model."""
+    model = trained(RUNS["A2C, VecNormalize"], "gather")
+    path = Path(folder) / f"model_{rank()}.zip"
+    model.save(path)
+    return [path.exists(), digest(model)]
+
+
+def first_gradients(max_dropped):
+    """Return the means of three steps with a threshold, of which one process is late for the first two, and the drops."""
+    env = make_vec_env("CartPole-v1", 3, parallel="all_reduce", max_dropped=int(max_dropped))
+    reduction, means = env.reduction, []
+    for late, seconds in ((2, 1.0), (1, 3.0), (None, 0.0)):  # the rank of the process that is late
+        if rank() == late:
+            time.sleep(seconds)
+        if late is None:
+            reduction.settle()
+            env.team.exchange(None)
+        gradient = th.tensor([10.0 ** rank(), 0.0])
+        found = reduction.missed(1, [gradient[:1]])
+        means.append((reduction.flat(gradient) if found is None else found)[0].item())
+    reduction.settle()
+    return [means, getattr(reduction, "dropped", 0)]
+
+
+def dropping(name):
+    """Return the parameters' digest of a run that drops gradients, in which the last process is slow."""
+    env_id, settings = AVERAGED[name][1:3]
+    env = make_vec_env(env_id, N_ENVS, seed=0, parallel="all_reduce", max_dropped=1)
+    model = AVERAGED[name][0]("MlpPolicy", env, seed=1, device="cpu", **settings)
+    if rank() == world_size() - 1:
+        evaluate = model.policy.evaluate_actions
+        model.policy.evaluate_actions = lambda *arguments: (time.sleep(0.02), evaluate(*arguments))[1]
+    model.learn(5 * 128, log_interval=None)
+    return [digest(model), model.n_gradient_steps, env.reduction.dropped]
+
+
+def dying(folder):
+    """End the last process without a word, in the middle of a rollout."""
+    env = spread(lambda rows: make_vec_env("CartPole-v1", len(rows)), N_ENVS, Path(folder, "parallel").read_text())
+    if rank() == world_size() - 1:
+        one, steps = (env.own if hasattr(env, "own") else env.unwrapped).envs[0].unwrapped, []
+
+        def step(action, step=one.step):
+            steps.append(action)
+            if len(steps) == 50:
+                os._exit(9)
+            return step(action)
+
+        one.step = step
+    PPO("MlpPolicy", env, seed=0, device="cpu", **PROXIMAL).learn(10_000)
+
+
+def main(folder, *checks):
+    warnings.simplefilter("ignore")
+    th.set_num_threads(1)
+    results = {}
+    for check in checks:
+        function, _, argument = check.partition(":")
+        results[check] = globals()[function](argument or folder)
+    Path(folder, f"{rank()}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
