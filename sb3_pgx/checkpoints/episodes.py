@@ -7,6 +7,7 @@ actions since then.
 
 import copy
 import types
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +16,12 @@ from sb3_pgx.checkpoints.object_graph import RECORDER_ATTRIBUTE, Graph, put, tak
 
 
 class Episode(NamedTuple):
-    """An episode so far: how it was reset, the actions, and the last observation, by which a replay is checked."""
+    """An episode so far: how it was reset, the actions, and a checksum of all that was returned, which a replay must have."""
 
     before: Graph
     reset_arguments: dict[str, Any]
     actions: list[Any]
-    observation: Any
+    checksum: int
 
 
 class EpisodeRecorder:
@@ -36,20 +37,22 @@ class EpisodeRecorder:
         setattr(env, RECORDER_ATTRIBUTE, self)
         env.reset, env.step = self.reset, self.step
 
-    def reset(self, **arguments: Any) -> Any:
-        """Reset the environment. Arguments are those of ``gymnasium.Env.reset``."""
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None, **others: Any) -> Any:
+        """Reset the environment. Arguments are those of ``gymnasium.Env.reset``, and what else the environment takes."""
         before = take({"env": self.env})
+        given = {"seed": seed, "options": options, **others}
+        arguments = {name: value for name, value in given.items() if value is not None}
         result = type(self.env).reset(self.env, **arguments)
-        self.episode = Episode(before, copy.deepcopy(arguments), [], copy.deepcopy(result[0]))
+        self.episode = Episode(before, copy.deepcopy(arguments), [], _checksum(result[0], 0))
         return result
 
     def step(self, action: Any) -> Any:
         """Step the environment. Arguments are those of ``gymnasium.Env.step``."""
-        if self.episode is not None:
-            self.episode.actions.append(copy.deepcopy(action))
+        if self.episode is None:
+            return type(self.env).step(self.env, action)
+        self.episode.actions.append(copy.deepcopy(action))
         result = type(self.env).step(self.env, action)
-        if self.episode is not None:
-            self.episode = self.episode._replace(observation=copy.deepcopy(result[0]))
+        self.episode = self.episode._replace(checksum=_checksum(result[:4], self.episode.checksum))
         return result
 
     def replay(self, episode: Episode) -> bool:
@@ -57,13 +60,13 @@ class EpisodeRecorder:
         Reset the environment as it was reset then, and repeat the actions.
 
         :param episode: recorded by another process
-        :return: whether the environment has returned the same last observation
+        :return: whether the environment has returned the same observations and rewards
         """
         put(episode.before, {"env": self.env})
-        observation = self.reset(**episode.reset_arguments)[0]
+        self.reset(**episode.reset_arguments)
         for action in episode.actions:
-            observation = self.step(action)[0]
-        return _equal(observation, episode.observation)
+            self.step(action)
+        return self.episode is not None and self.episode.checksum == episode.checksum
 
 
 def recorder_of(env: Any) -> EpisodeRecorder | None:
@@ -77,9 +80,10 @@ def can_be_replayed(env: Any) -> bool:
     return all(isinstance(getattr(type(env), name, None), types.FunctionType) for name in ("reset", "step"))
 
 
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
-    if isinstance(one, tuple):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    return np.array_equal(one, other)
+def _checksum(values: Any, before: int) -> int:
+    """Continue a checksum (CRC-32) with arrays and numbers, of which there may be dictionaries and tuples."""
+    if isinstance(values, dict | tuple | list):
+        for value in values.values() if isinstance(values, dict) else values:
+            before = _checksum(value, before)
+        return before
+    return zlib.crc32(np.asarray(values).tobytes(), before)

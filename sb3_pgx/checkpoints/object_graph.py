@@ -7,10 +7,12 @@ where it is, the attributes of all of them are pickled at once, and references t
 that two nodes share are shared afterwards, too.
 """
 
+import inspect
 import io
 import pickle
 import types
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,6 +101,14 @@ def _untouched(node: Any) -> set[str]:
     return set()
 
 
+@cache
+def _arguments(kind: type) -> set[str]:
+    """Return the constructor's arguments of a callback's class. Those that are texts, such as paths, may have changed."""
+    if not issubclass(kind, BaseCallback):
+        return set()
+    return {name for cls in kind.__mro__ if "__init__" in vars(cls) for name in inspect.signature(cls.__init__).parameters}
+
+
 def hides_state(node: Any) -> bool:
     """Return whether a node has state outside its attributes, as an extension's class does."""
     return type(node).__basicsize__ > _PLAIN
@@ -131,7 +141,7 @@ def take(roots: Mapping[str, Any], values: Any = None, references: Mapping[int, 
     states, kept, lost = {}, {}, {}
     for path, node in nodes.items():
         states[path], kept[path], processes = _state_of(node)
-        keys.update({id(vars(node)[name]): ("kept", path, name) for name in kept[path] if name not in _untouched(node)})
+        keys.update({id(vars(node)[name]): ("kept", path, name) for name in kept[path] if _is_own(node, name)})
         lost.update({path: processes} if processes else {})
     try:
         pickled = _pickled((states, values), keys)
@@ -150,7 +160,7 @@ def _state_of(node: Any) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ..
     """Return attributes to save, names of those to keep, and names of those that belong to other processes."""
     state, kept, processes = {}, [], []
     for name, value in vars(node).items():
-        if name in _untouched(node):
+        if name in _untouched(node) or (isinstance(value, str | Path) and name in _arguments(type(node))):
             kept.append(name)
         elif of_modules(value, PROCESS_MODULES):
             kept.append(name)
@@ -186,6 +196,11 @@ def put(graph: Graph, roots: Mapping[str, Any], references: Mapping[Any, Any] | 
             elif _is_file(attributes.get(name)):
                 value.write_to(attributes[name])
     return values, [path for path in states if path not in nodes]
+
+
+def _is_own(node: Any, name: str) -> bool:
+    """Return whether other nodes must refer to a kept attribute of this one, as to a window, and not to a text."""
+    return name not in _untouched(node) and not isinstance(vars(node)[name], str | Path)
 
 
 def name_of_class(node: Any) -> str:

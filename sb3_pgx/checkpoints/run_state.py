@@ -102,7 +102,9 @@ def continue_run(model: OnPolicyAlgorithm, callback: BaseCallback | None, state:
     if restarts:
         _restart_episodes(model)
         _tell(model, f"Resuming: episodes restart, because the state of {_listed(restarts)} cannot be saved")
-    others = {path: name for path, name in {**state.process.graph.lost, **restarting}.items() if path not in restarts}
+    continued = {*state.process.episodes.keys(), *state.process.workers.keys()} - restarting.keys()
+    others = {**state.process.graph.lost, **restarting}
+    others = {path: name for path, name in others.items() if path not in continued and path not in restarts}
     if others:
         _tell(model, f"Resuming: not continued, because it cannot be saved: {_listed(others)}")
     absent = [path for path in missing if path.startswith("callback")]

@@ -416,6 +416,7 @@ class PolicyGradientAlgorithm(Resuming):
             ``action_masks()``, as for sb3-contrib's ``MaskablePPO``, or by a part ``"action_mask"`` of their observations
         :return: itself
         """
+        iteration = 0
         self.use_masking = as_flag("use_masking", use_masking)
         check_learn(self, callback, log_interval)
         total_timesteps = as_timesteps(total_timesteps)
