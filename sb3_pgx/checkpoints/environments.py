@@ -35,9 +35,7 @@ class ProcessState(NamedTuple):
     random: RandomState
 
 
-def process_state(
-    roots: Mapping[str, Any], values: Any = None, references: Mapping[int, Any] | None = None
-) -> ProcessState:
+def process_state(roots: Mapping[str, Any], values: Any = None, references: Mapping[int, Any] | None = None) -> ProcessState:
     """
     Save the state of everything that can be reached. Nothing changes, apart from recorders that environments get whose episodes
     must be replayed: they record from the next reset on.
@@ -62,7 +60,7 @@ def process_state(
     for path in _incomplete(nodes, graph):
         recorder = _recorded(nodes[path])
         if recorder is not None and recorder.episode is not None:
-            episodes[path] = recorder.episode
+            episodes[path] = recorder.episode._replace(actions=[*recorder.episode.actions])
         else:
             restarting[path] = type(nodes[path]).__name__
     return ProcessState(graph, simulations, episodes, workers, restarting, random)
@@ -77,9 +75,7 @@ def _incomplete(nodes: Mapping[str, Any], graph: Graph) -> list[str]:
     return [
         path
         for path, node in nodes.items()
-        if isinstance(node, ENVIRONMENTS)
-        and not isinstance(node, SubprocVecEnv)
-        and (hides_state(node) or path in graph.lost)
+        if isinstance(node, ENVIRONMENTS) and not isinstance(node, SubprocVecEnv) and (hides_state(node) or path in graph.lost)
     ]
 
 
@@ -142,8 +138,12 @@ def environment_classes(env: Any) -> dict[str, str]:
 
     :param env: training environments
     """
-    nodes = nodes_of({"env": env})
-    return {path: name_of_class(node) for path, node in nodes.items() if isinstance(node, ENVIRONMENTS)}
+    return {path: name_of_class(node) for path, node in nodes_of({"env": env}).items()}
+
+
+def of_environments(by_path: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of the training environments among those of a run."""
+    return {path: value for path, value in by_path.items() if path.partition(".")[0] == "env"}
 
 
 # -------------------------------------------------------------------------------------------------- worker processes

@@ -15,7 +15,7 @@ import stable_baselines3
 import torch as th
 
 import sb3_pgx
-from sb3_pgx.checkpoints.environments import environment_classes
+from sb3_pgx.checkpoints.environments import environment_classes, of_environments
 from sb3_pgx.checkpoints.folder import MANIFEST, STATE, check_complete, newest_checkpoint, read_manifest
 from sb3_pgx.checkpoints.run_state import RunState
 from sb3_pgx.core.errors import warn
@@ -46,7 +46,7 @@ def write_checkpoint(path: Path, model: Any, state: RunState) -> None:
         "algorithm": type(model).__name__,
         "num_timesteps": model.num_timesteps,
         "n_envs": model.n_envs,
-        "environment": environment_classes(model.env),
+        "environment": of_environments(state.process.graph.classes),
         "versions": _versions(),
         "written": time.time_ns(),
     }

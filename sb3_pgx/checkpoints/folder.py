@@ -14,7 +14,7 @@ from sb3_pgx.core.errors import warn
 MANIFEST, STATE = "checkpoint.json", "checkpoint.pkl"  # members that a checkpoint has in addition to those of a saved model
 _NAME = re.compile(r"(?P<prefix>.+)_(?P<steps>\d+)_steps\.zip")
 _LOCK = ".checkpoints.lock"
-_PATIENCE = 5.0  # seconds that a process which was just ended may take to release its lock
+_PATIENCE = 1.0  # seconds that a process which was just ended may take to release its lock
 
 
 def checkpoint_path(folder: str | Path, name_prefix: str, num_timesteps: int) -> Path:
@@ -31,9 +31,14 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read(MANIFEST)) if MANIFEST in archive.namelist() else None
+            members = archive.namelist()
+            if MANIFEST in members:
+                return json.loads(archive.read(MANIFEST))
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
         raise ValueError(f"{path} is incomplete or damaged ({error})") from error
+    if "data" not in members:  # a part of a model is an archive, too, which remains where a file is cut off
+        raise ValueError(f"{path} is incomplete or damaged (it lacks parts of a saved model)")
+    return None
 
 
 def check_complete(path: Path) -> None:

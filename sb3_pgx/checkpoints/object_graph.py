@@ -78,8 +78,9 @@ def nodes_of(roots: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _children(path: str, node: Any) -> Iterator[tuple[str, Any]]:
+    passed_over = _untouched(node) - {"output_formats"}
     for name, value in sorted(vars(node).items(), key=lambda item: (item[0] not in LINKS, item[0])):
-        if name in _untouched(node) - {"output_formats"}:
+        if name in passed_over:
             continue
         yield f"{path}.{name}", value
         if isinstance(value, list | tuple) and value and isinstance(value[0], NODES):
@@ -159,8 +160,9 @@ def take(roots: Mapping[str, Any], values: Any = None, references: Mapping[int, 
 def _state_of(node: Any) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
     """Return attributes to save, names of those to keep, and names of those that belong to other processes."""
     state, kept, processes = {}, [], []
+    untouched = _untouched(node)
     for name, value in vars(node).items():
-        if name in _untouched(node) or (isinstance(value, str | Path) and name in _arguments(type(node))):
+        if name in untouched or (isinstance(value, str | Path) and name in _arguments(type(node))):
             kept.append(name)
         elif of_modules(value, PROCESS_MODULES):
             kept.append(name)
@@ -256,4 +258,3 @@ class _Unpickler(pickle.Unpickler):
             node = self.nodes.get(place[0])
             return None if node is None else vars(node).get(place[1])
         return self.references.get(key)
-

@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import SeqWriter
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_pgx.checkpoints.environments import ProcessState, environment_classes, process_state, set_process_state
+from sb3_pgx.checkpoints.environments import ProcessState, of_environments, process_state, set_process_state
 from sb3_pgx.checkpoints.logger_state import LoggerState, forget_after, logger_state, reopened
 from sb3_pgx.core.errors import warn
 
@@ -28,7 +28,6 @@ class RunState(NamedTuple):
 
     process: ProcessState
     logger: LoggerState | None
-    environment_classes: dict[str, str]
     iteration: int | None
 
 
@@ -53,7 +52,7 @@ def run_state(model: OnPolicyAlgorithm, callback: BaseCallback | None, iteration
     references = {id(value): key for key, value in _references(model).items()}
     process = process_state(roots, _Values(attributes, elapsed), references)
     logger = logger_state(model.logger, model._custom_logger) if "logger" in roots else None
-    return RunState(process, logger, environment_classes(model.env), iteration)
+    return RunState(process, logger, iteration)
 
 
 def _roots(model: OnPolicyAlgorithm, callback: BaseCallback | None) -> dict[str, Any]:
@@ -98,7 +97,7 @@ def continue_run(model: OnPolicyAlgorithm, callback: BaseCallback | None, state:
     values, restarting, missing = set_process_state(state.process, roots, _references(model))
     vars(model).update(values.attributes)
     model.start_time = time.time_ns() - int(values.elapsed * 1e9)
-    restarts = {path: name for path, name in restarting.items() if path.partition(".")[0] == "env"}
+    restarts = of_environments(restarting)
     if restarts:
         _restart_episodes(model)
         _tell(model, f"Resuming: episodes restart, because the state of {_listed(restarts)} cannot be saved")
