@@ -13,15 +13,16 @@ class CheckpointCallback(SB3CheckpointCallback):
     SB3's ``CheckpointCallback``, whose files also hold the state of the run, so that :meth:`resume <sb3_pgx.PPO.resume>`
     continues it exactly. As SB3's, the files can be loaded as models.
 
-    A checkpoint is written at the end of the iteration in which it becomes due, after the update: the number in the name of the
-    file is that of the steps until then. If ``learn`` ends before that, as when a callback stops it, it is not written.
+    A checkpoint is written at the end of the iteration in which it becomes due, after the update: the number in the name of
+    the file is that of the steps until then. If ``learn`` ends before that, as when a callback stops it, it is not written.
 
     :param save_freq: calls of ``env.step`` between two checkpoints. Smaller values lose fewer steps when a run is interrupted;
         writing takes milliseconds for a small policy, longer for ACER's memory
     :param save_path: folder of the checkpoints. Only one process may write there at a time
     :param name_prefix: beginning of the names: ``<name_prefix>_<steps>_steps.zip``
     :param save_replay_buffer: also write ACER's memory, which each checkpoint holds, into a file of its own
-    :param save_vecnormalize: also write the statistics of ``VecNormalize``, which each checkpoint holds, into a file of its own
+    :param save_vecnormalize: also write the statistics of ``VecNormalize``, which each checkpoint holds, into a file of their
+        own
     :param verbose: 2 prints the path of each checkpoint
     :param keep: how many of the newest checkpoints stay; ``None``: all of them
     :raises ValueError: ``save_freq`` or ``keep`` is not a positive whole number
@@ -51,7 +52,8 @@ class CheckpointCallback(SB3CheckpointCallback):
                 f"sb3_pgx.checkpoints.CheckpointCallback needs an algorithm of sb3_pgx, and {type(self.model).__module__}."
                 f"{type(self.model).__name__} is none: use stable_baselines3.common.callbacks.CheckpointCallback"
             )
-        self.model.claim_checkpoints(self.save_path)
+        model: Any = self.model
+        model.claim_checkpoints(self.save_path)
 
     def _on_step(self) -> bool:
         self._is_due = self._is_due or self.n_calls % self.save_freq == 0

@@ -37,8 +37,8 @@ class ProcessState(NamedTuple):
 
 def process_state(roots: Mapping[str, Any], values: Any = None, references: Mapping[int, Any] | None = None) -> ProcessState:
     """
-    Save the state of everything that can be reached. Nothing changes, apart from recorders that environments get whose episodes
-    must be replayed: they record from the next reset on.
+    Save the state of everything that can be reached. Nothing changes, apart from recorders that environments get whose
+    episodes must be replayed: they record from the next reset on.
 
     :param roots: objects by name: environments, callbacks, a logger
     :param values: see :func:`~sb3_pgx.checkpoints.object_graph.take`
@@ -55,7 +55,7 @@ def process_state(roots: Mapping[str, Any], values: Any = None, references: Mapp
             else:
                 workers[path] = answers
         elif isinstance(node, gym.Env) and (simulation := simulation_of(node)):
-            simulations[path] = mujoco_state(*simulation)
+            simulations[path] = mujoco_state(simulation)
     graph = take(roots, values, references)
     for path in _incomplete(nodes, graph):
         recorder = _recorded(nodes[path])
@@ -126,8 +126,8 @@ def set_process_state(
                 restarting[path] = _in_processes(nodes[path])
     values, missing = put(state.graph, roots, references)
     for path, simulation in state.simulations.items():
-        if path in nodes:
-            set_mujoco_state(*simulation_of(nodes[path]), simulation)  # type: ignore[misc]
+        if path in nodes and (live := simulation_of(nodes[path])):
+            set_mujoco_state(live, simulation)
     set_random_state(state.random)
     return values, restarting, missing
 
@@ -183,7 +183,8 @@ class _Worker:
                 return record_episodes(self.roots)
             if question == "state":
                 return process_state(self.roots)
-            return set_process_state(*arguments, self.roots)[1]
+            (state,) = arguments
+            return set_process_state(state, self.roots)[1]
         except Exception as error:  # it would end the process
             return _Failure(f"{type(error).__name__}: {error}")
 

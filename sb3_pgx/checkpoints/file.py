@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import platform
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -14,7 +15,6 @@ import numpy as np
 import stable_baselines3
 import torch as th
 
-import sb3_pgx
 from sb3_pgx.checkpoints.environments import environment_classes, of_environments
 from sb3_pgx.checkpoints.folder import MANIFEST, STATE, check_complete, newest_checkpoint, read_manifest
 from sb3_pgx.checkpoints.run_state import RunState
@@ -22,6 +22,12 @@ from sb3_pgx.core.errors import warn
 from sb3_pgx.core.files import replacing
 
 FORMAT = 1  # of the file; a change that older code cannot read raises it
+
+
+def _version() -> str:
+    return sys.modules[
+        __name__.partition(".")[0]
+    ].__version__  # of the package, which this module, as a lower one, cannot import
 
 
 def _versions() -> dict[str, str]:
@@ -42,7 +48,7 @@ def write_checkpoint(path: Path, model: Any, state: RunState) -> None:
     model.save(saved)
     manifest = {
         "format": FORMAT,
-        "sb3_pgx": sb3_pgx.__version__,
+        "sb3_pgx": _version(),
         "algorithm": type(model).__name__,
         "num_timesteps": model.num_timesteps,
         "n_envs": model.n_envs,
@@ -89,9 +95,9 @@ def check_matches(path: Path, algorithm: str) -> None:
     """
     manifest = read_manifest(path)
     assert manifest is not None
-    if (manifest["format"], manifest["sb3_pgx"]) != (FORMAT, sb3_pgx.__version__):
+    if (manifest["format"], manifest["sb3_pgx"]) != (FORMAT, _version()):
         raise ValueError(
-            f"{path} was written by sb3_pgx {manifest['sb3_pgx']}, and this is {sb3_pgx.__version__}: resume it with that "
+            f"{path} was written by sb3_pgx {manifest['sb3_pgx']}, and this is {_version()}: resume it with that "
             f"version, or load the model alone with {algorithm}.load"
         )
     if manifest["algorithm"] != algorithm:

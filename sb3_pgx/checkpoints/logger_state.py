@@ -53,7 +53,7 @@ def reopened(state: LoggerState) -> Logger:
             outputs.append(make_output_format("stdout", state.folder or "."))
         elif place is not None and kind in (CSVOutputFormat, HumanOutputFormat, JSONOutputFormat, TensorBoardOutputFormat):
             os.makedirs(os.path.dirname(place), exist_ok=True)
-            outputs.append(kind(place))  # type: ignore[call-arg]
+            outputs.append(kind(place))
     return Logger(state.folder, outputs)
 
 

@@ -9,9 +9,9 @@ _ASSETS = ("tex_", "mesh_", "hfield_", "skin_", "names", "paths", "text_")  # la
 
 class MujocoState(NamedTuple):
     """
-    ``integration`` is MuJoCo's own (``mjSTATE_INTEGRATION``). ``derived`` are the other arrays, such as the positions of bodies:
-    after a step they belong to the state before it, some environments read them, and computing them again would change them.
-    ``constants`` are the model's numbers, which some environments draw at random.
+    ``integration`` is MuJoCo's own (``mjSTATE_INTEGRATION``). ``derived`` are the other arrays, such as the positions of
+    bodies: after a step they belong to the state before it, some environments read them, and computing them again would change
+    them. ``constants`` are the model's numbers, which some environments draw at random.
     """
 
     integration: np.ndarray
@@ -30,31 +30,31 @@ def simulation_of(env: Any) -> tuple[Any, Any] | None:
     return (model, data) if is_mujoco else None
 
 
-def mujoco_state(model: Any, data: Any) -> MujocoState:
+def mujoco_state(simulation: tuple[Any, Any]) -> MujocoState:
     """
     Return the state of a simulation.
 
-    :param model: ``mujoco.MjModel``
-    :param data: ``mujoco.MjData``
+    :param simulation: result of :func:`simulation_of`
     """
     import mujoco
 
+    model, data = simulation
     wanted = mujoco.mjtState.mjSTATE_INTEGRATION
     integration = np.empty(mujoco.mj_stateSize(model, wanted))
     mujoco.mj_getState(model, data, integration, wanted)
     return MujocoState(integration, _arrays(data), _arrays(model) | {f"opt.{k}": v for k, v in _arrays(model.opt).items()})
 
 
-def set_mujoco_state(model: Any, data: Any, state: MujocoState) -> None:
+def set_mujoco_state(simulation: tuple[Any, Any], state: MujocoState) -> None:
     """
     Continue a simulation from a state.
 
-    :param model: ``mujoco.MjModel`` of the same file
-    :param data: ``mujoco.MjData``
+    :param simulation: result of :func:`simulation_of`, for the same environment
     :param state: result of :func:`mujoco_state`
     """
     import mujoco
 
+    model, data = simulation
     for name, values in state.constants.items():
         _set(model.opt if name.startswith("opt.") else model, name.removeprefix("opt."), values)
     mujoco.mj_setState(model, data, state.integration, mujoco.mjtState.mjSTATE_INTEGRATION)

@@ -12,7 +12,6 @@ import io
 import pickle
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,12 +101,12 @@ def _untouched(node: Any) -> set[str]:
     return set()
 
 
-@cache
 def _arguments(kind: type) -> set[str]:
     """Return the constructor's arguments of a callback's class. Those that are texts, such as paths, may have changed."""
     if not issubclass(kind, BaseCallback):
         return set()
-    return {name for cls in kind.__mro__ if "__init__" in vars(cls) for name in inspect.signature(cls.__init__).parameters}
+    constructors = [vars(cls)["__init__"] for cls in kind.__mro__[:-1] if "__init__" in vars(cls)]
+    return {name for constructor in constructors for name in inspect.signature(constructor).parameters}
 
 
 def hides_state(node: Any) -> bool:

@@ -13,8 +13,8 @@ from sb3_pgx.checkpoints.environments import ProcessState, of_environments, proc
 from sb3_pgx.checkpoints.logger_state import LoggerState, forget_after, logger_state, reopened
 from sb3_pgx.core.errors import warn
 
-# Attributes of the model that continue with the state of the environments, with which they may share objects. SB3 saves some of
-# them, too, and sets them when `learn` starts.
+# Attributes of the model that continue with the state of the environments, with which they may share objects. SB3 saves some
+# of them, too, and sets them when `learn` starts.
 ATTRIBUTES = (
     *("_last_obs", "_last_episode_starts", "_last_original_obs", "_last_memory", "ep_info_buffer", "ep_success_buffer"),
     *("action_space", "observation_space", "compiled", "_num_timesteps_at_start", "replay_buffer", "_metrics"),

@@ -43,8 +43,8 @@ class Resuming(Updating):
         from it, and :meth:`load` reads it as a saved model. It holds, in addition to the model: random number generators,
         environments and their wrappers, ``VecNormalize``, ACER's memory, the counters of callbacks, and the log files.
 
-        During ``learn`` it is written at the end of the iteration, after the update, and when ``learn`` ends before that, it is
-        not written. To write them regularly, use :class:`~sb3_pgx.checkpoints.CheckpointCallback`.
+        During ``learn`` it is written at the end of the iteration, after the update. If ``learn`` ends before that, it is not
+        written. To write them regularly, use :class:`~sb3_pgx.checkpoints.CheckpointCallback`.
 
         The state of an environment is pickled, or read from MuJoCo. An environment for which neither works, such as
         LunarLander, is replayed from its last reset, if it was reset after the first checkpoint or after ``learn`` got a
@@ -88,9 +88,10 @@ class Resuming(Updating):
         Load a checkpoint, so that the run continues exactly where the checkpoint was written.
 
         Make the environments and callbacks as in the interrupted run, and call ``learn`` with the same arguments. It continues
-        the interrupted call, whatever ``reset_num_timesteps`` says: ``total_timesteps`` counts from the beginning of that call.
-        The parameters at its end are bit for bit those of a run that was not interrupted, on the same machine with the same
-        versions of the packages. The log goes on in the same files.
+        the interrupted call, whatever ``reset_num_timesteps`` says: ``total_timesteps`` counts from the beginning of that
+        call. The parameters at its end are bit for bit those of a run that was not interrupted, on the same machine with the
+        same versions of the packages. The log goes on in the same files. Attributes of environments and callbacks come from
+        the checkpoint, except for paths and other texts that their constructors take.
 
         Like :meth:`load`, this unpickles the file, which runs whatever code its author put there: use only files of people you
         trust.

@@ -58,6 +58,9 @@ class Curriculum(BaseCallback):
     def _on_training_start(self):
         self.watched = [self.model.policy, self.model.policy.action_net.weight, self.model.policy.optimizer]
 
+    def _on_step(self):
+        return True
+
     def _on_rollout_end(self):
         self.levels.append(len(self.levels))
 
@@ -98,17 +101,17 @@ def test_what_callbacks_share_with_environments_and_model_is_shared_afterwards(t
 
 # ------------------------------------------------------------------------------------------------------- logs
 
-TIMES = ("time/fps", "time/time_elapsed", "t")
+TIMES = ("time/fps", "time/time_elapsed", "diagnostics/time")
 
 
 def rows(path):
     with path.open() as file:
         lines = [line for line in file if not line.startswith("#")]
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in csv.DictReader(lines)]
+    return [{name: value for name, value in row.items() if not name.startswith(TIMES)} for row in csv.DictReader(lines)]
 
 
 def json_rows(path):
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in path.read_text().splitlines()]
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith(TIMES)} for line in path.read_text().splitlines()]
 
 
 @pytest.mark.parametrize("sets_logger_again", [False, True])
@@ -138,7 +141,8 @@ def test_text_logs_go_on_in_the_same_files(sets_logger_again, tmp_path):
     assert 5 < before < len(rows(whole / "progress.csv"))
     assert rows(parts / "progress.csv") == rows(whole / "progress.csv")
     assert json_rows(parts / "progress.json") == json_rows(whole / "progress.json")
-    assert rows(parts / "0.monitor.csv") == rows(whole / "0.monitor.csv")
+    episodes = [[(row["r"], row["l"]) for row in rows(folder / "0.monitor.csv")] for folder in (parts, whole)]
+    assert episodes[0] == episodes[1] and len(episodes[0]) > 5
     assert (parts / "log.txt").read_text().count("total_timesteps") == (whole / "log.txt").read_text().count("total_timesteps")
 
 
@@ -147,7 +151,9 @@ def scalars(folder):
 
     events = EventAccumulator(str(folder))
     events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"] if tag not in TIMES}
+    return {
+        tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"] if not tag.startswith(TIMES)
+    }
 
 
 def test_tensorboard_goes_on_in_the_same_folder(tmp_path):
@@ -167,7 +173,8 @@ def test_tensorboard_goes_on_in_the_same_folder(tmp_path):
     model(poles(1), "parts").learn(32)  # another run has begun meanwhile
     resumed = learn(PPO.resume(tmp_path / "parts", poles(1), device=DEVICE), "parts", -1)
     assert scalars(tmp_path / "parts" / "PPO_1") == scalars(tmp_path / "whole" / "PPO_1")
-    assert len(scalars(tmp_path / "parts" / "PPO_2")["time/fps"]) == 1
+    other = scalars(tmp_path / "parts" / "PPO_2")
+    assert other and all(len(points) == 1 for points in other.values())
     resumed.learn(32)
     assert (tmp_path / "parts" / "PPO_3").is_dir()
 
@@ -189,7 +196,7 @@ def test_episodes_restart_where_the_state_cannot_be_saved_and_the_log_says_so(tm
     with pytest.raises(Interruption):
         model.learn(640, callback=[CheckpointCallback(40, str(tmp_path)), Interrupt(lambda calls: calls == 100)])
     resumed = PPO.resume(tmp_path, Opaque(2), device=DEVICE)
-    starts = []
+    starts, before = [], resumed.num_timesteps
 
     def keep(locals_, _):
         starts.append((resumed.num_timesteps, resumed._last_episode_starts.tolist()))
@@ -197,7 +204,7 @@ def test_episodes_restart_where_the_state_cannot_be_saved_and_the_log_says_so(tm
 
     with pytest.warns(UserWarning, match="Resuming: episodes restart, because the state of env.*CartPoleVectorEnv"):
         resumed.learn(640, callback=keep)
-    assert starts[0] == (194, [True, True]) and resumed.num_timesteps == 640
+    assert starts[0] == (before + 2, [True, True]) and resumed.num_timesteps >= 640
 
 
 def test_envpool_restarts_its_episodes(tmp_path):

@@ -47,7 +47,7 @@ def test_a_torn_checkpoint_is_skipped(share, model, tmp_path):
     torn.write_bytes(content[: int(share * len(content))])
     with pytest.warns(UserWarning, match=r"rl_model_20_steps.zip is incomplete or damaged .*: it is skipped"):
         assert newest_checkpoint(tmp_path) == good
-    with pytest.raises(ValueError, match="rl_model_20_steps.zip is incomplete or damaged"):
+    with pytest.raises(ValueError, match=r"rl_model_20_steps.zip is incomplete or damaged"):
         PPO.resume(torn, envs())
     assert torn.exists()
 
@@ -170,7 +170,7 @@ def test_other_environments_are_refused(env, message, model, tmp_path):
 def test_missing_checkpoints_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no complete checkpoint in"):
         PPO.resume(tmp_path, envs())
-    with pytest.raises(FileNotFoundError, match="there is no checkpoint .*missing"):
+    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*missing"):
         PPO.resume(tmp_path / "missing", envs())
 
 
@@ -208,7 +208,7 @@ def test_bad_arguments_are_refused(model, tmp_path):
             CheckpointCallback(save_path=str(tmp_path), **arguments)
     with pytest.raises(ValueError, match="keep=0"):
         model.save_checkpoint(tmp_path, keep=0)
-    with pytest.raises(TypeError, match="needs an algorithm of sb3_pgx, and stable_baselines3.*PPO is none"):
+    with pytest.raises(TypeError, match=r"needs an algorithm of sb3_pgx, and stable_baselines3.*PPO is none"):
         sb3.PPO("MlpPolicy", envs(), n_steps=8, batch_size=8).learn(16, callback=CheckpointCallback(1, str(tmp_path)))
 
 
