@@ -117,6 +117,9 @@ class FolderLock:
         self.folder = Path(folder)
         self._lock = FileLock(self.folder / _LOCK)
 
+    def __reduce__(self) -> Any:
+        return FolderLock, (self.folder,)  # a copy does not have the right
+
     def acquire(self) -> None:
         """
         Take the right, if this object does not have it.

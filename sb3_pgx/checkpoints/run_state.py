@@ -106,9 +106,10 @@ def continue_run(model: OnPolicyAlgorithm, callback: BaseCallback | None, state:
     others = {path: name for path, name in others.items() if path not in continued and path not in restarts}
     if others:
         _tell(model, f"Resuming: not continued, because it cannot be saved: {_listed(others)}")
-    absent = [path for path in missing if path.startswith("callback")]
+    names = [state.process.graph.classes[path].rpartition(".")[2] for path in missing if _is_callback(path)]
+    absent = [name for name in names if name not in ("CallbackList", "ConvertCallback")]
     if absent and callback is not None:
-        _tell(model, f"Resuming: the interrupted run had {', '.join(absent)}, and this one does not")
+        _tell(model, f"Resuming: callbacks that this run lacks, or has in another order, begin anew: {', '.join(absent)}")
     if "logger" in roots:
         forget_after(model.logger, model.num_timesteps)
 
@@ -119,6 +120,11 @@ def _restart_episodes(model: OnPolicyAlgorithm) -> None:
     model._last_episode_starts = np.ones(model.env.num_envs, dtype=bool)
     if model._vec_normalize_env is not None:
         model._last_original_obs = model._vec_normalize_env.get_original_obs()
+
+
+def _is_callback(path: str) -> bool:
+    """Return whether a path is that of a callback, and not of the environments or anything else that it has."""
+    return path.startswith("callback") and path.rpartition(".")[2].startswith("callback")
 
 
 def _tell(model: OnPolicyAlgorithm, sentence: str) -> None:

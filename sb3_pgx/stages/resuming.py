@@ -56,15 +56,18 @@ class Resuming(Updating):
         :param keep: how many of the newest checkpoints with this prefix stay; ``None``: all of them
         :raises OSError: the file cannot be written
         :raises RuntimeError: another process writes checkpoints into the folder
-        :raises ValueError: ``keep`` is not a positive whole number, or the model has no environment
+        :raises ValueError: ``keep`` is not a positive whole number, the model has no environment, or it was resumed and
+            ``learn`` has not been called
         """
         if keep is not None:
             check_counts(keep=keep)
         if self.env is None:
             raise ValueError("a checkpoint needs the model's environments: pass them to load, or use save")
+        if self._continued is not None:
+            raise ValueError("the resumed run does not continue before learn is called: call learn first")
         asked = _Asked(Path(folder), name_prefix, keep)
         if self._iteration is None:
-            with self._checkpointing(None):
+            with self._releasing_folders():
                 self.claim_checkpoints(folder)
                 self._write(asked, None, None)
         else:
@@ -128,7 +131,7 @@ class Resuming(Updating):
     @contextmanager
     def _checkpointing(self, callback: MaybeCallback) -> Iterator[RunState | None]:
         """
-        Within this context, ``learn`` runs, or a checkpoint is written.
+        Within this context, ``learn`` runs.
 
         :param callback: as given to ``learn``
         :return: where the run continues; ``None``: it begins
@@ -140,9 +143,17 @@ class Resuming(Updating):
             self._last_obs = None  # the environments are reset before they get their state
             open_logger(self, state)
         try:
-            yield state
+            with self._releasing_folders():
+                yield state
         finally:
             self._iteration, self._asked = None, ()
+
+    @contextmanager
+    def _releasing_folders(self) -> Iterator[None]:
+        """Within this context, folders may be claimed; others may write there afterwards."""
+        try:
+            yield
+        finally:
             for lock in self._locks:
                 lock.release()
             self._locks = ()

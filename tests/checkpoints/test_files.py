@@ -1,5 +1,6 @@
 """A checkpoint is written completely or not at all; the newest complete one is found; bad ones get one sentence."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 from stable_baselines3.common.callbacks import CheckpointCallback as SB3CheckpointCallback
-from stable_baselines3.common.callbacks import EveryNTimesteps
+from stable_baselines3.common.callbacks import ConvertCallback, EveryNTimesteps
 from stable_baselines3.common.vec_env import VecNormalize
 from support.capabilities import BOX, envs
 from support.models import assert_same, make, parameters
@@ -200,6 +201,22 @@ def test_a_folder_into_which_another_process_writes_is_refused(model, tmp_path):
         other.kill()
         other.communicate()
     model.save_checkpoint(tmp_path)
+
+
+def test_a_resumed_run_is_not_saved_before_it_continues(tmp_path):
+    make("ppo").learn(24, callback=CheckpointCallback(1, str(tmp_path)))
+    resumed = PPO.resume(tmp_path, envs(), device=DEVICE)
+    with pytest.raises(ValueError, match="call learn first"):
+        resumed.save_checkpoint(tmp_path)
+    resumed.learn(36).save_checkpoint(tmp_path)
+    assert newest_checkpoint(tmp_path).name == "rl_model_36_steps.zip"
+
+
+def test_a_model_that_is_training_can_be_copied(tmp_path):
+    model, copies = make("ppo"), []
+    keep = ConvertCallback(lambda *_: copies.append(copy.deepcopy(model)) or True)
+    model.learn(12, callback=[CheckpointCallback(1, str(tmp_path)), keep])
+    assert_same(parameters(copies[0]), parameters(make("ppo")))
 
 
 def test_bad_arguments_are_refused(model, tmp_path):
