@@ -132,7 +132,7 @@ def test_text_logs_go_on_in_the_same_files(sets_logger_again, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     learn(with_logger(ppo(make_env(whole)()), whole), whole, -1)
     with pytest.raises(Interruption):
-        learn(with_logger(ppo(make_env(parts)()), parts), parts, 300)
+        learn(with_logger(ppo(make_env(parts)()), parts), parts, 350)
     before = len(rows(parts / "progress.csv"))
     resumed = PPO.resume(parts, make_env(parts)(), device=DEVICE)
     if sets_logger_again:
@@ -169,7 +169,7 @@ def test_tensorboard_goes_on_in_the_same_folder(tmp_path):
 
     learn(model(poles(1), "whole"), "whole", -1)
     with pytest.raises(Interruption):
-        learn(model(poles(1), "parts"), "parts", 300)
+        learn(model(poles(1), "parts"), "parts", 350)
     model(poles(1), "parts").learn(32)  # another run has begun meanwhile
     resumed = learn(PPO.resume(tmp_path / "parts", poles(1), device=DEVICE), "parts", -1)
     assert scalars(tmp_path / "parts" / "PPO_1") == scalars(tmp_path / "whole" / "PPO_1")
