@@ -11,10 +11,12 @@ from typing import Any
 from optuna import Trial
 from rl_zoo3.callbacks import TrialEvalCallback
 from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.utils import ALGOS
+from rl_zoo3.utils import ALGOS, get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import CheckpointCallback as SB3CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pgx.checkpoints import CheckpointCallback, newest_checkpoint
 from sb3_pgx.environments import EvalCallback, make_vec_env
 from sb3_pgx.registry import ALGORITHMS, RENAMED_IN_RL_ZOO3
 from sb3_pgx.rl_zoo3.episode_log import LoggedVectorEnv
@@ -48,11 +50,12 @@ class PgxTrialEvalCallback(TrialEvalCallback, EvalCallback):
 class PgxExperimentManager(ExperimentManager):
     """rl_zoo3's ``ExperimentManager``, extended to this package's algorithms and to the renamed ones."""
 
-    def __init__(self, *args: Any, config: str | None = None, vec_env: str | None = None, **kwargs: Any):
+    def __init__(self, *args: Any, config: str | None = None, vec_env: str | None = None, resume: bool = False, **kwargs: Any):
         """
         Arguments are those of rl_zoo3's.
 
         :param vec_env: how the environments step, instead of what the hyperparameter file says
+        :param resume: continue the newest run of the same algorithm and environment, if it has a checkpoint
         """
         super().__init__(*args, config=config, **kwargs)  # type: ignore[misc]
         if config is None:
@@ -61,6 +64,16 @@ class PgxExperimentManager(ExperimentManager):
             self.args.vec_env = vec_env  # which rl_zoo3 saves
             self.custom_hyperparams = {**(self.custom_hyperparams or {}), "vec_env": vec_env}
         self.vec_env = DUMMY
+        self._checkpoint = self._continue_newest_run() if resume else None
+
+    def _continue_newest_run(self) -> Path | None:
+        """Write into the folder of the newest run, and return its newest checkpoint; ``None`` if it has none."""
+        folder = Path(self.log_path, f"{self.env_name}_{get_latest_run_id(self.log_path, self.env_name)}")
+        checkpoint = newest_checkpoint(folder)
+        if checkpoint is not None:
+            print(f"Resuming {checkpoint}")
+            self.save_path, self.params_path = str(folder), str(folder / self.env_name)
+        return checkpoint
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         """
@@ -73,7 +86,22 @@ class PgxExperimentManager(ExperimentManager):
                 check_expressions(Path(self.config), self.env_name.gym_id)
             if self.algo in ALGORITHMS:
                 self._check()
-            return super().setup_experiment()
+            experiment = super().setup_experiment()
+            if self._checkpoint is None or experiment is None:
+                return experiment
+            model, hyperparameters = experiment
+            return ALGORITHMS[self.algo].resume(self._checkpoint, model.env, self.device), hyperparameters  # type: ignore[arg-type]
+
+    def create_callbacks(self) -> None:
+        """Create rl_zoo3's callbacks. Checkpoints of this package's algorithms are whole ones, which can be resumed."""
+        super().create_callbacks()
+        if self.algo in ALGORITHMS:
+            self.callbacks = [
+                CheckpointCallback(c.save_freq, c.save_path, c.name_prefix, verbose=c.verbose)
+                if type(c) is SB3CheckpointCallback
+                else c
+                for c in self.callbacks
+            ]
 
     def _check(self) -> None:
         """

@@ -110,6 +110,8 @@ def _check(command: "Command", arguments: Sequence[str]) -> None:
         agent = asked.trained_agent
         if agent and not (agent.endswith(".zip") and Path(agent).is_file()):
             raise ValueError(f"--trained-agent {agent}: there is no such file, or it is not a .zip file")
+        if asked.resume:
+            _check_resume(asked)
     elif not (Path(asked.folder, asked.algo).is_dir() or "rl-trained-agents" in asked.folder):  # rl_zoo3 can download these
         raise ValueError(
             f"there is no run of {asked.algo} in {asked.folder}: train one with `sb3-pgx train --algo {asked.algo}`, "
@@ -119,6 +121,13 @@ def _check(command: "Command", arguments: Sequence[str]) -> None:
         register_environment(asked.env)
     if command is ENJOY and not (asked.no_render or _has_display()):
         raise ValueError("there is no display: pass --no-render, or record a video with `sb3-pgx record-video`")
+
+
+def _check_resume(asked: argparse.Namespace) -> None:
+    if asked.algo not in ALGORITHMS:
+        raise ValueError(f"--resume: {asked.algo} writes no checkpoints that can be resumed; choose {', '.join(ALGORITHMS)}")
+    if asked.save_freq <= 0:
+        raise ValueError("--resume needs checkpoints: add --save-freq 10000, which writes one every 10,000 steps")
 
 
 def _has_display() -> bool:
@@ -136,6 +145,8 @@ def _names(command: "Command", arguments: Sequence[str]) -> argparse.Namespace:
         parser.add_argument("-i", "--trained-agent", default="")
         parser.add_argument("--gym-packages", nargs="+", default=[])
         parser.add_argument("--vec-env", default=DUMMY)
+        parser.add_argument("--resume", action="store_true")
+        parser.add_argument("--save-freq", type=int, default=-1)
     else:
         parser.add_argument("-f", "--folder", "--exp-folder", default=LOGS)
         parser.add_argument("--no-render", action="store_true")
@@ -172,12 +183,13 @@ def _process_arguments(arguments: list[str]) -> Iterator[None]:
 def _train() -> None:
     from rl_zoo3 import train
 
-    # rl_zoo3's own parser knows two of the values only.
+    # rl_zoo3's own parser knows two of the values only, and not --resume.
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--vec-env")
+    parser.add_argument("--resume", action="store_true")
     asked, sys.argv[1:] = parser.parse_known_args(sys.argv[1:])
     manager: Any = train.ExperimentManager  # that `register` has put there
-    train.ExperimentManager = partial(manager, vec_env=asked.vec_env)  # type: ignore[assignment,misc]
+    train.ExperimentManager = partial(manager, vec_env=asked.vec_env, resume=asked.resume)  # type: ignore[assignment,misc]
     try:
         train.train()
     finally:
@@ -304,7 +316,10 @@ TRAIN = Command(
     "  sb3-pgx train --algo trpo --env Pendulum-v1 -params target_kl:0.02 learning_rate:\"'lin_0.001'\"\n"
     "  sb3-pgx train --algo sb3_ppo --env CartPole-v1 -conf my_settings.yml\n\n"
     "--vec-env also takes vector and envpool: environments that step as arrays. A hyperparameter file may have\n"
-    "the same as vec_env.",
+    "the same as vec_env.\n\n"
+    "With --save-freq 10000, a run of this package's algorithms writes whole checkpoints. The same command with --resume\n"
+    "continues the newest run of that algorithm and environment exactly where its newest checkpoint was written; if there\n"
+    "is none, it begins a run.",
     (),
     _train,
 )

@@ -65,7 +65,7 @@ from sb3_pgx.environments.action_masks import find_action_masks, is_part, predic
 from sb3_pgx.environments.vector_env import as_vec_env, is_vector_env
 from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
 from sb3_pgx.stages.report import notify, notify_of_error
-from sb3_pgx.stages.update import Updating
+from sb3_pgx.stages.resuming import Resuming
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
 
@@ -85,10 +85,14 @@ _NOT_SAVED = (
     "keeps_distribution",
     "_action_masks",
     "_last_memory",
+    "_continued",
+    "_iteration",
+    "_asked",
+    "_locks",
 )
 
 
-class PolicyGradientAlgorithm(Updating):
+class PolicyGradientAlgorithm(Resuming):
     """
     Base of all algorithms: SB3's ``OnPolicyAlgorithm`` in five stages.
 
@@ -439,18 +443,22 @@ class PolicyGradientAlgorithm(Updating):
         progress_bar: bool,
     ) -> None:
         """Train in this process. Arguments are those of :meth:`learn`."""
-        iteration = 0
-        total_timesteps, callback = self._setup_learn(
-            as_timesteps(total_timesteps), callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
-        )
-        callback.on_training_start(locals(), globals())
-        try:
-            iteration = self._iterate(total_timesteps, callback, log_interval)
-        except Exception as error:
-            notify_of_error(callback, error)
-            raise
-        finally:
-            self._action_masks = None  # they refer to the environments
+        total_timesteps = as_timesteps(total_timesteps)
+        with self._checkpointing(callback) as state:
+            if state is not None:
+                total_timesteps, reset_num_timesteps = self._steps_left(total_timesteps), False
+            total_timesteps, callback = self._setup_learn(
+                total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
+            )
+            callback.on_training_start(locals(), globals())
+            iteration = self._continue(callback, state)
+            try:
+                iteration = self._iterate(total_timesteps, callback, log_interval, iteration)
+            except Exception as error:
+                notify_of_error(callback, error)
+                raise
+            finally:
+                self._action_masks = None  # they refer to the environments
         # SB3 logs before it updates, which would lose the last update. As after SB3's learn, its metrics stay in the logger.
         if log_interval is not None and iteration > 0:
             self.dump_logs(iteration)
@@ -458,9 +466,14 @@ class PolicyGradientAlgorithm(Updating):
             self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
         callback.on_training_end()
 
-    def _iterate(self, total_timesteps: int, callback: BaseCallback, log_interval: int | None) -> int:
-        """Collect and update, until enough steps are done or a callback ends it; how many rollouts there were."""
-        iteration, team = 0, self.team
+    def _iterate(self, total_timesteps: int, callback: BaseCallback, log_interval: int | None, iteration: int = 0) -> int:
+        """
+        Collect and update, until enough steps are done or a callback ends it.
+
+        :param iteration: how many rollouts there were before; more than 0 if the run was resumed
+        :return: how many rollouts there were
+        """
+        team = self.team
 
         def collect() -> bool:
             assert self.env is not None
@@ -478,6 +491,7 @@ class PolicyGradientAlgorithm(Updating):
             self.train()  # a subclass may have its own
             team.check(self, iteration)
             notify(callback, "on_update_end", self._metrics)
+            self._write_asked(callback, iteration)
         return iteration
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:

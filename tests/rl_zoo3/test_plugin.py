@@ -18,7 +18,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import load_results
 from support.packages import without
 
-from sb3_pgx import NPG, PPO, PPOPenalty
+from sb3_pgx import A2C, NPG, PPO, PPOPenalty
 from sb3_pgx.cli import main
 from sb3_pgx.environments import make_vec_env as make_arrays
 from sb3_pgx.registry import ALGORITHMS
@@ -32,6 +32,7 @@ SMALL = "-n 64 --eval-freq -1 --seed 0 --device cpu -params n_envs:2 n_steps:16 
 SEARCH = "-optimize --n-trials 1 --n-evaluations 1 --no-optim-plots".split()
 MASKED = "-n 128 --eval-freq 64 --eval-episodes 3 --seed 0 --device cpu".split()
 SHORT = "--eval-freq 64 --eval-episodes 1 --seed 0 --device cpu"
+RESUMED = "--resume --eval-freq -1 --seed 0 --device cpu -params n_envs:2 n_steps:8"
 ARRAYS = """
 Pendulum-v1:
   vec_env: vector
@@ -83,6 +84,8 @@ COMMANDS = {
     "masked, filmed": "record-video --algo ppo --env Strict-v0 -n 30 --stochastic".split(),
     "masked, searched": [*"train --algo ppo --env Strict-v0 -conf strict.yml".split(), *MASKED, *SEARCH],
     "searched": ["train", "--algo", "ppo", *SMALL[:-4], *SEARCH],
+    "with checkpoints": f"train --algo a2c --env CartPole-v1 -n 80 --save-freq 16 {RESUMED}".split(),
+    "resumed": f"train --algo a2c --env CartPole-v1 -n 160 --save-freq 16 {RESUMED}".split(),
     "help": ["train", "--help"],
     "nothing asked for": ["plot-train"],
 }
@@ -102,6 +105,8 @@ REFUSED = {
     "train --algo ppo --vec-env arrays": r"(?<=sb3-pgx: )vec_env 'arrays' is unknown; choose dummy, subproc, vector, envpool",
     "train --algo sb3_ppo --env CartPole-v1 --vec-env vector": r"PPO of stable_baselines3 learns from every step; .*dummy",
     "train --algo acer --env CartPole-v1 --vec-env vector": r"ACER replays whole segments; .*vec_env: dummy",
+    "train --algo a2c --resume": r"--resume needs checkpoints: add --save-freq 10000",
+    "train --algo sb3_ppo --resume --save-freq 64": r"--resume: sb3_ppo writes no checkpoints that can be resumed",
     "enjoy --algo acer --env CartPole-v1 --no-render": r"no run of acer in logs: train one with `sb3-pgx train --algo acer`",
     "enjoy --algo ppo_penalty --env Acrobot-v1 --no-render": r"No model found for ppo_penalty on Acrobot-v1",
     "enjoy --algo ppo_penalty --env Arcade/Pole-v0 --no-render": r"No model found for ppo_penalty on Arcade-Pole-v0",
@@ -188,6 +193,17 @@ def test_the_trained_model_is_ours_with_our_files_settings_and_those_of_the_comm
     saved = yaml.unsafe_load((run / "CartPole-v1" / "config.yml").read_text())
     assert saved["learning_rate"] == published["learning_rate"] and saved["n_steps"] == 16
     assert (run / "0.monitor.csv").exists() and (run / "1.monitor.csv").exists()
+
+
+def test_a_run_is_resumed_from_its_newest_checkpoint(zoo):
+    """The first call finds none, and begins a run. The second one has more steps to take."""
+    assert "Resuming" not in printed(zoo, "with checkpoints")
+    newest = os.path.join("logs", "a2c", "CartPole-v1_1", "rl_model_80_steps.zip")
+    assert f"Resuming {newest}" in printed(zoo, "resumed")
+    (folder,) = (zoo["folder"] / "logs" / "a2c").iterdir()
+    steps = [int(path.stem.split("_")[2]) for path in folder.glob("rl_model_*.zip")]
+    assert sorted(steps) == [16 * i for i in range(1, 11)]
+    assert A2C.load(folder / "CartPole-v1.zip", device="cpu").num_timesteps == 160
 
 
 def test_enjoy_finds_the_run_and_plays_its_policy(zoo):

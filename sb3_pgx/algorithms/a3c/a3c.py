@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import cloudpickle
@@ -242,11 +243,24 @@ class A3C(A2C):
 
     # ------------------------------------------------------------------------------------------------ the first worker
 
-    def _iterate(self, total_timesteps: int, callback: BaseCallback, log_interval: int | None) -> int:
+    def _iterate(self, total_timesteps: int, callback: BaseCallback, log_interval: int | None, iteration: int = 0) -> int:
         if self.worker is not None:  # in the process of another worker
-            return super()._iterate(total_timesteps, callback, log_interval)
+            return super()._iterate(total_timesteps, callback, log_interval, iteration)
         with self._training_with_others(total_timesteps):
-            return super()._iterate(total_timesteps, callback, log_interval)
+            return super()._iterate(total_timesteps, callback, log_interval, iteration)
+
+    def save_checkpoint(self, folder: str | Path, name_prefix: str = "rl_model", keep: int | None = None) -> None:
+        """
+        Write a checkpoint, as the base class does. Arguments are those of the base class.
+
+        :raises ValueError: there are several workers, whose environments are in other processes and in other rollouts
+        """
+        if self.n_workers > 1:
+            raise ValueError(
+                f"n_workers={self.n_workers}: a run of several asynchronous workers cannot be continued exactly, so it has no "
+                "checkpoints; save(path) keeps the model"
+            )
+        super().save_checkpoint(folder, name_prefix, keep)
 
     @contextmanager
     def _training_with_others(self, total_timesteps: int) -> Iterator[None]:

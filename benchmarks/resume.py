@@ -1,0 +1,230 @@
+"""
+Kill runs with SIGKILL at random moments, resume them, and compare the parameters at their end with uninterrupted runs.
+
+    python -m benchmarks.resume            # 50 moments; writes benchmarks/results/resume.json
+    python -m benchmarks.resume --kills 1 --dry
+
+Each run is killed once, at a moment drawn uniformly from the time that the uninterrupted run took, by a generator with the
+seed in the file; a run that has ended by then does not count. It writes a checkpoint after each of its iterations, so some of
+the moments are in the middle of writing. The resumed run is another process, which finds the newest complete checkpoint, or
+begins again if there is none.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from benchmarks import RESULTS
+from benchmarks.provenance import provenance
+from sb3_pgx import ACER, PPO
+from sb3_pgx.checkpoints import CheckpointCallback, newest_checkpoint
+from sb3_pgx.core.files import write_text
+
+FILE = RESULTS / "resume.json"
+SEED = 0  # of the moments
+KILLS = 10  # per case
+PATIENCE = 600.0  # seconds after which a run counts as stuck
+
+
+class InParts(gym.ObservationWrapper):
+    """CartPole whose observation is a dictionary."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self.observation_space = spaces.Dict(
+            {name: spaces.Box(-np.inf, np.inf, (2,), np.float32) for name in ("cart", "pole")}
+        )
+
+    def observation(self, observation: np.ndarray) -> dict[str, np.ndarray]:
+        """Split position and velocity of the cart from angle and velocity of the pole."""
+        return {"cart": observation[:2], "pole": observation[2:]}
+
+
+def _ppo(env: VecEnv) -> PPO:
+    policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
+    return PPO(policy, env, n_steps=64, batch_size=64, n_epochs=4, learning_rate="lin_0.001", seed=0, device="cpu")
+
+
+def _acer(env: VecEnv) -> ACER:
+    return ACER("MlpPolicy", env, n_steps=16, buffer_size=4000, replay_start=500, replay_ratio=2, seed=0, device="cpu")
+
+
+def _environments(name: str, wrapper: Callable[[gym.Env], gym.Env] | None = None) -> Callable[[], VecEnv]:
+    return lambda: make_vec_env(name, 4, seed=0, wrapper_class=wrapper)
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    What is trained.
+
+    :param model: function of the environments that makes the model
+    :param environments: function that makes the environments
+    :param timesteps: for ``learn``
+    """
+
+    model: Callable[[VecEnv], PPO | ACER]
+    environments: Callable[[], VecEnv]
+    timesteps: int
+
+
+CASES = {
+    "PPO, CartPole-v1": Case(_ppo, _environments("CartPole-v1"), 3_000),
+    "PPO, HalfCheetah-v5, VecNormalize": Case(_ppo, lambda: VecNormalize(_environments("HalfCheetah-v5")()), 2_500),
+    "PPO, LunarLander-v3": Case(_ppo, _environments("LunarLander-v3"), 2_500),
+    "PPO, CartPole-v1 as a dictionary": Case(_ppo, _environments("CartPole-v1", InParts), 3_000),
+    "ACER, CartPole-v1": Case(_acer, _environments("CartPole-v1"), 2_000),
+}
+
+
+def checksum(model: Any) -> str:
+    """Return a checksum of a model's parameters and optimizer (SHA-256 of all numbers, 16 hexadecimal digits)."""
+    digest = hashlib.sha256()
+    for name, states in sorted(model.get_parameters().items()):
+        digest.update(name.encode())
+        for tensor in _tensors(states):
+            digest.update(tensor.numpy(force=True).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _tensors(state: Any) -> list[th.Tensor]:
+    if isinstance(state, dict):
+        state = [state[key] for key in sorted(state, key=str)]
+    if isinstance(state, list):
+        return [tensor for part in state for tensor in _tensors(part)]
+    return [state] if isinstance(state, th.Tensor) else []
+
+
+def train(name: str, folder: str, told: Connection) -> None:
+    """
+    Begin or resume a run, and train to its end: what one process does.
+
+    :param name: a key of :data:`CASES`
+    :param folder: of its checkpoints
+    :param told: gets the steps from which it trains, and at the end the checksum
+    """
+    th.set_num_threads(1)
+    case = CASES[name]
+    env = case.environments()
+    model: Any = case.model(env)
+    if newest_checkpoint(folder):
+        model = type(model).resume(folder, env, device="cpu")
+    told.send(model.num_timesteps)
+    model.learn(case.timesteps, callback=CheckpointCallback(1, folder, keep=3))
+    told.send(checksum(model))
+
+
+class Process:
+    """
+    A process that runs :func:`train`.
+
+    :param name: a key of :data:`CASES`
+    :param folder: of its checkpoints
+    """
+
+    def __init__(self, name: str, folder: str):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["benchmarks.resume"])
+        self._told, told = context.Pipe(duplex=False)
+        self._process = context.Process(target=train, args=(name, folder, told))
+        self._process.start()
+        told.close()
+
+    def hear(self) -> Any:
+        """
+        Return the next thing that it tells.
+
+        :raises RuntimeError: it has ended, or it is stuck
+        """
+        if not self._told.poll(PATIENCE):
+            self.kill()
+            raise RuntimeError(f"a run has told nothing for {PATIENCE:.0f} seconds")
+        try:
+            return self._told.recv()
+        except EOFError:
+            self._process.join()
+            raise RuntimeError(f"a run has ended with exit code {self._process.exitcode}") from None
+
+    def kill(self) -> bool:
+        """Kill it with SIGKILL, and return whether it was running until then."""
+        if self._process.pid is not None and self._process.is_alive():
+            os.kill(self._process.pid, signal.SIGKILL)
+        self._process.join()
+        return self._process.exitcode == -signal.SIGKILL
+
+
+def uninterrupted(name: str) -> tuple[str, float]:
+    """Return the checksum at the end of a run that is not interrupted, and how many seconds it took."""
+    with tempfile.TemporaryDirectory(prefix="sb3-pgx-resume-") as folder:
+        process = Process(name, folder)
+        process.hear()
+        start = time.perf_counter()
+        return process.hear(), time.perf_counter() - start
+
+
+def killed(name: str, seconds: float) -> dict[str, Any] | None:
+    """
+    Kill a run, and resume it.
+
+    :param name: a key of :data:`CASES`
+    :param seconds: after the run began to train
+    :return: from which steps it went on, and the checksum at the end; ``None`` if it had ended by then
+    """
+    with tempfile.TemporaryDirectory(prefix="sb3-pgx-resume-") as folder:
+        first = Process(name, folder)
+        first.hear()
+        time.sleep(seconds)
+        if not first.kill():
+            return None
+        second = Process(name, folder)
+        resumed_from = second.hear()
+        return {"seconds": round(seconds, 3), "resumed_from": resumed_from, "checksum": second.hear()}
+
+
+def main() -> int:
+    """Measure. Return the exit status: 0 if all resumed runs ended as the uninterrupted ones."""
+    parser = argparse.ArgumentParser("python -m benchmarks.resume", description=(__doc__ or "").strip().splitlines()[0])
+    parser.add_argument("--kills", type=int, default=KILLS, help=f"per case (default: {KILLS})")
+    parser.add_argument("--dry", action="store_true", help="do not write the result")
+    arguments = parser.parse_args()
+    record: dict[str, Any] = {**provenance(), "seed": SEED, "cases": {}}
+    generator = np.random.default_rng(SEED)
+    for name, case in CASES.items():
+        expected, duration = uninterrupted(name)
+        kills: list[dict[str, Any]] = []
+        while len(kills) < arguments.kills:
+            kill = killed(name, generator.uniform() * duration)
+            kills += [kill] if kill else []
+        equal = sum(kill["checksum"] == expected for kill in kills)
+        print(f"{name}: {equal} of {len(kills)} resumed runs ended as the uninterrupted one ({duration:.1f} s)", flush=True)
+        record["cases"][name] = {
+            "timesteps": case.timesteps,
+            "seconds": round(duration, 2),
+            "checksum": expected,
+            "equal": equal,
+            "kills": kills,
+        }
+    if not arguments.dry:
+        write_text(FILE, json.dumps(record, indent=1) + "\n")
+    return 0 if all(case["equal"] == len(case["kills"]) for case in record["cases"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""Checkpoints between two iterations, and runs that continue from them exactly."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch as th
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+
+from sb3_pgx.checkpoints.callback import writes_checkpoints
+from sb3_pgx.checkpoints.environments import record_episodes
+from sb3_pgx.checkpoints.file import check_environment, check_matches, find_checkpoint, read_state, write_checkpoint
+from sb3_pgx.checkpoints.folder import FolderLock, checkpoint_path, remove_old
+from sb3_pgx.checkpoints.run_state import RunState, continue_run, open_logger, run_state
+from sb3_pgx.core.checks import check_counts
+from sb3_pgx.stages.update import Updating
+
+SelfResuming = TypeVar("SelfResuming", bound="Resuming")
+
+
+class _Asked(NamedTuple):
+    """A checkpoint to be written at the end of the iteration."""
+
+    folder: Path
+    name_prefix: str
+    keep: int | None
+
+
+class Resuming(Updating):
+    """An algorithm whose runs can be interrupted and continued."""
+
+    _continued: RunState | None = None  # where the next `learn` continues
+    _iteration: int | None = None  # of the running `learn`; None: none is running
+    _asked: tuple[_Asked, ...] = ()
+    _locks: tuple[FolderLock, ...] = ()  # on the folders into which this `learn` writes
+
+    def save_checkpoint(self, folder: str | Path, name_prefix: str = "rl_model", keep: int | None = None) -> None:
+        """
+        Write a checkpoint, ``<name_prefix>_<steps>_steps.zip``, completely or not at all. :meth:`resume` continues the run
+        from it, and :meth:`load` reads it as a saved model. It holds, in addition to the model: random number generators,
+        environments and their wrappers, ``VecNormalize``, ACER's memory, the counters of callbacks, and the log files.
+
+        During ``learn`` it is written at the end of the iteration, after the update. If ``learn`` ends before that, it is not
+        written. To write them regularly, use :class:`~sb3_pgx.checkpoints.CheckpointCallback`.
+
+        The state of an environment is pickled, or read from MuJoCo. An environment for which neither works, such as
+        LunarLander, is replayed from its last reset, if it was reset after the first checkpoint or after ``learn`` got a
+        ``CheckpointCallback``. Otherwise (EnvPool, processes of gymnasium's ``AsyncVectorEnv``) the episodes restart when the
+        run is resumed, and the log says so.
+
+        :param folder: folder, which is created if it is missing
+        :param name_prefix: beginning of the file's name
+        :param keep: how many of the newest checkpoints with this prefix stay; ``None``: all of them
+        :raises OSError: the file cannot be written
+        :raises RuntimeError: another process writes checkpoints into the folder
+        :raises ValueError: ``keep`` is not a positive whole number, the model has no environment, or it was resumed and
+            ``learn`` has not been called
+        """
+        if keep is not None:
+            check_counts(keep=keep)
+        if self.env is None:
+            raise ValueError("a checkpoint needs the model's environments: pass them to load, or use save")
+        if self._continued is not None:
+            raise ValueError("the resumed run does not continue before learn is called: call learn first")
+        asked = _Asked(Path(folder), name_prefix, keep)
+        if self._iteration is None:
+            with self._releasing_folders():
+                self.claim_checkpoints(folder)
+                self._write(asked, None, None)
+        else:
+            self._asked = (*self._asked, asked)
+
+    def claim_checkpoints(self, folder: str | Path) -> None:
+        """
+        Reserve a folder for the checkpoints of this process until ``learn`` ends.
+
+        :param folder: folder, which is created if it is missing
+        :raises RuntimeError: another process writes checkpoints there
+        """
+        if all(lock.folder != Path(folder) for lock in self._locks):
+            lock = FolderLock(folder)
+            lock.acquire()
+            self._locks = (*self._locks, lock)
+
+    @classmethod
+    def resume(cls: type[SelfResuming], path: str | Path, env: GymEnv | str, device: th.device | str = "auto") -> SelfResuming:
+        """
+        Load a checkpoint, so that the run continues exactly where the checkpoint was written.
+
+        Make the environments and callbacks as in the interrupted run, and call ``learn`` with the same arguments. It continues
+        the interrupted call, whatever ``reset_num_timesteps`` says: ``total_timesteps`` counts from the beginning of that
+        call. The parameters at its end are bit for bit those of a run that was not interrupted, on the same machine with the
+        same versions of the packages. The log goes on in the same files. Attributes of environments and callbacks come from
+        the checkpoint, except for paths and other texts that their constructors take.
+
+        Like :meth:`load`, this unpickles the file, which runs whatever code its author put there: use only files of people you
+        trust.
+
+        :param path: a checkpoint, or a folder, of which the newest complete one is taken
+        :param env: the environments, made as in the interrupted run
+        :param device: ``"cpu"``, ``"cuda"`` or ``"auto"``
+        :return: the model
+        :raises FileNotFoundError: there is no checkpoint
+        :raises RuntimeError: another process writes checkpoints into the folder
+        :raises ValueError: the checkpoint is damaged, or belongs to another algorithm, environment or version
+        """
+        file = find_checkpoint(path)
+        check_matches(file, cls.__name__)
+        if env is None:
+            raise ValueError("env=None: a run continues in its environments; make them as in the interrupted run")
+        env = cls._wrap_env(maybe_make_env(env, verbose=0))
+        check_environment(file, env)
+        lock = FolderLock(file.parent)
+        lock.acquire()
+        lock.release()
+        model: Any = cls.load(file, env, device, force_reset=False)
+        state = read_state(file)
+        if state.iteration is None:
+            env.reset()
+            open_logger(model, state)
+            continue_run(model, None, state)
+        else:
+            model._continued = state
+        return model
+
+    # ------------------------------------------------------------------------------------------------ parts of learn
+
+    @contextmanager
+    def _checkpointing(self, callback: MaybeCallback) -> Iterator[RunState | None]:
+        """
+        Within this context, ``learn`` runs.
+
+        :param callback: as given to ``learn``
+        :return: where the run continues; ``None``: it begins
+        """
+        state, self._continued = self._continued, None
+        if writes_checkpoints(callback):
+            record_episodes({"env": self.env})
+        if state is not None:
+            self._last_obs = None  # the environments are reset before they get their state
+            open_logger(self, state)
+        try:
+            with self._releasing_folders():
+                yield state
+        finally:
+            self._iteration, self._asked = None, ()
+
+    @contextmanager
+    def _releasing_folders(self) -> Iterator[None]:
+        """Within this context, folders may be claimed; others may write there afterwards."""
+        try:
+            yield
+        finally:
+            for lock in self._locks:
+                lock.release()
+            self._locks = ()
+
+    def _steps_left(self, total_timesteps: int) -> int:
+        """Return how many of the interrupted call's steps are left."""
+        return total_timesteps - (self.num_timesteps - self._num_timesteps_at_start)
+
+    def _continue(self, callback: BaseCallback, state: RunState | None) -> int:
+        """Return how many iterations there were so far, after everything is in the state in which it was then."""
+        self._iteration = 0
+        if state is None:
+            return 0
+        assert state.iteration is not None
+        if state.logger is not None:
+            self._custom_logger = self._custom_logger and state.logger.custom
+        continue_run(self, callback, state)
+        return state.iteration
+
+    def _write_asked(self, callback: BaseCallback, iteration: int) -> None:
+        """Write the checkpoints for which somebody has asked during the iteration that has just ended."""
+        self._iteration = iteration
+        asked, self._asked = self._asked, ()
+        for each in asked:
+            self.claim_checkpoints(each.folder)
+            self._write(each, callback, iteration)
+
+    def _write(self, asked: _Asked, callback: BaseCallback | None, iteration: int | None) -> None:
+        path = checkpoint_path(asked.folder, asked.name_prefix, self.num_timesteps)
+        write_checkpoint(path, self, run_state(self, callback, iteration))
+        if asked.keep is not None:
+            remove_old(asked.folder, asked.name_prefix, asked.keep)
