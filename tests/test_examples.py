@@ -1,7 +1,9 @@
 """Every script of examples/ runs as the user runs it, prints what it promises, and draws a picture."""
 
+import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from selection import mostly_slow
+
+from sb3_pgx.cli import parser
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path for path in (ROOT / "examples").glob("*.py") if path.stem != "shared")
@@ -51,6 +55,31 @@ def test_a_script_prints_its_numbers_and_draws_its_picture(script, run_script, t
 def test_every_script_is_in_the_table_of_examples():
     listed = re.findall(r"^\|.*\| `(\w+\.py)` \|", (ROOT / "examples" / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(listed) == [path.name for path in SCRIPTS]
+
+
+def test_the_slurm_script_submits_an_array_whose_tasks_are_the_shards_and_a_last_job_that_reports(tmp_path):
+    """With stand-ins for Slurm and for our command, which record their arguments."""
+    for name in ("sbatch", "sb3-pgx"):
+        (tmp_path / name).write_text(f'#!/bin/sh\nprintf "%s\\n" {name} "$@" >> "$RECORD"; [ {name} = sb3-pgx ] || echo 7\n')
+        (tmp_path / name).chmod(0o755)
+
+    def start(*arguments, **variables):
+        record = tmp_path / "record"
+        record.unlink(missing_ok=True)
+        own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RECORD": str(record), **variables}
+        subprocess.run(["bash", ROOT / "examples" / "slurm_array.sh", *arguments], env=own, cwd=tmp_path, check=True)
+        return record.read_text().splitlines()
+
+    submitted = start(TASKS="3", CPUS="2")
+    assert submitted.count("sbatch") == 2 and "--array=1-3" in submitted and "--dependency=afterany:7" in submitted
+    assert submitted[-1] == "report"
+    command, *words = start(SLURM_JOB_ID="8", SLURM_ARRAY_TASK_ID="2", SLURM_ARRAY_TASK_COUNT="3", CPUS="2")
+    task = vars(parser().parse_args(words))
+    assert command == "sb3-pgx" and (task.pop("shard"), task.pop("workers")) == ("2/3", 2)
+    _, *words = start("report", SLURM_JOB_ID="9")
+    report = vars(parser().parse_args(words))
+    assert report.pop("report_only") and not task.pop("report_only") and report.pop("shard") is report.pop("workers") is None
+    assert report == task
 
 
 def test_an_earlier_picture_stays_without_force(run_script, tmp_path, capsys):

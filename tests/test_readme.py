@@ -23,6 +23,7 @@ def blocks(file, language):
     return [(text[: m.start()].count("\n") + 1, m[2]) for m in BLOCK.finditer(text) if m[1] == language]
 
 
+SEVERAL_MACHINES = "docs/several_machines.md"
 PYTHON = blocks("README.md", "python")
 
 
@@ -48,7 +49,10 @@ def test_every_verdict_follows_from_the_published_runs_or_the_record_says_why_it
 def test_commands_parse_and_targets_exist():
     """``sb3-pgx`` commands have arguments that exist, ``make`` has the targets that are named."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    commands = [line for _, block in blocks("README.md", "sh") for line in block.splitlines() if line and line[0] != "#"]
+    files = ("README.md", SEVERAL_MACHINES)
+    commands = [
+        line for file in files for _, block in blocks(file, "sh") for line in block.splitlines() if line and line[0] != "#"
+    ]
     assert any("make demo" in c for c in commands) and any("sb3-pgx compare" in c for c in commands)
     for command in commands:
         words = shlex.split(command, comments=True)
@@ -56,6 +60,16 @@ def test_commands_parse_and_targets_exist():
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), command
         elif words[0] == "sb3-pgx":
             parser().parse_args(words[1:])
+
+
+def test_the_commands_for_two_machines_are_one_comparison_in_two_shards_and_its_report():
+    commands = [shlex.split(line) for _, block in blocks(SEVERAL_MACHINES, "sh") for line in block.splitlines()]
+    first, second, last = (vars(parser().parse_args(words[1:])) for words in commands if "/shared/two" in words)
+    assert (first.pop("shard"), second.pop("shard"), last.pop("shard")) == ("1/2", "2/2", None)
+    assert last.pop("report_only") and first.pop("report_only") == second.pop("report_only") is False
+    assert first == second == last
+    (on_ray,) = (parser().parse_args(words[1:]) for words in commands if words[0] == "sb3-pgx" and "--ray" in words)
+    assert on_ray.ray == "first:6379"
 
 
 def test_each_piece_of_folklore_has_a_command_that_exists():

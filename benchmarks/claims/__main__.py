@@ -4,11 +4,20 @@ import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import CLAIMS, RESULTS
-from sb3_pgx.cli.common import FAILED, INTERRUPTED, USER_ERRORS, add_run_options, usage_error
+from sb3_pgx.cli.common import (
+    FAILED,
+    INTERRUPTED,
+    USER_ERRORS,
+    add_run_options,
+    choose_runner,
+    read_shard_option,
+    usage_error,
+)
 
 if TYPE_CHECKING:
     from benchmarks.claims.protocol import Claim
@@ -70,42 +79,63 @@ def _parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, folder: Path, results: Path, runner: "Runner | None" = None) -> int:
     """Run the command with parsed arguments. Return the exit status."""
     from benchmarks.claims.draws import RunOptions
-    from benchmarks.claims.measuring import check_committed, check_ready, measure_claims, plan_lines, select_claims
+    from benchmarks.claims.measuring import measure_claims, plan_lines, run_shares, select_claims
     from sb3_pgx.experiments.comparison_arguments import check_at_least_one
-    from sb3_pgx.experiments.output_folder import check_output
-    from sb3_pgx.experiments.pool import run_all
+    from sb3_pgx.experiments.ray_cluster import UnsuitableCluster
+    from sb3_pgx.experiments.shards import WHOLE
     from sb3_pgx.settings.configs import check_folder
 
-    try:
-        if args.name is None and not (args.plan or args.check):
-            raise ValueError("say what to measure: a subject, such as trpo, or all")
-        check_at_least_one(workers=1 if args.workers is None else args.workers)
-        check_folder(args.configs)
-        claims = select_claims(args.name or "all", args.only, folder)
-        if args.plan:
-            print("\n".join(plan_lines(claims)))
-            return 0
-        if args.check:
-            return check(claims, results, args.configs)
-        kept = results if args.write else args.output
-        check_ready(claims, kept, args.configs)
-        if (
-            args.output is not None and not (args.output / "runs").is_dir()
-        ):  # a folder with runs is an earlier measurement to resume
-            check_output(args.output)
-        if args.write:
-            check_committed(folder)
-    except USER_ERRORS as error:
-        return usage_error(error)
+    with ExitStack() as stack:
+        try:
+            if args.name is None and not (args.plan or args.check):
+                raise ValueError("say what to measure: a subject, such as trpo, or all")
+            check_at_least_one(workers=1 if args.workers is None else args.workers)
+            check_folder(args.configs)
+            claims = select_claims(args.name or "all", args.only, folder)
+            if args.plan:
+                print("\n".join(plan_lines(claims)))
+                return 0
+            if args.check:
+                return check(claims, results, args.configs)
+            shard = read_shard_option(args)
+            kept = results if args.write else args.output
+            check_before_runs(args, claims, folder, kept)
+            # A failed run counts against a claim, so it is not repeated.
+            runner = stack.enter_context(choose_runner(args, runner, repeat_failed=False))
+        except USER_ERRORS as error:
+            return usage_error(error)
+        options = RunOptions(args.workers, args.configs, args.output, runner=runner, shard=shard)
+        try:
+            if shard != WHOLE:
+                run_shares(claims, options)
+                return 0
+            return 0 if measure_claims(claims, options, _command(args), kept) else FAILED
+        except UnsuitableCluster as error:
+            return usage_error(error)
+        except OSError as error:  # a full disk
+            print(f"sb3-pgx: {error}", file=sys.stderr)
+            return FAILED
+
+
+def check_before_runs(
+    args: argparse.Namespace, claims: "Mapping[str, Sequence[Claim]]", folder: Path, kept: Path | None
+) -> None:
+    """:raises ValueError, ImportError, OSError: something is missing that all runs need, or a folder holds other files"""
+    from benchmarks.claims.measuring import check_committed, check_ready
+    from benchmarks.claims.training_runs import RUNS
+    from sb3_pgx.experiments.output_folder import check_output, holds_other_files
+
+    check_ready(claims, kept, args.configs)
+    if args.output is not None and (args.output.is_file() or holds_other_files(args.output, RUNS)):
+        check_output(args.output)
+    if args.write:
+        check_committed(folder)
+
+
+def _command(args: argparse.Namespace) -> str:
+    """Return the command that reproduces the records, without what does not change the verdict: where and how runs train."""
     chosen = [*(["--only", args.only] if args.only else []), *(["--configs", str(args.configs)] if args.configs else [])]
-    # The folder of the runs and the number of workers do not change the verdict.
-    command = shlex.join(["python", "-m", "benchmarks.claims", args.name, *chosen, "--write"])
-    options = RunOptions(args.workers, args.configs, args.output, runner=run_all if runner is None else runner)
-    try:
-        return 0 if measure_claims(claims, options, command, kept) else FAILED
-    except OSError as error:  # a full disk
-        print(f"sb3-pgx: {error}", file=sys.stderr)
-        return FAILED
+    return shlex.join(["python", "-m", "benchmarks.claims", args.name, *chosen, "--write"])
 
 
 def check(claims: "Mapping[str, Sequence[Claim]]", results: Path, configs: Path | None) -> int:

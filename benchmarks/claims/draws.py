@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sb3_pgx.core.errors import type_and_text
 from sb3_pgx.experiments.pool import Runner, run_all
+from sb3_pgx.experiments.shards import WHOLE, Shard
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class RunOptions:
     :param output: folder that keeps every run; finished runs in it are reused if their code hash is the same
     :param progress: whether to show a progress bar
     :param runner: executes training runs
+    :param shard: the share of each claim's training runs that this process executes, for
+        :func:`~benchmarks.claims.measuring.run_shares`
     """
 
     workers: int | None = None
@@ -52,6 +55,7 @@ class RunOptions:
     output: Path | None = None
     progress: bool = True
     runner: Runner = run_all
+    shard: Shard = WHOLE
 
 
 def in_processes(run: Callable[..., Draw], jobs: Sequence[tuple], workers: int | None) -> list[Draw]:

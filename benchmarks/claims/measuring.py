@@ -22,6 +22,8 @@ from sb3_pgx.experiments.peers import package_versions, prepare
 from sb3_pgx.experiments.runs import versions
 
 Claims = Mapping[str, Sequence[Claim]]
+# By kind; all other kinds of claims are about training runs.
+OTHER_MEASUREMENTS = {"false alarms": count_all_alarms, "gradient variance": measure_variances}
 
 
 def select_claims(name: str, only: str | None = None, folder: Path = CLAIMS) -> dict[str, list[Claim]]:
@@ -100,6 +102,23 @@ def measure_claims(claims: Claims, options: RunOptions, command: str, results: P
     return hold
 
 
+def run_shares(claims: Claims, options: RunOptions) -> None:
+    """
+    Train a share of the runs of each claim, and judge nothing. Claims that need other measurements than training runs are left
+    to :func:`measure_claims`.
+
+    :param claims: claims by subject, from :func:`select_claims`
+    :param options: options of the runs, with the folder that keeps them and the shard
+    """
+    for claim in (claim for of_subject in claims.values() for claim in of_subject):
+        if claim.kind in OTHER_MEASUREMENTS:
+            print(f"{claim.statement}: left to the command without --shard")
+            continue
+        draws = train(claim, options, code_hash_of(claim, options.configs))
+        n_failed = sum(draw.error is not None for draw in draws)
+        print(f"{claim.statement}: {len(draws) - n_failed} runs of shard {options.shard} finished, {n_failed} failed")
+
+
 def measure_claim(claim: Claim, options: RunOptions, command: str) -> Record:
     """Run every planned seed of a claim, judge the claim, and return its record; arguments as :func:`measure_claims`."""
     source = provenance()  # before the first run
@@ -124,11 +143,8 @@ def run_seeds(claim: Claim, options: RunOptions, code: str) -> list[Draw]:
     :param options: options of the runs
     :param code: hash of the code that training depends on; finished runs are reused only with the same hash
     """
-    if claim.kind == "false alarms":
-        return count_all_alarms(claim, options)
-    if claim.kind == "gradient variance":
-        return measure_variances(claim, options)
-    return train(claim, options, code)
+    measure = OTHER_MEASUREMENTS.get(claim.kind)
+    return train(claim, options, code) if measure is None else measure(claim, options)
 
 
 def report_lines(record: Record) -> list[str]:

@@ -1,8 +1,6 @@
 """Training runs for claims about returns."""
 
 import json
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -11,13 +9,13 @@ from benchmarks.claims.draws import Draw, RunOptions
 from benchmarks.claims.protocol import CURVE_AREA, FINAL_RETURN, Claim
 from sb3_pgx.experiments.earlier_runs import find_earlier_runs, run_missing
 from sb3_pgx.experiments.peers import Peer, config_of, resolve_peer
-from sb3_pgx.experiments.pool import read_result
 from sb3_pgx.experiments.runs import RunResult, RunSpec, file_name, versions
 from sb3_pgx.experiments.statistics import area_under_curve
 from sb3_pgx.settings.configs import CLASS_DEFAULTS, RunConfig, config_folder, load_config
 
 TUNED = "tuned"  # folder of the search results, next to the published hyperparameters
 EVAL_EPISODES = 20
+RUNS = "runs"  # folder of the kept runs, which is the first thing that a measurement writes
 
 Contender = tuple[str, str, Peer, RunConfig]  # label, environment, algorithm, settings
 
@@ -46,7 +44,7 @@ def contenders_of(claim: Claim, configs: Path | None = None) -> list[Contender]:
 
 def train(claim: Claim, options: RunOptions, code: str) -> list[Draw]:
     """
-    Train every contender of a claim on every seed.
+    Train every contender of a claim on every seed, or on the share of ``options.shard``.
 
     :param claim: a claim about returns
     :param options: options of the runs. Finished runs in ``options.output`` are reused if settings, versions and code hash are
@@ -54,35 +52,26 @@ def train(claim: Claim, options: RunOptions, code: str) -> list[Draw]:
     :param code: hash of the code that training depends on
     :return: one draw per contender, environment and seed
     """
-    specs = [
+    runs = [
         RunSpec(label, peer.algorithm, env_id, seed, claim.environments[env_id], config, eval_episodes=EVAL_EPISODES)
         for label, env_id, peer, config in contenders_of(claim, options.configs)
         for seed in claim.seeds
     ]
+    specs = options.shard.of(runs)
     paths, kept = None, {}
     if options.output is not None:
         paths = [run_folder(spec, options.output, code) / f"{spec.name}.json" for spec in specs]
-        kept = {**failed_runs(paths), **find_earlier_runs(specs, paths).results}
+        earlier = find_earlier_runs(specs, paths)
+        kept = {**earlier.failed, **earlier.results}
     results = run_missing(specs, paths, kept, options.workers, options.progress, runner=options.runner)
     return [draw_of(result) for result in results]
-
-
-def failed_runs(paths: Sequence[Path]) -> dict[int, RunResult]:
-    """Return the failed runs among these files, by index. Incomplete files do not count as runs."""
-    found: dict[int, RunResult] = {}
-    for index, path in enumerate(paths):
-        with suppress(ValueError, FileNotFoundError):
-            result = read_result(path)
-            if result.error is not None:
-                found[index] = result
-    return found
 
 
 def run_folder(spec: RunSpec, output: Path, code: str) -> Path:
     """Return the folder of a run. Its name contains everything that may change the outcome, except the seed."""
     content = {**asdict(spec), "seed": None, "versions": versions(spec.env_id), "code": code}
     digest = sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    return output / "runs" / spec.env_id.replace("/", "-") / f"{file_name(spec.label)}-{digest}"
+    return output / RUNS / spec.env_id.replace("/", "-") / f"{file_name(spec.label)}-{digest}"
 
 
 def draw_of(result: RunResult) -> Draw:

@@ -2,10 +2,22 @@
 
 import argparse
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sb3_pgx.cli.common import FAILED, USER_ERRORS, Commands, add_run_options, usage_error
+from sb3_pgx.cli.common import (
+    FAILED,
+    USER_ERRORS,
+    Commands,
+    add_run_options,
+    choose_runner,
+    read_shard_option,
+    usage_error,
+)
+
+if TYPE_CHECKING:
+    from sb3_pgx.experiments.comparison import Comparison, ComparisonPlan
 
 
 def add_parser(commands: Commands) -> None:
@@ -53,44 +65,103 @@ def add_parser(commands: Commands) -> None:
         "--eval-episodes", type=int, default=20, help="episodes that the final policy of each run plays (default: %(default)s)"
     )
     parser.add_argument("--force", action="store_true", help="repeat every run and replace results of the same names")
+    parser.add_argument(
+        "--report-only",
+        action="store_true",
+        help="train nothing; report the runs in --output, name the missing ones, and exit with 1 if there are any",
+    )
     add_run_options(parser)
     parser.set_defaults(command=run)
 
 
 def run(args: argparse.Namespace, runner: Any = None) -> int:
     """Run the command; ``runner`` is that of :func:`~sb3_pgx.experiments.comparison.compare`. Return the exit status."""
-    from sb3_pgx.experiments.comparison import make_folder, plan_comparison, run_comparison
-    from sb3_pgx.experiments.comparison_arguments import read_normalize, read_seeds, read_threshold
-    from sb3_pgx.experiments.number_format import quantity
-    from sb3_pgx.experiments.pool import run_all
+    from sb3_pgx.experiments.comparison import make_folder, report_finished, run_comparison, run_share
+    from sb3_pgx.experiments.ray_cluster import UnsuitableCluster
+    from sb3_pgx.experiments.shards import WHOLE
 
-    try:
-        plan = plan_comparison(
-            env=args.env,
-            algorithms=args.algos,
-            timesteps=args.timesteps,
-            seeds=read_seeds(args.seeds),
-            output=args.output,
-            workers=args.workers,
-            threshold=read_threshold(args.threshold),
-            eval_episodes=args.eval_episodes,
-            configs=args.configs,
-            normalize=read_normalize(args.normalize),
-            vec_env=args.vec_env,
-            force=args.force,
-        )
-        make_folder(plan)  # fails before hours of training, not after
-    except USER_ERRORS as error:
-        return usage_error(error)
-    print(f"{quantity(len(plan.specs), 'run')}, results in {plan.output}")
-    if plan.earlier.results:
-        print(f"{len(plan.earlier.results)} of them are already finished and are reused (--force repeats them)")
+    with ExitStack() as stack:
+        try:
+            plan = _plan(args)
+            if args.report_only:
+                return _show(report_finished(plan), plan)
+            runner = stack.enter_context(choose_runner(args, runner))
+            make_folder(plan)  # fails before hours of training, not after
+        except USER_ERRORS as error:
+            return usage_error(error)
+        _announce(plan)
+        try:
+            if plan.shard != WHOLE:
+                return _end_shard(plan, run_share(plan, runner=runner))
+            return _show(run_comparison(plan, runner=runner), plan)
+        except UnsuitableCluster as error:
+            return usage_error(error)
+
+
+def _plan(args: argparse.Namespace) -> "ComparisonPlan":
+    from dataclasses import replace
+
+    from sb3_pgx.experiments.comparison import plan_comparison
+    from sb3_pgx.experiments.comparison_arguments import read_normalize, read_seeds, read_threshold
+
+    shard = read_shard_option(args)
+    if args.report_only:
+        _check_report_only(args)
+    plan = plan_comparison(
+        env=args.env,
+        algorithms=args.algos,
+        timesteps=args.timesteps,
+        seeds=read_seeds(args.seeds),
+        output=args.output,
+        workers=args.workers,
+        threshold=read_threshold(args.threshold),
+        eval_episodes=args.eval_episodes,
+        configs=args.configs,
+        normalize=read_normalize(args.normalize),
+        vec_env=args.vec_env,
+        force=args.force,
+        shard=shard,
+    )
+    return plan if args.ray is None else replace(plan, design=replace(plan.design, workers=None))
+
+
+def _check_report_only(args: argparse.Namespace) -> None:
+    """:raises ValueError: options that only make sense for training were given, or there is no folder"""
+    for name in ("ray", "shard", "workers", "force"):
+        if getattr(args, name):
+            raise ValueError(f"--report-only trains nothing, so it cannot be combined with --{name}")
+    if args.output is None:
+        raise ValueError("--report-only needs --output: the folder with the runs")
+
+
+def _announce(plan: "ComparisonPlan") -> None:
+    from sb3_pgx.experiments.number_format import quantity
+    from sb3_pgx.experiments.shards import WHOLE
+
+    share = "" if plan.shard == WHOLE else f"shard {plan.shard}: {len(plan.share)} of "
+    print(f"{share}{quantity(len(plan.specs), 'run')}, results in {plan.output}")
+    if plan.reused:
+        print(f"{len(plan.reused)} of them are already finished and are reused (--force repeats them)")
     for path in plan.earlier.damaged:
-        print(f"{path} is incomplete or belongs to different settings; this run is repeated")
-    comparison = run_comparison(plan, runner=run_all if runner is None else runner)
+        if path in [plan.paths[index] for index in plan.share]:
+            print(f"{path} is incomplete or belongs to different settings; this run is repeated")
+
+
+def _end_shard(plan: "ComparisonPlan", results: list[Any]) -> int:
+    n_failed = sum(result.error is not None for result in results)
+    print(
+        f"shard {plan.shard}: {len(results) - n_failed} finished, {n_failed} failed; when all shards have ended, run the same "
+        "command without --shard to train what is missing and write the report, or with --report-only instead to train nothing"
+    )
+    return FAILED if results and n_failed == len(results) else 0
+
+
+def _show(comparison: "Comparison", plan: "ComparisonPlan") -> int:
+    """Print the tables and where the files are. Return the exit status."""
     print(f"\n{comparison.brief}")
     if comparison.unwritten is not None:
         print(f"sb3-pgx: {comparison.unwritten}; run the same command again to write the report", file=sys.stderr)
         return FAILED
     print(f"written to {plan.output}: report.html, report.md, pictures, CSV files, runs/")
-    return FAILED if all(result.error for result in comparison.results) else 0
+    incomplete = len(comparison.results) < len(plan.specs)
+    return FAILED if incomplete or all(result.error for result in comparison.results) else 0

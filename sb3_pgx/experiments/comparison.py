@@ -29,6 +29,7 @@ from sb3_pgx.experiments.peers import package_versions, prepare
 from sb3_pgx.experiments.pool import Runner, run_all, write_json
 from sb3_pgx.experiments.report import report_text, write_report
 from sb3_pgx.experiments.runs import RunResult, RunSpec, versions
+from sb3_pgx.experiments.shards import WHOLE, Shard
 from sb3_pgx.settings.configs import ENVPOOL
 
 CURVE_EPISODES = 5
@@ -44,6 +45,7 @@ class ComparisonPlan:
     :param output: folder for the results
     :param earlier: results that an earlier start of the same comparison left there
     :param force: whether to repeat every run
+    :param shard: the share of the runs that this process trains
     """
 
     specs: tuple[RunSpec, ...]
@@ -51,11 +53,22 @@ class ComparisonPlan:
     output: Path
     earlier: EarlierRuns
     force: bool = False
+    shard: Shard = WHOLE
 
     @property
     def paths(self) -> list[Path]:
         """The result file of each run."""
         return [run_path(self.output, spec) for spec in self.specs]
+
+    @property
+    def share(self) -> Sequence[int]:
+        """The indices in ``specs`` of the runs that this process trains."""
+        return self.shard.of(range(len(self.specs)))
+
+    @property
+    def reused(self) -> list[int]:
+        """The indices of the runs in :attr:`share` that are finished."""
+        return [index for index in self.share if index in self.earlier.results]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -153,8 +166,13 @@ def plan_comparison(
     normalize: Mapping[str, tuple[float, float]] | None = None,
     vec_env: str | None = None,
     force: bool = False,
+    shard: Shard = WHOLE,
 ) -> ComparisonPlan:
-    """Check all that can be checked before training. Create nothing. Arguments and errors are those of :func:`compare`."""
+    """
+    Check all that can be checked before training. Create nothing. Arguments and errors are those of :func:`compare`.
+
+    :param shard: the share of the runs that this process trains, for :func:`run_share`
+    """
     require_extra()
     check_at_least_one(timesteps=timesteps, eval_episodes=eval_episodes, workers=1 if workers is None else workers)
     chosen = choose_seeds(seeds)
@@ -197,38 +215,75 @@ def plan_comparison(
     folder = _default_output(env_ids) if output is None else Path(output)
     check_resumable(folder, comparison_record(specs, design.versions), force)
     design = with_random_returns(design, specs)
-    earlier = EarlierRuns({}, ()) if force else find_earlier_runs(specs, [run_path(folder, spec) for spec in specs])
-    return ComparisonPlan(tuple(specs), design, folder, earlier, force)
+    earlier = EarlierRuns() if force else find_earlier_runs(specs, [run_path(folder, spec) for spec in specs])
+    return ComparisonPlan(tuple(specs), design, folder, earlier, force, shard)
 
 
 def run_comparison(plan: ComparisonPlan, progress: bool = True, runner: Runner = run_all) -> Comparison:
     """
     Execute the runs of a plan that are not finished yet, and write the report.
 
-    :param plan: the result of :func:`plan_comparison`
+    :param plan: the result of :func:`plan_comparison`, for the whole comparison
     :param progress: whether to show a progress bar and one line per run
     :param runner: executes the runs
     """
+    return report_runs(run_share(plan, progress, runner), plan.design, plan.output)
+
+
+def run_share(plan: ComparisonPlan, progress: bool = True, runner: Runner = run_all) -> list[RunResult]:
+    """
+    Execute the runs of the plan's shard that are not finished yet, and write no report. Several processes may do this at the
+    same time in one folder.
+
+    :param plan: the result of :func:`plan_comparison`
+    :param progress: whether to show a progress bar and one line per run
+    :param runner: executes the runs
+    :return: one result per run of the shard
+    """
     make_folder(plan)
-    n_missing = len(plan.specs) - len(plan.earlier.results)
-    on_result = _ProgressLines(n_missing) if progress else lambda result: None
-    results = run_missing(plan.specs, plan.paths, plan.earlier.results, plan.design.workers, progress, on_result, runner)
-    analysis = analyse(results, plan.design)
+    specs, paths = [plan.specs[index] for index in plan.share], [plan.paths[index] for index in plan.share]
+    finished = {place: plan.earlier.results[i] for place, i in enumerate(plan.share) if i in plan.earlier.results}
+    on_result = _ProgressLines(len(specs) - len(finished)) if progress else lambda result: None
+    return run_missing(specs, paths, finished, plan.design.workers, progress, on_result, runner)
+
+
+def report_finished(plan: ComparisonPlan) -> Comparison:
+    """
+    Write the report of the runs that the plan found in its folder. Execute nothing.
+
+    :param plan: the result of :func:`plan_comparison`
+    :raises FileNotFoundError: there is no run
+    """
+    found = {**plan.earlier.failed, **plan.earlier.results}
+    if not found:
+        raise FileNotFoundError(f"the output folder {plan.output} holds no run of this comparison")
+    return report_runs([found[index] for index in sorted(found)], replace(plan.design, workers=None), plan.output)
+
+
+def report_runs(results: list[RunResult], design: ComparisonDesign, output: Path) -> Comparison:
+    """
+    Write the report.
+
+    :param results: results of runs; the report names those that are missing
+    :param design: the settings that the runs share
+    :param output: an existing folder
+    """
+    analysis = analyse(results, design)
     unwritten = None
     try:
-        report, brief = write_report(analysis, results, plan.design, plan.output)
+        report, brief = write_report(analysis, results, design, output)
     except OSError as error:  # this must not lose hours of training
-        report, brief = report_text(analysis, results, plan.design)
+        report, brief = report_text(analysis, results, design)
         unwritten = error
-    return Comparison(results, analysis, report, brief, plan.output, unwritten)
+    return Comparison(results, analysis, report, brief, output, unwritten)
 
 
 def make_folder(plan: ComparisonPlan) -> None:
     """Create the output folder and record there which comparison it holds. Errors show before hours of training, not after."""
     plan.output.mkdir(parents=True, exist_ok=True)
     if plan.force:  # otherwise an old run would count as finished after an interruption
-        for path in plan.paths:
-            path.unlink(missing_ok=True)
+        for index in plan.share:
+            plan.paths[index].unlink(missing_ok=True)
     write_json(plan.output / RECORD, plan.record)
 
 

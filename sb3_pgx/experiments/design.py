@@ -1,7 +1,10 @@
 """The settings that all runs of a comparison share."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import product
+
+from sb3_pgx.experiments.runs import RunResult
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class ComparisonDesign:
     :param thresholds: return that counts as solved, by environment; environments without a threshold are left out
     :param eval_episodes: episodes that each final policy plays
     :param curve_episodes: episodes of each evaluation during training
-    :param workers: number of runs at the same time
+    :param workers: number of runs at the same time on one machine; ``None`` if unknown or on several machines
     :param normalize: returns that the user wants to count as 0 and as 1, by environment
     :param random_returns: mean return of a random policy, by environment, if the environment's scale needs it
     :param command: the command that reproduces the comparison
@@ -30,11 +33,16 @@ class ComparisonDesign:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     eval_episodes: int = 20
     curve_episodes: int = 5
-    workers: int = 1
+    workers: int | None = 1
     normalize: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     random_returns: Mapping[str, float] = field(default_factory=dict)
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    def missing(self, results: Iterable[RunResult]) -> list[tuple[str, str, int]]:
+        """Return environment, algorithm and seed of each run that is not among the results."""
+        found = {(r.env_id, r.label, r.seed) for r in results}
+        return [run for run in product(self.env_ids, self.algorithms, self.seeds) if run not in found]
 
     @property
     def scored(self) -> bool:

@@ -1,7 +1,7 @@
-"""Finds finished runs in a folder and trains only the rest: missing runs, failed runs, and runs with incomplete files."""
+"""Finds the runs that a folder holds, and trains only the rest: missing runs, and those with incomplete files."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sb3_pgx.experiments.pool import OnResult, Runner, json_round_trip, read_result, run_all
@@ -14,35 +14,38 @@ class EarlierRuns:
     Results that an earlier, perhaps interrupted, start left.
 
     :param results: finished runs, by their index in the list of runs
+    :param failed: failed runs, by their index in the list of runs
     :param damaged: existing result files that are incomplete or belong to different settings
     """
 
-    results: dict[int, RunResult]
-    damaged: tuple[Path, ...]
+    results: dict[int, RunResult] = field(default_factory=dict)
+    failed: dict[int, RunResult] = field(default_factory=dict)
+    damaged: tuple[Path, ...] = ()
 
 
 def find_earlier_runs(specs: Sequence[RunSpec], paths: Sequence[Path]) -> EarlierRuns:
     """
-    Find the runs that are already finished.
+    Find the runs that have been executed already.
 
     :param specs: the runs to look for
     :param paths: the result file of each run
     """
     results: dict[int, RunResult] = {}
+    failures: dict[int, RunResult] = {}
     damaged = []
     for index, (spec, path) in enumerate(zip(specs, paths, strict=True)):
-        if not path.is_file():
-            continue
         try:
             result = read_result(path)
+        except FileNotFoundError:
+            continue
         except ValueError:
             damaged.append(path)
             continue
-        if result.error is None and _is_of(result, spec):
-            results[index] = result
+        if _is_of(result, spec):
+            (results if result.error is None else failures)[index] = result
         elif result.error is None:
             damaged.append(path)
-    return EarlierRuns(results, tuple(damaged))
+    return EarlierRuns(results, failures, tuple(damaged))
 
 
 def run_missing(
@@ -77,6 +80,7 @@ def run_missing(
 
 def _is_of(result: RunResult, spec: RunSpec) -> bool:
     # Compare settings and versions, too: after --force the folder may hold runs of an earlier comparison.
-    found = (result.label, result.env_id, result.seed, result.timesteps, len(result.returns), result.config, result.versions)
+    found = (result.label, result.env_id, result.seed, result.timesteps, result.config, result.versions)
     config = json_round_trip(asdict(spec.config))
-    return found == (spec.label, spec.env_id, spec.seed, spec.timesteps, spec.eval_episodes, config, spec.versions)
+    is_complete = result.error is not None or len(result.returns) == spec.eval_episodes
+    return is_complete and found == (spec.label, spec.env_id, spec.seed, spec.timesteps, config, spec.versions)

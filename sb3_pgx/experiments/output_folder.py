@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sb3_pgx.core.files import UNFINISHED
 from sb3_pgx.experiments.pool import json_round_trip
 from sb3_pgx.experiments.runs import RunSpec
 
@@ -46,7 +47,7 @@ def check_output(folder: Path, force: bool = False) -> None:
     :param force: whether it may hold other files
     :raises FileExistsError: the folder is a file, or it is not empty and ``force`` is False
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not force):
+    if folder.is_file() or (_holds_files(folder) and not force):
         kind = "a file" if folder.is_file() else "not empty"
         remedy = "" if folder.is_file() else ", or use --force to replace results of the same names"
         raise FileExistsError(f"the output folder {folder} is {kind}; choose another folder{remedy}")
@@ -62,8 +63,10 @@ def check_resumable(folder: Path, record: Mapping[str, Any], force: bool = False
     :raises FileExistsError: the folder holds another comparison or other files; the message names the difference
     """
     path = folder / RECORD
-    if force or not path.is_file():
+    if force or folder.is_file() or holds_other_files(folder, RECORD):
         return check_output(folder, force)
+    if not path.is_file():
+        return
     try:
         difference = _difference(json.loads(path.read_text(encoding="utf-8")), record)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -73,6 +76,22 @@ def check_resumable(folder: Path, record: Mapping[str, Any], force: bool = False
             f"the output folder {folder} holds another comparison ({difference}); choose another folder, or use --force "
             "to replace results of the same names"
         )
+
+
+def holds_other_files(folder: Path, first: str) -> bool:
+    """
+    Return whether a folder is not empty, but lacks what its owner writes first. Another process may be writing there.
+
+    :param folder: the folder; it need not exist
+    :param first: name of the file or folder that is written before all others
+    """
+    is_used = _holds_files(folder)  # before looking for the first file, which another process may write at any moment
+    return is_used and not (folder / first).exists()
+
+
+def _holds_files(folder: Path) -> bool:
+    """Return whether a folder holds anything but files that are still being written."""
+    return folder.is_dir() and any(not path.name.endswith(UNFINISHED) for path in folder.iterdir())
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:

@@ -13,6 +13,8 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
+import torch as th
+
 from sb3_pgx.core.files import write_text
 from sb3_pgx.core.worker_process import become_worker_process
 from sb3_pgx.experiments.runs import RunResult, RunSpec, execute, failed
@@ -71,7 +73,7 @@ def run_here(
     """Execute the runs one after the other in this process, for instance in a debugger. Arguments as :func:`run_all`."""
     results = []
     for spec, path in zip(specs, [None] * len(specs) if paths is None else paths, strict=True):
-        results.append(_write(execute(spec), path))
+        results.append(keep_result(execute(spec), path))
         on_result(results[-1])
     return results
 
@@ -90,6 +92,21 @@ def write_result(result: RunResult, path: Path) -> None:
     """Write a run and the numbers derived from it, so that the file can be used without this package."""
     derived = {} if result.error else {"mean_return": result.mean_return, "frames_per_second": result.frames_per_second}
     write_json(path, {**asdict(result), **derived})
+
+
+def keep_result(result: RunResult, path: Path | None) -> RunResult:
+    """
+    Write a result and return it. If it cannot be written, print why: it is still in the comparison's report.
+
+    :param result: the result of a run
+    :param path: file to write; ``None`` to write nothing
+    """
+    if path is not None:
+        try:
+            write_result(result, path)
+        except OSError as error:
+            print(f"{error}; the report will include this run, but the next start would repeat it", file=sys.stderr)
+    return result
 
 
 def read_result(path: Path) -> RunResult:
@@ -133,7 +150,7 @@ def _outcome(future: Future[RunResult], spec: RunSpec, path: Path | None) -> Run
             "a process of the comparison died: it was killed, it ran out of memory (use fewer workers), or your script calls "
             'compare outside of `if __name__ == "__main__":`'
         )
-    return _write(failed(spec, error), path)
+    return keep_result(failed(spec, error), path)
 
 
 _counter: Synchronized
@@ -150,22 +167,18 @@ def _initialize(counter: Synchronized, stop: Event) -> None:
 def become_worker() -> None:
     """Prepare a process that trains while others do."""
     become_worker_process()
+    use_one_thread()
+
+
+def use_one_thread() -> None:
+    """Let torch and JAX use one thread. Runs share the processors; more threads than processors slow all of them down."""
+    th.set_num_threads(1)
     for name, value in JAX_SETTINGS.items():  # before a peer imports it
         os.environ.setdefault(name, value)
 
 
 def _execute_and_write(spec: RunSpec, path: Path | None) -> RunResult:
-    return _write(execute(spec, _report), path)
-
-
-def _write(result: RunResult, path: Path | None) -> RunResult:
-    """Write a result. If that fails, it is still in the comparison's report."""
-    if path is not None:
-        try:
-            write_result(result, path)
-        except OSError as error:
-            print(f"{error}; the report will include this run, but the next start would repeat it", file=sys.stderr)
-    return result
+    return keep_result(execute(spec, _report), path)
 
 
 def _report(steps: int) -> bool:

@@ -1,6 +1,5 @@
 """A comparison that is killed, or whose disk is full: nothing that was computed is lost, and the tables are the same."""
 
-import csv
 import multiprocessing as mp
 import os
 import random
@@ -9,11 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import gymnasium
 import numpy as np
 import pytest
+from support.comparisons import ENV, TABLES, comparison_into, importable, tables  # noqa: F401
 from support.full_disk import full_disk
 from support.run_in_process import compare_here
 
@@ -22,43 +20,20 @@ from sb3_pgx.experiments.pool import read_result, run_here
 from sb3_pgx.experiments.runs import RunSpec
 from sb3_pgx.settings.configs import RunConfig
 
-ENV = "test_interrupted:Ten-v0"
-COMPARE = ["compare", "--env", ENV, "--algos", "sb3:a2c", "--seeds", "3", "--timesteps", "80", "--eval-episodes", "2"]
-TIMED = ("training_seconds", "frames_per_second", "seconds")
-TABLES, PICTURES = ("runs.csv", "curves.csv", "summary.csv"), ("curves.png", "profiles.png", "wall_clock.png")
+PICTURES = ("curves.png", "profiles.png", "wall_clock.png")
 FILES = {*TABLES, *PICTURES, "comparison.json", "report.md", "report.html", *(f"sb3-a2c-seed{seed}.json" for seed in range(3))}
-
-if "Ten-v0" not in gymnasium.registry:  # processes import this file under another name than pytest does
-    gymnasium.register("Ten-v0", "gymnasium.envs.classic_control:CartPoleEnv", max_episode_steps=10)
+pytestmark = pytest.mark.usefixtures("importable")
 
 
 def into(folder):
-    return [*COMPARE, "--output", str(folder)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def this_folder_is_on_the_path():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
-        patch.syspath_prepend(Path(__file__).parent)
-        yield
+    return comparison_into(folder, seeds=3)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(tmp_path_factory, importable):  # noqa: F811
     folder = tmp_path_factory.mktemp("uninterrupted") / "out"
     assert compare_here(into(folder)) == 0
     return folder
-
-
-def tables(folder):
-    """Everything that does not depend on time."""
-    found = {}
-    for name in TABLES:
-        with (folder / name).open(newline="") as file:
-            rows = [{k: v for k, v in row.items() if k not in TIMED} for row in csv.DictReader(file)]
-        found[name] = [row for row in rows if row.get("statistic") != "frames per second"]
-    return found
 
 
 def assert_same(folder, uninterrupted):

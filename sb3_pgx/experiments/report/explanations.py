@@ -54,9 +54,14 @@ def explanations(design: ComparisonDesign) -> Iterator[str]:
         f"Budget: every run learned from at most {thousands(design.timesteps)} environment steps, summed over its parallel "
         "environments. A rollout that would have ended later was cut short and not learned from."
     )
+    where = (
+        "possibly on different machines, whose speeds differ"
+        if design.workers is None
+        else f"with up to {quantity(design.workers, 'run')} at the same time on one machine"
+    )
     yield (
-        "Frames per second and seconds: training time without evaluations, one thread per run, with up to "
-        f"{quantity(design.workers, 'run')} at the same time on one machine. Compiling counts as training."
+        f"Frames per second and seconds: training time without evaluations, one thread per run, {where}. Compiling counts as "
+        "training."
     )
     yield (
         "A comparison of algorithms is also a comparison of hyperparameters: a file that was tuned for an environment has an "

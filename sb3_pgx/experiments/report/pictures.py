@@ -134,7 +134,8 @@ def draw_wall_clock(analysis: Analysis, design: ComparisonDesign) -> "Figure":
     """Draw the interquartile mean of the score over seconds of training."""
     figure, axes = _one()
     _draw_lines(axes, analysis.aggregates, lambda aggregate: aggregate.by_seconds, design)
-    axes.set_xlabel(f"seconds of training per run, one thread each, {quantity(design.workers, 'run')} at a time")
+    at_a_time = "" if design.workers is None else f", {quantity(design.workers, 'run')} at a time"
+    axes.set_xlabel(f"seconds of training per run, one thread each{at_a_time}")
     axes.set_ylabel(f"interquartile mean of the {_score(design)}")
     axes.set_xlim(left=0)
     _dress(axes, "Wall-clock efficiency")

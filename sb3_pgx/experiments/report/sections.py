@@ -42,14 +42,19 @@ def compose(analysis: Analysis, results: Sequence[RunResult], design: Comparison
     ]
     return Document(
         title=f"{where}: {thousands(design.timesteps)} steps, {quantity(len(design.seeds), 'seed')}",
-        lead=tuple(_lead(analysis, design)),
+        lead=tuple(_lead(analysis, results, design)),
         sections=tuple(section for section in sections if section.blocks),
     )
 
 
-def _lead(analysis: Analysis, design: ComparisonDesign) -> list[Block]:
-    """Warnings that come first because they affect how everything else is read: failed runs and too few seeds."""
+def _lead(analysis: Analysis, results: Sequence[RunResult], design: ComparisonDesign) -> list[Block]:
+    """Warnings that come first because they affect how all else is read: missing runs, failed runs, and too few seeds."""
     blocks: list[Block] = []
+    if missing := [f"{label} on {env_id}, seed {seed}" for env_id, label, seed in design.missing(results)]:
+        blocks += [
+            f"{quantity(len(missing), 'run')} of {len(missing) + len(results)} missing: this report is about the others.",
+            Bullets((*missing,)),
+        ]
     failures = [
         f"{s.label} on {env_id}, seed {seed}: {error}"
         for env_id, summaries in analysis.summaries.items()
@@ -97,7 +102,7 @@ def _environment(summaries: Sequence[EnvironmentSummary], env_id: str, design: C
 def _row(s: EnvironmentSummary, threshold: float | None, design: ComparisonDesign) -> tuple[str, ...]:
     if s.n_finished == 0:
         return (s.label, "every run failed", "–", *(["–"] if threshold is not None else []), "–", s.source)
-    total = len(design.seeds)
+    total = s.n_finished + len(s.errors)
     failed = f" ({s.n_finished} of {quantity(total, 'run')}; the others failed)" if s.errors else ""
     cells = [f"{_interval(s.mean, 1)}{failed}", _interval(s.interquartile_mean, 1)]
     if threshold is not None:

@@ -7,16 +7,17 @@ from dataclasses import asdict, replace
 import pytest
 import yaml
 from support.constructed_claims import claim_of
-from support.packages import install
+from support.packages import install, without
 
 from benchmarks import CLAIMS
 from benchmarks.claims.__main__ import main
 from benchmarks.claims.draws import RunOptions, in_processes
 from benchmarks.claims.false_alarms import count_alarms
-from benchmarks.claims.measuring import measure_claim
+from benchmarks.claims.measuring import measure_claim, run_shares
 from benchmarks.claims.training_runs import contenders_of, train
 from sb3_pgx.experiments.pool import run_here, write_result
 from sb3_pgx.experiments.runs import RunResult, versions
+from sb3_pgx.experiments.shards import Shard
 
 POWER = {"pilot": "none", "wanted": 0.8, "distance": {"final return": 1}, "spread": {"final return": 0.1}}
 ENTRY = {
@@ -218,3 +219,41 @@ def test_a_claim_trains_each_seed_on_its_budget():
 def test_an_exception_in_a_process_is_a_failed_draw():
     (draw,) = in_processes(count_alarms, [("nothing", "CartPole-v1", 1000, 8)], workers=1)
     assert (draw.contender, draw.seed, draw.measured) == ("nothing", 1000, {}) and "ValueError: algorithm" in draw.error
+
+
+def test_shards_train_the_runs_and_the_last_call_judges_without_training(run, claims, trained, tmp_path, capsys):
+    output = str(tmp_path / "kept")
+    seen = []
+    for number in (2, 1, 3):
+        trained.clear()
+        assert run(claims, "true", "--write", "--output", output, "--shard", f"{number}/3") == 0
+        assert 3 <= len(trained) <= 4 and not (claims.parent / "results").exists()
+        seen += trained
+    assert sorted(seen) == [f"sb3:a2c {seed}" for seed in range(1000, 1010)]
+    assert "4 runs of shard 1/3 finished, 0 failed" in capsys.readouterr().out
+    trained.clear()
+    assert run(claims, "true", "--write", "--output", output) == 0 and trained == []
+    assert len(json.loads((claims.parent / "results" / "true.json").read_text())[0]["draws"]) == 10
+
+
+def test_a_shard_leaves_claims_that_need_other_measurements_to_the_last_call(trained, tmp_path, capsys):
+    claim = claim_of("false alarms", n_seeds=2)
+    run_shares({"ppo": [claim]}, RunOptions(output=tmp_path, runner=trained, shard=Shard(1, 2)))
+    assert trained == [] and f"{claim.statement}: left to the command without --shard" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--shard", "1/2"], "--shard needs --output"),
+        (["--shard", "3/2", "--output", "kept"], "shard 3/2: shards are numbered from 1"),
+        (["--ray", "nowhere"], "Ray address nowhere: write host:port"),
+    ],
+)
+def test_a_shard_or_cluster_that_cannot_be_is_refused_before_any_run(
+    run, claims, trained, tmp_path, monkeypatch, capsys, options, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    without(monkeypatch, but_with=("ray",))
+    assert run(claims, "true", *options) == 2
+    assert sentence in capsys.readouterr().err and trained == [] and not (tmp_path / "kept").exists()

@@ -1,0 +1,139 @@
+"""
+Executes runs as tasks of a Ray cluster. Ray decides where each run trains, and repeats runs whose process or machine died.
+
+Ray is imported only when a cluster is used.
+"""
+
+import contextlib
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sb3_pgx.core.errors import one_line
+from sb3_pgx.core.optional_packages import require_extra
+from sb3_pgx.experiments.pool import OnResult, Runner, keep_result, use_one_thread
+from sb3_pgx.experiments.runs import RunResult, RunSpec, execute, failed
+
+ATTEMPTS = 3  # starts of a run before it counts as failed
+SECONDS_TO_ANSWER = 5.0
+KNOWN_TO_RAY = ("auto", "local")  # addresses that need no host and port
+
+
+class RunFailed(Exception):
+    """A run raised an error; ``result`` is its result. As an exception it tells Ray to try the run again."""
+
+    def __init__(self, result: RunResult):
+        super().__init__(result)
+        self.result = result
+
+
+class UnsuitableCluster(ValueError):
+    """A machine of the cluster cannot execute the runs as this machine would."""
+
+
+@contextlib.contextmanager
+def ray_runner(address: str, repeat_failed: bool = True) -> Iterator[Runner]:
+    """
+    Connect to a Ray cluster, and yield a runner that executes each run as a task with one processor and one torch thread.
+
+    The runner's arguments are those of :func:`~sb3_pgx.experiments.pool.run_all`; Ray decides how many runs train at once.
+    Results are written by this process, so the machines need no shared folder. A run whose process or machine dies is started
+    up to :data:`ATTEMPTS` times and then counts as failed; other runs are not affected. The runner raises
+    :class:`UnsuitableCluster` if a machine has other versions of the packages that affect results.
+
+    :param address: ``host:port`` of the cluster's head, ``ray://host:port`` of a Ray Client server, ``auto`` for the cluster
+        of this machine, or ``local`` to start one on this machine
+    :param repeat_failed: whether a run that raises an error starts again, too
+    :raises ImportError: Ray is not installed
+    :raises ValueError: the address has another form
+    :raises OSError: the cluster cannot be reached
+    """
+    require_extra("runs on a cluster", ("ray",), "cluster")
+    _check_answers(address)
+    import ray
+
+    try:
+        ray.init(address, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:  # Ray raises many types, for example if the cluster has another version of Python
+        raise ConnectionError(f"the Ray cluster {address} cannot be used: {one_line(error)}") from None
+    try:
+        yield _Tasks(ray, repeat_failed)
+    finally:
+        ray.shutdown()  # ends the tasks that are left
+
+
+def _check_answers(address: str) -> None:
+    """Connect once, because Ray itself would wait for minutes and print pages."""
+    if address in KNOWN_TO_RAY:
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise ValueError(f"Ray address {address}: write host:port, ray://host:port, auto or local")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConnectionError(f"the Ray cluster {address} cannot be reached: {reason}; is its head running?") from None
+
+
+class _Tasks:
+    """The runner of a connected cluster."""
+
+    def __init__(self, ray: Any, repeat_failed: bool):
+        self._ray = ray
+        retried = {"retry_exceptions": [RunFailed]} if repeat_failed else {}
+        self._task = ray.remote(_execute).options(num_cpus=1, max_retries=ATTEMPTS - 1, **retried)
+
+    def __call__(
+        self,
+        specs: Sequence[RunSpec],
+        paths: Sequence[Path] | None = None,
+        workers: int | None = None,
+        progress: bool = True,
+        on_result: OnResult = lambda result: None,
+    ) -> list[RunResult]:
+        from tqdm import tqdm
+
+        files = [None] * len(specs) if paths is None else paths
+        tasks = {self._task.remote(spec, spec.versions): index for index, spec in enumerate(specs)}
+        results: dict[int, RunResult] = {}
+        waiting = list(tasks)
+        with tqdm(total=len(specs), unit=" runs", disable=None if progress else True) as bar:
+            while waiting:
+                (done,), waiting = self._ray.wait(waiting)
+                index = tasks[done]
+                results[index] = keep_result(self._outcome(done, specs[index]), files[index])
+                on_result(results[index])
+                bar.update()
+        return [results[index] for index in range(len(specs))]
+
+    def _outcome(self, task: Any, spec: RunSpec) -> RunResult:
+        try:
+            return self._ray.get(task)
+        except self._ray.exceptions.RayTaskError as error:  # the task raised, on the machine where it ran
+            if isinstance(error.cause, RunFailed):
+                return error.cause.result
+            if isinstance(error.cause, UnsuitableCluster):
+                raise error.cause from None
+            raise UnsuitableCluster(
+                f"a machine of the cluster cannot execute runs: {one_line(error.cause)}; install the same packages everywhere"
+            ) from None
+        except self._ray.exceptions.RayError as error:
+            death = f"its process or its machine died {ATTEMPTS} times, or ran out of memory: {one_line(error)}"
+            return failed(spec, RuntimeError(death))
+
+
+def _execute(spec: RunSpec, expected: dict[str, str]) -> RunResult:
+    """Execute a run on a machine of the cluster."""
+    use_one_thread()
+    if spec.versions != expected:
+        here, there = (set(versions.items()) for versions in (spec.versions, expected))
+        found, wanted = (", ".join(map(" ".join, sorted(side))) or "none" for side in (here - there, there - here))
+        raise UnsuitableCluster(
+            f"the machine {socket.gethostname()} of the cluster has {found} instead of {wanted}; install the same versions"
+        )
+    result = execute(spec)
+    if result.error is not None:
+        raise RunFailed(result)
+    return result
