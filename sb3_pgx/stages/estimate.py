@@ -13,7 +13,7 @@ from sb3_pgx.engine import Objective
 from sb3_pgx.engine.policy_graphs import MAX_EVALUATED_ROWS, MAX_EVALUATED_STEPS, CompiledPass
 from sb3_pgx.ops.returns import gae
 from sb3_pgx.stages.collect import Collecting
-from sb3_pgx.stages.evaluate import Evaluators, evaluate_by_graph, evaluate_rollout, rows_by_graph, sequences_by_graph
+from sb3_pgx.stages.evaluate import EAGER, Evaluators, evaluate_by_graph, evaluate_rollout, rows_by_graph, sequences_by_graph
 
 
 class Estimating(Collecting):
@@ -33,7 +33,7 @@ class Estimating(Collecting):
         """Stage 2: return the rollout with values, log-probabilities and bootstrap values."""
         # If acting returned the values, keeping the distribution would need an extra forward pass.
         keep = self.reads_distribution or (self.keeps_distribution and not rollout.known_rows)
-        evaluated = evaluate_rollout(self.policy, rollout, keep, self._evaluators() if self.compiled else Evaluators())
+        evaluated = evaluate_rollout(self.policy, rollout, keep, self._evaluators() if self.compiled else EAGER)
         if not self.reads_distribution:
             evaluated.behaviour, evaluated.distribution = evaluated.distribution, None
         return evaluated
