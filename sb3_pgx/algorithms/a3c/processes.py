@@ -151,5 +151,6 @@ def _work(prepare: bytes, shared: SharedMemory, rank: int, pipe: Connection) -> 
             train(shared, rank)
     except BaseException as error:
         with suppress(OSError):
-            pipe.send(Failure(f"{type(error).__name__}: {error}", traceback.format_exc()))
+            # Short enough for the pipe's buffer: nobody reads it before this process has ended.
+            pipe.send(Failure(f"{type(error).__name__}: {error}"[:2_000], traceback.format_exc()[-20_000:]))
         sys.exit(1)
