@@ -85,15 +85,16 @@ class MeanOfTheFirst(MeanOverProcesses):
     def missed(self, n_metrics: int, like: Sequence[Tensor]) -> Tensor | None:
         if self._processes.is_first or int(self._store.get(_TAKEN)) <= self._step:
             return None
-        length = sum(x.numel() for x in like) + n_metrics
-        self._post(like[0].new_zeros(length), _NOTHING)  # the first process counts the messages
-        return self._mean_of_first(like[0].new_empty(length))
+        numbers = th.zeros(sum(x.numel() for x in like) + n_metrics, dtype=like[0].dtype)
+        self._post(numbers, _NOTHING)  # the first process counts the messages
+        return self._mean_of_first(numbers).to(like[0].device)
 
     def flat(self, numbers: Tensor) -> Tensor:
+        own = numbers.cpu()  # NCCL cannot receive from whichever process is first
         if self._processes.is_first:
-            return self._averaged(numbers)
-        self._post(numbers, self._step)
-        return self._mean_of_first(numbers)
+            return self._averaged(own).to(numbers.device)
+        self._post(own, self._step)
+        return self._mean_of_first(own).to(numbers.device)
 
     def settle(self) -> None:
         if self._processes.is_first:
