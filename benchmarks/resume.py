@@ -1,7 +1,7 @@
 """
 Kill runs with SIGKILL at random moments, resume them, and compare the parameters at their end with uninterrupted runs.
 
-    python -m benchmarks.resume            # 50 moments; writes benchmarks/results/resume.json
+    python -m benchmarks.resume            # 50 moments; writes benchmarks/results/resume/kills.json
     python -m benchmarks.resume --kills 1 --dry
 
 Each run is killed once, at a moment drawn uniformly from the time that the uninterrupted run took, by a generator with the
@@ -37,7 +37,7 @@ from sb3_pgx import ACER, PPO
 from sb3_pgx.checkpoints import CheckpointCallback, newest_checkpoint
 from sb3_pgx.core.files import write_text
 
-FILE = RESULTS / "resume.json"
+FILE = RESULTS / "resume" / "kills.json"
 SEED = 0  # of the moments
 KILLS = 10  # per case
 PATIENCE = 600.0  # seconds after which a run counts as stuck
