@@ -5,6 +5,7 @@ Ray is imported only when a cluster is used.
 """
 
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,8 +43,8 @@ def ray_runner(address: str, repeat_failed: bool = True) -> Iterator[Runner]:
     up to :data:`ATTEMPTS` times and then counts as failed; other runs are not affected. The runner raises
     :class:`UnsuitableCluster` if a machine has other versions of the packages that affect results.
 
-    :param address: ``host:port`` of the cluster's head, ``ray://host:port`` of a Ray Client server, ``auto`` for the cluster
-        of this machine, or ``local`` to start one on this machine
+    :param address: ``host:port`` of the cluster's head, ``auto`` for the cluster that this machine belongs to, or ``local`` to
+        start one on this machine
     :param repeat_failed: whether a run that raises an error starts again, too
     :raises ImportError: Ray is not installed
     :raises ValueError: the address has another form
@@ -54,7 +55,7 @@ def ray_runner(address: str, repeat_failed: bool = True) -> Iterator[Runner]:
     import ray
 
     try:
-        ray.init(address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises many types, for example if the cluster has another version of Python
         raise ConnectionError(f"the Ray cluster {address} cannot be used: {one_line(error)}") from None
     try:
@@ -67,9 +68,9 @@ def _check_answers(address: str) -> None:
     """Connect once, because Ray itself would wait for minutes and print pages."""
     if address in KNOWN_TO_RAY:
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isascii() and port.isdigit() and int(port) < 2**16):
-        raise ValueError(f"Ray address {address}: write host:port, ray://host:port, auto or local")
+    host, _, port = address.rpartition(":")
+    if not (host and "/" not in host and port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise ValueError(f"Ray address {address}: write host:port, auto or local")
     try:
         socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
     except OSError as error:

@@ -443,7 +443,7 @@ class PolicyGradientAlgorithm(Resuming):
         progress_bar: bool,
     ) -> None:
         """Train in this process. Arguments are those of :meth:`learn`."""
-        total_timesteps = as_timesteps(total_timesteps)
+        iteration, total_timesteps = 0, as_timesteps(total_timesteps)
         with self._checkpointing(callback) as state:
             if state is not None:
                 total_timesteps, reset_num_timesteps = self._steps_left(total_timesteps), False

@@ -120,10 +120,10 @@ def test_a_machine_with_other_versions_ends_the_comparison_before_it_trains(clus
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [
-        ("nowhere", "Ray address nowhere: write host:port, ray://host:port, auto or local"),
-        ("host:port", "Ray address host:port: write host:port, ray://host:port"),
+        ("nowhere", "Ray address nowhere: write host:port, auto or local"),
+        ("host:port", "Ray address host:port: write host:port, auto or local"),
+        ("ray://host:10001", "Ray address ray://host:10001: write host:port, auto or local"),
         ("127.0.0.1:CLOSED", "the Ray cluster 127.0.0.1:CLOSED cannot be reached: Connection refused; is its head running?"),
-        ("ray://127.0.0.1:CLOSED", "the Ray cluster ray://127.0.0.1:CLOSED cannot be reached: Connection refused"),
         ("nohost.invalid:6379", "the Ray cluster nohost.invalid:6379 cannot be reached: "),
     ],
 )
