@@ -22,8 +22,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ray",
         metavar="ADDRESS",
-        help="train on a Ray cluster, each run as a task with one processor: host:port, auto for the cluster that this machine "
-        "belongs to, or local to start one here",
+        help="train on a Ray cluster, each run as a task with one processor: host:port, auto for the cluster that this "
+        "machine belongs to, or local to start one here",
     )
     parser.add_argument(
         "--shard",

@@ -5,7 +5,6 @@ import multiprocessing as mp
 import re
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,10 +13,7 @@ from support.comparisons import ENV, assert_same, comparison_into, importable  #
 from support.run_in_process import compare_here
 
 from sb3_pgx.cli import main
-from sb3_pgx.core.files import UNFINISHED
-from sb3_pgx.experiments.comparison import plan_comparison
-from sb3_pgx.experiments.output_folder import RECORD
-from sb3_pgx.experiments.pool import read_result, run_here, write_json, write_result
+from sb3_pgx.experiments.pool import read_result, run_here, write_result
 from sb3_pgx.experiments.shards import Shard, read_shard
 
 pytestmark = pytest.mark.usefixtures("importable")
@@ -92,31 +88,26 @@ def test_shards_at_the_same_time_are_the_whole_comparison(whole, tmp_path):
     assert_same(folder, whole)
 
 
-def test_a_process_that_starts_while_another_one_writes_its_first_file_is_not_refused(tmp_path, monkeypatch):
-    folder = tmp_path / "out"
-    folder.mkdir()
-    (folder / f".comparison.json.0123456789abcdef{UNFINISHED}").write_text("{")
-    record, looks = folder / RECORD, []
+def test_many_processes_may_start_in_an_empty_folder_at_once(tmp_path):
+    """A process that finds the files of another one that has just started is not refused."""
 
-    def then_written(look):
-        """The other process writes its record directly after the first look into the folder."""
+    def train_nothing(specs, paths, workers, progress, on_result):
+        return []
 
-        def first_look(path, *others):
-            found = look(path, *others)
-            if path in (folder, record):
-                found = list(found) if path == folder else found
-                looks.append(path)
-                write_json(record, {**plan.record})
-            return found
+    def start(folder, barrier):
+        barrier.wait()
+        sys.exit(compare_here([*comparison_into(folder), "--shard", "9/9"], train_nothing))  # a share without runs
 
-        return first_look
-
-    plan = plan_comparison(ENV, ["sb3:a2c"], 80, 2, folder)
-    monkeypatch.setattr(Path, "iterdir", then_written(Path.iterdir))
-    monkeypatch.setattr(Path, "exists", lambda path, look=then_written(Path.exists): path != folder and look(path))
-    assert not looks and not record.is_file()
-    plan_comparison(ENV, ["sb3:a2c"], 80, 2, folder)
-    assert looks, "the other process came in between"
+    context = mp.get_context("fork")
+    for attempt in range(5):
+        barrier = context.Barrier(6)
+        processes = [context.Process(target=start, args=(tmp_path / str(attempt), barrier)) for _ in range(6)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [0] * 6
+        assert [path.name for path in (tmp_path / str(attempt)).iterdir()] == ["comparison.json"]
 
 
 def test_a_shard_resumes_and_force_repeats_only_its_own_runs(tmp_path):
