@@ -19,6 +19,8 @@ from sb3_pgx.checkpoints.object_graph import (
     take,
 )
 from sb3_pgx.checkpoints.random_state import RandomState, random_state, set_random_state
+from sb3_pgx.environments.gathered import GatheredVecEnv
+from sb3_pgx.environments.spread import ShareOfEnvironments
 
 
 class ProcessState(NamedTuple):
@@ -43,9 +45,11 @@ def process_state(roots: Mapping[str, Any], values: Any = None, references: Mapp
     :param roots: objects by name: environments, callbacks, a logger
     :param values: see :func:`~sb3_pgx.checkpoints.object_graph.take`
     :param references: see :func:`~sb3_pgx.checkpoints.object_graph.take`
+    :raises ValueError: the environments are spread over the processes of a run
     """
     random = random_state()
     nodes = nodes_of(roots)
+    _check_not_spread(nodes)
     simulations, episodes, workers, restarting = {}, {}, {}, {}
     for path, node in nodes.items():
         if isinstance(node, SubprocVecEnv):
@@ -64,6 +68,14 @@ def process_state(roots: Mapping[str, Any], values: Any = None, references: Mapp
         else:
             restarting[path] = type(nodes[path]).__name__
     return ProcessState(graph, simulations, episodes, workers, restarting, random)
+
+
+def _check_not_spread(nodes: Mapping[str, Any]) -> None:
+    if any(isinstance(node, GatheredVecEnv | ShareOfEnvironments) for node in nodes.values()):
+        raise ValueError(
+            "a checkpoint cannot hold environments that are spread over several processes, so the run could not continue "
+            "exactly: save the model with SB3's CheckpointCallback, and load it to go on with new episodes"
+        )
 
 
 def _in_processes(env: SubprocVecEnv) -> str:
@@ -93,8 +105,10 @@ def record_episodes(roots: Mapping[str, Any]) -> None:
     them.
 
     :param roots: objects by name
+    :raises ValueError: the environments are spread over the processes of a run
     """
     nodes = nodes_of(roots)
+    _check_not_spread(nodes)
     for node in nodes.values():
         if isinstance(node, SubprocVecEnv):
             ask_workers(node, "record")

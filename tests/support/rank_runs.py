@@ -17,6 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 from sb3_pgx import A2C, ACER, NPG, PPO, REINFORCE, TRPO, PPOPenalty, REINFORCEBaseline
+from sb3_pgx.checkpoints import CheckpointCallback
 from sb3_pgx.environments import evaluate_policy, make_vec_env, spread
 from sb3_pgx.parallel import rank, world_size
 
@@ -166,6 +167,12 @@ def refused(parallel):
         uses |= {name: lambda name=name: of_algorithm(name) for name in names}
         uses["batch_size"] = lambda: made(RUNS["PPO"], parallel, batch_size=15)
     return {name: error_of(use) for name, use in uses.items()}
+
+
+def refused_checkpoints(folder):
+    """Return the error of a run in several processes that is to write checkpoints."""
+    model, steps = made(RUNS["PPO"], "gather")
+    return error_of(lambda: model.learn(steps, CheckpointCallback(1, Path(folder, "checkpoints"))))
 
 
 def error_of(use):
