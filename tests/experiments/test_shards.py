@@ -5,6 +5,7 @@ import multiprocessing as mp
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,9 @@ from support.comparisons import ENV, assert_same, comparison_into, importable  #
 from support.run_in_process import compare_here
 
 from sb3_pgx.cli import main
+from sb3_pgx.core.files import UNFINISHED
+from sb3_pgx.experiments.comparison import plan_comparison
+from sb3_pgx.experiments.output_folder import RECORD
 from sb3_pgx.experiments.pool import read_result, run_here, write_result
 from sb3_pgx.experiments.shards import Shard, read_shard
 
@@ -88,26 +92,30 @@ def test_shards_at_the_same_time_are_the_whole_comparison(whole, tmp_path):
     assert_same(folder, whole)
 
 
-def test_many_processes_may_start_in_an_empty_folder_at_once(tmp_path):
-    """A process that finds the files of another one that has just started is not refused."""
+def test_a_process_that_starts_while_another_one_writes_its_first_file_is_not_refused(tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / f".comparison.json.0123456789abcdef{UNFINISHED}").write_text("{")
+    record = json.dumps(plan_comparison(ENV, ["sb3:a2c"], 80, 2, folder).record)
+    looks = []
 
-    def train_nothing(specs, paths, workers, progress, on_result):
-        return []
+    def then_written(look):
+        """The other process writes its record directly after the first look into the folder."""
 
-    def start(folder, barrier):
-        barrier.wait()
-        sys.exit(compare_here([*comparison_into(folder), "--shard", "9/9"], train_nothing))  # a share without runs
+        def look_and_write(path):
+            found = look(path)
+            if path in (folder, folder / RECORD):
+                found = list(found) if path == folder else found  # `iterdir` looks only when it is iterated over
+                looks.append(path)
+                (folder / RECORD).write_text(record)
+            return found
 
-    context = mp.get_context("fork")
-    for attempt in range(5):
-        barrier = context.Barrier(6)
-        processes = [context.Process(target=start, args=(tmp_path / str(attempt), barrier)) for _ in range(6)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        assert [process.exitcode for process in processes] == [0] * 6
-        assert [path.name for path in (tmp_path / str(attempt)).iterdir()] == ["comparison.json"]
+        return look_and_write
+
+    monkeypatch.setattr(Path, "iterdir", then_written(Path.iterdir))
+    monkeypatch.setattr(Path, "exists", then_written(Path.exists))
+    plan_comparison(ENV, ["sb3:a2c"], 80, 2, folder)
+    assert looks, "the other process came in between"
 
 
 def test_a_shard_resumes_and_force_repeats_only_its_own_runs(tmp_path):
