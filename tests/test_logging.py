@@ -15,7 +15,7 @@ from sb3_pgx.registry import ALGORITHMS
 
 
 def logged(model, timesteps, **kwargs):
-    """All that a training logged, dump by dump."""
+    """Every log dump of a run, in order."""
     dumps = []
     logger = configure(None, [""])
     original = logger.dump
@@ -54,7 +54,7 @@ def test_the_last_update_is_logged_whatever_the_log_interval(name):
 @pytest.mark.parametrize("log_interval", mostly_slow([1, 2, 3], [2]))
 @each_variant(also_quick=False)
 def test_no_step_is_logged_twice(variant, log_interval, tmp_path):
-    """Whether a training is continued, ends by itself, or is stopped by a callback."""
+    """Neither if the run continues, nor if it ends by itself or is stopped by a callback."""
     model = variant.make()
     model.set_logger(configure(str(tmp_path), ["csv"]))
     for _ in range(3):

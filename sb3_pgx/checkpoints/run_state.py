@@ -109,7 +109,7 @@ def continue_run(model: OnPolicyAlgorithm, callback: BaseCallback | None, state:
     names = [state.process.graph.classes[path].rpartition(".")[2] for path in missing if _is_callback(path)]
     absent = [name for name in names if name not in ("CallbackList", "ConvertCallback")]
     if absent and callback is not None:
-        _tell(model, f"Resuming: callbacks that this run lacks, or has in another order, begin anew: {', '.join(absent)}")
+        _tell(model, f"Resuming: callbacks that are missing or in another order start from scratch: {', '.join(absent)}")
     if "logger" in roots:
         forget_after(model.logger, model.num_timesteps)
 

@@ -117,7 +117,7 @@ def test_noise_that_a_callback_draws_anew_acts_at_once_and_has_no_history(n, gra
 
 
 class NoisyCritic(ActorCriticPolicy):
-    """Its critic draws random numbers, which no graph can."""
+    """Its critic draws random numbers, which a compiled graph cannot do."""
 
     def predict_values(self, obs):
         return super().predict_values(obs) + th.rand(1, device=obs.device)

@@ -83,7 +83,7 @@ class Noted(BaseCallback):
 @ON_POLICY
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_step_is_compiled_beside_acting_before_the_first_rollout(name, cell, graphs):
-    """They are the graphs that are used: none is compiled later."""
+    """Training uses these graphs and compiles no others later."""
     model = make(name, **CELLS[cell](), compile=True)
     sentences = Noted(lambda: list(model.log.sentences))
     model.learn(36, sentences)

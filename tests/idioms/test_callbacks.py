@@ -1,4 +1,4 @@
-"""What callbacks do to a training: they change the model, and SB3's own ones work."""
+"""Callbacks may change the model during a run, and SB3's own callbacks work."""
 
 import pytest
 import torch as th

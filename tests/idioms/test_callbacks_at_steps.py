@@ -45,7 +45,7 @@ def test_observations_to_come_are_disturbed_in_place(make):
 
 @idiom("PPO", "A2C")
 def test_observations_that_were_acted_on_are_changed_in_place(make):
-    """Of the model, where they are until the row is added."""
+    """In ``model._last_obs``, which holds them until the row is added to the buffer."""
 
     def change(callback):
         callback.model._last_obs[:, 1] = 0.0

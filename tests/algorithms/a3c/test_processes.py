@@ -25,7 +25,7 @@ ENDLESS, LONGEST = 10**9, 100.0  # steps, and seconds after which a test fails
 
 
 class Watches(BaseCallback):
-    """Keeps the shared memory, and may wait for the second worker. Ends a training that takes too long."""
+    """Keeps a reference to the shared memory, may wait for the second worker, and stops a run that takes too long."""
 
     def __init__(self, updates_to_wait_for=0, stop_at=None):
         super().__init__()
