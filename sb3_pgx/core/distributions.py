@@ -166,11 +166,16 @@ class Choice(CategoricalDistribution):
         probs = self.logits.softmax(dim=1)
         if not math.isfinite(probs.sum()):
             return th.multinomial(probs, 1, replacement=True).squeeze(1)  # which raises torch's error
-        return _largest(probs, th.empty_like(probs).exponential_())  # torch's function takes three times as long
+        return largest(probs, th.empty_like(probs).exponential_())  # torch's function takes three times as long
 
 
-def _largest(probs: th.Tensor, noise: th.Tensor) -> th.Tensor:
-    """Return the choices with the largest p / E, ``[B]``, as ``torch.multinomial`` does. E is exponentially distributed."""
+def largest(probs: th.Tensor, noise: th.Tensor) -> th.Tensor:
+    """
+    Return the choices with the largest p / E, ``[B]``, as ``torch.multinomial`` does.
+
+    :param probs: p, ``[B, K]``
+    :param noise: E, exponentially distributed, ``[B, K]``
+    """
     return (probs / noise).argmax(dim=1)
 
 
@@ -392,6 +397,6 @@ def sample_with(distribution: Distribution, noise: th.Tensor) -> th.Tensor:
     if isinstance(distribution, BernoulliDistribution):
         return (noise < inner.probs).to(inner.probs.dtype)
     if not isinstance(distribution, MultiCategoricalDistribution):
-        return _largest(inner.probs, noise)
+        return largest(inner.probs, noise)
     parts = zip(inner, noise.split([part.probs.shape[1] for part in inner], dim=1), strict=True)
-    return th.stack([_largest(part.probs, numbers) for part, numbers in parts], dim=1)
+    return th.stack([largest(part.probs, numbers) for part, numbers in parts], dim=1)

@@ -13,9 +13,10 @@ from sb3_pgx.core.rollout import Rows
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiler import Remembered, signature
 from sb3_pgx.engine.follower import Follower
-from sb3_pgx.engine.objective import BoundObjective, Objective
+from sb3_pgx.engine.objective import BoundObjective, Objective, evaluated
 from sb3_pgx.engine.optimizers import OptimizerRule, rule_of
 from sb3_pgx.engine.parameters import FlatParameters, MovedParameters, states_of, steps_taken
+from sb3_pgx.engine.plain_networks import PlainNetworks, is_plain, methods_set_on
 from sb3_pgx.engine.plan import Plan
 from sb3_pgx.engine.policy_function import left_as_it_is
 from sb3_pgx.engine.step import used
@@ -93,7 +94,7 @@ class GradientSteps:
         described = [*map(attrgetter("requires_grad", "dtype", "device"), parameters)]
         objects = [policy, optimizer, self.objective, *(f.policy for f in self.followers), *parameters]
         versions = [self._version, *(f.modules.version for f in self.followers)]
-        structure = (objects, (described, rule, plan.structure, versions))
+        structure = (objects, (described, rule, plan.structure, versions, methods_set_on(policy)))
         if not self._is_known(structure):
             self._structure = None  # after an interruption, the next update prepares again
             with left_as_it_is(policy):
@@ -103,7 +104,9 @@ class GradientSteps:
                 candidates = [p for p in parameters if p.requires_grad and id(p) not in spared]
                 self.used = used(measured["loss"], candidates)
             self.has_buffers = next(policy.buffers(), None) is not None
-            self.bound = replace(bound, names=["loss", *(name for name in measured if name != "loss")])
+            names = ["loss", *(name for name in measured if name != "loss")]
+            plain = self.objective.evaluate is evaluated and is_plain(policy)
+            self.bound = replace(bound, names=names, networks=PlainNetworks(policy) if plain else None)
             moved = {id(p) for p in self.used}
             self.fixed = [p for p in policy.parameters() if id(p) not in moved]
             self._mixed = len({(p.dtype, p.device) for p in self.used}) > 1

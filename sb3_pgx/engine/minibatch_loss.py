@@ -38,7 +38,7 @@ class MinibatchLoss:
         :raises Refusal: the policy's distribution cannot be made from its parameters
         """
         with th.enable_grad(), self.refusals():
-            measured = self.steps.bound.measure(self.policy, batch, self.plan.coefficients)
+            measured = self.steps.bound.measure_eagerly(self.policy, batch, self.plan.coefficients)
         return measured, gradients_of_loss(measured["loss"], self.steps.used)
 
     def refusals(self) -> AbstractContextManager[None]:

@@ -7,14 +7,22 @@ from typing import Any
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from sb3_pgx.core.evaluation import Evaluation, evaluate_actions, predict_values
+from sb3_pgx.core.evaluation import Evaluation, evaluate_actions, evaluate_latents, predict_values
 from sb3_pgx.core.rollout import Batch
 from sb3_pgx.engine.follower import FollowerRule
+from sb3_pgx.engine.plain_networks import PlainNetworks
 
 
 def evaluated(policy: ActorCriticPolicy, batch: Batch) -> Evaluation:
     """Evaluate a batch; return the distribution, too, if the batch has that of the behaviour policy."""
     return evaluate_actions(policy, batch.inputs, batch.actions, batch.distribution is not None)
+
+
+def evaluated_plainly(networks: PlainNetworks, policy: ActorCriticPolicy, batch: Batch) -> Evaluation:
+    """Return the same as :func:`evaluated`, faster where the batch is small."""
+    inputs = batch.inputs
+    latents = networks.latents(inputs.observations)
+    return evaluate_latents(policy, latents, inputs.action_masks, batch.actions, batch.distribution is not None)
 
 
 def evaluated_values(policy: ActorCriticPolicy, batch: Batch) -> Tensor:
@@ -53,11 +61,13 @@ class BoundObjective:
     :param objective: the loss and its metrics
     :param followers: no policy or one, which the objective reads
     :param names: of the metrics, ``"loss"`` first
+    :param networks: the policy's, if an eager step can evaluate them plainly
     """
 
     objective: Objective
     followers: Sequence[ActorCriticPolicy]
     names: Sequence[str]
+    networks: PlainNetworks | None = None
 
     def measure(self, policy: ActorCriticPolicy, batch: Any, coefficients: Any) -> dict[str, Tensor]:
         """
@@ -69,6 +79,12 @@ class BoundObjective:
         """
         now = self.objective.evaluate(policy, batch, *self.followers)
         return self.objective.measure(now, batch, coefficients)
+
+    def measure_eagerly(self, policy: ActorCriticPolicy, batch: Any, coefficients: Any) -> dict[str, Tensor]:
+        """Return :meth:`measure`, outside of a trace."""
+        if self.networks is None:
+            return self.measure(policy, batch, coefficients)
+        return self.objective.measure(evaluated_plainly(self.networks, policy, batch), batch, coefficients)
 
     @property
     def distance(self) -> int | None:

@@ -19,6 +19,7 @@ from sb3_pgx.engine.parameters import all_finite
 from sb3_pgx.engine.policy_graphs import CompiledPass, actions_from_noise
 from sb3_pgx.engine.trace import NotCompilable
 from sb3_pgx.stages.acting_memory import ActingMemory
+from sb3_pgx.stages.plain_actor import PlainActor, acts_plainly
 from sb3_pgx.stages.team import ALONE, Team
 
 
@@ -45,6 +46,7 @@ class ActionSampler:
     ):
         self.n_envs, self.n_updates, self.watched, self.evaluates = n_envs, n_updates, watched, evaluates
         self.memory, self._team = memory, team
+        self._plain: tuple[ActorCriticPolicy, PlainActor | None] | None = None  # None: not examined
         self._policy: ActorCriticPolicy | None = None  # policy of the graph; None: no graph
         self._graph: CompiledPass
         self._modules: Modules
@@ -124,7 +126,21 @@ class ActionSampler:
             noise = self._team.noise_source(policy.action_dist, self.n_envs, policy.device)()
             with th.no_grad():
                 return actions_from_noise(policy, inputs, noise), None, None
+        actor = self._plain_actor(policy) if inputs.action_masks is None else None
+        if actor is not None:
+            with th.no_grad():
+                sampled = actor(inputs.observations)
+            if sampled is not None:
+                return sampled, None, None
         return sample_actions(policy, inputs, self.evaluates, self.watched)
+
+    def _plain_actor(self, policy: ActorCriticPolicy) -> PlainActor | None:
+        """Return what samples the policy's actions fastest, if it is standard and nobody looks at its layers and methods."""
+        if self.watched or self.evaluates:
+            return None
+        if self._plain is None or self._plain[0] is not policy:
+            self._plain = policy, PlainActor(policy, self.n_envs) if acts_plainly(policy) else None
+        return self._plain[1]
 
     def value_finals(self, policy: ActorCriticPolicy, recorder: Recorder) -> None:
         """
