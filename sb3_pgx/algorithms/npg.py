@@ -317,7 +317,7 @@ class NPG(PolicyGradientAlgorithm):
         self._modules.train(self.policy, False)
         actor, critic = split_parameters(self.policy)
         own = [name for name in critic if name not in actor]
-        batch = next(iter(self.minibatches(rollout, None))).in_fixed_shapes()
+        batch = next(iter(self.minibatches(rollout, None))).for_graph()
         metrics = self._policy_step(batch, list(actor)) if actor else {}  # a frozen actor: only the critic learns
         if own:
             metrics |= self._sgd_critic(rollout) if self.critic == "sgd" else self._trust_region_critic(batch, own)

@@ -102,12 +102,14 @@ def masked_logits(logits: th.Tensor, masks: th.Tensor) -> th.Tensor:
     of −∞, keeps entropies and divergences finite; half of it leaves room for the normalisation.
 
     :param logits: ``[B, K]``
-    :param masks: which choices are valid, ``[B, K]``
+    :param masks: which choices are valid, boolean, or as bytes, which compiled loops read faster, ``[B, K]``
     """
     smallest = th.finfo(logits.dtype).min
-    return th.where(
-        masks, logits.clamp(min=smallest / 4), smallest / 2
-    )  # a valid option whose logit is −∞ is still the better
+    bounded = logits.clamp(min=smallest / 4)  # a valid option whose logit is −∞ is still the better
+    if masks.dtype is th.bool:
+        return th.where(masks, bounded, smallest / 2)
+    valid = masks.to(logits.dtype)
+    return valid * bounded + (1 - valid) * (smallest / 2)
 
 
 def as_sb3s(distribution: Distribution) -> Distribution:

@@ -235,8 +235,8 @@ class Rows(ABC):
         """Return the same rows with ``function`` applied to the observations."""
         return replace(self, observations=function(self.observations))
 
-    def in_fixed_shapes(self: SelfRows) -> SelfRows:
-        """Return the same rows in tensors of few different shapes, for a compiled graph."""
+    def for_graph(self: SelfRows) -> SelfRows:
+        """Return the same rows for a compiled graph: in tensors of few different shapes, and of types that it reads fast."""
         return self
 
     @abstractmethod
@@ -259,7 +259,7 @@ class Batch(Rows):
     advantages: Tensor  # [B]
     returns: Tensor  # [B]
     distribution: Tensor | None = None  # [B, K], packed parameters of the action distribution
-    action_masks: Tensor | None = None  # [B, M], boolean
+    action_masks: Tensor | None = None  # [B, M], boolean or bytes
     memory: Memory | None = None  # of a recurrent policy: sizes and states of the sequences
 
     @property
@@ -274,11 +274,19 @@ class Batch(Rows):
         """Return tensors, by name, that may be to blame for a loss that is not finite."""
         return {"advantages": self.advantages, "returns": self.returns}
 
-    def in_fixed_shapes(self) -> "Batch":
-        """Return the same rows. The sizes and the states of a recurrent policy's sequences are filled up to as many rows."""
-        if self.memory is None:
+    def for_graph(self) -> "Batch":
+        """
+        Return the same rows, with masks as bytes. The sizes and the states of a recurrent policy's sequences
+        are filled up to as many rows.
+        """
+        masks, memory = self.action_masks, self.memory
+        if masks is None and memory is None:
             return self
-        return replace(self, memory=in_fixed_shapes(self.memory, len(self)))
+        return replace(
+            self,
+            action_masks=None if masks is None else masks.view(th.uint8),
+            memory=None if memory is None else in_fixed_shapes(memory, len(self)),
+        )
 
     def split(self, size: int) -> Iterator["Batch"]:
         """Yield consecutive batches of ``size`` rows, as views; the last one may be smaller."""

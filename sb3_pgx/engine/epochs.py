@@ -201,7 +201,7 @@ def encode(batch: Rows, policy: ActorCriticPolicy) -> Rows:
     Return a batch as a graph takes it: parts of a dictionary in the order of the space, one-hot encoded. Encoding reads
     values, which a trace cannot do.
     """
-    batch, space = batch.in_fixed_shapes(), policy.observation_space
+    batch, space = batch.for_graph(), policy.observation_space
     if not (has_one_hot(space) or isinstance(space, spaces.Dict)):
         return batch
     return batch.with_observations(lambda x: one_hot(x, space))  # in the order of the space

@@ -151,9 +151,9 @@ def test_of_one_hot_observations_one_minibatch_is_held_at_a_time(space, at_once)
     events = []
 
     class Noted(Batch):
-        def in_fixed_shapes(self):
+        def for_graph(self):
             events.append("encoded")
-            return super().in_fixed_shapes()
+            return super().for_graph()
 
     def backend(graph, examples):
         return lambda *arguments: events.append("graph") or graph(*arguments)

@@ -39,7 +39,7 @@ class Segments(Rows):
         final = None if self.final_observations is None else function(self.final_observations)
         return replace(super().with_observations(function), final_observations=final)
 
-    def in_fixed_shapes(self) -> "Segments":
+    def for_graph(self) -> "Segments":
         """Return the segments with M final observations, or B if M are too few; copies of other observations pad them."""
         n_segments, final = self.rewards.shape[1], self.final_observations
         known = 0 if final is None else count(final)

@@ -92,10 +92,10 @@ def test_replayed_segments_are_completed_with_the_values_of_the_policy_now(kind)
             sizes.add(len(batch.final_observations))
             assert len(batch.final_observations) == (model.replay_batch if max(totals) <= model.replay_batch else len(batch))
             bare = replace(batch, final_observations=batch.final_observations[:total] if total else None)
-            for same in (batch, bare, bare.in_fixed_shapes()):
+            for same in (batch, bare, bare.for_graph()):
                 assert_completed(evaluated(model, same).final_values, batch, model.policy, diary)
             size = model.replay_batch if total <= model.replay_batch else len(batch)
-            assert len(bare.in_fixed_shapes().final_observations) == size
+            assert len(bare.for_graph().final_observations) == size
     assert counts == {1, 2, 3, 4} and sizes == {1, 2, 6, 12}
     batch = replayed(5)[0]
     before = evaluated(model, batch)
