@@ -15,7 +15,7 @@ Array = np.ndarray | dict[str, np.ndarray]
 
 def is_number(value: Any) -> bool:
     """Return whether a value is a real number; truth values do not count."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return type(value) is float or (isinstance(value, Real) and not isinstance(value, bool))
 
 
 def without_arrays(arguments: Mapping[str, Any]) -> dict[str, Any]:

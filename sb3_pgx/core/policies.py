@@ -6,6 +6,7 @@ which parameters the action distribution depends on.
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -270,7 +271,8 @@ def is_sb3s(policy: Any, *methods: str) -> bool:
     :param policy: policy to examine
     :param methods: names of methods
     """
-    return all(_stands_for(getattr(type(policy), name, None), name) and name not in vars(policy) for name in methods)
+    own, kind = vars(policy), type(policy)
+    return own.keys().isdisjoint(methods) and all(_stands_for(getattr(kind, name, None), name) for name in methods)
 
 
 def can_skip_forward(policy: Any) -> bool:
@@ -283,6 +285,7 @@ def can_act_from_noise(policy: Any) -> bool:
     return can_skip_forward(policy) and samples_from_noise(policy.action_dist)
 
 
+@cache
 def _stands_for(method: Any, name: str) -> bool:
     known = method is getattr(ActorCriticPolicy, name) or getattr(method, "samples_as_sb3", False)
     return known or getattr(method, "__module__", None) == MASKABLE_POLICIES

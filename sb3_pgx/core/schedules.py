@@ -81,9 +81,8 @@ def evaluate_coefficient(value: Coefficient, progress_remaining: float, name: st
     :return: finite number >= 0
     :raises ValueError: the schedule returned a negative or non-finite number
     """
-    schedule = as_schedule(value, name)
     try:
-        result = schedule(progress_remaining)
+        result = value if type(value) is float else as_schedule(value, name)(progress_remaining)
     except (TypeError, ValueError) as error:
         if not raised_in(error, FloatSchedule.__module__):
             raise  # raised by the user's function

@@ -293,7 +293,7 @@ class Collecting(OnPolicyAlgorithm):
                     recorder.known_finals[place] = final_value(behaviour.policy, observation)
 
     def _update_info_buffer(self, infos: Sequence[dict[str, Any]], dones: np.ndarray | None = None) -> None:
-        if isinstance(infos, ArrayInfos | JoinedInfos):
+        if type(infos) is not list and isinstance(infos, ArrayInfos | JoinedInfos):
             told = list(infos.ended)
         else:
             told = [i for i, info in enumerate(infos) if "episode" in info or "is_success" in info]
