@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.utils import explained_variance
+from torch import Tensor, nn
 
 from sb3_pgx.core.buffer_arrays import rollout_of, to_numpy
 from sb3_pgx.core.controllers import KLAdaptiveLearningRate, adapted_scale
@@ -234,8 +235,12 @@ class Updating(Estimating):
             if isinstance(kept, th.optim.Optimizer):
                 optimizers.append(kept)
             elif kept is not self.policy:
-                tensors += [*kept.parameters(), *kept.buffers()]
+                tensors += self.tensors_in(kept)
         self._undo.add(tensors_of(tensors, optimizers))
+
+    def tensors_in(self, module: nn.Module) -> list[Tensor]:
+        """Return parameters and buffers of a module that is saved in addition to the policy."""
+        return [*module.parameters(), *module.buffers()]
 
     def _learned_rollout(self) -> Rollout:
         """Return the rollout as it stands in the rollout buffer now."""

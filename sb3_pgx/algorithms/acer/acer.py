@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
 
 from sb3_pgx.algorithms.acer.batches import Batches
 from sb3_pgx.algorithms.acer.objective import BOX_OBJECTIVE, DISCRETE_OBJECTIVE, Coefficients
@@ -443,6 +444,12 @@ class ACER(RMSpropAlgorithm):
         self.replay_buffer.check_masked(self._action_masks is not None)
 
     # ------------------------------------------------------------------------------------------------ update
+
+    def tensors_in(self, module: nn.Module) -> list[Tensor]:
+        if module is not self.average_policy:
+            return super().tensors_in(module)
+        self._average_modules.look(self.average_policy)  # in a third of the time
+        return self._average_modules.tensors()
 
     def follower(self) -> Follower:
         """Return the average policy, which follows the trained one."""
