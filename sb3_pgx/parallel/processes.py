@@ -98,6 +98,13 @@ class Processes:
         self.bytes_moved += len(message) if self.is_first else 0
         return value if self.is_first else _unpickled(message)
 
+    def broadcast(self, values: th.Tensor) -> th.Tensor:
+        """Replace a tensor by that of the first process, in place, and return it."""
+        with self._losses():
+            th.distributed.broadcast(values, 0)
+        self.bytes_moved += values.numel() * values.element_size()
+        return values
+
     def send(self, peer: int, frame: np.ndarray) -> None:
         """Send bytes to one process, which must receive as many."""
         with self._losses(peer):

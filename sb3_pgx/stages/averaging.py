@@ -11,11 +11,9 @@ from operator import itemgetter
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.distributions import Distribution, StateDependentNoiseDistribution
 from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
-from sb3_pgx.core.distributions import noise_source
 from sb3_pgx.core.policies import can_act_from_noise
 from sb3_pgx.core.recurrent_evaluation import is_recurrent
 from sb3_pgx.core.rollout import Batch
@@ -27,22 +25,20 @@ from sb3_pgx.parallel.processes import Processes
 from sb3_pgx.parallel.reductions import Reduction
 from sb3_pgx.parallel.same import check_same
 from sb3_pgx.stages.guard import statistics_of
-from sb3_pgx.stages.team import Team, Train, described, restore, state_of
+from sb3_pgx.stages.team import SharedNoise, Train, check_none, described, restore, state_of
 
 CHECK_EVERY = 20  # updates between two comparisons of the parameters of all processes
 
 _EPISODES = ("ep_info_buffer", "ep_success_buffer")
 
 
-class Averaging(Team):
+class Averaging(SharedNoise):
     """
     Every process acts and learns, from its own environments; gradients and statistics are those of all.
 
     :param processes: of the run
     :param reduction: of their gradients
     """
-
-    draws_for_all = True
 
     def __init__(self, processes: Processes, reduction: Reduction):
         self.processes, self.size, self.is_first = processes, processes.size, processes.is_first
@@ -105,18 +101,6 @@ class Averaging(Team):
                 'change the policy with parallel="all_reduce"'
             )
 
-    def noise_source(self, distribution: Distribution, n: int, device: th.device) -> Callable[[], Tensor]:
-        if isinstance(distribution, StateDependentNoiseDistribution):  # whose noise is that of `reset_noise`
-            return noise_source(distribution, n, device)
-        rows, draw = self.processes.rows(n * self.size), noise_source(distribution, n * self.size, device)
-        return lambda: draw()[rows.start : rows.stop]
-
-    def reset_noise(self, policy: Any, n: int) -> None:
-        rows, distribution = self.processes.rows(n * self.size), policy.action_dist
-        policy.reset_noise(n * self.size)
-        distribution.exploration_matrices = distribution.exploration_matrices[rows.start : rows.stop]
-        distribution.exploration_mat = distribution.exploration_matrices[0]  # which SB3 uses for a single environment
-
     def coefficients(self, coefficients: Any) -> Any:
         if getattr(coefficients, "normalize_advantage", False):
             return coefficients._replace(normalize_advantage=False)
@@ -146,9 +130,7 @@ def _check_averages(model: Any) -> None:
             carrying_adapter(model.env) is not None
         ),
     }
-    reason = next((reason for reason, holds in reasons.items() if holds), None)
-    if reason is not None:
-        raise ValueError(f'parallel="all_reduce" averages gradients, but {reason}: use parallel="gather"')
+    check_none(reasons, 'parallel="all_reduce" averages gradients')
 
 
 @contextmanager

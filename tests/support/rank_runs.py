@@ -95,7 +95,7 @@ def digest(model):
 
 def outcome(model):
     """Return what a run with all_reduce has come to, in numbers that may differ by rounding."""
-    episodes = [[episode["l"], float(episode["r"])] for episode in model.ep_info_buffer]
+    episodes = [[episode["l"], float(episode["r"])] for episode in model.ep_info_buffer or ()]
     logged = {name: float(value) for name, value in model.logger.name_to_value.items() if name.startswith("train/")}
     return {
         "parameters": parameters(model).tolist(),
@@ -108,6 +108,11 @@ def outcome(model):
 
 def gather(name):
     return digest(trained(RUNS[name], "gather"))
+
+
+def gather_rollouts(name):
+    model, steps = made(RUNS[name], "gather_rollouts")
+    return outcome(model.learn(steps, log_interval=10**6))
 
 
 def all_reduce(name):
