@@ -20,9 +20,9 @@ from sb3_pgx.core.rollout import Batch
 from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.environments.carrying import carrying_adapter
 from sb3_pgx.environments.merged_statistics import gained, merge
+from sb3_pgx.environments.spread import LearningShare
+from sb3_pgx.parallel.devices import check_devices
 from sb3_pgx.parallel.failure import Failure
-from sb3_pgx.parallel.processes import Processes
-from sb3_pgx.parallel.reductions import Reduction
 from sb3_pgx.parallel.same import check_same
 from sb3_pgx.stages.guard import statistics_of
 from sb3_pgx.stages.team import SharedNoise, Train, check_none, described, restore, state_of
@@ -36,25 +36,32 @@ class Averaging(SharedNoise):
     """
     Every process acts and learns, from its own environments; gradients and statistics are those of all.
 
-    :param processes: of the run
-    :param reduction: of their gradients
+    :param env: the environments of this process
     """
 
-    def __init__(self, processes: Processes, reduction: Reduction):
-        self.processes, self.size, self.is_first = processes, processes.size, processes.is_first
-        self.reduction = reduction
+    def __init__(self, env: LearningShare):
+        super().__init__(env.team)
+        self.env, self.size, self.is_first, self.reduction = env, env.team.size, env.team.is_first, env.reduction
 
     def learn(self, model: Any, train: Train, callback: MaybeCallback, total_timesteps: int) -> None:
         _check_averages(model)
         check_same(self.processes, {**described(model), "total_timesteps": total_timesteps})
+        check_devices(self.processes, model.device)
         restore(model, self.processes.from_first(state_of(model)))
         if not can_act_from_noise(model.policy) and model.seed is not None:
             th.manual_seed(model.seed + self.processes.rank)  # otherwise all would draw the same actions
-        if self.is_first:
-            train(callback)
-        else:
-            with _silent(model):
-                train(None)
+        self.env.expected = True
+        try:
+            if self.is_first:
+                train(callback)
+            else:
+                with _silent(model):
+                    train(None)
+        except Exception as error:
+            if self.env.expected:
+                self.processes.exchange(Failure(error, self.processes.rank))
+            raise
+        self._exchanged(None)
         restore(model, self.processes.from_first(state_of(model)))
 
     def collect(self, model: Any, collect: Callable[[], bool]) -> bool:
@@ -64,31 +71,50 @@ class Averaging(SharedNoise):
         for name, queue in before_episodes.items():
             setattr(model, name, Stamped(queue, queue.maxlen, lambda: model.num_timesteps))
         error: Exception | None = None
-        outcome: Any
+        outcome = False
         try:
             outcome = collect()
         except Exception as raised:
-            error, outcome = raised, Failure(raised, self.processes.rank)
+            error = raised
         episodes = {name: getattr(getattr(model, name), "added", []) for name in _EPISODES}
         gain = gained(statistics_of(normalize), before) if normalize is not None else {}
-        outcomes, of_all, gains = zip(*self.processes.exchange((outcome, episodes, gain)), strict=True)
         vars(model).update(before_episodes)
-        failure = next((x for x in outcomes if isinstance(x, Failure)), None)
-        if failure is not None:  # a refused rollout changes nothing, in no process
+        try:
+            outcomes, of_all, gains = zip(*self._exchanged((outcome, episodes, gain), error), strict=True)
+        except Exception:  # a refused rollout changes nothing, in no process
             if normalize is not None:
                 vars(normalize).update(before)
-            raise failure.error() if error is None else error
+            raise
         for name, queue in before_episodes.items():
             added = sorted(chain.from_iterable(of_one[name] for of_one in of_all), key=itemgetter(0))  # as in one process
             setattr(model, name, deque([*queue, *(entry for _, entry in added)], queue.maxlen))
         if normalize is not None:
             merge(statistics_of(normalize), before, gains)
+        self.env.expected = not all(outcomes)  # otherwise the next message is one of the update
         return all(outcomes)
+
+    def _exchanged(self, mine: Any, error: Exception | None = None) -> list[Any]:
+        """
+        Return the objects of all processes, by rank.
+
+        :param mine: of this process
+        :param error: that has been raised in this process; all processes raise it
+        """
+        everywhere = self.processes.exchange(mine if error is None else Failure(error, self.processes.rank))
+        failure = next((x for x in everywhere if isinstance(x, Failure)), None)
+        if failure is not None:
+            self.env.expected = False
+            raise failure.error() if error is None else error
+        return everywhere
 
     def check(self, model: Any, iteration: int) -> None:
         self.reduction.settle()
-        if iteration % CHECK_EVERY:
-            return
+        if iteration % CHECK_EVERY == 0:
+            self._check_parameters(model)
+        self.env.expected = True
+
+    def _check_parameters(self, model: Any) -> None:
+        """:raises RuntimeError: the processes have different ones"""
         digest = hashlib.sha256()
         for name, tensor in model.policy.state_dict().items():
             digest.update(name.encode() + tensor.numpy(force=True).tobytes())

@@ -15,7 +15,7 @@ def team_of(env: VecEnv | None) -> Team:
     while isinstance(env, VecEnvWrapper) and not isinstance(env, LearningShare):
         env = env.venv
     if isinstance(env, LearningShare):
-        return Averaging(env.team, env.reduction)
+        return Averaging(env)
     if isinstance(env, GatheredRollouts):
         return GatheringRollouts(env)
     return Gathering(env) if isinstance(env, GatheredVecEnv) else ALONE
