@@ -232,6 +232,7 @@ def refused(parallel):
 def changes_the_policy(locals_, globals_):
     with th.no_grad():
         next(locals_["self"].policy.parameters()).mul_(1.5)
+    return True
 
 
 def wrapped_again():
