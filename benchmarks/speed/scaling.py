@@ -12,8 +12,8 @@ one. The model extrapolates to more processes from the measured parts of an iter
 
 ``rest`` is the part that does not shrink with W: the acting and the update of the first process. ``messages`` are the seconds
 per iteration and further process that two processes need more than the two terms before say. It is optimistic in that it knows
-nothing of the network, and pessimistic in that the messages of one step overlap. It is a model of ``gather`` alone, because acting
-shrinks with W in the other ways. The runs of one case take turns.
+nothing of the network, and pessimistic in that the messages of one step overlap. It is a model of ``gather`` alone: in the
+other ways, acting shrinks with W. The runs of one case take turns.
 """
 
 import argparse
