@@ -66,8 +66,8 @@ def spread(make: Callable[[range], VecEnv], n_envs: int, parallel: Sharing, max_
     wrappers such as ``VecNormalize``, and everything else, work as in one process. Given the same seeds, the result is that of
     one process bit for bit. Right for costly environments and cheap updates.
 
-    ``"gather_rollouts"``: every process acts in its own environments. The first one receives the rollouts, one message per
-    process and rollout, and learns. Wrappers wrap the environments of one process, so ``VecNormalize`` is refused. The result
+    ``"gather_rollouts"``: every process acts in its own environments. The first one receives the rollouts, in a few
+    messages per process and rollout, and learns. Wrappers wrap the environments of one process, so ``VecNormalize`` is refused. The result
     is that of one process, but for rounding in the actions. Right if acting or the messages of ``"gather"`` take long.
 
     ``"all_reduce"``: every process acts and learns, from its own environments, and each gradient is averaged over all.
