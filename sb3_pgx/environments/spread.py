@@ -66,9 +66,9 @@ def spread(make: Callable[[range], VecEnv], n_envs: int, parallel: Sharing, max_
     wrappers such as ``VecNormalize``, and everything else, work as in one process. Given the same seeds, the result is that of
     one process bit for bit. Right for costly environments and cheap updates.
 
-    ``"gather_rollouts"``: every process acts in its own environments. The first one receives the rollouts, in a few
-    messages per process and rollout, and learns. Wrappers wrap the environments of one process, so ``VecNormalize`` is refused. The result
-    is that of one process, but for rounding in the actions. Right if acting or the messages of ``"gather"`` take long.
+    ``"gather_rollouts"``: every process acts in its own environments. The first one receives the rollouts, in a few messages
+    per process and rollout, and learns. Wrappers wrap the environments of one process, so ``VecNormalize`` is refused. The
+    result is that of one process, but for rounding in the actions. Right if acting or the messages of ``"gather"`` take long.
 
     ``"all_reduce"``: every process acts and learns, from its own environments, and each gradient is averaged over all.
     ``batch_size`` and all statistics are those of the whole. Right for costly updates, such as of large networks.
