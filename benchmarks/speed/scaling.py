@@ -12,7 +12,8 @@ one. The model extrapolates to more processes from the measured parts of an iter
 
 ``rest`` is the part that does not shrink with W: the acting and the update of the first process. ``messages`` are the seconds
 per iteration and further process that two processes need more than the two terms before say. It is optimistic in that it knows
-nothing of the network, and pessimistic in that the messages of one step overlap. The runs of one case take turns.
+nothing of the network, and pessimistic in that the messages of one step overlap. It is a model of ``gather`` alone: in the
+other ways, acting shrinks with W. The runs of one case take turns.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from benchmarks.speed.entries import measure_entries
 FILE = RESULTS / "speed" / "scaling.json"
 WORKER = Path(__file__).with_name("scaling_worker.py")
 COSTS = (1e-5, 1e-4, 1e-3, 1e-2)  # seconds per step of an environment
-WAYS = ("gather", "all_reduce")
+WAYS = ("gather", "gather_rollouts", "all_reduce")
 SPINNING, SLEEPING = (1, 2), (1, 2, 4, 8)  # numbers of processes
 JOB = dict(n_envs=16, n_steps=32, batch_size=128, n_epochs=10, compile=True, iterations=4)
 REPEATS = 3
@@ -121,7 +122,7 @@ def markdown(record: dict[str, Any]) -> str:
     for name, entry in record.items():
         measured = entry["seconds"]
         efficiency = [f"{100 * measured['efficiency'][n]:.0f} %" if n in measured["efficiency"] else "" for n in "248"]
-        speeds = [f"{x:.1f} ×" if name.startswith("gather") else "" for x in measured["modelled_speedup"].values()]
+        speeds = [f"{x:.1f} ×" if name.startswith("gather,") else "" for x in measured["modelled_speedup"].values()]
         cells = [f"{measured['seconds']['1']:.2f}", *efficiency, f"{measured['bytes']['2']:,.0f}", *speeds]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -130,7 +131,7 @@ def markdown(record: dict[str, Any]) -> str:
 def main(arguments: list[str]) -> int:
     """Run the command. Return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.scaling", description=__doc__.strip().split("\n")[0])
-    parser.add_argument("--parallel", nargs="+", choices=WAYS, default=WAYS, help="default: both")
+    parser.add_argument("--parallel", nargs="+", choices=WAYS, default=WAYS, help="default: all")
     parser.add_argument("--seconds", nargs="+", type=float, choices=COSTS, default=COSTS, help="cost of a step (default: all)")
     parser.add_argument("--repeats", type=int, default=REPEATS, help="runs per case (default: %(default)s)")
     parser.add_argument("--file", type=Path, default=FILE, help="default: benchmarks/results/speed/scaling.json")

@@ -185,7 +185,7 @@ class GatheredVecEnv(VecEnv, Carrying):
     def _own_step(self, actions: Any) -> tuple[list[np.ndarray], Any]:
         mine = actions if isinstance(actions, np.ndarray) else actions[self.rows.start : self.rows.stop]
         observations, rewards, dones, infos = self.own.step(mine)
-        return [*self._flattened(observations), np.asarray(rewards), np.asarray(dones)], _to_send(infos)
+        return [*self._flattened(observations), np.asarray(rewards), np.asarray(dones)], to_send(infos)
 
     def _own_of_rows(self, method: str, chosen: Sequence[int], args: Any, kwargs: Any) -> tuple[list[np.ndarray], Any]:
         mine = [i for i in chosen if i in self.rows]
@@ -223,7 +223,7 @@ class GatheredVecEnv(VecEnv, Carrying):
         return [indices] if isinstance(indices, int) else indices
 
 
-def _to_send(infos: Any) -> Any:
+def to_send(infos: Any) -> Any:
     """Return infos for another process; ``None`` if they say nothing, which needs no message."""
     if isinstance(infos, ArrayInfos):
         return infos if infos.arrays or infos.ended else None

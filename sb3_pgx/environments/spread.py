@@ -11,22 +11,20 @@ from sb3_pgx.parallel.processes import Processes, joined_processes
 from sb3_pgx.parallel.reductions import MeanOfTheFirst, MeanOverProcesses
 from sb3_pgx.parallel.same import check_same
 
-Sharing = Literal["gather", "all_reduce"]
+Sharing = Literal["gather", "gather_rollouts", "all_reduce"]
 
 
 class ShareOfEnvironments(VecEnvWrapper):
     """
-    The environments of one process, which learns from them together with the others.
+    The environments of one process, which acts in them.
 
     :param own: the environments
     :param processes: of the run
-    :param max_dropped: see :func:`spread`
     """
 
-    def __init__(self, own: VecEnv, processes: Processes, max_dropped: int):
+    def __init__(self, own: VecEnv, processes: Processes):
         super().__init__(own)
         self.team = processes
-        self.reduction = MeanOfTheFirst(processes, max_dropped) if max_dropped else MeanOverProcesses(processes)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed the first environment of all processes with ``seed``, and the others with the next numbers."""
@@ -40,6 +38,25 @@ class ShareOfEnvironments(VecEnvWrapper):
         return self.venv.step_wait()
 
 
+class ActingShare(ShareOfEnvironments):
+    """The environments of one process that acts in them and sends its rollouts to the first one, which learns."""
+
+
+class LearningShare(ShareOfEnvironments):
+    """
+    The environments of one process that acts in them, and learns together with the others.
+
+    :param own: the environments
+    :param processes: of the run
+    :param max_dropped: see :func:`spread`
+    """
+
+    def __init__(self, own: VecEnv, processes: Processes, max_dropped: int):
+        super().__init__(own, processes)
+        self.reduction = MeanOfTheFirst(processes, max_dropped) if max_dropped else MeanOverProcesses(processes)
+        self.expected = True  # whether the next message of the others is an exchange, which can tell them of an error
+
+
 def spread(make: Callable[[range], VecEnv], n_envs: int, parallel: Sharing, max_dropped: int = 0) -> VecEnv:
     """
     Make environments that are spread over the processes that ``torchrun`` has started. Without ``torchrun``, this process
@@ -48,6 +65,10 @@ def spread(make: Callable[[range], VecEnv], n_envs: int, parallel: Sharing, max_
     ``"gather"``: the first process acts and learns, the others step their environments. It has a ``VecEnv`` of all N, so
     wrappers such as ``VecNormalize``, and everything else, work as in one process. Given the same seeds, the result is that of
     one process bit for bit. Right for costly environments and cheap updates.
+
+    ``"gather_rollouts"``: every process acts in its own environments. The first one receives the rollouts, in a few messages
+    per process and rollout, and learns. Wrappers wrap the environments of one process, so ``VecNormalize`` is refused. The
+    result is that of one process, but for rounding in the actions. Right if acting or the messages of ``"gather"`` take long.
 
     ``"all_reduce"``: every process acts and learns, from its own environments, and each gradient is averaged over all.
     ``batch_size`` and all statistics are those of the whole. Right for costly updates, such as of large networks.
@@ -79,4 +100,6 @@ def spread(make: Callable[[range], VecEnv], n_envs: int, parallel: Sharing, max_
     own = make(processes.rows(n_envs))
     spaces = {"observation_space": own.observation_space, "action_space": own.action_space, "share": own.num_envs}
     check_same(processes, spaces)
-    return GatheredVecEnv(own, processes) if parallel == "gather" else ShareOfEnvironments(own, processes, max_dropped)
+    if parallel == "gather":
+        return GatheredVecEnv(own, processes)
+    return ActingShare(own, processes) if parallel == "gather_rollouts" else LearningShare(own, processes, max_dropped)

@@ -98,6 +98,13 @@ class Processes:
         self.bytes_moved += len(message) if self.is_first else 0
         return value if self.is_first else _unpickled(message)
 
+    def broadcast(self, values: th.Tensor) -> th.Tensor:
+        """Replace a tensor by that of the first process, in place, and return it."""
+        with self._losses():
+            th.distributed.broadcast(values, 0)
+        self.bytes_moved += values.numel() * values.element_size()
+        return values
+
     def send(self, peer: int, frame: np.ndarray) -> None:
         """Send bytes to one process, which must receive as many."""
         with self._losses(peer):
@@ -172,6 +179,11 @@ def joined_processes() -> Processes | None:
             th.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % th.cuda.device_count())
         th.distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
         atexit.register(_leave)
+    elif "cpu" not in (config := th.distributed.get_backend_config()):
+        raise RuntimeError(
+            f'torch.distributed has been initialised with "{config}", but environments need a backend on the CPU: leave '
+            'init_process_group out, or call it with "cpu:gloo,cuda:nccl"'
+        )
     return Processes(th.distributed.get_rank(), th.distributed.get_world_size())
 
 

@@ -101,9 +101,10 @@ class ActionSampler:
         except Exception:
             with blaming_numbers(lambda what: self._refusal(policy, what), self._place):
                 raise
-        # A graph also samples from NaN. Continuous actions are NaN then; discrete ones look normal, and the evaluation of the
-        # rollout finds the NaN.
-        if policy is self._policy and actions.is_floating_point() and not all_finite(actions):
+        # Sampling from given noise does not notice NaN. Continuous actions are NaN then; discrete ones look normal, and the
+        # evaluation of the rollout finds the NaN.
+        from_noise = policy is self._policy or self._team.draws_for_all
+        if from_noise and actions.is_floating_point() and not all_finite(actions):
             raise self._refusal(policy, f"its action is {actions[~actions.isfinite()][0]}")
         return actions, values, log_probs
 
@@ -141,6 +142,9 @@ class ActionSampler:
         if self._plain is None or self._plain[0] is not policy:
             self._plain = policy, PlainActor(policy, self.n_envs) if acts_plainly(policy) else None
         return self._plain[1]
+
+    def check_follows_changes(self) -> None:
+        """:raises RuntimeError: a callback has changed the policy, which the actions of this rollout do not follow"""
 
     def value_finals(self, policy: ActorCriticPolicy, recorder: Recorder) -> None:
         """

@@ -62,6 +62,7 @@ from sb3_pgx.engine.compiler import COMPILE_AFTER, check_compile
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import acting_pass, evaluation_pass, rows_pass, sequences_pass
 from sb3_pgx.environments.action_masks import find_action_masks, is_part, predicted_masks
+from sb3_pgx.environments.gathered_rollouts import with_rollouts_gathered
 from sb3_pgx.environments.vector_env import as_vec_env, is_vector_env
 from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
 from sb3_pgx.stages.report import notify, notify_of_error
@@ -154,7 +155,7 @@ class PolicyGradientAlgorithm(Resuming):
         check_env_argument(env)
         if is_vector_env(env):
             env = as_vec_env(env)
-        return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        return with_rollouts_gathered(OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper))
 
     # ------------------------------------------------------------------------------------------------ what differs
 

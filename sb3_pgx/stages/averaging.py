@@ -11,54 +11,57 @@ from operator import itemgetter
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.distributions import Distribution, StateDependentNoiseDistribution
 from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
-from sb3_pgx.core.distributions import noise_source
 from sb3_pgx.core.policies import can_act_from_noise
 from sb3_pgx.core.recurrent_evaluation import is_recurrent
 from sb3_pgx.core.rollout import Batch
 from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.environments.carrying import carrying_adapter
 from sb3_pgx.environments.merged_statistics import gained, merge
+from sb3_pgx.environments.spread import LearningShare
+from sb3_pgx.parallel.devices import check_devices
 from sb3_pgx.parallel.failure import Failure
-from sb3_pgx.parallel.processes import Processes
-from sb3_pgx.parallel.reductions import Reduction
 from sb3_pgx.parallel.same import check_same
 from sb3_pgx.stages.guard import statistics_of
-from sb3_pgx.stages.team import Team, Train, described, restore, state_of
+from sb3_pgx.stages.team import SharedNoise, Train, check_none, described, restore, state_of
 
 CHECK_EVERY = 20  # updates between two comparisons of the parameters of all processes
 
 _EPISODES = ("ep_info_buffer", "ep_success_buffer")
 
 
-class Averaging(Team):
+class Averaging(SharedNoise):
     """
     Every process acts and learns, from its own environments; gradients and statistics are those of all.
 
-    :param processes: of the run
-    :param reduction: of their gradients
+    :param env: the environments of this process
     """
 
-    draws_for_all = True
-
-    def __init__(self, processes: Processes, reduction: Reduction):
-        self.processes, self.size, self.is_first = processes, processes.size, processes.is_first
-        self.reduction = reduction
+    def __init__(self, env: LearningShare):
+        super().__init__(env.team)
+        self.env, self.size, self.is_first, self.reduction = env, env.team.size, env.team.is_first, env.reduction
 
     def learn(self, model: Any, train: Train, callback: MaybeCallback, total_timesteps: int) -> None:
         _check_averages(model)
         check_same(self.processes, {**described(model), "total_timesteps": total_timesteps})
+        check_devices(self.processes, model.device)
         restore(model, self.processes.from_first(state_of(model)))
         if not can_act_from_noise(model.policy) and model.seed is not None:
             th.manual_seed(model.seed + self.processes.rank)  # otherwise all would draw the same actions
-        if self.is_first:
-            train(callback)
-        else:
-            with _silent(model):
-                train(None)
+        self.env.expected = True
+        try:
+            if self.is_first:
+                train(callback)
+            else:
+                with _silent(model):
+                    train(None)
+        except Exception as error:
+            if self.env.expected:
+                self.processes.exchange(Failure(error, self.processes.rank))
+            raise
+        self._exchanged(None)
         restore(model, self.processes.from_first(state_of(model)))
 
     def collect(self, model: Any, collect: Callable[[], bool]) -> bool:
@@ -68,31 +71,50 @@ class Averaging(Team):
         for name, queue in before_episodes.items():
             setattr(model, name, Stamped(queue, queue.maxlen, lambda: model.num_timesteps))
         error: Exception | None = None
-        outcome: Any
+        outcome = False
         try:
             outcome = collect()
         except Exception as raised:
-            error, outcome = raised, Failure(raised, self.processes.rank)
+            error = raised
         episodes = {name: getattr(getattr(model, name), "added", []) for name in _EPISODES}
         gain = gained(statistics_of(normalize), before) if normalize is not None else {}
-        outcomes, of_all, gains = zip(*self.processes.exchange((outcome, episodes, gain)), strict=True)
         vars(model).update(before_episodes)
-        failure = next((x for x in outcomes if isinstance(x, Failure)), None)
-        if failure is not None:  # a refused rollout changes nothing, in no process
+        try:
+            outcomes, of_all, gains = zip(*self._exchanged((outcome, episodes, gain), error), strict=True)
+        except Exception:  # a refused rollout changes nothing, in no process
             if normalize is not None:
                 vars(normalize).update(before)
-            raise failure.error() if error is None else error
+            raise
         for name, queue in before_episodes.items():
             added = sorted(chain.from_iterable(of_one[name] for of_one in of_all), key=itemgetter(0))  # as in one process
             setattr(model, name, deque([*queue, *(entry for _, entry in added)], queue.maxlen))
         if normalize is not None:
             merge(statistics_of(normalize), before, gains)
+        self.env.expected = not all(outcomes)  # otherwise the next message is one of the update
         return all(outcomes)
+
+    def _exchanged(self, mine: Any, error: Exception | None = None) -> list[Any]:
+        """
+        Return the objects of all processes, by rank.
+
+        :param mine: of this process
+        :param error: that has been raised in this process; all processes raise it
+        """
+        everywhere = self.processes.exchange(mine if error is None else Failure(error, self.processes.rank))
+        failure = next((x for x in everywhere if isinstance(x, Failure)), None)
+        if failure is not None:
+            self.env.expected = False
+            raise failure.error() if error is None else error
+        return everywhere
 
     def check(self, model: Any, iteration: int) -> None:
         self.reduction.settle()
-        if iteration % CHECK_EVERY:
-            return
+        if iteration % CHECK_EVERY == 0:
+            self._check_parameters(model)
+        self.env.expected = True
+
+    def _check_parameters(self, model: Any) -> None:
+        """:raises RuntimeError: the processes have different ones"""
         digest = hashlib.sha256()
         for name, tensor in model.policy.state_dict().items():
             digest.update(name.encode() + tensor.numpy(force=True).tobytes())
@@ -104,18 +126,6 @@ class Averaging(Team):
                 "Something changes them in one process alone, such as a callback: callbacks run in process 0, and must not "
                 'change the policy with parallel="all_reduce"'
             )
-
-    def noise_source(self, distribution: Distribution, n: int, device: th.device) -> Callable[[], Tensor]:
-        if isinstance(distribution, StateDependentNoiseDistribution):  # whose noise is that of `reset_noise`
-            return noise_source(distribution, n, device)
-        rows, draw = self.processes.rows(n * self.size), noise_source(distribution, n * self.size, device)
-        return lambda: draw()[rows.start : rows.stop]
-
-    def reset_noise(self, policy: Any, n: int) -> None:
-        rows, distribution = self.processes.rows(n * self.size), policy.action_dist
-        policy.reset_noise(n * self.size)
-        distribution.exploration_matrices = distribution.exploration_matrices[rows.start : rows.stop]
-        distribution.exploration_mat = distribution.exploration_matrices[0]  # which SB3 uses for a single environment
 
     def coefficients(self, coefficients: Any) -> Any:
         if getattr(coefficients, "normalize_advantage", False):
@@ -146,9 +156,7 @@ def _check_averages(model: Any) -> None:
             carrying_adapter(model.env) is not None
         ),
     }
-    reason = next((reason for reason, holds in reasons.items() if holds), None)
-    if reason is not None:
-        raise ValueError(f'parallel="all_reduce" averages gradients, but {reason}: use parallel="gather"')
+    check_none(reasons, 'parallel="all_reduce" averages gradients')
 
 
 @contextmanager

@@ -165,17 +165,19 @@ class Collecting(OnPolicyAlgorithm):
         carrying = carrying_adapter(env)
         n_steps, is_full = 0, False
         if self.use_sde:
-            self._reset_noise(env)
+            self._reset_noise(env, team)
         callback.on_rollout_start()
         snapshot = BehaviourPolicy(self.policy) if watched else None
         buffer.follow_policy(self.policy)
         memory = acting_memory(self.policy, self._last_memory, env.num_envs, watched)
         own_buffer = isinstance(buffer, CustomBuffer)
-        sampler = ActionSampler(env.num_envs, self._n_updates, watched, evaluates=own_buffer, memory=memory, team=team)
+        sampler = team.taken_actions(self) or ActionSampler(
+            env.num_envs, self._n_updates, watched, evaluates=own_buffer, memory=memory, team=team
+        )
         self._look()
 
         while not is_full:
-            self._renew_noise(env, n_steps)
+            self._renew_noise(env, n_steps, team)
             row = recorder.observe(self._last_obs)
             resetting = None if carrying is None else carrying.resetting  # rows of which this step will be no experience
             action_masks = self._masks_of_step(n_steps, resetting)
@@ -220,6 +222,7 @@ class Collecting(OnPolicyAlgorithm):
             recorder.add(actions, rewards, ends, infos, valid, episode_starts, env, given)
             sampler.value_finals(self.policy, recorder)
             if snapshot is not None and snapshot.has_changed(self.policy):
+                sampler.check_follows_changes()
                 self._evaluate_before_change(snapshot, recorder)
                 snapshot = BehaviourPolicy(self.policy)
                 buffer.follow_policy(self.policy)
@@ -331,13 +334,13 @@ class Collecting(OnPolicyAlgorithm):
             with naming_dead_workers(self._action_masks.env):
                 raise
 
-    def _renew_noise(self, env: VecEnv, n_steps: int) -> None:
+    def _renew_noise(self, env: VecEnv, n_steps: int, team: Team) -> None:
         if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
-            self._reset_noise(env)
+            self._reset_noise(env, team)
 
-    def _reset_noise(self, env: VecEnv) -> None:
+    def _reset_noise(self, env: VecEnv, team: Team) -> None:
         with th.no_grad():
-            self.team.reset_noise(self.policy, env.num_envs)
+            team.reset_noise(self.policy, env.num_envs)
 
     def _reset_later(self) -> None:
         """Make the next ``learn`` start by resetting the environments."""

@@ -2,17 +2,18 @@
 
 import inspect
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.distributions import Distribution, StateDependentNoiseDistribution
 from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
 from sb3_pgx.core.distributions import noise_source
 from sb3_pgx.core.rollout import Batch
 from sb3_pgx.core.undo import is_scalar
+from sb3_pgx.parallel.processes import Processes
 from sb3_pgx.parallel.reductions import Reduction
 from sb3_pgx.stages.guard import statistics_of
 
@@ -50,6 +51,15 @@ class Team:
         """
         return collect()
 
+    def taken_actions(self, model: Any) -> Any:
+        """
+        Let all processes act for a rollout, if they do so before the first process steps through it.
+
+        :param model: that collects
+        :return: the sampler of the actions that they have taken; ``None``: this process acts step by step
+        """
+        return None
+
     def check(self, model: Any, iteration: int) -> None:
         """
         Check that an update has led all processes to the same model.
@@ -84,6 +94,34 @@ class Team:
         return values
 
 
+class SharedNoise(Team):
+    """
+    Processes that all act, each in its own environments. Random numbers are drawn for the environments of all processes, and
+    each process uses its rows. So actions do not depend on the number of processes, but for rounding.
+
+    :param processes: of the run, with random generators in the same state
+    """
+
+    draws_for_all = True
+
+    def __init__(self, processes: Processes):
+        self.processes = processes
+
+    def noise_source(self, distribution: Distribution, n: int, device: th.device) -> Callable[[], Tensor]:
+        if isinstance(distribution, StateDependentNoiseDistribution):  # whose noise is that of `reset_noise`
+            return noise_source(distribution, n, device)
+        total = n * self.processes.size
+        rows, draw = self.processes.rows(total), noise_source(distribution, total, device)
+        return lambda: draw()[rows.start : rows.stop]
+
+    def reset_noise(self, policy: Any, n: int) -> None:
+        total = n * self.processes.size
+        rows, distribution = self.processes.rows(total), policy.action_dist
+        policy.reset_noise(total)
+        distribution.exploration_matrices = distribution.exploration_matrices[rows.start : rows.stop]
+        distribution.exploration_mat = distribution.exploration_matrices[0]  # which SB3 uses for a single environment
+
+
 ALONE = Team()
 
 
@@ -93,6 +131,19 @@ def described(model: Any) -> dict[str, Any]:
     comparable = {name: value for name, value in arguments.items() if " at 0x" not in repr(value)}
     counters = {"num_timesteps": model.num_timesteps, "n_gradient_steps": model.n_gradient_steps}
     return {"the algorithm": type(model).__name__, "the policy": model.policy_class.__name__, **comparable, **counters}
+
+
+def check_none(reasons: Mapping[Any, bool], does: str) -> None:
+    """
+    Check that no reason holds why processes cannot share the work in some way.
+
+    :param reasons: by reason, whether it holds
+    :param does: what they would do, for the error
+    :raises ValueError: a reason holds
+    """
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if reason is not None:
+        raise ValueError(f'{does}, but {reason}: use parallel="gather"')
 
 
 def state_of(model: Any) -> dict[str, Any]:

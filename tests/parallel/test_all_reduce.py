@@ -6,8 +6,8 @@ from support.rank_refusals import check_refusals
 from support.rank_runs import AVERAGED, made, outcome
 from support.ranks import on_ranks
 
-QUICK = ["PPO", "PPO, stopped early", "PPOPenalty"]
-OTHERS = ["refused:all_reduce", "stopped_by_a_callback:all_reduce", "failing_environment:all_reduce"]
+QUICK = ["PPO", "PPO, stopped early", "PPOPenalty", "parts"]
+OTHERS = ["refused", "stopped_by_a_callback", "failing_environment", "failing_callback"]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_fifty_adam_steps_on_several_processes_are_those_of_one(names, size, tmp
 
 
 def test_errors_and_callbacks(tmp_path):
-    first, second = on_ranks(tmp_path, *OTHERS)
+    first, second = on_ranks(tmp_path, *(f"{name}:all_reduce" for name in OTHERS))
 
     stopped, of_second = first["stopped_by_a_callback:all_reduce"], second["stopped_by_a_callback:all_reduce"]
     assert (stopped[0], of_second[0]) == (50, 0)  # on_step runs in the first process
@@ -43,6 +43,11 @@ def test_errors_and_callbacks(tmp_path):
 
     for rank in (first, second):  # whichever process it is in, an error ends all of them
         assert "the motor is on fire" in rank["failing_environment:all_reduce"][0]
+
+    # So does one of a callback, which only the first process calls.
+    *errors, after = first["failing_callback:all_reduce"]
+    assert errors == [f"RuntimeError: no disk at {moment}" for moment in ("start", "update", "end")]
+    assert second["failing_callback:all_reduce"] == [*(x.replace("no", "in process 0: no") for x in errors), after]
 
     refusals = first["refused:all_reduce"]
     assert refusals == second["refused:all_reduce"]

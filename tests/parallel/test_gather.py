@@ -5,7 +5,7 @@ from support.rank_refusals import check_refusals
 from support.rank_runs import RUNS, digest, trained
 from support.ranks import on_ranks
 
-QUICK = ["PPO", "A2C, VecNormalize", "ACER", "memory and masks", "arrays"]
+QUICK = ["PPO", "A2C, VecNormalize", "ACER", "memory and masks", "arrays", "parts"]
 
 
 @pytest.mark.parametrize(

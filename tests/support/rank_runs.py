@@ -11,8 +11,10 @@ import time
 import warnings
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import torch as th
+from gymnasium.envs.classic_control import CartPoleEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
@@ -23,9 +25,21 @@ from sb3_pgx.parallel import rank, world_size
 
 N_ENVS = 4
 ITERATIONS = 20
-MASKED, DICT, MIXED = "sb3_pgx.tasks:InvalidActions-v0", "support.masked_parts:MaskedParts-v0", "sb3_pgx.tasks:Gripper-v0"
+MASKED, PARTS, MIXED = "sb3_pgx.tasks:InvalidActions-v0", "CartPoleInParts-v1", "sb3_pgx.tasks:Gripper-v0"
 PROXIMAL = dict(n_steps=8, batch_size=16, n_epochs=2)
 WHOLE = dict(n_steps=32, batch_size=128, n_epochs=10, ent_coef=0.01)  # one minibatch per epoch
+
+
+class InParts(gym.ObservationWrapper):
+    """CartPole with its observations in a dictionary."""
+
+    observation_space = gym.spaces.Dict({name: gym.spaces.Box(-np.inf, np.inf, (2,)) for name in ("cart", "pole")})
+
+    def observation(self, observation):
+        return {"cart": observation[:2], "pole": observation[2:]}
+
+
+gym.register(PARTS, entry_point=lambda: InParts(CartPoleEnv()), max_episode_steps=50)
 
 # name: class, environment, settings, and what else differs: wrapper, policy, iterations, environments that step as arrays
 RUNS = {
@@ -41,10 +55,17 @@ RUNS = {
     "NPG": (NPG, "Pendulum-v1", dict(n_steps=16, batch_size=32), {"wrapper": VecNormalize}),
     "REINFORCEBaseline": (REINFORCEBaseline, "CartPole-v1", {}, {"steps": 1000}),
     "masks": (A2C, MASKED, dict(n_steps=8), {}),
+    "parts": (PPO, PARTS, PROXIMAL, {"policy": "MultiInputPolicy"}),
     "gSDE": (PPO, "Pendulum-v1", PROXIMAL | dict(use_sde=True, sde_sample_freq=3), {}),
     "mixed actions": (PPO, MIXED, PROXIMAL, {}),
     "frames": (PPO, "CartPole-v1", PROXIMAL, {"wrapper": lambda env: VecFrameStack(env, 3)}),
     "ACER, VecNormalize": (ACER, "Pendulum-v1", dict(n_steps=8, replay_start=64), {"wrapper": VecNormalize}),
+}
+# Runs that are the same with gather_rollouts, but for rounding in the actions.
+REFUSED_FOR_ACTORS = ("A2C, VecNormalize", "ACER, VecNormalize", "NPG", "memory and masks")
+ACTED = {name: run for name, run in RUNS.items() if name not in REFUSED_FOR_ACTORS} | {
+    "A2C": (A2C, "Pendulum-v1", dict(n_steps=8), {}),
+    "NPG": (NPG, "Pendulum-v1", dict(n_steps=16, batch_size=32), {}),
 }
 # Runs that are the same with all_reduce, but for rounding.
 AVERAGED = {
@@ -56,6 +77,7 @@ AVERAGED = {
     "gSDE": (PPO, "Pendulum-v1", WHOLE | dict(use_sde=True, sde_sample_freq=4), {"iterations": 5}),
     "masks": (PPO, MASKED, WHOLE, {"iterations": 5}),
     "mixed actions": (PPO, MIXED, WHOLE, {"iterations": 5}),
+    "parts": (PPO, PARTS, WHOLE, {"policy": "MultiInputPolicy", "iterations": 5}),
     "arrays": (PPO, "Pendulum-v1", WHOLE | {"clip_range_vf": 0.2}, {"iterations": 5, "vector": True}),
 }
 
@@ -95,7 +117,7 @@ def digest(model):
 
 def outcome(model):
     """Return what a run with all_reduce has come to, in numbers that may differ by rounding."""
-    episodes = [[episode["l"], float(episode["r"])] for episode in model.ep_info_buffer]
+    episodes = [[episode["l"], float(episode["r"])] for episode in model.ep_info_buffer or ()]
     logged = {name: float(value) for name, value in model.logger.name_to_value.items() if name.startswith("train/")}
     return {
         "parameters": parameters(model).tolist(),
@@ -108,6 +130,39 @@ def outcome(model):
 
 def gather(name):
     return digest(trained(RUNS[name], "gather"))
+
+
+class Witness(BaseCallback):
+    """Keeps what it sees of each step: number of steps, rewards, ends, actions, and the episodes that ended."""
+
+    only_reads = True
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def _on_step(self):
+        rewards, dones, actions, infos = (self.locals[name] for name in ("rewards", "dones", "actions", "infos"))
+        episodes = [
+            (i, info["episode"]["l"], float(info["episode"]["r"])) for i, info in enumerate(infos) if "episode" in info
+        ]
+        observations = self.locals["new_obs"]
+        observation = [np.sum(x) for x in (observations.values() if isinstance(observations, dict) else [observations])]
+        mean = np.mean([episode["r"] for episode in self.model.ep_info_buffer] or [0.0])
+        numbers = [self.num_timesteps, *rewards, *dones, *np.ravel(actions), *np.ravel(episodes), *observation, mean]
+        self.seen.append([float(x) for x in numbers])
+        return True
+
+
+def witnessed(name, parallel):
+    """Make a run of those that act in every process. Return what it came to, and what a callback has seen."""
+    model, steps = made(ACTED[name], parallel)
+    witness = Witness()
+    return {**outcome(model.learn(steps, witness, log_interval=10**6)), "seen": witness.seen}
+
+
+def gather_rollouts(name):
+    return witnessed(name, "gather_rollouts")
 
 
 def all_reduce(name):
@@ -162,11 +217,59 @@ def refused(parallel):
         "ent_coef": different_arguments,
         "total_timesteps": different_steps,
     }
+    if parallel == "gather_rollouts":
+        uses["VecNormalize"] = lambda: made(RUNS["A2C, VecNormalize"], parallel)
+        uses["memory and masks"] = lambda: made(RUNS["memory and masks"], parallel)[0].learn(64)
+        uses["changed policy"] = lambda: made(RUNS["PPO"], parallel)[0].learn(64, changes_the_policy)
+        uses["own wrapper"] = wrapped_again
     if parallel == "all_reduce":
         names = ("ACER", "TRPO", "REINFORCE", "memory and masks")
         uses |= {name: lambda name=name: of_algorithm(name) for name in names}
         uses["batch_size"] = lambda: made(RUNS["PPO"], parallel, batch_size=15)
     return {name: error_of(use) for name, use in uses.items()}
+
+
+def changes_the_policy(locals_, globals_):
+    with th.no_grad():
+        next(locals_["self"].policy.parameters()).mul_(1.5)
+    return True
+
+
+def wrapped_again():
+    env = made(RUNS["PPO"], "gather_rollouts")[0].get_env()
+    PPO("MlpPolicy", VecFrameStack(env, 2), device="cpu", **PROXIMAL).learn(64)
+
+
+class Failing(BaseCallback):
+    """Raises an error at one moment."""
+
+    MOMENTS = ("start", "update", "end")
+
+    def __init__(self, when):
+        super().__init__()
+        self.when = when
+
+    def _fail(self, moment):
+        if moment == self.when:
+            raise RuntimeError(f"no disk at {moment}")
+
+    def _on_training_start(self):
+        self._fail("start")
+
+    def _on_step(self):
+        return True
+
+    def on_update_end(self, metrics):
+        self._fail("update")
+
+    def _on_training_end(self):
+        self._fail("end")
+
+
+def failing_callback(parallel):
+    """Return the errors of runs in which a callback fails, which only the first process calls, and of a run after them."""
+    errors = [error_of(lambda when=when: made(RUNS["PPO"], parallel)[0].learn(64, Failing(when))) for when in Failing.MOMENTS]
+    return [*errors, digest(made(RUNS["PPO"], parallel)[0].learn(64))]
 
 
 def refused_checkpoints(folder):
