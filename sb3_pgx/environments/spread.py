@@ -23,6 +23,8 @@ class ShareOfEnvironments(VecEnvWrapper):
     :param max_dropped: see :func:`spread`
     """
 
+    connections = ("team", "reduction")  # attributes that belong to the process, and not to the state of a run
+
     def __init__(self, own: VecEnv, processes: Processes, max_dropped: int):
         super().__init__(own)
         self.team = processes
