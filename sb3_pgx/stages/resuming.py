@@ -62,6 +62,9 @@ class Resuming(Updating):
         ``CheckpointCallback``. Otherwise (EnvPool, processes of gymnasium's ``AsyncVectorEnv``) the episodes restart when the
         run is resumed, and the log says so.
 
+        Of several processes that train the model, the first one writes the state of all. Between two calls of ``learn``, all of
+        them must call this.
+
         :param folder: folder, which is created if it is missing
         :param name_prefix: beginning of the file's name
         :param keep: how many of the newest checkpoints with this prefix stay; ``None``: all of them
@@ -106,6 +109,9 @@ class Resuming(Updating):
         same versions of the packages. The log goes on in the same files. Attributes of environments and callbacks come from
         the checkpoint, except for paths and other texts that their constructors take.
 
+        All processes that train the model must call this, and must see the same file. Environments that are gathered from several
+        processes may be spread over another number of them.
+
         Like :meth:`load`, this unpickles the file, which runs whatever code its author put there: use only files of people you
         trust.
 
@@ -115,7 +121,8 @@ class Resuming(Updating):
         :return: the model
         :raises FileNotFoundError: there is no checkpoint
         :raises RuntimeError: another process writes checkpoints into the folder
-        :raises ValueError: the checkpoint is damaged, or belongs to another algorithm, environment or version
+        :raises ValueError: the checkpoint is damaged, or belongs to another algorithm, environment, version or number of
+            processes; or the processes of the run find different checkpoints
         """
         if env is None:
             raise ValueError("env=None: a run continues in its environments; make them as in the interrupted run")
