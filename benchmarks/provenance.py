@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The code on which a trained policy and its evaluation after training depend.
 TRAINING_CODE = (
     "sb3_pgx/algorithms",
+    "sb3_pgx/checkpoints",
     "sb3_pgx/core",
     "sb3_pgx/engine",
     "sb3_pgx/environments",

@@ -4,37 +4,23 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import gymnasium as gym
-from stable_baselines3.common.vec_env import SubprocVecEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
-from sb3_pgx.checkpoints.episodes import Episode, EpisodeRecorder, can_be_replayed, recorder_of
-from sb3_pgx.checkpoints.mujoco_state import MujocoState, mujoco_state, set_mujoco_state, simulation_of
+from sb3_pgx.checkpoints.episodes import EpisodeRecorder, can_be_replayed, recorder_of
+from sb3_pgx.checkpoints.mujoco_state import mujoco_state, set_mujoco_state, simulation_of
 from sb3_pgx.checkpoints.object_graph import (
     ENVIRONMENTS,
     WORKER_ATTRIBUTE,
     Graph,
     hides_state,
-    name_of_class,
     nodes_of,
     put,
     take,
 )
-from sb3_pgx.checkpoints.random_state import RandomState, random_state, set_random_state
+from sb3_pgx.checkpoints.process_state import ProcessState
+from sb3_pgx.checkpoints.random_state import random_state, set_random_state
+from sb3_pgx.checkpoints.shares import SHARE
 from sb3_pgx.environments.gathered import GatheredVecEnv
-from sb3_pgx.environments.spread import ShareOfEnvironments
-
-
-class ProcessState(NamedTuple):
-    """
-    State of all objects that can be reached in one process; everything is by the path of the object. ``restarting`` names
-    environments whose episodes cannot be continued, with the reason.
-    """
-
-    graph: Graph
-    simulations: dict[str, MujocoState]
-    episodes: dict[str, Episode]
-    workers: dict[str, list["ProcessState"]]
-    restarting: dict[str, str]
-    random: RandomState
 
 
 def process_state(roots: Mapping[str, Any], values: Any = None, references: Mapping[int, Any] | None = None) -> ProcessState:
@@ -45,14 +31,16 @@ def process_state(roots: Mapping[str, Any], values: Any = None, references: Mapp
     :param roots: objects by name: environments, callbacks, a logger
     :param values: see :func:`~sb3_pgx.checkpoints.object_graph.take`
     :param references: see :func:`~sb3_pgx.checkpoints.object_graph.take`
-    :raises ValueError: the environments are spread over the processes of a run
     """
     random = random_state()
     nodes = nodes_of(roots)
-    _check_not_spread(nodes)
-    simulations, episodes, workers, restarting = {}, {}, {}, {}
+    simulations, episodes, workers, shares = {}, {}, {}, {}
+    restarting: dict[str, str] = {}
     for path, node in nodes.items():
-        if isinstance(node, SubprocVecEnv):
+        if isinstance(node, GatheredVecEnv):
+            shares[path] = node.of_others(_state_of_share)
+            restarting |= _of_others(path, [share.restarting for share in shares[path]])
+        elif isinstance(node, SubprocVecEnv):
             answers = ask_workers(node, "state")
             if answers is None or any(answer.restarting for answer in answers):
                 restarting[path] = _in_processes(node)
@@ -67,15 +55,7 @@ def process_state(roots: Mapping[str, Any], values: Any = None, references: Mapp
             episodes[path] = recorder.episode._replace(actions=[*recorder.episode.actions])
         else:
             restarting[path] = type(nodes[path]).__name__
-    return ProcessState(graph, simulations, episodes, workers, restarting, random)
-
-
-def _check_not_spread(nodes: Mapping[str, Any]) -> None:
-    if any(isinstance(node, GatheredVecEnv | ShareOfEnvironments) for node in nodes.values()):
-        raise ValueError(
-            "a checkpoint cannot hold environments that are spread over several processes, so the run could not continue "
-            "exactly: save the model with SB3's CheckpointCallback, and load it to go on with new episodes"
-        )
+    return ProcessState(graph, simulations, episodes, workers, restarting, random, shares)
 
 
 def _in_processes(env: SubprocVecEnv) -> str:
@@ -105,12 +85,12 @@ def record_episodes(roots: Mapping[str, Any]) -> None:
     them.
 
     :param roots: objects by name
-    :raises ValueError: the environments are spread over the processes of a run
     """
     nodes = nodes_of(roots)
-    _check_not_spread(nodes)
     for node in nodes.values():
-        if isinstance(node, SubprocVecEnv):
+        if isinstance(node, GatheredVecEnv):
+            node.of_others(_record_share)
+        elif isinstance(node, SubprocVecEnv):
             ask_workers(node, "record")
     for path in _incomplete(nodes, take(roots)):
         _recorded(nodes[path])
@@ -128,6 +108,9 @@ def set_process_state(
     :return: the values given there; environments whose episodes must restart, by path; paths of objects that are not there
     """
     nodes, restarting = nodes_of(roots), {**state.restarting}
+    for path, shares in state.shares.items():
+        if path in nodes:
+            restarting |= _of_others(path, nodes[path].of_others(_continue_share, shares))
     for path, episode in state.episodes.items():
         if path in nodes:
             recorder = _recorded(nodes[path])
@@ -142,22 +125,38 @@ def set_process_state(
     for path, simulation in state.simulations.items():
         if path in nodes and (live := simulation_of(nodes[path])):
             set_mujoco_state(live, simulation)
-    set_random_state(state.random)
+    if state.random is not None:
+        set_random_state(state.random)
     return values, restarting, missing
-
-
-def environment_classes(env: Any) -> dict[str, str]:
-    """
-    Return the class of each environment and wrapper that can be reached from ``env``, by path.
-
-    :param env: training environments
-    """
-    return {path: name_of_class(node) for path, node in nodes_of({"env": env}).items()}
 
 
 def of_environments(by_path: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of the training environments among those of a run."""
     return {path: value for path, value in by_path.items() if path.partition(".")[0] == "env"}
+
+
+# ------------------------------------------------------------------------------- other processes of a run, by `of_others`
+
+
+def _state_of_share(own: VecEnv) -> ProcessState:
+    return process_state({SHARE: own})
+
+
+def _continue_share(own: VecEnv, state: ProcessState) -> dict[str, str]:
+    return set_process_state(state, {SHARE: own})[1]
+
+
+def _record_share(own: VecEnv) -> None:
+    record_episodes({SHARE: own})
+
+
+def _of_others(path: str, restarting: list[dict[str, str]]) -> dict[str, str]:
+    """Return the environments of other processes whose episodes restart."""
+    return {
+        f"{path}.own in process {rank}": ", ".join(sorted({*of_one.values()}))
+        for rank, of_one in enumerate(restarting, 1)
+        if of_one
+    }
 
 
 # -------------------------------------------------------------------------------------------------- worker processes

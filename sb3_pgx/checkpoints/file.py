@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,22 @@ import numpy as np
 import stable_baselines3
 import torch as th
 
-from sb3_pgx.checkpoints.environments import environment_classes, of_environments
 from sb3_pgx.checkpoints.folder import MANIFEST, STATE, check_complete, newest_checkpoint, read_manifest
 from sb3_pgx.checkpoints.run_state import RunState
+from sb3_pgx.checkpoints.shares import (
+    given_classes,
+    is_divisible,
+    of_rows,
+    place_of,
+    processes_of,
+    saved_classes,
+    saved_place,
+    size_of,
+)
 from sb3_pgx.core.errors import warn
 from sb3_pgx.core.files import replacing
 
-FORMAT = 1  # of the file; a change that older code cannot read raises it
+FORMAT = 2  # of the file; a change that older code cannot read raises it
 
 
 def _version() -> str:
@@ -35,24 +45,27 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: package.__version__ for name, package in packages.items()}}
 
 
-def write_checkpoint(path: Path, model: Any, state: RunState) -> None:
+def write_checkpoint(path: Path, model: Any, states: Sequence[RunState]) -> None:
     """
     Write a checkpoint, completely or not at all.
 
     :param path: file
     :param model: the model
-    :param state: state of its run
+    :param states: of its run, one per process that learns
     :raises OSError: the file cannot be written; the message names the path
     """
     saved = io.BytesIO()
     model.save(saved)
+    first = states[0].process
     manifest = {
         "format": FORMAT,
         "sb3_pgx": _version(),
         "algorithm": type(model).__name__,
         "num_timesteps": model.num_timesteps,
         "n_envs": model.n_envs,
-        "environment": of_environments(state.process.graph.classes),
+        "processes": max(len(states), size_of(first)),
+        "gathered": saved_place(first),
+        "environment": saved_classes(first, model.n_envs),
         "versions": _versions(),
         "written": time.time_ns(),
     }
@@ -60,7 +73,7 @@ def write_checkpoint(path: Path, model: Any, state: RunState) -> None:
         for member in of_model.infolist():
             archive.writestr(member, of_model.read(member))
         with archive.open(STATE, "w", force_zip64=True) as part:
-            pickle.dump(state, part, protocol=pickle.HIGHEST_PROTOCOL)
+            pickle.dump([*states], part, protocol=pickle.HIGHEST_PROTOCOL)
         archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
 
 
@@ -110,7 +123,8 @@ def check_matches(path: Path, algorithm: str) -> None:
 
 def check_environment(path: Path, env: Any) -> None:
     """
-    Check that environments are those of a checkpoint: as many, with the same wrappers.
+    Check that environments are those of a checkpoint: as many, with the same wrappers, spread over processes in the same way.
+    Environments that are gathered may be spread over another number of processes.
 
     :param path: a checkpoint
     :param env: training environments, as the model has wrapped them
@@ -118,9 +132,10 @@ def check_environment(path: Path, env: Any) -> None:
     """
     manifest = read_manifest(path)
     assert manifest is not None
+    _check_processes(path, manifest, env)
     if manifest["n_envs"] != env.num_envs:
         raise ValueError(f"{path} has {manifest['n_envs']} environments, and the given one has {env.num_envs}")
-    held, given = manifest["environment"], environment_classes(env)
+    held, given = of_rows(manifest["environment"], env), given_classes(env)
     for place in [*held, *given]:
         if held.get(place) != given.get(place):
             raise ValueError(
@@ -129,11 +144,31 @@ def check_environment(path: Path, env: Any) -> None:
             )
 
 
-def read_state(path: Path) -> RunState:
+def _check_processes(path: Path, manifest: Mapping[str, Any], env: Any) -> None:
+    processes, place = processes_of(env), place_of(env) or manifest["gathered"]
+    before, now = manifest["processes"], 1 if processes is None else processes.size
+    if before != now and (place is None or not is_divisible(manifest["environment"], place)):
+        what = 'parallel="all_reduce"' if place is None else f"the environments of {manifest['environment'].get(place)}"
+        raise ValueError(
+            f"{path} was written by {before} process{'es' * (before > 1)}, and this run has {now}: {what} cannot be divided "
+            f"among another number of processes; start {before}, or load the model alone with load to go on with new episodes"
+        )
+
+
+def described(path: Path) -> str:
+    """Return the name of a checkpoint, and what distinguishes it from others of this name."""
+    manifest = read_manifest(path)
+    assert manifest is not None
+    return f"{path.name}, written at {manifest['written'] / 1e9:.3f} s"
+
+
+def read_state(path: Path, rank: int = 0) -> RunState:
     """
     Return the state of a run. This unpickles it, which runs whatever code the file's author put there.
 
     :param path: a complete checkpoint
+    :param rank: number of the process
     """
     with zipfile.ZipFile(path) as archive, archive.open(STATE) as part:
-        return pickle.load(part)
+        states = pickle.load(part)
+    return states[rank if len(states) > 1 else 0]

@@ -11,7 +11,7 @@ import inspect
 import io
 import pickle
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,15 +22,19 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from sb3_pgx.environments.gathered import GatheredVecEnv
+from sb3_pgx.environments.spread import ShareOfEnvironments
+
 ENVIRONMENTS = (VecEnv, gym.Env, gym.vector.VectorEnv)
 NODES = (*ENVIRONMENTS, BaseCallback, Logger, KVWriter, ResultsWriter)
 # Attributes that lead to the next node. They are followed first, so that a node has the same path in every process.
-LINKS = ("venv", "envs", "vector_env", "env", "callbacks", "callback", "output_formats")
+LINKS = ("venv", "own", "envs", "vector_env", "env", "callbacks", "callback", "output_formats")
 # Attributes with such types stay as they are: code, windows, progress bars, and writers whose files are handled here.
 KEPT_MODULES = ("csv", "mujoco", "pygame", "rich", "tqdm", "torch.utils.tensorboard", "tensorboard", "_io")
 KEPT_TYPES = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
 PROCESS_MODULES = ("multiprocessing", "threading", "_thread", "subprocess", "socket", "concurrent")
 _PLAIN = type("Plain", (), {}).__basicsize__  # size of an object whose state is its attributes
+_STRUCTURE = {"output_formats", "own"}  # untouched attributes that lead to nodes
 # What this package attaches to environments.
 RECORDER_ATTRIBUTE, WORKER_ATTRIBUTE = "sb3_pgx_episode_recorder", "sb3_pgx_worker"
 
@@ -77,7 +81,7 @@ def nodes_of(roots: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _children(path: str, node: Any) -> Iterator[tuple[str, Any]]:
-    passed_over = _untouched(node) - {"output_formats"}
+    passed_over = _untouched(node) - _STRUCTURE
     for name, value in sorted(vars(node).items(), key=lambda item: (item[0] not in LINKS, item[0])):
         if name in passed_over:
             continue
@@ -97,7 +101,8 @@ def _untouched(node: Any) -> set[str]:
     if isinstance(node, ENVIRONMENTS):
         recorded = ("step", "reset") if RECORDER_ATTRIBUTE in vars(node) else ()
         members = ("class_attributes",) if isinstance(node, VecEnvWrapper) else ()
-        return {"spec", "_cached_spec", RECORDER_ATTRIBUTE, WORKER_ATTRIBUTE, *recorded, *members}
+        connections = node.connections if isinstance(node, GatheredVecEnv | ShareOfEnvironments) else ()
+        return {"spec", "_cached_spec", RECORDER_ATTRIBUTE, WORKER_ATTRIBUTE, *recorded, *members, *connections}
     return set()
 
 
@@ -185,8 +190,9 @@ def put(graph: Graph, roots: Mapping[str, Any], references: Mapping[Any, Any] | 
     :param references: other objects that stay as they are, by key
     :return: the values given to :func:`take`, and the paths of saved nodes that are not there
     """
-    nodes = {path: node for path, node in nodes_of(roots).items() if graph.classes.get(path) == name_of_class(node)}
-    states, values = _Unpickler(graph.pickled, nodes, references or {}).load()
+    reached = nodes_of(roots)
+    nodes = {path: node for path, node in reached.items() if graph.classes.get(path) == name_of_class(node)}
+    states, values = _Unpickler(graph.pickled, reached, references or {}).load()
     for path, node in nodes.items():
         attributes = vars(node)
         for name in attributes.keys() - states[path].keys() - set(graph.kept[path]) - _untouched(node):
@@ -197,6 +203,25 @@ def put(graph: Graph, roots: Mapping[str, Any], references: Mapping[Any, Any] | 
             elif _is_file(attributes.get(name)):
                 value.write_to(attributes[name])
     return values, [path for path in states if path not in nodes]
+
+
+def regrouped(parts: Sequence[tuple[Graph, Callable[[str], str | None]]], values_of: int | None) -> Graph:
+    """
+    Return one graph of the nodes of several, under other paths.
+
+    :param parts: graphs, each with a function of a node's path that returns the new one, or ``None`` to leave the node out
+    :param values_of: number of the graph whose values the result has; ``None``: it has none
+    """
+    classes, kept, lost, states, values = {}, {}, {}, {}, None
+    placeholders: dict[Any, Any] = {}
+    for i, (graph, renamed) in enumerate(parts):
+        of_graph, of_values = _Relocator(graph.pickled, renamed, placeholders).load()
+        values = of_values if i == values_of else values
+        for path in graph.classes:
+            if (new := renamed(path)) is not None:
+                classes[new], kept[new], states[new] = graph.classes[path], graph.kept[path], of_graph[path]
+                lost.update({new: graph.lost[path]} if path in graph.lost else {})
+    return Graph(classes, _pickled((states, values), {id(x): key for key, x in placeholders.items()}), kept, lost)
 
 
 def _is_own(node: Any, name: str) -> bool:
@@ -257,3 +282,21 @@ class _Unpickler(pickle.Unpickler):
             node = self.nodes.get(place[0])
             return None if node is None else vars(node).get(place[1])
         return self.references.get(key)
+
+
+class _Relocator(pickle.Unpickler):
+    """Reads a graph without its nodes: a placeholder stands for each reference, by its key with the new path."""
+
+    def __init__(self, pickled: bytes, renamed: Callable[[str], str | None], placeholders: dict[Any, Any]):
+        super().__init__(io.BytesIO(pickled))
+        self.renamed, self.placeholders = renamed, placeholders
+
+    def persistent_load(self, key: Any) -> Any:
+        kind, *place = key
+        if kind in ("node", "kept"):
+            key = (kind, self.renamed(place[0]), *place[1:])
+        return self.placeholders.setdefault(key, _Placeholder())
+
+
+class _Placeholder:
+    """Stands for an object that is not pickled."""

@@ -11,6 +11,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_pgx.checkpoints.environments import ProcessState, of_environments, process_state, set_process_state
 from sb3_pgx.checkpoints.logger_state import LoggerState, forget_after, logger_state, reopened
+from sb3_pgx.checkpoints.shares import fitted, gathered_size, size_of
 from sb3_pgx.core.errors import warn
 
 # Attributes of the model that continue with the state of the environments, with which they may share objects. SB3 saves some
@@ -93,25 +94,36 @@ def continue_run(model: OnPolicyAlgorithm, callback: BaseCallback | None, state:
     :param callback: the callbacks of ``learn``, initialised
     :param state: result of :func:`run_state`
     """
-    roots = _roots(model, callback)
-    values, restarting, missing = set_process_state(state.process, roots, _references(model))
+    roots, process = _roots(model, callback), fitted(state.process, model.env)
+    values, restarting, missing = set_process_state(process, roots, _references(model))
     vars(model).update(values.attributes)
     model.start_time = time.time_ns() - int(values.elapsed * 1e9)
     restarts = of_environments(restarting)
     if restarts:
         _restart_episodes(model)
         _tell(model, f"Resuming: episodes restart, because the state of {_listed(restarts)} cannot be saved")
-    continued = {*state.process.episodes.keys(), *state.process.workers.keys()} - restarting.keys()
-    others = {**state.process.graph.lost, **restarting}
+    _tell_of_random_numbers(model, size_of(state.process))
+    continued = {*process.episodes.keys(), *process.workers.keys()} - restarting.keys()
+    others = {**process.graph.lost, **restarting}
     others = {path: name for path, name in others.items() if path not in continued and path not in restarts}
     if others:
         _tell(model, f"Resuming: not continued, because it cannot be saved: {_listed(others)}")
-    names = [state.process.graph.classes[path].rpartition(".")[2] for path in missing if _is_callback(path)]
+    names = [process.graph.classes[path].rpartition(".")[2] for path in missing if _is_callback(path)]
     absent = [name for name in names if name not in ("CallbackList", "ConvertCallback")]
     if absent and callback is not None:
         _tell(model, f"Resuming: callbacks that are missing or in another order start from scratch: {', '.join(absent)}")
     if "logger" in roots:
         forget_after(model.logger, model.num_timesteps)
+
+
+def _tell_of_random_numbers(model: OnPolicyAlgorithm, before: int) -> None:
+    now = gathered_size(model.env)
+    if before != now:
+        _tell(
+            model,
+            f"Resuming a run of {before} process{'es' * (before > 1)} in {now}: environments that draw from the global "
+            "generators of Python, NumPy or torch go on with other random numbers; everything else continues exactly",
+        )
 
 
 def _restart_episodes(model: OnPolicyAlgorithm) -> None:

@@ -30,6 +30,9 @@ class GatheredVecEnv(VecEnv, Carrying):
     :param processes: of the run
     """
 
+    # Attributes that belong to the process, and not to the state of a run.
+    connections = ("own", "team", "rows", "serving", "_out", "_in", "_error", "_actions")
+
     def __init__(self, own: VecEnv, processes: Processes):
         self.own, self.team = own, processes
         self.rows = processes.rows(own.num_envs * processes.size)
@@ -92,24 +95,39 @@ class GatheredVecEnv(VecEnv, Carrying):
     def close(self) -> None:
         self._called("close", [])
 
+    def of_others(self, function: Callable[..., Any], arguments: Sequence[Any] | None = None) -> list[Any]:
+        """
+        Call a function in all processes but the first, each on its own environments. Return the results by rank, from 1 on.
+
+        :param function: of the environments and one of the arguments; it is pickled
+        :param arguments: one per process, from rank 1 on; ``None``: there are none
+        """
+        each = [(), *([()] * (self.team.size - 1) if arguments is None else ((argument,) for argument in arguments))]
+        return self._called("of_others", [], function, each=each)[1][1:]
+
     def _of_rows(self, method: str, indices: VecEnvIndices, *args: Any, **kwargs: Any) -> list[Any]:
         """Call a method of the environments of given rows, in whichever processes they are."""
         chosen = list(self._indices(indices))
         results = dict(chain.from_iterable(self._called("of_rows", [], method, chosen, args, kwargs)[1]))
         return [results[i] for i in chosen]
 
-    def _called(self, command: str, arrays: list[np.ndarray], *arguments: Any) -> tuple[list[np.ndarray], list[Any]]:
+    def _called(
+        self, command: str, arrays: list[np.ndarray], *arguments: Any, each: Sequence[tuple[Any, ...]] | None = None
+    ) -> tuple[list[np.ndarray], list[Any]]:
         """
         Let all processes execute a command, each on its rows.
 
         :param arrays: of all rows, ``[N, ...]``
+        :param arguments: for all processes
+        :param each: further arguments of each process, by rank
         :return: the arrays that the processes return, joined, ``[N, ...]``; and what else each of them returns
         """
         if not self.team.is_first:
             return self._followed(command)
         n = self.own.num_envs
         for peer, channel in self._out.items():
-            more = None if command == "step" and not arguments else (command, arguments)
+            further = () if each is None else each[peer]
+            more = None if command == "step" and not arguments else (command, (*arguments, *further))
             channel.send([x[peer * n : (peer + 1) * n] for x in arrays], more)
         answers = [self._executed(command, [x[self.rows.start : self.rows.stop] for x in arrays], arguments)]
         answers += [channel.receive() for channel in self._in.values()]
@@ -195,6 +213,9 @@ class GatheredVecEnv(VecEnv, Carrying):
         places = None if every else [i - self.rows.start for i in mine]
         result = getattr(self.own, method)(*args, indices=places, **kwargs)
         return [], [*zip(mine, [None] * len(mine) if result is None else result, strict=True)]
+
+    def _own_of_others(self, function: Callable[..., Any], *arguments: Any) -> tuple[list[np.ndarray], Any]:
+        return [], None if self.team.is_first else function(self.own, *arguments)
 
     def _own_get_images(self) -> tuple[list[np.ndarray], Any]:
         return [], list(self.own.get_images())

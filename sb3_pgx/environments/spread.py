@@ -22,6 +22,8 @@ class ShareOfEnvironments(VecEnvWrapper):
     :param processes: of the run
     """
 
+    connections = ("team", "reduction")  # attributes that belong to the process, and not to the state of a run
+
     def __init__(self, own: VecEnv, processes: Processes):
         super().__init__(own)
         self.team = processes

@@ -21,6 +21,7 @@ from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.environments.carrying import carrying_adapter
 from sb3_pgx.environments.merged_statistics import gained, merge
 from sb3_pgx.environments.spread import LearningShare
+from sb3_pgx.parallel.channel import Channel
 from sb3_pgx.parallel.devices import check_devices
 from sb3_pgx.parallel.failure import Failure
 from sb3_pgx.parallel.same import check_same
@@ -139,6 +140,15 @@ class Averaging(SharedNoise):
         doubles = [batch.advantages.double() for batch in own]
         sums = self.processes.sum(th.stack([x.new_tensor([len(x), *_moments(x)]) for x in doubles]))
         return map(_standardized_with, own, sums)
+
+    def from_first(self, value: Any) -> Any:
+        return self.processes.from_first(value)
+
+    def collected(self, value: Any) -> list[Any]:
+        if not self.is_first:
+            Channel(self.processes, 0).send([], value)
+            return []
+        return [value, *(Channel(self.processes, peer).receive()[1] for peer in range(1, self.size))]
 
     def of_all(self, values: Tensor) -> Tensor:
         return self.processes.concatenated(values)

@@ -40,6 +40,7 @@ class Gathering(Team):
             if isinstance(result, Failure):
                 raise result.error()
             restore(model, result)
+            model.begin_anew()  # a resumed run has been continued by the first process
             return
         self.env.serving = True
         try:

@@ -9,13 +9,24 @@ import torch as th
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.checkpoints.callback import writes_checkpoints
 from sb3_pgx.checkpoints.environments import record_episodes
-from sb3_pgx.checkpoints.file import check_environment, check_matches, find_checkpoint, read_state, write_checkpoint
+from sb3_pgx.checkpoints.file import (
+    check_environment,
+    check_matches,
+    described,
+    find_checkpoint,
+    read_state,
+    write_checkpoint,
+)
 from sb3_pgx.checkpoints.folder import FolderLock, checkpoint_path, remove_old
 from sb3_pgx.checkpoints.run_state import RunState, continue_run, open_logger, run_state
+from sb3_pgx.checkpoints.shares import processes_of
 from sb3_pgx.core.checks import check_counts
+from sb3_pgx.parallel.failure import Failure
+from sb3_pgx.parallel.same import check_same
 from sb3_pgx.stages.update import Updating
 
 SelfResuming = TypeVar("SelfResuming", bound="Resuming")
@@ -51,6 +62,9 @@ class Resuming(Updating):
         ``CheckpointCallback``. Otherwise (EnvPool, processes of gymnasium's ``AsyncVectorEnv``) the episodes restart when the
         run is resumed, and the log says so.
 
+        Of several processes that train the model, the first one writes the state of all. Between two calls of ``learn``, all
+        of them must call this.
+
         :param folder: folder, which is created if it is missing
         :param name_prefix: beginning of the file's name
         :param keep: how many of the newest checkpoints with this prefix stay; ``None``: all of them
@@ -68,7 +82,6 @@ class Resuming(Updating):
         asked = _Asked(Path(folder), name_prefix, keep)
         if self._iteration is None:
             with self._releasing_folders():
-                self.claim_checkpoints(folder)
                 self._write(asked, None, None)
         else:
             self._asked = (*self._asked, asked)
@@ -80,7 +93,7 @@ class Resuming(Updating):
         :param folder: folder, which is created if it is missing
         :raises RuntimeError: another process writes checkpoints there
         """
-        if all(lock.folder != Path(folder) for lock in self._locks):
+        if self.team.is_first and all(lock.folder != Path(folder) for lock in self._locks):
             lock = FolderLock(folder)
             lock.acquire()
             self._locks = (*self._locks, lock)
@@ -96,6 +109,9 @@ class Resuming(Updating):
         same versions of the packages. The log goes on in the same files. Attributes of environments and callbacks come from
         the checkpoint, except for paths and other texts that their constructors take.
 
+        All processes that train the model must call this, and must see the same file. Environments that are gathered from
+        several processes may be spread over another number of them.
+
         Like :meth:`load`, this unpickles the file, which runs whatever code its author put there: use only files of people you
         trust.
 
@@ -105,22 +121,20 @@ class Resuming(Updating):
         :return: the model
         :raises FileNotFoundError: there is no checkpoint
         :raises RuntimeError: another process writes checkpoints into the folder
-        :raises ValueError: the checkpoint is damaged, or belongs to another algorithm, environment or version
+        :raises ValueError: the checkpoint is damaged, or belongs to another algorithm, environment, version or number of
+            processes; or the processes of the run find different checkpoints
         """
-        file = find_checkpoint(path)
-        check_matches(file, cls.__name__)
         if env is None:
             raise ValueError("env=None: a run continues in its environments; make them as in the interrupted run")
         env = cls._wrap_env(maybe_make_env(env, verbose=0))
-        check_environment(file, env)
-        lock = FolderLock(file.parent)
-        lock.acquire()
-        lock.release()
+        file = _agreed(path, env, cls.__name__)
         model: Any = cls.load(file, env, device, force_reset=False)
-        state = read_state(file)
+        processes = processes_of(env)
+        state = read_state(file, 0 if processes is None else processes.rank)
         if state.iteration is None:
             env.reset()
-            open_logger(model, state)
+            if model.team.is_first:
+                open_logger(model, state)
             continue_run(model, None, state)
         else:
             model._continued = state
@@ -136,17 +150,23 @@ class Resuming(Updating):
         :param callback: as given to ``learn``
         :return: where the run continues; ``None``: it begins
         """
-        state, self._continued = self._continued, None
-        if writes_checkpoints(callback):
+        state = self._continued
+        self.begin_anew()
+        if self.team.from_first(writes_checkpoints(callback)):
             record_episodes({"env": self.env})
         if state is not None:
             self._last_obs = None  # the environments are reset before they get their state
-            open_logger(self, state)
+            if self.team.is_first:
+                open_logger(self, state)
         try:
             with self._releasing_folders():
                 yield state
         finally:
             self._iteration, self._asked = None, ()
+
+    def begin_anew(self) -> None:
+        """Let the next ``learn`` continue no interrupted one."""
+        self._continued = None
 
     @contextmanager
     def _releasing_folders(self) -> Iterator[None]:
@@ -176,13 +196,53 @@ class Resuming(Updating):
     def _write_asked(self, callback: BaseCallback, iteration: int) -> None:
         """Write the checkpoints for which somebody has asked during the iteration that has just ended."""
         self._iteration = iteration
-        asked, self._asked = self._asked, ()
+        asked, self._asked = self.team.from_first(self._asked), ()
         for each in asked:
-            self.claim_checkpoints(each.folder)
             self._write(each, callback, iteration)
 
     def _write(self, asked: _Asked, callback: BaseCallback | None, iteration: int | None) -> None:
+        states = self.team.collected(run_state(self, callback, iteration))
+        error: Exception | None = None
+        try:
+            if self.team.is_first:
+                self._write_states(asked, states)
+        except Exception as raised:
+            error = raised
+        failure = self.team.from_first(None if error is None else Failure(error, 0))
+        if failure is not None:
+            raise error or failure.error()
+
+    def _write_states(self, asked: _Asked, states: list[RunState]) -> None:
+        self.claim_checkpoints(asked.folder)
         path = checkpoint_path(asked.folder, asked.name_prefix, self.num_timesteps)
-        write_checkpoint(path, self, run_state(self, callback, iteration))
+        write_checkpoint(path, self, states)
         if asked.keep is not None:
             remove_old(asked.folder, asked.name_prefix, asked.keep)
+
+
+def _agreed(path: str | Path, env: VecEnv, algorithm: str) -> Path:
+    """
+    Return a checkpoint that can be continued here, the same in all processes of the run.
+
+    :param path: a checkpoint or a folder
+    :param env: the environments
+    :param algorithm: name of the class that is to continue it
+    """
+    error: Exception | None = None
+    processes = processes_of(env)
+    try:
+        file = find_checkpoint(path)
+        check_matches(file, algorithm)
+        check_environment(file, env)
+        if processes is None or processes.is_first:
+            lock = FolderLock(file.parent)
+            lock.acquire()
+            lock.release()
+        found = described(file)
+    except Exception as raised:
+        error, found = raised, f"{type(raised).__name__}: {raised}"
+    if processes is not None:
+        check_same(processes, {"the checkpoint to resume": found})
+    if error is not None:
+        raise error
+    return file

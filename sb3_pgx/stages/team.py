@@ -89,6 +89,14 @@ class Team:
         """
         return batches
 
+    def from_first(self, value: Any) -> Any:
+        """Return the value that the first process has. All processes that learn must call this."""
+        return value
+
+    def collected(self, value: Any) -> list[Any]:
+        """Return what all processes that learn have, in the first process. The others, which must call this, get nothing."""
+        return [value]
+
     def of_all(self, values: Tensor) -> Tensor:
         """Return what all processes have of a tensor, one after another along the first dimension."""
         return values

@@ -45,6 +45,10 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def leave() -> None:
+    os._exit(0)
+
+
 def nothing() -> None:
     pass
 

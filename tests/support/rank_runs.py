@@ -17,6 +17,7 @@ import torch as th
 from gymnasium.envs.classic_control import CartPoleEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
+from support.interrupted import Interrupt, never
 
 from sb3_pgx import A2C, ACER, NPG, PPO, REINFORCE, TRPO, PPOPenalty, REINFORCEBaseline
 from sb3_pgx.checkpoints import CheckpointCallback
@@ -82,11 +83,17 @@ AVERAGED = {
 }
 
 
+def environments(run, parallel):
+    """Return the environments of a run."""
+    _, env_id, _, others = run
+    env = make_vec_env(env_id, N_ENVS, seed=0, parallel=parallel, vector=others.get("vector", False))
+    return others.get("wrapper", lambda env: env)(env)
+
+
 def made(run, parallel, seed=1, **changes):
     """Return the model of a run, and the environment steps that it takes."""
-    algorithm, env_id, settings, others = run
-    env = make_vec_env(env_id, N_ENVS, seed=0, parallel=parallel, vector=others.get("vector", False))
-    env = others.get("wrapper", lambda env: env)(env)
+    algorithm, _, settings, others = run
+    env = environments(run, parallel)
     model = algorithm(others.get("policy", "MlpPolicy"), env, seed=seed, device="cpu", **settings | changes)
     steps = others.get("steps", others.get("iterations", ITERATIONS) * model.n_steps * N_ENVS)
     return model, steps
@@ -272,10 +279,59 @@ def failing_callback(parallel):
     return [*errors, digest(made(RUNS["PPO"], parallel)[0].learn(64))]
 
 
-def refused_checkpoints(folder):
-    """Return the error of a run in several processes that is to write checkpoints."""
+def whole(path):
+    """Return what a run comes to that is not interrupted. The path is ``…/<parallel>/<name>``."""
+    return digest(trained(*named(path)))
+
+
+def interrupted(path):
+    """Interrupt a run after half of its steps. Its checkpoints are in a folder ``…/<parallel>/<name>``."""
+    run, parallel = named(path)
+    model, steps = made(run, parallel)
+    at = steps // N_ENVS // 2
+    return error_of(lambda: model.learn(steps, [CheckpointCallback(1, path, keep=2), Interrupt(lambda calls: calls == at)]))
+
+
+def resumed(path):
+    """Resume such a run, and return what it comes to."""
+    run, parallel = named(path)
+    env, steps = environments(run, parallel), made(run, parallel)[1]
+    model = run[0].resume(path, env, device="cpu")
+    assert 0 < model.num_timesteps < steps
+    return digest(model.learn(steps, [CheckpointCallback(10**9, path + " again"), Interrupt(never)]))
+
+
+def named(path):
+    """Return the run that a folder belongs to, and how its processes share the work."""
+    parallel, name = Path(path).parts[-2:]
+    return {"gather": RUNS, "gather_rollouts": ACTED, "all_reduce": AVERAGED}[parallel][name], parallel
+
+
+def between_calls(folder):
+    """Return what two runs come to: one that is saved between two calls of ``learn``, and one that goes on from there."""
+    model, steps = made(RUNS["A2C, VecNormalize"], "gather")
+    model.learn(steps, log_interval=None)
+    model.save_checkpoint(Path(folder, "between"))
+    expected = digest(model.learn(steps, reset_num_timesteps=False, log_interval=None))
+    resumed = A2C.resume(Path(folder, "between"), environments(RUNS["A2C, VecNormalize"], "gather"), device="cpu")
+    return [expected, digest(resumed.learn(steps, reset_num_timesteps=False, log_interval=None))]
+
+
+def different_checkpoints(folder):
+    """Return the errors of processes of which the second one finds no checkpoint, or has begun anew."""
     model, steps = made(RUNS["PPO"], "gather")
-    return error_of(lambda: model.learn(steps, CheckpointCallback(1, Path(folder, "checkpoints"))))
+    model.save_checkpoint(Path(folder, "0"))
+
+    def resume_or_begin():
+        if rank() == 0:
+            PPO.resume(Path(folder, "0"), environments(RUNS["PPO"], "gather"))
+        else:
+            made(RUNS["PPO"], "gather")[0].learn(steps)
+
+    return [
+        error_of(lambda: PPO.resume(Path(folder, str(rank())), environments(RUNS["PPO"], "gather"))),
+        error_of(resume_or_begin),
+    ]
 
 
 def error_of(use):

@@ -15,7 +15,7 @@ from sb3_pgx.algorithms.a3c.shared_memory import SharedMemory
 from sb3_pgx.core.worker_process import become_worker_process
 from sb3_pgx.stages.guard import describe_end
 
-READY = "ready"  # message of a worker that can begin
+READY, DONE = "ready", "done"  # messages of a worker that can begin, and of one whose training has ended
 BEFORE = "before it began"
 SECONDS_TO_STOP = 10.0  # in which a worker finishes its rollout; then its process is ended
 
@@ -51,6 +51,7 @@ class WorkerProcesses:
     def __init__(self, prepare: bytes, shared: SharedMemory):
         self.shared = shared
         self._processes: dict[int, tuple[SpawnProcess, Connection]] = {}  # by the worker's number
+        self._done: set[int] = set()  # workers whose training has ended
         context = multiprocessing.get_context("spawn")  # forking a process that already runs torch threads can deadlock
         try:
             for rank in range(1, len(shared.steps)):
@@ -87,9 +88,9 @@ class WorkerProcesses:
 
     def check(self) -> None:
         """:raises RuntimeError: a worker has failed"""
-        for rank, (process, pipe) in self._processes.items():
-            if process.exitcode not in (None, 0):
-                raise self._error(rank, _received(pipe))
+        for rank in self._processes:
+            if (error := self._failure(rank)) is not None:
+                raise error
 
     def stop(self) -> list[RuntimeError]:
         """Stop all workers, and wait until their processes have ended. Return the errors of workers that have failed."""
@@ -102,12 +103,23 @@ class WorkerProcesses:
             process.join(SECONDS_TO_STOP)
             if process.exitcode is None:
                 _end(process)
-            elif process.exitcode != 0:
-                errors.append(self._error(rank, _received(pipe)))
+            elif (error := self._failure(rank)) is not None:
+                errors.append(error)
             pipe.close()
             process.close()
         self._processes.clear()
         return errors
+
+    def _failure(self, rank: int) -> RuntimeError | None:
+        """Return the error of a worker whose process has ended before its training; ``None`` if there is none."""
+        process, pipe = self._processes[rank]
+        if process.exitcode is None or rank in self._done:
+            return None
+        message = _received(pipe)
+        if message != DONE:
+            return self._error(rank, message)
+        self._done.add(rank)
+        return None
 
     def _error(self, rank: int, message: Any, when: str | None = None) -> RuntimeError:
         when = when or f"after {int(self.shared.steps.sum())} steps of all workers"
@@ -118,7 +130,8 @@ class WorkerProcesses:
             return error
         process, _ = self._processes[rank]
         process.join(SECONDS_TO_STOP)
-        causes = "it was killed, or ran out of memory"
+        killed = process.exitcode is None or process.exitcode < 0
+        causes = "it was killed, or ran out of memory" if killed else "something in it, such as its environment, ended it"
         if when == BEFORE:
             causes += ', or your script calls learn outside of `if __name__ == "__main__":`'
         return RuntimeError(
@@ -149,6 +162,7 @@ def _work(prepare: bytes, shared: SharedMemory, rank: int, pipe: Connection) -> 
         pipe.send(READY)
         if pipe.recv():
             train(shared, rank)
+        pipe.send(DONE)
     except BaseException as error:
         with suppress(OSError):
             # Short enough for the pipe's buffer: nobody reads it before this process has ended.

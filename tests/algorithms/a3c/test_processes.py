@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from support.a3c_environments import Seldom, crash, die, nothing
+from support.a3c_environments import Seldom, crash, die, leave, nothing
 from support.models import assert_same, parameters
 from support.small_environments import DEVICE, vectorised
 
@@ -69,9 +69,16 @@ def test_two_workers_train_one_model_which_is_saved_and_loaded(tmp_path):
     assert loaded.num_timesteps == trained.num_timesteps + 20
 
 
-def test_a_killed_worker_ends_the_training_with_one_sentence():
-    trained = model(die)
-    sentence = r"^worker 1 of A3C is gone after \d+ steps of all workers: its process was ended by SIGKILL .*by then\.$"
+@pytest.mark.parametrize(
+    ("end", "how"),
+    [
+        (die, r"was ended by SIGKILL \(it was killed"),
+        pytest.param(leave, r"has ended with exit code 0 \(something in it", marks=pytest.mark.slow),
+    ],
+)
+def test_a_worker_that_ends_too_early_ends_the_training_with_one_sentence(end, how):
+    trained = model(end)
+    sentence = rf"^worker 1 of A3C is gone after \d+ steps of all workers: its process {how}.*by then\.$"
     with pytest.raises(RuntimeError, match=sentence):
         trained.learn(ENDLESS, callback=Watches())
     assert nothing_is_left(trained) and trained._n_updates > 0
