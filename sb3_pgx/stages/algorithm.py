@@ -73,6 +73,7 @@ SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
 _MLP_POLICIES = ("ActorPolicy", "GaussianStdPolicy", "MixedActionsPolicy", "MixedActionsActorPolicy")
 _NOT_SAVED = (
     "_steps",
+    "_known_team",
     "_modules",
     "_metrics",
     "_acting_pass",
