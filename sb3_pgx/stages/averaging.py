@@ -142,7 +142,7 @@ class Averaging(SharedNoise):
         return map(_standardized_with, own, sums)
 
     def from_first(self, value: Any) -> Any:
-        return self.processes.from_first(value)
+        return self._exchanged(value if self.is_first else None)[0]  # so that an error of the first process arrives here, too
 
     def collected(self, value: Any) -> list[Any]:
         if not self.is_first:
