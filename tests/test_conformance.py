@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch as th
+from generated_sections import published_capabilities
 from gymnasium import spaces
-from readme_tables import published_capabilities
 from selection import mostly_slow
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback, EveryNTimesteps
