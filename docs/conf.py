@@ -10,6 +10,7 @@ import sb3_pgx  # noqa: E402
 
 project = "sb3_pgx"
 author = "the sb3_pgx authors"
+copyright = "2026, the sb3_pgx authors"
 version = release = sb3_pgx.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "command_help", "docstrings", "mathml"]
 exclude_patterns = ["_build"]

@@ -398,7 +398,7 @@ def test_pfrls_acer_needs_what_it_needs(monkeypatch):
     assert missing_package(cases.PFRL_ACER) is None
 
 
-# ------------------------------------------------------------------------------------------------ the README
+# ------------------------------------------------------------------------------------------------ the published tables
 
 
 def test_published_speeds_are_those_that_were_measured():

@@ -309,7 +309,7 @@ def test_help_says_what_is_ours_before_rl_zoo3s_own(zoo):
     assert all(name in ours for name in [*ALGORITHMS, "sb3_ppo", "contrib_trpo"]) and "--n-timesteps" in theirs
 
 
-def test_the_readmes_commands_run_and_write_what_it_says(zoo):
+def test_the_documented_commands_run_and_write_what_is_said(zoo):
     train, enjoy, film, _ = (printed(zoo, " ".join(command)) for command in DOCUMENTED)
     run = zoo["folder"] / "logs" / "ppo_penalty" / "CartPole-v1_2"
     assert f"Saving to {run.relative_to(zoo['folder'])}" in train and f"{run.name}/CartPole-v1.zip" in enjoy
