@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         lines += [f"{file.name}: {file.stat().st_size / 1e6:.2f} MB" for file in files]
         lines.append(f"twine: {run(sys.executable, '-m', 'twine', 'check', '--strict', *map(str, files)).splitlines()[-1]}")
         (wheel,) = dist.glob("*.whl")
-        lines += [f"{wheel.name}[{extra}]: {installed(wheel, extra)}" for extra in extras]
+        lines += [f"installed with {extra or 'no extra'}: {installed(wheel, extra)}" for extra in extras]
     RESULT.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(*lines, sep="\n")
     return int(any("failed" in line for line in lines))
@@ -66,13 +66,22 @@ def installed(wheel: Path, extra: str) -> str:
         python = str(Path(folder) / "bin" / "python")
         try:
             run(sys.executable, "-m", "venv", folder)
-            run(python, "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), f"{wheel}[{extra}]")
+            run(
+                python,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "-c",
+                str(ROOT / "constraints.txt"),
+                str(wheel) + (f"[{extra}]" if extra else ""),
+            )
             run(python, "-c", f"import {MODULES[extra]}") if extra in MODULES else None
             run(python, "-c", quickstart(), cwd=folder)
             seconds = min(float(run(python, "-c", IMPORT)) for _ in range(3))
         except subprocess.CalledProcessError as error:
             return f"failed: {(error.stderr or error.stdout).strip().splitlines()[-1]}"
-        return f"installed, README's first script runs, import {seconds:.1f} s"
+        return f"README's first script runs, import {seconds:.1f} s"
 
 
 IMPORT = "import time; start = time.perf_counter(); import sb3_pgx; print(time.perf_counter() - start)"
@@ -88,7 +97,7 @@ def quickstart() -> str:
 
 def run(*command: str, cwd: str | None = None) -> str:
     """Run a command without this checkout on its path, and return what it prints."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"NO_COLOR": "1"}
     return subprocess.run(command, cwd=cwd, env=environment, check=True, capture_output=True, text=True).stdout
 
 
