@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-gpu fuzz versions check format table benchmark clean
+.PHONY: demo test test-all test-gpu fuzz versions check format table docs docs-outputs release-check benchmark clean
 
 demo: .venv/.plots  ## train REINFORCE, REINFORCEBaseline and SB3's PPO on CartPole-v1, side by side
 	$(BIN)/sb3-pgx compare --env CartPole-v1 --algos reinforce reinforce_baseline sb3:ppo --seeds 3 --timesteps 60000
@@ -32,8 +32,18 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-table: .venv/.tests  ## rewrite the README's tables from test runs and benchmarks/results
-	$(BIN)/python tests/readme_tables.py
+table: .venv/.tests  ## rewrite the tables of README and docs, and the README's picture, from test runs and benchmarks/results
+	$(BIN)/python tests/generated_sections.py
+	$(BIN)/python -m benchmarks.picture
+
+docs: .venv/.docs  ## build the documentation into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+
+docs-outputs: .venv/.docs  ## run the commands whose output the documentation shows, and replace the outputs
+	$(BIN)/python docs/outputs.py
+
+release-check: .venv/.release  ## build, check and install what would be published; writes tests/release.txt
+	$(BIN)/python tests/release_check.py
 
 benchmark: .venv/.bench  ## measure the speed next to the peers that are installed; writes benchmarks/results/bench.json; then run make table
 	$(BIN)/python -m benchmarks.speed --write

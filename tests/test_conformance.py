@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch as th
+from generated_sections import published_capabilities
 from gymnasium import spaces
-from readme_tables import published_capabilities
 from selection import mostly_slow
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback, EveryNTimesteps
@@ -75,9 +75,11 @@ def test_a_callback_that_changes_rewards_and_estimates_again_changes_the_update(
     "name", mostly_slow(ALGORITHMS, lambda name: name not in ("ppo_penalty", "reinforce_baseline", "trpo"))
 )
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_readme_says_what_trains(name, cell):
+def test_the_table_of_capabilities_says_what_trains(name, cell):
     published = published_capabilities().get((name, cell))
-    assert published is not None, f"README.md does not say whether {name} trains with {cell}: run `make table`"
+    assert published is not None, (
+        f"docs/reference/compatibility.md does not say whether {name} trains with {cell}: run `make table`"
+    )
     assert supported(name, cell) == published, "if the change is meant, run `make table`"
 
 

@@ -39,7 +39,7 @@ def test_an_algorithm_takes_five_files_and_eighty_lines():
     assert len(FILES[MODULE].splitlines()) <= 80
     listed = re.findall(r"^\| `(\S+)` \|", table, re.MULTILINE)
     assert len(listed) <= 5 and FILES.keys() <= set(listed)
-    assert set(listed) - FILES.keys() == {"sb3_pgx/__init__.py", "README.md"}  # which exist already
+    assert set(listed) - FILES.keys() == {"sb3_pgx/__init__.py", "docs/algorithms/v_trace.md"}  # an import, and a page
 
 
 def test_the_index_of_the_helper_modules_is_complete():
@@ -66,10 +66,10 @@ def test_the_algorithm_conforms(check, v_trace):
 
 @pytest.fixture(scope="module")
 def extended_project(tmp_path_factory):
-    """A copy of the project to which the document's files are added; ``README.md`` is as it was."""
+    """A copy of the project to which the document's files are added; its tables are as they were."""
     project = tmp_path_factory.mktemp("project")
-    for name in ("sb3_pgx", "tests", "benchmarks", "zoo_configs"):
-        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("sb3_pgx", "tests", "benchmarks", "zoo_configs", "docs"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__", "_build"))
     for name in ("README.md", "CONTRIBUTING.md", "pyproject.toml"):
         shutil.copy(ROOT / name, project)
     for name, text in FILES.items():
@@ -97,7 +97,7 @@ def test_every_check_of_an_algorithm_passes(extended_project):
     settings = "tests/settings/test_search_spaces.py", "tests/settings/test_published_configs.py"
     every = (f"tests/test_{name}.py" for name in ("constructor", "conformance", "logging", "saving"))
     files = *every, *settings, "tests/algorithms/v_trace"
-    output, passed = pytest_in(extended_project, "v_trace and not readme", *files)
+    output, passed = pytest_in(extended_project, "v_trace and not says_what_trains", *files)
     assert passed and int(re.search(r"(\d+) passed", output)[1]) > 60, output
 
 
@@ -110,13 +110,13 @@ def test_the_doctor_finds_nothing(extended_project):
 
 @pytest.mark.slow
 def test_a_missing_table_or_file_is_named_with_the_command_that_makes_it(extended_project):
-    output, passed = pytest_in(extended_project, "v_trace and readme and Discrete", "tests/test_conformance.py")
+    output, passed = pytest_in(extended_project, "v_trace and says_what_trains and Discrete", "tests/test_conformance.py")
     assert not passed and "make table" in output
     config = extended_project / "zoo_configs" / "v_trace.yml"
     text = config.read_text(encoding="utf-8")
     config.unlink()
     try:
-        output, passed = pytest_in(extended_project, "figures and configs", "tests/test_readme.py")
+        output, passed = pytest_in(extended_project, "published_figures", "tests/test_documentation.py")
     finally:
         config.write_text(text, encoding="utf-8")
     assert not passed and "zoo_configs/v_trace.yml" in output

@@ -5,7 +5,7 @@ Record what training computes, and compare it after a refactoring that must not 
     python tests/traces.py compare before.npz    # on the commit after: eager traces must be equal bit for bit
 
 A trace is what a few updates leave behind: parameters, optimizer state, and the last row of the log. Traces are recorded for
-every cell of the README's table of capabilities (eager), for saving, loading and training on, and for compiled training.
+every cell of the table of capabilities (eager), for saving, loading and training on, and for compiled training.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The meaning of every metric that this package logs, for callbacks, for error messages and for the README's tables."""
+"""The meaning of every metric that this package logs, for callbacks, error messages and the documentation's tables."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches

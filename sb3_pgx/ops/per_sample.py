@@ -21,7 +21,7 @@ def per_sample_gradients(
     """
     Yield ∇_θ f(θ, x_b) for consecutive chunks of samples x_b.
 
-    :param function: f(θ, *x), from parameters and one sample (without a batch dimension) to a scalar
+    :param function: ``f(θ, *x)``, from parameters and one sample (without a batch dimension) to a scalar
     :param parameters: θ by name
     :param inputs: x, tensors or dictionaries of tensors with a leading dimension B
     :param max_numbers: largest number of entries in a chunk's gradients; a chunk has at least one sample

@@ -5,9 +5,9 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import generated_sections
 import gymnasium as gym
 import pytest
-import readme_tables
 from stable_baselines3.common.env_checker import check_env
 from support.packages import without
 
@@ -398,15 +398,15 @@ def test_pfrls_acer_needs_what_it_needs(monkeypatch):
     assert missing_package(cases.PFRL_ACER) is None
 
 
-# ------------------------------------------------------------------------------------------------ the README
+# ------------------------------------------------------------------------------------------------ the published tables
 
 
 def test_published_speeds_are_those_that_were_measured():
-    assert readme_tables.section("speed") == readme_tables.GENERATED["speed"]()
+    assert generated_sections.section("speed") == generated_sections.GENERATED["speed"]()
 
 
 def test_the_table_of_speeds_is_made_from_the_file_and_left_alone_without_it(tmp_path):
     file = tmp_path / "bench.json"
-    assert readme_tables.speed_tables(file) == readme_tables.section("speed")
+    assert generated_sections.speed_tables(file) == generated_sections.section("speed")
     file.write_text(json.dumps({"a-case": as_record(case_result())}))
-    assert readme_tables.speed_tables(file) == report.markdown([case_result()])
+    assert generated_sections.speed_tables(file) == report.markdown([case_result()])

@@ -114,10 +114,10 @@ REFUSED = {
     "enjoy --algo ppo_penalty --env CartPole-v1": r"there is no display: pass --no-render",
     "-m sb3_pgx.rl_zoo3 plot_train --algo nqg --env CartPole-v1": r"algorithm 'nqg' is unknown; did you mean .*'npg'",
 }
-# The commands of the README, shortened.
-README = [
+# The commands of the documentation, shortened.
+DOCUMENTED = [
     re.sub(r"(-n|-w) \d+", lambda m: {"-n": "-n 200", "-w": "-w 2"}[m[1]], line).split()[1:]
-    for line in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
+    for line in (Path(__file__).parents[2] / "docs" / "guide" / "training.md").read_text(encoding="utf-8").splitlines()
     if line.startswith(tuple(f"sb3-pgx {name} " for name in plugin.COMMANDS))
 ]
 
@@ -152,7 +152,7 @@ def run_all(folder):
     (folder / "arcade.py").write_text("def register_envs():\n    print('arcade registers its environments')\n")
     (folder / "arcade-1.0.dist-info").mkdir()
     (folder / "arcade-1.0.dist-info" / "entry_points.txt").write_text("[gymnasium.envs]\nArcade = arcade:register_envs\n")
-    commands = [*COMMANDS.values(), *(command.split() for command in REFUSED), *README]
+    commands = [*COMMANDS.values(), *(command.split() for command in REFUSED), *DOCUMENTED]
     tests = Path(__file__).parents[1]
     environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
     environment |= {
@@ -171,7 +171,7 @@ def run_all(folder):
     )
     assert process.returncode == 0, process.stderr
     answer = json.loads(process.stdout)
-    names = [*COMMANDS, *REFUSED, *map(" ".join, README)]
+    names = [*COMMANDS, *REFUSED, *map(" ".join, DOCUMENTED)]
     return {"folder": folder, **answer, "results": dict(zip(names, answer["results"], strict=True))}
 
 
@@ -309,8 +309,8 @@ def test_help_says_what_is_ours_before_rl_zoo3s_own(zoo):
     assert all(name in ours for name in [*ALGORITHMS, "sb3_ppo", "contrib_trpo"]) and "--n-timesteps" in theirs
 
 
-def test_the_readmes_commands_run_and_write_what_it_says(zoo):
-    train, enjoy, film, _ = (printed(zoo, " ".join(command)) for command in README)
+def test_the_documented_commands_run_and_write_what_is_said(zoo):
+    train, enjoy, film, _ = (printed(zoo, " ".join(command)) for command in DOCUMENTED)
     run = zoo["folder"] / "logs" / "ppo_penalty" / "CartPole-v1_2"
     assert f"Saving to {run.relative_to(zoo['folder'])}" in train and f"{run.name}/CartPole-v1.zip" in enjoy
     assert {"CartPole-v1.zip", "0.monitor.csv", "CartPole-v1", "videos"} <= {path.name for path in run.iterdir()}

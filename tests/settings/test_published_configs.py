@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
-from readme_tables import CONFIGS, comments, measured
+from generated_sections import CONFIGS, comments, measured
 from selection import mostly_slow
 from support.small_environments import DEVICE, AnySpace, vectorised
 

@@ -1,5 +1,5 @@
 """
-The README's table of capabilities: each cell is a short run that trains or is refused. Also: quick settings per algorithm.
+The table of capabilities: each cell is a short run that trains or is refused. Also: quick settings per algorithm.
 
 ``make table`` runs them all and rewrites the table.
 """
@@ -161,7 +161,7 @@ def supported(algorithm: str, cell: str) -> bool:
 
 
 def table() -> str:
-    """Return the README's table after training every cell."""
+    """Return the table after training every cell."""
     names = [cls.__name__ for cls in ALGORITHMS.values()]
     lines = ["| | " + " | ".join(f"`{n}`" for n in names) + " |", "|---|" + ":-:|" * len(names)]
     for cell in CELLS:

@@ -1,4 +1,4 @@
-"""Find out by training which metrics each algorithm logs, and generate the README's table of them."""
+"""Find out by training which metrics each algorithm logs, and generate the documentation's table of them."""
 
 from functools import cache
 from typing import Any
@@ -61,7 +61,7 @@ def logged_by(name: str) -> frozenset[str]:
 
 
 def table() -> str:
-    """Return the README's table: each key, its meaning, and the algorithms that log it."""
+    """Return the documentation's table: each key, its meaning, and the algorithms that log it."""
     logged = {cls.__name__: logged_by(name) for name, cls in ALGORITHMS.items()}
     rows = [
         f"| `{key}` | {meaning.replace('|', '&#124;')} | {_who_logs(key, logged)} |"

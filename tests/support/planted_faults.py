@@ -1,4 +1,4 @@
-"""Faults to plant in a run, each with the rule of health that must find it; the README shows them as a table."""
+"""Faults to plant in a run, each with the rule of health that must find it; the documentation shows them as a table."""
 
 from dataclasses import dataclass, field
 from typing import Any

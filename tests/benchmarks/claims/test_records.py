@@ -3,8 +3,8 @@
 import json
 from dataclasses import replace
 
+import claim_tables
 import pytest
-import readme_tables
 from support.constructed_claims import claim_of, draws_of
 
 from benchmarks import RESULTS
@@ -109,7 +109,7 @@ def test_records_from_before_the_protocol_are_kept_and_superseded():
 
 
 def rows_of(*records):
-    return readme_tables.claims_table([*records]).splitlines()
+    return claim_tables.claims_table([*records]).splitlines()
 
 
 def test_superseded_and_stale_records_are_shown_as_such():

@@ -1,49 +1,17 @@
-"""
-The README's tables, from what they are about: ``python tests/readme_tables.py`` rewrites them. What trains is tried anew; the
-claims' and the benchmark's figures are those of ``benchmarks/results/``.
-"""
+"""Tables of the recorded claims, as the documentation shows them; ``generated_sections`` writes them into its pages."""
 
-import json
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any
-
-import torch as th
-from support.capabilities import table
-from support.logged_metrics import table as logged_table
-from support.planted_faults import FAULTS
 
 from benchmarks import RESULTS
 from benchmarks.claims.gradient_variance import N_ENVS, N_EPISODES
 from benchmarks.claims.protocol import load_claims
 from benchmarks.claims.records import code_hash_of, read_records
-from benchmarks.speed import short_runs, startup
-from benchmarks.speed.report import markdown
-from benchmarks.speed.results import read_results
-from sb3_pgx.diagnostics import METRICS
 from sb3_pgx.experiments.statistics import bootstrap_interval, interquartile_mean
-from sb3_pgx.registry import ALGORITHMS
 
-ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-CONFIGS = ROOT / "zoo_configs"
 BENCH = RESULTS / "bench.json"
 MUJOCO = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
-
-
-def section(name: str) -> str:
-    """What stands in the README between the marks of ``name``."""
-    match = re.search(rf"<!-- {name} -->\n(.*?)\n?<!-- end {name} -->", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert match, f"README.md has no section {name}"
-    return match[1]
-
-
-def published_capabilities() -> dict[tuple[str, str], bool]:
-    """The README's table of capabilities, by algorithm and cell."""
-    header, _, *rows = (line.strip("| ").split(" | ") for line in section("capabilities").splitlines())
-    names = {f"`{cls.__name__}`": name for name, cls in ALGORITHMS.items()}
-    return {(names[c], row[0]): mark.strip(" |") == "✓" for row in rows for c, mark in zip(header, row[1:], strict=True)}
 
 
 def results() -> list[dict[str, Any]]:
@@ -181,45 +149,6 @@ def runs_of(record: dict[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
     return {}
 
 
-def measured() -> set[tuple[str, str]]:
-    """Algorithms and environments that a claim's sentence names."""
-    # The hyperparameter files name an environment without the module that registers it.
-    words = [set(re.findall(r"[\w:/-]+", record["claim"].replace("sb3_pgx.tasks:", ""))) for record in results()]
-    return {
-        (algorithm, env_id)
-        for algorithm in ALGORITHMS
-        for env_id in comments(algorithm)
-        for w in words
-        if {algorithm, env_id} <= w and "tuned" not in w  # what a search found is not what is published
-    }
-
-
-def comments(algorithm: str) -> dict[str, str]:
-    """What the lines right above each entry of an algorithm's hyperparameter file say."""
-    file = CONFIGS / f"{algorithm}.yml"
-    assert file.is_file(), f"{algorithm} has no hyperparameters: write zoo_configs/{file.name}"
-    text = file.read_text(encoding="utf-8")
-    return {match[2]: match[1] for match in re.finditer(r"((?:^#.*\n)*)^([\w/-]+):", text, re.MULTILINE)}
-
-
-def configs_table() -> str:
-    """What there are hyperparameters for."""
-    known = {algorithm: comments(algorithm) for algorithm in ALGORITHMS}
-    env_ids = list(dict.fromkeys(env_id for entries in known.values() for env_id in entries))
-    env_ids.sort(key=lambda env_id: env_id in ("atari", "default"))  # these last
-    rows = [f"| {env_id} | {' | '.join(status(a, env_id, known[a].get(env_id)) for a in ALGORITHMS)} |" for env_id in env_ids]
-    return "\n".join([f"| | {' | '.join(f'`{a}`' for a in ALGORITHMS)} |", f"|---|{':-:|' * len(ALGORITHMS)}", *rows])
-
-
-def status(algorithm: str, env_id: str, comment: str | None) -> str:
-    """Of one entry; ``comment`` is None where there is none."""
-    if comment is None:
-        return ""
-    if (algorithm, env_id) in measured():
-        return "[✓](#what-is-claimed)"
-    return "·" if "not measured" in comment else "tried"
-
-
 def per_seed(values: dict[str, float]) -> str:
     """The value of each seed."""
     return ", ".join(f"{value:.1f}" for value in values.values())
@@ -244,54 +173,12 @@ def variance_sentence() -> str:
     )
 
 
-def speed_tables(file: Path = BENCH) -> str:
-    """What ``python -m benchmarks.speed --write`` measured last; as it stands if it has not."""
-    return markdown(read_results(file)) if file.is_file() else section("speed")
+def of_algorithm(name: str) -> str:
+    """The records of claims about an algorithm, without the numbers of single seeds; empty if there are none."""
+    own = [record for record in results() if re.match(rf"(healthy trainings of )?{name}\b", record["claim"])]
+    rows = [f"| {published_verdict(record)} {_without_seeds(row)}" for record in own for row in claim_rows(record)]
+    return "\n".join(["| verdict | claim | measured | interval |", "|---|---|---|---|", *rows]) if rows else ""
 
 
-def short_runs_table(file: Path = short_runs.FILE) -> str:
-    """What ``python -m benchmarks.speed.short_runs`` measured last; as it stands if it has not."""
-    return short_runs.markdown(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else section("short runs")
-
-
-def startup_table(file: Path = startup.FILE) -> str:
-    """What ``python -m benchmarks.speed.startup`` measured last; as it stands if it has not."""
-    return startup.markdown(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else section("startup")
-
-
-def metrics_table() -> str:
-    """What ``DiagnosticsCallback`` logs."""
-    rows = [f"| `{name}` | {meaning.replace('|', '&#124;')} |" for name, meaning in METRICS.items()]
-    return "\n".join(["| `diagnostics/…` | meaning |", "|---|---|", *rows])
-
-
-def faults_table() -> str:
-    """The faults that are planted in the tests, and which rule has to find each, how soon."""
-    rows = [
-        f"| {name} | {fault.rule} | {fault.within} update{'s' if fault.within > 1 else ''} |" for name, fault in FAULTS.items()
-    ]
-    return "\n".join(["| fault | rule that fires | within |", "|---|---|---|", *rows])
-
-
-GENERATED = {
-    "capabilities": table,
-    "claims": claims_table,
-    "configs": configs_table,
-    "faults": faults_table,
-    "logged": logged_table,
-    "metrics": metrics_table,
-    "mujoco": mujoco_table,
-    "short runs": short_runs_table,
-    "speed": speed_tables,
-    "startup": startup_table,
-    "variance": variance_sentence,
-}
-
-if __name__ == "__main__":
-    th.set_num_threads(1)
-    text = README.read_text(encoding="utf-8")
-    for name, generate in GENERATED.items():
-        block = f"<!-- {name} -->\n{generate()}\n<!-- end {name} -->"
-        text = re.sub(rf"<!-- {name} -->.*?<!-- end {name} -->", lambda _, b=block: b, text, flags=re.DOTALL)
-        print(block)
-    README.write_text(text, encoding="utf-8")
+def _without_seeds(row: str) -> str:
+    return row[: row.rindex(" | ")] + " |"
