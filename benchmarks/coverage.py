@@ -8,7 +8,7 @@ Each row draws 10,000 samples of n seeds from a known distribution and computes 
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,10 +103,10 @@ def _truth(draw: Draw, n: int, statistic: str) -> float:
     return float(STATISTICS[statistic](samples).mean())
 
 
-def measure_all() -> list[dict[str, Any]]:
+def measure_all(statistics: Sequence[str]) -> list[dict[str, Any]]:
     """Return one row per distribution, statistic and number of seeds. The interquartile mean of 3 seeds is the mean."""
     rows = []
-    for statistic in (*STATISTICS, *PAIRS):
+    for statistic in statistics:
         is_middle = statistic == "interquartile mean"
         for name in MIDDLE if is_middle else DISTRIBUTIONS:
             for n in SIZES[1:3] if is_middle else SIZES:
@@ -136,10 +136,15 @@ def main() -> None:
     """Measure with ``--write``; print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
     parser.add_argument("--write", action="store_true", help=f"measure, and write {FILE.relative_to(RESULTS.parent.parent)}")
-    if parser.parse_args().write:
-        source = provenance()
+    parser.add_argument("--only", choices=[*STATISTICS, *PAIRS], help="measure one statistic and keep the rows of the others")
+    arguments = parser.parse_args()
+    if arguments.write:
+        source, only = provenance(), arguments.only
+        earlier = json.loads(FILE.read_text(encoding="utf-8"))["rows"] if only else []
+        rows = [row for row in earlier if row["statistic"] != only]
+        rows += measure_all([only] if only else [*STATISTICS, *PAIRS])
         FILE.parent.mkdir(exist_ok=True)
-        write_json(FILE, {"draws": DRAWS, "resamples": RESAMPLES, **source, "rows": measure_all()})
+        write_json(FILE, {"draws": DRAWS, "resamples": RESAMPLES, **source, "rows": rows})
     content = json.loads(FILE.read_text(encoding="utf-8"))
     kinds = "\n".join(f"- {name}: {meaning}" for name, (meaning, _) in DISTRIBUTIONS.items())
     print(f"{table(content['rows'])}\n\n{kinds}")

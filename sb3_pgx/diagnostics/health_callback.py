@@ -130,8 +130,7 @@ class HealthCallback(DiagnosticsCallback):
     def on_measured(self) -> None:
         """Apply the rules to the newest metrics, log their score, and warn about those in alarm."""
         self._extend_series()
-        progress = min(1.0, 1.0 - self._model._current_progress_remaining)  # the last rollout may exceed total_timesteps
-        alarmed = [state.rule for state in self.rule_states if state.update(self._series, progress)]
+        alarmed = [state.rule for state in self.rule_states if state.update(self._series, self.progress)]
         judged = [state for state in self.rule_states if state.judged]
         if judged:
             self.logger.record("health/score", sum(not state.in_alarm for state in judged) / len(judged))

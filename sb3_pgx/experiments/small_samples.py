@@ -9,6 +9,7 @@ the factor (S − 1)/S, and the variance is only estimated.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -99,8 +100,8 @@ def improvement_interval(first: Floats, second: Floats, confidence: float = 0.95
     """
     Return an interval of the probability of improvement that has a width even if every run of one algorithm beats every run of
     the other: the score interval of Newcombe (2006, "Confidence intervals for an effect size measure based on the
-    Mann–Whitney statistic", method 5). Several environments are averaged by the method of variance estimates recovery (Zou &
-    Donner, 2008).
+    Mann–Whitney statistic", method 5), with Student's quantile in place of the normal one. Several environments are averaged
+    by the method of variance estimates recovery (Zou & Donner, 2008).
 
     :param first: scores of the first algorithm, ``[S₁, E]``
     :param second: scores of the second algorithm, ``[S₂, E]``
@@ -116,11 +117,12 @@ def improvement_interval(first: Floats, second: Floats, confidence: float = 0.95
     return float(low), float(high)
 
 
+@cache
 def _newcombe(share: float, m: int, n: int, confidence: float) -> tuple[float, float]:
-    """Return the values of θ that are as far from ``share`` as z standard deviations at θ, by bisection."""
-    from scipy.special import ndtri
+    """Return the values of θ that are z standard deviations, taken at θ, away from ``share``, by bisection."""
+    from scipy.special import stdtrit
 
-    z = ndtri((1 + confidence) / 2)
+    z = float(stdtrit(m + n - 2, (1 + confidence) / 2))
 
     def too_far(theta: float) -> bool:
         spread = 1 + ((m + n) / 2 - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 3
+FITTED = 6  # most panels whose margins are fitted to their texts, which takes long
 MANY_POINTS = 40  # lines with more points have no markers
 
 
@@ -39,7 +40,9 @@ def draw(chart: Chart, columns: int = COLUMNS) -> "Figure":
     rows = math.ceil(len(chart.panels) / columns)
     heights = [max(_height(panel) for panel in chart.panels[i * columns : (i + 1) * columns]) for i in range(rows)]
     width = 8.0 if columns == 1 else 4.4 * columns
-    figure = Figure(figsize=(width, sum(heights)), dpi=130, layout="constrained")
+    figure = Figure(figsize=(width, sum(heights)), dpi=130, layout="constrained" if len(chart.panels) <= FITTED else None)
+    if len(chart.panels) > FITTED:
+        figure.subplots_adjust(0.04, 0.5 / sum(heights), 0.99, 1 - 0.3 / sum(heights), wspace=0.25, hspace=0.4)
     grid = figure.add_gridspec(rows, columns, height_ratios=heights)
     for i, panel in enumerate(chart.panels):
         axes = figure.add_subplot(grid[i // columns, i % columns])

@@ -62,8 +62,8 @@ def explanations(design: ComparisonDesign) -> Iterator[str]:
         yield (
             "Probability of improvement: how often a run of the first algorithm beats a run of the second, averaged over "
             "environments; a tie counts as half (the Mann–Whitney statistic). It says how often, not by how much. Its "
-            "interval is Newcombe's score interval (2006), averaged over environments, and not corrected for the number of "
-            "pairs."
+            "interval is Newcombe's score interval (2006) with Student's quantile, averaged over environments, and not "
+            "corrected for the number of pairs."
         )
         yield from _tests(design)
     yield (
