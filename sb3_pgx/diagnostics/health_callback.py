@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import gymnasium as gym
@@ -179,6 +179,11 @@ class HealthCallback(DiagnosticsCallback):
     def report(self) -> str:
         """Return the report with a verdict on every rule, as Markdown."""
         return health_report_text(self._title, self.rule_states, self._series, self.warnings)
+
+    @property
+    def series(self) -> Mapping[str, Sequence[float]]:
+        """The metrics of each measured update so far, by metric; NaN where one is unknown."""
+        return self._series
 
     @property
     def _title(self) -> str:

@@ -33,6 +33,7 @@ from sb3_pgx.experiments.report import report_text, write_report
 from sb3_pgx.experiments.runs import RunResult, RunSpec, versions
 from sb3_pgx.experiments.shards import WHOLE, Shard
 from sb3_pgx.experiments.verdicts import are_decided
+from sb3_pgx.pages.blocks import Section
 from sb3_pgx.settings.configs import ENVPOOL
 
 CURVE_EPISODES = 5
@@ -316,20 +317,23 @@ def report_finished(plan: ComparisonPlan) -> Comparison:
     return report_runs([found[index] for index in sorted(found)], replace(plan.design, workers=None), plan.output)
 
 
-def report_runs(results: list[RunResult], design: ComparisonDesign, output: Path) -> Comparison:
+def report_runs(
+    results: list[RunResult], design: ComparisonDesign, output: Path, preface: tuple[Section, ...] = ()
+) -> Comparison:
     """
     Write the report.
 
     :param results: results of runs; the report names those that are missing
     :param design: the settings that the runs share
     :param output: an existing folder
+    :param preface: sections that come before all others
     """
     analysis = analyse(results, design)
     unwritten = None
     try:
-        report, brief = write_report(analysis, results, design, output)
+        report, brief = write_report(analysis, results, design, output, preface)
     except OSError as error:  # this must not lose hours of training
-        report, brief = report_text(analysis, results, design)
+        report, brief = report_text(analysis, results, design, preface)
         unwritten = error
     return Comparison(results, analysis, report, brief, output, unwritten)
 

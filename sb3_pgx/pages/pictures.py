@@ -52,7 +52,12 @@ def draw(chart: Chart, columns: int = COLUMNS) -> "Figure":
             _draw_lines(axes, panel)
         else:
             _draw_scatter(axes, panel)
-        axes.set_title(panel.title, loc="left", fontsize=10.5, color=ALARM if getattr(panel, "marked", False) else "black")
+        axes.set_title(
+            panel.title,
+            loc="left",
+            fontsize=10.5 if len(chart.panels) <= FITTED else 8,
+            color=ALARM if getattr(panel, "marked", False) else "black",
+        )
         axes.grid(color="0.9", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)

@@ -9,7 +9,7 @@ from sb3_pgx.experiments.number_format import quantity, thousands
 from sb3_pgx.experiments.small_samples import widening
 
 # Coverage of the 95 % interval of a mean from 3 seeds, in percent: python -m benchmarks.coverage --write
-COVERED = {"normal": 95, "lognormal": 82, "bimodal": 63}
+COVERED = {"normal": 95, "lognormal": 85, "bimodal": 63}
 
 
 def explanations(design: ComparisonDesign) -> Iterator[str]:
