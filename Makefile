@@ -4,8 +4,8 @@ BIN := .venv/bin
 
 .PHONY: demo test test-all test-gpu fuzz versions check format table docs docs-outputs release-check benchmark clean
 
-demo: .venv/.plots  ## train REINFORCE, REINFORCEBaseline and SB3's PPO on CartPole-v1, side by side
-	$(BIN)/sb3-pgx compare --env CartPole-v1 --algos reinforce reinforce_baseline sb3:ppo --seeds 3 --timesteps 60000
+demo: .venv/.plots  ## two minutes: SB3's PPO and ours, REINFORCE with and without baseline, a finding of the health check
+	$(BIN)/python -m sb3_pgx.experiments.demo
 
 test: .venv/.tests  ## the test suite, on two processes
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q

@@ -3,15 +3,14 @@
 import ast
 import io
 import json
-import os
-import platform
-import subprocess
 import tokenize
 from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from sb3_pgx.pages.provenance import git, machine
 
 ROOT = Path(__file__).resolve().parents[1]
 # The code on which a trained policy and its evaluation after training depend.
@@ -102,20 +101,3 @@ def uncommitted(root: Path = ROOT, *paths: str) -> list[str]:
     """
     status = git(root, "status", "--porcelain", "--", *(paths or (".",)), f":(exclude){RESULTS_ALONE}")
     return [line[3:] for line in (status or "").splitlines()]
-
-
-def git(root: Path, *arguments: str) -> str | None:
-    """Return git's output, or ``None`` if there is no git or no repository."""
-    try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.rstrip()
-
-
-def machine() -> dict[str, Any]:
-    """Return the properties of this machine that affect speed: CPU model, cores, system."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    cpu = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}

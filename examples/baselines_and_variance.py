@@ -12,8 +12,8 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from benchmarks.claims.gradient_variance import LEARNED, relative_variances
 from sb3_pgx import REINFORCE, REINFORCEBaseline
-from sb3_pgx.experiments.report.pictures import COLORS
 from sb3_pgx.experiments.statistics import interquartile_mean
+from sb3_pgx.pages.looks import COLORS
 
 BASELINES = {"none": None, "mean": "mean", "leave-one-out": "loo", "optimal": "optimal", "learned V(s)": LEARNED}
 

@@ -19,13 +19,13 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization, unwrap_vec_normalize
 
 from sb3_pgx.core.optional_packages import require_extra
-from sb3_pgx.experiments.report.pictures import COLORS
 from sb3_pgx.experiments.statistics import (
     bootstrap_interval,
     bootstrap_interval_of_groups,
     interquartile_mean,
     interquartile_mean_difference,
 )
+from sb3_pgx.pages.looks import COLORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from shared import Run, arguments, draw_curves, new_figure, print_table, save, t
 from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_pgx
-from sb3_pgx.experiments.report.pictures import COLORS
+from sb3_pgx.pages.looks import COLORS
 
 LIBRARIES = {"SB3's PPO": sb3.PPO, "ours": sb3_pgx.PPO}
 

@@ -2,11 +2,23 @@
 
 from collections.abc import Iterable
 
-Interval = tuple[float, float]
+from sb3_pgx.experiments.verdicts import BETTER, EQUIVALENT, UNDECIDED, WORSE, Interval, difference
+
+__all__ = [
+    "BETTER",
+    "EQUIVALENT",
+    "NOT_REACHED",
+    "REACHED",
+    "UNDECIDED",
+    "WORSE",
+    "Interval",
+    "at_least",
+    "at_most",
+    "difference",
+    "least_favourable",
+]
 
 REACHED, NOT_REACHED = "reached", "not reached"
-BETTER, WORSE, EQUIVALENT = "better", "worse", "equivalent"
-UNDECIDED = "undecided"
 LEAST_FAVOURABLE_FIRST = (NOT_REACHED, WORSE, UNDECIDED, BETTER, EQUIVALENT, REACHED)
 
 
@@ -32,23 +44,6 @@ def at_most(interval: Interval, bound: float) -> str:
     """
     low, high = interval
     return at_least((-high, -low), -bound)
-
-
-def difference(interval: Interval, tost_interval: Interval, margin: float) -> str:
-    """
-    Judge a difference, ours minus theirs.
-
-    :param interval: two-sided confidence interval of the difference, of level 1 − α
-    :param tost_interval: interval of level 1 − 2α; it lies within the margin exactly if both one-sided tests of level α
-        reject (two one-sided tests; Schuirmann, 1987)
-    :param margin: largest difference that counts as equivalent; 0 to ask only which side is better
-    :return: equivalent if ``tost_interval`` lies within the margin; else better or worse if ``interval`` lies wholly above or
-        below 0; else undecided
-    """
-    if -margin < tost_interval[0] and tost_interval[1] < margin:
-        return EQUIVALENT
-    low, high = interval
-    return BETTER if low > 0 else WORSE if high < 0 else UNDECIDED
 
 
 def least_favourable(verdicts: Iterable[str]) -> str:

@@ -64,6 +64,20 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--eval-episodes", type=int, default=20, help="episodes that the final policy of each run plays (default: %(default)s)"
     )
+    parser.add_argument(
+        "--equivalence",
+        type=float,
+        metavar="MARGIN",
+        help="call two algorithms equivalent if two one-sided t-tests show that their means differ by less than this many "
+        "units of return (of score with several environments)",
+    )
+    parser.add_argument(
+        "--until-decided",
+        type=int,
+        metavar="SEEDS",
+        help="add seeds in batches of --seeds until every pair is better, worse or equivalent, at most so many per algorithm; "
+        "tests are corrected for the number of looks (Bonferroni)",
+    )
     parser.add_argument("--force", action="store_true", help="repeat every run and replace results of the same names")
     parser.add_argument(
         "--report-only",
@@ -105,6 +119,8 @@ def _plan(args: argparse.Namespace) -> "ComparisonPlan":
     from sb3_pgx.experiments.comparison_arguments import read_normalize, read_seeds, read_threshold
 
     shard = read_shard_option(args)
+    if args.shard is not None and args.until_decided is not None:
+        raise ValueError("--shard and --until-decided exclude each other: a shard does not know when the others are decided")
     if args.report_only:
         _check_report_only(args)
     plan = plan_comparison(
@@ -121,15 +137,17 @@ def _plan(args: argparse.Namespace) -> "ComparisonPlan":
         vec_env=args.vec_env,
         force=args.force,
         shard=shard,
+        equivalence=args.equivalence,
+        until_decided=args.until_decided,
     )
     return plan if args.ray is None else replace(plan, design=replace(plan.design, workers=None))
 
 
 def _check_report_only(args: argparse.Namespace) -> None:
     """:raises ValueError: options that only make sense for training were given, or there is no folder"""
-    for name in ("ray", "shard", "workers", "force"):
+    for name in ("ray", "shard", "workers", "force", "until_decided"):
         if getattr(args, name):
-            raise ValueError(f"--report-only trains nothing, so it cannot be combined with --{name}")
+            raise ValueError(f"--report-only trains nothing, so it cannot be combined with --{name.replace('_', '-')}")
     if args.output is None:
         raise ValueError("--report-only needs --output: the folder with the runs")
 
@@ -139,7 +157,8 @@ def _announce(plan: "ComparisonPlan") -> None:
     from sb3_pgx.experiments.shards import WHOLE
 
     share = "" if plan.shard == WHOLE else f"shard {plan.shard}: {len(plan.share)} of "
-    print(f"{share}{quantity(len(plan.specs), 'run')}, results in {plan.output}")
+    at_most = "at most " if plan.design.looks else ""
+    print(f"{at_most}{share}{quantity(len(plan.specs), 'run')}, results in {plan.output}")
     if plan.reused:
         print(f"{len(plan.reused)} of them are already finished and are reused (--force repeats them)")
     for path in plan.earlier.damaged:
@@ -163,5 +182,5 @@ def _show(comparison: "Comparison", plan: "ComparisonPlan") -> int:
         print(f"sb3-pgx: {comparison.unwritten}; run the same command again to write the report", file=sys.stderr)
         return FAILED
     print(f"written to {plan.output}: report.html, report.md, pictures, CSV files, runs/")
-    incomplete = len(comparison.results) < len(plan.specs)
+    incomplete = len(comparison.results) < len(plan.specs) and not plan.design.looks
     return FAILED if incomplete or all(result.error for result in comparison.results) else 0

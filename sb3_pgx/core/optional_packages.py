@@ -6,7 +6,6 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 COMPARISON = ("matplotlib", "scipy", "tqdm", "yaml")
-PLOTS = ("matplotlib", "plotly")
 ZOO = ("rl_zoo3", "requests", "seaborn")
 
 

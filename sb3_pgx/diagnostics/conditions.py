@@ -35,6 +35,10 @@ class Above:
         """Return whether the latest number is greater than the threshold."""
         return series[metric][-1] > self.threshold
 
+    def levels(self, values: Sequence[float]) -> tuple[float, ...]:
+        """Return the levels of the metric beyond which the condition holds, for plots."""
+        return (self.threshold,)
+
     def __str__(self) -> str:
         return f"above {self.threshold:g}"
 
@@ -52,6 +56,10 @@ class Below:
         applies = self.other is None or series[self.other][-1] > self.floor
         return applies and series[metric][-1] < self.threshold
 
+    def levels(self, values: Sequence[float]) -> tuple[float, ...]:
+        """Return the levels of the metric beyond which the condition holds, for plots."""
+        return (self.threshold,)
+
     def __str__(self) -> str:
         return f"below {self.threshold:g}" + (f" while {self.other} is above {self.floor:g}" if self.other else "")
 
@@ -66,6 +74,10 @@ class Outside:
     def holds(self, series: Series, metric: str) -> bool:
         """Return whether the latest number is out of the range."""
         return not self.low <= series[metric][-1] <= self.high
+
+    def levels(self, values: Sequence[float]) -> tuple[float, ...]:
+        """Return the levels of the metric beyond which the condition holds, for plots."""
+        return (self.low, self.high)
 
     def __str__(self) -> str:
         return f"outside {self.low:g} to {self.high:g}"
@@ -86,6 +98,10 @@ class Fell:
         recent = [x for x, update in zip(before, updates, strict=False) if updates[-1] - update <= self.within]
         return now < self.low and any(x >= self.high for x in recent)
 
+    def levels(self, values: Sequence[float]) -> tuple[float, ...]:
+        """Return the levels of the metric beyond which the condition holds, for plots."""
+        return (self.low,)
+
     def __str__(self) -> str:
         return f"fallen from {self.high:g} or more to below {self.low:g} within {self.within} updates"
 
@@ -99,8 +115,12 @@ class Grew:
 
     def holds(self, series: Series, metric: str) -> bool:
         """Return whether the latest number is a multiple of the first one."""
-        first = next(x for x in series[metric] if not math.isnan(x))
-        return series[metric][-1] > max(self.factor * first, self.floor)
+        (level,) = self.levels(series[metric])
+        return series[metric][-1] > level
+
+    def levels(self, values: Sequence[float]) -> tuple[float, ...]:
+        """Return the levels of the metric beyond which the condition holds, for plots."""
+        return (max(self.factor * next(x for x in values if not math.isnan(x)), self.floor),)
 
     def __str__(self) -> str:
         return f"above {self.factor:g} times its first value" + (f" and above {self.floor:g}" if self.floor else "")

@@ -191,6 +191,11 @@ class DiagnosticsCallback(BaseCallback):
         return interval is None or self._is_last or (self._iteration + 1) % interval == 0
 
     @property
+    def progress(self) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        return min(1.0, 1.0 - self._model._current_progress_remaining)  # the last rollout may exceed total_timesteps
+
+    @property
     def _is_last(self) -> bool:
         return self.num_timesteps >= self.locals.get("total_timesteps", math.inf)
 
@@ -236,8 +241,11 @@ class DiagnosticsCallback(BaseCallback):
         for name in self.metrics:
             if name in numbers:
                 self.logger.record(f"{PREFIX}{name}", numbers[name])
+        place = {"timesteps": self.num_timesteps, "update": self._rollouts}
+        for name, number in (*place.items(), ("progress", self.progress)):
+            self.logger.record(f"{PREFIX}{name}", number, exclude="stdout")
         self._measured += 1
-        self.history.append({"timesteps": self.num_timesteps, "update": self._rollouts, **numbers})
+        self.history.append({**place, **numbers})
         self.on_measured()
 
     def measure_more(self) -> Measured:

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import gymnasium as gym
@@ -130,8 +130,7 @@ class HealthCallback(DiagnosticsCallback):
     def on_measured(self) -> None:
         """Apply the rules to the newest metrics, log their score, and warn about those in alarm."""
         self._extend_series()
-        progress = min(1.0, 1.0 - self._model._current_progress_remaining)  # the last rollout may exceed total_timesteps
-        alarmed = [state.rule for state in self.rule_states if state.update(self._series, progress)]
+        alarmed = [state.rule for state in self.rule_states if state.update(self._series, self.progress)]
         judged = [state for state in self.rule_states if state.judged]
         if judged:
             self.logger.record("health/score", sum(not state.in_alarm for state in judged) / len(judged))
@@ -180,6 +179,11 @@ class HealthCallback(DiagnosticsCallback):
     def report(self) -> str:
         """Return the report with a verdict on every rule, as Markdown."""
         return health_report_text(self._title, self.rule_states, self._series, self.warnings)
+
+    @property
+    def series(self) -> Mapping[str, Sequence[float]]:
+        """The metrics of each measured update so far, by metric; NaN where one is unknown."""
+        return self._series
 
     @property
     def _title(self) -> str:

@@ -143,10 +143,18 @@ HEALTH_METRICS = {
     "health/alarms": "number of rules that are in alarm",
 }
 
+# Logged by DiagnosticsCallback with the metrics: which update they belong to. SB3 logs an update after the next rollout.
+UPDATE_KEYS = {
+    "timesteps": "environment steps at which this update took place",
+    "update": "number of this update, from 1",
+    "progress": "share of the run that was done at this update",
+}
+
 # Every key in the logger with its meaning.
 LOGGED_KEYS = {
     **TRAINING_METRICS,
     **{f"diagnostics/{name}": meaning for name, meaning in METRICS.items()},
+    **{f"diagnostics/{name}": meaning for name, meaning in UPDATE_KEYS.items()},
     **HEALTH_METRICS,
 }
 

@@ -1,20 +1,26 @@
-"""Plot the metrics of a run with healthy ranges shaded, as PNG and as a self-contained HTML page."""
+"""Plot the metrics of a run, as PNG and as a self-contained web page: alarms first, with healthy ranges and alarm lines."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from sb3_pgx.core.files import replacing, write_text
-from sb3_pgx.core.optional_packages import PLOTS, require_extra
+from sb3_pgx.core.files import write_text
+from sb3_pgx.core.optional_packages import require_extra
 from sb3_pgx.diagnostics.conditions import Series
 from sb3_pgx.diagnostics.default_rules import DEFAULT_RULES
 from sb3_pgx.diagnostics.metrics import METRICS
+from sb3_pgx.diagnostics.panels import THEMES, alarmed_families, panels_of
 from sb3_pgx.diagnostics.progress_file import read_progress
-from sb3_pgx.diagnostics.rules import Rule
+from sb3_pgx.diagnostics.rules import RuleState, apply_rules
+from sb3_pgx.diagnostics.verdicts import RULE_HEADER, summary, verdict_rows
+from sb3_pgx.pages.blocks import Block, Bullets, Document, Note, Section, Table
+from sb3_pgx.pages.charts import Chart, Lines
+from sb3_pgx.pages.html import as_html
+from sb3_pgx.pages.pictures import save_picture
+from sb3_pgx.pages.provenance import origin
 
 COLUMNS = 4
-HEALTHY, LINE = "#2ca02c", "#1f77b4"
+CAPTION = "Every measured update. Green: healthy range. Dotted red line: beyond it, a rule is in alarm."
 
 
 def plot_folder(folder: Path, force: bool = False) -> list[Path]:
@@ -25,9 +31,9 @@ def plot_folder(folder: Path, force: bool = False) -> list[Path]:
     :param force: replace earlier plots
     :return: paths of ``diagnostics.png`` and ``diagnostics.html``
     :raises ValueError: there is nothing to plot, or plots exist and ``force`` is false
-    :raises ImportError: matplotlib or plotly is not installed
+    :raises ImportError: matplotlib is not installed
     """
-    require_extra("plots", PLOTS)
+    require_extra("plots", ("matplotlib",))
     steps, series = read_progress(folder)
     parent = folder if folder.is_dir() else folder.parent
     if not metrics_to_plot(series):
@@ -36,24 +42,20 @@ def plot_folder(folder: Path, force: bool = False) -> list[Path]:
     existing = [str(path) for path in (png, html) if path.exists()]
     if existing and not force:
         raise ValueError(f"{existing[0]} already exists; --force replaces it")
-    plot_png(png, steps, series, healthy_ranges())
-    plot_html(html, f"Metrics of {parent.resolve().name}", steps, series, healthy_ranges())
+    states = apply_rules(DEFAULT_RULES, series)
+    write_pictures(png, steps, series, states)
+    document = compose(f"Metrics of {parent.resolve().name}", steps, series, states, _remarks(series))
+    write_text(html, as_html(document))
     return [png, html]
 
 
-def healthy_ranges(rules: Sequence[Rule] = DEFAULT_RULES) -> dict[str, tuple[float, float]]:
-    """Return the healthy range of each metric, from the first rule that has one."""
-    ranges: dict[str, tuple[float, float]] = {}
-    for rule in rules:
-        if rule.healthy is not None:
-            ranges.setdefault(rule.metric, rule.healthy)
-    return ranges
-
-
-def finite_points(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Return the coordinates of the finite values."""
-    points = [(x, y) for x, y in zip(steps, values, strict=False) if math.isfinite(y)]
-    return [x for x, _ in points], [y for _, y in points]
+def _remarks(series: Series) -> tuple[str, ...]:
+    if "timesteps" in series:
+        return ()
+    return (
+        "This log was written without DiagnosticsCallback. SB3 logs an update after the rollout that follows it, so every "
+        "point is one rollout late, and most rules lack their metric.",
+    )
 
 
 def metrics_to_plot(series: Series) -> list[str]:
@@ -61,68 +63,63 @@ def metrics_to_plot(series: Series) -> list[str]:
     return [name for name in METRICS if any(math.isfinite(x) for x in series.get(name, ()))]
 
 
-def plot_png(path: Path, steps: Sequence[float], series: Series, ranges: Mapping[str, tuple[float, float]]) -> None:
+def write_pictures(path: Path, steps: Sequence[float], series: Series, states: Sequence[RuleState]) -> None:
     """
-    Write a PNG with one small plot per metric.
+    Write a PNG with a panel per family of metrics, those in alarm first.
 
     :param path: file to write
-    :param steps: environment steps of each number
-    :param series: numbers by metric
-    :param ranges: range to shade by metric
+    :param steps: environment steps of each measured update
+    :param series: metrics of each measured update
+    :param states: the rules, applied to the run
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
-    names = metrics_to_plot(series)
-    rows = math.ceil(len(names) / COLUMNS)
-    figure = Figure(figsize=(3.4 * COLUMNS, 2.1 * rows), dpi=100)
-    figure.subplots_adjust(0.05, 0.4 / (2.1 * rows), 0.99, 1 - 0.3 / (2.1 * rows), wspace=0.25, hspace=0.5)
-    for i, name in enumerate(names):
-        axes = figure.add_subplot(rows, COLUMNS, i + 1)
-        axes.plot(*finite_points(steps, series[name]), color=LINE, linewidth=1.2, marker="." if len(steps) < 40 else None)
-        if name in ranges:
-            bounds = axes.get_ylim()
-            axes.axhspan(*ranges[name], color=HEALTHY, alpha=0.15, linewidth=0)
-            axes.set_ylim(bounds)
-        axes.set_title(name, fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as file:
-        FigureCanvasAgg(figure).print_png(file)  # without changing matplotlib's global state
+    panels = [panel for _, theme in _themes(steps, series, states) for panel in theme]
+    save_picture(Chart(path.stem, CAPTION, tuple(panels)), path, COLUMNS)
 
 
-def plot_html(
-    path: Path, title: str, steps: Sequence[float], series: Series, ranges: Mapping[str, tuple[float, float]]
-) -> None:
+def compose(
+    title: str, steps: Sequence[float], series: Series, states: Sequence[RuleState], remarks: Sequence[str] = ()
+) -> Document:
     """
-    Write an interactive HTML page with one plot per metric. The page needs no server and no network.
+    Return the metrics of a run as a report.
 
-    :param path: file to write
-    :param title: title of the page
-    :param steps: environment steps of each number
-    :param series: numbers by metric
-    :param ranges: range to shade by metric
+    :param title: title of the report
+    :param steps: environment steps of each measured update
+    :param series: metrics of each measured update
+    :param states: the rules, applied to the run
+    :param remarks: notes that affect how the report is read
     """
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
+    sections = []
+    for theme, panels in _themes(steps, series, states):
+        name = theme.lower().replace(" ", "-")
+        first: tuple[Block, ...] = (_alarms(states),) if theme == ALARMED else ()
+        sections.append(Section(theme, (*first, Chart(name, CAPTION, panels))))
+    rows = tuple(tuple(row) for row in verdict_rows(states, series))
+    marked = frozenset(i for i, state in enumerate(states) if state.alarms)
+    meanings = tuple((name, METRICS[name]) for name in metrics_to_plot(series))
+    sections += [
+        Section("Verdict on every rule", (Table(RULE_HEADER, rows, marked),)),
+        Section("What the metrics mean", (Table(("metric", "meaning"), meanings),), folded=True),
+        Section("Where this report comes from", (origin(),)),
+    ]
+    return Document(title, summary(states), tuple(map(Note, remarks)), tuple(sections))
 
-    names = metrics_to_plot(series)
-    rows = math.ceil(len(names) / COLUMNS)
-    figure: Any = make_subplots(rows=rows, cols=COLUMNS, subplot_titles=names, vertical_spacing=0.35 / rows)
-    for i, name in enumerate(names):
-        place: dict[str, Any] = {"row": i // COLUMNS + 1, "col": i % COLUMNS + 1}
-        x, y = finite_points(steps, series[name])
-        figure.add_trace(go.Scatter(x=x, y=y, name=name, mode="lines+markers", line_color=LINE, marker_size=4), **place)
-        if name in ranges:
-            low, high = ranges[name]
-            figure.add_hrect(y0=low, y1=high, fillcolor=HEALTHY, opacity=0.15, line_width=0, **place)
-            margin = 0.05 * (max(y) - min(y)) or 0.05 * abs(y[0]) or 0.05
-            figure.update_yaxes(range=[min(y) - margin, max(y) + margin], **place)
-    for annotation in figure.layout.annotations[: len(names)]:
-        annotation.update(hovertext=METRICS[annotation.text], font_size=12)
-    figure.update_layout(title=title, height=230 * rows + 100, showlegend=False, template="plotly_white")
-    write_text(path, figure.to_html(include_plotlyjs=True, full_html=True))
+
+ALARMED = "In alarm"
+
+
+def _themes(steps: Sequence[float], series: Series, states: Sequence[RuleState]) -> list[tuple[str, tuple[Lines, ...]]]:
+    """Return the themes with their panels, without empty ones. A panel in alarm is shown first, and only there."""
+    first = alarmed_families(states)
+    themes = {ALARMED: first, **{name: [f for f in theme if f not in first] for name, theme in THEMES.items()}}
+    found = ((name, panels_of(families, steps, series, states)) for name, families in themes.items())
+    return [(name, panels) for name, panels in found if panels]
+
+
+def _alarms(states: Sequence[RuleState]) -> Bullets:
+    alarmed = sorted((state for state in states if state.alarms), key=lambda state: -state.alarms)
+    return Bullets(
+        tuple(
+            f"{s.rule.name}, at {s.alarms} of {s.judged} updates: {s.rule.meaning}. Try this: {s.rule.remedy}."
+            for s in alarmed
+        )
+    )

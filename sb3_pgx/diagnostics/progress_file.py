@@ -26,7 +26,8 @@ def read_progress(folder: Path) -> tuple[list[float], dict[str, list[float]]]:
     Read the file of a run, logged with or without ``DiagnosticsCallback``.
 
     :param folder: folder with a ``progress.csv`` of SB3's logger, or that file
-    :return: environment steps of each row, and a series per metric with NaN for rows without a number
+    :return: environment steps of each measured update, or of each row of a log without ``DiagnosticsCallback``; and a series
+        per metric, with NaN for rows without a number
     :raises ValueError: the file does not exist, or it holds no metric that rules or plots use
     """
     path = folder / FILE if folder.is_dir() else folder
@@ -37,6 +38,8 @@ def read_progress(folder: Path) -> tuple[list[float], dict[str, list[float]]]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     logged = dict.fromkeys(name for row in rows for name in row if name)
+    if f"{PREFIX}timesteps" in logged:
+        rows = [row for row in rows if row.get(f"{PREFIX}timesteps")]  # SB3 logs the first rollout before the first update
     series = {name.removeprefix(PREFIX): _column(rows, name) for name in logged if name.startswith(PREFIX)}
     for metric, name in ALIASES.items():
         if metric not in series and name in logged:
@@ -45,6 +48,8 @@ def read_progress(folder: Path) -> tuple[list[float], dict[str, list[float]]]:
         raise ValueError(
             f"{path} holds no metric of DiagnosticsCallback ({PREFIX}…) and none that SB3's on-policy algorithms log (train/…)"
         )
+    if "timesteps" in series:
+        return series["timesteps"], series
     steps = _column(rows, TIMESTEPS) if TIMESTEPS in logged else [float(i + 1) for i in range(len(rows))]
     last = 0.0
     for i, step in enumerate(steps):  # the row of the last update has no time

@@ -109,15 +109,17 @@ def apply_rules(rules: Sequence[Rule], series: Series) -> list[RuleState]:
     Apply rules to a finished run as they would have been applied during the run.
 
     :param rules: the rules
-    :param series: the metrics of all updates
+    :param series: the metrics of all updates. ``progress``, the share of the run that was done at each update, is their
+        position among the updates if it is missing
     :return: the final state of each rule, in the order of ``rules``
     """
     states = [RuleState(rule) for rule in rules]
     total = max((len(values) for values in series.values()), default=0)
+    progress = series.get("progress", [(row + 1) / total for row in range(total)])
     so_far: dict[str, list[float]] = {name: [] for name in series}
     for row in range(total):
         for name, values in series.items():
             so_far[name].append(values[row])
         for state in states:
-            state.update(so_far, (row + 1) / total)
+            state.update(so_far, progress[row])
     return states

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sb3_pgx.diagnostics.health_report import summary
+from sb3_pgx.diagnostics.verdicts import summary
 from sb3_pgx.doctor.algorithm import FAILED, SKIPPED, ProbeResult
 from sb3_pgx.doctor.environment import EnvironmentExamination
 from sb3_pgx.doctor.environment_checks import Severity

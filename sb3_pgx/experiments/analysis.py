@@ -1,7 +1,8 @@
 """Computes every number of a comparison's report and every line of its pictures."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 
@@ -17,7 +18,9 @@ from sb3_pgx.experiments.design import ComparisonDesign
 from sb3_pgx.experiments.environment_summary import Band, EnvironmentSummary, Estimate, summarize_environment
 from sb3_pgx.experiments.normalized_scores import RETURNS, Scale, complete_seeds, find_scale, score_matrix
 from sb3_pgx.experiments.runs import RunResult
-from sb3_pgx.experiments.statistics import Floats, stratified_interval
+from sb3_pgx.experiments.small_samples import improvement_interval, stratified_seed_interval
+from sb3_pgx.experiments.statistics import Floats, Sample
+from sb3_pgx.experiments.verdicts import Verdict, judge
 
 LINE_RESAMPLES = 2_000  # bootstrap resamples of a line, which has an interval at each of its points
 PROFILE_POINTS, SECONDS_POINTS = 101, 50
@@ -45,12 +48,20 @@ class Aggregate:
 
 
 @dataclass(frozen=True)
-class Improvement:
-    """Probability that a run of ``first`` scores above a run of ``second``."""
+class Pair:
+    """
+    Two algorithms.
+
+    :param first: name of the first algorithm
+    :param second: name of the second algorithm
+    :param probability: probability that a run of the first scores above a run of the second
+    :param verdict: whether the first is better, worse or equivalent
+    """
 
     first: str
     second: str
     probability: Estimate
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -61,13 +72,15 @@ class Analysis:
     :param summaries: one summary per algorithm, by environment
     :param scales: the returns that count as 0 and as 1, by environment
     :param aggregates: one per algorithm with at least one seed that finished in every environment
-    :param improvements: one per pair of these algorithms
+    :param pairs: one per pair of these algorithms
+    :param identical: for an algorithm whose every evaluation equals that of an earlier one, seed by seed, the earlier one
     """
 
     summaries: dict[str, list[EnvironmentSummary]]
     scales: dict[str, Scale]
     aggregates: list[Aggregate]
-    improvements: list[Improvement]
+    pairs: list[Pair]
+    identical: dict[str, str]
 
 
 def analyse(results: Sequence[RunResult], design: ComparisonDesign) -> Analysis:
@@ -81,16 +94,34 @@ def analyse(results: Sequence[RunResult], design: ComparisonDesign) -> Analysis:
     scales = {env_id: _scale(runs, env_id, design) for env_id, runs in in_env.items()}
     of_label = {label: [r for r in results if r.label == label] for label in design.algorithms}
     scores = {label: matrix for label, runs in of_label.items() if len(matrix := score_matrix(runs, scales))}
+    identical = _find_identical(of_label)
     taus = _taus([*scores.values()], design.scored)
     return Analysis(
         summaries={env_id: summarize_environment(runs, design.thresholds.get(env_id)) for env_id, runs in in_env.items()},
         scales=scales,
         aggregates=[_aggregate(label, matrix, of_label[label], scales, taus) for label, matrix in scores.items()],
-        improvements=[
-            Improvement(a, b, _estimate([scores[a], scores[b]], probability_of_improvement))
-            for a, b in combinations(scores, 2)
-        ],
+        pairs=[_pair(a, b, scores, design, identical.get(b) == a) for a, b in combinations(scores, 2)],
+        identical=identical,
     )
+
+
+def _pair(first: str, second: str, scores: dict[str, Floats], design: ComparisonDesign, identical: bool) -> Pair:
+    a, b = scores[first], scores[second]
+    n_pairs = math.comb(len(scores), 2)
+    probability = Estimate.of(float(probability_of_improvement(a, b)), improvement_interval(a, b), seeds=min(len(a), len(b)))
+    return Pair(first, second, probability, judge(a, b, design.margin, n_pairs * max(1, len(design.looks)), identical))
+
+
+def _find_identical(of_label: dict[str, list[RunResult]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    outcomes = {
+        label: {(r.env_id, r.seed): (r.curve_steps, r.curve_returns, r.returns) for r in runs if r.error is None}
+        for label, runs in of_label.items()
+    }
+    for a, b in combinations(outcomes, 2):
+        if outcomes[a] and outcomes[a] == outcomes[b]:
+            found.setdefault(b, a)
+    return found
 
 
 def _scale(results: Sequence[RunResult], env_id: str, design: ComparisonDesign) -> Scale:
@@ -125,11 +156,16 @@ def _aggregate(label: str, scores: Floats, results: Sequence[RunResult], scales:
     return Aggregate(
         label=label,
         seeds=tuple(seeds),
-        estimates={name: _estimate([scores], statistic) for name, statistic in AGGREGATES.items()},
-        profile=_band(taus, scores, partial(performance_profile, taus=taus)),
+        estimates={name: _estimate(scores, statistic) for name, statistic in AGGREGATES.items()},
+        profile=_clipped(_band(taus, scores, partial(performance_profile, taus=taus))),
         by_steps=by_steps,
         by_seconds=by_seconds,
     )
+
+
+def _clipped(band: Band) -> Band:
+    """Return the band of a share, which is from 0 to 1."""
+    return replace(band, low=np.clip(band.low, 0, 1), high=np.clip(band.high, 0, 1))
 
 
 def _seconds(runs: Sequence[Sequence[float]]) -> Floats:
@@ -140,13 +176,14 @@ def _seconds(runs: Sequence[Sequence[float]]) -> Floats:
 def _line(grid: Floats, curves: Sequence[Sequence[tuple[Sequence[float], Floats]]]) -> Band:
     """Return the interquartile mean over runs at each point of the grid. Curves are ``[S][E]``."""
     scores = np.array([[np.interp(grid, x, y) for x, y in row] for row in curves])  # [S, E, P]
-    return _band(grid, scores, pooled_interquartile_mean)
+    runs: tuple[tuple[Sample, Sample], ...] = tuple(run for row in curves for run in row) if scores.shape[1] == 1 else ()
+    return replace(_band(grid, scores, pooled_interquartile_mean), runs=runs)
 
 
 def _band(x: Floats, scores: Floats, statistic: Callable[[Floats], Floats]) -> Band:
     center = statistic(np.moveaxis(scores, (0, 1), (-2, -1)))
-    return Band(x, center, *stratified_interval([scores], statistic, resamples=LINE_RESAMPLES))
+    return Band(x, center, *stratified_seed_interval([scores], statistic, resamples=LINE_RESAMPLES))
 
 
-def _estimate(groups: Sequence[Floats], statistic: Callable[..., Floats]) -> Estimate:
-    return Estimate(float(statistic(*groups)), *map(float, stratified_interval(groups, statistic)))
+def _estimate(scores: Floats, statistic: Callable[..., Floats]) -> Estimate:
+    return Estimate.of(float(statistic(scores)), stratified_seed_interval([scores], statistic), len(scores))

@@ -1,7 +1,6 @@
 """A comparison from its arguments to its report: check the arguments, train the missing runs, write the report."""
 
 import os
-import shlex
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,20 +15,25 @@ from sb3_pgx.experiments.comparison_arguments import (
     Threshold,
     check_at_least_one,
     check_distinct,
+    check_margin,
     check_normalize,
+    choose_looks,
     choose_seeds,
     find_thresholds,
 )
+from sb3_pgx.experiments.comparison_command import reproducing_command
 from sb3_pgx.experiments.design import ComparisonDesign
 from sb3_pgx.experiments.earlier_runs import EarlierRuns, find_earlier_runs, run_missing
 from sb3_pgx.experiments.normalized_scores import random_return
-from sb3_pgx.experiments.number_format import duration
+from sb3_pgx.experiments.number_format import duration, quantity
 from sb3_pgx.experiments.output_folder import RECORD, check_resumable, comparison_record, folder_name, run_path
 from sb3_pgx.experiments.peers import package_versions, prepare
 from sb3_pgx.experiments.pool import Runner, run_all, write_json
 from sb3_pgx.experiments.report import report_text, write_report
 from sb3_pgx.experiments.runs import RunResult, RunSpec, versions
 from sb3_pgx.experiments.shards import WHOLE, Shard
+from sb3_pgx.experiments.verdicts import are_decided
+from sb3_pgx.pages.blocks import Section
 from sb3_pgx.settings.configs import ENVPOOL
 
 CURVE_EPISODES = 5
@@ -69,6 +73,19 @@ class ComparisonPlan:
     def reused(self) -> list[int]:
         """The indices of the runs in :attr:`share` that are finished."""
         return [index for index in self.share if index in self.earlier.results]
+
+    def first_seeds(self, n_seeds: int, results: Mapping[int, RunResult]) -> "tuple[ComparisonPlan, list[int]]":
+        """
+        Return the plan for the first seeds, and the indices of its runs in this plan. Call :func:`make_folder` before.
+
+        :param n_seeds: number of seeds
+        :param results: results so far, by their index in this plan
+        """
+        seeds = self.design.seeds[:n_seeds]
+        indices = [i for i, spec in enumerate(self.specs) if spec.seed in seeds]
+        finished = {place: results[i] for place, i in enumerate(indices) if i in results and results[i].error is None}
+        specs, design = tuple(self.specs[i] for i in indices), replace(self.design, seeds=seeds)
+        return replace(self, specs=specs, design=design, earlier=EarlierRuns(finished), force=False), indices
 
     @property
     def record(self) -> dict[str, Any]:
@@ -112,6 +129,8 @@ def compare(
     force: bool = False,
     progress: bool = True,
     runner: Runner = run_all,
+    equivalence: float | None = None,
+    until_decided: int | None = None,
 ) -> Comparison:
     """
     Train several algorithms in one or several environments with several seeds, on the same budget of environment steps, and
@@ -139,13 +158,30 @@ def compare(
     :param progress: whether to show a progress bar and one line per run
     :param runner: executes the runs: :func:`~sb3_pgx.experiments.pool.run_all` in processes,
         :func:`~sb3_pgx.experiments.pool.run_here` in this one, or a function of your own with the same arguments
+    :param equivalence: largest difference of two means that counts as equivalent, in units of return, or of score if there
+        are several environments or ``normalize``. Default: no pair is called equivalent
+    :param until_decided: most seeds per algorithm. ``seeds`` are then the seeds of the first batch; batches of that size are
+        added until every pair is better, worse or equivalent. Default: only ``seeds``
     :return: the results and the report
     :raises ValueError: a name is unknown, or a number is out of range
     :raises FileExistsError: ``output`` holds something other than this comparison and ``force`` is False
     :raises ImportError: a required package is not installed
     """
     plan = plan_comparison(
-        env, algorithms, timesteps, seeds, output, workers, threshold, eval_episodes, configs, normalize, vec_env, force
+        env,
+        algorithms,
+        timesteps,
+        seeds,
+        output,
+        workers,
+        threshold,
+        eval_episodes,
+        configs,
+        normalize,
+        vec_env,
+        force,
+        equivalence=equivalence,
+        until_decided=until_decided,
     )
     comparison = run_comparison(plan, progress, runner=runner)
     if comparison.unwritten is not None:
@@ -167,6 +203,8 @@ def plan_comparison(
     vec_env: str | None = None,
     force: bool = False,
     shard: Shard = WHOLE,
+    equivalence: float | None = None,
+    until_decided: int | None = None,
 ) -> ComparisonPlan:
     """
     Check all that can be checked before training. Create nothing. Arguments and errors are those of :func:`compare`.
@@ -175,7 +213,8 @@ def plan_comparison(
     """
     require_extra()
     check_at_least_one(timesteps=timesteps, eval_episodes=eval_episodes, workers=1 if workers is None else workers)
-    chosen = choose_seeds(seeds)
+    chosen, looks = choose_looks(choose_seeds(seeds), until_decided)
+    margin = check_margin(equivalence)
     env_ids = check_distinct([env] if isinstance(env, str) else env, "environment")
     names = check_distinct(algorithms, "algorithm")
     normalize = {} if normalize is None else dict(normalize)
@@ -209,8 +248,12 @@ def plan_comparison(
         curve_episodes=CURVE_EPISODES,
         workers=min(workers or os.cpu_count() or 1, len(specs)),
         normalize=normalize,
-        command=_command(env_ids, names, timesteps, chosen, threshold, eval_episodes, configs, normalize, vec_env),
+        command=reproducing_command(
+            env_ids, names, timesteps, chosen, threshold, eval_episodes, configs, normalize, vec_env, margin, looks
+        ),
         versions={**versions(*env_ids, envpool=any(s.config.vec_env == ENVPOOL for s in specs)), **package_versions(names)},
+        margin=margin,
+        looks=looks,
     )
     folder = _default_output(env_ids) if output is None else Path(output)
     check_resumable(folder, comparison_record(specs, design.versions), force)
@@ -221,13 +264,27 @@ def plan_comparison(
 
 def run_comparison(plan: ComparisonPlan, progress: bool = True, runner: Runner = run_all) -> Comparison:
     """
-    Execute the runs of a plan that are not finished yet, and write the report.
+    Execute the runs of a plan that are not finished yet, and write the report. If the plan has looks, execute the runs up to
+    the first look at which every pair of algorithms is decided. A look at finished runs counts as any other.
 
     :param plan: the result of :func:`plan_comparison`, for the whole comparison
     :param progress: whether to show a progress bar and one line per run
     :param runner: executes the runs
     """
-    return report_runs(run_share(plan, progress, runner), plan.design, plan.output)
+    if not plan.design.looks:
+        return report_runs(run_share(plan, progress, runner), plan.design, plan.output)
+    make_folder(plan)
+    results: dict[int, RunResult] = dict(plan.earlier.results)
+    for n_seeds in plan.design.looks:
+        part, indices = plan.first_seeds(n_seeds, results)
+        outcome = run_share(part, progress, runner)
+        results |= dict(zip(indices, outcome, strict=True))
+        decided = are_decided([pair.verdict for pair in analyse(outcome, part.design).pairs])
+        if progress:
+            print(f"after {quantity(n_seeds, 'seed')}, {'every' if decided else 'not every'} pair is decided", flush=True)
+        if decided:
+            break
+    return report_runs(outcome, part.design, plan.output)
 
 
 def run_share(plan: ComparisonPlan, progress: bool = True, runner: Runner = run_all) -> list[RunResult]:
@@ -260,20 +317,23 @@ def report_finished(plan: ComparisonPlan) -> Comparison:
     return report_runs([found[index] for index in sorted(found)], replace(plan.design, workers=None), plan.output)
 
 
-def report_runs(results: list[RunResult], design: ComparisonDesign, output: Path) -> Comparison:
+def report_runs(
+    results: list[RunResult], design: ComparisonDesign, output: Path, preface: tuple[Section, ...] = ()
+) -> Comparison:
     """
     Write the report.
 
     :param results: results of runs; the report names those that are missing
     :param design: the settings that the runs share
     :param output: an existing folder
+    :param preface: sections that come before all others
     """
     analysis = analyse(results, design)
     unwritten = None
     try:
-        report, brief = write_report(analysis, results, design, output)
+        report, brief = write_report(analysis, results, design, output, preface)
     except OSError as error:  # this must not lose hours of training
-        report, brief = report_text(analysis, results, design)
+        report, brief = report_text(analysis, results, design, preface)
         unwritten = error
     return Comparison(results, analysis, report, brief, output, unwritten)
 
@@ -311,35 +371,6 @@ class _ProgressLines:
         outcome = f"{result.mean_return:.1f}" if result.error is None else f"failed: {result.error}"
         estimate = f"; about {duration(left)} left" if self.done < self.total else ""
         tqdm.write(f"[{self.done}/{self.total}] {result.label} on {result.env_id}, seed {result.seed}: {outcome}{estimate}")
-
-
-def _command(
-    env_ids: Sequence[str],
-    names: Sequence[str],
-    timesteps: int,
-    seeds: Sequence[int],
-    threshold: Threshold,
-    eval_episodes: int,
-    configs: Path | str | None,
-    normalize: Mapping[str, tuple[float, float]],
-    vec_env: str | None,
-) -> str:
-    """Return the command that reproduces the comparison, without its output folder."""
-    words = ["sb3-pgx", "compare", "--env", *env_ids, "--algos", *names, "--timesteps", str(timesteps)]
-    words += (
-        ["--seeds", str(len(seeds))]
-        if [*seeds] == [*range(len(seeds))]
-        else ["--seeds", ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]
-    )
-    if isinstance(threshold, Mapping):
-        words += ["--threshold", *(f"{env_id}={value}" for env_id, value in threshold.items())] if threshold else []
-    elif threshold is not None:
-        words += ["--threshold", f"{threshold}"]
-    words += ["--eval-episodes", str(eval_episodes)] if eval_episodes != 20 else []
-    words += ["--configs", str(configs)] if configs is not None else []
-    words += ["--normalize", *(f"{env_id}={low},{high}" for env_id, (low, high) in normalize.items())] if normalize else []
-    words += ["--vec-env", vec_env] if vec_env is not None else []
-    return shlex.join(words)
 
 
 def _default_output(env_ids: Sequence[str]) -> Path:

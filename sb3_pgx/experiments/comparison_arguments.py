@@ -41,6 +41,37 @@ def choose_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(seeds)
 
 
+def choose_looks(first: tuple[int, ...], most: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """
+    Return all seeds that may be used, and the numbers of seeds after which a comparison may end. They are declared before the
+    first run, because the level of its tests depends on their number.
+
+    :param first: the seeds of the first batch; each further batch has as many, with the next whole numbers
+    :param most: most seeds; ``None`` to use the first batch only, without looks
+    :raises ValueError: ``most`` is not above the first batch, or the first batch has one seed
+    """
+    if most is None:
+        return first, ()
+    n = len(first)
+    if n < 2:
+        raise ValueError("until-decided needs --seeds 2 or more: one seed has no spread, so it decides nothing")
+    if most <= n:
+        raise ValueError(f"until-decided is {most}; it must be above the {n} seeds of the first batch")
+    seeds = (*first, *range(max(first) + 1, max(first) + 1 + most - n))
+    return choose_seeds(seeds), (*range(n, most, n), most)
+
+
+def check_margin(margin: float | None) -> float:
+    """
+    Return the largest difference that counts as equivalent, 0 for none.
+
+    :raises ValueError: it is not a positive number
+    """
+    if margin is not None and not (math.isfinite(margin) and margin > 0):
+        raise ValueError(f"equivalence is {margin:g}; it must be a positive number, in units of return (or of score)")
+    return margin or 0.0
+
+
 def check_distinct(names: Sequence[str], what: str) -> tuple[str, ...]:
     """
     Return the names as a tuple.

@@ -24,6 +24,10 @@ class ComparisonDesign:
     :param random_returns: mean return of a random policy, by environment, if the environment's scale needs it
     :param command: the command that reproduces the comparison
     :param versions: versions of the packages that affect results
+    :param margin: largest difference of means that counts as equivalent, in units of return, or of score if there are scores;
+        0 to ask only which algorithm is better
+    :param looks: numbers of seeds after which the comparison may end, declared before the first run; empty if it ends only
+        when all seeds are done
     """
 
     env_ids: tuple[str, ...]
@@ -38,6 +42,8 @@ class ComparisonDesign:
     random_returns: Mapping[str, float] = field(default_factory=dict)
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    margin: float = 0.0
+    looks: tuple[int, ...] = ()
 
     def missing(self, results: Iterable[RunResult]) -> list[tuple[str, str, int]]:
         """Return environment, algorithm and seed of each run that is not among the results."""

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from sb3_pgx.experiments.runs import RunResult
+from sb3_pgx.experiments.small_samples import seed_interval
 from sb3_pgx.experiments.statistics import (
     Floats,
+    Sample,
     Statistic,
     align_curves,
-    bootstrap_interval,
     interquartile_mean,
     mean,
     median_steps,
@@ -20,21 +21,44 @@ from sb3_pgx.experiments.statistics import (
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % bootstrap interval. The interval is NaN for one seed; everything is NaN for none."""
+    """
+    A number with its 95 % interval over seeds.
+
+    :param value: the number; NaN without a seed
+    :param low: lower end; NaN if there is no interval, because there is one seed or because all seeds are equal
+    :param high: upper end
+    :param seeds: number of seeds
+    """
 
     value: float
     low: float = np.nan
     high: float = np.nan
+    seeds: int = 0
+
+    @classmethod
+    def of(cls, value: float, interval: tuple[Floats | float, Floats | float], seeds: int) -> "Estimate":
+        """Return the estimate. An interval of no width says nothing about other seeds and counts as none."""
+        low, high = map(float, interval)
+        return cls(float(value), low, high, seeds) if low < high else cls(float(value), seeds=seeds)
 
 
 @dataclass(frozen=True)
 class Band:
-    """A line with its pointwise 95 % bootstrap interval (NaN for one seed), each ``[P]``."""
+    """
+    A line with its pointwise 95 % interval.
+
+    :param x: ``[P]``
+    :param center: ``[P]``
+    :param low: NaN for one seed, ``[P]``
+    :param high: NaN for one seed, ``[P]``
+    :param runs: x and y of each run behind the line
+    """
 
     x: Floats
     center: Floats
     low: Floats
     high: Floats
+    runs: tuple[tuple[Sample, Sample], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +76,7 @@ class EnvironmentSummary:
     :param reached: number of seeds that reached the threshold; failed runs did not
     :param frames_per_second: mean over the finished runs; NaN if there is none
     :param curve: learning curve; ``None`` if there is no evaluation during training
+    :param seconds: mean seconds of training of the finished runs; NaN if there is none
     :param errors: error messages of the failed runs, by seed
     """
 
@@ -64,6 +89,7 @@ class EnvironmentSummary:
     reached: int
     frames_per_second: float
     curve: Band | None
+    seconds: float
     errors: dict[int, str]
 
 
@@ -93,6 +119,7 @@ def _summarize_algorithm(results: Sequence[RunResult], threshold: float | None) 
         steps_to_threshold=median_steps(reached) if reached else None,
         reached=sum(steps is not None for steps in reached),
         frames_per_second=float(np.mean([r.frames_per_second for r in finished])) if finished else np.nan,
+        seconds=float(np.mean([r.training_seconds for r in finished])) if finished else np.nan,
         curve=_curve([r for r in finished if r.curve_steps]),
         errors={r.seed: r.error for r in results if r.error is not None},
     )
@@ -101,11 +128,12 @@ def _summarize_algorithm(results: Sequence[RunResult], threshold: float | None) 
 def _estimate(values: Sequence[float], statistic: Statistic) -> Estimate:
     if not values:
         return Estimate(np.nan)
-    return Estimate(float(statistic(np.array(values), axis=0)), *map(float, bootstrap_interval(values, statistic)))
+    return Estimate.of(float(statistic(np.array(values), axis=0)), seed_interval(values, statistic), len(values))
 
 
 def _curve(results: Sequence[RunResult]) -> Band | None:
     if not results:
         return None
     steps, returns = align_curves([(r.curve_steps, r.curve_returns) for r in results])
-    return Band(steps, returns.mean(axis=0), *bootstrap_interval(returns))
+    runs = tuple((r.curve_steps, r.curve_returns) for r in results)
+    return Band(steps, returns.mean(axis=0), *seed_interval(returns), runs)

@@ -1,31 +1,35 @@
 """Writes the results of a study: the best settings as a hyperparameter file, pictures, and a self-contained web page."""
 
-import html
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sb3_pgx.core.files import replacing, write_text
+from sb3_pgx.core.files import write_text
+from sb3_pgx.experiments.runs import versions
+from sb3_pgx.pages.blocks import Cell, Code, Document, Note, Number, Section, Table
+from sb3_pgx.pages.charts import Chart
+from sb3_pgx.pages.html import as_html
+from sb3_pgx.pages.pictures import save_picture
+from sb3_pgx.pages.provenance import origin
 from sb3_pgx.settings.configs import RunConfig
-from sb3_pgx.settings.search_spaces import arguments_of, names_of
+from sb3_pgx.settings.search_spaces import arguments_of
 from sb3_pgx.tuning import trial_records as records
 from sb3_pgx.tuning.config_file import write_config
-from sb3_pgx.tuning.tuning_plan import PAGE_HEAD, TuningPlan
+from sb3_pgx.tuning.readable_parameters import readable_names, readable_values
+from sb3_pgx.tuning.study_charts import study_charts
+from sb3_pgx.tuning.tuning_plan import TuningPlan
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-PAGE = (
-    PAGE_HEAD
-    + """{title}</title><style>
-body {{ font-family: sans-serif; margin: 2em; }} table {{ border-collapse: collapse; font-size: 13px; }}
-th, td {{ border: 1px solid #ccc; padding: 3px 8px; text-align: left; }} pre {{ background: #f4f4f4; padding: 1em; }}
-</style></head><body><h1>{title}</h1><p>{summary}</p>{best}{figures}<h2>Trials</h2>{table}</body></html>
-"""
-)
-SCORE = "mean return over seeds"
+BIASED = "This score is biased because these seeds chose the settings: evaluate on others with sb3-pgx compare --configs."
+TITLES = {
+    "optimization_history": "How the search went",
+    "param_importances": "Which parameters matter",
+    "slices": "Score over each parameter",
+    "intermediate_values": "Learning curves",
+}
 WORDS = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 
 
@@ -95,24 +99,22 @@ def summarize_study(study: "optuna.Study", plan: TuningPlan) -> StudySummary:
 
 def write_study_report(summary: StudySummary, study: "optuna.Study", plan: TuningPlan) -> list[Path]:
     """
-    Write ``best/<algorithm>.yml``, ``report.html``, and Optuna's figures as PNG: optimization history, parameter importances
-    and parallel coordinates. Figures without data are left out, and nothing is written if no trial is finished.
+    Write ``best/<algorithm>.yml``, ``report.html``, and its charts as PNG. Charts without data are left out, and nothing is
+    written if no trial is finished.
 
     :param summary: summary of the study
-    :param study: the study, for Optuna's figures
+    :param study: the study, for Optuna's importances
     :param plan: the plan that it belongs to
     :return: the files
     """
     if summary.best is None or summary.config is None:
         return []
     write_config(summary.config_file, plan.env_id, summary.config, _comment(summary, plan))
-    from optuna.exceptions import ExperimentalWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # Optuna's matplotlib figures are experimental
-        warnings.simplefilter("ignore", UserWarning)  # about parameters that are the same in every trial
-        pictures = _save_pictures(summary, study, plan.output)
-        _write_page(summary, study, plan)
+    charts = study_charts(summary.trials, study, plan)
+    pictures = [plan.output / f"{chart.name}.png" for chart in charts]
+    for chart, path in zip(charts, pictures, strict=True):
+        save_picture(chart, path)
+    write_text(summary.report, as_html(_document(summary, charts, plan)))
     return [summary.config_file, summary.report, *pictures]
 
 
@@ -122,73 +124,46 @@ def _comment(summary: StudySummary, plan: TuningPlan) -> str:
     return (
         f"{plan.peer.label}: trial {summary.best.number} of {len(summary.trials)} in the study {plan.study_name}.\n"
         f"Mean return over seeds {seeds} after {plan.timesteps} steps: {summary.best.value:.1f}.\n"
-        "This score is biased because these seeds chose the settings: evaluate on others with sb3-pgx compare --configs."
+        f"{BIASED}"
     )
 
 
-def _figures(summary: StudySummary) -> list[str]:
-    """Return the names of Optuna's figures for which there is data."""
-    several = sum(trial.state.name == "COMPLETE" for trial in summary.trials) > 1
-    return ["optimization_history", *(["param_importances", "parallel_coordinate"] if several else [])]
-
-
-def _save_pictures(summary: StudySummary, study: "optuna.Study", folder: Path) -> list[Path]:
-    import matplotlib
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import MaxNLocator
-    from optuna.visualization import matplotlib as visualization
-
-    paths = []
-    for name in _figures(summary):
-        with matplotlib.rc_context():  # Optuna changes the style of the whole process
-            figure: Any = getattr(visualization, f"plot_{name}")(study, target_name=SCORE).figure
-            figure.set_size_inches(20 if name == "parallel_coordinate" else 8, 5)
-            if name == "parallel_coordinate":
-                figure.axes[0].tick_params(axis="x", labelrotation=30)
-            elif name == "optimization_history":
-                figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-            paths.append(folder / f"{name}.png")
-            with replacing(paths[-1]) as file:
-                figure.savefig(file, format="png", dpi=100, bbox_inches="tight")
-            plt.close(figure)
-    return paths
-
-
-def _write_page(summary: StudySummary, study: "optuna.Study", plan: TuningPlan) -> None:
-    from optuna import visualization
-
-    figures = {name: getattr(visualization, f"plot_{name}")(study, target_name=SCORE) for name in _figures(summary)}
-    if plan.in_lock_step:
-        figures["intermediate_values"] = visualization.plot_intermediate_values(study)
-        figures["intermediate_values"].update_xaxes(title="environment steps")
-    parts = [figure.to_html(full_html=False, include_plotlyjs=i == 0) for i, figure in enumerate(figures.values())]
-    page = PAGE.format(
-        title=html.escape(plan.title),
-        summary=html.escape(summary.text).replace("\n", "<br>"),
-        best=f"<pre>{html.escape(summary.config_file.read_text(encoding='utf-8'))}</pre>",
-        figures="".join(parts),
-        table=_table(summary, plan),
+def _document(summary: StudySummary, charts: list[Chart], plan: TuningPlan) -> Document:
+    best = Code(summary.config_file.read_text(encoding="utf-8"))
+    packages = ", ".join(f"{name} {version}" for name, version in versions(plan.env_id).items())
+    return Document(
+        title=plan.title,
+        summary=summary.text,
+        lead=(Note(BIASED),),
+        sections=(
+            Section("Best settings", (best,)),
+            *(Section(TITLES[chart.name], (chart,)) for chart in charts),
+            Section("Trials", (_table(summary, plan),)),
+            Section("Where this report comes from", (f"Measured with {packages}. {origin()}",)),
+        ),
     )
-    write_text(summary.report, page)
 
 
-def _table(summary: StudySummary, plan: TuningPlan) -> str:
-    names = names_of(plan.algorithm, plan.config.policy)
-    head = ["trial", "state", "score", *(f"seed {seed}" for seed in plan.seeds), *names, "failure"]
-    rows = [_cells(head, tag="th")]
+def _table(summary: StudySummary, plan: TuningPlan) -> Table:
+    names = list(dict.fromkeys(name for name in readable_names(plan).values() if not name.startswith("schedule of")))
+    header = ("trial", "state", "score", *(f"seed {seed}" for seed in plan.seeds), *names, "failure")
+    rows: list[tuple[Cell, ...]] = []
     for trial in summary.trials:
-        seeds = records.finished_seeds(trial)
-        returns = [f"{seeds[seed].mean_return:.1f}" if seed in seeds else "" for seed in plan.seeds]
-        score = f"{trial.value:.1f}" if trial.state.name == "COMPLETE" else ""
-        values = [_short(trial.params.get(name, "")) for name in names]
+        seeds, values = records.finished_seeds(trial), readable_values(trial, plan)
+        returns = [_number(seeds[seed].mean_return) if seed in seeds else "" for seed in plan.seeds]
+        score: Cell = _number(trial.value) if trial.state.name == "COMPLETE" and trial.value is not None else ""
         state = WORDS[trial.state.name] + (", starting configuration" if records.DEFAULT in trial.user_attrs else "")
-        rows.append(_cells([str(trial.number), state, score, *returns, *values, trial.user_attrs.get(records.ERROR, "")]))
-    return f"<table>{''.join(rows)}</table>"
+        settings = [_short(values[name]) if name in values else "" for name in names]
+        number = Number(trial.number, str(trial.number))
+        rows.append((number, state, score, *returns, *settings, trial.user_attrs.get(records.ERROR, "")))
+    return Table(header, tuple(rows))
 
 
-def _cells(texts: list[str], tag: str = "td") -> str:
-    return f"<tr>{''.join(f'<{tag}>{html.escape(text)}</{tag}>' for text in texts)}</tr>"
+def _number(value: float) -> Number:
+    return Number(value, f"{value:.1f}")
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _short(value: Any) -> Cell:
+    if isinstance(value, str) and value.startswith("lin_"):
+        return f"lin_{float(value.removeprefix('lin_')):.4g}"
+    return Number(value, f"{value:.4g}") if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

@@ -13,6 +13,7 @@ from sb3_pgx.core.optional_packages import COMPARISON, require_extra
 from sb3_pgx.experiments.comparison import check_at_least_one
 from sb3_pgx.experiments.peers import Peer, config_of, own_file, resolve_peer
 from sb3_pgx.experiments.runs import RunSpec, file_name, steps_between_points
+from sb3_pgx.pages.html import HEAD
 from sb3_pgx.settings.configs import SUBPROC, RunConfig, check_hyperparameters
 from sb3_pgx.settings.environments import check_environment
 from sb3_pgx.settings.search_spaces import merged, search_space
@@ -24,8 +25,7 @@ CURVE_EPISODES = 5
 SEEDS_FOR_WILCOXON = 5
 GRACE_SECONDS = 30  # Optuna's
 DEAD_SECONDS = 180.0
-PAGE_HEAD = '<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>'  # of a report, to recognise it
-PACKAGES = ("optuna", *COMPARISON, "plotly")
+PACKAGES = ("optuna", *COMPARISON)
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _check_report(plan: TuningPlan) -> None:
     if not plan.report.is_file():
         return
     page = plan.report.read_bytes()
-    if f"{PAGE_HEAD}{html.escape(plan.title)}</title>".encode().startswith(page):  # ours, cut off within its title
+    if f"{HEAD}{html.escape(plan.title)}</title>".encode().startswith(page):  # ours, cut off within its title
         return
     title = re.search("<title>(.*?)</title>", page.decode(errors="replace"))
     if title is None or html.unescape(title[1]) != plan.title:

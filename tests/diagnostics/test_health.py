@@ -111,7 +111,7 @@ def test_the_report_has_a_verdict_and_the_sources_of_every_rule(tmp_path):
     assert "![metrics over the run, healthy ranges shaded](health.png)" in text
     # One of four columns holds a plot: a blue line on a green healthy range.
     pixels = np.asarray(Image.open(tmp_path / "new" / "health.png").convert("RGB")).reshape(-1, 3)
-    assert ((pixels == (0x1F, 0x77, 0xB4)).all(axis=1)).sum() > 20
+    assert ((pixels == (0x00, 0x72, 0xB2)).all(axis=1)).sum() > 20
     assert ((abs(pixels.astype(int) - (222, 241, 222)) <= 3).all(axis=1)).mean() > 0.02
 
 
@@ -121,7 +121,7 @@ def test_an_earlier_report_is_kept_and_without_matplotlib_the_report_has_no_plot
     train("PPO", ACTION_SPACES["Discrete"], HealthCallback(rules=[NEVER], report_folder=tmp_path))
     assert (tmp_path / "health.md").read_text() == "mine"
     assert 'Plots need matplotlib: `pip install "sb3_pgx[plots]"`.' in (tmp_path / "health-2.md").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["health-2.md", "health.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["health-2.html", "health-2.md", "health.md"]
 
 
 def test_the_report_goes_to_the_folder_of_the_logger_if_there_is_one(tmp_path):

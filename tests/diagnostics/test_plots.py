@@ -16,10 +16,12 @@ from support.packages import without
 from support.witnessed_runs import OBSERVATIONS, AnySpace
 
 from sb3_pgx.cli import main
-from sb3_pgx.diagnostics import Above, DiagnosticsCallback, Rule
-from sb3_pgx.diagnostics.plots import LINE, plot_folder
+from sb3_pgx.diagnostics import METRICS, Above, DiagnosticsCallback, Rule
+from sb3_pgx.diagnostics.panels import THEMES
+from sb3_pgx.diagnostics.plots import plot_folder
 from sb3_pgx.diagnostics.progress_file import read_progress
 from sb3_pgx.diagnostics.rules import apply_rules
+from sb3_pgx.pages.looks import COLORS
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +39,11 @@ def run(tmp_path_factory):
 def test_reading_a_log_returns_the_measured_numbers(run):
     folder, history = run
     steps, series = read_progress(folder)
-    known = [not math.isnan(x) for x in series["kl"]]
-    assert [steps[i] for i in np.flatnonzero(known)] == [64, 96, 96]  # SB3 logs an update after the rollout that follows it
-    for name in history[0].keys() - {"timesteps", "update"}:
+    assert steps == [32, 64, 96], "the steps of the update, although SB3 logs it after the rollout that follows it"
+    for name in history[0]:
         measured = [numbers.get(name, math.nan) for numbers in history]
-        np.testing.assert_allclose(np.array(series[name])[known], measured, rtol=1e-4, atol=1e-8, err_msg=name)
+        np.testing.assert_allclose(series[name], measured, rtol=1e-4, atol=1e-8, err_msg=name)
+    np.testing.assert_allclose(series["progress"], [1 / 3, 2 / 3, 1])
     assert not math.isnan(series["training_return"][-1])
 
 
@@ -66,16 +68,36 @@ def test_the_page_holds_every_series_with_its_healthy_range_and_needs_no_network
     png, html = plot_folder(tmp_path)
     page = html.read_text(encoding="utf-8")
     assert not re.search(r'<(script|link)[^>]+(src|href)="http', page), "the page needs a network"
-    arguments = re.search(r'Plotly\.newPlot\(\s*"[^"]+",\s*(\[.*?\]),\s*(\{"template".*?\}),\s*\{"responsive"', page, re.S)
-    traces, layout = (json.loads(part) for part in arguments.groups())
-    by_name = {trace["name"]: trace for trace in traces}
+    figures = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page)]
+    by_name = {trace["name"]: trace for figure in figures for trace in figure["data"]}
     assert {"kl", "entropy", "explained_variance", "training_return"} <= by_name.keys()
+    np.testing.assert_allclose(by_name["kl"]["x"], [32, 64, 96])
     np.testing.assert_allclose(by_name["kl"]["y"], [numbers["kl"] for numbers in history], rtol=1e-4)
-    shaded = [(shape["y0"], shape["y1"]) for shape in layout["shapes"]]
-    assert (0.003, 0.02) in shaded and (0.7, 1.0) in shaded
+    shapes = [shape for figure in figures for shape in figure["layout"]["shapes"] if shape["type"] == "rect"]
+    assert (0.7, 1.0) in [(shape["y0"], shape["y1"]) for shape in shapes]
     image = np.asarray(Image.open(png).convert("RGB")).reshape(-1, 3)
-    assert (image == (0x1F, 0x77, 0xB4)).all(axis=1).sum() > 1000, "lines"
-    assert (abs(image.astype(int) - (222, 241, 222)) <= 3).all(axis=1).mean() > 0.05, "healthy ranges"
+    assert (image == (0x00, 0x72, 0xB2)).all(axis=1).sum() > 1000, "lines"
+    assert (abs(image.astype(int) - (222, 241, 222)) <= 3).all(axis=1).mean() > 0.02, "healthy ranges"
+
+
+def test_every_metric_has_its_place_on_the_page():
+    placed = [name for theme in THEMES.values() for family in theme for name in family.metrics]
+    assert sorted(placed) == sorted({*METRICS, *placed}) and {*METRICS} - {*placed} == set()
+
+
+def test_alarms_come_first_and_are_marked_with_their_line_in_view(tmp_path):
+    rows = [f"{t},{t},{t // 64},{t / 640},{0.5 if t > 300 else 0.01},0.9" for t in range(64, 641, 64)]
+    names = ("timesteps", "update", "progress", "approx_kl", "effective_sample_size")
+    header = ",".join(["time/total_timesteps", *(f"diagnostics/{name}" for name in names)])
+    (tmp_path / "progress.csv").write_text("\n".join([header, *rows]) + "\n")
+    page = plot_folder(tmp_path)[1].read_text(encoding="utf-8")
+    body = page.partition("<body>")[2].partition("plotly.js (basic")[0]
+    assert re.findall(r"<h2>(.*?)</h2>", body)[:2] == ["In alarm", "Change of the policy per update"]
+    assert body.index("1 of 3 rules was in alarm") < body.index("<h2>") and '<h3 class="marked">KL(old‖new), mean' in body
+    figure = json.loads(re.search(r'<script type="application/json">(.*?)</script>', body)[1])
+    (line,) = [shape for shape in figure["layout"]["shapes"] if shape["type"] == "line"]
+    low, high = figure["layout"]["yaxis"]["range"]
+    assert line["y0"] == 0.1 and low < 0.1 < high and figure["layout"]["annotations"][0]["text"] == "alarm above 0.1"
 
 
 @needs_browser
@@ -83,7 +105,7 @@ def test_a_browser_shows_the_page_without_console_messages(run, tmp_path):
     (tmp_path / "progress.csv").write_bytes((run[0] / "progress.csv").read_bytes())
     seen, console = browse(plot_folder(tmp_path)[1])
     assert console == []
-    assert pixels_of(seen, LINE) > 500
+    assert pixels_of(seen, COLORS[0]) > 500
 
 
 def test_the_command_prints_what_it_wrote_and_replaces_files_only_with_force(run, tmp_path, capsys):
@@ -108,6 +130,6 @@ def test_a_log_that_cannot_be_plotted_is_reported_in_one_sentence(tmp_path, caps
     (tmp_path / "progress.csv").write_text("diagnostics/kl,train/approx_kl\n,nan\n")
     assert main(["plot", str(tmp_path)]) == 2
     assert "holds no finite number to plot" in capsys.readouterr().err
-    without(monkeypatch, "plotly")
+    without(monkeypatch, "matplotlib")
     assert main(["plot", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == 'sb3-pgx: plots need plotly: pip install "sb3_pgx[plots]"\n'
+    assert capsys.readouterr().err == 'sb3-pgx: plots need matplotlib: pip install "sb3_pgx[plots]"\n'

@@ -6,7 +6,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from support.observers import logging_to
 
 from sb3_pgx.cli import main
-from sb3_pgx.diagnostics import DiagnosticsCallback
+from sb3_pgx.diagnostics import DiagnosticsCallback, HealthCallback
+from sb3_pgx.doctor.log import examine_log
 
 
 def log(folder, callback, **settings):
@@ -32,6 +33,16 @@ def test_the_log_of_a_healthy_run_passes(tmp_path, capsys):
     log(tmp_path, DiagnosticsCallback(), batch_size=32)
     assert main(["doctor", "log", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith("Healthy: none of ")
+
+
+@pytest.mark.filterwarnings("ignore::sb3_pgx.diagnostics.HealthWarning")
+def test_the_log_and_the_callback_agree_on_what_fired(tmp_path):
+    health = HealthCallback()
+    log(tmp_path, health, batch_size=32, learning_rate=0.05)
+    during = [(s.rule.name, s.measured, s.judged, s.alarms, s.in_alarm) for s in health.rule_states]
+    afterwards = [(s.rule.name, s.measured, s.judged, s.alarms, s.in_alarm) for s in examine_log(tmp_path).states]
+    assert afterwards == during and any(alarms for *_, alarms, _ in during)
+    assert (tmp_path / "health.md").exists() and (tmp_path / "health.html").exists()
 
 
 def test_a_folder_without_a_log_is_reported_in_one_sentence(tmp_path, capsys):

@@ -1,47 +1,61 @@
 """Composes the report of a comparison from its numbers, section by section."""
 
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
-from sb3_pgx.experiments.analysis import Analysis
+from sb3_pgx.experiments.analysis import Analysis, Pair
 from sb3_pgx.experiments.design import ComparisonDesign
-from sb3_pgx.experiments.environment_summary import EnvironmentSummary, Estimate
+from sb3_pgx.experiments.environment_summary import EnvironmentSummary
 from sb3_pgx.experiments.number_format import quantity, thousands
-from sb3_pgx.experiments.report.blocks import Block, Bullets, Code, Document, Picture, Section, Table
-from sb3_pgx.experiments.report.explanations import explanations, picture_caption
+from sb3_pgx.experiments.report.charts import shown_aggregates
+from sb3_pgx.experiments.report.explanations import explanations
+from sb3_pgx.experiments.report.formats import estimate_cell, interval_text
+from sb3_pgx.experiments.report.summary import summary
 from sb3_pgx.experiments.runs import RunResult
+from sb3_pgx.pages.blocks import Block, Bullets, Cell, Code, Document, Note, Number, Section, Table
+from sb3_pgx.pages.charts import Chart
+from sb3_pgx.pages.provenance import origin
 
-FEW_SEEDS = 10  # with fewer seeds, the report warns that intervals are too narrow
+FEW_SEEDS = 10  # with fewer seeds, the report warns
+FOR_IQM = 4  # with fewer seeds, the interquartile mean is the mean
 
 
-def compose(analysis: Analysis, results: Sequence[RunResult], design: ComparisonDesign, pictures: Collection[str]) -> Document:
+def compose(
+    analysis: Analysis,
+    results: Sequence[RunResult],
+    design: ComparisonDesign,
+    charts: Mapping[str, Chart],
+    preface: tuple[Section, ...] = (),
+) -> Document:
     """
     Compose the report.
 
     :param analysis: the numbers
     :param results: all runs, for their settings
     :param design: the settings that the runs share
-    :param pictures: names of the pictures that were drawn
+    :param charts: charts by name
+    :param preface: sections that come before all others
     """
     single = len(design.env_ids) == 1
     where = ", ".join(design.env_ids)
     sections = [
-        *([] if single else [Section("All environments together", _aggregates(analysis, design, pictures), brief=True)]),
+        *preface,
+        *([] if single else [Section("All environments together", _aggregates(analysis, design, charts), brief=True)]),
         *(
             Section(env_id, (_environment(summaries, env_id, design),), brief=True)
             for env_id, summaries in analysis.summaries.items()
         ),
-        Section("Learning curves", _pictures(("curves",), design, pictures)),
-        Section("How the runs are distributed", _pictures(("profiles",), design, pictures)),
-        Section("Which algorithm is better", _improvements(analysis, design, pictures)),
-        Section("How fast they learn", _pictures(("sample_efficiency", "wall_clock"), design, pictures)),
+        Section("Learning curves", _charts(("curves",), charts)),
+        Section("Which algorithm is better", _pairs(analysis, design, charts), brief=True),
+        Section("How fast they learn", _charts(("sample_efficiency", "wall_clock"), charts)),
+        Section("How the runs are distributed", _charts(("profiles",), charts)),
         Section("What the numbers mean", (Bullets(tuple(explanations(design))),)),
         *([Section("What counts as 0 and as 1", (_scales(analysis),))] if design.scored else []),
-        Section("Settings", (_settings(results),)),
+        Section("Settings", (_settings(results),), folded=True),
         Section("How to reproduce this report", _provenance(design)),
     ]
     return Document(
         title=f"{where}: {thousands(design.timesteps)} steps, {quantity(len(design.seeds), 'seed')}",
+        summary=summary(analysis, design),
         lead=tuple(_lead(analysis, results, design)),
         sections=tuple(section for section in sections if section.blocks),
     )
@@ -68,60 +82,101 @@ def _lead(analysis: Analysis, results: Sequence[RunResult], design: ComparisonDe
         ]
     if 1 < len(design.seeds) < FEW_SEEDS:
         blocks.append(
-            f"{len(design.seeds)} seeds are few: a bootstrap interval never exceeds the range of the measured values. (With 3 "
-            "seeds in one environment it equals that range, and covers the true mean in about 75 % of cases, not 95 %.) The "
-            "true uncertainty is larger."
+            Note(
+                f"{len(design.seeds)} seeds are few: the intervals are wide, and they cannot include a failure that no seed "
+                f"has shown. A failure in 10 % of all runs stays unseen in {100 * 0.9 ** len(design.seeds):.0f} % of "
+                "comparisons with so many seeds."
+            )
         )
     if len(design.seeds) == 1:
-        blocks.append("One seed says nothing about the spread: there are no intervals, and differences may be due to chance.")
+        blocks.append(
+            Note("One seed says nothing about the spread: there are no intervals, and differences may be due to chance.")
+        )
     return blocks
 
 
-def _aggregates(analysis: Analysis, design: ComparisonDesign, pictures: Collection[str]) -> tuple[Block, ...]:
+def _aggregates(analysis: Analysis, design: ComparisonDesign, charts: Mapping[str, Chart]) -> tuple[Block, ...]:
     if not analysis.aggregates:
         return ("No algorithm has a seed that finished in every environment, so there are no aggregate scores.",)
-    names = list(analysis.aggregates[0].estimates)
-    rows = [
-        (a.label, *(_interval(a.estimates[name], 3) for name in names), f"{len(a.seeds)} of {len(design.seeds)}")
+    names = shown_aggregates(analysis, design)
+    rows: list[tuple[Cell, ...]] = [
+        (a.label, *(estimate_cell(a.estimates[name], 3) for name in names), f"{len(a.seeds)} of {len(design.seeds)}")
         for a in analysis.aggregates
     ]
     missing = [label for label in design.algorithms if label not in [a.label for a in analysis.aggregates]]
     rows += [(label, *["–"] * len(names), f"0 of {len(design.seeds)}") for label in missing]
-    table = Table(("algorithm", *names, "seeds that finished everywhere"), tuple(rows))
-    return (table, *_pictures(("aggregates",), design, pictures))
+    header = ("algorithm", *(f"{name} [95 % interval]" for name in names), "seeds that finished everywhere")
+    return (Table(header, tuple(rows)), *_charts(("aggregates",), charts))
 
 
 def _environment(summaries: Sequence[EnvironmentSummary], env_id: str, design: ComparisonDesign) -> Table:
     threshold = design.thresholds.get(env_id)
-    header = ["algorithm", "final return [95 % interval]", "interquartile mean"]
+    has_middle = any(s.n_finished >= FOR_IQM for s in summaries)
+    header = ["algorithm", "final return [95 % interval]"]
+    header += ["interquartile mean [95 % interval]"] if has_middle else []
     header += [f"steps to {threshold:g}"] if threshold is not None else []
-    rows = [_row(summary, threshold, design) for summary in summaries]
+    rows = [_row(summary, threshold, has_middle, design) for summary in summaries]
     return Table((*header, "frames per second", "hyperparameters"), tuple(rows))
 
 
-def _row(s: EnvironmentSummary, threshold: float | None, design: ComparisonDesign) -> tuple[str, ...]:
+def _row(s: EnvironmentSummary, threshold: float | None, has_middle: bool, design: ComparisonDesign) -> tuple[Cell, ...]:
     if s.n_finished == 0:
-        return (s.label, "every run failed", "–", *(["–"] if threshold is not None else []), "–", s.source)
+        nothing = ["–"] * (has_middle + (threshold is not None) + 1)
+        return (s.label, "every run failed", *nothing, s.source)
     total = s.n_finished + len(s.errors)
     failed = f" ({s.n_finished} of {quantity(total, 'run')}; the others failed)" if s.errors else ""
-    cells = [f"{_interval(s.mean, 1)}{failed}", _interval(s.interquartile_mean, 1)]
+    cells: list[Cell] = [estimate_cell(s.mean, 1, failed)]
+    if has_middle:
+        cells.append(estimate_cell(s.interquartile_mean, 1) if s.n_finished >= FOR_IQM else "–")
     if threshold is not None:
-        steps = s.steps_to_threshold
-        median = f"not within {thousands(design.timesteps)}" if steps is None else thousands(steps)
-        cells.append(f"{median} ({s.reached} of {quantity(total, 'seed')} reached it)")
-    return (s.label, *cells, thousands(s.frames_per_second), s.source)
+        cells.append(_steps(s, total))
+    return (s.label, *cells, Number(s.frames_per_second, thousands(s.frames_per_second)), s.source)
 
 
-def _improvements(analysis: Analysis, design: ComparisonDesign, pictures: Collection[str]) -> tuple[Block, ...]:
-    if not analysis.improvements:
+def _steps(s: EnvironmentSummary, total: int) -> Number:
+    seeds = f"{s.reached} of {quantity(total, 'seed')}"
+    if s.steps_to_threshold is None:
+        return Number(float("inf"), f"median: not reached ({seeds} did)")
+    return Number(s.steps_to_threshold, f"median: {thousands(s.steps_to_threshold)} ({seeds} reached it)")
+
+
+def _pairs(analysis: Analysis, design: ComparisonDesign, charts: Mapping[str, Chart]) -> tuple[Block, ...]:
+    if not analysis.pairs:
         return ()
-    rows = tuple((i.first, i.second, _interval(i.probability, 2)) for i in analysis.improvements)
-    table = Table(("algorithm", "compared with", "probability of improvement [95 % interval]"), rows)
-    return (table, *_pictures(("improvement",), design, pictures))
+    level = analysis.pairs[0].verdict.level
+    unit = "score" if design.scored else "return"
+    header = ["algorithm", "compared with", "verdict", f"difference of mean {unit} [{100 * (1 - level):.4g} % interval]"]
+    if design.margin:
+        header.append(f"[{100 * (1 - 2 * level):.4g} % interval], to lie within ±{design.margin:g}")
+    header.append("probability of improvement [95 % interval]")
+    table = Table(tuple(header), tuple(_pair(pair, design) for pair in analysis.pairs))
+    return (*_looks(design), table, *_charts(("improvement",), charts))
 
 
-def _pictures(names: Sequence[str], design: ComparisonDesign, drawn: Collection[str]) -> tuple[Block, ...]:
-    return tuple(Picture(name, picture_caption(name, design)) for name in names if name in drawn)
+def _pair(pair: Pair, design: ComparisonDesign) -> tuple[Cell, ...]:
+    v, digits = pair.verdict, 3 if design.scored else 1
+    why = f" ({v.reason})" if v.reason else ""
+    exact = v.interval[0] == v.interval[1]
+    difference = f"{v.difference:.{digits}f}{'' if exact else ' ' + interval_text(v.interval, digits)}"
+    cells: list[Cell] = [pair.first, pair.second, f"{v.verdict}{why}", Number(v.difference, difference)]
+    if design.margin:
+        cells.append("–" if exact else interval_text(v.tost_interval, digits))
+    return (*cells, estimate_cell(pair.probability, 2))
+
+
+def _looks(design: ComparisonDesign) -> tuple[str, ...]:
+    if not design.looks:
+        return ()
+    look = design.looks.index(len(design.seeds)) + 1
+    end = "the comparison ended at this one" if look < len(design.looks) else "this is the last one"
+    return (
+        f"Looks were declared after {', '.join(map(str, design.looks))} seeds; the comparison ends at the first look at which "
+        f"every pair is decided. Look {look} of {len(design.looks)}: {end}.",
+    )
+
+
+def _charts(names: Sequence[str], charts: Mapping[str, Chart]) -> tuple[Block, ...]:
+    return tuple(charts[name] for name in names if name in charts)
 
 
 def _scales(analysis: Analysis) -> Table:
@@ -151,10 +206,4 @@ def _written(config: dict[str, object]) -> str:
 def _provenance(design: ComparisonDesign) -> tuple[Block, ...]:
     versions = ", ".join(f"{name} {version}" for name, version in design.versions.items())
     seeds = f"Seeds {', '.join(map(str, design.seeds))}."
-    return tuple(block for block in (Code(design.command), f"{seeds} Measured with {versions}.") if block)
-
-
-def _interval(estimate: Estimate, digits: int) -> str:
-    if math.isnan(estimate.low):
-        return f"{estimate.value:.{digits}f} (no interval from one seed)"
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+    return (Code(design.command), f"{seeds} Measured with {versions}. {origin()}")

@@ -72,10 +72,15 @@ def _summary(analysis: Analysis) -> Iterable[tuple[Any, ...]]:
     for aggregate in analysis.aggregates:
         for name, estimate in aggregate.estimates.items():
             yield ALL, aggregate.label, f"{name} of score", *_numbers(estimate)
-    for improvement in analysis.improvements:
-        name = f"probability of improvement over {improvement.second}"
-        yield ALL, improvement.first, name, *_numbers(improvement.probability)
+    for pair in analysis.pairs:
+        yield ALL, pair.first, f"probability of improvement over {pair.second}", *_numbers(pair.probability)
+        v = pair.verdict
+        yield ALL, pair.first, f"difference from {pair.second}: {v.verdict}", v.difference, *map(_finite, v.interval)
 
 
 def _numbers(estimate: Estimate) -> tuple[Any, ...]:
-    return tuple("" if math.isnan(x) else x for x in (estimate.value, estimate.low, estimate.high))
+    return tuple(map(_finite, (estimate.value, estimate.low, estimate.high)))
+
+
+def _finite(x: float) -> float | str:
+    return x if math.isfinite(x) else ""
