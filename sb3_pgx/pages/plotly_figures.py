@@ -65,7 +65,7 @@ def _traces(line: Line) -> list[Figure]:
             {**behind, "x": _list(x), "y": _list(y), "fill": "toself", "fillcolor": f"{color} 0.16", "line": {"width": 0}}
         )
     for xs, ys in line.runs:
-        thin = {"color": f"{color} 0.45", "width": 1, "dash": _dash(line)}
+        thin = {"color": f"{color} 0.6", "width": 1, "dash": _dash(line)}
         traces.append({**behind, "x": _list(xs), "y": _list(ys), "line": thin})
     x, y = finite(line.x, line.y)
     mode = "lines+markers" if len(x) <= MANY_POINTS else "lines"

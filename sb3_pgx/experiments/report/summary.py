@@ -66,12 +66,12 @@ def _verdicts(best: str, analysis: Analysis, design: ComparisonDesign) -> list[s
             others.setdefault(pair.verdict.verdict if pair.first == best else _turned(pair), []).append(other)
     sentences = []
     if others[BETTER]:
-        sentences.append(f"It is better than {_listed(others[BETTER])}.")
+        sentences.append(f"{best} is better than {_listed(others[BETTER])}.")
     if others[EQUIVALENT]:
-        sentences.append(f"It is equivalent to {_listed(others[EQUIVALENT])} within {design.margin:g}.")
+        sentences.append(f"{best} is equivalent to {_listed(others[EQUIVALENT])} within {design.margin:g}.")
     if others[UNDECIDED]:
         n = quantity(len(design.seeds), "seed")
-        sentences.append(f"With {n} it is undecided whether it is better than {_listed(others[UNDECIDED])}.")
+        sentences.append(f"With {n} it is undecided whether {best} is better than {_listed(others[UNDECIDED])}.")
     return sentences
 
 

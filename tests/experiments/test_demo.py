@@ -1,0 +1,44 @@
+"""The demonstration: its three findings from made-up runs, and once from short runs."""
+
+import pytest
+
+from sb3_pgx.diagnostics import Above, Rule
+from sb3_pgx.diagnostics.rules import RuleState
+from sb3_pgx.experiments.demo import baseline, finding, same_curve, show
+from sb3_pgx.experiments.pool import run_here
+
+
+def test_the_findings_are_those_of_the_runs(result):
+    def one(label, seed, curve, seconds):
+        return result(label, seed, curve_steps=[1, 2], curve_returns=curve, returns=[curve[-1]], training_seconds=seconds)
+
+    runs = [
+        one("sb3:ppo", 0, [1.0, 2.0], 30.0),
+        one("sb3:ppo", 1, [1.0, 2.0], 50.0),
+        one("ppo", 0, [1.0, 2.0], 9.0),
+        one("ppo", 1, [1.0, 3.0], 11.0),
+        one("reinforce", 0, [1.0, 40.0], 1.0),
+        one("reinforce_baseline", 0, [1.0, 70.0], 1.0),
+    ]
+    assert "the first 1 evaluations of ppo equal those of sb3:ppo to the last digit; later ones differ" in same_curve(runs)
+    assert "the first 2 evaluations of ppo equal those of sb3:ppo to the last digit, which is all" in same_curve(runs[::2])
+    assert "10.0 s instead of 40.0 s" in same_curve(runs)
+    assert "mean return of 40, and with a learned baseline of 70" in baseline(runs)
+    assert same_curve(runs[:2]) == "" == baseline(runs[:5])
+    states = [
+        RuleState(Rule(name, "kl", Above(1), "meaning", "remedy"), judged=9, alarms=n) for name, n in (("a", 2), ("b", 5))
+    ]
+    assert "b, at 5 of 9 updates: meaning. Try this: remedy." in finding(states) and finding([]) == ""
+
+
+@pytest.mark.slow
+def test_the_report_opens_with_the_findings(tmp_path):
+    found = show(tmp_path / "out", timesteps=400, seeds=1, progress=False, runner=run_here)
+    opening = found.report.partition("## CartPole-v1")[0]
+    assert "## What you see" in opening and "![The run with learning_rate=0.05" in opening
+    assert (
+        "The same curve in less time" in opening
+        and "A baseline lowers" in opening
+        and "A finding of the health check" in opening
+    )
+    assert (tmp_path / "out" / "finding.png").exists() and "finding" in found.brief
