@@ -3,27 +3,34 @@
 import argparse
 from pathlib import Path
 
-from sb3_pgx.cli.common import FAILED, USER_ERRORS, Commands, usage_error
+from sb3_pgx.cli.common import ENVIRONMENT, FAILED, USER_ERRORS, Commands, amount, usage_error
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("doctor", help="find out why training fails: examine an environment, an algorithm or a log")
+    parser = commands.add_parser(
+        "doctor",
+        help="find out why training fails: examine an environment, an algorithm or a log",
+        description="Find out why training fails. `sb3-pgx doctor WHAT -h` explains each examination.",
+        examples=("sb3-pgx doctor env my_module:MyEnv-v0", "sb3-pgx doctor algo ppo", "sb3-pgx doctor log runs/mine"),
+    )
     patients = parser.add_subparsers(required=True, metavar="WHAT")
     env = patients.add_parser(
         "env",
         help="examine an environment",
         description="Run SB3's check_env, play random actions and check what the environment returns. Exit with 1 if there "
         "is a fault or a warning.",
+        examples=("sb3-pgx doctor env CartPole-v1", "sb3-pgx doctor env my_module:MyEnv-v0 --steps 10k"),
     )
-    env.add_argument("env", metavar="ID", help="Gymnasium's name of the environment")
-    env.add_argument("--steps", type=int, default=2000, help="number of random actions (default: %(default)s)")
+    env.add_argument("env", metavar="ID", help=ENVIRONMENT)
+    env.add_argument("--steps", type=amount, metavar="N", default=2000, help="number of random actions (default: %(default)s)")
     env.set_defaults(command=_doctor_env)
     algo = patients.add_parser(
         "algo",
         help="examine an algorithm on small environments with known answers",
         description="Train on small environments with known answers, one for each part of the algorithm. Exit with 1 if an "
         "answer is wrong.",
+        examples=("sb3-pgx doctor algo ppo", "sb3-pgx doctor algo 'ppo[gae_lambda=0.5]'"),
     )
     algo.add_argument(
         "name", help="algorithm, such as ppo, sb3:ppo, contrib:trpo, or 'ppo[gae_lambda=0.5]' to change a setting"
@@ -33,6 +40,7 @@ def add_parser(commands: Commands) -> None:
         "log",
         help="examine the log of a run",
         description="Apply the rules of HealthCallback to a finished run's progress.csv. Exit with 1 if a rule was in alarm.",
+        examples=("sb3-pgx doctor log runs/mine",),
     )
     log.add_argument("folder", type=Path, help="folder to which the run logged")
     log.set_defaults(command=_doctor_log)

@@ -2,8 +2,10 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from stable_baselines3.common import env_checker
 
 from sb3_pgx.core.arguments import check_action_space
@@ -64,13 +66,14 @@ def check_with_sb3(env: gym.Env) -> list[Finding]:
 
     :param env: the environment
     """
-    if hasattr(env.unwrapped, "compute_reward") and not hasattr(env, "compute_reward"):
-        env.compute_reward = env.unwrapped.compute_reward  # type: ignore[attr-defined]  # the checker looks for it on the wrapper
+    wrapped = _PythonRewards(env)
+    if hasattr(env.unwrapped, "compute_reward"):
+        wrapped.compute_reward = env.unwrapped.compute_reward  # type: ignore[attr-defined]  # the checker looks for it there
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         error: Exception | None = None
         try:
-            env_checker.check_env(env)
+            env_checker.check_env(wrapped)
         except Exception as raised:  # the environment may do anything
             error = raised
     findings = []
@@ -83,6 +86,15 @@ def check_with_sb3(env: gym.Env) -> list[Finding]:
         kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
         findings.append(Finding("sb3_check_env", Severity.FAULT, kind + one_line(error), "", SB3_SOURCE))
     return findings
+
+
+class _PythonRewards(gym.Wrapper):
+    """Converts rewards that are numbers of NumPy, which the checker refuses, to Python's, as training does."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *others = self.env.step(action)
+        is_number = isinstance(reward, np.generic | np.ndarray) and np.shape(reward) == () and reward.dtype.kind in "fiub"
+        return observation, float(reward) if is_number else reward, *others
 
 
 def _is_acted_in(space: gym.Space) -> bool:
