@@ -36,8 +36,8 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, description: str = "", examples: tuple[str, ...] = (), **kwargs: Any):
         epilog = "\n  ".join(["examples:", *examples]) if examples else None
-        described = {"description": textwrap.fill(description, WIDTH), "epilog": epilog}
-        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **described, **kwargs)
+        kwargs |= {"formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(*args, description=textwrap.fill(description, WIDTH), epilog=epilog, **kwargs)
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse arguments. The parser of a command reports the options that the command does not know."""

@@ -33,7 +33,9 @@ def hidden_by_a_wrapper():
 
 @pytest.mark.slow
 def test_an_episode_without_an_end_is_named_with_its_remedy():
-    with pytest.raises(ValueError, match=r"environment 0 has not ended its episode after 100000 steps; wrap it in .*TimeLimit"):
+    with pytest.raises(
+        ValueError, match=r"environment 0 has not ended its episode after 100000 steps; wrap it in .*TimeLimit"
+    ):
         evaluate_policy(ActsAtRandom(), Monitor(Endless()), 1)
 
 

@@ -89,7 +89,7 @@ class PushesLeft(PPO):
 def test_the_seed_reaches_environments_that_only_step_as_arrays_in_training_and_in_evaluation(vec_env):
     start, _ = arrays_by_hand(vec_env, 3 * SEED_STRIDE)
     _, step = arrays_by_hand(vec_env, FINAL_SEEDS + 3 * SEED_STRIDE)
-    result, kind = run(PushesLeft, vec_env, POLE, timesteps=30)
+    result, kind = run(PushesLeft, vec_env, POLE, timesteps=48)
     np.testing.assert_array_equal(kind.start, start)
     lengths, t = {}, 0
     while len(lengths) < 3:
@@ -97,7 +97,7 @@ def test_the_seed_reaches_environments_that_only_step_as_arrays_in_training_and_
         ended = np.logical_or(*step(np.zeros(3, int))[2:4])
         lengths = {**{i: t for i in np.flatnonzero(ended)}, **lengths}
     assert sorted(result.returns) == sorted(lengths.values())
-    assert not np.array_equal(run(PushesLeft, vec_env, POLE, seed=4, timesteps=30)[1].start, start)
+    assert not np.array_equal(run(PushesLeft, vec_env, POLE, seed=4, timesteps=48)[1].start, start)
 
 
 def test_evaluation_environments_are_those_of_training_with_raw_rewards_and_the_same_wrappers():
