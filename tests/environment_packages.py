@@ -1,20 +1,19 @@
 """
 Examine the default environments of well-known packages with ``sb3-pgx doctor env``, and write environment_packages.txt.
 
-Packages that are not installed are named as such. Some of them do not get along with each other or with this package's versions.
+Packages that are not installed are named as such. Not all of them can be installed together, or with the newest versions of
+Gymnasium and MuJoCo.
 """
 
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
-
-from support.environment_packages import ENVIRONMENTS, TRUE_FAULTS, examine, false_faults, missing
-
 
 def row(env_id):
     """Return the line of an environment."""
+    from support.environment_packages import ENVIRONMENTS, TRUE_FAULTS, examine, false_faults, missing
+
     reason = missing(env_id)
     if reason is not None:
         return f"{env_id}: {reason}"
@@ -31,6 +30,9 @@ def row(env_id):
 
 def main():
     """Examine all of them, and write the file."""
+    sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+    from support.environment_packages import ENVIRONMENTS
+
     rows = []
     for env_id in ENVIRONMENTS:
         rows.append(row(env_id))

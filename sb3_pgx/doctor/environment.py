@@ -108,8 +108,8 @@ def check_with_sb3(env: gym.Env) -> list[Finding]:
 
 class _AsInTraining(gym.Wrapper):
     """
-    Lets pass what SB3's checker refuses and training accepts: rewards that are numbers of NumPy, and observations that
-    rounding has moved beyond their bounds. Parts of observations that no policy reads are left out: they have a finding of their own.
+    Hides from SB3's checker what training accepts: rewards that are numbers of NumPy, and observations that rounding has moved
+    beyond their bounds. Parts of observations that no policy reads are left out: they have a finding of their own.
     """
 
     def __init__(self, env: gym.Env):

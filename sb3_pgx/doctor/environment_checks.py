@@ -126,7 +126,8 @@ def without_rounding(observation: Any, space: spaces.Space) -> Any:
     """
     if isinstance(space, spaces.Dict) and isinstance(observation, dict):
         return {key: without_rounding(x, space[key]) if key in space.spaces else x for key, x in observation.items()}
-    if not (isinstance(space, spaces.Box) and isinstance(observation, np.ndarray) and observation.shape == space.shape):
+    is_array = isinstance(observation, np.ndarray) and observation.shape == space.shape
+    if not (isinstance(space, spaces.Box) and is_array and np.issubdtype(space.dtype, np.floating)):
         return observation
     clipped = np.clip(observation, space.low, space.high)
     close = np.abs(observation - clipped) <= np.maximum(_rounding(space, space.low), _rounding(space, space.high))
