@@ -120,9 +120,9 @@ def _what_is_kept(plan: "ComparisonPlan") -> str:
     """Return in words which runs an interruption leaves, and how to resume."""
     from sb3_pgx.experiments.number_format import quantity
 
-    finished = sum(path.exists() for path in plan.paths)
+    ended = sum(path.exists() for path in plan.paths)
     return (
-        f"{finished} of {quantity(len(plan.specs), 'run')} have ended and are kept in {plan.output}; to resume, run\n  "
+        f"{ended} of {quantity(len(plan.specs), 'run')} are kept in {plan.output}; to resume, run\n  "
         f"{plan.design.command} --output {shlex.quote(str(plan.output))}"
     )
 

@@ -2,8 +2,14 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sb3_pgx.cli.common import ENVIRONMENT, FAILED, USER_ERRORS, Commands, amount, usage_error
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+STACK_LINES = 6  # of an environment that ends its process
 
 
 def add_parser(commands: Commands) -> None:
@@ -49,15 +55,36 @@ def add_parser(commands: Commands) -> None:
 
 
 def _doctor_env(args: argparse.Namespace) -> int:
+    """Examine an environment in a process of its own, which the environment may end."""
+    from sb3_pgx.experiments.child_process import ChildProcess, ProcessDied
+
+    process = ChildProcess(_examine_environment, args.env, args.steps, args.seed, fork=True)
+    try:
+        outcome = process.receive()
+    except ProcessDied as death:
+        stack = "".join(f"\n         {line.strip()}" for line in death.stack.splitlines()[:STACK_LINES])
+        print(f"{args.env}\nfault    environment_raises: {death}{stack}")
+        return FAILED
+    finally:
+        process.close(kill=True)
+    if isinstance(outcome, Exception):
+        return usage_error(outcome)
+    text, has_problem = outcome
+    print(text)
+    return FAILED if has_problem else 0
+
+
+def _examine_environment(pipe: "Connection", env_id: str, steps: int, seed: int) -> None:
+    """Send the report and whether there is a problem, or the user's error."""
     from sb3_pgx.doctor.environment import examine_environment
     from sb3_pgx.doctor.report import environment_text
 
     try:
-        examination = examine_environment(args.env, args.steps, args.seed)
+        examination = examine_environment(env_id, steps, seed)
     except USER_ERRORS as error:
-        return usage_error(error)
-    print(environment_text(examination))
-    return FAILED if any(finding.is_problem for finding in examination.findings) else 0
+        pipe.send(ValueError(str(error)))
+        return
+    pipe.send((environment_text(examination), any(finding.is_problem for finding in examination.findings)))
 
 
 def _doctor_algo(args: argparse.Namespace) -> int:

@@ -127,7 +127,7 @@ def _begin(work: Callable[..., None], pipe: Connection, stack: Connection, *argu
     """The main function of a process."""
     if TELL_WHERE is not None:
         os.set_blocking(stack.fileno(), False)  # a crash must not wait until somebody reads about it
-        faulthandler.enable(stack.fileno())
+        faulthandler.enable(stack.fileno(), all_threads=False)
         faulthandler.register(TELL_WHERE, stack.fileno())
     become_worker()
     work(pipe, *arguments)

@@ -83,7 +83,7 @@ def test_a_run_that_keeps_failing_is_reported_and_the_same_command_repeats_it_al
     assert main(command) == 1
     assert Counter(starts(folder)) == {0: 1, 1: ATTEMPTS, 2: ATTEMPTS}
     printed = capsys.readouterr().out
-    assert "2 runs failed and have no return. Run the same command again to retry." in printed
+    assert "2 runs failed and have no return. Run the same command with --retry-failed to repeat them." in printed
     assert f"seed 1: RuntimeError: its process or its machine died {ATTEMPTS} times" in printed
     assert "seed 2: RuntimeError: the power supply is broken" in printed
     errors = [read_result(path).error for path in sorted(tmp_path.rglob("*-seed*.json"))]

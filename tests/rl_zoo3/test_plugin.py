@@ -357,3 +357,13 @@ def test_a_missing_extra_is_told_with_the_command_that_installs_it(monkeypatch, 
     without(monkeypatch, "rl_zoo3", but_with=["requests", "seaborn"])
     assert main(["train", "--algo", "ppo"]) == 2
     assert capsys.readouterr().err == f"sb3-pgx: rl_zoo3's commands need rl_zoo3: {install_command('zoo')}\n"
+
+
+@pytest.mark.slow
+def test_two_trainings_that_start_together_write_into_folders_of_their_own(tmp_path):
+    command = [sys.executable, "-m", "sb3_pgx", *"train --algo a2c --env CartPole-v1 -n 80 --eval-freq -1 --seed 0".split()]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    both = [subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    for number in (1, 2):
+        assert (tmp_path / "logs" / "a2c" / f"CartPole-v1_{number}" / "CartPole-v1.zip").exists()
