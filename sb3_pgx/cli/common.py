@@ -34,10 +34,10 @@ class CommandParser(argparse.ArgumentParser):
     :param examples: lines of a shell
     """
 
-    def __init__(self, *args: Any, description: str = "", examples: tuple[str, ...] = (), **kwargs: Any):
+    def __init__(self, prog: str | None = None, *, description: str = "", examples: tuple[str, ...] = (), **kwargs: Any):
         epilog = "\n  ".join(["examples:", *examples]) if examples else None
-        kwargs |= {"formatter_class": argparse.RawDescriptionHelpFormatter}
-        super().__init__(*args, description=textwrap.fill(description, WIDTH), epilog=epilog, **kwargs)
+        kwargs["formatter_class"] = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, description=textwrap.fill(description, WIDTH), epilog=epilog, **kwargs)
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse arguments. The parser of a command reports the options that the command does not know."""
