@@ -1,8 +1,10 @@
 """The command line: mistakes get the nearest name, every command has examples, and the package can be run as a module."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,7 +64,8 @@ def test_amounts_may_have_exponents_and_suffixes():
 def test_the_package_runs_as_a_module_and_finds_modules_in_the_working_folder(tmp_path):
     (tmp_path / "lone_envs.py").write_text("raise ImportError('found, but broken')\n")
     command = [sys.executable, "-P", "-m", "sb3_pgx", "doctor", "env", "lone_envs:Walk-v0"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1] == (
         "sb3-pgx: environment lone_envs:Walk-v0: module lone_envs cannot be imported: found, but broken"
