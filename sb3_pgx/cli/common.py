@@ -1,10 +1,17 @@
-"""Shared by the commands: exit statuses, the types of user errors, and the options of commands that train."""
+"""Shared by the commands: exit statuses, the form of help texts and errors, and the options of commands that train."""
 
 import argparse
+import re
 import sys
+import textwrap
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
+
+from sb3_pgx.settings.amounts import read_amount, read_duration
 
 if TYPE_CHECKING:
     from sb3_pgx.experiments.pool import Runner
@@ -12,13 +19,73 @@ if TYPE_CHECKING:
 
 USER_ERRORS = (ValueError, ImportError, OSError)
 FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+WIDTH = 100  # of descriptions in help texts
+ENVIRONMENT = "name of the environment: CartPole-v1, ALE/Pong-v5, or my_module:MyEnv-v0 to import a module first"
+ENVIRONMENTS = ENVIRONMENT.replace("name of the environment", "names of the environments")
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
+T = TypeVar("T")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """
+    A parser whose help ends with examples, and which reports a mistake in one sentence, with the nearest names.
+
+    :param examples: lines of a shell
+    """
+
+    def __init__(self, prog: str | None = None, *, description: str = "", examples: tuple[str, ...] = (), **kwargs: Any):
+        epilog = "\n  ".join(["examples:", *examples]) if examples else None
+        kwargs["formatter_class"] = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, description=textwrap.fill(description, WIDTH), epilog=epilog, **kwargs)
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse arguments. The parser of a command reports the options that the command does not know."""
+        parsed, unknown = super().parse_known_args(*args, **kwargs)
+        if unknown:
+            known = re.findall(r"--[\w-]+", self.format_usage())
+            hints = (_nearest(name.partition("=")[0], known) for name in unknown if name.startswith("-"))
+            self.error(f"{' '.join(unknown)} is unknown{next(filter(None, hints), '')}")
+        return parsed, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Print a mistake and end the process."""
+        if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            known = re.findall(r"[\w-]+", wrong[2])
+            hint = _nearest(wrong[1], known) or f"; choose one of {', '.join(known)}"
+            message = f"{wrong[1]!r} is unknown{hint}"
+        self.exit(USAGE_ERROR, f"{self.prog}: {message} ({self.prog} -h shows the help)\n")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def option_type(read: Callable[[str], T]) -> Callable[[str], T]:
+    """Return a function for ``type`` of an option; the sentence of its ``ValueError`` is shown."""
+
+    def convert(text: str) -> T:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+amount, seconds = option_type(read_amount), option_type(read_duration)
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--workers``, ``--ray``, ``--shard``, ``--configs`` and ``--vec-env``."""
-    parser.add_argument("--workers", type=int, help="runs at the same time (default: number of processors)")
+    """Add ``--workers``, ``--timeout-per-run``, ``--ray``, ``--shard``, ``--configs`` and ``--vec-env``."""
+    parser.add_argument("--workers", type=amount, help="runs at the same time (default: number of processors)")
+    parser.add_argument(
+        "--timeout-per-run",
+        type=seconds,
+        metavar="TIME",
+        help="end a run that takes longer, and count it as failed: 90 (seconds), 15m or 2h (default: no limit)",
+    )
     parser.add_argument(
         "--ray",
         metavar="ADDRESS",
@@ -56,6 +123,8 @@ def read_shard_option(args: argparse.Namespace) -> "Shard":
 
     if args.ray is not None and args.workers is not None:
         raise ValueError("--workers is for this machine: with --ray, Ray decides how many runs train at the same time")
+    if args.ray is not None and args.timeout_per_run is not None:
+        raise ValueError("--timeout-per-run is for this machine: it cannot be combined with --ray")
     if args.shard is None:
         return WHOLE
     if args.ray is not None:
@@ -80,7 +149,7 @@ def choose_runner(
 
     if args.ray is not None:
         return ray_runner(args.ray, repeat_failed)
-    return nullcontext(run_all if runner is None else runner)
+    return nullcontext(partial(run_all, timeout=args.timeout_per_run) if runner is None else runner)
 
 
 def usage_error(error: BaseException) -> int:

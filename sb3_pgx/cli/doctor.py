@@ -2,28 +2,41 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sb3_pgx.cli.common import FAILED, USER_ERRORS, Commands, usage_error
+from sb3_pgx.cli.common import ENVIRONMENT, FAILED, USER_ERRORS, Commands, amount, usage_error
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+STACK_LINES = 6  # of an environment that ends its process
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("doctor", help="find out why training fails: examine an environment, an algorithm or a log")
+    parser = commands.add_parser(
+        "doctor",
+        help="find out why training fails: examine an environment, an algorithm or a log",
+        description="Find out why training fails. `sb3-pgx doctor WHAT -h` explains each examination.",
+        examples=("sb3-pgx doctor env my_module:MyEnv-v0", "sb3-pgx doctor algo ppo", "sb3-pgx doctor log runs/mine"),
+    )
     patients = parser.add_subparsers(required=True, metavar="WHAT")
     env = patients.add_parser(
         "env",
         help="examine an environment",
         description="Run SB3's check_env, play random actions and check what the environment returns. Exit with 1 if there "
         "is a fault or a warning.",
+        examples=("sb3-pgx doctor env CartPole-v1", "sb3-pgx doctor env my_module:MyEnv-v0 --steps 10k"),
     )
-    env.add_argument("env", metavar="ID", help="Gymnasium's name of the environment")
-    env.add_argument("--steps", type=int, default=2000, help="number of random actions (default: %(default)s)")
+    env.add_argument("env", metavar="ID", help=ENVIRONMENT)
+    env.add_argument("--steps", type=amount, metavar="N", default=2000, help="number of random actions (default: %(default)s)")
     env.set_defaults(command=_doctor_env)
     algo = patients.add_parser(
         "algo",
         help="examine an algorithm on small environments with known answers",
         description="Train on small environments with known answers, one for each part of the algorithm. Exit with 1 if an "
         "answer is wrong.",
+        examples=("sb3-pgx doctor algo ppo", "sb3-pgx doctor algo 'ppo[gae_lambda=0.5]'"),
     )
     algo.add_argument(
         "name", help="algorithm, such as ppo, sb3:ppo, contrib:trpo, or 'ppo[gae_lambda=0.5]' to change a setting"
@@ -33,6 +46,7 @@ def add_parser(commands: Commands) -> None:
         "log",
         help="examine the log of a run",
         description="Apply the rules of HealthCallback to a finished run's progress.csv. Exit with 1 if a rule was in alarm.",
+        examples=("sb3-pgx doctor log runs/mine",),
     )
     log.add_argument("folder", type=Path, help="folder to which the run logged")
     log.set_defaults(command=_doctor_log)
@@ -41,15 +55,36 @@ def add_parser(commands: Commands) -> None:
 
 
 def _doctor_env(args: argparse.Namespace) -> int:
+    """Examine an environment in a process of its own, which the environment may end."""
+    from sb3_pgx.experiments.child_process import ChildProcess, ProcessDied
+
+    process = ChildProcess(_examine_environment, args.env, args.steps, args.seed, fork=True)
+    try:
+        outcome = process.receive()
+    except ProcessDied as death:
+        stack = "".join(f"\n         {line.strip()}" for line in death.stack.splitlines()[:STACK_LINES])
+        print(f"{args.env}\nfault    environment_raises: {death}{stack}")
+        return FAILED
+    finally:
+        process.close(kill=True)
+    if isinstance(outcome, Exception):
+        return usage_error(outcome)
+    text, has_problem = outcome
+    print(text)
+    return FAILED if has_problem else 0
+
+
+def _examine_environment(pipe: "Connection", env_id: str, steps: int, seed: int) -> None:
+    """Send the report and whether there is a problem, or the user's error."""
     from sb3_pgx.doctor.environment import examine_environment
     from sb3_pgx.doctor.report import environment_text
 
     try:
-        examination = examine_environment(args.env, args.steps, args.seed)
+        examination = examine_environment(env_id, steps, seed)
     except USER_ERRORS as error:
-        return usage_error(error)
-    print(environment_text(examination))
-    return FAILED if any(finding.is_problem for finding in examination.findings) else 0
+        pipe.send(ValueError(str(error)))
+        return
+    pipe.send((environment_text(examination), any(finding.is_problem for finding in examination.findings)))
 
 
 def _doctor_algo(args: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
-from sb3_pgx.cli.common import USER_ERRORS, Commands, usage_error
+from sb3_pgx.cli.common import ENVIRONMENTS, USER_ERRORS, Commands, amount, usage_error
 
 
 def add_parser(commands: Commands) -> None:
@@ -14,6 +14,7 @@ def add_parser(commands: Commands) -> None:
         help="show or remove the compiled graphs that are kept between runs",
         description="Show the folder of compiled graphs, or empty it. SB3_PGX_CACHE_DIR names another folder; if it is set to "
         "nothing, graphs are not kept.",
+        examples=("sb3-pgx cache", "sb3-pgx cache --clear"),
     )
     cache.add_argument("--clear", action="store_true", help="remove the graphs")
     cache.set_defaults(command=_cache)
@@ -23,11 +24,15 @@ def add_parser(commands: Commands) -> None:
         description="Train for the first rollouts and keep the compiled graphs, so that later runs with the same settings "
         "load them: for containers, CI and many processes. Graphs depend on the network, the settings, the number of "
         "environments and of torch threads, torch's version and the processor.",
+        examples=(
+            "sb3-pgx warmup --algo ppo a2c --env CartPole-v1",
+            "sb3-pgx warmup --algo ppo --env my_module:MyEnv-v0 --defaults --threads 1",
+        ),
     )
     warmup.add_argument("--algo", required=True, nargs="+", metavar="NAME", help="such as ppo or 'ppo[batch_size=256]'")
-    warmup.add_argument("--env", required=True, nargs="+", metavar="ID", help="Gymnasium's names of the environments")
+    warmup.add_argument("--env", required=True, nargs="+", metavar="ID", help=ENVIRONMENTS)
     warmup.add_argument("--defaults", action="store_true", help="default arguments and one environment, instead of settings")
-    warmup.add_argument("--threads", type=int, metavar="N", help="torch threads (default: torch's)")
+    warmup.add_argument("--threads", type=amount, metavar="N", help="torch threads (default: torch's)")
     warmup.add_argument("--configs", type=Path, metavar="FOLDER", help="hyperparameter files in rl_zoo3's format")
     warmup.set_defaults(command=_warmup)
 

@@ -13,6 +13,7 @@ def add_parser(commands: Commands) -> None:
         help="plot the metrics of a run, healthy ranges shaded",
         description="Plot the metrics that DiagnosticsCallback, HealthCallback or SB3 itself logged to a folder's "
         "progress.csv. Write diagnostics.png and diagnostics.html, an interactive page that needs no server.",
+        examples=("sb3-pgx plot runs/mine",),
     )
     parser.add_argument("folder", type=Path, help="folder to which the run logged, and to which the plots are written")
     parser.add_argument("--force", action="store_true", help="replace earlier plots")

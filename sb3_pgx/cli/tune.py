@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sb3_pgx.cli.common import FAILED, USER_ERRORS, Commands, add_vec_env, usage_error
+from sb3_pgx.cli.common import ENVIRONMENT, FAILED, USER_ERRORS, Commands, add_vec_env, amount, usage_error
 
 
 def add_parser(commands: Commands) -> None:
@@ -14,16 +14,29 @@ def add_parser(commands: Commands) -> None:
         description="Train an algorithm with hyperparameters that Optuna suggests, with several seeds per trial; write the "
         "best ones as a hyperparameter file, with pictures of the search. Run the same command again to resume an interrupted "
         "search. Run it on several machines with the same --storage to share the trials.",
+        examples=(
+            "sb3-pgx tune --algo ppo --env CartPole-v1 --trials 50 --timesteps 40k",
+            "sb3-pgx tune --algo trpo --env my_module:MyEnv-v0 --timesteps 1e5 --pruner hyperband",
+            "sb3-pgx compare --env CartPole-v1 --algos ppo --timesteps 40k --configs runs/tune-ppo-CartPole-v1/best",
+        ),
     )
     # The destination of each option is the name of an argument of plan_tuning.
     parser.add_argument("--algo", dest="algorithm", required=True, metavar="NAME", help="such as ppo, or sb3:ppo for SB3's")
-    parser.add_argument("--env", required=True, metavar="ID", help="Gymnasium's name of the environment")
+    parser.add_argument("--env", required=True, metavar="ID", help=ENVIRONMENT)
     parser.add_argument(
-        "--trials", type=int, default=20, help="number of trials in the study, over all machines (default: %(default)s)"
+        "--trials",
+        type=amount,
+        metavar="N",
+        default=20,
+        help="number of trials in the study, over all machines (default: %(default)s)",
     )
-    parser.add_argument("--timesteps", type=int, help="environment steps per run (default: n_timesteps of the settings)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs per trial, with seeds 100, 101, … (default: %(default)s)")
-    parser.add_argument("--workers", type=int, help="trials at the same time (default: number of processors)")
+    parser.add_argument(
+        "--timesteps", type=amount, metavar="N", help="environment steps per run (default: n_timesteps of the settings)"
+    )
+    parser.add_argument(
+        "--seeds", type=amount, metavar="N", default=3, help="runs per trial, with seeds 100, 101, … (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=amount, metavar="N", help="trials at the same time (default: number of processors)")
     parser.add_argument(
         "--pruner",
         default="median",
@@ -34,10 +47,18 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--sampler", default="tpe", metavar="NAME", help="tpe or random (default: %(default)s)")
     parser.add_argument("--sampler-seed", type=int, metavar="SEED", help="seed of the sampler (default: random)")
     parser.add_argument(
-        "--evaluations", type=int, default=10, help="points of a run at which it can be pruned (default: %(default)s)"
+        "--evaluations",
+        type=amount,
+        metavar="N",
+        default=10,
+        help="points of a run at which it can be pruned (default: %(default)s)",
     )
     parser.add_argument(
-        "--eval-episodes", type=int, default=20, help="episodes that the final policy of each run plays (default: %(default)s)"
+        "--eval-episodes",
+        type=amount,
+        metavar="N",
+        default=20,
+        help="episodes that the final policy of each run plays (default: %(default)s)",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the results (default: runs/tune-<algo>-<env>)")
     parser.add_argument(
@@ -60,17 +81,23 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command. Return the exit status."""
+    from sb3_pgx.experiments.budgets import FITTED
     from sb3_pgx.tuning.study import open_study
+    from sb3_pgx.tuning.trial_records import active_processes
     from sb3_pgx.tuning.tuner import run_tuning
     from sb3_pgx.tuning.tuning_plan import plan_tuning
 
     try:
         plan = plan_tuning(**{name: value for name, value in vars(args).items() if name != "command"})
+        if FITTED in plan.config.source:
+            print(f"the rollouts of the starting configuration are longer than a run: {plan.config.source}")
         import optuna  # plan_tuning has checked that it is installed
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         plan.output.mkdir(parents=True, exist_ok=True)  # fails before hours of training, not after
         study = open_study(plan)
+        for process in active_processes(study):
+            print(f"{process} is working on this study, too: trials are shared")
         print(f"study {plan.study_name}: {plan.trials} trials with {len(plan.seeds)} seeds each, results in {plan.output}")
         summary = run_tuning(plan, study)
     except USER_ERRORS as error:

@@ -89,12 +89,35 @@ def new_folder(path: Path) -> Iterator[Path]:
     sweep(path.parent)
     unfinished = _unfinished_name(path)
     unfinished.mkdir()
-    with _locked_folder(unfinished):
+    with locked_folder(unfinished):
         try:
             yield unfinished
             unfinished.rename(path)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def claimed_folder(path: Path, shared: bool = False) -> Iterator[None]:
+    """
+    Keep other processes from working in a folder at the same time. The claim ends with the block, or with this process. File
+    systems without locks have no claims.
+
+    :param path: the folder, which is created
+    :param shared: whether other processes that share the folder are welcome
+    :raises FileExistsError: another process works there
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked_folder(path, wait=False, shared=shared))
+        except BlockingIOError:
+            raise FileExistsError(
+                f"another process is writing to {path}: wait until it has ended, or choose another folder"
+            ) from None
+        except OSError:
+            pass
+        yield
 
 
 def cannot_write(path: Path, error: OSError, remark: str = "") -> OSError:
@@ -184,7 +207,7 @@ def sweep(folder: Path) -> None:
     for path in folder.glob(f".*{UNFINISHED}"):
         with contextlib.suppress(OSError):
             if path.is_dir():
-                with _locked_folder(path, wait=False):
+                with locked_folder(path, wait=False):
                     shutil.rmtree(path)
             else:
                 with path.open("rb+") as file:
@@ -193,19 +216,28 @@ def sweep(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked_folder(path: Path, wait: bool = True) -> Iterator[None]:
+def locked_folder(path: Path, wait: bool = True, shared: bool = False) -> Iterator[None]:
+    """
+    Lock an existing folder until the block ends or the process dies. Windows has no such locks: nothing happens there.
+
+    :param path: the folder, in which no file is left
+    :param wait: whether to wait for another process that has locked it
+    :param shared: whether other processes may have a shared lock at the same time
+    :raises BlockingIOError: another process has locked the folder; only if ``wait`` is false
+    :raises OSError: the file system has no locks; only if ``wait`` is false
+    """
     if fcntl is None:
         yield
         return
     folder = os.open(path, os.O_RDONLY)
     try:
-        _lock(folder, wait)
+        _lock(folder, wait, shared)
         yield
     finally:
         os.close(folder)
 
 
-def _lock(file: int, wait: bool = True) -> None:
+def _lock(file: int, wait: bool = True, shared: bool = False) -> None:
     """
     Lock a file until it is closed or the process dies.
 
@@ -213,7 +245,7 @@ def _lock(file: int, wait: bool = True) -> None:
     """
     if fcntl is not None:
         with contextlib.suppress(*([OSError] if wait else [])):
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
 
 
 def _copy_permissions(source: Path, file: int) -> None:

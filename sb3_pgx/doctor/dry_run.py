@@ -186,6 +186,17 @@ def record_dry_run(env: gym.Env, steps: int, seed: int) -> DryRun:
     )
 
 
+def unreadable_parts(space: spaces.Space) -> dict[str, spaces.Space]:
+    """
+    Return the parts of a dictionary's observations that no policy reads, such as texts.
+
+    :param space: space of the observations
+    """
+    if not isinstance(space, spaces.Dict):
+        return {}
+    return {key: part for key, part in space.spaces.items() if not isinstance(part, ARRAY_SPACES)}
+
+
 def _array_spaces(space: spaces.Space) -> dict[str, spaces.Space]:
     """Return the spaces of the parts of an observation that are arrays."""
     parts: dict[str, spaces.Space]

@@ -2,19 +2,24 @@
 
 import warnings
 from dataclasses import dataclass
+from textwrap import shorten
+from typing import Any
 
 import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common import env_checker
 
 from sb3_pgx.core.arguments import check_action_space
 from sb3_pgx.core.errors import one_line
 from sb3_pgx.core.mixed_spaces import is_mixed
-from sb3_pgx.doctor.dry_run import DryRun, record_dry_run
-from sb3_pgx.doctor.environment_checks import Finding, Severity, check_dry_run
+from sb3_pgx.doctor.dry_run import DryRun, record_dry_run, unreadable_parts
+from sb3_pgx.doctor.environment_checks import Finding, Severity, check_dry_run, without_rounding
 from sb3_pgx.settings.configs import RunConfig
 from sb3_pgx.settings.environments import check_environment
 
 SB3_SOURCE = "SB3, check_env"
+LONGEST = 300  # characters of a message of SB3's, which may list every entry of an observation
 # The beginning of what SB3 says about every Dict or Tuple action space.
 SB3_HAS_NO_SUCH_ACTIONS = "The action space is not based off a numpy array"
 
@@ -52,6 +57,17 @@ def examine_environment(env_id: str, steps: int = 2000, seed: int = 0) -> Enviro
         findings = check_with_sb3(env)
     with gym.make(env_id, disable_env_checker=True) as env:
         dry_run = record_dry_run(env, steps, seed)
+        unreadable = unreadable_parts(env.observation_space)
+    findings += [
+        Finding(
+            "unreadable_observation",
+            Severity.FAULT,
+            f"observation[{key!r}] is of a {type(space).__name__} space, which no policy reads",
+            "leave it out with gymnasium.wrappers.FilterObservation, or turn it into numbers with a wrapper",
+            "SB3, custom environments",
+        )
+        for key, space in unreadable.items()
+    ]
     return EnvironmentExamination(env_id, dry_run, (*findings, *check_dry_run(dry_run)))
 
 
@@ -64,13 +80,14 @@ def check_with_sb3(env: gym.Env) -> list[Finding]:
 
     :param env: the environment
     """
-    if hasattr(env.unwrapped, "compute_reward") and not hasattr(env, "compute_reward"):
-        env.compute_reward = env.unwrapped.compute_reward  # type: ignore[attr-defined]  # the checker looks for it on the wrapper
+    wrapped = _AsInTraining(env)
+    if hasattr(env.unwrapped, "compute_reward"):
+        wrapped.compute_reward = env.unwrapped.compute_reward  # type: ignore[attr-defined]  # the checker looks for it there
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         error: Exception | None = None
         try:
-            env_checker.check_env(env)
+            env_checker.check_env(wrapped)
         except Exception as raised:  # the environment may do anything
             error = raised
     findings = []
@@ -81,8 +98,35 @@ def check_with_sb3(env: gym.Env) -> list[Finding]:
         findings.append(Finding("sb3_check_env", severity, sentence, "", SB3_SOURCE))
     if error is not None:
         kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-        findings.append(Finding("sb3_check_env", Severity.FAULT, kind + one_line(error), "", SB3_SOURCE))
+        findings.append(
+            Finding(
+                "sb3_check_env", Severity.FAULT, shorten(kind + one_line(error), LONGEST, placeholder=" …"), "", SB3_SOURCE
+            )
+        )
     return findings
+
+
+class _AsInTraining(gym.Wrapper):
+    """
+    Hides from SB3's checker what training accepts: rewards that are numbers of NumPy, and observations that rounding has moved
+    beyond their bounds. Parts of observations that no policy reads are left out: they have a finding of their own.
+    """
+
+    def __init__(self, env: gym.Env):
+        space = env.observation_space
+        self.left_out = [*unreadable_parts(space)]
+        if isinstance(space, spaces.Dict) and len(space) > len(self.left_out):
+            env = gym.wrappers.FilterObservation(env, [key for key in space if key not in self.left_out])
+        super().__init__(env)
+
+    def reset(self, **kwargs: Any) -> Any:
+        observation, info = self.env.reset(**kwargs)
+        return without_rounding(observation, self.observation_space), info
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *others = self.env.step(action)
+        is_number = isinstance(reward, np.generic | np.ndarray) and np.shape(reward) == () and reward.dtype.kind in "fiub"
+        return without_rounding(observation, self.observation_space), float(reward) if is_number else reward, *others
 
 
 def _is_acted_in(space: gym.Space) -> bool:

@@ -13,6 +13,7 @@ from sb3_pgx.doctor.dry_run import DryRun, ObservationPart, format_number
 # Jones (2021) recommends inputs and targets of networks within about ±10. Returns of ten times that are worth a note.
 LARGE_OBSERVATION, LARGE_RETURN = 10.0, 100.0
 GAMMA = 0.99
+REPEATED = 0.5  # share of different observations below which they are taken to repeat themselves
 
 
 class Severity(str, Enum):
@@ -101,7 +102,7 @@ def _observation_outside_space(dry_run: DryRun) -> str | None:
             continue
         low, high = bounds
         # False for NaN, which has its own check.
-        outside = (part.flat < low - _rounding(part, low)) | (part.flat > high + _rounding(part, high))
+        outside = (part.flat < low - _rounding(part.space, low)) | (part.flat > high + _rounding(part.space, high))
         if outside.any():
             clause, i = part.describe_first(outside)
             low, high = (np.broadcast_to(bound, outside.shape[1:])[i] for bound in bounds)
@@ -109,11 +110,28 @@ def _observation_outside_space(dry_run: DryRun) -> str | None:
     return None
 
 
-def _rounding(part: ObservationPart, bound: Any) -> Any:
+def _rounding(space: spaces.Space, bound: Any) -> Any:
     """Return how far rounding may move a number beyond a bound: a few units of the last digit of the space's dtype."""
-    if not np.issubdtype(part.space.dtype, np.floating):
+    if not np.issubdtype(space.dtype, np.floating):
         return 0
-    return 4 * np.finfo(part.space.dtype).eps * np.maximum(np.abs(np.where(np.isfinite(bound), bound, 0)), 1)
+    return 4 * np.finfo(space.dtype).eps * np.maximum(np.abs(np.where(np.isfinite(bound), bound, 0)), 1)
+
+
+def without_rounding(observation: Any, space: spaces.Space) -> Any:
+    """
+    Return an observation whose numbers do not lie beyond a bound if only rounding has moved them there.
+
+    :param observation: observation of an environment, which may be no member of the space
+    :param space: space of the observation
+    """
+    if isinstance(space, spaces.Dict) and isinstance(observation, dict):
+        return {key: without_rounding(x, space[key]) if key in space.spaces else x for key, x in observation.items()}
+    is_array = isinstance(observation, np.ndarray) and observation.shape == space.shape
+    if not (isinstance(space, spaces.Box) and is_array and np.issubdtype(space.dtype, np.floating)):
+        return observation
+    clipped = np.clip(observation, space.low, space.high)
+    close = np.abs(observation - clipped) <= np.maximum(_rounding(space, space.low), _rounding(space, space.high))
+    return np.where(close, clipped, observation).astype(observation.dtype)
 
 
 def _observation_dtype(dry_run: DryRun) -> str | None:
@@ -175,10 +193,16 @@ def _time_limit_as_termination(dry_run: DryRun) -> str | None:
 
 
 def _shows_the_end(after: ObservationPart, ends: np.ndarray) -> bool:
-    """Return whether some entry of the final observations lies outside the range or set of its values in all others."""
+    """
+    Return whether final observations differ from all others: some entry lies outside the range or set of its values, or whole
+    observations repeat themselves, and none of the others is a final one.
+    """
     final, others = after.flat[ends], after.flat[~ends]
     if not len(others):
         return False
+    seen, ending = ({row.tobytes() for row in rows} for rows in (others, final))
+    if len(seen) <= REPEATED * len(others) and len(ending) < len(final) and seen.isdisjoint(ending):
+        return True  # there are few different observations, and those at the end occur nowhere else
     beyond = (final.min(axis=0) > others.max(axis=0)) | (final.max(axis=0) < others.min(axis=0))
     if beyond.any() or np.issubdtype(final.dtype, np.inexact):
         return bool(beyond.any())

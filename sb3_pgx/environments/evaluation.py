@@ -1,6 +1,7 @@
 """Evaluation with action masks: SB3's own ``evaluate_policy`` hands on a policy's state, but no masks."""
 
 import inspect
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,46 @@ def with_masks_of(model: Any, env: VecEnv) -> Any:
     return model if masks is None else MaskedModel(model, masks)
 
 
+class EndlessEpisodes:
+    """
+    Ends an evaluation that would wait for ever. It is a callback of SB3's ``evaluate_policy``, called after each step.
+
+    :param max_steps: steps of one environment without an end of its episode that are taken to be endless
+    :param max_hidden: ends of episodes in a row that SB3's ``Monitor`` may miss. It misses real ends if a wrapper outside of
+        it ends episodes; it also misses a lost life of an Atari game, which is no end.
+    """
+
+    def __init__(self, max_steps: int = 100_000, max_hidden: int = 1_000):
+        self.max_steps, self.max_hidden = max_steps, max_hidden
+        self._steps: Counter[int] = Counter()  # by environment, since the last end of an episode that counted
+        self._hidden: Counter[int] = Counter()
+
+    def __call__(self, local: dict[str, Any], _: dict[str, Any] | None = None) -> None:
+        """
+        Count a step.
+
+        :param local: local variables of SB3's function
+        :raises ValueError: the evaluation would not end
+        """
+        index, done = local["i"], local["done"]
+        self._steps[index] += 1
+        if done and ("episode" in local["info"] or not local["is_monitor_wrapped"]):
+            self._steps[index] = self._hidden[index] = 0
+        elif done:
+            self._hidden[index] += 1
+        if self._hidden[index] >= self.max_hidden:
+            raise ValueError(
+                f"this evaluation would never end: environment {index} has ended {self.max_hidden} episodes that SB3's "
+                "Monitor has not seen, because a wrapper outside of the Monitor ends them; put the Monitor outside of that "
+                "wrapper"
+            )
+        if self._steps[index] >= self.max_steps:
+            raise ValueError(
+                f"this evaluation would never end: environment {index} has not ended its episode after {self.max_steps} "
+                "steps; wrap it in gymnasium.wrappers.TimeLimit, or register it with max_episode_steps"
+            )
+
+
 def evaluate_policy(
     model: PolicyPredictor,
     env: GymEnv | gym.vector.VectorEnv,
@@ -83,12 +124,19 @@ def evaluate_policy(
     :param use_masking: whether to ask the environments' method ``action_masks()``; as in sb3-contrib's function
     :return: mean and standard deviation of the returns, or lists of returns and lengths
     :raises AssertionError: the mean return is below ``reward_threshold``
-    :raises ValueError: an environment has no valid action
+    :raises ValueError: an environment has no valid action, or never ends its episode
     """
     envs = _as_vec_env(env)
     masked: PolicyPredictor = with_masks_of(model, envs) if use_masking else model
+    endless = EndlessEpisodes()
+
+    def after_step(local: dict[str, Any], variables: dict[str, Any]) -> None:
+        endless(local)
+        if callback is not None:
+            callback(local, variables)
+
     return evaluation.evaluate_policy(
-        masked, envs, n_eval_episodes, deterministic, render, callback, reward_threshold, return_episode_rewards, warn
+        masked, envs, n_eval_episodes, deterministic, render, after_step, reward_threshold, return_episode_rewards, warn
     )
 
 
@@ -99,16 +147,25 @@ def _as_vec_env(env: Any) -> VecEnv:
 
 
 class EvalCallback(callbacks.EvalCallback):
-    """SB3's ``EvalCallback``, with the environments' action masks. Arguments are SB3's."""
+    """
+    SB3's ``EvalCallback``, with the environments' action masks. Arguments are SB3's. An evaluation that would never end is a
+    ``ValueError``.
+    """
 
     only_reads = True  # its own callbacks are asked
+    _endless = EndlessEpisodes()
 
     def _on_step(self) -> bool:
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq:
             return super()._on_step()  # which evaluates nothing: environments in other processes need not be asked
         model = self.model
+        self._endless = EndlessEpisodes()
         self.model = with_masks_of(model, self.eval_env)
         try:
             return super()._on_step()
         finally:
             self.model = model
+
+    def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
+        self._endless(locals_)
+        super()._log_success_callback(locals_, globals_)

@@ -1,16 +1,19 @@
 """A comparison from its arguments to its report: check the arguments, train the missing runs, write the report."""
 
 import os
-import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sb3_pgx.core.files import claimed_folder
 from sb3_pgx.core.optional_packages import require_extra
 from sb3_pgx.experiments.analysis import Analysis, analyse
+from sb3_pgx.experiments.budgets import check_budget
+from sb3_pgx.experiments.command import command_of, default_output
 from sb3_pgx.experiments.comparison_arguments import (
     Threshold,
     check_at_least_one,
@@ -21,14 +24,13 @@ from sb3_pgx.experiments.comparison_arguments import (
     choose_seeds,
     find_thresholds,
 )
-from sb3_pgx.experiments.comparison_command import reproducing_command
 from sb3_pgx.experiments.design import ComparisonDesign
 from sb3_pgx.experiments.earlier_runs import EarlierRuns, find_earlier_runs, run_missing
-from sb3_pgx.experiments.normalized_scores import random_return
-from sb3_pgx.experiments.number_format import duration, quantity
-from sb3_pgx.experiments.output_folder import RECORD, check_resumable, comparison_record, folder_name, run_path
+from sb3_pgx.experiments.number_format import quantity
+from sb3_pgx.experiments.output_folder import RECORD, check_resumable, comparison_record, run_path
 from sb3_pgx.experiments.peers import package_versions, prepare
 from sb3_pgx.experiments.pool import Runner, run_all, write_json
+from sb3_pgx.experiments.random_policy import random_returns
 from sb3_pgx.experiments.report import report_text, write_report
 from sb3_pgx.experiments.runs import RunResult, RunSpec, versions
 from sb3_pgx.experiments.shards import WHOLE, Shard
@@ -49,6 +51,7 @@ class ComparisonPlan:
     :param output: folder for the results
     :param earlier: results that an earlier start of the same comparison left there
     :param force: whether to repeat every run
+    :param retry_failed: whether to repeat failed runs
     :param shard: the share of the runs that this process trains
     """
 
@@ -57,6 +60,7 @@ class ComparisonPlan:
     output: Path
     earlier: EarlierRuns
     force: bool = False
+    retry_failed: bool = False
     shard: Shard = WHOLE
 
     @property
@@ -70,22 +74,31 @@ class ComparisonPlan:
         return self.shard.of(range(len(self.specs)))
 
     @property
+    def kept(self) -> dict[int, RunResult]:
+        """The results of an earlier start that are not repeated, by the index of the run."""
+        return {**({} if self.retry_failed else self.earlier.failed), **self.earlier.results}
+
+    @property
     def reused(self) -> list[int]:
-        """The indices of the runs in :attr:`share` that are finished."""
-        return [index for index in self.share if index in self.earlier.results]
+        """The indices of the runs in :attr:`share` that are not repeated."""
+        return [index for index in self.share if index in self.kept]
 
     def first_seeds(self, n_seeds: int, results: Mapping[int, RunResult]) -> "tuple[ComparisonPlan, list[int]]":
         """
-        Return the plan for the first seeds, and the indices of its runs in this plan. Call :func:`make_folder` before.
+        Return the plan for the first seeds, and the indices of its runs in this plan.
 
         :param n_seeds: number of seeds
         :param results: results so far, by their index in this plan
         """
         seeds = self.design.seeds[:n_seeds]
         indices = [i for i, spec in enumerate(self.specs) if spec.seed in seeds]
-        finished = {place: results[i] for place, i in enumerate(indices) if i in results and results[i].error is None}
+        known = {place: results[i] for place, i in enumerate(indices) if i in results}
+        failed = {place: result for place, result in known.items() if result.error is not None}
+        finished = {place: result for place, result in known.items() if result.error is None}
         specs, design = tuple(self.specs[i] for i in indices), replace(self.design, seeds=seeds)
-        return replace(self, specs=specs, design=design, earlier=EarlierRuns(finished), force=False), indices
+        return replace(
+            self, specs=specs, design=design, earlier=EarlierRuns(finished, failed), retry_failed=False, force=False
+        ), indices
 
     @property
     def record(self) -> dict[str, Any]:
@@ -128,9 +141,11 @@ def compare(
     vec_env: str | None = None,
     force: bool = False,
     progress: bool = True,
-    runner: Runner = run_all,
     equivalence: float | None = None,
     until_decided: int | None = None,
+    runner: Runner | None = None,
+    retry_failed: bool = False,
+    timeout_per_run: float | None = None,
 ) -> Comparison:
     """
     Train several algorithms in one or several environments with several seeds, on the same budget of environment steps, and
@@ -155,13 +170,15 @@ def compare(
         ``"dummy"``
     :param force: whether to repeat every run, and to write into a folder that holds something else. Files of the same names
         are replaced.
-    :param progress: whether to show a progress bar and one line per run
-    :param runner: executes the runs: :func:`~sb3_pgx.experiments.pool.run_all` in processes,
+    :param progress: whether to show the progress of the runs
+    :param runner: executes the runs: :func:`~sb3_pgx.experiments.pool.run_all` in processes (the default),
         :func:`~sb3_pgx.experiments.pool.run_here` in this one, or a function of your own with the same arguments
     :param equivalence: largest difference of two means that counts as equivalent, in units of return, or of score if there
         are several environments or ``normalize``. Default: no pair is called equivalent
     :param until_decided: most seeds per algorithm. ``seeds`` are then the seeds of the first batch; batches of that size are
         added until every pair is better, worse or equivalent. Default: only ``seeds``
+    :param retry_failed: whether to repeat runs that failed in an earlier start
+    :param timeout_per_run: seconds after which a run is ended and counts as failed; default: none
     :return: the results and the report
     :raises ValueError: a name is unknown, or a number is out of range
     :raises FileExistsError: ``output`` holds something other than this comparison and ``force`` is False
@@ -182,8 +199,11 @@ def compare(
         force,
         equivalence=equivalence,
         until_decided=until_decided,
+        retry_failed=retry_failed,
+        timeout_per_run=timeout_per_run,
     )
-    comparison = run_comparison(plan, progress, runner=runner)
+    with opened_folder(plan):
+        comparison = run_comparison(plan, progress, runner or partial(run_all, timeout=timeout_per_run))
     if comparison.unwritten is not None:
         warnings.warn(f"{comparison.unwritten}; the value that compare() returned has all results")
     return comparison
@@ -205,6 +225,8 @@ def plan_comparison(
     shard: Shard = WHOLE,
     equivalence: float | None = None,
     until_decided: int | None = None,
+    retry_failed: bool = False,
+    timeout_per_run: float | None = None,
 ) -> ComparisonPlan:
     """
     Check all that can be checked before training. Create nothing. Arguments and errors are those of :func:`compare`.
@@ -224,6 +246,7 @@ def plan_comparison(
     for env_id in env_ids:
         for name in names:
             peer, config, of_env = prepare(name, env_id, None if configs is None else Path(configs), vec_env)
+            check_budget(peer.label, env_id, peer.algorithm, config, timesteps)
             known[env_id] = of_env.reward_threshold
             specs += [
                 RunSpec(
@@ -248,33 +271,33 @@ def plan_comparison(
         curve_episodes=CURVE_EPISODES,
         workers=min(workers or os.cpu_count() or 1, len(specs)),
         normalize=normalize,
-        command=reproducing_command(
+        command=command_of(
             env_ids, names, timesteps, chosen, threshold, eval_episodes, configs, normalize, vec_env, margin, looks
         ),
         versions={**versions(*env_ids, envpool=any(s.config.vec_env == ENVPOOL for s in specs)), **package_versions(names)},
         margin=margin,
         looks=looks,
     )
-    folder = _default_output(env_ids) if output is None else Path(output)
+    folder = default_output(env_ids) if output is None else Path(output)
     check_resumable(folder, comparison_record(specs, design.versions), force)
-    design = with_random_returns(design, specs)
+    design = with_random_returns(design, specs, timeout_per_run)
     earlier = EarlierRuns() if force else find_earlier_runs(specs, [run_path(folder, spec) for spec in specs])
-    return ComparisonPlan(tuple(specs), design, folder, earlier, force, shard)
+    return ComparisonPlan(tuple(specs), design, folder, earlier, force, retry_failed, shard)
 
 
 def run_comparison(plan: ComparisonPlan, progress: bool = True, runner: Runner = run_all) -> Comparison:
     """
     Execute the runs of a plan that are not finished yet, and write the report. If the plan has looks, execute the runs up to
     the first look at which every pair of algorithms is decided. A look at finished runs counts as any other.
+    Call this within :func:`opened_folder`.
 
     :param plan: the result of :func:`plan_comparison`, for the whole comparison
-    :param progress: whether to show a progress bar and one line per run
+    :param progress: whether to show the progress of the runs
     :param runner: executes the runs
     """
     if not plan.design.looks:
         return report_runs(run_share(plan, progress, runner), plan.design, plan.output)
-    make_folder(plan)
-    results: dict[int, RunResult] = dict(plan.earlier.results)
+    results: dict[int, RunResult] = dict(plan.kept)
     for n_seeds in plan.design.looks:
         part, indices = plan.first_seeds(n_seeds, results)
         outcome = run_share(part, progress, runner)
@@ -289,17 +312,16 @@ def run_comparison(plan: ComparisonPlan, progress: bool = True, runner: Runner =
 
 def run_share(plan: ComparisonPlan, progress: bool = True, runner: Runner = run_all) -> list[RunResult]:
     """
-    Execute the runs of the plan's shard that are not finished yet, and write no report. Several processes may do this at the
-    same time in one folder.
+    Execute the runs of the plan's shard that are not finished yet, and write no report. Call this within
+    :func:`opened_folder`.
 
     :param plan: the result of :func:`plan_comparison`
-    :param progress: whether to show a progress bar and one line per run
+    :param progress: whether to show the progress of the runs
     :param runner: executes the runs
     :return: one result per run of the shard
     """
-    make_folder(plan)
     specs, paths = [plan.specs[index] for index in plan.share], [plan.paths[index] for index in plan.share]
-    finished = {place: plan.earlier.results[i] for place, i in enumerate(plan.share) if i in plan.earlier.results}
+    finished = {place: plan.kept[i] for place, i in enumerate(plan.share) if i in plan.kept}
     on_result = _ProgressLines(len(specs) - len(finished)) if progress else lambda result: None
     return run_missing(specs, paths, finished, plan.design.workers, progress, on_result, runner)
 
@@ -338,41 +360,40 @@ def report_runs(
     return Comparison(results, analysis, report, brief, output, unwritten)
 
 
-def make_folder(plan: ComparisonPlan) -> None:
-    """Create the output folder and record there which comparison it holds. Errors show before hours of training, not after."""
-    plan.output.mkdir(parents=True, exist_ok=True)
-    if plan.force:  # otherwise an old run would count as finished after an interruption
-        for index in plan.share:
-            plan.paths[index].unlink(missing_ok=True)
-    write_json(plan.output / RECORD, plan.record)
+@contextmanager
+def opened_folder(plan: ComparisonPlan) -> Iterator[None]:
+    """
+    Create the output folder, record there which comparison it holds, and keep other processes out until the block ends. Only
+    shards of a comparison may work there at the same time. Errors show before hours of training, not after.
+
+    :param plan: the result of :func:`plan_comparison`
+    :raises FileExistsError: another process works in the folder
+    :raises OSError: the folder cannot be written
+    """
+    with claimed_folder(plan.output, shared=plan.shard != WHOLE):
+        if plan.force:  # otherwise an old run would count as finished after an interruption
+            for index in plan.share:
+                plan.paths[index].unlink(missing_ok=True)
+        write_json(plan.output / RECORD, plan.record)
+        yield
 
 
-def with_random_returns(design: ComparisonDesign, specs: Sequence[RunSpec]) -> ComparisonDesign:
+def with_random_returns(design: ComparisonDesign, specs: Sequence[RunSpec], timeout: float | None) -> ComparisonDesign:
     """Add the mean return of a random policy to the design, for each environment whose scale needs it."""
     if not design.scored:
         return design
     first = {spec.env_id: spec.config for spec in reversed(specs)}
-    played = {env_id: random_return(env_id, first[env_id]) for env_id in design.env_ids if env_id not in design.normalize}
-    return replace(design, random_returns=played)
+    unknown = {env_id: first[env_id] for env_id in design.env_ids if env_id not in design.normalize}
+    return replace(design, random_returns=random_returns(unknown, timeout))
 
 
 class _ProgressLines:
-    """Prints one line per finished run, with an estimate of the remaining time."""
+    """Prints one line per finished run."""
 
     def __init__(self, total: int):
-        self.total = total
-        self.done, self.started = 0, time.monotonic()
+        self.total, self.done = total, 0
 
     def __call__(self, result: RunResult) -> None:
-        from tqdm import tqdm
-
         self.done += 1
-        left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
         outcome = f"{result.mean_return:.1f}" if result.error is None else f"failed: {result.error}"
-        estimate = f"; about {duration(left)} left" if self.done < self.total else ""
-        tqdm.write(f"[{self.done}/{self.total}] {result.label} on {result.env_id}, seed {result.seed}: {outcome}{estimate}")
-
-
-def _default_output(env_ids: Sequence[str]) -> Path:
-    name = folder_name(env_ids[0]) if len(env_ids) == 1 else f"{len(env_ids)}-environments"
-    return Path("runs") / f"compare-{name}-{datetime.now():%Y%m%d-%H%M%S}"
+        print(f"[{self.done}/{self.total}] {result.label} on {result.env_id}, seed {result.seed}: {outcome}", flush=True)

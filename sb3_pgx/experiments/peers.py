@@ -19,7 +19,7 @@ from sb3_pgx.core.optional_packages import installed_versions
 from sb3_pgx.core.schedules import as_schedule
 from sb3_pgx.registry import ALGORITHMS, algorithm_class
 from sb3_pgx.settings.configs import CLASS_DEFAULTS, RunConfig, check_hyperparameters, is_numeric_text, load_config, suggestion
-from sb3_pgx.settings.environments import check_environment
+from sb3_pgx.settings.environments import check_environment, choose_policy
 
 FLAX_NAMES = {"LeakyReLU": "leaky_relu", "Hardtanh": "hard_tanh"}  # names that are not PyTorch's in lower case
 SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
@@ -112,7 +112,8 @@ def prepare(
     peer = resolve_peer(name)
     config = peer.adapt(config_of(peer, env_id, configs).with_vec_env(vec_env))
     check_hyperparameters(peer.algorithm, config)
-    return peer, config, check_environment(env_id, config, peer.algorithm)
+    spec, space = check_environment(env_id, config, peer.algorithm)
+    return peer, choose_policy(config, space, peer.algorithm), spec
 
 
 def config_of(peer: Peer, env_id: str, configs: Path | None = None) -> RunConfig:

@@ -1,33 +1,25 @@
 """Executes many runs in parallel processes and writes each result as soon as it exists."""
 
 import json
-import multiprocessing as mp
 import os
 import sys
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, fields
-from multiprocessing.sharedctypes import Synchronized
-from multiprocessing.synchronize import Event
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-import torch as th
-
 from sb3_pgx.core.files import write_text
-from sb3_pgx.core.worker_process import become_worker_process
-from sb3_pgx.experiments.runs import RunResult, RunSpec, execute, failed
-
-# One thread per process, as for PyTorch; and do not reserve most of a GPU's memory per process.
-JAX_SETTINGS = {
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-}
+from sb3_pgx.experiments.child_process import ChildProcess, ProcessDied
+from sb3_pgx.experiments.number_format import duration
+from sb3_pgx.experiments.progress import Progress
+from sb3_pgx.experiments.runs import RunProgress, RunResult, RunSpec, execute, failed
 
 OnResult = Callable[[RunResult], None]
 Runner = Callable[..., list[RunResult]]  # `run_all`, or a function with its arguments
-Job = tuple[RunSpec, Path | None]
+SECONDS_TO_WAIT = 0.2  # for messages
 
 
 def run_all(
@@ -36,31 +28,94 @@ def run_all(
     workers: int | None = None,
     progress: bool = True,
     on_result: OnResult = lambda result: None,
+    timeout: float | None = None,
 ) -> list[RunResult]:
     """
-    Execute the runs in processes of one thread each. Ctrl-C stops the current runs; finished ones stay on disk.
+    Execute each run in a process of its own, with one thread. A run whose process dies fails alone. Ctrl-C stops the current
+    runs; finished ones stay on disk.
 
     :param specs: the runs
     :param paths: the file to write each finished run to; ``None`` to write nothing
     :param workers: number of processes at the same time; default: the number of processors, at most the number of runs
-    :param progress: whether to show a progress bar over the environment steps of all runs (in a terminal only)
+    :param progress: whether to show the running runs, and an estimate of the remaining time
     :param on_result: called with each result as it arrives
+    :param timeout: seconds after which a run is ended and counts as failed; default: none
     :return: one result per run, in the order of ``specs``
     """
-    context = mp.get_context("spawn")  # forking a process that already runs torch threads can deadlock
-    counter, stop = context.Value("q", 0), context.Event()
     workers = min(workers or os.cpu_count() or 1, len(specs))
     files: Sequence[Path | None] = [None] * len(specs) if paths is None else paths
-    jobs = list(zip(specs, files, strict=True))
-    with ProcessPoolExecutor(workers, context, _initialize, (counter, stop)) as pool:
-        futures = {pool.submit(_execute_and_write, *job): job for job in jobs}
+    results: dict[int, RunResult] = {}
+    waiting, running = deque(range(len(specs))), dict[int, _Run]()
+    with Progress([spec.kind for spec in specs], workers, shown=progress) as shown:
         try:
-            results = _collect(futures, counter, progress, on_result)
-        except BaseException:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-    return [results[future] for future in futures]
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    index = waiting.popleft()
+                    running[index] = _Run(specs[index], timeout)
+                    shown.begin(index, specs[index].title, specs[index].kind, specs[index].timesteps)
+                ready = wait([run.pipe for run in running.values() if run.pipe is not None], SECONDS_TO_WAIT)
+                for index, run in list(running.items()):
+                    if run.pipe in ready and (news := run.receive()) is not None:
+                        shown.advance(index, news)
+                    run.check_time()
+                    if run.result is not None:
+                        del running[index]
+                        run.close()
+                        shown.end(index)
+                        results[index] = keep_result(run.result, files[index])
+                        on_result(results[index])
+                shown.refresh()
+        finally:
+            for run in running.values():
+                run.close(kill=True)
+    return [results[index] for index in range(len(specs))]
+
+
+class _Run:
+    """A run in a process of its own. It has a ``result`` as soon as it has ended, in whatever way."""
+
+    def __init__(self, spec: RunSpec, timeout: float | None):
+        self._spec, self._timeout = spec, timeout
+        self._started = time.monotonic()
+        self.result: RunResult | None = None
+        self._process: ChildProcess | None = None
+        try:
+            self._process = ChildProcess(_execute, spec)
+        except Exception as error:  # such as a class that another process cannot import
+            self.result = failed(spec, error)
+
+    @property
+    def pipe(self) -> Connection | None:
+        """The connection on which messages arrive."""
+        return None if self._process is None else self._process.pipe
+
+    def receive(self) -> RunProgress | None:
+        """Receive a message. Return it if it is progress, and otherwise keep the result."""
+        assert self._process is not None
+        try:
+            message = self._process.receive()
+        except ProcessDied as death:
+            self.result = failed(self._spec, death, death.stack)
+            return None
+        if isinstance(message, RunProgress):
+            return message
+        self.result = message
+        return None
+
+    def check_time(self) -> None:
+        """Fail if the run takes too long."""
+        if self._timeout is None or self.result is not None or time.monotonic() - self._started < self._timeout:
+            return
+        assert self._process is not None
+        error = TimeoutError(f"the run was ended because it took longer than {duration(self._timeout)}")
+        self.result = failed(self._spec, error, self._process.stack())
+        self._process.close(kill=True)
+        self._process = None
+
+    def close(self, kill: bool = False) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.close(kill)
 
 
 def run_here(
@@ -122,66 +177,11 @@ def read_result(path: Path) -> RunResult:
         raise ValueError(f"{path} is incomplete, or not the file of a run") from None
 
 
-def _collect(
-    futures: dict[Future[RunResult], Job], counter: Synchronized, progress: bool, on_result: OnResult
-) -> dict[Future[RunResult], RunResult]:
-    from tqdm import tqdm
+def _execute(pipe: Connection, spec: RunSpec) -> None:
+    """Execute a run, as the work of a process."""
 
-    results: dict[Future[RunResult], RunResult] = {}
-    pending = set(futures)
-    total = sum(spec.timesteps for spec, _ in futures.values())
-    with tqdm(total=total, unit=" steps", unit_scale=True, disable=None if progress else True) as bar:
-        while pending:
-            done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            for future in done:
-                results[future] = _outcome(future, *futures[future])
-                on_result(results[future])
-            bar.n = min(counter.value, total)
-            bar.set_postfix_str(f"{len(results)}/{len(futures)} runs", refresh=True)
-    return results
+    def report(progress: RunProgress) -> bool:
+        pipe.send(progress)
+        return True
 
-
-def _outcome(future: Future[RunResult], spec: RunSpec, path: Path | None) -> RunResult:
-    error = future.exception()
-    if error is None:
-        return future.result()
-    if isinstance(error, BrokenProcessPool):
-        error = RuntimeError(
-            "a process of the comparison died: it was killed, it ran out of memory (use fewer workers), or your script calls "
-            'compare outside of `if __name__ == "__main__":`'
-        )
-    return keep_result(failed(spec, error), path)
-
-
-_counter: Synchronized
-_stop: Event
-
-
-def _initialize(counter: Synchronized, stop: Event) -> None:
-    """Prepare a worker process. The two globals exist in worker processes only."""
-    global _counter, _stop
-    _counter, _stop = counter, stop
-    become_worker()
-
-
-def become_worker() -> None:
-    """Prepare a process that trains while others do."""
-    become_worker_process()
-    use_one_thread()
-
-
-def use_one_thread() -> None:
-    """Let torch and JAX use one thread. Runs share the processors; more threads than processors slow all of them down."""
-    th.set_num_threads(1)
-    for name, value in JAX_SETTINGS.items():  # before a peer imports it
-        os.environ.setdefault(name, value)
-
-
-def _execute_and_write(spec: RunSpec, path: Path | None) -> RunResult:
-    return keep_result(execute(spec, _report), path)
-
-
-def _report(steps: int) -> bool:
-    with _counter.get_lock():
-        _counter.value += steps
-    return not _stop.is_set()
+    pipe.send(execute(spec, report))

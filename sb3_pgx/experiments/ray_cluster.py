@@ -13,7 +13,9 @@ from typing import Any
 
 from sb3_pgx.core.errors import one_line
 from sb3_pgx.core.optional_packages import require_extra
-from sb3_pgx.experiments.pool import OnResult, Runner, keep_result, use_one_thread
+from sb3_pgx.experiments.child_process import use_one_thread
+from sb3_pgx.experiments.pool import OnResult, Runner, keep_result
+from sb3_pgx.experiments.progress import Progress
 from sb3_pgx.experiments.runs import RunResult, RunSpec, execute, failed
 
 ATTEMPTS = 3  # starts of a run before it counts as failed
@@ -94,19 +96,18 @@ class _Tasks:
         progress: bool = True,
         on_result: OnResult = lambda result: None,
     ) -> list[RunResult]:
-        from tqdm import tqdm
-
         files = [None] * len(specs) if paths is None else paths
         tasks = {self._task.remote(spec, spec.versions): index for index, spec in enumerate(specs)}
         results: dict[int, RunResult] = {}
         waiting = list(tasks)
-        with tqdm(total=len(specs), unit=" runs", disable=None if progress else True) as bar:
+        with Progress([spec.kind for spec in specs], None, shown=progress) as shown:
             while waiting:
                 (done,), waiting = self._ray.wait(waiting)
                 index = tasks[done]
                 results[index] = keep_result(self._outcome(done, specs[index]), files[index])
                 on_result(results[index])
-                bar.update()
+                shown.end(index)
+                shown.refresh()
         return [results[index] for index in range(len(specs))]
 
     def _outcome(self, task: Any, spec: RunSpec) -> RunResult:

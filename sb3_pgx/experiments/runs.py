@@ -3,7 +3,7 @@
 import platform
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -15,11 +15,13 @@ import stable_baselines3 as sb3
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import sync_envs_normalization
 
 import sb3_pgx
 from sb3_pgx.core.errors import type_and_text
 from sb3_pgx.environments.evaluation import EvalCallback, evaluate_policy
+from sb3_pgx.experiments.forwarded_log import ForwardedLog
 from sb3_pgx.experiments.peers import constructor_arguments
 from sb3_pgx.settings.configs import ENVPOOL, RunConfig
 from sb3_pgx.settings.environments import make_eval_env, make_train_env
@@ -29,13 +31,42 @@ from sb3_pgx.settings.registration import simulator_versions
 # learning curve's and the final evaluation's episodes apart from those of training (for run seeds below 1000).
 CURVE_SEEDS, FINAL_SEEDS, SEED_STRIDE = 1_000_000, 2_000_000, 1_000
 MAX_EVAL_ENVS = 20
+COMPILING = ("compiling ", "another process compiles")  # how the sentences begin that announce a wait
 
-ReportSteps = Callable[[int], bool]  # steps done since the last call -> whether to go on
 AtPoint = Callable[[int, float], None]  # environment steps so far and the mean return that was measured there
 
 
 def nowhere(steps: int, mean_return: float) -> None:
     """Ignore a point of the learning curve."""
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """
+    What a run has done since its last report.
+
+    :param steps: environment steps
+    :param seconds: seconds of training, without evaluations. Seconds of compiling are subtracted when they are known.
+    :param last_return: mean return of the newest training episodes; ``None`` if there are none
+    :param activity: sentence about compiling, if that begins; otherwise empty
+    """
+
+    steps: int = 0
+    seconds: float = 0.0
+    last_return: float | None = None
+    activity: str = ""
+
+    def __add__(self, later: "RunProgress") -> "RunProgress":
+        """Return the progress of both."""
+        return RunProgress(
+            self.steps + later.steps,
+            self.seconds + later.seconds,
+            self.last_return if later.last_return is None else later.last_return,
+            later.activity,
+        )
+
+
+Report = Callable[[RunProgress], bool]  # returns whether to go on
 
 
 class Interrupted(Exception):
@@ -72,6 +103,16 @@ class RunSpec:
     def versions(self) -> dict[str, str]:
         """Versions of the packages that affect the run."""
         return versions(self.env_id, envpool=self.config.vec_env == ENVPOOL)
+
+    @property
+    def kind(self) -> str:
+        """What the runs of other seeds have in common with this one: ``sb3:ppo on CartPole-v1``."""
+        return f"{self.label} on {self.env_id}"
+
+    @property
+    def title(self) -> str:
+        """The run in words: ``sb3:ppo on CartPole-v1, seed 0``."""
+        return f"{self.kind}, seed {self.seed}"
 
     @property
     def name(self) -> str:
@@ -139,12 +180,12 @@ class RunResult:
         return self.steps / self.training_seconds
 
 
-def execute(spec: RunSpec, report: ReportSteps = lambda steps: True, at_point: AtPoint = nowhere) -> RunResult:
+def execute(spec: RunSpec, report: Report = lambda progress: True, at_point: AtPoint = nowhere) -> RunResult:
     """
     Train and evaluate. If the run fails, the error is part of the result, so that other runs go on.
 
     :param spec: the run
-    :param report: called from time to time with the number of steps since the last call; returns whether to continue
+    :param report: called from time to time; returns whether to continue
     :param at_point: called with each point of the learning curve; may raise :class:`Interrupted` to end the run
     :raises Interrupted: ``report`` returned False, or ``at_point`` raised it
     """
@@ -156,9 +197,15 @@ def execute(spec: RunSpec, report: ReportSteps = lambda steps: True, at_point: A
         return failed(spec, error)
 
 
-def failed(spec: RunSpec, error: BaseException) -> RunResult:
-    """Return the result of a run that raised ``error``."""
-    return _result(spec, error=type_and_text(error), traceback="".join(traceback.format_exception(error)))
+def failed(spec: RunSpec, error: BaseException, stack: str = "") -> RunResult:
+    """
+    Return the result of a run that raised an error.
+
+    :param spec: the run
+    :param error: the error
+    :param stack: what the run was executing, if its process was ended; otherwise it is the error's traceback
+    """
+    return _result(spec, error=type_and_text(error), traceback=stack or "".join(traceback.format_exception(error)))
 
 
 def versions(*env_ids: str, envpool: bool = False) -> dict[str, str]:
@@ -178,7 +225,7 @@ def versions(*env_ids: str, envpool: bool = False) -> dict[str, str]:
     }
 
 
-def _train_and_evaluate(spec: RunSpec, report: ReportSteps, at_point: AtPoint) -> RunResult:
+def _train_and_evaluate(spec: RunSpec, report: Report, at_point: AtPoint) -> RunResult:
     config = spec.config
     with ExitStack() as stack:
         env = make_train_env(config, spec.env_id, SEED_STRIDE * spec.seed)  # EnvPool's are seeded here and not later
@@ -188,15 +235,20 @@ def _train_and_evaluate(spec: RunSpec, report: ReportSteps, at_point: AtPoint) -
         env.seed(
             SEED_STRIDE * spec.seed
         )  # replaces the consecutive seeds of the constructor, with which runs would share episodes
-        watch = _Watch(spec.timesteps, report)
         curve = _LearningCurve(spec, env.num_envs, at_point) if spec.curve_points else None
         if curve is not None:
             stack.callback(curve.eval_env.close)
+        watch = _Watch(spec.timesteps, report, lambda: curve.seconds if curve else 0.0)
         callbacks: list[BaseCallback] = [watch] if curve is None else [watch, curve]
         start = time.perf_counter()
         model.learn(spec.timesteps, callback=callbacks)
         training_seconds = time.perf_counter() - start - (curve.seconds if curve else 0.0)
         watch.flush()
+        if isinstance(model, OnPolicyAlgorithm) and not watch.learned_from:
+            raise ValueError(
+                f"the budget of {spec.timesteps} steps ended before the first rollout was complete, so nothing was learned; "
+                "give the run more steps, or shorten the rollouts"
+            )
         return _result(
             spec,
             steps=model.num_timesteps,
@@ -242,26 +294,54 @@ class _Watch(BaseCallback):
     Rollouts of fixed length overshoot the budget, and rollouts of whole episodes even more so. Without this callback, some
     algorithms would learn from more data than others. It stops *beyond* the budget, not at it: a rollout that ends exactly at
     the budget must still be learned from, and a rollout that is cut short is not.
+
+    :param timesteps: the budget
+    :param report: receives the progress
+    :param seconds_apart: returns the seconds since training started that were not training
     """
 
     SECONDS = 0.2
 
-    def __init__(self, timesteps: int, report: ReportSteps):
+    def __init__(self, timesteps: int, report: Report, seconds_apart: Callable[[], float]):
         super().__init__()
-        self.timesteps, self.report = timesteps, report
-        self.reported_steps, self.reported_at = 0, 0.0
+        self.timesteps, self.report, self.seconds_apart = timesteps, report, seconds_apart
+        self.reported_steps, self.reported_at, self.reported_seconds = 0, 0.0, 0.0
+        self.learned_from = 0  # environment steps of complete rollouts
+        self.compile_seconds = 0.0
+
+    def _init_callback(self) -> None:
+        self.started = time.perf_counter()
+        self.logger.output_formats.append(ForwardedLog(self._on_sentence, self._on_numbers))
 
     def _on_step(self) -> bool:
         if time.monotonic() - self.reported_at > self.SECONDS:
             self.flush()
         return self.num_timesteps <= self.timesteps
 
+    def _on_rollout_end(self) -> None:
+        self.learned_from = self.num_timesteps
+
     def flush(self) -> None:
-        """Report the steps since the last report."""
-        steps, self.reported_steps = self.num_timesteps - self.reported_steps, self.num_timesteps
+        """Report what was done since the last report."""
+        seconds = time.perf_counter() - self.started - self.seconds_apart() - self.compile_seconds
+        steps = self.num_timesteps - self.reported_steps
+        progress = RunProgress(steps, seconds - self.reported_seconds, self._last_return())
+        self.reported_steps, self.reported_seconds = self.num_timesteps, seconds
         self.reported_at = time.monotonic()
-        if not self.report(steps):
+        if not self.report(progress):
             raise Interrupted
+
+    def _last_return(self) -> float | None:
+        returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+        return float(np.mean(returns)) if returns else None
+
+    def _on_sentence(self, sentence: str) -> None:
+        """Pass on that compiling begins. The report may not end the run here: several threads may compile."""
+        if sentence.startswith(COMPILING):
+            self.report(RunProgress(activity=sentence))
+
+    def _on_numbers(self, metrics: Mapping[str, Any]) -> None:
+        self.compile_seconds = float(metrics.get("time/compile_seconds", 0.0))
 
 
 class _LearningCurve(EvalCallback):

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.logger import KVWriter, Logger, SeqWriter
+from stable_baselines3.common.logger import Logger
 
+from sb3_pgx.experiments.forwarded_log import ForwardedLog
 from sb3_pgx.experiments.peers import constructor_arguments, prepare, resolve_peer
 from sb3_pgx.settings.configs import CLASS_DEFAULTS, RunConfig, check_hyperparameters
-from sb3_pgx.settings.environments import check_environment, make_train_env
+from sb3_pgx.settings.environments import check_environment, choose_policy, make_train_env
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def plan_warmup(name: str, env_id: str, configs: Path | None = None, defaults: b
     if defaults:
         config = peer.adapt(RunConfig(source=CLASS_DEFAULTS, n_envs=1))
         check_hyperparameters(peer.algorithm, config)
-        check_environment(env_id, config, peer.algorithm)
+        config = choose_policy(config, check_environment(env_id, config, peer.algorithm).observation_space, peer.algorithm)
     else:
         peer, config, _ = prepare(name, env_id, configs)
     return Warmup(peer.algorithm, env_id, config)
@@ -63,21 +64,8 @@ def warm_up(plan: Warmup, tell: Callable[[str], None] = print) -> None:
     try:
         arguments = {**constructor_arguments(plan.algorithm, config.hyperparameters), "compile": True}
         model: Any = plan.algorithm(config.policy, env, seed=0, device="cpu", **arguments)
-        model.set_logger(Logger(None, [_Sentences(tell)]))
+        model.set_logger(Logger(None, [ForwardedLog(tell)]))
         rollout = model.n_steps * model.n_envs
         model.learn(2 * rollout + getattr(model, "replay_start", 0))  # ACER replays from some step on
     finally:
         env.close()
-
-
-class _Sentences(KVWriter, SeqWriter):
-    """Receives the sentences of a log, and not its numbers."""
-
-    def __init__(self, tell: Callable[[str], None]):
-        self._tell = tell
-
-    def write(self, *_: Any) -> None:
-        """Ignore numbers."""
-
-    def write_sequence(self, sequence: list[str]) -> None:
-        self._tell(" ".join(map(str, sequence)))

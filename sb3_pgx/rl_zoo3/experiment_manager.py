@@ -4,10 +4,14 @@ are used and checked, and the algorithms read schedules themselves.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from huggingface_sb3 import EnvironmentName
 from optuna import Trial
 from rl_zoo3.callbacks import TrialEvalCallback
 from rl_zoo3.exp_manager import ExperimentManager
@@ -17,9 +21,10 @@ from stable_baselines3.common.callbacks import CheckpointCallback as SB3Checkpoi
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.checkpoints import CheckpointCallback, newest_checkpoint
+from sb3_pgx.core.files import claimed_folder
 from sb3_pgx.environments import EvalCallback, make_vec_env
 from sb3_pgx.registry import ALGORITHMS, RENAMED_IN_RL_ZOO3
-from sb3_pgx.rl_zoo3.episode_log import LoggedVectorEnv
+from sb3_pgx.rl_zoo3.episode_log import LoggedVectorEnv, with_all_ends
 from sb3_pgx.rl_zoo3.invalid_request import invalid_requests
 from sb3_pgx.settings.configs import (
     CLASS_DEFAULTS,
@@ -28,14 +33,15 @@ from sb3_pgx.settings.configs import (
     check_hyperparameters,
     check_vec_env,
     config_folder,
-    is_atari,
     read_config,
+    settings_name,
 )
 from sb3_pgx.settings.environments import (
     AS_ARRAYS,
     ONE_BY_ONE,
     check_environment,
     check_steps_that_only_reset,
+    choose_policy,
     find_environment,
 )
 from sb3_pgx.settings.search_spaces import arguments_of, sample_params
@@ -64,6 +70,8 @@ class PgxExperimentManager(ExperimentManager):
             self.args.vec_env = vec_env  # which rl_zoo3 saves
             self.custom_hyperparams = {**(self.custom_hyperparams or {}), "vec_env": vec_env}
         self.vec_env = DUMMY
+        self._numbered = not kwargs.get("uuid_str")  # otherwise the folder's name is unique
+        self._claim = ExitStack()
         self._checkpoint = self._continue_newest_run() if resume else None
 
     def _continue_newest_run(self) -> Path | None:
@@ -92,6 +100,33 @@ class PgxExperimentManager(ExperimentManager):
             model, hyperparameters = experiment
             return ALGORITHMS[self.algo].resume(self._checkpoint, model.env, self.device), hyperparameters  # type: ignore[arg-type]
 
+    def create_log_folder(self) -> None:
+        """
+        Create the run's folder, and keep other processes out of it. If another run has taken its number, take the next one.
+
+        :raises FileExistsError: another process resumes the same run
+        """
+        while self._checkpoint is None and self._numbered:
+            try:
+                os.makedirs(self.save_path)
+                break
+            except FileExistsError:
+                number = get_latest_run_id(self.log_path, self.env_name) + 1
+                self.save_path = os.path.join(self.log_path, f"{self.env_name}_{number}")
+                self.params_path = f"{self.save_path}/{self.env_name}"
+        self._claim.enter_context(claimed_folder(Path(self.save_path)))
+        super().create_log_folder()
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        """Train. If the run is interrupted, rl_zoo3 saves the model; say how to go on with it."""
+        super().learn(model)
+        if model.num_timesteps < self.n_timesteps:
+            checkpoints = "" if self.save_freq <= 0 else ", or the same command with --resume to continue from its checkpoint"
+            print(
+                f"The run ended after {model.num_timesteps} of {self.n_timesteps} steps. Its model is kept; to train it "
+                f"further, use --trained-agent {self.save_path}/{self.env_name}.zip{checkpoints}"
+            )
+
     def create_callbacks(self) -> None:
         """Create rl_zoo3's callbacks. Checkpoints of this package's algorithms are whole ones, which can be resumed."""
         super().create_callbacks()
@@ -113,20 +148,26 @@ class PgxExperimentManager(ExperimentManager):
         if path.suffix not in YAML:
             return  # a Python file, which rl_zoo3 executes
         config = read_config(path, env_id, changes=self.custom_hyperparams)
-        key = config.source.rpartition(": ")[2]
-        if key == CLASS_DEFAULTS or (is_atari(env_id) and key == "default"):
-            wanted = [env_id, "atari" if is_atari(env_id) else "default"]
-            raise ValueError(f"{path} has no settings for {env_id}: rl_zoo3 needs an entry {' or '.join(wanted)}")
+        if config.source == CLASS_DEFAULTS:
+            raise ValueError(f"{path} has no settings for {env_id}: rl_zoo3 needs an entry {env_id} or default")
         if config.n_timesteps is None:
             raise ValueError(f"{config.source}: rl_zoo3 needs n_timesteps there, even if -n gives another number")
         self.n_envs = config.n_envs
-        check_hyperparameters(ALGORITHMS[self.algo], config)
+        algorithm = ALGORITHMS[self.algo]
+        check_hyperparameters(algorithm, config)
         config = dataclasses.replace(config, env_kwargs=self.env_kwargs or config.env_kwargs)
-        check_environment(env_id, config, ALGORITHMS[self.algo])
+        policy = choose_policy(config, check_environment(env_id, config, algorithm).observation_space, algorithm).policy
+        self.custom_hyperparams = {"policy": policy, **(self.custom_hyperparams or {})}
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read the hyperparameters and how the environments step. Return those for the algorithm, and all of them."""
-        hyperparams, saved = super().read_hyperparameters()
+        env_name = self.env_name
+        if Path(self.config).suffix in YAML and (name := settings_name(Path(self.config), env_name.gym_id)) is not None:
+            self.env_name = EnvironmentName(name)  # the entry that rl_zoo3 shall read
+        try:
+            hyperparams, saved = super().read_hyperparameters()
+        finally:
+            self.env_name = env_name
         if "vec_env" in hyperparams:
             self.vec_env = check_vec_env(hyperparams.pop("vec_env"))
             self.vec_env_class = ONE_BY_ONE.get(self.vec_env, self.vec_env_class)
@@ -139,7 +180,14 @@ class PgxExperimentManager(ExperimentManager):
             folder = None if eval_env or no_log else Path(self.save_path)
             # rl_zoo3 calls this with functions that make single environments.
             self.vec_env_class = lambda makers: self._arrays(len(makers), kwargs, folder)  # type: ignore[assignment]
-        return super().create_envs(n_envs, eval_env, no_log)
+            return super().create_envs(n_envs, eval_env, no_log)
+        wrapper = self.env_wrapper
+        if wrapper is not None:
+            self.env_wrapper = partial(with_all_ends, wrapper)
+        try:
+            return super().create_envs(n_envs, eval_env, no_log)
+        finally:
+            self.env_wrapper = wrapper
 
     def _arrays(self, n_envs: int, env_kwargs: dict[str, Any], folder: Path | None) -> VecEnv:
         """Make environments that step as arrays; their episodes are logged to a folder, if there is one."""

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import importlib
 import itertools
-import os
 import runpy
 import sys
 import warnings
@@ -27,12 +26,8 @@ from sb3_pgx.core.optional_packages import ZOO, require_extra
 from sb3_pgx.environments import EvalCallback
 from sb3_pgx.environments.evaluation import with_masks_of
 from sb3_pgx.registry import ALGORITHMS, RENAMED_IN_RL_ZOO3
+from sb3_pgx.rl_zoo3.arguments import LOGS, check_names, plain_amounts, read_names, without_modules
 from sb3_pgx.rl_zoo3.invalid_request import invalid_requests
-from sb3_pgx.settings.configs import DUMMY, check_vec_env, suggestion
-from sb3_pgx.settings.environments import find_environment
-from sb3_pgx.settings.registration import register_environment
-
-LOGS = "logs"  # output folder of rl_zoo3's train
 
 
 def register() -> None:
@@ -79,96 +74,12 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
     with invalid_requests():
         register()
         if not asks_for_help:
-            _check(command, arguments)
+            arguments = plain_amounts(arguments)
+            asked = read_names(name, arguments)
+            check_names(name, asked)
+            arguments = without_modules(name, asked, arguments)
     with _process_arguments([f"sb3-pgx {name}", *command.defaults, *arguments]):
         command.run()
-
-
-def _check(command: "Command", arguments: Sequence[str]) -> None:
-    """
-    Check the names that rl_zoo3 would refuse late or with a long message.
-
-    :raises ValueError: a name is unknown; the message gives the nearest ones
-    :raises ImportError: a package of ``--gym-packages`` is not installed, or cannot register its environments
-    """
-    from rl_zoo3.utils import ALGOS
-
-    asked = _names(command, arguments)
-    if asked.algo is None:
-        return  # rl_zoo3 reports that it is required
-    if asked.algo not in ALGOS:
-        hint = suggestion(asked.algo, list(ALGOS)) or f"; choose one of {', '.join(sorted(ALGOS))}"
-        raise ValueError(f"algorithm {asked.algo!r} is unknown{hint}")
-    if command is TRAIN:
-        for package in asked.gym_packages:
-            importlib.import_module(package)
-        package, colon, env = asked.env.rpartition(":")
-        if colon:
-            raise ValueError(f"rl_zoo3 needs the package of an environment separately: --gym-packages {package} --env {env}")
-        check_vec_env(asked.vec_env)
-        find_environment(env)
-        agent = asked.trained_agent
-        if agent and not (agent.endswith(".zip") and Path(agent).is_file()):
-            raise ValueError(f"--trained-agent {agent}: there is no such file, or it is not a .zip file")
-        if asked.resume:
-            _check_resume(asked)
-    elif not (Path(asked.folder, asked.algo).is_dir() or "rl-trained-agents" in asked.folder):  # rl_zoo3 can download these
-        raise ValueError(
-            f"there is no run of {asked.algo} in {asked.folder}: train one with `sb3-pgx train --algo {asked.algo}`, "
-            "or give another folder with -f"
-        )
-    if command in (ENJOY, RECORD_VIDEO):
-        register_environment(asked.env)
-    if command is ENJOY and not (asked.no_render or _has_display()):
-        raise ValueError("there is no display: pass --no-render, or record a video with `sb3-pgx record-video`")
-
-
-def _check_resume(asked: argparse.Namespace) -> None:
-    if asked.algo not in ALGORITHMS:
-        raise ValueError(f"--resume: {asked.algo} writes no checkpoints that can be resumed; choose {', '.join(ALGORITHMS)}")
-    if asked.save_freq <= 0:
-        raise ValueError("--resume needs checkpoints: add --save-freq 10000, which writes one every 10,000 steps")
-
-
-def _has_display() -> bool:
-    # Without a display, MuJoCo's window ends the process.
-    return not sys.platform.startswith("linux") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
-
-
-def _names(command: "Command", arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the arguments that are checked here. rl_zoo3 reports any other mistake."""
-    parser = argparse.ArgumentParser(f"sb3-pgx {command.name}", add_help=False, allow_abbrev=False)
-    parser.add_argument("-a", "--algo", default=None if command is PLOT_TRAIN else "ppo")  # rl_zoo3's defaults
-    if command is not PLOT_TRAIN:
-        parser.add_argument("--env", default="CartPole-v1")
-    if command is TRAIN:
-        parser.add_argument("-i", "--trained-agent", default="")
-        parser.add_argument("--gym-packages", nargs="+", default=[])
-        parser.add_argument("--vec-env", default=DUMMY)
-        parser.add_argument("--resume", action="store_true")
-        parser.add_argument("--save-freq", type=int, default=-1)
-    else:
-        parser.add_argument("-f", "--folder", "--exp-folder", default=LOGS)
-        parser.add_argument("--no-render", action="store_true")
-    for options in (("--env-kwargs",), ("--eval-env-kwargs",), ("-params", "--hyperparams")):
-        parser.add_argument(*options, nargs="+", action=_CheckValues)
-    return parser.parse_known_args(arguments)[0]
-
-
-class _CheckValues(argparse.Action):
-    """Checks each ``name:value``, for which rl_zoo3 would show a traceback if it cannot evaluate the value."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        from rl_zoo3.utils import StoreDict
-
-        for value in values:
-            try:
-                StoreDict([], self.dest)(parser, argparse.Namespace(), [value])
-            except Exception:  # evaluation may raise anything
-                raise ValueError(
-                    f"{option_string} {value}: write name:value, where the value is a Python expression; a text needs quotes "
-                    "of its own, as in learning_rate:\"'lin_0.001'\""
-                ) from None
 
 
 @contextlib.contextmanager
@@ -312,7 +223,8 @@ TRAIN = Command(
     "train",
     "Train one algorithm in one environment with rl_zoo3's train. Output folder: logs/<algo>/<env>_<number>.\n\n"
     f"{_NAMES}\n\n"
-    "  sb3-pgx train --algo ppo_penalty --env CartPole-v1 -n 50000\n"
+    "  sb3-pgx train --algo ppo_penalty --env CartPole-v1 -n 50k\n"
+    "  sb3-pgx train --algo ppo --env my_module:MyEnv-v0 -n 1e5\n"
     "  sb3-pgx train --algo trpo --env Pendulum-v1 -params target_kl:0.02 learning_rate:\"'lin_0.001'\"\n"
     "  sb3-pgx train --algo sb3_ppo --env CartPole-v1 -conf my_settings.yml\n\n"
     "--vec-env also takes vector and envpool: environments that step as arrays. A hyperparameter file may have\n"
@@ -327,7 +239,8 @@ ENJOY = Command(
     "enjoy",
     "Play episodes with a policy that `sb3-pgx train` saved, with rl_zoo3's enjoy.\n"
     "The policy is loaded from logs/, or from the folder given with -f.\n\n"
-    "  sb3-pgx enjoy --algo ppo_penalty --env CartPole-v1 --no-render -n 2000",
+    "  sb3-pgx enjoy --algo ppo_penalty --env CartPole-v1 --no-render -n 2000\n"
+    "  sb3-pgx enjoy --algo ppo --env my_module:MyEnv-v0",
     ("-f", LOGS),
     _enjoy,
 )
@@ -335,7 +248,8 @@ RECORD_VIDEO = Command(
     "record-video",
     "Record a video of a policy that `sb3-pgx train` saved, with rl_zoo3's record_video: an MP4 file in the\n"
     "run's folder videos/. (MuJoCo without a display: set MUJOCO_GL=egl if EGL is installed.)\n\n"
-    "  sb3-pgx record-video --algo ppo_penalty --env CartPole-v1 -n 500",
+    "  sb3-pgx record-video --algo ppo_penalty --env CartPole-v1 -n 500\n"
+    "  sb3-pgx record-video --algo ppo --env my_module:MyEnv-v0 -n 500",
     ("-f", LOGS),
     _record_video,
 )

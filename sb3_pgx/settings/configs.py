@@ -27,6 +27,8 @@ DUMMY, SUBPROC, VECTOR, ENVPOOL = VEC_ENVS = ("dummy", "subproc", "vector", "env
 CLASS_DEFAULTS = "defaults of the class"
 UNSUPPORTED_KEYS = ("callback", "vec_env_wrapper", "monitor_kwargs")
 TRUSTED = ("gymnasium", "stable_baselines3", "sb3_contrib", "sb3_pgx", "rl_zoo3")  # may be imported to check a name
+# Keys of a file that are not arguments of the algorithm.
+AROUND = ("policy", "n_envs", "n_timesteps", "normalize", "env_kwargs", "env_wrapper", "frame_stack", "vec_env")
 RESERVED_ARGUMENTS = ("policy", "env", "seed", "verbose")
 EVALUATED = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "normalize", "monitor_kwargs")  # with eval()
 
@@ -59,6 +61,11 @@ class RunConfig:
     vec_env: str = DUMMY
     hyperparameters: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_general(self) -> bool:
+        """Whether these settings are for any environment: a file's entry ``default``, or the defaults of the class."""
+        return self.source.startswith(CLASS_DEFAULTS) or f"{self.source},".partition(": ")[2].startswith("default,")
+
     def with_vec_env(self, vec_env: str | None) -> "RunConfig":
         """
         Return a copy whose environments step in another way; ``None`` changes nothing.
@@ -86,9 +93,10 @@ def config_folder() -> Path:
 
 def load_config(algo_key: str, env_id: str, folder: Path | None = None) -> RunConfig:
     """
-    Load the settings of an algorithm in an environment. ``<algo_key>.yml`` may have them under the environment's name, with
-    or without the module of ``module:Env-v0``, under ``atari`` for an Atari game, or under ``default``; the first of these
-    counts. Otherwise, the settings are the defaults of the class with 8 environments.
+    Load the settings of an algorithm in an environment. ``<algo_key>.yml`` may have them under the environment's name, under
+    the name with another module or none (``module:Env-v0`` and ``Env-v0`` are one environment), under ``atari`` for an Atari
+    game, or under ``default``; the first of these counts. Otherwise, the settings are the defaults of the class with 8
+    environments.
 
     :param algo_key: name of the file without its suffix, such as ``"ppo"``
     :param env_id: Gymnasium's name of the environment
@@ -141,6 +149,18 @@ def is_atari(env_id: str) -> bool:
     return spec is not None and "AtariEnv" in str(spec.entry_point)
 
 
+def settings_name(path: Path, env_id: str) -> str | None:
+    """
+    Return the name of the entry that has the settings of an environment, in the order of :func:`load_config`.
+
+    :param path: the file
+    :param env_id: Gymnasium's name of the environment
+    :return: the name; ``None`` if there is no such entry
+    :raises ValueError: the file is not valid YAML
+    """
+    return _name_among(_read(path)[0], env_id)
+
+
 def check_folder(folder: Path | None) -> None:
     """
     Check that a folder of hyperparameter files exists, if one was given.
@@ -162,9 +182,9 @@ def check_hyperparameters(algorithm: type[BaseAlgorithm], config: RunConfig) -> 
     parameters = inspect.signature(algorithm).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
-    known = [name for name in parameters if name not in RESERVED_ARGUMENTS]
+    known = [*(name for name in parameters if name not in RESERVED_ARGUMENTS), *AROUND]
     for name in config.hyperparameters:
-        if name not in known:
+        if name not in parameters or name in RESERVED_ARGUMENTS:
             raise ValueError(f"{config.source}: {algorithm.__name__} has no argument {name!r}{suggestion(name, known)}")
 
 
@@ -205,15 +225,20 @@ Lines = dict[tuple[str, str | None], int]
 
 def _entry(path: Path, env_id: str, changes: Mapping[str, Any] | None = None) -> "_Entry | None":
     entries, lines = _read(path)
-    without_module = env_id.rpartition(":")[2]  # as rl_zoo3's commands name it, which take modules apart
-    names = (env_id, without_module, *(["atari"] if is_atari(env_id) else []), "default")
-    key = next((name for name in names if name in entries), None)
+    key = _name_among(entries, env_id)
     if key is None:
         return None
     where = f"{path.name}, line {lines[key, None]}, {key}"
     if not isinstance(entries[key], dict):
         raise ValueError(f"{where}: expected hyperparameters, one `name: value` per line, got {entries[key]!r}")
     return _Entry({**entries[key], **(changes or {})}, path, key, lines)
+
+
+def _name_among(entries: Mapping[str, Any], env_id: str) -> str | None:
+    bare = env_id.rpartition(":")[2]
+    of_other_modules = (name for name in entries if name.rpartition(":")[2] == bare)
+    names = (env_id, bare, *of_other_modules, *(["atari"] if is_atari(env_id) else []), "default")
+    return next((name for name in names if name in entries), None)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Lines]:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
+from sb3_pgx.core.policy_names import RECURRENT_POLICIES
 from sb3_pgx.environments import make_vec_env
 from sb3_pgx.environments.carrying import carrying_adapter
 from sb3_pgx.environments.envpool import library
@@ -28,6 +29,7 @@ from sb3_pgx.settings.registration import register_environment, sentence
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "classic_control": "classic-control", "toy_text": "toy-text"}
 # How to install the environments of a namespace.
 HINTS = {"ALE": 'pip install "gymnasium[atari]", and write ale_py:ALE/…', "MinAtar": "pip install minatar"}
+SMALLEST_IMAGE = 36  # height and width that the convolutions of SB3's CnnPolicy need
 ONE_BY_ONE: dict[str, type[VecEnv]] = {DUMMY: DummyVecEnv, SUBPROC: SubprocVecEnv}
 AS_ARRAYS: dict[str, Literal[True, "envpool"]] = {VECTOR: True, ENVPOOL: "envpool"}
 
@@ -52,18 +54,31 @@ def find_environment(env_id: str, vec_env: str = DUMMY) -> EnvSpec:
         hint = HINTS.get(name.partition("/")[0])
         raise ValueError(f"environment {env_id!r} is unknown: {sentence(error)}{f' ({hint})' if hint else ''}") from None
     except gym.error.Error as error:
-        near = suggestion(env_id, list(gym.registry))
+        module = env_id[: -len(name)]
+        near = suggestion(env_id, [module + known for known in gym.registry])
         raise ValueError(f"environment {env_id!r} is unknown: {near.removeprefix('; ') or sentence(error)}") from None
 
 
-def check_environment(env_id: str, config: RunConfig, algorithm: type[BaseAlgorithm] | None = None) -> EnvSpec:
+class CheckedEnvironment(NamedTuple):
+    """
+    What is known of an environment that was made once.
+
+    :param spec: its specification, which has the ``reward_threshold``
+    :param observation_space: its observations, after the wrappers of the settings
+    """
+
+    spec: EnvSpec
+    observation_space: gym.Space
+
+
+def check_environment(env_id: str, config: RunConfig, algorithm: type[BaseAlgorithm] | None = None) -> CheckedEnvironment:
     """
     Make the environment with its wrappers once, so that a misspelt name or a missing package is found before training.
 
     :param env_id: Gymnasium's name of the environment
     :param config: the settings, of which ``env_kwargs``, ``wrappers``, ``vec_env`` and ``frame_stack`` are used
     :param algorithm: class that will train there, if one will
-    :return: the specification of the environment
+    :return: what is known of the environment
     :raises ValueError: there is no environment of that name, it or a wrapper refuses its arguments, or other settings or the
         algorithm cannot be combined with ``vec_env``
     :raises ImportError: the environment needs a package that is not installed; the message says how to install it
@@ -81,7 +96,28 @@ def check_environment(env_id: str, config: RunConfig, algorithm: type[BaseAlgori
         ) from error
     if isinstance(env, VecEnv):
         check_steps_that_only_reset(env, config.frame_stack, algorithm)
-    return spec
+    return CheckedEnvironment(spec, env.observation_space)
+
+
+def choose_policy(config: RunConfig, space: gym.Space, algorithm: type[BaseAlgorithm]) -> RunConfig:
+    """
+    Return settings with a policy that fits the observations: of a dictionary, ``MultiInputPolicy``; of images,
+    ``CnnPolicy``, unless the settings are made for this environment; or their relatives with memory. Images that are too small
+    for the convolutions are left as they are.
+
+    :param config: the settings
+    :param space: space of the observations
+    :param algorithm: class of the algorithm; a policy that it does not know is not chosen
+    """
+    kind = None
+    if isinstance(space, gym.spaces.Dict):
+        kind = "MultiInput"
+    elif config.is_general and is_image_space(space) and min(sorted(space.shape or (0,))[1:]) >= SMALLEST_IMAGE:
+        kind = "Cnn"
+    policy = config.policy.replace("Mlp", kind) if kind and config.policy.startswith("Mlp") else config.policy
+    if policy == config.policy or not (policy in algorithm.policy_aliases or policy in RECURRENT_POLICIES):
+        return config
+    return replace(config, policy=policy)
 
 
 def check_steps_that_only_reset(env: VecEnv, frame_stack: int | None, algorithm: type[BaseAlgorithm] | None) -> None:

@@ -28,7 +28,7 @@ def register_environment(env_id: str) -> str:
     if module:
         try:
             importlib.import_module(module)
-        except ImportError as error:  # perhaps of a package that the module needs
+        except Exception as error:  # perhaps a package that the module needs is missing, or a display
             raise ImportError(f"environment {env_id}: module {module} cannot be imported: {sentence(error)}") from None
     namespace, slash, _ = name.partition("/")
     if slash and name not in gym.registry:
@@ -80,5 +80,5 @@ def _distribution(package: str) -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """Return an error's message on one line without a final full stop."""
-    return one_line(error).rstrip(".")
+    """Return an error's message on one line without a final full stop, or its type if it has no message."""
+    return one_line(error).rstrip(".") or type(error).__name__

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from sb3_pgx.core.errors import type_and_text
-from sb3_pgx.experiments.runs import RunResult, RunSpec, execute
+from sb3_pgx.experiments.runs import RunProgress, RunResult, RunSpec, execute
 from sb3_pgx.tuning.thread_coroutine import Pause, ThreadCoroutine
 
 
@@ -67,8 +67,8 @@ class Task:
 class TrialListener(Protocol):
     """Receives a worker's progress and decides whether the worker continues."""
 
-    def steps(self, steps: int) -> bool:
-        """Report environment steps since the last call. Return whether anybody is listening."""
+    def progress(self, progress: RunProgress) -> bool:
+        """Report what a seed has done since its last report. Return whether anybody is listening."""
 
     def point(self, steps: int, mean_return: float) -> bool:
         """Report the mean return of all seeds at a number of environment steps. Return whether to continue."""
@@ -92,7 +92,7 @@ def run_task(task: Task, listener: TrialListener) -> None:
 def _one_after_the_other(task: Task, listener: TrialListener) -> None:
     for spec in task.specs:
         finished = task.finished.get(spec.seed)
-        if not listener.seed(finished or SeedResult.of(task.execute(spec, listener.steps))):
+        if not listener.seed(finished or SeedResult.of(task.execute(spec, listener.progress))):
             return
 
 
@@ -120,7 +120,7 @@ def _run_or_replay(spec: RunSpec, task: Task, listener: TrialListener, pause: Pa
     """Train a seed. One that is already finished replays its learning curve, so that the mean over seeds includes it."""
     finished = task.finished.get(spec.seed)
     if finished is None:
-        return SeedResult.of(task.execute(spec, listener.steps, lambda steps, value: pause((steps, value))))
+        return SeedResult.of(task.execute(spec, listener.progress, lambda steps, value: pause((steps, value))))
     for point in zip(finished.curve_steps, finished.curve_returns, strict=True):
         pause(point)
     return finished

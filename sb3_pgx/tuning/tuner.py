@@ -4,21 +4,24 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sb3_pgx.experiments.progress import Progress
+from sb3_pgx.experiments.runs import RunProgress
 from sb3_pgx.settings.search_spaces import sample_params
 from sb3_pgx.tuning import trial_records
 from sb3_pgx.tuning.study import open_study, reachable
 from sb3_pgx.tuning.study_report import StudySummary, summarize_study, write_study_report
 from sb3_pgx.tuning.trial_runs import Task
 from sb3_pgx.tuning.tuning_plan import Pruner, Sampler, TuningPlan, plan_tuning
-from sb3_pgx.tuning.worker_process import CurvePoint, Message, SeedDone, StepsDone, TaskEnded, Worker, receive_messages
+from sb3_pgx.tuning.worker_process import CurvePoint, Message, SeedDone, TaskEnded, Worker, receive_messages
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import Trial
 
 MakeWorker = Callable[[], Worker]
+TRIAL = "trial"
 
 
 def tune(
@@ -73,7 +76,7 @@ def tune(
     :param vec_env: how the environments of a run step, ``"dummy"``, ``"vector"`` or ``"envpool"``; default: ``vec_env`` of the
         hyperparameter file, or ``"dummy"``
     :param force: whether to delete an existing study of this name and start again
-    :param progress: whether to show a progress bar
+    :param progress: whether to show the running trials, and an estimate of the remaining time
     :return: the trials, the best one, and the paths of the files
     :raises ValueError: a name is unknown, a number is out of range, or the existing study has other settings
     :raises OSError: the storage cannot be reached
@@ -111,9 +114,11 @@ def run_tuning(
     try:
         train_trials(plan, study, progress, make_worker)
     except KeyboardInterrupt:
+        best = ""
         if write_study_report(summarize_study(study, plan), study, plan):  # an interrupted search still has results
-            print(f"the best so far is in {plan.config_file}")
-        raise
+            best = f", and the best so far is in {plan.config_file}"
+        kept = f"finished trials and seeds are kept in the study{best}"
+        raise KeyboardInterrupt(f"{kept}; run the same command again to resume") from None
     summary = summarize_study(study, plan)
     write_study_report(summary, study, plan)
     return summary
@@ -125,14 +130,13 @@ def train_trials(plan: TuningPlan, study: "optuna.Study", progress: bool = True,
 
     :param plan: the plan
     :param study: the study that :func:`~sb3_pgx.tuning.study.open_study` opened for the plan
-    :param progress: whether to show a progress bar
+    :param progress: whether to show the running trials, and an estimate of the remaining time
     :param make_worker: creates what trains the trials; default: a process of this machine
     """
-    from tqdm import tqdm
-
-    bar = tqdm(unit=" steps", unit_scale=True, disable=None if progress else True)
-    with bar, reachable(plan.storage):
-        _Search(plan, study, bar, make_worker).run()
+    finished = sum(trial.state.is_finished() for trial in trial_records.counted_trials(study))
+    missing = max(plan.trials - finished, 0)
+    with reachable(plan.storage), Progress([TRIAL] * missing, plan.workers, TRIAL, progress) as shown:
+        _Search(plan, study, shown, make_worker).run()
 
 
 @dataclass
@@ -140,7 +144,6 @@ class _Job:
     """A trial that a worker is training."""
 
     trial: "Trial"
-    steps: int = 0
     reported: tuple[int, float] = (0, 0.0)  # the last report to Optuna: step and value
     pruned: bool = False
 
@@ -149,7 +152,7 @@ class _Job:
 class _Search:
     plan: TuningPlan
     study: "optuna.Study"
-    bar: Any
+    shown: Progress
     make_worker: MakeWorker
     workers: list[Worker] = field(default_factory=list)
     jobs: dict[Worker, _Job] = field(default_factory=dict)
@@ -159,13 +162,13 @@ class _Search:
     def run(self) -> None:
         """Run until the study has ``plan.trials`` trials. Finished trials and seeds survive any interruption."""
         self.workers = [self.make_worker() for _ in range(self.plan.workers)]
-        self._count_steps()
         try:
             self._send_heartbeats()
             self._assign_trials()
             while self.jobs or self._is_unfinished():
                 for worker, message in receive_messages(list(self.jobs), seconds=1.0):
                     self._handle(worker, message)
+                self.shown.refresh()
                 self._send_heartbeats()
                 self._assign_trials()
         finally:
@@ -181,14 +184,14 @@ class _Search:
                 if trial is None:
                     return
                 self.jobs[worker] = _Job(trial)
+                self.shown.begin(trial.number, f"{TRIAL} {trial.number}", TRIAL, self.plan.timesteps * len(self.plan.seeds))
                 worker.submit(task_of(trial, self.plan))
 
     def _handle(self, worker: Worker, message: Message) -> None:
         job = self.jobs[worker]
         with trial_records.ignoring_takeover():
-            if isinstance(message, StepsDone):
-                job.steps += message.steps
-                self.bar.update(message.steps)
+            if isinstance(message, RunProgress):
+                self.shown.advance(job.trial.number, message)
             elif isinstance(message, CurvePoint | SeedDone):
                 go_on = False
                 try:
@@ -199,6 +202,7 @@ class _Search:
                 self._finish(job, message)
         if isinstance(message, TaskEnded):  # only now: until the study knows the result, an interruption must find the job
             del self.jobs[worker]
+            self.shown.end(job.trial.number)
 
     def _should_prune(self, job: _Job, message: CurvePoint | SeedDone) -> bool:
         if isinstance(message, SeedDone):
@@ -220,7 +224,7 @@ class _Search:
 
         trial = job.trial
         if not trial_records.is_running(self.study, trial):
-            self.bar.write(f"trial {trial.number}: another machine has taken it over")
+            print(f"trial {trial.number}: another machine has taken it over")
             return
         if end.reason is not None:
             trial_records.mark_failed(self.study, trial, end.reason, end.details)
@@ -235,8 +239,7 @@ class _Search:
             self.study.tell(trial, score)
             best = self.study.best_trial
             outcome = f"{score:.1f} (best so far {best.value:.1f}, trial {best.number})"
-        self.bar.update(self.plan.timesteps * len(self.plan.seeds) - job.steps)
-        self.bar.write(f"trial {trial.number}: {outcome}")
+        print(f"trial {trial.number}: {outcome}")
 
     def _send_heartbeats(self) -> None:
         """From time to time, record heartbeats of this machine's trials and queue again the trials of dead machines."""
@@ -250,7 +253,7 @@ class _Search:
 
     def _requeue_abandoned(self) -> None:
         for number in trial_records.requeue_abandoned(self.study, self.plan.dead_seconds):
-            self.bar.write(f"trial {number} was interrupted and starts again with the same parameters")
+            print(f"trial {number} was interrupted and starts again with the same parameters")
 
     def _is_unfinished(self) -> bool:
         """Return whether trials of other machines, which have died or may have died, are left when this machine has none."""
@@ -262,12 +265,8 @@ class _Search:
         if missing and not self.waiting:
             self.waiting = True
             numbers = " and ".join(map(str, missing))
-            self.bar.write(f"waiting for the machine that works on trial {numbers}; it may have died")
+            print(f"waiting for the machine that works on trial {numbers}; it may have died")
         return bool(missing)
-
-    def _count_steps(self) -> None:
-        finished = sum(trial.state.is_finished() for trial in trial_records.counted_trials(self.study))
-        self.bar.total = self.plan.timesteps * len(self.plan.seeds) * max(self.plan.trials - finished, 0)
 
 
 def task_of(trial: "Trial", plan: TuningPlan) -> Task:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from sb3_pgx.core.optional_packages import COMPARISON, require_extra
+from sb3_pgx.experiments.budgets import check_budget, shorten_rollouts
 from sb3_pgx.experiments.comparison import check_at_least_one
 from sb3_pgx.experiments.peers import Peer, config_of, own_file, resolve_peer
 from sb3_pgx.experiments.runs import RunSpec, file_name, steps_between_points
 from sb3_pgx.pages.html import HEAD
 from sb3_pgx.settings.configs import SUBPROC, RunConfig, check_hyperparameters
-from sb3_pgx.settings.environments import check_environment
+from sb3_pgx.settings.environments import check_environment, choose_policy
 from sb3_pgx.settings.search_spaces import merged, search_space
 
 FIRST_SEED = 100  # reports use other seeds: a seed that chose the hyperparameters gives a biased score
@@ -163,14 +164,16 @@ def plan_tuning(
         raise ValueError(
             f"{config.source}: a worker of a search starts no processes of its own: choose another vec_env, such as dummy"
         )
-    search_space(peer.config_key, config.policy)
     check_hyperparameters(peer.algorithm, peer.adapt(config))
-    check_environment(env, config, peer.algorithm)
+    config = choose_policy(config, check_environment(env, config, peer.algorithm).observation_space, peer.algorithm)
+    search_space(peer.config_key, config.policy)
     timesteps = config.n_timesteps if timesteps is None else timesteps
     if timesteps is None:
         raise ValueError(f"{config.source} has no n_timesteps: give the length of a run with --timesteps")
     check_at_least_one(trials=trials, timesteps=timesteps, evaluations=evaluations, eval_episodes=eval_episodes)
     check_at_least_one(workers=1 if workers is None else workers)
+    config = shorten_rollouts(peer.algorithm, config, timesteps)
+    check_budget(peer.label, env, peer.algorithm, config, timesteps)
     if sampler_seed is not None and sampler_seed < 0:
         raise ValueError(f"sampler_seed is {sampler_seed}; it must be at least 0")
     chosen = _seeds(seeds)

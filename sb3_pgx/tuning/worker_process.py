@@ -1,25 +1,14 @@
 """Worker processes that train one trial each, and the messages they send. Only the parent process has access to the study."""
 
-import multiprocessing as mp
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from typing import TypeAlias
 
-from sb3_pgx.experiments.pool import become_worker
-from sb3_pgx.experiments.runs import Interrupted
+from sb3_pgx.experiments.child_process import ChildProcess, ProcessDied
+from sb3_pgx.experiments.runs import Interrupted, RunProgress
 from sb3_pgx.tuning.trial_runs import SeedResult, Task, describe_error, run_task
-
-SECONDS_TO_LEAVE = 5.0
-
-
-@dataclass(frozen=True)
-class StepsDone:
-    """Environment steps since the last such message."""
-
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -45,71 +34,53 @@ class TaskEnded:
     details: str = ""
 
 
-Message: TypeAlias = StepsDone | CurvePoint | SeedDone | TaskEnded
+Message: TypeAlias = RunProgress | CurvePoint | SeedDone | TaskEnded
 
 
 class Worker:
     """A worker process. If it dies, its next task starts a new process."""
 
     def __init__(self) -> None:
-        self._process: SpawnProcess | None = None
-        self._pipe: Connection
+        self._process: ChildProcess | None = None
         self._busy = False
 
     def submit(self, task: Task) -> None:
         """Give a task to an idle worker."""
         if self._process is None:
-            context = mp.get_context("spawn")  # forking a process that already runs torch threads can deadlock
-            self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_work, args=(theirs,))  # no daemon, so that it may start processes, too
-            self._process.start()
-            theirs.close()
+            self._process = ChildProcess(serve)
         self._busy = True
-        self._pipe.send(task)
+        self._process.pipe.send(task)
 
     def answer(self, go_on: bool) -> None:
         """Answer a message whose sender waits for it."""
-        try:
-            self._pipe.send(go_on)
-        except OSError:  # the worker has died; its next message says so
-            pass
+        if self._process is not None:
+            self._process.send(go_on)
 
     def receive(self) -> Message:
         """Receive the next message of a worker. The death of its process is a message, too."""
+        assert self._process is not None
         try:
-            message: Message = self._pipe.recv()
+            message: Message = self._process.receive()
             self._busy = not isinstance(message, TaskEnded)
             return message
-        except (EOFError, OSError):
-            assert self._process is not None
-            self._process.join(SECONDS_TO_LEAVE)
-            code = self._process.exitcode
+        except ProcessDied as death:
             self.close()
-            return TaskEnded(
-                f"its process died (exit code {code}): it was killed, it ran out of memory (use fewer workers), or your "
-                'script calls tune outside of `if __name__ == "__main__":`'
-            )
+            return TaskEnded(str(death), death.stack)
 
     @property
     def pipe(self) -> Connection:
         """The connection on which messages arrive."""
-        return self._pipe
+        assert self._process is not None
+        return self._process.pipe
 
     def close(self) -> None:
         """
-        Stop the process. An idle worker exits on its own. A busy one is killed, which is safe because workers write no files.
+        Stop the process. An idle worker exits on its own and releases its resources. A busy one is killed, which is safe
+        because workers write no files.
         """
-        if self._process is None:
-            return
-        self._pipe.close()  # an idle worker notices, releases its resources and exits
-        if self._busy:
-            self._process.terminate()
-        self._process.join(SECONDS_TO_LEAVE)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        self._process.close()
-        self._process = None
+        if self._process is not None:
+            self._process.close(kill=self._busy)
+            self._process = None
 
 
 def receive_messages(busy: list[Worker], seconds: float) -> Iterator[tuple[Worker, Message]]:
@@ -118,11 +89,6 @@ def receive_messages(busy: list[Worker], seconds: float) -> Iterator[tuple[Worke
     for worker in busy:
         if id(worker.pipe) in ready:
             yield worker, worker.receive()
-
-
-def _work(pipe: Connection) -> None:
-    become_worker()
-    serve(pipe)
 
 
 def serve(pipe: Connection) -> None:
@@ -148,16 +114,16 @@ class _PipeListener:
 
     def __init__(self, pipe: Connection):
         self._pipe = pipe
-        self._unsent_steps, self._sent_at = 0, 0.0
+        self._unsent, self._sent_at = RunProgress(), 0.0
 
-    def steps(self, steps: int) -> bool:
-        self._unsent_steps += steps
-        if time.monotonic() - self._sent_at > self.SECONDS:
+    def progress(self, progress: RunProgress) -> bool:
+        self._unsent += progress
+        if time.monotonic() - self._sent_at > self.SECONDS or progress.activity:
             try:
-                self._pipe.send(StepsDone(self._unsent_steps))
+                self._pipe.send(self._unsent)
             except OSError:
                 return False
-            self._unsent_steps, self._sent_at = 0, time.monotonic()
+            self._unsent, self._sent_at = RunProgress(), time.monotonic()
         return True
 
     def point(self, steps: int, mean_return: float) -> bool:

@@ -16,6 +16,7 @@ from support.packages import without
 from support.witnessed_runs import OBSERVATIONS, AnySpace
 
 from sb3_pgx.cli import main
+from sb3_pgx.core.optional_packages import install_command
 from sb3_pgx.diagnostics import METRICS, Above, DiagnosticsCallback, Rule
 from sb3_pgx.diagnostics.panels import THEMES
 from sb3_pgx.diagnostics.plots import plot_folder
@@ -132,4 +133,4 @@ def test_a_log_that_cannot_be_plotted_is_reported_in_one_sentence(tmp_path, caps
     assert "holds no finite number to plot" in capsys.readouterr().err
     without(monkeypatch, "matplotlib")
     assert main(["plot", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == 'sb3-pgx: plots need matplotlib: pip install "sb3_pgx[plots]"\n'
+    assert capsys.readouterr().err == f"sb3-pgx: plots need matplotlib: {install_command('plots')}\n"

@@ -1,5 +1,7 @@
 """The command ``sb3-pgx doctor``: exit codes, output, and one sentence per user error."""
 
+import ctypes
+
 import gymnasium as gym
 import pytest
 from support import faulty_environments as faulty
@@ -34,6 +36,17 @@ def test_notes_are_printed_and_exit_with_0(registered, capsys):
     assert main(["doctor", "env", registered(faulty.NeverEnds), "--steps", "300"]) == 0
     printed = capsys.readouterr().out
     assert "note     no_episode_ends: no episode ended in 300 steps" in printed and "no faults, no warnings" in printed
+
+
+def test_an_environment_that_ends_its_process_is_a_fault_with_the_place(registered, capsys):
+    class Crashes(faulty.Sound):
+        def step(self, action):
+            ctypes.string_at(0)
+
+    assert main(["doctor", "env", registered(Crashes), "--steps", "300"]) == 1
+    printed = capsys.readouterr().out
+    assert "fault    environment_raises: its process was ended by SIGSEGV: compiled code in it crashed" in printed
+    assert "string_at" in printed
 
 
 @pytest.mark.parametrize("env, line", [(faulty.RewardNaN, "fault    reward_not"), (faulty.Large, "warning  large_obs")])

@@ -58,6 +58,7 @@ def test_every_check_has_an_environment_with_its_fault():
 
 
 SOUND = [faulty.Sound, faulty.OfBytes, faulty.RunsOutOfFuel, faulty.EndsInAState, faulty.Goal, faulty.RoundsBeyond]
+SOUND += [faulty.Catch, faulty.NumPyRewards]
 
 
 @pytest.mark.parametrize("env", SOUND)
@@ -193,6 +194,28 @@ def test_a_dry_run_with_large_observations_is_shorter():
 def test_an_error_of_sb3s_checker_is_a_fault_without_a_traceback(env, severity, sentence):
     (finding,) = check_with_sb3(env())
     assert finding.severity == severity and sentence in finding.observed and "\n" not in finding.observed
+
+
+@pytest.mark.parametrize("env", [faulty.RoundsBeyond, faulty.NumPyRewards])
+def test_what_training_accepts_is_no_fault_for_sb3s_checker(env):
+    assert check_with_sb3(env()) == []
+
+
+def test_sb3s_checker_still_finds_what_is_more_than_rounding():
+    class Outside(faulty.RoundsBeyond):
+        def observe(self):
+            return np.array([1.0 + 1e-9, 0.5])
+
+    (finding,) = check_with_sb3(Outside())
+    assert "does not match the bounds" in finding.observed and len(finding.observed) <= 310
+
+
+def test_a_part_that_no_policy_reads_is_named_and_the_others_are_checked():
+    gym.register("Text-v0", entry_point=faulty.WithText)
+    findings = examine_environment("Text-v0", steps=100).findings
+    assert [(f.name, f.observed) for f in findings] == [
+        ("unreadable_observation", "observation['mission'] is of a Text space, which no policy reads")
+    ]
 
 
 def test_a_warning_of_sb3s_checker_is_a_warning_and_a_recommendation_is_a_note():

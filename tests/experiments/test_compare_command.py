@@ -10,6 +10,7 @@ from support.packages import without
 from support.run_in_process import compare_here
 
 from sb3_pgx.cli import main
+from sb3_pgx.core.optional_packages import install_command
 from sb3_pgx.experiments.comparison import plan_comparison
 from sb3_pgx.experiments.peers import config_of, constructor_arguments, package_versions, prepare, resolve_peer
 from sb3_pgx.experiments.runs import RunSpec, execute, failed
@@ -104,7 +105,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(no_training, tmp_pa
 def test_a_missing_package_of_the_extra_is_told_with_the_command_that_installs_it(no_training, monkeypatch, capsys):
     without(monkeypatch, "scipy")
     assert main(COMPARE) == 2
-    assert capsys.readouterr().err == 'sb3-pgx: comparisons need scipy: pip install "sb3_pgx[plots]"\n'
+    assert capsys.readouterr().err == f"sb3-pgx: comparisons need scipy: {install_command('plots')}\n"
 
 
 def test_a_missing_peer_package_is_told_with_the_command_that_installs_it(no_training, monkeypatch, capsys):
@@ -252,7 +253,7 @@ def test_an_environment_of_ones_own_is_named_with_its_module(tmp_path, monkeypat
     code = "import gymnasium; gymnasium.register('Mine-v0', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=9)"
     (tmp_path / "my_registered_module.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    spec = check_environment("my_registered_module:Mine-v0", RunConfig(source=""))
+    spec = check_environment("my_registered_module:Mine-v0", RunConfig(source="")).spec
     assert spec.max_episode_steps == 9
     env = make_train_env(RunConfig(source="", n_envs=2), "my_registered_module:Mine-v0", seed=0)
     assert env.reset().shape == (2, 4)

@@ -135,7 +135,7 @@ def test_finished_runs_are_not_trained_again(again, capsys):
     before = (folder / "report.md").read_text()
     assert command() == (0, [])
     assert (folder / "report.md").read_text() == before
-    assert "8 of them are already finished and are reused" in capsys.readouterr().out
+    assert "8 of them have already ended and are reused" in capsys.readouterr().out
 
 
 def test_runs_that_are_missing_failed_or_half_written_are_trained_again(again, capsys):
@@ -153,11 +153,11 @@ def test_runs_that_are_missing_failed_or_half_written_are_trained_again(again, c
     write_result(replace(read_result(failed), error="MemoryError: no"), failed)
     half.write_bytes(half.read_bytes()[:200])
     other.write_bytes((folder / "runs/Thirty-v0/sb3-a2c-seed1.json").read_bytes())
-    assert command() == (0, ["a2c Thirty-v0 0", "a2c Thirty-v0 1", "a2c Forty-v0 0", "sb3:a2c Forty-v0 1"])
+    assert command("--retry-failed") == (0, ["a2c Thirty-v0 0", "a2c Thirty-v0 1", "a2c Forty-v0 0", "sb3:a2c Forty-v0 1"])
     printed = capsys.readouterr().out
     for path in (half, other):
         assert f"{path} is incomplete or belongs to different settings; this run is repeated" in printed
-    assert str(failed) not in printed and "4 of them are already finished and are reused" in printed
+    assert str(failed) not in printed and "4 of them have already ended and are reused" in printed
 
 
 def test_further_seeds_and_algorithms_may_join(again):
@@ -241,7 +241,7 @@ def test_environments_that_step_as_arrays_give_the_same_runs(first, tmp_path):
 def test_one_environment_keeps_returns_and_leaves_out_what_sums_environments_up(tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "a2c.yml").write_text("default: {n_envs: 4}\n")
-    (tmp_path / "configs" / "ppo.yml").write_text("default: {n_envs: 4, n_steps: 64, learning_rate: -1.0}\n")
+    (tmp_path / "configs" / "ppo.yml").write_text("default: {n_envs: 4, n_steps: 20, learning_rate: -1.0}\n")
     output = tmp_path / "out"
     found = compare(
         "Thirty-v0",

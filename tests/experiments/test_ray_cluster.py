@@ -19,6 +19,7 @@ from support.packages import without
 from support.run_in_process import compare_here
 
 from sb3_pgx.cli import main
+from sb3_pgx.core.optional_packages import install_command
 from sb3_pgx.experiments.comparison import plan_comparison
 from sb3_pgx.experiments.pool import read_result
 from sb3_pgx.experiments.ray_cluster import ATTEMPTS, ray_runner
@@ -79,16 +80,16 @@ def test_a_run_that_keeps_failing_is_reported_and_the_same_command_repeats_it_al
     address, folder = cluster
     command = [*comparison_into(tmp_path, seeds=3, env=ENV), "--ray", address]
     plan_faults(folder, seed1=("kill", 99), seed2=("raise", 99))
-    assert main(command) == 0
+    assert main(command) == 1
     assert Counter(starts(folder)) == {0: 1, 1: ATTEMPTS, 2: ATTEMPTS}
     printed = capsys.readouterr().out
-    assert "2 runs failed and have no return. Run the same command again to retry." in printed
+    assert "2 runs failed and have no return. Run the same command with --retry-failed to repeat them." in printed
     assert f"seed 1: RuntimeError: its process or its machine died {ATTEMPTS} times" in printed
     assert "seed 2: RuntimeError: the power supply is broken" in printed
     errors = [read_result(path).error for path in sorted(tmp_path.rglob("*-seed*.json"))]
     assert errors[0] is None and all(errors[1:])
     plan_faults(folder)
-    assert main(command) == 0
+    assert main([*command, "--retry-failed"]) == 0
     assert sorted(starts(folder)) == [1, 2]
 
 
@@ -139,5 +140,5 @@ def test_a_cluster_that_cannot_be_reached_is_one_sentence(address, sentence, tmp
 def test_without_ray_the_command_says_how_to_install_it(tmp_path, monkeypatch, capsys):
     without(monkeypatch, "ray")
     assert main([*comparison_into(tmp_path / "out"), "--ray", "auto"]) == 2
-    assert capsys.readouterr().err == 'sb3-pgx: runs on a cluster need ray: pip install "sb3_pgx[cluster]"\n'
+    assert capsys.readouterr().err == f"sb3-pgx: runs on a cluster need ray: {install_command('cluster')}\n"
     assert not (tmp_path / "out").exists()

@@ -12,10 +12,11 @@ import pytest
 import torch as th
 from gymnasium.envs.classic_control import CartPoleEnv
 from stable_baselines3 import A2C, PPO
-from support.broken_algorithms import KillsItsProcess
+from support.broken_algorithms import Crashes, Hangs, KillsItsProcess
 
 from sb3_pgx.experiments import pool
-from sb3_pgx.experiments.runs import FINAL_SEEDS, SEED_STRIDE, Interrupted, RunSpec, execute
+from sb3_pgx.experiments.child_process import become_worker
+from sb3_pgx.experiments.runs import FINAL_SEEDS, SEED_STRIDE, Interrupted, RunProgress, RunSpec, execute
 from sb3_pgx.settings.configs import RunConfig
 
 
@@ -74,16 +75,20 @@ class ShiftsStatistics(A2C):
     [
         (512, 512, 2),  # two rollouts of 4 * 64 end at the budget: both are learned from
         (600, 604, 2),  # the third is cut short at the first step beyond it
-        (255, 256, 0),  # the rollout ends one step beyond it: not learned from
-        (100, 104, 0),  # SB3 alone would go on to 256
+        (255, None, 0),  # the rollout ends one step beyond it: not learned from
+        (100, None, 0),  # SB3 alone would go on to 256
     ],
 )
-def test_no_run_exceeds_its_budget_by_more_than_one_step_of_each_environment(timesteps, steps, learned):
+def test_no_run_exceeds_its_budget_by_more_than_one_step_of_each_environment_and_one_that_learns_nothing_fails(
+    timesteps, steps, learned
+):
     CountingPPO.learned = 0
     result = execute(spec(CountingPPO, timesteps=timesteps, n_steps=64))
-    assert result.error is None
-    assert (result.steps, CountingPPO.learned) == (steps, learned)
-    assert result.steps <= timesteps + 4
+    assert CountingPPO.learned == learned
+    if learned:
+        assert (result.error, result.steps) == (None, steps)
+    else:
+        assert f"the budget of {timesteps} steps ended before the first rollout was complete" in str(result.error)
 
 
 def always_left(seed: int) -> float:
@@ -137,19 +142,21 @@ def test_same_seed_gives_the_same_run_whether_or_not_it_is_watched():
 
 
 def test_every_step_is_reported_once():
-    reported: list[int] = []
+    reported: list[RunProgress] = []
 
-    def report(steps: int) -> bool:
-        reported.append(steps)
+    def report(progress: RunProgress) -> bool:
+        reported.append(progress)
         return True
 
-    result = execute(spec(timesteps=200), report)
-    assert sum(reported) == result.steps == 200
+    result = execute(spec(timesteps=200, curve_points=2), report)
+    assert sum(progress.steps for progress in reported) == result.steps == 200
+    assert sum(progress.seconds for progress in reported) == pytest.approx(result.training_seconds, abs=0.1)
+    assert reported[-1].last_return > 0
 
 
 def test_a_run_that_is_told_to_stop_has_no_result():
     with pytest.raises(Interrupted):
-        execute(spec(timesteps=10**9), lambda steps: False)
+        execute(spec(timesteps=10**9), lambda progress: False)
 
 
 def test_a_run_that_raises_is_recorded_with_its_sentence():
@@ -198,10 +205,21 @@ def test_runs_in_processes_leave_a_file_each_survive_a_failing_one_and_end_when_
     assert second["error"] == bad.error and "Invalid learning rate" in str(bad.error)
 
 
-def test_a_worker_that_dies_is_recorded_as_a_failed_run_with_the_likely_causes(tmp_path):
-    (result,) = pool.run_all([spec(KillsItsProcess, seed=4)], [tmp_path / "4.json"], progress=False)
-    assert result.error is not None and "ran out of memory (use fewer workers)" in result.error
-    assert json.loads((tmp_path / "4.json").read_text())["error"] == result.error
+def test_runs_whose_processes_end_or_hang_fail_alone_and_say_where(tmp_path):
+    """Some crash, one hangs, and one is sound: it has the result that it has alone."""
+    specs = [spec(Crashes, seed=1), spec(seed=2), spec(KillsItsProcess, seed=3)]
+    paths = [tmp_path / f"{one.seed}.json" for one in specs]
+    crashed, sound, exited = pool.run_all(specs, paths, workers=3, progress=False)
+    assert sound.returns == execute(specs[1]).returns
+    assert crashed.error == (
+        "ProcessDied: its process was ended by SIGSEGV: compiled code in it crashed, perhaps that of the environment's "
+        "simulator"
+    )
+    assert "string_at" in crashed.traceback
+    assert exited.error.startswith("ProcessDied: its process has ended with exit code 9: something in it called exit")
+    assert [json.loads(path.read_text())["error"] for path in paths] == [crashed.error, None, exited.error]
+    (hung,) = pool.run_all([spec(Hangs)], progress=False, timeout=2)
+    assert hung.error == "TimeoutError: the run was ended because it took longer than 2 s"
 
 
 def test_a_worker_ends_when_the_comparison_that_started_it_is_gone():
@@ -210,7 +228,7 @@ def test_a_worker_ends_when_the_comparison_that_started_it_is_gone():
     ours, theirs = context.Pipe()
 
     def work():
-        pool.become_worker()
+        become_worker()
         theirs.send("training")
         time.sleep(60)
 

@@ -152,7 +152,9 @@ def test_the_report_of_an_incomplete_comparison_names_what_is_missing_and_failed
     assert f"{json.loads(first.read_text())['mean_return']:.1f} (no interval from one seed)" in printed
     assert " of 2 seeds reached it)" in printed, "a run that is missing did not fail to reach the threshold"
     assert {path: path.read_bytes() for path in folder.rglob("*-seed*.json")} == before
-    assert compare_here(comparison_into(folder)) == 0
+    assert compare_here(comparison_into(folder)) == 1
+    assert "1 of these failed; --retry-failed repeats them" in capsys.readouterr().out
+    assert compare_here([*comparison_into(folder), "--retry-failed"]) == 0
     assert_same(folder, whole)
 
 
@@ -174,6 +176,8 @@ def test_a_report_of_environments_and_algorithms_without_any_run_is_written(tmp_
         (["--workers", "2", "--ray", "auto"], "--workers is for this machine"),
         (["--report-only", "--ray", "auto"], "--report-only trains nothing, so it cannot be combined with --ray"),
         (["--report-only", "--shard", "1/2"], "--report-only trains nothing, so it cannot be combined with --shard"),
+        (["--timeout-per-run", "9", "--ray", "auto"], "--timeout-per-run is for this machine"),
+        (["--report-only", "--retry-failed"], "--report-only trains nothing, so it cannot be combined with --retry-failed"),
         (["--report-only", "--force"], "--report-only trains nothing, so it cannot be combined with --force"),
         (["--report-only"], "out holds no run of this comparison"),
     ],

@@ -27,5 +27,5 @@ def test_a_run_and_one_that_failed(env_ids):
 
 
 def test_a_comparison_in_several_environments(env_ids, tmp_path):
-    plan = plan_comparison(env_ids, ["a2c"], timesteps=10, seeds=1, output=tmp_path / "out")
+    plan = plan_comparison(env_ids, ["a2c"], timesteps=80, seeds=1, output=tmp_path / "out")
     assert simulators(plan.design.versions) == {"engine_0": "2.0", "engine_1": "2.0"}

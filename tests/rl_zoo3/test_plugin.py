@@ -20,6 +20,7 @@ from support.packages import without
 
 from sb3_pgx import A2C, NPG, PPO, PPOPenalty
 from sb3_pgx.cli import main
+from sb3_pgx.core.optional_packages import install_command
 from sb3_pgx.environments import make_vec_env as make_arrays
 from sb3_pgx.registry import ALGORITHMS
 from sb3_pgx.rl_zoo3 import plugin
@@ -30,7 +31,7 @@ if find_spec("rl_zoo3") is None:  # not importorskip: imported, it replaces Gymn
 
 SMALL = "-n 64 --eval-freq -1 --seed 0 --device cpu -params n_envs:2 n_steps:16 batch_size:32".split()
 SEARCH = "-optimize --n-trials 1 --n-evaluations 1 --no-optim-plots".split()
-MASKED = "-n 128 --eval-freq 64 --eval-episodes 3 --seed 0 --device cpu".split()
+MASKED = "-n .128k --eval-freq 64 --eval-episodes 3 --seed 0 --device cpu".split()
 SHORT = "--eval-freq 64 --eval-episodes 1 --seed 0 --device cpu"
 RESUMED = "--resume --eval-freq -1 --seed 0 --device cpu -params n_envs:2 n_steps:8"
 ARRAYS = """
@@ -79,10 +80,11 @@ COMMANDS = {
     "envpool": f"train --algo ppo --env Pendulum-v1 -conf plain.yml --vec-env envpool {SHORT}".split(),
     "arrays played": "enjoy --algo ppo --env Pendulum-v1 --exp-id 1 --no-render -n 201 --device cpu".split(),
     "arrays drawn": "plot-train --algo ppo --env Pendulum-v1 -w 2".split(),
-    "masked": [*"train --algo ppo --env Strict-v0 --gym-packages strict -conf strict.yml".split(), *MASKED],
-    "masked, played": "enjoy --algo ppo --env Strict-v0 --no-render -n 71 --stochastic --device cpu".split(),
-    "masked, filmed": "record-video --algo ppo --env Strict-v0 -n 30 --stochastic".split(),
-    "masked, searched": [*"train --algo ppo --env Strict-v0 -conf strict.yml".split(), *MASKED, *SEARCH],
+    "masked": [*"train --algo ppo --env strict:Strict-v0 -conf strict.yml".split(), *MASKED],
+    "masked, played": "enjoy --algo ppo --env strict:Strict-v0 --no-render -n 71 --stochastic --device cpu".split(),
+    "masked, filmed": "record-video --algo ppo --env Strict-v0 --gym-packages strict -n 30 --stochastic".split(),
+    "masked, drawn": "plot-train --algo ppo --env strict:Strict-v0 -w 2".split(),
+    "masked, searched": [*"train --algo ppo --env Strict-v0 --gym-packages strict -conf strict.yml".split(), *MASKED, *SEARCH],
     "searched": ["train", "--algo", "ppo", *SMALL[:-4], *SEARCH],
     "with checkpoints": f"train --algo a2c --env CartPole-v1 -n 80 --save-freq 16 {RESUMED}".split(),
     "resumed": f"train --algo a2c --env CartPole-v1 -n 160 --save-freq 16 {RESUMED}".split(),
@@ -93,7 +95,9 @@ REFUSED = {
     "train --algo ppoo": r"algorithm 'ppoo' is unknown; did you mean 'ppo'",
     "train --algo sb3:ppo": r"algorithm 'sb3:ppo' is unknown; did you mean 'sb3_ppo'",
     "train --env CartPol-v1": r"environment 'CartPol-v1' is unknown: did you mean 'CartPole-v1'",
-    "train --env some_package:Env-v0": r"--gym-packages some_package --env Env-v0",
+    "train --env some_package:Env-v0": r"environment some_package:Env-v0: module some_package cannot be imported",
+    "train --env strict:Strick-v0": r"environment 'strict:Strick-v0' is unknown: did you mean 'strict:Strict-v0'",
+    "plot-train --algo ppo_penalty --env CartPol-v1": r"no run of ppo_penalty in 'CartPol-v1'; did you mean 'CartPole-v1'",
     "train --gym-packages no_such_package": r"No module named 'no_such_package'",
     "train --algo ppo --env CartPole-v1 -conf broken.yml": r"broken\.yml, line 3 is not valid YAML",
     "train --algo ppo --env CartPole-v1 -conf text.yml": r"text\.yml, line 3, CartPole-v1, learning_rate: .* write 0\.001",
@@ -145,7 +149,7 @@ def run_all(folder):
     (folder / "arrays.yml").write_text(ARRAYS)
     plain = "n_envs: 2, n_timesteps: 128, policy: MlpPolicy, n_steps: 32, batch_size: 64, n_epochs: 2"
     (folder / "plain.yml").write_text(f"Pendulum-v1: {{{plain}}}\n")
-    (folder / "strict.yml").write_text(f"Strict-v0: {{{plain}}}\n")
+    (folder / "strict.yml").write_text(f"strict:Strict-v0: {{{plain}}}\n")
     (folder / "strict.py").write_text(STRICT)
     (folder / "broken.yml").write_text("CartPole-v1:\n  gamma: [0.9\n")
     (folder / "text.yml").write_text("CartPole-v1:\n  n_timesteps: 64\n  learning_rate: 1e-3\n")
@@ -280,7 +284,7 @@ def test_a_policy_is_filmed_in_one_environment_that_its_algorithm_could_not_trai
 
 def test_masked_environments_are_evaluated_played_filmed_and_searched_with_their_masks(zoo):
     """These environments raise on an invalid action, and an untrained policy without masks takes one within a few steps."""
-    for name in ("masked", "masked, played", "masked, filmed", "masked, searched"):
+    for name in ("masked", "masked, played", "masked, filmed", "masked, drawn", "masked, searched"):
         assert "got no action_masks" not in printed(zoo, name) + zoo["results"][name]["err"]
     run = zoo["folder"] / "logs" / "ppo" / "Strict-v0_1"
     evaluated = np.load(run / "evaluations.npz")
@@ -352,4 +356,14 @@ def test_rl_zoo3_reads_every_published_entry_as_we_do(zoo):
 def test_a_missing_extra_is_told_with_the_command_that_installs_it(monkeypatch, capsys):
     without(monkeypatch, "rl_zoo3", but_with=["requests", "seaborn"])
     assert main(["train", "--algo", "ppo"]) == 2
-    assert capsys.readouterr().err == 'sb3-pgx: rl_zoo3\'s commands need rl_zoo3: pip install "sb3_pgx[zoo]"\n'
+    assert capsys.readouterr().err == f"sb3-pgx: rl_zoo3's commands need rl_zoo3: {install_command('zoo')}\n"
+
+
+@pytest.mark.slow
+def test_two_trainings_that_start_together_write_into_folders_of_their_own(tmp_path):
+    command = [sys.executable, "-m", "sb3_pgx", *"train --algo a2c --env CartPole-v1 -n 80 --eval-freq -1 --seed 0".split()]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    both = [subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    for number in (1, 2):
+        assert (tmp_path / "logs" / "a2c" / f"CartPole-v1_{number}" / "CartPole-v1.zip").exists()

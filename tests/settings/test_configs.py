@@ -203,7 +203,7 @@ def test_an_installed_package_registers_the_environments_of_its_namespace(arcade
     arcade(REGISTERS)
     own = EnvSpec("Arcade/Own-v0", entry_point="gymnasium.envs.classic_control:CartPoleEnv")
     monkeypatch.setitem(gym.registry, own.id, own)  # of somebody else
-    assert check_environment("Arcade/Pole-v0", RunConfig(source="")).max_episode_steps == 9
+    assert check_environment("Arcade/Pole-v0", RunConfig(source="")).spec.max_episode_steps == 9
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # as Gymnasium's of what is registered twice
         assert load_config("acer", "Arcade/Pol-v0").source == "acer.yml: default"

@@ -89,7 +89,7 @@ class PushesLeft(PPO):
 def test_the_seed_reaches_environments_that_only_step_as_arrays_in_training_and_in_evaluation(vec_env):
     start, _ = arrays_by_hand(vec_env, 3 * SEED_STRIDE)
     _, step = arrays_by_hand(vec_env, FINAL_SEEDS + 3 * SEED_STRIDE)
-    result, kind = run(PushesLeft, vec_env, POLE, timesteps=30)
+    result, kind = run(PushesLeft, vec_env, POLE, timesteps=48)
     np.testing.assert_array_equal(kind.start, start)
     lengths, t = {}, 0
     while len(lengths) < 3:
@@ -97,7 +97,7 @@ def test_the_seed_reaches_environments_that_only_step_as_arrays_in_training_and_
         ended = np.logical_or(*step(np.zeros(3, int))[2:4])
         lengths = {**{i: t for i in np.flatnonzero(ended)}, **lengths}
     assert sorted(result.returns) == sorted(lengths.values())
-    assert not np.array_equal(run(PushesLeft, vec_env, POLE, seed=4, timesteps=30)[1].start, start)
+    assert not np.array_equal(run(PushesLeft, vec_env, POLE, seed=4, timesteps=48)[1].start, start)
 
 
 def test_evaluation_environments_are_those_of_training_with_raw_rewards_and_the_same_wrappers():
@@ -147,8 +147,8 @@ def test_what_an_implementation_of_its_own_cannot_be_combined_with_is_one_senten
 def test_what_resets_in_the_same_step_can_be_combined_with_all_of_them():
     everything = RunConfig("test", vec_env="vector", frame_stack=4, wrappers=(LIMIT,))
     for algorithm in (sb3.PPO, ACER, PPO):
-        assert check_environment(SWING, everything, algorithm).max_episode_steps == 10
-    assert check_environment(POLE, RunConfig("test", vec_env="vector"), PPO).reward_threshold == 475
+        assert check_environment(SWING, everything, algorithm).spec.max_episode_steps == 10
+    assert check_environment(POLE, RunConfig("test", vec_env="vector"), PPO).spec.reward_threshold == 475
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_what_envpool_cannot_be_combined_with_is_one_sentence(env_id, changes, p
 def test_envpools_environments_have_its_thresholds_frames_and_version():
     pytest.importorskip("envpool")
     config = RunConfig("test", vec_env="envpool", frame_stack=4)
-    assert check_environment(POLE, config, sb3.PPO).reward_threshold == 475
+    assert check_environment(POLE, config, sb3.PPO).spec.reward_threshold == 475
     spec = RunSpec("x", PPO, POLE, 0, 10, config)
     assert failed(spec, MemoryError()).versions == {**versions(POLE), "envpool": version("envpool")}
 

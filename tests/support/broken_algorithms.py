@@ -1,7 +1,9 @@
 """Algorithms that are broken on purpose, each in one way that its name and docstring say."""
 
 import copy
+import ctypes
 import os
+import time
 from typing import Any
 
 import stable_baselines3 as sb3
@@ -35,6 +37,16 @@ class SB3WithAdvantagesOfTheWrongSign(sb3.PPO):
 class KillsItsProcess(sb3.A2C):
     def learn(self, *args: Any, **kwargs: Any) -> Any:
         os._exit(9)
+
+
+class Crashes(sb3.A2C):
+    def learn(self, *args: Any, **kwargs: Any) -> Any:
+        ctypes.string_at(0)
+
+
+class Hangs(sb3.A2C):
+    def learn(self, *args: Any, **kwargs: Any) -> Any:
+        time.sleep(1e6)
 
 
 class TruncationIsTermination(PPO):

@@ -205,3 +205,35 @@ class WrongKey(Sound):
 
     def observe(self) -> Any:
         return {"good": super().observe(), "bad": np.zeros(2, np.float32)}
+
+
+class Catch(Sound):
+    """Sound: a ball falls, and a paddle moves below it. Each entry of a final observation occurs in others, too."""
+
+    observation_space = spaces.Box(0, 1, (5, 3), np.float32)
+    action_space = spaces.Discrete(3)
+
+    def observe(self) -> Any:
+        board = np.zeros((5, 3), np.float32)
+        ball, paddle = (int(abs(x) * 3) % 3 for x in self.place)
+        board[min(self.age, 4), ball] = board[4, paddle] = 1.0
+        return board
+
+    def terminated(self) -> bool:
+        return self.age == 4
+
+
+class NumPyRewards(Sound):
+    """Sound: rewards are numbers of NumPy, which training converts."""
+
+    def reward(self) -> Any:
+        return np.float32(super().reward())
+
+
+class WithText(Sound):
+    """A part of the observation is a text."""
+
+    observation_space = spaces.Dict({"place": Sound.observation_space, "mission": spaces.Text(10)})
+
+    def observe(self) -> Any:
+        return {"place": super().observe(), "mission": "go"}

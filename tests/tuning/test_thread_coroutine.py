@@ -22,7 +22,7 @@ class Listener:
     def __init__(self, stop_at=None):
         self.points, self.finished, self.stop_at = [], {}, stop_at
 
-    def steps(self, steps):
+    def progress(self, progress):
         return True
 
     def point(self, steps, mean_return):

@@ -77,7 +77,8 @@ def _lead(analysis: Analysis, results: Sequence[RunResult], design: ComparisonDe
     ]
     if failures:
         blocks += [
-            f"{quantity(len(failures), 'run')} failed and have no return. Run the same command again to retry.",
+            f"{quantity(len(failures), 'run')} failed and have no return. Run the same command with --retry-failed to repeat "
+            "them.",
             Bullets((*failures,)),
         ]
     if 1 < len(design.seeds) < FEW_SEEDS:

@@ -1,13 +1,15 @@
-"""Writes the command that reproduces a comparison."""
+"""The command that reproduces a comparison, and the folder that it writes to by default."""
 
 import shlex
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from sb3_pgx.experiments.comparison_arguments import Threshold
+from sb3_pgx.experiments.output_folder import folder_name
 
 
-def reproducing_command(
+def command_of(
     env_ids: Sequence[str],
     names: Sequence[str],
     timesteps: int,
@@ -46,3 +48,9 @@ def reproducing_command(
     words += ["--equivalence", f"{margin:g}"] if margin else []
     words += ["--until-decided", str(looks[-1])] if looks else []
     return shlex.join(words)
+
+
+def default_output(env_ids: Sequence[str]) -> Path:
+    """Return the folder for the results if none is given: ``runs/compare-<env>-<time>``."""
+    name = folder_name(env_ids[0]) if len(env_ids) == 1 else f"{len(env_ids)}-environments"
+    return Path("runs") / f"compare-{name}-{datetime.now():%Y%m%d-%H%M%S}"
