@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from torch.distributed.rendezvous import rendezvous
 
 # A process may wait this long for another one, for instance while the first one evaluates the policy. The end of a process is
 # noticed at once, because its connections are closed.
@@ -177,7 +178,11 @@ def joined_processes() -> Processes | None:
         cuda = th.cuda.is_available() and th.distributed.is_nccl_available()
         if cuda:
             th.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % th.cuda.device_count())
-        th.distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        # torchrun keeps the store when it starts the processes again, and with it the addresses of those that have ended.
+        fresh = th.distributed.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        th.distributed.init_process_group(backend, timeout=PATIENCE, rank=rank, world_size=size, store=fresh)
         atexit.register(_leave)
     elif "cpu" not in (config := th.distributed.get_backend_config()):
         raise RuntimeError(
