@@ -247,6 +247,12 @@ EPOCHS = (
     ENTROPY,
     MAX_GRAD_NORM,
 )
+# Of off-policy algorithms. As many gradient steps as environment steps, whatever the frequency.
+OFF_POLICY = (
+    GAMMA,
+    PowerOfTwo("batch_size", 5, 10),
+    Real("tau", 1e-3, 0.1),
+)
 EPISODES = (
     Scheduled("learning_rate", 1e-4, 3e-2),
     Whole("n_episodes", 1, 8, log=True),

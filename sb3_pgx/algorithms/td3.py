@@ -1,0 +1,183 @@
+"""TD3 and DDPG: off-policy learning of a deterministic policy."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import stable_baselines3 as sb3
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.td3.policies import TD3Policy
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from sb3_pgx.core.checks import check_counts, check_finite_not_negative
+from sb3_pgx.core.examination import Examination
+from sb3_pgx.core.search_space import LEARNING_RATE, OFF_POLICY
+from sb3_pgx.engine.joint_step import JointStep
+from sb3_pgx.engine.joint_steps import StepFunction
+from sb3_pgx.stages.off_policy import OffPolicy
+
+
+class Coefficients(NamedTuple):
+    """
+    Coefficients of one gradient step.
+
+    :param noise: standard deviation of the noise on the target policy's actions, as a tuple: a graph depends on it, because
+        the noise is drawn outside of the graph
+    :param moves_actor: whether this step moves the actor and the target networks
+    """
+
+    gamma: float
+    tau: float
+    noise: tuple[float]
+    noise_clip: float
+    moves_actor: bool
+
+
+def deterministic_step(step: JointStep, batch: Any, c: Coefficients) -> Mapping[str, Tensor]:
+    """
+    One gradient step of TD3 (Fujimoto et al., 2018, algorithm 1): critics, and now and then actor and target networks.
+
+        ε ~ clip(N(0, σ), −c, c)
+        y = r + γ (1 − terminated) min_i Q'_i(s', clip(μ'(s') + ε, −1, 1))
+        J(Q) = Σ_i (Q_i(s, a_batch) − y)²
+        J(μ) = −Q_1(s, μ(s))
+
+    Q in J(μ) is the one after the step. Without noise and with one critic, moving the actor at each step, this is DDPG
+    (Lillicrap et al., 2016).
+
+    :param step: the step, of the optimizers ``critic`` and ``actor``
+    :param batch: a sample of the replay memory
+    :param c: coefficients
+    :return: the means of the losses over the batch
+    """
+    with th.no_grad():
+        noise = th.empty_like(batch.actions).normal_(0, *c.noise).clamp(-c.noise_clip, c.noise_clip)
+        next_values = step.call(_least_target_value, batch.next_observations, noise)
+        discounts = c.gamma if batch.discounts is None else batch.discounts
+        targets = batch.rewards + (1 - batch.dones) * discounts * next_values
+    values = step.call(_values, batch.observations, batch.actions)
+    critic_loss = sum(F.mse_loss(value, targets) for value in values)
+    step.minimize(critic_loss, "critic")
+    if not c.moves_actor:
+        return {"critic_loss": critic_loss}
+    actor_loss = -step.call(_value_of_policy, batch.observations).mean()
+    step.minimize(actor_loss, "actor")
+    step.track("critic", "critic_target", c.tau)
+    step.track("actor", "actor_target", c.tau)
+    return {"actor_loss": actor_loss, "critic_loss": critic_loss}
+
+
+def _values(policy: TD3Policy, observations: Any, actions: Tensor) -> tuple[Tensor, ...]:
+    return policy.critic(observations, actions)
+
+
+def _least_target_value(policy: TD3Policy, observations: Any, noise: Tensor) -> Tensor:
+    actions = (policy.actor_target(observations) + noise).clamp(-1, 1)
+    return th.cat(policy.critic_target(observations, actions), dim=1).min(dim=1, keepdim=True).values
+
+
+def _value_of_policy(policy: TD3Policy, observations: Any) -> Tensor:
+    return policy.critic.q1_forward(observations, policy.actor(observations))
+
+
+class DeterministicOffPolicy(OffPolicy):
+    """Base of TD3 and DDPG, which differ in their arguments."""
+
+    policy_delay: int
+    target_policy_noise: float
+    target_noise_clip: float
+    actor_target: Any
+    critic: Any
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        check_counts(policy_delay=self.policy_delay)
+        check_finite_not_negative(target_policy_noise=self.target_policy_noise, target_noise_clip=self.target_noise_clip)
+
+    def optimizers(self) -> Mapping[str, Optimizer]:
+        return {"critic": self.critic.optimizer, "actor": self.actor.optimizer}  # type: ignore[dict-item]
+
+    def next_step(self, index: int) -> tuple[StepFunction, Coefficients]:
+        noise, clip = float(self.target_policy_noise), float(self.target_noise_clip)
+        return deterministic_step, Coefficients(self.gamma, self.tau, (noise,), clip, self._moves_actor())
+
+    def after_step(self, index: int) -> None:
+        if self._moves_actor():
+            for network in ("critic", "actor"):
+                of = getattr(self, f"{network}_batch_norm_stats"), getattr(self, f"{network}_batch_norm_stats_target")
+                polyak_update(*of, 1.0)
+
+    def _moves_actor(self) -> bool:
+        return (self._n_updates + 1) % self.policy_delay == 0
+
+
+class TD3(DeterministicOffPolicy, sb3.TD3):
+    """Twin delayed deep deterministic policy gradient (Fujimoto et al., 2018)."""
+
+    search_space = (LEARNING_RATE, *OFF_POLICY)
+    examination = Examination(4_000, 1e-3, dict(learning_starts=200, batch_size=64, tau=0.02))
+
+    def __init__(
+        self,
+        policy: str | type[TD3Policy],
+        env: GymEnv | str,
+        learning_rate: float | str | Schedule = 1e-3,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        policy_delay: int = 2,
+        target_policy_noise: float = 0.2,
+        target_noise_clip: float = 0.5,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        compile: bool | str = "auto",
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            policy_delay=policy_delay,
+            target_policy_noise=target_policy_noise,
+            target_noise_clip=target_noise_clip,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            compile=compile,
+        )
+        if _init_setup_model:
+            self._setup_model()
