@@ -10,15 +10,10 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_pgx.algorithms.td3 import DeterministicOffPolicy
-from sb3_pgx.core.examination import Examination
-from sb3_pgx.core.search_space import LEARNING_RATE, OFF_POLICY
 
 
 class DDPG(DeterministicOffPolicy, sb3.DDPG):
     """Deep deterministic policy gradient (Lillicrap et al., 2016)."""
-
-    search_space = (LEARNING_RATE, *OFF_POLICY)
-    examination = Examination(4_000, 1e-3, dict(learning_starts=200, batch_size=64, tau=0.02))
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from sb3_pgx.core.checks import as_flag, check_counts, is_number
 from sb3_pgx.core.examination import Examination
-from sb3_pgx.core.search_space import LEARNING_RATE, OFF_POLICY, Categorical
+from sb3_pgx.core.search_space import OFF_POLICY, OFF_POLICY_NETWORKS, Categorical
 from sb3_pgx.engine.joint_step import JointStep
 from sb3_pgx.engine.joint_steps import StepFunction
 from sb3_pgx.stages.off_policy import OffPolicy
@@ -70,7 +70,7 @@ def sac_step(step: JointStep, batch: Any, c: Coefficients) -> Mapping[str, Tenso
         discounts = c.gamma if batch.discounts is None else batch.discounts
         targets = batch.rewards + (1 - batch.dones) * discounts * next_values
     values = step.call(_values, batch.observations, batch.actions)
-    critic_loss = 0.5 * sum(F.mse_loss(value, targets) for value in values)
+    critic_loss = 0.5 * th.stack([F.mse_loss(value, targets) for value in values]).sum()
     step.minimize(critic_loss, "critic")
     least = th.cat(step.call(_values, batch.observations, actions), dim=1).min(dim=1, keepdim=True).values
     actor_loss = (ent_coef * log_prob - least).mean()
@@ -100,7 +100,8 @@ class SAC(OffPolicy, sb3.SAC):
     Soft actor-critic with a learned temperature (Haarnoja et al., 2018).
     """
 
-    search_space = (LEARNING_RATE, *OFF_POLICY, Categorical("ent_coef", ("auto", 0.2, 0.1, 0.05, 0.01)))
+    search_space = (*OFF_POLICY, Categorical("ent_coef", ("auto", 0.2, 0.1, 0.05, 0.01)))
+    networks = OFF_POLICY_NETWORKS["medium"]
     examination = Examination(4_000, 1e-3, dict(learning_starts=200, batch_size=64, tau=0.02))
 
     def __init__(
@@ -177,7 +178,9 @@ class SAC(OffPolicy, sb3.SAC):
         if isinstance(start, str) and start.startswith("auto"):
             start = start.partition("_")[2] or 1.0
             if not _is_positive(start):
-                raise ValueError(f'ent_coef={self.ent_coef!r}: the temperature after "auto_" must be positive, as in "auto_0.1"')
+                raise ValueError(
+                    f'ent_coef={self.ent_coef!r}: the temperature after "auto_" must be positive, as in "auto_0.1"'
+                )
         elif not _is_positive(start) and start != 0:
             raise ValueError(f'ent_coef={self.ent_coef!r} must be a number >= 0, "auto", or such as "auto_0.1"')
         if self.target_entropy != "auto" and not is_number(self.target_entropy):

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from sb3_pgx.core.checks import check_counts, check_finite_not_negative
 from sb3_pgx.core.examination import Examination
-from sb3_pgx.core.search_space import LEARNING_RATE, OFF_POLICY
+from sb3_pgx.core.search_space import OFF_POLICY, OFF_POLICY_NETWORKS
 from sb3_pgx.engine.joint_step import JointStep
 from sb3_pgx.engine.joint_steps import StepFunction
 from sb3_pgx.stages.off_policy import OffPolicy
@@ -61,7 +61,7 @@ def deterministic_step(step: JointStep, batch: Any, c: Coefficients) -> Mapping[
         discounts = c.gamma if batch.discounts is None else batch.discounts
         targets = batch.rewards + (1 - batch.dones) * discounts * next_values
     values = step.call(_values, batch.observations, batch.actions)
-    critic_loss = sum(F.mse_loss(value, targets) for value in values)
+    critic_loss = th.stack([F.mse_loss(value, targets) for value in values]).sum()
     step.minimize(critic_loss, "critic")
     if not c.moves_actor:
         return {"critic_loss": critic_loss}
@@ -88,6 +88,9 @@ def _value_of_policy(policy: TD3Policy, observations: Any) -> Tensor:
 class DeterministicOffPolicy(OffPolicy):
     """Base of TD3 and DDPG, which differ in their arguments."""
 
+    search_space = OFF_POLICY
+    networks = OFF_POLICY_NETWORKS["large"]
+    examination = Examination(4_000, 1e-3, dict(learning_starts=200, batch_size=64, tau=0.02))
     policy_delay: int
     target_policy_noise: float
     target_noise_clip: float
@@ -100,7 +103,7 @@ class DeterministicOffPolicy(OffPolicy):
         check_finite_not_negative(target_policy_noise=self.target_policy_noise, target_noise_clip=self.target_noise_clip)
 
     def optimizers(self) -> Mapping[str, Optimizer]:
-        return {"critic": self.critic.optimizer, "actor": self.actor.optimizer}  # type: ignore[dict-item]
+        return {"critic": self.critic.optimizer, "actor": self.actor.optimizer}
 
     def next_step(self, index: int) -> tuple[StepFunction, Coefficients]:
         noise, clip = float(self.target_policy_noise), float(self.target_noise_clip)
@@ -118,9 +121,6 @@ class DeterministicOffPolicy(OffPolicy):
 
 class TD3(DeterministicOffPolicy, sb3.TD3):
     """Twin delayed deep deterministic policy gradient (Fujimoto et al., 2018)."""
-
-    search_space = (LEARNING_RATE, *OFF_POLICY)
-    examination = Examination(4_000, 1e-3, dict(learning_starts=200, batch_size=64, tau=0.02))
 
     def __init__(
         self,

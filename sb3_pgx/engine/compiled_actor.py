@@ -8,7 +8,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from sb3_pgx.engine.compile_log import CompileLog
-from sb3_pgx.engine.compiler import Compiled, signature
+from sb3_pgx.engine.compiler import Compiled
 from sb3_pgx.engine.drawn_noise import Draw, GivenDraws, NotedDraws
 from sb3_pgx.engine.joint_step import Networks
 from sb3_pgx.engine.policy_function import check_traceable, laid_out, left_as_it_is, unvalidated
@@ -49,7 +49,8 @@ class CompiledActor:
             self._key = key
         if self._graph is None:
             return None
-        (actions,) = self._graph([*self._values, *(draw() for draw in self._draws), *inputs])
+        with th.no_grad():
+            (actions,) = self._graph([*self._values, *(draw() for draw in self._draws), *inputs])
         return actions
 
     def _compiled(self, policy: BasePolicy, observations: Any, inputs: Sequence[Tensor]) -> Compiled | None:
@@ -76,6 +77,4 @@ class CompiledActor:
 
             return run
 
-        return self._log.compile(
-            "acting", traceable, lambda: [*self._values, *(draw() for draw in self._draws), *inputs]
-        )
+        return self._log.compile("acting", traceable, lambda: [*self._values, *(draw() for draw in self._draws), *inputs])

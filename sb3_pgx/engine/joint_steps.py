@@ -59,6 +59,7 @@ class JointSteps:
         self._networks: Networks
         self._held: dict[str, ParametersInPlace] = {}  # by optimizer
         self._states: list[Any] = []
+        self._counts: dict[str, list[Tensor]] = {}  # of steps, by optimizer, if it keeps them in tensors
         self._graphs: dict[Any, _Graph | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -110,6 +111,9 @@ class JointSteps:
                 return "an optimizer has taken more steps for some parameters than for others"
             self._held[name] = ParametersInPlace(moved, optimizer, rules[name])
         self._states = [s for name, held in self._held.items() for s in states_of(optimizers[name], held.parameters)]
+        counts: dict[str, list[Any]]
+        counts = {name: [s.get("step") for s in states_of(o, self._held[name].parameters)] for name, o in optimizers.items()}
+        self._counts = {name: steps for name, steps in counts.items() if all(isinstance(s, Tensor) for s in steps)}
         self._moments = [x for held in self._held.values() for x in held.moments]
         return None
 
@@ -131,7 +135,10 @@ class JointSteps:
             metrics, moved = self._run(graph, batch, coefficients), graph.moved
         for name in moved:
             held = self._held[name]
-            held.store(1)
+            if name in self._counts:
+                th._foreach_add_(self._counts[name], 1.0)
+            else:
+                held.store(1)
             held.step += 1
         return metrics
 
@@ -203,7 +210,8 @@ class JointSteps:
         return self._graphs[key]
 
     def _run(self, graph: _Graph, batch: Any, coefficients: Any) -> dict[str, float]:
-        (outcome,) = graph.run(self._arguments(batch, coefficients, graph.draws))
+        with th.no_grad():
+            (outcome,) = graph.run(self._arguments(batch, coefficients, graph.draws))
         *numbers, check = outcome.tolist()
         metrics = dict(zip(graph.names, numbers, strict=True))
         if check != 0:

@@ -127,7 +127,7 @@ def check_traceable_over_sequences(policy: ActorCriticPolicy) -> None:
             raise NotCompilable(f"recurrent networks are compiled in float32 on the CPU, and the policy's are {kind}")
 
 
-def check_traceable(policy: ActorCriticPolicy) -> None:
+def check_traceable(policy: nn.Module) -> None:
     """:raises NotCompilable: a trace of the policy would not do what the policy does"""
     if next(iter(policy.buffers()), None) is not None:
         raise NotCompilable("the policy has buffers, which a layer such as BatchNorm changes while it is trained")

@@ -18,6 +18,7 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_pgx.settings.action_noise import KEYS as NOISE
 from sb3_pgx.settings.expressions import evaluate_expression
 from sb3_pgx.settings.registration import register_environment
 
@@ -163,6 +164,7 @@ def check_hyperparameters(algorithm: type[BaseAlgorithm], config: RunConfig) -> 
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
     known = [name for name in parameters if name not in RESERVED_ARGUMENTS]
+    known += NOISE if "action_noise" in parameters else ()
     for name in config.hyperparameters:
         if name not in known:
             raise ValueError(f"{config.source}: {algorithm.__name__} has no argument {name!r}{suggestion(name, known)}")

@@ -50,7 +50,7 @@ class Compiling(BaseAlgorithm):
             steps = self.num_timesteps - at_start
             self._num_timesteps_at_start = self.num_timesteps - int(steps * elapsed / max(elapsed - compiling, 1e-9))
         try:
-            super().dump_logs(*iteration)  # type: ignore[misc]
+            super().dump_logs(*iteration)
         finally:
             self._num_timesteps_at_start = at_start
 

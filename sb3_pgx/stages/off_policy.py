@@ -1,4 +1,4 @@
-"""The pipeline of off-policy algorithms: step the environments into a replay memory, and take gradient steps on its samples."""
+"""The pipeline of off-policy algorithms: step the environments into a replay memory, and learn from samples of it."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -13,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import (
     GymEnv,
     MaybeCallback,
@@ -41,6 +42,7 @@ from sb3_pgx.core.deferred_values import may_change, may_read_locals
 from sb3_pgx.core.errors import blaming_numbers, not_finite_parameter, one_line
 from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.files import saving
+from sb3_pgx.core.replay_sampling import sample_replay
 from sb3_pgx.core.schedules import as_schedule, evaluate_coefficient
 from sb3_pgx.core.search_space import Dimension
 from sb3_pgx.core.undo import Refusal, tensors_of
@@ -48,7 +50,7 @@ from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiled_actor import CompiledActor
 from sb3_pgx.engine.compiler import check_compile
 from sb3_pgx.engine.joint_steps import JointSteps, NotFiniteError, StepFunction, flat
-from sb3_pgx.engine.layers import Modules
+from sb3_pgx.engine.layers import Modules, NetworkModes
 from sb3_pgx.engine.parameters import all_finite
 from sb3_pgx.environments.vector_env import as_vec_env, is_vector_env
 from sb3_pgx.stages.compiling import Compiling
@@ -59,7 +61,7 @@ SelfOffPolicy = TypeVar("SelfOffPolicy", bound="OffPolicy")
 
 _NOT_SAVED = (
     *("_steps", "_modules", "_compile_log", "_actor", "compiled"),
-    *("_watched", "_callback", "_guarded", "_reason"),
+    *("_watched", "_callback", "_guarded", "_modes", "_reason"),
 )
 CAUSES = (
     "learning_rate too high (lower it), rewards or observations of huge size (wrap the environment in VecNormalize), or "
@@ -75,10 +77,12 @@ class OffPolicy(Compiling, OffPolicyAlgorithm):
     return, and takes the gradient steps: one function of all networks, optimizers and target networks, eager or compiled.
     """
 
-    search_space: ClassVar[tuple[Dimension, ...]] = ()  # what is worth tuning; `settings` adds the network
+    search_space: ClassVar[tuple[Dimension, ...]] = ()  # what is worth tuning, in addition to the network
+    networks: ClassVar[tuple[Dimension, ...]] = ()  # which networks are worth trying
     examination: ClassVar[Examination] = Examination()  # settings for `sb3-pgx doctor algo`
     _callback: BaseCallback | None = None  # of the running `learn`
     _reason: str | None = None  # why the optimizers themselves must take the steps
+    _modes: NetworkModes | None = None  # as long as no callback may change the policy
     _guarded: GuardedEnvironments  # of this rollout
     _watched = True  # whether a callback may change policy and optimizers between two gradient steps
     _steps: JointSteps
@@ -95,7 +99,7 @@ class OffPolicy(Compiling, OffPolicyAlgorithm):
         for name in ("policy_kwargs", "replay_buffer_kwargs"):
             kwargs[name] = dict(kwargs.get(name) or {})  # SB3 writes into them
         try:
-            super().__init__(policy, env, **kwargs, _init_setup_model=False)  # type: ignore[arg-type]
+            super().__init__(policy, env, **kwargs, _init_setup_model=False)  # type: ignore[arg-type, call-arg]
         except AssertionError as error:
             raise self._explained(error) from None
 
@@ -264,7 +268,7 @@ class OffPolicy(Compiling, OffPolicyAlgorithm):
             notify_of_error(self._callback, error)
             raise
         finally:
-            self._watched, self._callback = True, None
+            self._watched, self._callback, self._modes = True, None, None
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         assert self.env is not None
@@ -311,7 +315,7 @@ class OffPolicy(Compiling, OffPolicyAlgorithm):
 
         :raises Refusal: an observation or a reward is not finite
         """
-        self._modules.train(self.policy, False)
+        self._set_training_mode(False)
         num_collected_steps, num_collected_episodes = 0, 0
         assert isinstance(env, VecEnv), "You must pass a VecEnv"
         if env.num_envs > 1 and train_freq.unit != TrainFrequencyUnit.STEP:
@@ -366,14 +370,19 @@ class OffPolicy(Compiling, OffPolicyAlgorithm):
         return self.policy.unscale_action(scaled), scaled
 
     def _acts_compiled(self) -> bool:
-        return self.compiled and type(self).predict is BaseAlgorithm.predict and type(self.policy).predict is BasePolicy.predict
+        return (
+            self.compiled and type(self).predict is BaseAlgorithm.predict and type(self.policy).predict is BasePolicy.predict
+        )
 
     def _compiled_actions(self) -> np.ndarray | None:
         """Return the policy's actions, scaled to [−1, 1]; ``None`` if the policy cannot be compiled."""
         if self._watched and not self._modules.act_as_before():
             self._modules.look(self.policy)
-        assert self._last_obs is not None
-        observations = self.policy.obs_to_tensor(self._last_obs)[0]
+        observations: Any = self._last_obs
+        if isinstance(observations, np.ndarray) and not is_image_space(self.observation_space):
+            observations = th.from_numpy(observations)
+        else:
+            observations = self.policy.obs_to_tensor(observations)[0]
         actions = self._actor(self.policy, self._modules.version, observations)
         if actions is None:
             return None
@@ -384,7 +393,7 @@ class OffPolicy(Compiling, OffPolicyAlgorithm):
                 f"{'its action' if bad is None else f'the parameter {bad}'} is not finite. Load the last saved model and "
                 "lower learning_rate."
             )
-        return actions.numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        return actions.numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc, arg-type]
 
     # ------------------------------------------------------------------------------------------------ train
 
@@ -396,7 +405,7 @@ class OffPolicy(Compiling, OffPolicyAlgorithm):
         :param batch_size: rows of each sample
         :raises Refusal: the result of a step is not finite; the step was not taken
         """
-        self._modules.train(self.policy, True)
+        self._set_training_mode(True)
         self._update_learning_rate([*self.optimizers().values()])
         reason = self._prepare() if self._watched else self._reason
         outcomes: list[Mapping[str, float]] = []
@@ -406,13 +415,22 @@ class OffPolicy(Compiling, OffPolicyAlgorithm):
             return
         assert self.replay_buffer is not None
         for index in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            batch = sample_replay(self.replay_buffer, batch_size, self._vec_normalize_env)
             outcomes.append(self._step(batch, index))
             self.after_step(index)
             self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in dict.fromkeys(name for outcome in outcomes for name in outcome):
-            self.logger.record(f"train/{name}", np.mean([outcome[name] for outcome in outcomes if name in outcome]))
+            values = [outcome[name] for outcome in outcomes if name in outcome]
+            self.logger.record(f"train/{name}", sum(values) / len(values))
+
+    def _set_training_mode(self, mode: bool) -> None:
+        if self._watched:
+            self.policy.set_training_mode(mode)
+            return
+        if self._modes is None:
+            self._modes = NetworkModes(self.policy)
+        self._modes.train(mode)
 
     def _prepare(self) -> str | None:
         """Find out what a gradient step moves; return why the optimizers themselves must take the steps, if they must."""
@@ -444,15 +462,23 @@ class OffPolicy(Compiling, OffPolicyAlgorithm):
     def _train_as_sb3_does(self, gradient_steps: int, batch_size: int) -> None:
         """Let SB3 train, where the optimizers themselves must take the steps."""
         moved = [*self.policy.parameters(), *self.policy.buffers(), *self.other_values().values()]
-        put_back = tensors_of(moved, self.optimizers().values())
-        super().train(gradient_steps, batch_size)
-        if not all(map(all_finite, moved)):
-            put_back()
-            self._n_updates -= gradient_steps
-            raise Refusal(
-                f"a gradient step before step {self._n_updates + gradient_steps + 1} led to parameters that are not finite; "
-                f"the model is as it was after step {self._n_updates}. Likely causes: {CAUSES}."
+        put_back, n_updates = tensors_of(moved, self.optimizers().values()), self._n_updates
+
+        def refusal(what: str) -> Refusal:
+            return Refusal(
+                f"{what} in a gradient step after step {n_updates}; the model is as it was after that step. Likely causes: "
+                f"{CAUSES}."
             )
+
+        try:
+            with blaming_numbers(refusal, self._place):
+                super().train(gradient_steps, batch_size)
+            if not all(map(all_finite, moved)):
+                raise refusal("a parameter is not finite")
+        except Refusal:
+            put_back()
+            self._n_updates = n_updates
+            raise
 
 
 def _finite(part: Any) -> bool:

@@ -53,7 +53,8 @@ def tensors(model: Any) -> dict[str, Any]:
         optimizers["ent_coef"] = model.ent_coef_optimizer
     for name, optimizer in optimizers.items():
         for i, state in optimizer.state_dict()["state"].items():
-            found |= {f"{name}.{i}.{key}": value for key, value in state.items()}
+            if state["step"] > 0:  # moments that are 0 may be there before the first step
+                found |= {f"{name}.{i}.{key}": value for key, value in state.items()}
     return found
 
 
