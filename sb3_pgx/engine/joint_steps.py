@@ -59,7 +59,6 @@ class JointSteps:
         self._networks: Networks
         self._held: dict[str, ParametersInPlace] = {}  # by optimizer
         self._states: list[Any] = []
-        self._counts: dict[str, list[Tensor]] = {}  # of steps, by optimizer, if it keeps them in tensors
         self._graphs: dict[Any, _Graph | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -111,9 +110,6 @@ class JointSteps:
                 return "an optimizer has taken more steps for some parameters than for others"
             self._held[name] = ParametersInPlace(moved, optimizer, rules[name])
         self._states = [s for name, held in self._held.items() for s in states_of(optimizers[name], held.parameters)]
-        counts: dict[str, list[Any]]
-        counts = {name: [s.get("step") for s in states_of(o, self._held[name].parameters)] for name, o in optimizers.items()}
-        self._counts = {name: steps for name, steps in counts.items() if all(isinstance(s, Tensor) for s in steps)}
         self._moments = [x for held in self._held.values() for x in held.moments]
         return None
 
@@ -135,10 +131,7 @@ class JointSteps:
             metrics, moved = self._run(graph, batch, coefficients), graph.moved
         for name in moved:
             held = self._held[name]
-            if name in self._counts:
-                th._foreach_add_(self._counts[name], 1.0)
-            else:
-                held.store(1)
+            held.store(1)
             held.step += 1
         return metrics
 
