@@ -18,9 +18,9 @@ class DDPG(DeterministicOffPolicy, sb3.DDPG):
     memory.
 
     Arguments, random numbers, log keys, files and updates are those of SB3's ``DDPG``: with the same seed both compute the
-    same numbers, as far as floating-point order allows. ``learning_rate`` also takes a string. One function takes the gradient step
-    of critic, actor and target networks; it runs eagerly or as one compiled graph. ``TD3`` is this algorithm with two critics,
-    noise on the target policy and rarer steps of the actor, and usually learns more reliably.
+    same numbers, as far as floating-point order allows. ``learning_rate`` also takes a string. One function takes the
+    gradient step of critic, actor and target networks; it runs eagerly or as one compiled graph. ``TD3`` is this algorithm
+    with two critics, noise on the target policy and rarer steps of the actor, and usually learns more reliably.
 
     The policy explores only if ``action_noise`` is given.
 

@@ -90,7 +90,7 @@ def test_a_step_of_sac_is_that_of_the_paper():
     held = {**dict(policy.named_parameters()), "log_ent_coef": log_alpha}
     rates = {"ent_coef": ("log_ent_coef", 0.1), "critic": ("critic.weight", 0.2), "actor": ("actor.mean", 0.4)}
     movers = {name: Mover(SGD, [of], [()], (rate, 0.0)) for name, (of, rate) in rates.items()}
-    zeros, column = th.zeros(2, 1, dtype=th.float64), lambda *x: th.tensor(x, dtype=th.float64).reshape(-1, 1)  # noqa: E731
+    zeros, column = th.zeros(2, 1, dtype=th.float64), lambda *x: th.tensor(x, dtype=th.float64).reshape(-1, 1)
     batch = ReplayBufferSamples(zeros, column(1.0, -0.5), zeros, column(0.0, 1.0), column(3.0, 4.0))
     step = JointStep(Networks(policy, held), held, movers)
     noise, next_noise = np.array([0.3, -0.7]), np.array([1.1, 0.2])
