@@ -7,24 +7,24 @@ import torch as th
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sb3_pgx.engine.optimizers import OptimizerRule
 from sb3_pgx.engine.step import total_norm, zero_if_finite
+
+# From parameters, their gradients and their moments to parameters and moments after a step.
+Stepped = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Sequence[Tensor]]], Sequence[tuple[Tensor, Sequence[Tensor]]]]
 
 
 class Mover(NamedTuple):
     """
     An optimizer as a function.
 
-    :param rule: its rule
     :param names: names of the values that it moves
-    :param moments: for each of these values, one tensor per moment of the rule
-    :param scalars: of the rule, for this step: numbers, or tensors without dimensions
+    :param moments: for each of these values, the tensors that the optimizer keeps
+    :param stepped: its step
     """
 
-    rule: type[OptimizerRule]
     names: Sequence[str]
     moments: Sequence[Sequence[Tensor]]
-    scalars: Sequence[Any]
+    stepped: Stepped
 
 
 class Networks(nn.Module):
@@ -89,16 +89,15 @@ class JointStep:
         :param loss: depends on these values
         :param optimizer: name of the optimizer; each optimizer may take one step
         """
-        rule, names, moments, scalars = self._movers[optimizer]
+        names, moments, stepped = self._movers[optimizer]
         gradients = th.autograd.grad(loss, [self.values[name] for name in names], allow_unused=True)
-        self._norms.append(total_norm([g for g in gradients if g is not None]))
-        after: list[Sequence[Tensor]] = []
+        given = [i for i, g in enumerate(gradients) if g is not None]  # an optimizer leaves the others alone
+        moving, after = [gradients[i] for i in given], [*moments]
+        self._norms.append(total_norm(moving))
         with th.no_grad():
-            for name, gradient, kept in zip(names, gradients, moments, strict=True):
-                if gradient is not None:  # an optimizer leaves the others alone
-                    value, kept = rule.step(self.values[name], gradient, kept, scalars)
-                    self.values[name] = value.requires_grad_(True)
-                after.append(kept)
+            values = [self.values[names[i]].detach() for i in given]
+            for i, (value, kept) in zip(given, stepped(values, moving, [moments[i] for i in given]), strict=True):
+                self.values[names[i]], after[i] = value.requires_grad_(True), kept
         self.moments[optimizer] = after
 
     def track(self, network: str, target: str, tau: Any) -> None:

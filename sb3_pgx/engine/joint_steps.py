@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from operator import attrgetter, is_
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from sb3_pgx.core.undo import tensors_of
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiler import Compiled, signature
 from sb3_pgx.engine.drawn_noise import Draw, GivenDraws, NotedDraws
-from sb3_pgx.engine.joint_step import JointStep, Mover, Networks
+from sb3_pgx.engine.joint_step import JointStep, Mover, Networks, Stepped
 from sb3_pgx.engine.optimizers import OptimizerRule, rule_of
 from sb3_pgx.engine.parameters import ParametersInPlace, states_of, steps_taken
 from sb3_pgx.engine.policy_function import check_traceable, laid_out, left_as_it_is, unvalidated
@@ -139,45 +140,50 @@ class JointSteps:
 
     def _eagerly(self, function: StepFunction, batch: Any, coefficients: Any) -> tuple[dict[str, float], Iterable[str]]:
         """Take the step, and return its metrics and the names of the optimizers that it has moved."""
-        policy, held = self._networks.policy, self._networks.held
-        put_back = tensors_of([*policy.buffers()], [])
-        step = JointStep(self._networks, held, self._movers(self._moments, [*self._scalars()]))
-        metrics = function(step, batch, coefficients)
-        *numbers, check = th.stack([*(x.detach().reshape(()) for x in metrics.values()), step.check()]).tolist()
-        named = dict(zip(metrics, numbers, strict=True))
-        if not all(map(math.isfinite, (*numbers, check))):
-            put_back()
-            raise NotFiniteError(named)
+        held, put_back = self._networks.held, tensors_of([*self._networks.policy.buffers()], [])
+        step = JointStep(self._networks, held, self._movers(self._moments, self._steps_on_host()))
+        try:
+            metrics = function(step, batch, coefficients)
+            *numbers, check = th.stack([*(x.detach().reshape(()) for x in metrics.values()), step.check()]).tolist()
+            named = dict(zip(metrics, numbers, strict=True))
+            if not all(map(math.isfinite, (*numbers, check))):
+                raise NotFiniteError(named)
+        except BaseException:
+            put_back()  # a forward pass changes the statistics of BatchNorm
+            raise
         with th.no_grad():
             copy_all(*self._before_and_after(step, held, self._moments))
         return named, step.moments
 
-    def _scalars(self) -> Iterator[Sequence[float]]:
+    def _steps_on_host(self) -> Iterator[Stepped]:
         for held in self._held.values():
             (group,) = held.optimizer.param_groups
-            yield held.rule.scalars(group, held.step + 1)
+            yield partial(held.rule.stepped, group=group, number=held.step + 1)
 
-    def _movers(self, moments: Sequence[Tensor], scalars: Sequence[Sequence[Any]]) -> dict[str, Mover]:
-        """Return the optimizers as functions, from what they hold, in the order of ``_moments``, and from their scalars."""
-        movers, left = {}, iter(moments)
-        for (name, held), numbers in zip(self._held.items(), scalars, strict=True):
+    def _movers(self, moments: Sequence[Tensor], steps: Iterable[Stepped]) -> dict[str, Mover]:
+        """Return the optimizers as functions, from what they hold, in the order of ``_moments``, and from their steps."""
+        return {
+            name: Mover([self._names[id(p)] for p in self._held[name].parameters], kept, stepped)
+            for (name, kept), stepped in zip(self._grouped(moments).items(), steps, strict=True)
+        }
+
+    def _grouped(self, moments: Sequence[Tensor]) -> dict[str, list[tuple[Tensor, ...]]]:
+        """Return the moments of each parameter, by optimizer."""
+        grouped, left = {}, iter(moments)
+        for name, held in self._held.items():
             by_moment = [[next(left) for _ in held.parameters] for _ in held.rule.moments]
-            names = [self._names[id(p)] for p in held.parameters]
-            movers[name] = Mover(held.rule, names, [*zip(*by_moment, strict=True)] or [()] * len(names), numbers)
-        return movers
+            grouped[name] = [*zip(*by_moment, strict=True)] or [()] * len(held.parameters)
+        return grouped
 
     def _before_and_after(
         self, step: JointStep, values: Mapping[str, Tensor], moments: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return the tensors that a complete step changes, and what it makes of them."""
-        names = step.changed()
-        before, after = [values[name] for name in names], [step.values[name] for name in names]
-        for name, mover in self._movers(moments, [()] * len(self._held)).items():
-            olds, news = mover.moments, step.moments.get(name, mover.moments)
-            pairs = zip(chain.from_iterable(olds), chain.from_iterable(news), strict=True)
-            moved = [(old, new) for old, new in pairs if old is not new]
-            before, after = [*before, *(old for old, _ in moved)], [*after, *(new for _, new in moved)]
-        return before, after
+        pairs = [(values[name], step.values[name]) for name in step.changed()]
+        for name, kept in self._grouped(moments).items():
+            after = chain.from_iterable(step.moments.get(name, kept))
+            pairs += [(old, new) for old, new in zip(chain.from_iterable(kept), after, strict=True) if old is not new]
+        return [old for old, _ in pairs], [new for _, new in pairs]
 
     # ------------------------------------------------------------------------------------------------ compiled
 
@@ -217,11 +223,16 @@ class JointSteps:
         tensor = th.tensor(numbers, dtype=like.dtype, device=like.device)
         return [*self._values, *self._moments, tensor, *(draw() for draw in draws), *flat(batch)]
 
+    def _scalars(self) -> Iterator[Sequence[float]]:
+        for held in self._held.values():
+            (group,) = held.optimizer.param_groups
+            yield held.rule.scalars(group, held.step + 1)
+
     def _noted_draws(self, function: StepFunction, batch: Any, coefficients: Any) -> Sequence[Draw]:
         """Return the random numbers that a step draws. It is taken without keeping its result."""
-        scalars = [*self._scalars()]
+        movers = self._movers(self._moments, self._steps_on_host())
         with left_as_it_is(self._networks.policy), NotedDraws() as noted, unvalidated(self._networks.policy), th.enable_grad():
-            function(JointStep(self._networks, self._networks.held, self._movers(self._moments, scalars)), batch, coefficients)
+            function(JointStep(self._networks, self._networks.held, movers), batch, coefficients)
         return noted.draws
 
     def _traceable(
@@ -242,7 +253,8 @@ class JointSteps:
             scalars = [[next(left) for _ in range(length)] for length in lengths]
             values = {name: x.detach().requires_grad_(True) for name, x in laid_out(before).items()}
             with GivenDraws(rest[:n_draws]), unvalidated(self._networks.policy), th.enable_grad():
-                step = JointStep(self._networks, values, self._movers(moments, scalars))
+                steps = [_with_scalars(held.rule, s) for held, s in zip(self._held.values(), scalars, strict=True)]
+                step = JointStep(self._networks, values, self._movers(moments, steps))
                 metrics = function(step, rebuilt(batch, iter(rest[n_draws:])), c)
             measured = th.stack([x.detach().reshape(()) for x in metrics.values()])
             check = step.check() + zero_if_finite(measured)
@@ -252,6 +264,13 @@ class JointSteps:
             return (th.cat([measured, check.reshape(1)]),)
 
         return run
+
+
+def _with_scalars(rule: type[OptimizerRule], scalars: Sequence[Any]) -> Stepped:
+    """Return a rule's step with scalars that are tensors."""
+    return lambda values, gradients, moments: [
+        rule.step(*of_one, scalars) for of_one in zip(values, gradients, moments, strict=True)
+    ]
 
 
 def flat(batch: Any) -> list[Tensor]:

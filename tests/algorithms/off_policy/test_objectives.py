@@ -1,5 +1,7 @@
 """The parts of off-policy gradient steps that SB3 cannot vouch for, against quadrature and closed forms."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch as th
@@ -89,7 +91,10 @@ def test_a_step_of_sac_is_that_of_the_paper():
     policy, log_alpha = Policy(), th.tensor([np.log(0.3)], dtype=th.float64, requires_grad=True)
     held = {**dict(policy.named_parameters()), "log_ent_coef": log_alpha}
     rates = {"ent_coef": ("log_ent_coef", 0.1), "critic": ("critic.weight", 0.2), "actor": ("actor.mean", 0.4)}
-    movers = {name: Mover(SGD, [of], [()], (rate, 0.0)) for name, (of, rate) in rates.items()}
+    movers = {
+        name: Mover([of], [()], partial(SGD.stepped, group={"lr": rate, "weight_decay": 0.0}, number=1))
+        for name, (of, rate) in rates.items()
+    }
     zeros, column = th.zeros(2, 1, dtype=th.float64), lambda *x: th.tensor(x, dtype=th.float64).reshape(-1, 1)
     batch = ReplayBufferSamples(zeros, column(1.0, -0.5), zeros, column(0.0, 1.0), column(3.0, 4.0))
     step = JointStep(Networks(policy, held), held, movers)
