@@ -1,6 +1,7 @@
 """The table of algorithms by name, which command line, zoo, comparisons and tests share."""
 
 import re
+from collections import ChainMap
 from collections.abc import Mapping
 from difflib import get_close_matches
 
@@ -33,7 +34,7 @@ Algorithm = PolicyGradientAlgorithm | OffPolicy
 ALGORITHMS: dict[str, type[PolicyGradientAlgorithm]] = _exported(PolicyGradientAlgorithm)
 # Algorithms that learn from a replay memory alone. They have no rollouts, advantages or checkpoints of whole runs.
 OFF_POLICY: dict[str, type[OffPolicy]] = _exported(OffPolicy)
-EVERY_ALGORITHM: Mapping[str, type[Algorithm]] = {**ALGORITHMS, **OFF_POLICY}
+EVERY_ALGORITHM: Mapping[str, type[Algorithm]] = ChainMap(OFF_POLICY, ALGORITHMS)  # type: ignore[arg-type]
 
 
 def algorithm_class(name: str) -> type[Algorithm]:

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from sb3_pgx.core.checks import as_flag, check_counts, is_number
-from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.search_space import OFF_POLICY, OFF_POLICY_NETWORKS, Categorical
 from sb3_pgx.engine.joint_step import JointStep
 from sb3_pgx.engine.joint_steps import StepFunction
@@ -159,7 +158,6 @@ class SAC(OffPolicy, sb3.SAC):
 
     search_space = (*OFF_POLICY, Categorical("ent_coef", ("auto", 0.2, 0.1, 0.05, 0.01)))
     networks = OFF_POLICY_NETWORKS["medium"]
-    examination = Examination(4_000, 1e-3, dict(learning_starts=200, batch_size=64, tau=0.02))
 
     def __init__(
         self,

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from sb3_pgx.core.checks import check_counts, check_finite_not_negative
-from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.search_space import OFF_POLICY, OFF_POLICY_NETWORKS
 from sb3_pgx.engine.joint_step import JointStep
 from sb3_pgx.engine.joint_steps import StepFunction
@@ -90,7 +89,6 @@ class DeterministicOffPolicy(OffPolicy):
 
     search_space = OFF_POLICY
     networks = OFF_POLICY_NETWORKS["large"]
-    examination = Examination(4_000, 1e-3, dict(learning_starts=200, batch_size=64, tau=0.02))
     policy_delay: int
     target_policy_noise: float
     target_noise_clip: float

@@ -30,7 +30,6 @@ from sb3_pgx.core.arguments import (
 from sb3_pgx.core.checks import as_flag, check_counts, check_unit_interval, without_arrays
 from sb3_pgx.core.deferred_values import may_change
 from sb3_pgx.core.errors import one_line
-from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.files import saving
 from sb3_pgx.core.schedules import as_schedule, evaluate_coefficient
 from sb3_pgx.core.search_space import Dimension
@@ -39,11 +38,15 @@ from sb3_pgx.engine.compiled_actor import CompiledActor
 from sb3_pgx.engine.compiler import check_compile
 from sb3_pgx.engine.joint_steps import JointSteps
 from sb3_pgx.engine.layers import Modules
+from sb3_pgx.environments.carrying import carrying_adapter
 from sb3_pgx.environments.vector_env import as_vec_env, is_vector_env
+from sb3_pgx.stages.collect import SAME_STEP_REMEDY
 from sb3_pgx.stages.compiling import Compiling
 from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
 from sb3_pgx.stages.off_policy_update import OffPolicyUpdating
 from sb3_pgx.stages.report import notify_of_error
+from sb3_pgx.stages.team import ALONE
+from sb3_pgx.stages.teams import team_of
 
 SelfOffPolicy = TypeVar("SelfOffPolicy", bound="OffPolicy")
 
@@ -63,7 +66,6 @@ class OffPolicy(Compiling, OffPolicyUpdating):
 
     search_space: ClassVar[tuple[Dimension, ...]] = ()  # what is worth tuning, in addition to the network
     networks: ClassVar[tuple[Dimension, ...]] = ()  # which networks are worth trying
-    examination: ClassVar[Examination] = Examination()  # settings for `sb3-pgx doctor algo`
     _callback: BaseCallback | None = None  # of the running `learn`
 
     def __init__(self, policy: str | type[BasePolicy], env: GymEnv | str | None, compile: bool | str = "auto", **kwargs: Any):
@@ -226,6 +228,7 @@ class OffPolicy(Compiling, OffPolicyUpdating):
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         assert self.env is not None
+        self._check_environments()
         guarded = GuardedEnvironments(self.env, self._vec_normalize_env, self._n_updates, self._reset_later)
         with naming_dead_workers(self.env):
             total_timesteps, callback = super()._setup_learn(*args, **kwargs)
@@ -235,6 +238,17 @@ class OffPolicy(Compiling, OffPolicyUpdating):
         self._watched, self._callback = may_change(callback), callback
         self._prepare()
         return total_timesteps, callback
+
+    def _check_environments(self) -> None:
+        """:raises ValueError: the algorithm cannot learn in environments of this kind"""
+        gaps = carrying_adapter(self.env)
+        if gaps is not None:
+            raise gaps.refusal(self.refuses_gaps, SAME_STEP_REMEDY)
+        if team_of(self.env) is not ALONE:
+            raise ValueError(
+                f"{type(self).__name__} learns in one process, but these environments are those of several: make them without "
+                "parallel=…, or use PPO or A2C"
+            )
 
     @property
     def n_gradient_steps(self) -> int:  # type: ignore[override]

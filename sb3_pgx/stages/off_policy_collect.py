@@ -1,6 +1,6 @@
 """Step the environments into a replay memory."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -27,6 +27,7 @@ from sb3_pgx.stages.guard import GuardedEnvironments
 class OffPolicyCollecting(OffPolicyAlgorithm):
     """The first stage of an off-policy algorithm."""
 
+    refuses_gaps: ClassVar[str] = "the replay memory keeps every step"
     compiled: bool  # whether acting and gradient steps run compiled where they can; `learn` decides
     _watched = True  # whether a callback may change policy and optimizers between two steps
     _modes: NetworkModes | None = None  # as long as no callback may change the policy

@@ -114,6 +114,18 @@ def test_discrete_actions_are_refused_with_a_remedy(name):
         make(sb3_pgx, name, make_vec_env("CartPole-v1", 1))
 
 
+def test_environments_that_step_as_arrays_are_taken_if_no_step_only_resets():
+    def arrays(mode):
+        return gym.make_vec("Pendulum-v1", 2, "sync", vector_kwargs={"autoreset_mode": mode})
+
+    with pytest.raises(
+        ValueError, match=r"the replay memory keeps every step.*use an environment that resets in the same step"
+    ):
+        make(sb3_pgx, "SAC", arrays(gym.vector.AutoresetMode.NEXT_STEP)).learn(10)
+    model = make(sb3_pgx, "SAC", arrays(gym.vector.AutoresetMode.SAME_STEP)).learn(20)
+    assert model._n_updates > 0
+
+
 WRONG = {
     "buffer_size": (0, "at least 1"),
     "batch_size": (2.5, "whole number"),
