@@ -8,8 +8,11 @@ import pytest
 import stable_baselines3 as sb3
 import torch as th
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from support.array_environments import TERMINATED, Arrays, Episodes
 from support.off_policy import NAMES, fill, make, tensors
 
 import sb3_pgx
@@ -114,16 +117,26 @@ def test_discrete_actions_are_refused_with_a_remedy(name):
         make(sb3_pgx, name, make_vec_env("CartPole-v1", 1))
 
 
-def test_environments_that_step_as_arrays_are_taken_if_no_step_only_resets():
-    def arrays(mode):
-        return gym.make_vec("Pendulum-v1", 2, "sync", vector_kwargs={"autoreset_mode": mode})
+class Pushed(Episodes):
+    """Scripted episodes with one number as the action."""
 
-    with pytest.raises(
-        ValueError, match=r"the replay memory keeps every step.*use an environment that resets in the same step"
-    ):
-        make(sb3_pgx, "SAC", arrays(gym.vector.AutoresetMode.NEXT_STEP)).learn(10)
-    model = make(sb3_pgx, "SAC", arrays(gym.vector.AutoresetMode.SAME_STEP)).learn(20)
-    assert model._n_updates > 0
+    def step(self, action):
+        return super().step(action[0])
+
+
+def arrays(mode):
+    """Two environments that step as arrays and take one number from −1 to 1."""
+    made = Arrays([[(4, TERMINATED)]] * 2, mode, honours_mask=False, of=Pushed)
+    made.single_action_space = spaces.Box(-1, 1, (1,), np.float32)
+    made.action_space = batch_space(made.single_action_space, 2)
+    return made
+
+
+def test_environments_that_step_as_arrays_are_taken_if_no_step_only_resets():
+    with pytest.raises(ValueError, match=r"the replay memory keeps every step; use an environment that resets in the same"):
+        make(sb3_pgx, "SAC", arrays(AutoresetMode.NEXT_STEP)).learn(10)
+    model = make(sb3_pgx, "SAC", arrays(AutoresetMode.SAME_STEP)).learn(20)
+    assert model._n_updates > 0 and model.replay_buffer.dones[:10].sum() == 4
 
 
 WRONG = {
