@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 from sb3_pgx.algorithms.a2c import A2C
 from sb3_pgx.algorithms.a3c import A3C
 from sb3_pgx.algorithms.acer import ACER
+from sb3_pgx.algorithms.ddpg import DDPG
 from sb3_pgx.algorithms.npg import NPG
 from sb3_pgx.algorithms.ppo import PPO
 from sb3_pgx.algorithms.ppo_penalty import PPOPenalty
 from sb3_pgx.algorithms.reinforce import REINFORCE, REINFORCEBaseline
+from sb3_pgx.algorithms.sac import SAC
+from sb3_pgx.algorithms.td3 import TD3
 from sb3_pgx.algorithms.trpo import TRPO
 
 if TYPE_CHECKING:
@@ -22,9 +25,12 @@ __all__ = [
     "A2C",
     "A3C",
     "ACER",
+    "DDPG",
     "NPG",
     "PPO",
     "REINFORCE",
+    "SAC",
+    "TD3",
     "TRPO",
     "MaskablePPO",
     "PPOPenalty",

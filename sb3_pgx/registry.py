@@ -1,14 +1,20 @@
 """The table of algorithms by name, which command line, zoo, comparisons and tests share."""
 
 import re
+from collections import ChainMap
+from collections.abc import Mapping
 from difflib import get_close_matches
 
 import sb3_pgx
 from sb3_pgx.stages.algorithm import PolicyGradientAlgorithm
+from sb3_pgx.stages.off_policy import OffPolicy
 
 # In rl_zoo3's commands these names stand for this package's algorithms; the algorithms of SB3 and sb3-contrib get the names
 # on the right. rl_zoo3 makes folders of names, so they have no colon as in `sb3-pgx compare`: some systems forbid it.
-RENAMED_IN_RL_ZOO3 = {"a2c": "sb3_a2c", "ppo": "sb3_ppo", "trpo": "contrib_trpo"}
+RENAMED_IN_RL_ZOO3 = {
+    **{name: f"sb3_{name}" for name in ("a2c", "ddpg", "ppo", "sac", "td3")},
+    "trpo": "contrib_trpo",
+}
 
 
 def name_of(cls: type) -> str:
@@ -16,23 +22,29 @@ def name_of(cls: type) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", cls.__name__).lower()
 
 
-def _exported() -> dict[str, type[PolicyGradientAlgorithm]]:
+def _exported(base: type) -> dict[str, type]:
+    """Return the exported algorithms of one family by name, apart from those with sb3-contrib's interface."""
     exported = (getattr(sb3_pgx, name) for name in sb3_pgx.__all__ if name not in sb3_pgx.OF_CONTRIB)
-    algorithms = (cls for cls in exported if isinstance(cls, type) and issubclass(cls, PolicyGradientAlgorithm))
+    algorithms = (cls for cls in exported if isinstance(cls, type) and issubclass(cls, base))
     return {name_of(cls): cls for cls in sorted(algorithms, key=name_of)}
 
 
-ALGORITHMS = _exported()  # every algorithm that the package exports, apart from those with sb3-contrib's interface
+Algorithm = PolicyGradientAlgorithm | OffPolicy
+# Algorithms of the pipeline: they learn from rollouts.
+ALGORITHMS: dict[str, type[PolicyGradientAlgorithm]] = _exported(PolicyGradientAlgorithm)
+# Algorithms that learn from a replay memory alone. They have no rollouts, advantages or checkpoints of whole runs.
+OFF_POLICY: dict[str, type[OffPolicy]] = _exported(OffPolicy)
+EVERY_ALGORITHM: Mapping[str, type[Algorithm]] = ChainMap(OFF_POLICY, ALGORITHMS)  # type: ignore[arg-type]
 
 
-def algorithm_class(name: str) -> type[PolicyGradientAlgorithm]:
+def algorithm_class(name: str) -> type[Algorithm]:
     """
     Return the class of an algorithm.
 
-    :param name: a key of :data:`ALGORITHMS`
+    :param name: a key of :data:`EVERY_ALGORITHM`
     :raises ValueError: there is no algorithm of that name; the message gives the nearest names
     """
-    if name in ALGORITHMS:
-        return ALGORITHMS[name]
-    near = get_close_matches(name, ALGORITHMS, n=3)
-    raise ValueError(f"algorithm {name!r} is unknown; choose {' or '.join(near or ALGORITHMS)}")
+    if name in EVERY_ALGORITHM:
+        return EVERY_ALGORITHM[name]
+    near = get_close_matches(name, EVERY_ALGORITHM, n=3)
+    raise ValueError(f"algorithm {name!r} is unknown; choose {' or '.join(near or EVERY_ALGORITHM)}")

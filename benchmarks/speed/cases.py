@@ -280,6 +280,29 @@ CASES = (
             ("ppo-lstm-2x256-eager", {}, False, {}, 3.0),
         )
     ),
+    *(
+        Case(
+            f"{algorithm}-halfcheetah-{width}x{width}",
+            algorithm,
+            "HalfCheetah-v5",
+            (f"sb3:{algorithm}", f"sbx:{algorithm}") if width == 256 else (f"sb3:{algorithm}",),
+            (Goal("frames", f"sb3:{algorithm}", goal),),
+            timesteps=timesteps,
+            hyperparameters={
+                "learning_starts": 0,  # the rounds of the warm-up are as short as can be
+                "batch_size": batch_size,
+                "buffer_size": 100_000,
+                "policy_kwargs": {"net_arch": [width, width]},
+            },
+            n_envs=1,
+        )
+        for algorithm, width, batch_size, timesteps, goal in (
+            ("sac", 256, 256, 500, 2.2),
+            ("td3", 256, 256, 500, 2.0),
+            ("sac", 64, 64, 1_500, 5.0),
+            ("td3", 64, 64, 1_500, 5.0),
+        )
+    ),
     Case(
         "ppo-images",
         "ppo",

@@ -113,6 +113,20 @@ def check_sb3s_arguments(model: Any) -> None:
     :raises ValueError: an argument is invalid
     :raises TypeError: an argument has the wrong type
     """
+    check_common_arguments(model)
+    if model.rollout_buffer_class is not None and not callable(model.rollout_buffer_class):
+        raise TypeError(f"rollout_buffer_class={model.rollout_buffer_class!r} must be a class, or None")
+    _check_buffer_arguments(model.rollout_buffer_class or RolloutBuffer, model.rollout_buffer_kwargs or {})
+
+
+def check_common_arguments(model: Any) -> None:
+    """
+    Check the arguments that all of SB3's algorithms have.
+
+    :param model: model whose attributes to check
+    :raises ValueError: an argument is invalid
+    :raises TypeError: an argument has the wrong type
+    """
     window, freq, seed = model._stats_window_size, model.sde_sample_freq, model.seed
     if window is not None:  # None keeps all episodes
         check_counts(0, stats_window_size=window)
@@ -122,9 +136,6 @@ def check_sb3s_arguments(model: Any) -> None:
         raise ValueError(f"seed={seed!r} must be a whole number from 0 to {MAX_SEED}, or None")
     if model.tensorboard_log is not None and not isinstance(model.tensorboard_log, str | os.PathLike):
         raise TypeError(f"tensorboard_log={model.tensorboard_log!r} must be the path of a folder, or None")
-    if model.rollout_buffer_class is not None and not callable(model.rollout_buffer_class):
-        raise TypeError(f"rollout_buffer_class={model.rollout_buffer_class!r} must be a class, or None")
-    _check_buffer_arguments(model.rollout_buffer_class or RolloutBuffer, model.rollout_buffer_kwargs or {})
 
 
 def _check_buffer_arguments(buffer_class: Any, kwargs: Mapping[str, Any]) -> None:
@@ -397,4 +408,6 @@ def check_learn(model: Any, callback: Any, log_interval: Any) -> None:
         is_class = isinstance(one, type) and issubclass(one, BaseCallback)
         if is_class or not (one is None or callable(one) or isinstance(one, BaseCallback)):
             raise TypeError(f"callback={one!r} must be a callback object, a list of them, or a function")
-    check_optimizer_class(type(model.policy.optimizer))
+    optimizer = getattr(model.policy, "optimizer", None)  # an off-policy algorithm's networks have one each
+    if optimizer is not None:
+        check_optimizer_class(type(optimizer))

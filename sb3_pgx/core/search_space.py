@@ -231,6 +231,14 @@ NETWORK = (
     PolicyOption("net_arch", {"tiny": [64], "small": [64, 64], "medium": [256, 256]}, default="small"),
     PolicyOption("activation_fn", {"tanh": nn.Tanh, "relu": nn.ReLU}, default="tanh"),
 )
+# Of the policies of algorithms with a replay memory, by the network that they have by default.
+OFF_POLICY_NETWORKS = {
+    default: (
+        PolicyOption("net_arch", {"small": [64, 64], "medium": [256, 256], "large": [400, 300]}, default),
+        PolicyOption("activation_fn", {"tanh": nn.Tanh, "relu": nn.ReLU}, default="relu"),
+    )
+    for default in ("medium", "large")
+}
 # Of a recurrent policy, whatever its network: units of a layer, and whether the critic has a network of its own.
 MEMORY = (
     PolicyOption("lstm_hidden_size", {str(n): n for n in (32, 64, 128, 256)}, "256"),
@@ -247,6 +255,8 @@ EPOCHS = (
     ENTROPY,
     MAX_GRAD_NORM,
 )
+# Of algorithms with a replay memory.
+OFF_POLICY = (LEARNING_RATE, GAMMA, PowerOfTwo("batch_size", 5, 10), Real("tau", 1e-3, 0.1))
 EPISODES = (
     Scheduled("learning_rate", 1e-4, 3e-2),
     Whole("n_episodes", 1, 8, log=True),

@@ -76,9 +76,11 @@ TRAINING_METRICS = {
     "time/fps": "environment steps per second since `learn` began, over all environments, with updates, without compiling",
     "time/compile_seconds": "seconds that compiling, or loading compiled graphs, took since `learn` began",
     "time/iterations": "rollouts since `learn` began",
+    "time/episodes": "episodes so far, over all environments",
     "time/time_elapsed": "seconds since `learn` began",
     "time/total_timesteps": "environment steps so far, over all environments",
-    "train/n_updates": "PPO and PPOPenalty: epochs so far; the others: updates so far, A3C: of the first worker",
+    "train/n_updates": "PPO and PPOPenalty: epochs so far; SAC, TD3 and DDPG: gradient steps so far; the "
+    "others: updates so far, A3C: of the first worker",
     "train/learning_rate": "learning rate of this update; NPG and TRPO: of the critic",
     "train/critic_learning_rate": "learning rate of the critic, if it has its own",
     "train/loss": "total loss that the optimizer minimises; PPO and PPOPenalty: of the last minibatch. It need not fall, "
@@ -91,6 +93,13 @@ TRAINING_METRICS = {
     "Box actions: half of it. It grows with the returns, so explained_variance tells more",
     "train/q_loss": "half the mean squared error of Q(s, a) of the sampled actions with respect to Retrace's returns",
     "train/value": "mean of V(s) according to ACER's critic",
+    "train/actor_loss": "SAC: mean of α log π(a|s) − min Q(s, a) over sampled actions a; TD3 and DDPG: −mean of Q(s, μ(s)). "
+    "It falls as the critics' values rise, so it says little about progress",
+    "train/critic_loss": "mean squared error of Q with respect to its target, summed over the critics; SAC: half of it. It "
+    "grows with the returns, and need not fall, because the targets change with the policy",
+    "train/ent_coef": "temperature α, the weight of the entropy, before the gradient step",
+    "train/ent_coef_loss": "loss of the temperature, −mean of log α (log π(a|s) + target_entropy); 0 if the entropy is the "
+    "wanted one or α = 1",
     "train/entropy_loss": "− mean entropy of the action distribution, in nats. The policy becomes deterministic as it rises "
     "to 0 (discrete actions) or above (Box actions)",
     "train/std": "standard deviation of the policy's actions, mean over the dimensions (Box actions)",

@@ -6,6 +6,8 @@ from operator import attrgetter, is_
 from typing import Any
 
 from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
 from sb3_pgx.engine.compiler import signature
@@ -121,6 +123,31 @@ class Modules:
             return
         for module in self._modules:
             vars(module)["training"] = mode
+
+
+class NetworkModes:
+    """
+    Switches the networks of an off-policy policy between evaluation and training, in a tenth of the time of SB3's methods.
+
+    :param policy: policy of SB3's, or derived from one
+    """
+
+    def __init__(self, policy: Any):
+        self._policy, self._networks = policy, []
+        if type(policy).set_training_mode in (SACPolicy.set_training_mode, TD3Policy.set_training_mode):
+            for network in (policy.actor, policy.critic):
+                modules = Modules()
+                modules.look(network)
+                self._networks.append((network, modules))
+
+    def train(self, mode: bool) -> None:
+        """Do what the policy's ``set_training_mode`` does: target networks stay in evaluation mode."""
+        if not self._networks:
+            self._policy.set_training_mode(mode)
+            return
+        for network, modules in self._networks:
+            modules.train(network, mode)
+        vars(self._policy)["training"] = mode
 
 
 def has_hooks(module: nn.Module) -> bool:

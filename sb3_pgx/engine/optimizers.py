@@ -69,6 +69,27 @@ class OptimizerRule(ABC):
         after, kept = cls.step(theta, gradient, moments, cls.scalars(group, number))
         copy_all((theta, *moments), (after, *kept))
 
+    @classmethod
+    def stepped(
+        cls,
+        thetas: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        moments: Sequence[Sequence[Tensor]],
+        group: Group,
+        number: int,
+    ) -> list[tuple[Tensor, Sequence[Tensor]]]:
+        """
+        Return what a step on the host makes of several parameters and their moments, without changing them.
+
+        :param thetas: parameters of any shape
+        :param gradients: gradient of the loss with respect to each parameter
+        :param moments: for each parameter, one tensor per name
+        :param group: the optimizer's options
+        :param number: of the step, 1 for the first one
+        """
+        scalars = cls.scalars(group, number)
+        return [cls.step(x, g, kept, scalars) for x, g, kept in zip(thetas, gradients, moments, strict=True)]
+
 
 class Adam(OptimizerRule):
     """Adam (Kingma & Ba, 2015, algorithm 1), with weight decay added to the gradient."""
@@ -98,15 +119,45 @@ class Adam(OptimizerRule):
         """Take the step by torch's fused operation, in a third of the time. Arguments are those of the base class."""
         if cls.fused is None:
             super().move(theta, gradient, moments, group, number)
-            return
-        (beta1, beta2), (mean, square) = group["betas"], moments
+        else:
+            cls._fused_step([theta], [gradient], [moments], group, number)
+
+    @classmethod
+    def stepped(
+        cls,
+        thetas: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        moments: Sequence[Sequence[Tensor]],
+        group: Group,
+        number: int,
+    ) -> list[tuple[Tensor, Sequence[Tensor]]]:
+        """Take the step by torch's fused operation on copies. Arguments are those of the base class."""
+        if cls.fused is None or thetas[0].is_cuda:
+            return super().stepped(thetas, gradients, moments, group, number)
+        after, kept = [x.clone() for x in thetas], [[x.clone() for x in of_one] for of_one in moments]
+        laid_out = [
+            g if g.stride() == x.stride() else th.empty_like(x).copy_(g) for x, g in zip(after, gradients, strict=True)
+        ]
+        cls._fused_step(after, laid_out, kept, group, number)
+        return [*zip(after, kept, strict=True)]
+
+    @classmethod
+    def _fused_step(
+        cls,
+        thetas: list[Tensor],
+        gradients: list[Tensor],
+        moments: Sequence[Sequence[Tensor]],
+        group: Group,
+        number: int,
+    ) -> None:
+        (beta1, beta2), (means, squares) = group["betas"], zip(*moments, strict=True)
         cls.fused(
-            [theta],
-            [gradient],
-            [mean],
-            [square],
+            thetas,
+            gradients,
+            [*means],
+            [*squares],
             [],  # for AMSGrad
-            [th.tensor(float(number))],
+            [th.tensor(float(number))] * len(thetas),
             lr=float(group["lr"]),
             beta1=beta1,
             beta2=beta2,

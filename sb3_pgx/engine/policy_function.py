@@ -102,6 +102,21 @@ def left_as_it_is(policy: nn.Module) -> Iterator[None]:
                 buffer.copy_(before)
 
 
+@contextmanager
+def unvalidated(policy: nn.Module) -> Iterator[None]:
+    """
+    Within this context the distributions in a policy check no values, and after it they are as they were.
+
+    Open it inside of other contexts that change torch's functions: it finds out which code calls a function.
+    """
+    with ExitStack() as stack:
+        for module in policy.modules():
+            if hasattr(module, "action_dist"):
+                stack.enter_context(distribution_kept(module))  # type: ignore[arg-type]
+        stack.enter_context(Unvalidated())
+        yield
+
+
 def check_traceable_over_sequences(policy: ActorCriticPolicy) -> None:
     """:raises NotCompilable: as :func:`check_traceable`, or there is no kernel for the policy's recurrent networks"""
     check_traceable(policy)
@@ -112,7 +127,7 @@ def check_traceable_over_sequences(policy: ActorCriticPolicy) -> None:
             raise NotCompilable(f"recurrent networks are compiled in float32 on the CPU, and the policy's are {kind}")
 
 
-def check_traceable(policy: ActorCriticPolicy) -> None:
+def check_traceable(policy: nn.Module) -> None:
     """:raises NotCompilable: a trace of the policy would not do what the policy does"""
     if next(iter(policy.buffers()), None) is not None:
         raise NotCompilable("the policy has buffers, which a layer such as BatchNorm changes while it is trained")

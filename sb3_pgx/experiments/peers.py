@@ -17,7 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_pgx.core.optional_packages import installed_versions
 from sb3_pgx.core.schedules import as_schedule
-from sb3_pgx.registry import ALGORITHMS, algorithm_class
+from sb3_pgx.registry import EVERY_ALGORITHM, algorithm_class
 from sb3_pgx.settings.configs import CLASS_DEFAULTS, RunConfig, check_hyperparameters, is_numeric_text, load_config, suggestion
 from sb3_pgx.settings.environments import check_environment, choose_policy
 
@@ -156,7 +156,7 @@ def resolve_peer(name: str) -> Peer:
         return Peer(name, algorithm_class(base), base, changes)
     known = [f"{prefix}:{c.lower()}" for prefix, peers in PEERS.items() for c in peers.classes]
     if base not in known:
-        hint = suggestion(base, [*known, *ALGORITHMS]) or f"; choose one of {', '.join([*ALGORITHMS, *known])}"
+        hint = suggestion(base, [*known, *EVERY_ALGORITHM]) or f"; choose one of {', '.join([*EVERY_ALGORITHM, *known])}"
         raise ValueError(f"algorithm {base!r} is unknown{hint}")
     module = PEERS[origin].load(base)
     cls = getattr(module, next(c for c in PEERS[origin].classes if c.lower() == key))

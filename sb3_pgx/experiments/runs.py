@@ -23,6 +23,7 @@ from sb3_pgx.core.errors import type_and_text
 from sb3_pgx.environments.evaluation import EvalCallback, evaluate_policy
 from sb3_pgx.experiments.forwarded_log import ForwardedLog
 from sb3_pgx.experiments.peers import constructor_arguments
+from sb3_pgx.settings.action_noise import with_action_noise
 from sb3_pgx.settings.configs import ENVPOOL, RunConfig
 from sb3_pgx.settings.environments import make_eval_env, make_train_env
 from sb3_pgx.settings.registration import simulator_versions
@@ -230,7 +231,8 @@ def _train_and_evaluate(spec: RunSpec, report: Report, at_point: AtPoint) -> Run
     with ExitStack() as stack:
         env = make_train_env(config, spec.env_id, SEED_STRIDE * spec.seed)  # EnvPool's are seeded here and not later
         stack.callback(env.close)
-        arguments = constructor_arguments(spec.algorithm, config.hyperparameters)
+        given = with_action_noise(config.hyperparameters, env.action_space, config.source)
+        arguments = constructor_arguments(spec.algorithm, given)
         model = spec.algorithm(config.policy, env, seed=spec.seed, verbose=0, **arguments)
         env.seed(
             SEED_STRIDE * spec.seed

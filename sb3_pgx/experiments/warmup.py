@@ -1,5 +1,6 @@
 """Compile ahead what the runs of an algorithm in an environment will need."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_pgx.experiments.forwarded_log import ForwardedLog
 from sb3_pgx.experiments.peers import constructor_arguments, prepare, resolve_peer
+from sb3_pgx.settings.action_noise import with_action_noise
 from sb3_pgx.settings.configs import CLASS_DEFAULTS, RunConfig, check_hyperparameters
 from sb3_pgx.settings.environments import check_environment, choose_policy, make_train_env
+from sb3_pgx.stages.off_policy import OffPolicy
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,16 @@ def warm_up(plan: Warmup, tell: Callable[[str], None] = print) -> None:
     config = plan.config
     env = make_train_env(config, plan.env_id, 0)
     try:
-        arguments = {**constructor_arguments(plan.algorithm, config.hyperparameters), "compile": True}
+        given = with_action_noise(config.hyperparameters, env.action_space, config.source)
+        arguments = {**constructor_arguments(plan.algorithm, given), "compile": True}
+        if issubclass(plan.algorithm, OffPolicy):
+            arguments["learning_starts"] = 1  # which changes no graph
         model: Any = plan.algorithm(config.policy, env, seed=0, device="cpu", **arguments)
         model.set_logger(Logger(None, [ForwardedLog(tell)]))
-        rollout = model.n_steps * model.n_envs
-        model.learn(2 * rollout + getattr(model, "replay_start", 0))  # ACER replays from some step on
+        if isinstance(model, OffPolicy):
+            updates = getattr(model, "policy_delay", 1)  # until each kind of step has been taken
+            model.learn(sys.maxsize, callback=lambda *_: model.n_gradient_steps < updates)
+        else:
+            model.learn(2 * model.n_steps * model.n_envs + getattr(model, "replay_start", 0))  # ACER replays from some step on
     finally:
         env.close()

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pgx.checkpoints import CheckpointCallback, newest_checkpoint
 from sb3_pgx.core.files import claimed_folder
 from sb3_pgx.environments import EvalCallback, make_vec_env
-from sb3_pgx.registry import ALGORITHMS, RENAMED_IN_RL_ZOO3
+from sb3_pgx.registry import ALGORITHMS, EVERY_ALGORITHM, RENAMED_IN_RL_ZOO3
 from sb3_pgx.rl_zoo3.episode_log import LoggedVectorEnv, with_all_ends
 from sb3_pgx.rl_zoo3.invalid_request import invalid_requests
 from sb3_pgx.settings.configs import (
@@ -92,7 +92,7 @@ class PgxExperimentManager(ExperimentManager):
         with invalid_requests():
             if Path(self.config).suffix in YAML:
                 check_expressions(Path(self.config), self.env_name.gym_id)
-            if self.algo in ALGORITHMS:
+            if self.algo in EVERY_ALGORITHM:
                 self._check()
             experiment = super().setup_experiment()
             if self._checkpoint is None or experiment is None:
@@ -128,7 +128,7 @@ class PgxExperimentManager(ExperimentManager):
             )
 
     def create_callbacks(self) -> None:
-        """Create rl_zoo3's callbacks. Checkpoints of this package's algorithms are whole ones, which can be resumed."""
+        """Create rl_zoo3's callbacks. Checkpoints of algorithms with rollouts are whole ones, which can be resumed."""
         super().create_callbacks()
         if self.algo in ALGORITHMS:
             self.callbacks = [
@@ -153,7 +153,7 @@ class PgxExperimentManager(ExperimentManager):
         if config.n_timesteps is None:
             raise ValueError(f"{config.source}: rl_zoo3 needs n_timesteps there, even if -n gives another number")
         self.n_envs = config.n_envs
-        algorithm = ALGORITHMS[self.algo]
+        algorithm = EVERY_ALGORITHM[self.algo]
         check_hyperparameters(algorithm, config)
         config = dataclasses.replace(config, env_kwargs=self.env_kwargs or config.env_kwargs)
         policy = choose_policy(config, check_environment(env_id, config, algorithm).observation_space, algorithm).policy
@@ -198,18 +198,18 @@ class PgxExperimentManager(ExperimentManager):
 
     def load_trial(self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True) -> dict[str, Any]:
         """Load a trial's hyperparameters. rl_zoo3's converters do not get ``n_envs``, which bounds minibatches; ours does."""
-        ours = self.algo in ALGORITHMS
+        ours = self.algo in EVERY_ALGORITHM
         params = super().load_trial(storage, study_name, trial_id, convert and not ours)
         return arguments_of(self.algo, params, self.n_envs) if convert and ours else params
 
     def _preprocess_schedules(self, hyperparams: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
         # rl_zoo3 treats every schedule as linear decay to 0.
-        return hyperparams if self.algo in ALGORITHMS else super()._preprocess_schedules(hyperparams)
+        return hyperparams if self.algo in EVERY_ALGORITHM else super()._preprocess_schedules(hyperparams)
 
 
 def _published(algo: str, default: str) -> str:
     """Return the hyperparameter file of an algorithm; ``default`` is the one that rl_zoo3 would use."""
-    if algo in ALGORITHMS:
+    if algo in EVERY_ALGORITHM:
         return str(config_folder() / f"{algo}.yml")
     names = [name for name, theirs in RENAMED_IN_RL_ZOO3.items() if theirs == algo]
     return str(Path(default).with_stem(names[0])) if names else default

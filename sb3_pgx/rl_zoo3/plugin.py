@@ -25,7 +25,7 @@ from sb3_pgx.core.files import replacing
 from sb3_pgx.core.optional_packages import ZOO, require_extra
 from sb3_pgx.environments import EvalCallback
 from sb3_pgx.environments.evaluation import with_masks_of
-from sb3_pgx.registry import ALGORITHMS, RENAMED_IN_RL_ZOO3
+from sb3_pgx.registry import EVERY_ALGORITHM, RENAMED_IN_RL_ZOO3
 from sb3_pgx.rl_zoo3.arguments import LOGS, check_names, plain_amounts, read_names, without_modules
 from sb3_pgx.rl_zoo3.invalid_request import invalid_requests
 
@@ -53,7 +53,7 @@ def register() -> None:
     for name, theirs in RENAMED_IN_RL_ZOO3.items():
         for table in tables:
             table.setdefault(theirs, table[name])
-    for name, algorithm in ALGORITHMS.items():
+    for name, algorithm in EVERY_ALGORITHM.items():
         for table, entry in zip(tables, (algorithm, sampler(name), converter(name)), strict=True):
             table[name] = entry
 
@@ -135,14 +135,14 @@ def _players(module: Any) -> Iterator[None]:
         made.append(create(*args, **kwargs))
         return made[-1]
 
-    players: dict[str, Any] = {name: _Player(algorithm, made) for name, algorithm in ALGORITHMS.items()}
+    players: dict[str, Any] = {name: _Player(algorithm, made) for name, algorithm in EVERY_ALGORITHM.items()}
     module.create_test_env = create_and_keep
     ALGOS.update(players)
     try:
         yield
     finally:
         module.create_test_env = create
-        ALGOS.update(ALGORITHMS)
+        ALGOS.update(EVERY_ALGORITHM)
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class Command:
 
 
 _NAMES = (
-    f"Algorithms: this package's ({', '.join(ALGORITHMS)}),\nwith the hyperparameters of zoo_configs/, "
+    f"Algorithms: this package's ({', '.join(EVERY_ALGORITHM)}),\nwith the hyperparameters of zoo_configs/, "
     "and those of SB3 and sb3-contrib with rl_zoo3's. If a name exists in both,\n"
     f"the latter are called {', '.join(RENAMED_IN_RL_ZOO3.values())}."
 )

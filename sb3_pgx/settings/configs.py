@@ -18,6 +18,7 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_pgx.settings.action_noise import KEYS as NOISE
 from sb3_pgx.settings.expressions import evaluate_expression
 from sb3_pgx.settings.registration import register_environment
 
@@ -182,10 +183,12 @@ def check_hyperparameters(algorithm: type[BaseAlgorithm], config: RunConfig) -> 
     parameters = inspect.signature(algorithm).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
-    known = [*(name for name in parameters if name not in RESERVED_ARGUMENTS), *AROUND]
+    known = [name for name in parameters if name not in RESERVED_ARGUMENTS]
+    known += NOISE if "action_noise" in parameters else ()
     for name in config.hyperparameters:
-        if name not in parameters or name in RESERVED_ARGUMENTS:
-            raise ValueError(f"{config.source}: {algorithm.__name__} has no argument {name!r}{suggestion(name, known)}")
+        if name not in known:
+            hint = suggestion(name, [*known, *AROUND])
+            raise ValueError(f"{config.source}: {algorithm.__name__} has no argument {name!r}{hint}")
 
 
 def check_vec_env(vec_env: Any) -> str:

@@ -26,9 +26,9 @@ def search_space(algorithm: str, policy: str = "MlpPolicy") -> tuple[Dimension, 
     :param policy: name of the policy; the convolutions of ``CnnPolicy`` and its like are not searched
     :raises ValueError: there is no algorithm of that name; the message gives the nearest ones
     """
-    declared = algorithm_class(algorithm).search_space
-    layers = () if policy.startswith("Cnn") else NETWORK
-    return (*declared, *layers, *(MEMORY if policy in RECURRENT_POLICIES else ()))
+    cls = algorithm_class(algorithm)
+    layers = () if policy.startswith("Cnn") else getattr(cls, "networks", NETWORK)
+    return (*cls.search_space, *layers, *(MEMORY if policy in RECURRENT_POLICIES else ()))
 
 
 def sample_params(
@@ -133,7 +133,7 @@ def _fitting(arguments: Arguments, n_envs: int, timesteps: int | None) -> Argume
     if timesteps is not None and "n_steps" in arguments:
         while arguments["n_steps"] > max(timesteps // n_envs, 1):
             arguments["n_steps"] //= 2  # keeps powers of two, which minibatches divide evenly
-    if "batch_size" in arguments:
+    if "batch_size" in arguments and "n_steps" in arguments:  # without n_steps, batches come from a replay memory
         arguments["batch_size"] = min(arguments["batch_size"], arguments["n_steps"] * n_envs)
     if arguments.get("baseline") in ("loo", "optimal") and arguments["n_episodes"] * n_envs < 2:
         arguments["n_episodes"] = 2  # these baselines use the other episodes of the batch

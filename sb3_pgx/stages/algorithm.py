@@ -1,8 +1,6 @@
 """The pipeline: collect, evaluate, estimate, update, report. An algorithm fills in three of the stages."""
 
 import copy
-import sys
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -58,12 +56,13 @@ from sb3_pgx.core.spaces import within, zero_based
 from sb3_pgx.core.undo import Undo
 from sb3_pgx.engine import GradientSteps
 from sb3_pgx.engine.compile_log import CompileLog
-from sb3_pgx.engine.compiler import COMPILE_AFTER, check_compile
+from sb3_pgx.engine.compiler import check_compile
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_graphs import acting_pass, evaluation_pass, rows_pass, sequences_pass
 from sb3_pgx.environments.action_masks import find_action_masks, is_part, predicted_masks
 from sb3_pgx.environments.gathered_rollouts import with_rollouts_gathered
 from sb3_pgx.environments.vector_env import as_vec_env, is_vector_env
+from sb3_pgx.stages.compiling import Compiling
 from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
 from sb3_pgx.stages.report import notify, notify_of_error
 from sb3_pgx.stages.resuming import Resuming
@@ -94,7 +93,7 @@ _NOT_SAVED = (
 )
 
 
-class PolicyGradientAlgorithm(Resuming):
+class PolicyGradientAlgorithm(Compiling, Resuming):
     """
     Base of all algorithms: SB3's ``OnPolicyAlgorithm`` in five stages.
 
@@ -123,7 +122,6 @@ class PolicyGradientAlgorithm(Resuming):
         *(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         *(spaces.Dict, spaces.Tuple),
     )
-    compile_after = COMPILE_AFTER  # gradient steps beyond which compile="auto" compiles
     refuses_memory: ClassVar[str | None] = None  # reason why the policy cannot be recurrent; None if it can
     refuses_all_reduce: ClassVar[str | None] = None  # reason why processes cannot average gradients; None if they can
     trains_critic: ClassVar[bool] = True  # whether the policy's V is learned, so that its error means something
@@ -177,10 +175,6 @@ class PolicyGradientAlgorithm(Resuming):
         self.coefficient("learning_rate")
         if is_users_own(self.rollout_buffer_class):
             self.refuse_buffer(self.rollout_buffer_class, "rollout_buffer_class")  # type: ignore[arg-type]
-
-    def planned_gradient_steps(self, timesteps: int) -> int:
-        """How many steps of the algorithm's ``objective`` so many environment steps lead to, for ``compile="auto"``."""
-        return 0
 
     # ------------------------------------------------------------------------------------------------ set up
 
@@ -357,41 +351,6 @@ class PolicyGradientAlgorithm(Resuming):
             self.policy, observations, th.tensor(first_option_masks(self.action_space, self.n_envs), device=self.device)
         )
         self.logger.info(f"Actions are masked as {found.source} says")
-
-    def _decide_on_compiling(self, total_timesteps: int) -> None:
-        self._compile_log.seconds = 0.0
-        if self.compile == "auto" and self.device.type != "cpu":
-            self.compiled = False  # compiling is tested on the CPU alone
-        elif self.compile == "auto":
-            remaining = min(total_timesteps, sys.maxsize) - self.num_timesteps  # it may be infinite
-            planned = self.planned_gradient_steps(remaining)
-            self.compiled = self.compiled or self.n_gradient_steps + planned > self.compile_after
-        else:
-            self.compiled = bool(self.compile)
-
-    def dump_logs(self, iteration: int = 0) -> None:
-        """
-        As SB3's, except that ``time/fps`` leaves compiling out. How long it took in this call of ``learn`` is
-        ``time/compile_seconds``.
-
-        :param iteration: number of the iteration
-        """
-        compiling, at_start = self._compile_log.seconds, self._num_timesteps_at_start
-        if compiling > 0:
-            self.logger.record("time/compile_seconds", round(compiling, 2))
-            # SB3 divides the steps since `learn` began, of which it keeps the beginning, by all of the time since then.
-            elapsed = (time.time_ns() - self.start_time) / 1e9
-            steps = self.num_timesteps - at_start
-            self._num_timesteps_at_start = self.num_timesteps - int(steps * elapsed / max(elapsed - compiling, 1e-9))
-        try:
-            super().dump_logs(iteration)
-        finally:
-            self._num_timesteps_at_start = at_start
-
-    def _tell(self, sentence: str) -> None:
-        if self.compile is True and "uncompiled" in sentence:
-            warn(f"compile=True: {sentence}")
-        self.logger.info(sentence)
 
     # ------------------------------------------------------------------------------------------------ learn
 

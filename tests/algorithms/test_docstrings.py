@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.registry import EVERY_ALGORITHM
 
 # Numbers without a typical range.
 NOT_TUNED = {"verbose"}
@@ -19,7 +19,7 @@ def documented(doc):
 
 
 def arguments(algorithm):
-    return list(inspect.signature(ALGORITHMS[algorithm].__init__).parameters.values())[1:]
+    return list(inspect.signature(EVERY_ALGORITHM[algorithm].__init__).parameters.values())[1:]
 
 
 def is_hyperparameter(argument):
@@ -29,16 +29,16 @@ def is_hyperparameter(argument):
     return argument.name not in NOT_TUNED and (number or optional_number)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", EVERY_ALGORITHM)
 def test_a_class_documents_each_of_its_arguments_and_no_others(algorithm):
-    texts = documented(vars(ALGORITHMS[algorithm])["__doc__"])
+    texts = documented(vars(EVERY_ALGORITHM[algorithm])["__doc__"])
     assert set(texts) == {argument.name for argument in arguments(algorithm)}
     assert all(texts.values()) and not [name for name, text in texts.items() if re.search(ELSEWHERE, text)]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", EVERY_ALGORITHM)
 def test_a_hyperparameter_has_a_typical_range_and_the_effect_of_changing_it(algorithm):
-    texts = documented(vars(ALGORITHMS[algorithm])["__doc__"])
+    texts = documented(vars(EVERY_ALGORITHM[algorithm])["__doc__"])
     numbers = [argument.name for argument in arguments(algorithm) if is_hyperparameter(argument)]
     assert len(numbers) > 5
     assert not [name for name in numbers if not re.search(r"Typical:.*(Larger|Smaller)\s+values", texts[name], re.DOTALL)]

@@ -22,7 +22,7 @@ from sb3_pgx import A2C, NPG, PPO, PPOPenalty
 from sb3_pgx.cli import main
 from sb3_pgx.core.optional_packages import install_command
 from sb3_pgx.environments import make_vec_env as make_arrays
-from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.registry import EVERY_ALGORITHM
 from sb3_pgx.rl_zoo3 import plugin
 from sb3_pgx.settings.configs import load_config
 
@@ -231,11 +231,11 @@ def test_without_a_display_the_picture_is_kept_and_no_other_replaced(zoo):
 
 
 def test_sb3s_and_contribs_algorithms_stay_and_read_rl_zoo3s_files(zoo):
-    ours = {name: f"sb3_pgx.{algorithm.__name__}" for name, algorithm in ALGORITHMS.items()}
+    ours = {name: f"sb3_pgx.{algorithm.__name__}" for name, algorithm in EVERY_ALGORITHM.items()}
     assert {name: zoo["tables"][name] for name in ours} == ours
     theirs = {"sb3_ppo": "stable_baselines3.PPO", "sb3_a2c": "stable_baselines3.A2C", "contrib_trpo": "sb3_contrib.TRPO"}
     assert {name: zoo["tables"][name] for name in theirs} == theirs
-    assert zoo["tables"]["sac"] == "stable_baselines3.SAC" and zoo["tables"]["ppo_lstm"] == "sb3_contrib.RecurrentPPO"
+    assert zoo["tables"]["sb3_sac"] == "stable_baselines3.SAC" and zoo["tables"]["ppo_lstm"] == "sb3_contrib.RecurrentPPO"
     assert os.path.join("rl_zoo3", "hyperparams", "ppo.yml") in printed(zoo, "SB3's")
     saved = zoo["folder"] / "logs" / "sb3_ppo" / "CartPole-v1_1" / "CartPole-v1.zip"
     assert stable_baselines3.PPO.load(saved, device="cpu").num_timesteps == 64
@@ -310,7 +310,7 @@ def test_rl_zoo3_loads_a_trial_with_the_arguments_that_it_trained_with(zoo):
 
 def test_help_says_what_is_ours_before_rl_zoo3s_own(zoo):
     ours, _, theirs = printed(zoo, "help").partition("usage: sb3-pgx train")
-    assert all(name in ours for name in [*ALGORITHMS, "sb3_ppo", "contrib_trpo"]) and "--n-timesteps" in theirs
+    assert all(name in ours for name in [*EVERY_ALGORITHM, "sb3_ppo", "contrib_trpo"]) and "--n-timesteps" in theirs
 
 
 def test_the_documented_commands_run_and_write_what_is_said(zoo):

@@ -13,13 +13,14 @@ from selection import mostly_slow
 from support.small_environments import DEVICE, AnySpace, vectorised
 
 import sb3_pgx.tasks  # noqa: F401  # registers environments of some entries
-from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.registry import ALGORITHMS, EVERY_ALGORITHM, OFF_POLICY
+from sb3_pgx.settings.action_noise import KEYS, with_action_noise
 from sb3_pgx.settings.configs import RunConfig, check_hyperparameters, load_config
 from sb3_pgx.settings.environments import find_environment, make_train_env
 
 ENTRIES = [
     (algorithm, env_id)
-    for algorithm in ALGORITHMS
+    for algorithm in EVERY_ALGORITHM
     for env_id in yaml.safe_load((CONFIGS / f"{algorithm}.yml").read_text(encoding="utf-8"))
 ]
 # What an entry's sizes are cut down to, so that two updates take a moment: largest values, and what these then need besides.
@@ -32,9 +33,11 @@ SMALL = {
     "buffer_size": 64,
     "replay_start": 8,
     "replay_batch": 2,
+    "learning_starts": 8,
     "n_workers": 1,
 }
 SMALL_ENVS, SHORT_EPISODE, SOME_STEPS = 2, 6, 400
+SB3S = ("clip_range", "train_freq")  # arguments that SB3 replaces by a function or a tuple
 # How an entry says that nothing is claimed of it.
 MARKS = ("not measured", "no claim", "checked:", "tuned on seed", "does not solve it", "measured on seeds 100")
 
@@ -52,10 +55,12 @@ def entry(request):
         gym.register_envs(pytest.importorskip("ale_py", reason="Atari is not installed"))
     if env_id.startswith("MinAtar/"):
         pytest.importorskip("minatar", reason="MinAtar is not installed")
-    env_id = {"atari": "PongNoFrameskip-v4", "default": "CartPole-v1"}.get(env_id, env_id)
+    env_id = {"atari": "PongNoFrameskip-v4", "default": "Pendulum-v1" if algorithm in OFF_POLICY else "CartPole-v1"}.get(
+        env_id, env_id
+    )
     if "mujoco" in str(find_environment(env_id).entry_point):
         pytest.importorskip("mujoco", reason="MuJoCo is not installed")
-    return ALGORITHMS[algorithm], env_id, config
+    return EVERY_ALGORITHM[algorithm], env_id, config
 
 
 def cut_down(algorithm, config: RunConfig) -> RunConfig:
@@ -84,12 +89,14 @@ def test_every_entry_is_made_as_it_stands_and_trains_cut_down(entry):
     env = make_train_env(small, env_id, seed=0)
     check_hyperparameters(algorithm, config)
     spaces = [AnySpace(env.observation_space, env.action_space) for _ in range(config.n_envs)]
-    as_it_stands = algorithm(config.policy, vectorised(*spaces), seed=0, device=DEVICE, **config.hyperparameters)
+    given, few = (with_action_noise(c.hyperparameters, env.action_space, c.source) for c in (config, small))
+    as_it_stands = algorithm(config.policy, vectorised(*spaces), seed=0, device=DEVICE, **given)
+    assert (as_it_stands.action_noise is not None) == any(key in config.hyperparameters for key in KEYS)
     for name, value in config.hyperparameters.items():
-        if isinstance(value, int | float | str) and name in vars(as_it_stands) and name != "clip_range":  # SB3's, a function
+        if isinstance(value, int | float | str) and name in vars(as_it_stands) and name not in SB3S:
             assert getattr(as_it_stands, name) == value, name
 
-    model = algorithm(small.policy, env, seed=0, device=DEVICE, **small.hyperparameters)
+    model = algorithm(small.policy, env, seed=0, device=DEVICE, **few)
     before = [p.detach().clone() for p in model.policy.parameters()]
     model.learn(SOME_STEPS, callback=lambda locals_, _: locals_["self"]._n_updates < 2)
     env.close()
@@ -104,7 +111,7 @@ def test_an_atari_game_has_the_entry_of_all_games_and_another_environment_the_de
     assert load_config(algorithm, "Taxi-v3").source == f"{algorithm}.yml: default"
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", EVERY_ALGORITHM)
 def test_every_entry_has_a_claim_or_says_that_it_has_none(algorithm):
     silent = [
         env_id

@@ -11,7 +11,7 @@ from optuna.trial import FixedTrial
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
-from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.registry import ALGORITHMS, EVERY_ALGORITHM, OFF_POLICY
 from sb3_pgx.settings.configs import RunConfig, config_folder, load_config
 from sb3_pgx.settings.search_spaces import arguments_of, merged, names_of, params_of, sample_params
 
@@ -19,11 +19,18 @@ SAMPLES = 3
 PUBLISHED = [
     (path.stem, env)
     for path in config_folder().glob("*.yml")
-    if path.stem in ALGORITHMS
+    if path.stem in EVERY_ALGORITHM
     for env in yaml.safe_load(path.read_text())
 ]
 # Outside of the space, which sb3-contrib's TRPO shares: it takes no schedule there. A search from it samples that one anew.
 FALLING_BOUND = ("trpo", "Walker2d-v5")
+# The networks that the policies have by default.
+TANH, RELU = {"activation_fn": nn.Tanh}, {"activation_fn": nn.ReLU}
+DEFAULT_NETWORKS = {
+    "sac": {"net_arch": [256, 256], **RELU},
+    "td3": {"net_arch": [400, 300], **RELU},
+    "ddpg": {"net_arch": [400, 300], **RELU},
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +40,19 @@ def env():
     env.close()
 
 
+@pytest.fixture(scope="module")
+def continuous_env():
+    env = make_vec_env("Pendulum-v1", n_envs=3)
+    yield env
+    env.close()
+
+
 def study(seed=0):
     return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
 
 
 def defaults(algorithm):
-    return {p.name: p.default for p in inspect.signature(ALGORITHMS[algorithm]).parameters.values()}
+    return {p.name: p.default for p in inspect.signature(EVERY_ALGORITHM[algorithm]).parameters.values()}
 
 
 def number(value):
@@ -46,9 +60,9 @@ def number(value):
     return ("lin", float(value.removeprefix("lin_"))) if isinstance(value, str) and value.startswith("lin_") else value
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", EVERY_ALGORITHM)
 def test_every_algorithm_has_a_search_space(algorithm):
-    cls = ALGORITHMS[algorithm]
+    cls = EVERY_ALGORITHM[algorithm]
     assert cls.search_space, f"declare search_space in {inspect.getsourcefile(cls)}"
 
 
@@ -57,14 +71,16 @@ def test_an_unknown_algorithm_is_refused_with_the_nearest_names():
         sample_params("pqo", FixedTrial({}))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_samples_are_arguments_that_construct_a_model_and_can_be_had_again_from_the_parameters(algorithm, env):
-    random = study()
+@pytest.mark.parametrize("algorithm", EVERY_ALGORITHM)
+def test_samples_are_arguments_that_construct_a_model_and_can_be_had_again_from_the_parameters(algorithm, env, continuous_env):
+    random, env = study(), continuous_env if algorithm in OFF_POLICY else env
+    names = ("n_steps", "n_episodes", "n_epochs", "n_critic_updates", "gamma", "tau")
     for _ in range(SAMPLES):
         trial = random.ask()
         arguments = sample_params(algorithm, trial, env.num_envs)
-        model = ALGORITHMS[algorithm]("MlpPolicy", env, device="cpu", **arguments)
-        kept = [name for name in arguments if name in ("n_steps", "n_episodes", "n_epochs", "n_critic_updates", "gamma")]
+        small = {"buffer_size": 100} if algorithm in OFF_POLICY else {}
+        model = EVERY_ALGORITHM[algorithm]("MlpPolicy", env, device="cpu", **small, **arguments)
+        kept = [name for name in arguments if name in names]
         assert all(getattr(model, name) == arguments[name] for name in kept) and len(kept) >= 2
         assert model.policy.net_arch == arguments["policy_kwargs"]["net_arch"]
         assert tuple(trial.params) == names_of(algorithm)
@@ -95,7 +111,8 @@ def test_published_settings_are_points_of_the_space_and_come_back_as_they_are(al
     back = arguments_of(algorithm, params, config.n_envs, config.policy)
     assert all(number(value) == number(given[name]) for name, value in back.items() if name != "policy_kwargs")
     memory = {"lstm_hidden_size": 256, "enable_critic_lstm": True} if "Lstm" in config.policy else {}
-    kwargs = {"net_arch": [64, 64], "activation_fn": nn.Tanh, **memory, **(given["policy_kwargs"] or {})}
+    network = DEFAULT_NETWORKS.get(algorithm, {"net_arch": [64, 64], **TANH})
+    kwargs = {**network, **memory, **(given["policy_kwargs"] or {})}
     searched = config.policy.startswith("Mlp")
     assert merged(given, back)["policy_kwargs"] == (kwargs if searched else given["policy_kwargs"])
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNo
 from support.masked_environments import Masked
 from support.small_environments import DEVICE, AnySpace, vectorised
 
-from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.registry import ALGORITHMS, EVERY_ALGORITHM
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 FAR = spaces.Box(2, 5, (2,), np.float32)  # an action that is not rescaled is outside
@@ -43,6 +43,7 @@ SMALLEST: dict[str, Any] = dict(
     n_critic_updates=2,
     cg_max_steps=3,
     buffer_size=48,
+    learning_starts=6,
     replay_start=12,
 )
 
@@ -52,7 +53,7 @@ def smallest(cls: type) -> dict[str, Any]:
     return {name: SMALLEST[name] for name in inspect.signature(cls).parameters if name in SMALLEST}
 
 
-QUICK: dict[str, dict[str, Any]] = {name: smallest(cls) for name, cls in ALGORITHMS.items()}
+QUICK: dict[str, dict[str, Any]] = {name: smallest(cls) for name, cls in EVERY_ALGORITHM.items()}
 
 PPOS = ("ppo", "ppo_penalty")
 MIXED_ALGORITHMS = [name for name in ALGORITHMS if name != "acer"]  # which act in Dict and Tuple spaces

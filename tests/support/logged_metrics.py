@@ -12,13 +12,14 @@ from support.small_environments import AnySpace, vectorised
 
 from sb3_pgx.diagnostics.metrics import TRAINING_METRICS
 from sb3_pgx.engine.compiler import using_backend
-from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.registry import EVERY_ALGORITHM, OFF_POLICY
 
 # Arguments with which an algorithm logs additional metrics.
 OPTIONS: dict[str, dict[str, Any]] = {
     "npg": dict(critic="trust_region"),
     "ppo": dict(clip_range_vf=0.2),
     "ppo_penalty": dict(clip_range=0.2),
+    "sac": dict(use_sde=True),
     "trpo": dict(critic="trust_region"),
 }
 
@@ -46,12 +47,13 @@ class KeyCollector(KVWriter):
 
 @cache
 def logged_by(name: str) -> frozenset[str]:
-    """Return every key that an algorithm logs with Discrete actions, compiled, with Box actions, and with its options."""
+    """Return every key that an algorithm logs with each kind of actions, compiled and not, and with its options."""
     box = spaces.Box(-1, 1, (3,), "float32")
     writer = KeyCollector()
-    for actions, options in ((spaces.Discrete(3), {}), (box, {}), (box, OPTIONS.get(name, {}))):
+    discrete = () if name in OFF_POLICY else ((spaces.Discrete(3), {}),)
+    for actions, options in (*discrete, (box, {}), (box, OPTIONS.get(name, {}))):
         envs = vectorised(*(Monitor(ReportsSuccess(AnySpace(box, actions))) for _ in range(2)))
-        model = make(name, envs, policy_kwargs=dict(net_arch=[4]), compile=actions != box, **options)
+        model = make(name, envs, policy_kwargs=dict(net_arch=[4]), compile=name in OFF_POLICY or actions != box, **options)
         model.set_logger(Logger(None, [writer]))
         with using_backend(lambda graph, examples: graph):
             model.learn(24, log_interval=1)
@@ -62,7 +64,7 @@ def logged_by(name: str) -> frozenset[str]:
 
 def table() -> str:
     """Return the documentation's table: each key, its meaning, and the algorithms that log it."""
-    logged = {cls.__name__: logged_by(name) for name, cls in ALGORITHMS.items()}
+    logged = {cls.__name__: logged_by(name) for name, cls in EVERY_ALGORITHM.items()}
     rows = [
         f"| `{key}` | {meaning.replace('|', '&#124;')} | {_who_logs(key, logged)} |"
         for key, meaning in TRAINING_METRICS.items()

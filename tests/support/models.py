@@ -9,7 +9,7 @@ from support.capabilities import QUICK, envs
 from support.small_environments import DEVICE
 from torch.distributions import kl_divergence
 
-from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.registry import EVERY_ALGORITHM
 
 ACTION_SPACES = {
     "Discrete": spaces.Discrete(3),
@@ -20,7 +20,7 @@ ACTION_SPACES = {
 
 
 def make(name, env=None, policy="MlpPolicy", **kwargs):
-    return ALGORITHMS[name](policy, env or envs(), **{"seed": 0, "device": DEVICE, **QUICK[name], **kwargs})
+    return EVERY_ALGORITHM[name](policy, env or envs(), **{"seed": 0, "device": DEVICE, **QUICK[name], **kwargs})
 
 
 def make_in(name, env, **kwargs):
@@ -30,7 +30,7 @@ def make_in(name, env, **kwargs):
 
 def takes(name, argument):
     """Return whether an algorithm's constructor has an argument of this name."""
-    return argument in inspect.signature(ALGORITHMS[name].__init__).parameters
+    return argument in inspect.signature(EVERY_ALGORITHM[name].__init__).parameters
 
 
 def with_sde(name, use_sde):

@@ -1,0 +1,39 @@
+"""Sample a replay memory as SB3 does, from the same random numbers and in half of the time."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+
+def sample_replay(buffer: ReplayBuffer, batch_size: int, normalize: VecNormalize | None) -> Any:
+    """
+    Return random transitions of a replay memory. Those of SB3's ``ReplayBuffer`` itself are gathered here; any other memory
+    samples them by its own method.
+
+    :param buffer: the memory
+    :param batch_size: number of transitions
+    :param normalize: normalises observations and rewards; ``None``: they are returned as they were stored
+    :return: the transitions, on the memory's device
+    """
+    plain = type(buffer) is ReplayBuffer and not vars(buffer).keys() & {"sample", "_get_samples", "to_torch"}
+    if not plain or normalize is not None or buffer.optimize_memory_usage:
+        return buffer.sample(batch_size, env=normalize)
+    rows = np.random.randint(0, buffer.buffer_size if buffer.full else buffer.pos, size=batch_size)
+    rows = rows * buffer.n_envs + np.random.randint(0, high=buffer.n_envs, size=batch_size)
+
+    def gathered(array: np.ndarray) -> np.ndarray:
+        return array.reshape(-1, *array.shape[2:]).take(rows, axis=0)  # [rows, N, ...] -> [batch, ...]
+
+    ends = gathered(buffer.dones) * (1 - gathered(buffer.timeouts))
+    arrays = (
+        gathered(buffer.observations),
+        gathered(buffer.actions),
+        gathered(buffer.next_observations),
+        ends.reshape(-1, 1),
+        gathered(buffer.rewards).reshape(-1, 1),
+    )
+    return ReplayBufferSamples(*(th.from_numpy(array).to(buffer.device) for array in arrays))

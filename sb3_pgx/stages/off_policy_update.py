@@ -1,0 +1,133 @@
+"""Gradient steps on samples of a replay memory."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch as th
+from torch import Tensor
+from torch.optim import Optimizer
+
+from sb3_pgx.core.errors import blaming_numbers
+from sb3_pgx.core.replay_sampling import sample_replay
+from sb3_pgx.core.undo import Refusal, tensors_of
+from sb3_pgx.engine.compile_log import CompileLog
+from sb3_pgx.engine.joint_steps import JointSteps, NotFiniteError, StepFunction, flat
+from sb3_pgx.engine.parameters import all_finite
+from sb3_pgx.stages.off_policy_collect import OffPolicyCollecting
+
+CAUSES = (
+    "learning_rate too high (lower it), rewards or observations of huge size (wrap the environment in VecNormalize), or "
+    "numbers in the replay memory that are not finite"
+)
+
+
+class OffPolicyUpdating(OffPolicyCollecting):
+    """The second stage of an off-policy algorithm."""
+
+    _reason: str | None = None  # why the optimizers themselves must take the steps
+    _steps: JointSteps
+    _compile_log: CompileLog
+
+    @abstractmethod
+    def optimizers(self) -> Mapping[str, Optimizer]:
+        """Return the optimizers by name. The learning rate is that of all of them."""
+
+    def other_values(self) -> Mapping[str, Tensor]:
+        """Return the tensors besides the policy's parameters that a gradient step reads or moves, by name."""
+        return {}
+
+    @abstractmethod
+    def next_step(self, index: int) -> tuple[StepFunction, Any]:
+        """
+        Return the next gradient step as a function, and its coefficients as a named tuple.
+
+        :param index: number of the step in this call of :meth:`train`, from 0
+        """
+
+    def after_step(self, index: int) -> None:
+        """
+        Called after each gradient step, which moves parameters alone: copy the statistics of BatchNorm.
+
+        :param index: number of the step in this call of :meth:`train`, from 0
+        """
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """
+        Take gradient steps on samples of the replay memory.
+
+        :param gradient_steps: number of steps
+        :param batch_size: rows of each sample
+        :raises Refusal: the result of a step is not finite; the step was not taken
+        """
+        self._set_training_mode(True)
+        self._update_learning_rate([*self.optimizers().values()])
+        reason = self._prepare() if self._watched else self._reason
+        outcomes: list[Mapping[str, float]] = []
+        if reason is not None:
+            self._compile_log.report_uncompiled(self._steps.what, reason)
+            self._train_as_sb3_does(gradient_steps, batch_size)
+            return
+        assert self.replay_buffer is not None
+        for index in range(gradient_steps):
+            batch = sample_replay(self.replay_buffer, batch_size, self._vec_normalize_env)
+            outcomes.append(self._step(batch, index))
+            self.after_step(index)
+            self._n_updates += 1
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name in dict.fromkeys(name for outcome in outcomes for name in outcome):
+            values = [outcome[name] for outcome in outcomes if name in outcome]
+            self.logger.record(f"train/{name}", sum(values) / len(values))
+
+    def _prepare(self) -> str | None:
+        """Find out what a gradient step moves; return why the optimizers themselves must take the steps, if they must."""
+        version = self._modules.look(self.policy)
+        self._reason = self._steps.prepare(self.policy, version, self.other_values(), self.optimizers())
+        return self._reason
+
+    def _step(self, batch: Any, index: int) -> Mapping[str, float]:
+        function, coefficients = self.next_step(index)
+        try:
+            with blaming_numbers(lambda what: self._refusal(what, batch), self._place):
+                metrics = self._steps.take(function, batch, coefficients, self.compiled)
+        except NotFiniteError as error:
+            bad = next((f"{name} is {value}" for name, value in error.metrics.items() if not np.isfinite(value)), None)
+            raise self._refusal(bad or "the gradient, or what it leads to, is not finite", batch) from None
+        return metrics
+
+    def _place(self) -> str:
+        return f"in gradient step {self._n_updates + 1}"
+
+    def _refusal(self, what: str, batch: Any) -> Refusal:
+        names = [name for name, part in batch._asdict().items() if part is not None and not _finite(part)]
+        cause = f" The batch's {' and '.join(names)} are not finite." if names else ""
+        return Refusal(
+            f"{what} {self._place()}; the step was not taken, and the model is as it was before it.{cause} Likely causes: "
+            f"{CAUSES}."
+        )
+
+    def _train_as_sb3_does(self, gradient_steps: int, batch_size: int) -> None:
+        """Let SB3 train, where the optimizers themselves must take the steps."""
+        moved = [*self.policy.parameters(), *self.policy.buffers(), *self.other_values().values()]
+        put_back, n_updates = tensors_of(moved, self.optimizers().values()), self._n_updates
+
+        def refusal(what: str) -> Refusal:
+            return Refusal(
+                f"{what} in a gradient step after step {n_updates}; the model is as it was after that step. Likely causes: "
+                f"{CAUSES}."
+            )
+
+        try:
+            with blaming_numbers(refusal, self._place):
+                super().train(gradient_steps, batch_size)
+            if not all(map(all_finite, moved)):
+                raise refusal("a parameter is not finite")
+        except Refusal:
+            put_back()
+            self._n_updates = n_updates
+            raise
+
+
+def _finite(part: Any) -> bool:
+    return all(bool(th.isfinite(x).all()) for x in flat((part,)))
