@@ -72,7 +72,6 @@ SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
 _MLP_POLICIES = ("ActorPolicy", "GaussianStdPolicy", "MixedActionsPolicy", "MixedActionsActorPolicy")
 _NOT_SAVED = (
     "_steps",
-    "_known_team",
     "_modules",
     "_metrics",
     "_acting_pass",

@@ -73,7 +73,6 @@ class Collecting(OnPolicyAlgorithm):
     _action_masks: ActionMasks | None = None  # of the training environments; `learn` looks for them
     compiled: bool  # whether acting and gradient steps run compiled where they can; `learn` decides
     _undo: Undo
-    _known_team: tuple[VecEnv | None, Team] | None = None  # the environments for which it was found out
 
     def quota(self, env: VecEnv, n_steps: int) -> Quota:
         """Return when a rollout is complete: after a fixed number of steps, unless an algorithm differs."""
@@ -82,9 +81,7 @@ class Collecting(OnPolicyAlgorithm):
     @property
     def team(self) -> Team:
         """The processes that train this model together, as its environments say."""
-        if self._known_team is None or self._known_team[0] is not self.env:
-            self._known_team = self.env, team_of(self.env)
-        return self._known_team[1]
+        return team_of(self.env)
 
     @property
     def unlearned(self) -> tuple[str, ...]:

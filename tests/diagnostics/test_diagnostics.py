@@ -216,7 +216,8 @@ def test_the_logged_updates_and_the_last_one_are_measured(name, log_interval, me
     left_out = 4 if (name, log_interval) == ("PPO", 1) else None
     expected = [numbers["kl"] for numbers in diagnostics.history if numbers["update"] != left_out and log_interval is not None]
     assert logged == pytest.approx(expected, rel=1e-4)
-    assert {key for row in rows for key in row if key.startswith("diagnostics/")} <= {"diagnostics/kl", "diagnostics/entropy"}
+    known = {f"diagnostics/{key}" for key in ("kl", "entropy", "update", "timesteps", "progress")}
+    assert {key for row in rows for key in row if key.startswith("diagnostics/")} <= known
     if log_interval is not None:
         assert model.logger.name_to_value["train/n_updates"] == model._n_updates  # as SB3 leaves it
 

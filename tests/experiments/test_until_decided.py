@@ -23,7 +23,7 @@ class MadeUpRuns:
             value = (self.better if spec.label == "a2c" else 100.0) + noise
             result = RunResult(
                 spec.label, spec.env_id, spec.seed, spec.timesteps, spec.config.source, steps=spec.timesteps,
-                curve_steps=[100], curve_returns=[value], returns=[value] * 2, training_seconds=1.0,
+                curve_steps=[256], curve_returns=[value], returns=[value] * 2, training_seconds=1.0,
                 versions=spec.versions, curve_seconds=[1.0],
             )  # fmt: skip
             results.append(keep_result(result, path))
@@ -32,7 +32,7 @@ class MadeUpRuns:
 
 def plan(folder, **changes):
     given = {"seeds": 3, "until_decided": 9, "eval_episodes": 2, "output": folder / "out", **changes}
-    return plan_comparison("CartPole-v1", ["a2c", "ppo"], 100, **given)
+    return plan_comparison("CartPole-v1", ["a2c", "ppo"], 256, **given)
 
 
 def test_a_clear_difference_ends_at_the_first_look(tmp_path):
@@ -70,5 +70,5 @@ def test_equivalence_within_a_margin_decides_too(tmp_path):
     ],
 )
 def test_options_without_a_meaning_are_refused(options, sentence, capsys):
-    assert main(["compare", "--env", "CartPole-v1", "--algos", "a2c", "ppo", "--timesteps", "100", *options]) == 2
+    assert main(["compare", "--env", "CartPole-v1", "--algos", "a2c", "ppo", "--timesteps", "256", *options]) == 2
     assert sentence in capsys.readouterr().err

@@ -11,7 +11,7 @@ from support.models import assert_same, make, parameters
 
 from sb3_pgx.stages.plain_actor import acts_plainly
 
-ACTIONS = {"choice": spaces.Discrete(3), "gaussian": spaces.Box(-1, 1, (2,), np.float32)}
+ACTIONS = {"choice": spaces.Discrete(3), "gaussian": spaces.Box(-1, 1, (2, 3), np.float32)}
 OBSERVATIONS = {"numbers": (BOX, "MlpPolicy"), "choice": (spaces.Discrete(5), "MlpPolicy"), "image": (IMAGE, "CnnPolicy")}
 
 
