@@ -171,7 +171,7 @@ def test_images_are_sb3s(name, graphs):
     theirs, ours = both(name, env, compile=True, policy="CnnPolicy", policy_kwargs=dict(net_arch=[8]))
     for model in (theirs, ours):
         learned(model, 16)
-    assert_equal(theirs, ours)
+    assert_equal(theirs, ours, tolerance=1e-4)  # gradients of convolutions are near 0, where rounding counts
 
 
 def test_batch_normalisation_runs_uncompiled_as_sb3s():
