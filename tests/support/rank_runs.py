@@ -285,7 +285,7 @@ def whole(path):
 
 
 def watched(run):
-    """Make a run in this process that a callback watches, as in :func:`interrupted`; a recurrent policy rounds differently then."""
+    """Make a run that a callback watches, as :func:`interrupted` does; a recurrent policy rounds differently then."""
     model, steps = made(run, None)
     return digest(model.learn(steps, [Interrupt(never)], log_interval=None))
 
