@@ -124,6 +124,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def markdown(content: dict[str, Any]) -> str:
+    """
+    Return the table, and what the distributions are.
+
+    :param content: of the file that ``--write`` writes
+    """
+    kinds = "\n".join(f"- {name}: {meaning}" for name, (meaning, _) in DISTRIBUTIONS.items() if meaning != name)
+    return f"{table(content['rows'])}\n\n{kinds}"
+
+
 def _cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return "–"
@@ -145,9 +155,7 @@ def main() -> None:
         rows += measure_all([only] if only else [*STATISTICS, *PAIRS])
         FILE.parent.mkdir(exist_ok=True)
         write_json(FILE, {"draws": DRAWS, "resamples": RESAMPLES, **source, "rows": rows})
-    content = json.loads(FILE.read_text(encoding="utf-8"))
-    kinds = "\n".join(f"- {name}: {meaning}" for name, (meaning, _) in DISTRIBUTIONS.items())
-    print(f"{table(content['rows'])}\n\n{kinds}")
+    print(markdown(json.loads(FILE.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from support.logged_metrics import logged_by
 from support.logged_metrics import table as logged_table
 from support.planted_faults import FAULTS
 
+from benchmarks import coverage
 from benchmarks.speed import short_runs, startup, summary
 from benchmarks.speed.report import markdown
 from benchmarks.speed.results import read_results
@@ -107,6 +108,11 @@ def startup_table(file: Path = startup.FILE) -> str:
     return startup.markdown(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else section("startup")
 
 
+def coverage_table(file: Path = coverage.FILE) -> str:
+    """What ``python -m benchmarks.coverage --write`` measured last."""
+    return coverage.markdown(json.loads(file.read_text(encoding="utf-8")))
+
+
 def metrics_table() -> str:
     """What ``DiagnosticsCallback`` logs."""
     rows = [f"| `{name}` | {meaning.replace('|', '&#124;')} |" for name, meaning in METRICS.items()]
@@ -136,6 +142,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "capabilities": table,
     "claims": claims_table,
     "configs": configs_table,
+    "coverage": coverage_table,
     "faults": faults_table,
     "logged": logged_table,
     "metrics": metrics_table,

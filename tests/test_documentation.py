@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -227,7 +228,7 @@ def test_the_pages_build_without_a_warning(tmp_path):
 def test_the_comparison_of_the_pages_runs(tmp_path, monkeypatch, capsys):
     """On a small budget, with one seed, and with short episodes."""
     monkeypatch.setattr(gymnasium.spec("Acrobot-v1"), "max_episode_steps", 20)
-    (command,) = [line for *_, block in blocks(COMPARING, "sh") for line in block.splitlines() if "sb3-pgx compare" in line]
+    command, _ = [line for *_, block in blocks(COMPARING, "sh") for line in block.splitlines() if "sb3-pgx compare" in line]
     shortened = re.sub(r"--seeds \d+ --timesteps \d+", "--seeds 1 --timesteps 40 --eval-episodes 1", command)
     assert shortened != command
     assert compare_here([*shlex.split(shortened)[1:], "--output", str(tmp_path / "out")]) == 0
@@ -237,6 +238,6 @@ def test_the_comparison_of_the_pages_runs(tmp_path, monkeypatch, capsys):
     assert "failed" not in printed and len(named) == 5 and all((tmp_path / "out" / name).is_file() for name in named)
 
 
-def test_the_demo_of_the_makefile_is_a_command():
+def test_the_demo_of_the_makefile_is_a_module():
     (module,) = re.findall(r"^demo:.*\n\t\$\(BIN\)/python -m (\S+)$", read("Makefile"), re.MULTILINE)
-    assert callable(importlib.import_module(module).main)
+    assert find_spec(module) is not None

@@ -49,8 +49,8 @@ class HealthCallback(DiagnosticsCallback):
     :param eval_every: evaluate in ``eval_env`` at one in ``eval_every`` of the measured updates
     :param n_eval_episodes: number of episodes per evaluation
     :param quiet: minimum number of measured updates between two warnings of the same rule
-    :param report_folder: folder for the report ``health.md``; ``None`` takes the folder of the logger, if it has one. An
-        earlier report is kept, and the new one gets a number
+    :param report_folder: folder for the report (``health.md``, ``health.html``, ``health.png``); ``None`` takes the folder of
+        the logger, if it has one. An earlier report is kept, and the new one gets a number
     :param metrics: names of the metrics to log; ``None`` logs all of them. Rules use all metrics, logged or not
     :param clip_range: ε of ``clip_fraction``, greater than 0; ``None`` takes the algorithm's clip range, or 0.2 if it has none
     :param every: measure one in ``every`` of the updates that will be logged; larger values cost less time

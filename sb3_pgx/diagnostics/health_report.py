@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sb3_pgx.core.files import write_text
+from sb3_pgx.core.optional_packages import install_command
 from sb3_pgx.diagnostics.conditions import Series
 from sb3_pgx.diagnostics.plots import compose, metrics_to_plot, write_pictures
 from sb3_pgx.diagnostics.rules import RuleState
@@ -74,7 +75,7 @@ def health_report_text(
     if warnings:
         lines += ["## Warnings", "", *(f"- {warning}" for warning in warnings), ""]
     if find_spec("matplotlib") is None:
-        lines += ['Plots need matplotlib: `pip install "sb3_pgx[plots]"`.']
+        lines += [f"Plots need matplotlib: `{install_command('plots')}`."]
     elif picture is not None:
         lines += ["## Metrics over the run", "", f"![metrics over the run, healthy ranges shaded]({picture})"]
     return "\n".join(lines) + "\n"

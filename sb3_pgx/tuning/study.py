@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sb3_pgx.core.optional_packages import install_command
 from sb3_pgx.tuning.tuning_plan import GRACE_SECONDS, TuningPlan
 
 if TYPE_CHECKING:
@@ -191,8 +192,9 @@ def reachable(url: str) -> Iterator[None]:
         yield
     except ImportError as error:
         name = str(getattr(error.__cause__, "name", None) or error.name)  # Optuna's message does not say which
-        extra = '"sb3_pgx[postgresql]"' if url.startswith("postgresql") else DRIVERS.get(name, name)
-        raise ImportError(f"storage {shown}: {name} is not installed; pip install {extra}") from None
+        is_extra = url.startswith("postgresql")
+        remedy = install_command("postgresql") if is_extra else f"pip install {DRIVERS.get(name, name)}"
+        raise ImportError(f"storage {shown}: {name} is not installed; {remedy}") from None
     except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError) as error:
         sentence = _first_line(error).replace(url, shown)
         raise ValueError(f"storage {shown} is not an address that SQLAlchemy accepts: {sentence}") from None

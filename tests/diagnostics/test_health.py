@@ -19,6 +19,7 @@ from support.small_environments import Scripted, vectorised
 from support.witnessed_runs import train
 
 from sb3_pgx import PPO
+from sb3_pgx.core.optional_packages import install_command
 from sb3_pgx.diagnostics import (
     DEFAULT_RULES,
     METRICS,
@@ -120,7 +121,7 @@ def test_an_earlier_report_is_kept_and_without_matplotlib_the_report_has_no_plot
     without(monkeypatch, "matplotlib")
     train("PPO", ACTION_SPACES["Discrete"], HealthCallback(rules=[NEVER], report_folder=tmp_path))
     assert (tmp_path / "health.md").read_text() == "mine"
-    assert 'Plots need matplotlib: `pip install "sb3_pgx[plots]"`.' in (tmp_path / "health-2.md").read_text()
+    assert f"Plots need matplotlib: `{install_command('plots')}`." in (tmp_path / "health-2.md").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["health-2.html", "health-2.md", "health.md"]
 
 

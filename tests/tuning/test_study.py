@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import multiprocessing as mp
 import os
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import optuna
 import pytest
 
 from sb3_pgx.cli import main
+from sb3_pgx.core.optional_packages import install_command
 from sb3_pgx.core.search_space import ENTROPY
 from sb3_pgx.tuning import study as studies
 from sb3_pgx.tuning import trial_records
@@ -118,7 +120,7 @@ def test_a_storage_that_cannot_be_reached_is_one_sentence(plan, storage, sentenc
 
 def test_a_driver_that_is_missing_is_named_with_the_command(plan, monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg2", None)
-    with pytest.raises(ImportError, match=r"psycopg2? is not installed; pip install \"sb3_pgx\[postgresql\]\""):
+    with pytest.raises(ImportError, match=rf"psycopg2? is not installed; {re.escape(install_command('postgresql'))}"):
         open_study(plan(storage="postgresql://me@127.0.0.1:9/db"))
 
 
