@@ -28,6 +28,7 @@ from benchmarks.speed import short_runs, startup, summary
 from benchmarks.speed.report import markdown
 from benchmarks.speed.results import read_results
 from sb3_pgx.diagnostics import METRICS
+from sb3_pgx.diagnostics.metrics import UPDATE_KEYS
 from sb3_pgx.registry import ALGORITHMS
 
 ROOT = Path(__file__).parent.parent
@@ -115,7 +116,7 @@ def coverage_table(file: Path = coverage.FILE) -> str:
 
 def metrics_table() -> str:
     """What ``DiagnosticsCallback`` logs."""
-    rows = [f"| `{name}` | {meaning.replace('|', '&#124;')} |" for name, meaning in METRICS.items()]
+    rows = [f"| `{name}` | {meaning.replace('|', '&#124;')} |" for name, meaning in {**METRICS, **UPDATE_KEYS}.items()]
     return "\n".join(["| `diagnostics/…` | meaning |", "|---|---|", *rows])
 
 
