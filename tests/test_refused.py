@@ -19,6 +19,7 @@ from support.small_environments import total, vectorised
 
 from sb3_pgx.core.action_masks import mask_size
 from sb3_pgx.core.controllers import KLAdaptiveLearningRate
+from sb3_pgx.registry import ALGORITHMS
 
 LENGTH = 5  # of the first environment's episodes; the other's are shorter
 NOT_COMPARED = ("compile", "compiled", "_total_timesteps", "_num_timesteps_at_start", "start_time")
@@ -172,14 +173,14 @@ VARIANTS = [
     ("trpo", DISCRETE, dict(critic="trust_region")),
     ("reinforce", BOX, dict(baseline="optimal_per_parameter")),
 ]
-CASES = [(name, DISCRETE, {}) for name in QUICK] + VARIANTS
+CASES = [(name, DISCRETE, {}) for name in ALGORITHMS] + VARIANTS
 MIXED = spaces.Dict({"choice": spaces.Discrete(4), "number": spaces.Box(-1, 1, (1,), np.float32)})
 LSTM, GRU = (dict(policy=policy, policy_kwargs=SMALL_LSTM) for policy in ("MlpLstmPolicy", "MlpGruPolicy"))
 # With memory, masks and mixed actions.
 NEW = [
-    *((name, BOX, kwargs, Patient) for name in QUICK if name != "acer" for kwargs in (LSTM, GRU)),
-    *((name, DISCRETE, {}, Guarded) for name in QUICK),
-    *((name, MIXED, kwargs, Guarded) for name in QUICK if name != "acer" for kwargs in ({}, GRU)),
+    *((name, BOX, kwargs, Patient) for name in ALGORITHMS if name != "acer" for kwargs in (LSTM, GRU)),
+    *((name, DISCRETE, {}, Guarded) for name in ALGORITHMS),
+    *((name, MIXED, kwargs, Guarded) for name in ALGORITHMS if name != "acer" for kwargs in ({}, GRU)),
 ]
 QUICK_NEW = [("ppo", BOX, LSTM, Patient), ("npg", MIXED, GRU, Guarded), ("reinforce_baseline", MIXED, {}, Guarded)]
 
@@ -192,8 +193,8 @@ def some(cases, of, *kind):
 @pytest.mark.parametrize(
     "name, action_space, kwargs, compile, normalize",
     [
-        *some(CASES, QUICK, False, False),
-        *some(CASES[: len(QUICK)], ("a2c", "npg", "ppo"), True, False),
+        *some(CASES, ALGORITHMS, False, False),
+        *some(CASES[: len(ALGORITHMS)], ("a2c", "npg", "ppo"), True, False),
         *some(VARIANTS, (), True, False),
         *some(CASES, ("acer", "ppo", "reinforce"), False, True),
         *some(CASES, (), True, True),
