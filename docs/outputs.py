@@ -30,7 +30,7 @@ def refreshed(text: str, page: str) -> str:
     Return a page with new outputs.
 
     :param text: the page
-    :param page: its name, for messages
+    :param page: name of the page, for messages
     """
     blocks = list(BLOCK.finditer(text))
     marked = [i for i, block in enumerate(blocks) if block["mark"]]

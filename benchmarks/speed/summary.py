@@ -71,7 +71,7 @@ def markdown_of(algorithm: str) -> str:
     """
     Return the cases that measure an algorithm beside another package; empty if there are none.
 
-    :param algorithm: its name on the command line
+    :param algorithm: name of the algorithm on the command line
     """
     rows = [
         f"| {case} | {c.peer} | {c.ours:,.0f} | {c.theirs:,.0f} | {_spread(c)} |"

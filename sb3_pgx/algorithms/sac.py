@@ -133,8 +133,8 @@ class SAC(OffPolicy, sb3.SAC):
     :param ent_coef: temperature α, weight of the entropy in nats: a number >= 0, ``"auto"``, which learns it from 1, or such
         as ``"auto_0.1"``, which learns it from 0.1. Typical: ``"auto"``, or 0.01 to 0.2. Larger values keep the policy more
         random (Haarnoja et al., 2018b, section 5)
-    :param target_update_interval: gradient steps between two moves of the target networks, counted in each call of ``train``
-        anew. Typical: 1. Larger values track more slowly
+    :param target_update_interval: gradient steps between two moves of the target networks; each call of ``train`` counts from
+        0. Typical: 1. Larger values track more slowly
     :param target_entropy: entropy H̄ of the policy, in nats, to which a learned temperature leads; ``"auto"``: −(number of
         action components). Typical: −2 to −0.25 times this number. Larger values keep the policy more random
     :param use_sde: use generalised state-dependent exploration (Raffin et al., 2022): smooth exploration noise

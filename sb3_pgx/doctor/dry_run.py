@@ -86,7 +86,7 @@ class ObservationPart:
 
     :param key: key in a Dict space, or ``""``
     :param space: space of the part
-    :param values: its values, ``[T, N, *obs]``
+    :param values: values of the part, ``[T, N, *obs]``
     """
 
     key: str

@@ -19,7 +19,7 @@ class Mover(NamedTuple):
 
     :param names: names of the values that it moves
     :param moments: for each of these values, the tensors that the optimizer keeps
-    :param stepped: its step
+    :param stepped: takes the step, as a function of values and moments
     """
 
     names: Sequence[str]

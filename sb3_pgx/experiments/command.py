@@ -27,7 +27,7 @@ def command_of(
     :func:`~sb3_pgx.experiments.comparison.compare`.
 
     :param seeds: all seeds that may be used
-    :param margin: its ``equivalence``, or 0
+    :param margin: the argument ``equivalence``, or 0
     :param looks: numbers of seeds after which the comparison may end; empty if only when all are done
     """
     words = ["sb3-pgx", "compare", "--env", *env_ids, "--algos", *names, "--timesteps", str(timesteps)]

@@ -23,9 +23,9 @@ class Job:
     """
     A job that is running.
 
-    :param name: its name, such as ``ppo on CartPole-v1, seed 0``
+    :param name: name of the run, such as ``ppo on CartPole-v1, seed 0``
     :param kind: jobs of one kind take about the same time
-    :param total: its environment steps
+    :param total: environment steps of the run
     """
 
     name: str

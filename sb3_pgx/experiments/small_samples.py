@@ -145,7 +145,7 @@ class MeanDifference:
     The mean of a first algorithm minus that of a second.
 
     :param value: the difference
-    :param error: its standard error
+    :param error: standard error of the estimate
     :param degrees: degrees of freedom of the error (Welch and Satterthwaite)
     :param separation: smallest two-sided level at which complete separation of the seeds could be seen by an exact rank test,
         2 / C(S₁ + S₂, S₁). It decides if the seeds have no spread

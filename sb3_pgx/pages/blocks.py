@@ -82,7 +82,7 @@ class Document:
     """
     A report.
 
-    :param title: its title
+    :param title: title of the report
     :param summary: the answer in one or a few sentences, which comes first
     :param lead: what follows the summary: warnings that affect how all else is read
     :param sections: everything else, in the order of reading

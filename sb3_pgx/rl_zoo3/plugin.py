@@ -202,7 +202,7 @@ class Command:
     """
     One of rl_zoo3's commands.
 
-    :param name: its name in ``sb3-pgx``
+    :param name: name of the command in ``sb3-pgx``
     :param description: text that is printed before rl_zoo3's own help
     :param defaults: arguments that come before those of the user, which override them
     :param run: calls rl_zoo3, which reads ``sys.argv``

@@ -63,8 +63,8 @@ class CheckedEnvironment(NamedTuple):
     """
     What is known of an environment that was made once.
 
-    :param spec: its specification, which has the ``reward_threshold``
-    :param observation_space: its observations, after the wrappers of the settings
+    :param spec: specification of the environment, which has the ``reward_threshold``
+    :param observation_space: space of the observations, after the wrappers of the settings
     """
 
     spec: EnvSpec

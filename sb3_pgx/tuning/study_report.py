@@ -38,7 +38,7 @@ class StudySummary:
     """
     The results of a study so far.
 
-    :param trials: its trials; a trial that was interrupted and started again counts once
+    :param trials: trials of the study; a trial that was interrupted and started again counts once
     :param best: the best trial that was trained to the end; ``None`` if there is none
     :param config: the settings of the best trial; ``None`` if there is none
     :param config_file: path of the hyperparameter file with the best settings
