@@ -48,7 +48,10 @@ def evaluation_pass(space: spaces.Space, log: CompileLog) -> "CompiledPass":
 
 
 def rows_pass(space: spaces.Space, log: CompileLog) -> "CompiledPass":
-    """Return the pass from actions ``[B, action_dim]`` and policy inputs ``[B, ...]`` to V, log π and entropy ``[B]``."""
+    """
+    Return the pass from actions ``[B, action_dim]`` and policy inputs ``[B, ...]`` to V, log π and entropy ``[B]``, and to the
+    packed parameters of the distributions ``[B, K]``.
+    """
     return CompiledPass(_rows, space, log, "the evaluation of rows")
 
 
@@ -61,9 +64,10 @@ def sequences_pass(space: spaces.Space, log: CompileLog) -> "CompiledPass":
     return CompiledPass(_sequences, space, log, "the evaluation of sequences", check_traceable_over_sequences)
 
 
-def _rows(policy: ActorCriticPolicy, actions: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    evaluated = evaluate_actions(policy, as_inputs(policy, tensors), actions)
-    return evaluated.values, evaluated.log_prob, evaluated.entropy
+def _rows(policy: ActorCriticPolicy, actions: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    evaluated = evaluate_actions(policy, as_inputs(policy, tensors), actions, with_distribution=True)
+    assert evaluated.distribution is not None
+    return evaluated.values, evaluated.log_prob, evaluated.entropy, evaluated.distribution
 
 
 def _sequences(policy: ActorCriticPolicy, actions: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
 """Stage 1: step the environments, and keep what they return and what the policy did."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
@@ -56,6 +56,12 @@ SAME_STEP_REMEDY = (
 def to_device(tensor: th.Tensor, device: th.device) -> th.Tensor:
     """Return ``tensor.to(device)`` without the overhead of a call that changes nothing: it runs twice per step."""
     return tensor if tensor.device == device else tensor.to(device)
+
+
+def _settle(evaluations: Mapping[int, StepEvaluation], rollout: Rollout) -> None:
+    """Give the evaluations of steps, by row, their results from the evaluated rollout."""
+    for t, evaluation in evaluations.items():
+        evaluation.settle(rollout.values[t], rollout.log_prob[t])
 
 
 class Collecting(OnPolicyAlgorithm):
@@ -235,10 +241,10 @@ class Collecting(OnPolicyAlgorithm):
         rollout = self.last_rollout = self.evaluate_and_present(collected, buffer, ends, recorder if watched else None)
         del collected  # the callback's locals would keep its tensors
         self._last_memory = sampler.memory_after(rollout)
-        for t, kept in evaluations.items():
-            kept.settle(rollout.values[t], rollout.log_prob[t])
-        values, log_probs = rollout.last_values[:, None], rollout.log_prob[-1]
-        callback.update_locals(locals())
+        _settle(evaluations, rollout)
+        if informed:
+            values, log_probs = rollout.last_values[:, None], rollout.log_prob[-1]
+            callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 

@@ -40,7 +40,9 @@ class Estimating(Collecting):
 
     def _evaluators(self) -> Evaluators:
         n_rows = self.n_steps * self.n_envs
-        return Evaluators(rows_by_graph(self._rows, self._modules), sequences_by_graph(self._sequences, self._modules, n_rows))
+        return Evaluators(
+            rows_by_graph(self._rows, self._modules, n_rows), sequences_by_graph(self._sequences, self._modules, n_rows)
+        )
 
     def estimate(self, rollout: EvaluatedRollout) -> Rollout:
         """

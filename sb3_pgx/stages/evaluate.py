@@ -26,7 +26,7 @@ from sb3_pgx.core.rollout import (
 )
 from sb3_pgx.core.undo import Refusal
 from sb3_pgx.engine.layers import Modules
-from sb3_pgx.engine.policy_graphs import CompiledPass
+from sb3_pgx.engine.policy_graphs import MAX_EVALUATED_ROWS, CompiledPass
 from sb3_pgx.ops.returns import next_values
 
 # Numbers of observation that one pass may hold: 64 MiB as float32; a network's activations are a small multiple of it.
@@ -133,23 +133,23 @@ def evaluate_by_graph(
         return rollout.evaluated(values, log_prob, following, last_values).estimated(advantages, returns)
 
 
-def rows_by_graph(graph: CompiledPass, modules: Modules) -> Callable[..., Evaluation]:
+def rows_by_graph(graph: CompiledPass, modules: Modules, n_rows: int) -> Callable[..., Evaluation]:
     """
     Return what evaluates rows of a policy like :func:`~sb3_pgx.core.evaluation.evaluate_actions`, and in a compiled graph
-    where ``MAX_ROWS`` rows come at once: such a rollout is evaluated in a third of the time.
+    where ``MAX_ROWS`` rows come at once, or a short rollout whose distributions are kept: a third of the time, or less.
 
     :param graph: a :func:`~sb3_pgx.engine.policy_graphs.rows_pass`
     :param modules: the policy's layers, as they were looked at last
+    :param n_rows: number of rows of a rollout
     """
 
     def evaluation(
         policy: ActorCriticPolicy, inputs: PolicyInputs, actions: Tensor, with_distribution: bool = False
     ) -> Evaluation:
-        if len(actions) == MAX_ROWS and not with_distribution:
+        if len(actions) == (n_rows if with_distribution and n_rows <= MAX_EVALUATED_ROWS else MAX_ROWS):
             tensors = [actions, *graph.encode(inputs)]
             if graph.prepare(policy, modules, tensors):
-                values, log_prob, entropy = graph(tensors)
-                return Evaluation(values, log_prob, entropy, None)
+                return Evaluation(*graph(tensors))
         return evaluate_actions(policy, inputs, actions, with_distribution)
 
     return evaluation

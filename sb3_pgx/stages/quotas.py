@@ -48,7 +48,7 @@ class StepQuota:
 
     def count(self, dones: np.ndarray, valid: np.ndarray | bool = True) -> bool:
         self.remaining -= 1
-        self._some = self._some or valid is True or bool(np.any(valid))
+        self._some = self._some or valid is self._all or bool(np.any(valid))
         return self.remaining <= 0 and self._some  # from no row at all nothing can be learned
 
 

@@ -139,8 +139,8 @@ def test_a_replay_ratio_of_0_is_refused_when_it_leaves_nothing_to_learn_from():
 @BOTH
 def test_a_compiled_training_is_the_eager_one(kind, graphs):
     """
-    Acting, and the step on rollouts and on replayed segments, of another number of rows: three graphs, however often
-    rollouts and replays take turns, and however many episodes were truncated.
+    Acting, the evaluation of a rollout, and the step on rollouts and on replayed segments, of another number of rows: four
+    graphs, however often rollouts and replays take turns, and however many episodes were truncated.
     """
     models = []
     for compile in (False, True):
@@ -152,7 +152,7 @@ def test_a_compiled_training_is_the_eager_one(kind, graphs):
     assert trained(compiled) == trained(eager), "random numbers were drawn differently"
     assert eager._n_updates > 6, "six rollouts, and something to replay"
     assert not any("uncompiled" in sentence for sentence in compiled.log.sentences)
-    assert len(graphs) == 3
+    assert len(graphs) == 4
     assert_same_training(eager, compiled)
     assert_same_policies(eager, compiled)
 
@@ -173,7 +173,7 @@ def test_compiled_it_keeps_the_parts_of_dictionaries_apart(graphs):
         small = dict(n_steps=6, buffer_size=60, replay_start=24, replay_ratio=2.0, learning_rate=5e-3, seed=0, device=DEVICE)
         model = ACER("MultiInputPolicy", env, policy_kwargs=dict(net_arch=[8]), compile=compile, **small)
         models.append(model.learn(96))
-    assert len(graphs) == 3, "acting, and a step for a final observation a segment at most, and one for more"
+    assert len(graphs) == 4, "acting, evaluation, and a step for a final observation a segment at most, and one for more"
     assert_same_policies(*models)
 
 
