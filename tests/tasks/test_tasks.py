@@ -76,8 +76,8 @@ def test_both_memory_and_masks_are_needed_where_the_task_says_so():
 def test_masks_let_ppo_solve_the_task_of_invalid_actions():
     def score(use_masking):
         env = make_vec_env("sb3_pgx.tasks:InvalidActions-v0", 8, seed=1)
-        model = PPO("MlpPolicy", env, n_steps=32, batch_size=64, learning_rate=3e-3, seed=1, compile=False)
-        model.learn(12_000, use_masking=use_masking)
+        model = PPO("MlpPolicy", env, n_steps=32, batch_size=64, learning_rate="lin_3e-3", seed=1, compile=False)
+        model.learn(16_000, use_masking=use_masking)
         return evaluate_policy(model, make_vec_env("sb3_pgx.tasks:InvalidActions-v0", 8, seed=2), 40)[0]
 
     assert score(True) > 9.5  # of 10

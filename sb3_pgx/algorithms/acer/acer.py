@@ -542,7 +542,7 @@ def is_large(rollout: Rollout) -> bool:
     numbers = [rollout.rewards, rollout.values, rollout.next_values]
     for seen in (rollout.observations, rollout.last_observations, rollout.final_observations):
         numbers += seen.values() if isinstance(seen, dict) else [] if seen is None else [seen]
-    return any(x.is_floating_point() and x.abs().max() > LARGE for x in numbers)
+    return any(x.is_floating_point() and x.abs().max().item() > LARGE for x in numbers)
 
 
 def _together(parts: list[tuple[Metrics, int]]) -> Metrics:
