@@ -144,7 +144,7 @@ class GradientSteps:
         :return: function that returns the compiled step, or ``None`` if it cannot be compiled
         """
         # Of parameters a new layout makes a new version, and the other tensors' shapes follow from what was prepared for.
-        key = (type(held), self._layout_of_moments(held), signature(batch.tensors()), self.reduction.splits)
+        key = (type(held), held.irrevocable, self._layout_of_moments(held), signature(batch.tensors()), self.reduction.splits)
         if key not in self._graphs:
             begin = self._begin_halves if self.reduction.splits else self._begin_whole
             self._graphs[key] = begin((self.bound, policy, plan, held, batch), [*lasting, *batch.tensors()], ahead)

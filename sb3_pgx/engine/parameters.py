@@ -24,9 +24,9 @@ class HeldParameters(ABC):
     parameters: Sequence[nn.Parameter]
     irrevocable = False
 
+    @abstractmethod
     def is_finite(self) -> bool:
-        """Return whether parameters and moments are finite. The gate of a compiled step has made sure of it."""
-        return True
+        """Return whether parameters and moments are finite."""
 
     @abstractmethod
     def eager(self, taken: int) -> "EagerParameters":
@@ -198,6 +198,9 @@ class ParametersInPlace(MovedParameters):
             data = [p.detach() for p in self.parameters]
             self._create({name: [th.full_like(x, self.rule.initial) for x in data] for name in names}, 0)
         self.pieces, self.moments = self.parameters, [state[name] for name in names for state in self._states]
+
+    def is_finite(self) -> bool:
+        return all(map(all_finite, (*self.pieces, *self.moments)))
 
     def eager(self, taken: int) -> FlatParameters:
         self.store(taken)

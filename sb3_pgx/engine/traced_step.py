@@ -94,7 +94,7 @@ def _parts(
         limits, coefficients = plan.unpack(numbers.unbind())
         with th.no_grad():
             place = OnDevice(flags, outcome)
-            parameters = GatedParameters(held.rule, theta, moments, row.unbind(), irrevocable=not flat)
+            parameters = GatedParameters(held.rule, theta, moments, row.unbind(), held.irrevocable)
             go = gradient_step(place, parameters, *found, limits, bound.distance, plan.adapt)
             if bound.objective.follows is not None:
                 led = values | by_name(place.reached)

@@ -116,11 +116,10 @@ class Updating(Estimating):
                 self._steps.wait()
 
     def _can_compile_ahead(self, sampler: ActionSampler) -> bool:
-        if self._steps.begun:
-            return False
-        known = isinstance(self.rollout_buffer, RolloutView) and sampler.can_be_compiled(self.policy)
         definer = _definer(self, "steps_of")
-        if not known or definer is None or definer is not _definer(self, "update"):
+        if definer is None or definer is not _definer(self, "update") or self._steps.begun:
+            return False
+        if not (isinstance(self.rollout_buffer, RolloutView) and sampler.can_be_compiled(self.policy)):
             return False
         # Where rows are left out, a rollout that is one minibatch has another number of rows each time, and runs uncompiled.
         return carrying_adapter(self.env) is None or self.rows_of_minibatch < self.n_steps * self.n_envs
