@@ -294,11 +294,12 @@ def broken_update(how):
     """
     model, steps = made(RUNS["PPO"], "all_reduce")
     evaluate, calls = model.policy.evaluate_actions, []
+    breaks = rank() == world_size() - 1
 
-    def break_once(*arguments):
+    def break_from_the_sixth_on(*arguments):
         calls.append(th.is_grad_enabled())
         values, log_prob, entropy = evaluate(*arguments)
-        if rank() == world_size() - 1 and sum(calls) == 6 and th.is_grad_enabled():
+        if breaks and th.is_grad_enabled() and sum(calls) >= 6:
             if how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             if how == "raises":
@@ -306,8 +307,9 @@ def broken_update(how):
             values = values * float("nan")
         return values, log_prob, entropy
 
-    model.policy.evaluate_actions = break_once
+    model.policy.evaluate_actions = break_from_the_sixth_on
     error = error_of(lambda: model.learn(steps, log_interval=None))
+    breaks = False
     counted = [model.num_timesteps, model.n_gradient_steps]
     model.learn(steps, log_interval=None, reset_num_timesteps=False)
     return [error, counted, digest(model)]
@@ -358,7 +360,7 @@ def between_calls(folder):
 
 
 def different_checkpoints(folder):
-    """Return the errors of processes of which the second one finds no checkpoint, or has begun anew."""
+    """Return the errors of processes of which the second one finds no checkpoint, or has begun anew, or whose task differs."""
     model, steps = made(RUNS["PPO"], "gather")
     model.save_checkpoint(Path(folder, "0"))
 
@@ -371,6 +373,7 @@ def different_checkpoints(folder):
     return [
         error_of(lambda: PPO.resume(Path(folder, str(rank())), environments(RUNS["PPO"], "gather"))),
         error_of(resume_or_begin),
+        error_of(lambda: PPO.resume(Path(folder, "0"), environments(RUNS["PPOPenalty"], "gather"))),
     ]
 
 
