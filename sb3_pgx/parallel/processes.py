@@ -141,12 +141,17 @@ class Processes:
             while self._posted:
                 self._posted.pop()[0].wait()
 
-    def receive_tensor(self, into: th.Tensor, peer: int | None = None) -> th.Tensor:
-        """Receive a tensor, and return it. ``None``: from whichever process has sent one first."""
+    def receive_tensor(self, into: th.Tensor, peer: int | None = None) -> int:
+        """
+        Receive a tensor, and return the rank of the process that has sent it.
+
+        :param into: tensor to be filled
+        :param peer: rank of the other process, whose end is noticed; ``None``: whichever has sent something first
+        """
         with self.losses(peer):
-            th.distributed.recv(into, peer)
+            sender = th.distributed.recv(into, peer)
         self.bytes_moved += into.numel() * into.element_size()
-        return into
+        return sender
 
     def shared_store(self) -> th.distributed.Store:
         """Return a new store of keys and values that all processes share; all of them must call this."""

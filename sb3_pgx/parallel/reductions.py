@@ -80,7 +80,7 @@ class MeanOfTheFirst(MeanOverProcesses):
 
     def _begin(self) -> None:
         """Begin to count."""
-        self._step = self._received = 0  # steps taken; gradients received, late ones included
+        self._step, self._received = 0, [0] * self._processes.size  # steps taken; gradients received by rank, also late ones
         self._n_left = self._processes.n_left
 
     def missed(self, n_metrics: int, like: Sequence[Tensor]) -> Tensor | None:
@@ -105,8 +105,9 @@ class MeanOfTheFirst(MeanOverProcesses):
 
     def settle(self) -> None:
         if self._processes.is_first:
-            while self._received < self._step * (self._processes.size - 1):
-                self._next_gradient()
+            for peer in range(1, self._processes.size):
+                while self._received[peer] < self._step:
+                    self._next_gradient(peer)
         self._processes.finish()
 
     def _post(self, numbers: Tensor, step: int) -> None:
@@ -114,7 +115,8 @@ class MeanOfTheFirst(MeanOverProcesses):
 
     def _mean_of_first(self, into: Tensor) -> Tensor:
         self._step += 1
-        return self._processes.receive_tensor(into, 0)
+        self._processes.receive_tensor(into, 0)
+        return into
 
     def _averaged(self, numbers: Tensor) -> Tensor:
         self._message = numbers.new_empty(len(numbers) + 1)
@@ -136,11 +138,10 @@ class MeanOfTheFirst(MeanOverProcesses):
         """Key in the store of the number of steps taken."""
         return f"steps taken {self._n_left}"
 
-    def _next_gradient(self) -> tuple[int, Tensor]:
-        """Receive a gradient. Return the number of its step, and the gradient."""
-        self._received += 1
-        step, *_ = message = self._processes.receive_tensor(self._message)
-        return int(step), message[1:]
+    def _next_gradient(self, peer: int | None = None) -> tuple[int, Tensor]:
+        """Receive a gradient. Return the number of its step, and the gradient. ``None``: from whichever process is first."""
+        self._received[self._processes.receive_tensor(self._message, peer)] += 1
+        return int(self._message[0]), self._message[1:]
 
 
 def packed(metrics: Sequence[Tensor], gradient: Sequence[Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ from support.ranks import started
         ("dying:gather", 2),
         pytest.param("dying:all_reduce", 2, marks=pytest.mark.slow),
         pytest.param("broken_update:killed", 4, marks=pytest.mark.slow),
+        pytest.param("broken_update:killed, late ones are dropped", 4, marks=pytest.mark.slow),
     ],
 )
 def test_the_others_end_with_one_sentence(check, size, tmp_path):
