@@ -3,11 +3,11 @@
 import atexit
 import os
 import pickle
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,7 @@ class Processes:
 
     :param rank: number of this process, from 0
     :param size: number of processes
-    :param store: keys and values that all of them share; ``None``: the script has connected them, and they cannot be connected
-        again
+    :param store: keys and values that all of them share; ``None``: they have none, and do not know one another's errors
     """
 
     def __init__(self, rank: int, size: int, store: th.distributed.Store | None = None):
@@ -56,7 +55,8 @@ class Processes:
         self.n_left = 0  # how often this process has left the others
         self._posted: list[tuple[Any, th.Tensor]] = []  # what is being sent; it would keep connections open
         self.learns_from: Any = None  # environments from which the processes learn; None: no `learn` is running
-        self._store = store
+        self.store = store
+        self._group: th.distributed.ProcessGroup | None = None  # their connections
         self._lost: ProcessLost | None = None  # since when the processes cannot be connected any more
 
     @property
@@ -72,7 +72,7 @@ class Processes:
     def sum(self, values: th.Tensor) -> th.Tensor:
         """Sum a tensor over all processes, in place, and return it. All processes get the same bits."""
         with self.losses():
-            th.distributed.all_reduce(values)
+            th.distributed.all_reduce(values, group=self._group)
         self.bytes_moved += values.numel() * values.element_size()
         return values
 
@@ -84,7 +84,7 @@ class Processes:
         """Return the tensors of all processes, of one shape, one after another along their first dimension."""
         parts = [th.empty_like(values) for _ in range(self.size)]
         with self.losses():
-            th.distributed.all_gather(parts, values.contiguous())
+            th.distributed.all_gather(parts, values.contiguous(), group=self._group)
         self.bytes_moved += values.numel() * values.element_size()
         return th.cat(parts)
 
@@ -102,30 +102,30 @@ class Processes:
         message = _pickled(value) if self.is_first else th.empty(0, dtype=th.uint8)
         size = th.tensor([len(message)])
         with self.losses():
-            th.distributed.broadcast(size, 0)
+            th.distributed.broadcast(size, 0, group=self._group)
             if not self.is_first:
                 message = th.empty(int(size), dtype=th.uint8)
-            th.distributed.broadcast(message, 0)
+            th.distributed.broadcast(message, 0, group=self._group)
         self.bytes_moved += len(message) if self.is_first else 0
         return value if self.is_first else _unpickled(message)
 
     def broadcast(self, values: th.Tensor) -> th.Tensor:
         """Replace a tensor by that of the first process, in place, and return it."""
         with self.losses():
-            th.distributed.broadcast(values, 0)
+            th.distributed.broadcast(values, 0, group=self._group)
         self.bytes_moved += values.numel() * values.element_size()
         return values
 
     def send(self, peer: int, frame: np.ndarray) -> None:
         """Send bytes to one process, which must receive as many."""
         with self.losses(peer):
-            th.distributed.send(th.from_numpy(frame), peer)
+            th.distributed.send(th.from_numpy(frame), peer, group=self._group)
         self.bytes_moved += frame.nbytes
 
     def receive(self, peer: int, frame: np.ndarray) -> None:
         """Fill an array of bytes with those that one process sends."""
         with self.losses(peer):
-            th.distributed.recv(th.from_numpy(frame), peer)
+            th.distributed.recv(th.from_numpy(frame), peer, group=self._group)
         self.bytes_moved += frame.nbytes
 
     def post(self, peer: int, values: th.Tensor) -> None:
@@ -133,7 +133,7 @@ class Processes:
         sent = values.clone()
         self.bytes_moved += sent.numel() * sent.element_size()
         with self.losses(peer):
-            self._posted.append((th.distributed.isend(sent, peer), sent))
+            self._posted.append((th.distributed.isend(sent, peer, group=self._group), sent))
 
     def finish(self) -> None:
         """Wait until everything has been sent that :meth:`post` has begun to send."""
@@ -149,7 +149,7 @@ class Processes:
         :param peer: rank of the other process, whose end is noticed; ``None``: whichever has sent something first
         """
         with self.losses(peer):
-            sender = th.distributed.recv(into, peer)
+            sender = th.distributed.recv(into, peer, group=self._group)
         self.bytes_moved += into.numel() * into.element_size()
         return sender
 
@@ -167,10 +167,10 @@ class Processes:
 
         :param error: why this process leaves
         """
-        if self._store is not None and th.distributed.is_initialized():
+        if self.store is not None and self._group is not None:
             with suppress(RuntimeError):  # the process that has the store may have ended
-                self._store.compare_set(self._reason, "", pickle.dumps(Failure(error, self.rank)))
-        self._close()
+                self.store.compare_set(self._reason, "", pickle.dumps(Failure(error, self.rank)))
+        self._close(error)
 
     @contextmanager
     def learning(self, env: Any) -> Iterator[None]:
@@ -196,31 +196,27 @@ class Processes:
         :param peer: rank of the other process; ``None``: it may be any
         :raises ProcessLost: another process has ended; if one has left, its error is raised
         """
-        if not th.distributed.is_initialized():
-            self._connect_again()
+        if self._group is None:
+            self._connect()
         try:
             yield
         except RuntimeError as error:
             who = f"process {peer} of {self.size}" if peer is not None else f"another one of the {self.size} processes"
-            raise self._followed(who) from error
+            raise self._followed(error, who) from error
 
-    def _connect_again(self) -> None:
+    def _connect(self) -> None:
+        """Connect this process with the others, which must do the same as often."""
         if self._lost is not None:
             raise self._lost
-        if self._store is None:
-            raise ProcessLost(
-                "an error has closed the connections between the processes, which the script has made: leave "
-                "init_process_group out, so that they can be made again"
-            )
-        _connect(self, self._store)
+        self._group = th.distributed.new_group(timeout=PATIENCE)  # of their own, because nobody else must keep it open
 
-    def _followed(self, who: str) -> BaseException:
+    def _followed(self, error: RuntimeError, who: str) -> BaseException:
         """Leave, because another process has left or ended. Return its error, or one that says that it has ended."""
         failure: Failure | None = None
         with suppress(RuntimeError):
-            if self._store is not None and self._store.check([self._reason]):
-                failure = pickle.loads(self._store.get(self._reason))
-        self._close()  # so that processes that wait for this one follow, too
+            if self.store is not None and self.store.check([self._reason]):
+                failure = pickle.loads(self.store.get(self._reason))
+        self._close(error)  # so that processes that wait for this one follow, too
         if failure is not None:
             return failure.error()
         self._lost = ProcessLost(
@@ -229,10 +225,16 @@ class Processes:
         )
         return self._lost
 
-    def _close(self) -> None:
-        if th.distributed.is_initialized():
-            self._posted.clear()
-            th.distributed.destroy_process_group()
+    def _close(self, error: BaseException) -> None:
+        """Close the connections, which end with the last reference to them; the frames of an error have some, too."""
+        group, self._group = self._group, None
+        self._posted.clear()
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if frame.f_globals.get("__name__", "").startswith("torch.distributed"):
+                with suppress(RuntimeError):  # it is running
+                    frame.clear()
+        if group is not None:
+            th.distributed.destroy_process_group(group)
             self.n_left += 1
 
     @property
@@ -262,34 +264,21 @@ def joined_processes() -> Processes | None:
         store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
         # torchrun keeps the store when it starts the processes again, and with it the addresses of those that have ended.
         fresh = th.distributed.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        processes = Processes(rank, size, fresh)
-        _connect(processes, fresh)
+        cuda = th.cuda.is_available() and th.distributed.is_nccl_available()
+        if cuda:
+            th.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % th.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        th.distributed.init_process_group(backend, timeout=PATIENCE, rank=rank, world_size=size, store=fresh)
         atexit.register(_disconnect)
-        return processes
+        return Processes(rank, size, fresh)
     if "cpu" not in (config := th.distributed.get_backend_config()):
         raise RuntimeError(
             f'torch.distributed has been initialised with "{config}", but environments need a backend on the CPU: leave '
             'init_process_group out, or call it with "cpu:gloo,cuda:nccl"'
         )
-    return Processes(th.distributed.get_rank(), th.distributed.get_world_size())
-
-
-def _connect(processes: Processes, store: th.distributed.Store) -> None:
-    """Connect this process with the others, which must do the same as often."""
-    cuda = th.cuda.is_available() and th.distributed.is_nccl_available()
-    if cuda:
-        th.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % th.cuda.device_count())
-    # Its functions have the default group as an argument: if it is imported later, for instance by torch's compiler, the group
-    # cannot be closed any more.
-    import_module("torch.distributed.nn")
-    addresses = th.distributed.PrefixStore(f"connection {processes.n_left}", store)
-    th.distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        timeout=PATIENCE,
-        rank=processes.rank,
-        world_size=processes.size,
-        store=addresses,
-    )
+    processes = Processes(th.distributed.get_rank(), th.distributed.get_world_size())
+    processes.store = processes.shared_store() if "MASTER_ADDR" in os.environ else None
+    return processes
 
 
 def _disconnect() -> None:
