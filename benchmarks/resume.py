@@ -1,13 +1,17 @@
 """
 Kill runs with SIGKILL at random moments, resume them, and compare the parameters at their end with uninterrupted runs.
 
-    python -m benchmarks.resume            # 50 moments; writes benchmarks/results/resume/kills.json
+    python -m benchmarks.resume            # writes benchmarks/results/resume/kills.json
     python -m benchmarks.resume --kills 1 --dry
+    python -m benchmarks.resume --case "PPO, CartPole-v1"      # keeps what the file says of the other cases
 
 Each run is killed once, at a moment drawn uniformly from the time that the uninterrupted run took, by a generator with the
 seed in the file; a run that has ended by then does not count. It writes a checkpoint after each of its iterations, so some of
 the moments are in the middle of writing. The resumed run is another process, which finds the newest complete checkpoint, or
 begins again if there is none.
+
+Some runs have two processes before or after the kill, of which the first one learns from the environments of both
+(``parallel="gather"``). One of them, drawn at random, is killed; the other one must end by itself.
 """
 
 import argparse
@@ -16,6 +20,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -28,7 +33,6 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from benchmarks import RESULTS
@@ -36,6 +40,7 @@ from benchmarks.provenance import provenance
 from sb3_pgx import ACER, PPO
 from sb3_pgx.checkpoints import CheckpointCallback, newest_checkpoint
 from sb3_pgx.core.files import write_text
+from sb3_pgx.environments import make_vec_env
 
 FILE = RESULTS / "resume" / "kills.json"
 SEED = 0  # of the moments
@@ -67,7 +72,7 @@ def _acer(env: VecEnv) -> ACER:
 
 
 def _environments(name: str, wrapper: Callable[[gym.Env], gym.Env] | None = None) -> Callable[[], VecEnv]:
-    return lambda: make_vec_env(name, 4, seed=0, wrapper_class=wrapper)
+    return lambda: make_vec_env(name, 4, seed=0, wrapper_class=wrapper, parallel="gather")
 
 
 @dataclass(frozen=True)
@@ -78,19 +83,27 @@ class Case:
     :param model: function of the environments that makes the model
     :param environments: function that makes the environments
     :param timesteps: for ``learn``
+    :param sizes: number of processes before and after the kill
     """
 
     model: Callable[[VecEnv], PPO | ACER]
     environments: Callable[[], VecEnv]
     timesteps: int
+    sizes: tuple[int, int] = (1, 1)
+
+
+def _normalized_cheetah() -> VecEnv:
+    return VecNormalize(_environments("HalfCheetah-v5")())
 
 
 CASES = {
     "PPO, CartPole-v1": Case(_ppo, _environments("CartPole-v1"), 3_000),
-    "PPO, HalfCheetah-v5, VecNormalize": Case(_ppo, lambda: VecNormalize(_environments("HalfCheetah-v5")()), 2_500),
+    "PPO, HalfCheetah-v5, VecNormalize": Case(_ppo, _normalized_cheetah, 2_500),
     "PPO, LunarLander-v3": Case(_ppo, _environments("LunarLander-v3"), 2_500),
     "PPO, CartPole-v1 as a dictionary": Case(_ppo, _environments("CartPole-v1", InParts), 3_000),
     "ACER, CartPole-v1": Case(_acer, _environments("CartPole-v1"), 2_000),
+    "PPO, HalfCheetah-v5, VecNormalize, 1 process, then 2": Case(_ppo, _normalized_cheetah, 2_500, (1, 2)),
+    "PPO, HalfCheetah-v5, VecNormalize, 2 processes, then 1": Case(_ppo, _normalized_cheetah, 2_500, (2, 1)),
 }
 
 
@@ -112,14 +125,16 @@ def _tensors(state: Any) -> list[th.Tensor]:
     return [state] if isinstance(state, th.Tensor) else []
 
 
-def train(name: str, folder: str, told: Connection) -> None:
+def train(name: str, folder: str, told: Connection, variables: dict[str, str]) -> None:
     """
     Begin or resume a run, and train to its end: what one process does.
 
     :param name: a key of :data:`CASES`
     :param folder: of its checkpoints
     :param told: gets the steps from which it trains, and at the end the checksum
+    :param variables: of the process's environment, which say how many processes there are, as those of ``torchrun`` do
     """
+    os.environ.update(variables)
     th.set_num_threads(1)
     case = CASES[name]
     env = case.environments()
@@ -131,90 +146,124 @@ def train(name: str, folder: str, told: Connection) -> None:
     told.send(checksum(model))
 
 
-class Process:
+class Run:
     """
-    A process that runs :func:`train`.
+    One or several processes that run :func:`train`.
 
     :param name: a key of :data:`CASES`
     :param folder: of its checkpoints
+    :param size: number of processes
     """
 
-    def __init__(self, name: str, folder: str):
+    def __init__(self, name: str, folder: str, size: int):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["benchmarks.resume"])
-        self._told, told = context.Pipe(duplex=False)
-        self._process = context.Process(target=train, args=(name, folder, told))
-        self._process.start()
-        told.close()
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+        self._told, self._processes = [], []
+        for rank in range(size):
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=train, args=(name, folder, theirs, {**common, "RANK": str(rank)}))
+            process.start()
+            theirs.close()
+            self._told.append(ours)
+            self._processes.append(process)
 
     def hear(self) -> Any:
         """
-        Return the next thing that it tells.
+        Return the next thing that the processes tell; all of them tell the same.
 
-        :raises RuntimeError: it has ended, or it is stuck
+        :raises RuntimeError: a process has ended, or is stuck, or tells something else than the first one
         """
-        if not self._told.poll(PATIENCE):
-            self.kill()
-            raise RuntimeError(f"a run has told nothing for {PATIENCE:.0f} seconds")
-        try:
-            return self._told.recv()
-        except EOFError:
-            self._process.join()
-            raise RuntimeError(f"a run has ended with exit code {self._process.exitcode}") from None
+        heard = [self._hear(rank) for rank in range(len(self._told))]
+        if heard != heard[:1] * len(heard):
+            raise RuntimeError(f"the processes of a run have told {heard}")
+        return heard[0]
 
-    def kill(self) -> bool:
-        """Kill it with SIGKILL, and return whether it was running until then."""
-        if self._process.pid is not None and self._process.is_alive():
-            os.kill(self._process.pid, signal.SIGKILL)
-        self._process.join()
-        return self._process.exitcode == -signal.SIGKILL
+    def _hear(self, rank: int) -> Any:
+        if not self._told[rank].poll(PATIENCE):
+            self.kill(0)
+            raise RuntimeError(f"process {rank} of a run has told nothing for {PATIENCE:.0f} seconds")
+        try:
+            return self._told[rank].recv()
+        except EOFError:
+            self._processes[rank].join()
+            raise RuntimeError(f"process {rank} has ended with exit code {self._processes[rank].exitcode}") from None
+
+    def kill(self, rank: int) -> bool:
+        """
+        Kill a process with SIGKILL, and return whether it was running until then.
+
+        :raises RuntimeError: another process goes on
+        """
+        victim = self._processes[rank]
+        if victim.pid is not None and victim.is_alive():
+            os.kill(victim.pid, signal.SIGKILL)
+        for other in self._processes:
+            other.join(PATIENCE)
+            if other.is_alive():
+                other.kill()
+                raise RuntimeError(f"process {rank} was killed, and another one goes on")
+        return victim.exitcode == -signal.SIGKILL
 
 
 def uninterrupted(name: str) -> tuple[str, float]:
     """Return the checksum at the end of a run that is not interrupted, and how many seconds it took."""
     with tempfile.TemporaryDirectory(prefix="sb3-pgx-resume-") as folder:
-        process = Process(name, folder)
-        process.hear()
+        run = Run(name, folder, CASES[name].sizes[0])
+        run.hear()
         start = time.perf_counter()
-        return process.hear(), time.perf_counter() - start
+        return run.hear(), time.perf_counter() - start
 
 
-def killed(name: str, seconds: float) -> dict[str, Any] | None:
+def killed(name: str, seconds: float, rank: int) -> dict[str, Any] | None:
     """
     Kill a run, and resume it.
 
     :param name: a key of :data:`CASES`
     :param seconds: after the run began to train
+    :param rank: number of the process that is killed
     :return: from which steps it went on, and the checksum at the end; ``None`` if it had ended by then
     """
     with tempfile.TemporaryDirectory(prefix="sb3-pgx-resume-") as folder:
-        first = Process(name, folder)
+        before, after = CASES[name].sizes
+        first = Run(name, folder, before)
         first.hear()
         time.sleep(seconds)
-        if not first.kill():
+        if not first.kill(rank):
             return None
-        second = Process(name, folder)
+        second = Run(name, folder, after)
         resumed_from = second.hear()
-        return {"seconds": round(seconds, 3), "resumed_from": resumed_from, "checksum": second.hear()}
+        moment = {"seconds": round(seconds, 3), **({"process": rank} if before > 1 else {})}
+        return {**moment, "resumed_from": resumed_from, "checksum": second.hear()}
 
 
 def main() -> int:
     """Measure. Return the exit status: 0 if all resumed runs ended as the uninterrupted ones."""
     parser = argparse.ArgumentParser("python -m benchmarks.resume", description=(__doc__ or "").strip().splitlines()[0])
     parser.add_argument("--kills", type=int, default=KILLS, help=f"per case (default: {KILLS})")
+    parser.add_argument("--case", action="append", choices=[*CASES], help="may be repeated (default: all)")
     parser.add_argument("--dry", action="store_true", help="do not write the result")
     arguments = parser.parse_args()
-    record: dict[str, Any] = {**provenance(), "seed": SEED, "cases": {}}
+    measured = arguments.case or [*CASES]
+    before = json.loads(FILE.read_text()) if FILE.exists() else {}
+    record = {name: case for name, case in before.items() if name in CASES and name not in measured}
+    of_code = provenance()
     generator = np.random.default_rng(SEED)
-    for name, case in CASES.items():
+    for name in measured:
+        case = CASES[name]
         expected, duration = uninterrupted(name)
         kills: list[dict[str, Any]] = []
         while len(kills) < arguments.kills:
-            kill = killed(name, generator.uniform() * duration)
+            kill = killed(name, generator.uniform() * duration, int(generator.integers(case.sizes[0])))
             kills += [kill] if kill else []
         equal = sum(kill["checksum"] == expected for kill in kills)
         print(f"{name}: {equal} of {len(kills)} resumed runs ended as the uninterrupted one ({duration:.1f} s)", flush=True)
-        record["cases"][name] = {
+        record[name] = {
+            **of_code,
+            "seed": SEED,  # of the moments of all cases that were measured together
             "timesteps": case.timesteps,
             "seconds": round(duration, 2),
             "checksum": expected,
@@ -223,7 +272,7 @@ def main() -> int:
         }
     if not arguments.dry:
         write_text(FILE, json.dumps(record, indent=1) + "\n")
-    return 0 if all(case["equal"] == len(case["kills"]) for case in record["cases"].values()) else 1
+    return 0 if all(case["equal"] == len(case["kills"]) for case in record.values()) else 1
 
 
 if __name__ == "__main__":

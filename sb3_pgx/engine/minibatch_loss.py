@@ -13,7 +13,7 @@ from sb3_pgx.core.rollout import Rows
 from sb3_pgx.core.undo import Refusal
 from sb3_pgx.engine.gradient_steps import GradientSteps
 from sb3_pgx.engine.plan import Plan
-from sb3_pgx.engine.refusals import check_state, led_astray, not_finite, step_refusal
+from sb3_pgx.engine.refusals import check_state, led_astray, not_finite, of_another_process, step_refusal
 from sb3_pgx.engine.step import gradients_of_loss, total_norm
 
 
@@ -54,7 +54,7 @@ class MinibatchLoss:
         gradients = {f"gradient of {name}": g for name, g in zip(self._moved, pieces, strict=True)}
         parts = {name: value for name, value in measured.items() if name != "loss"}
         if all(map(math.isfinite, (measured["loss"].item(), total_norm(pieces)))):
-            return self.led_astray()
+            return of_another_process(self._done) if self.steps.reduction.splits else self.led_astray()
         return not_finite({**batch.suspects(), **parts, "loss": measured["loss"], **gradients}, self._done)
 
     def led_astray(self) -> Refusal:

@@ -34,6 +34,11 @@ def led_astray(update: int) -> Refusal:
     return step_refusal("the gradient step leads to parameters or optimizer states that are not finite", update)
 
 
+def of_another_process(update: int) -> Refusal:
+    """The error for a step of several processes whose gradient is finite in this one."""
+    return step_refusal("a number of another process, which names it, or the step's result is not finite", update)
+
+
 def not_finite(quantities: Mapping[str, Tensor], update: int, causes: str = CAUSES) -> Refusal:
     """
     The error for a step that was refused.

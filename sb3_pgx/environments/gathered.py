@@ -31,12 +31,11 @@ class GatheredVecEnv(VecEnv, Carrying):
     """
 
     # Attributes that belong to the process, and not to the state of a run.
-    connections = ("own", "team", "rows", "serving", "_out", "_in", "_error", "_actions")
+    connections = ("own", "team", "rows", "_out", "_in", "_error", "_actions")
 
     def __init__(self, own: VecEnv, processes: Processes):
         self.own, self.team = own, processes
         self.rows = processes.rows(own.num_envs * processes.size)
-        self.serving = False  # whether the other processes execute what this one asks for, without calling it themselves
         adapter = carrying_adapter(own)
         self.carries, self.kind = adapter is not None, "" if adapter is None else adapter.kind
         peers = range(1, processes.size) if processes.is_first else [0]
@@ -122,6 +121,12 @@ class GatheredVecEnv(VecEnv, Carrying):
         :param each: further arguments of each process, by rank
         :return: the arrays that the processes return, joined, ``[N, ...]``; and what else each of them returns
         """
+        learns_from = self.team.learns_from
+        if learns_from is not None and learns_from is not self:
+            raise RuntimeError(
+                "a callback, which only the first process calls, uses environments that are spread over all processes: make "
+                "them without parallel=…, such as those of EvalCallback"
+            )
         if not self.team.is_first:
             return self._followed(command)
         n = self.own.num_envs
@@ -134,7 +139,7 @@ class GatheredVecEnv(VecEnv, Carrying):
         failure = next((more for _, more in answers if isinstance(more, Failure)), None)
         joined = [np.concatenate(x) for x in zip(*(parts for parts, _ in answers), strict=True)] if failure is None else []
         result: Any = failure or [more for _, more in answers]
-        if not self.serving:
+        if learns_from is None:  # the other processes call this, too; otherwise they are in `serve`
             for channel in self._out.values():
                 channel.send(joined, (result,))
         if failure is not None:
@@ -158,7 +163,6 @@ class GatheredVecEnv(VecEnv, Carrying):
         """
         for channel in self._out.values():
             channel.send([], ("dismiss", (message,)))
-        self.serving = False
 
     def _execute_next(self) -> tuple[str, Sequence[Any]]:
         arrays, more = self._in[0].receive()

@@ -56,7 +56,6 @@ class LearningShare(ShareOfEnvironments):
     def __init__(self, own: VecEnv, processes: Processes, max_dropped: int):
         super().__init__(own, processes)
         self.reduction = MeanOfTheFirst(processes, max_dropped) if max_dropped else MeanOverProcesses(processes)
-        self.expected = True  # whether the next message of the others is an exchange, which can tell them of an error
 
 
 def spread(make: Callable[[range], VecEnv], n_envs: int, parallel: Sharing, max_dropped: int = 0) -> VecEnv:

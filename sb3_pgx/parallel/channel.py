@@ -25,7 +25,7 @@ class Channel:
 
     def __init__(self, processes: Processes, peer: int):
         self._processes, self._peer = processes, peer
-        self._use([])
+        self._n_left: int | None = None
 
     def send(self, arrays: Sequence[np.ndarray], more: Any = None) -> None:
         """
@@ -34,6 +34,7 @@ class Channel:
         :param arrays: any types and shapes
         :param more: anything that can be pickled; ``None`` costs nothing
         """
+        self._follow_connection()
         fits = [(x.dtype, x.shape) for x in arrays] == self._layout
         message = b"" if fits and more is None else pickle.dumps((None if fits else arrays, more))
         self._header[0] = len(message) if fits else -len(message)
@@ -48,6 +49,7 @@ class Channel:
 
     def receive(self) -> tuple[list[np.ndarray], Any]:
         """Return what the other process has sent. The arrays are valid until the next call."""
+        self._follow_connection()
         self._processes.receive(self._peer, self._frame)
         size = int(self._header[0])
         if size == 0:
@@ -59,6 +61,12 @@ class Channel:
             return self._places, more
         self._use(_layout_of(arrays))
         return list(arrays), more
+
+    def _follow_connection(self) -> None:
+        """Forget the layout if the processes have left one another, since one of them may have missed a message."""
+        if self._n_left != self._processes.n_left:
+            self._n_left = self._processes.n_left
+            self._use([])
 
     def _use(self, layout: Layout) -> None:
         self._layout = layout

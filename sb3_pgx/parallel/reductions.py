@@ -1,14 +1,13 @@
 """What a gradient step does with the gradients of several processes."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch as th
 from torch import Tensor
 
 from sb3_pgx.parallel.processes import Processes
 
-_TAKEN, _NOTHING = "steps taken", -1  # a key in the store; the number of a step that has no gradient
+_NOTHING = -1  # the number of a step that has no gradient
 
 
 class Reduction:
@@ -76,14 +75,22 @@ class MeanOfTheFirst(MeanOverProcesses):
     def __init__(self, processes: Processes, max_dropped: int):
         super().__init__(processes)
         self._needed, self._store = processes.size - max_dropped, processes.shared_store()
-        self._step = self._received = 0  # steps taken; gradients received, late ones included
-        self._posted: list[tuple[Any, Tensor]] = []
         self.dropped = 0  # gradients that the first process has dropped
-        if processes.is_first:
-            self._store.set(_TAKEN, "0")
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin to count."""
+        self._step, self._received = 0, [0] * self._processes.size  # steps taken; gradients received by rank, also late ones
+        self._n_left = self._processes.n_left
 
     def missed(self, n_metrics: int, like: Sequence[Tensor]) -> Tensor | None:
-        if self._processes.is_first or int(self._store.get(_TAKEN)) <= self._step:
+        if self._n_left != self._processes.n_left:  # an error has ended an update somewhere in the middle
+            self._begin()
+        if self._processes.is_first:
+            return None
+        with self._processes.losses(0):
+            taken = self._store.add(self._taken, 0)
+        if taken <= self._step:
             return None
         numbers = th.zeros(sum(x.numel() for x in like) + n_metrics, dtype=like[0].dtype)
         self._post(numbers, _NOTHING)  # the first process counts the messages
@@ -98,17 +105,18 @@ class MeanOfTheFirst(MeanOverProcesses):
 
     def settle(self) -> None:
         if self._processes.is_first:
-            while self._received < self._step * (self._processes.size - 1):
-                self._next_gradient()
-        self._processes.finish(self._posted)
-        self._posted.clear()
+            for peer in range(1, self._processes.size):
+                while self._received[peer] < self._step:
+                    self._next_gradient(peer)
+        self._processes.finish()
 
     def _post(self, numbers: Tensor, step: int) -> None:
-        self._posted.append(self._processes.post(0, th.cat([numbers.new_tensor([step]), numbers])))
+        self._processes.post(0, th.cat([numbers.new_tensor([step]), numbers]))
 
     def _mean_of_first(self, into: Tensor) -> Tensor:
         self._step += 1
-        return self._processes.receive_tensor(into, 0)
+        self._processes.receive_tensor(into, 0)
+        return into
 
     def _averaged(self, numbers: Tensor) -> Tensor:
         self._message = numbers.new_empty(len(numbers) + 1)
@@ -119,16 +127,21 @@ class MeanOfTheFirst(MeanOverProcesses):
                 numbers, n = numbers + gradient, n + 1
         mean = numbers / n
         self.dropped += self._processes.size - n
-        self._posted += [self._processes.post(peer, mean) for peer in range(1, self._processes.size)]
+        for peer in range(1, self._processes.size):
+            self._processes.post(peer, mean)
         self._step += 1
-        self._store.set(_TAKEN, str(self._step))
+        self._store.add(self._taken, 1)
         return mean
 
-    def _next_gradient(self) -> tuple[int, Tensor]:
-        """Receive a gradient. Return the number of its step, and the gradient."""
-        self._received += 1
-        step, *_ = message = self._processes.receive_tensor(self._message)
-        return int(step), message[1:]
+    @property
+    def _taken(self) -> str:
+        """Key in the store of the number of steps taken."""
+        return f"steps taken {self._n_left}"
+
+    def _next_gradient(self, peer: int | None = None) -> tuple[int, Tensor]:
+        """Receive a gradient. Return the number of its step, and the gradient. ``None``: from whichever process is first."""
+        self._received[self._processes.receive_tensor(self._message, peer)] += 1
+        return int(self._message[0]), self._message[1:]
 
 
 def packed(metrics: Sequence[Tensor], gradient: Sequence[Tensor]) -> Tensor:

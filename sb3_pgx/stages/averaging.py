@@ -18,15 +18,14 @@ from sb3_pgx.core.policies import can_act_from_noise
 from sb3_pgx.core.recurrent_evaluation import is_recurrent
 from sb3_pgx.core.rollout import Batch
 from sb3_pgx.core.rollout_buffer import RolloutView
+from sb3_pgx.core.undo import Undo, attributes_of
 from sb3_pgx.environments.carrying import carrying_adapter
 from sb3_pgx.environments.merged_statistics import gained, merge
 from sb3_pgx.environments.spread import LearningShare
 from sb3_pgx.parallel.channel import Channel
 from sb3_pgx.parallel.devices import check_devices
-from sb3_pgx.parallel.failure import Failure
-from sb3_pgx.parallel.same import check_same
 from sb3_pgx.stages.guard import statistics_of
-from sb3_pgx.stages.team import SharedNoise, Train, check_none, described, restore, state_of
+from sb3_pgx.stages.team import SharedNoise, Train, agree, check_none, restore, state_of
 
 CHECK_EVERY = 20  # updates between two comparisons of the parameters of all processes
 
@@ -46,73 +45,45 @@ class Averaging(SharedNoise):
 
     def learn(self, model: Any, train: Train, callback: MaybeCallback, total_timesteps: int) -> None:
         _check_averages(model)
-        check_same(self.processes, {**described(model), "total_timesteps": total_timesteps})
+        agree(self.processes, model, total_timesteps)
         check_devices(self.processes, model.device)
         restore(model, self.processes.from_first(state_of(model)))
         if not can_act_from_noise(model.policy) and model.seed is not None:
             th.manual_seed(model.seed + self.processes.rank)  # otherwise all would draw the same actions
-        self.env.expected = True
-        try:
+        with self.processes.learning(self.env):
             if self.is_first:
                 train(callback)
             else:
                 with _silent(model):
                     train(None)
-        except Exception as error:
-            if self.env.expected:
-                self.processes.exchange(Failure(error, self.processes.rank))
-            raise
-        self._exchanged(None)
-        restore(model, self.processes.from_first(state_of(model)))
+            restore(model, self.processes.from_first(state_of(model)))
 
     def collect(self, model: Any, collect: Callable[[], bool]) -> bool:
         normalize = model.get_vec_normalize_env()
         before = copy.deepcopy(statistics_of(normalize)) if normalize is not None else {}
         before_episodes = {name: getattr(model, name) for name in _EPISODES}
+        undo = Undo()
+        undo.add(model._reset_later, attributes_of(model, "num_timesteps", *_EPISODES))
+        if normalize is not None:
+            undo.add(lambda: vars(normalize).update(before))
         for name, queue in before_episodes.items():
             setattr(model, name, Stamped(queue, queue.maxlen, lambda: model.num_timesteps))
-        error: Exception | None = None
-        outcome = False
-        try:
+        with undo.on(BaseException):  # an error in one process undoes the rollout in all of them
             outcome = collect()
-        except Exception as raised:
-            error = raised
-        episodes = {name: getattr(getattr(model, name), "added", []) for name in _EPISODES}
-        gain = gained(statistics_of(normalize), before) if normalize is not None else {}
-        vars(model).update(before_episodes)
-        try:
-            outcomes, of_all, gains = zip(*self._exchanged((outcome, episodes, gain), error), strict=True)
-        except Exception:  # a refused rollout changes nothing, in no process
-            if normalize is not None:
-                vars(normalize).update(before)
-            raise
+            episodes = {name: getattr(getattr(model, name), "added", []) for name in _EPISODES}
+            gain = gained(statistics_of(normalize), before) if normalize is not None else {}
+            outcomes, of_all, gains = zip(*self.processes.exchange((outcome, episodes, gain)), strict=True)
         for name, queue in before_episodes.items():
             added = sorted(chain.from_iterable(of_one[name] for of_one in of_all), key=itemgetter(0))  # as in one process
             setattr(model, name, deque([*queue, *(entry for _, entry in added)], queue.maxlen))
         if normalize is not None:
             merge(statistics_of(normalize), before, gains)
-        self.env.expected = not all(outcomes)  # otherwise the next message is one of the update
         return all(outcomes)
-
-    def _exchanged(self, mine: Any, error: Exception | None = None) -> list[Any]:
-        """
-        Return the objects of all processes, by rank.
-
-        :param mine: of this process
-        :param error: that has been raised in this process; all processes raise it
-        """
-        everywhere = self.processes.exchange(mine if error is None else Failure(error, self.processes.rank))
-        failure = next((x for x in everywhere if isinstance(x, Failure)), None)
-        if failure is not None:
-            self.env.expected = False
-            raise failure.error() if error is None else error
-        return everywhere
 
     def check(self, model: Any, iteration: int) -> None:
         self.reduction.settle()
         if iteration % CHECK_EVERY == 0:
             self._check_parameters(model)
-        self.env.expected = True
 
     def _check_parameters(self, model: Any) -> None:
         """:raises RuntimeError: the processes have different ones"""
@@ -142,7 +113,7 @@ class Averaging(SharedNoise):
         return map(_standardized_with, own, sums)
 
     def from_first(self, value: Any) -> Any:
-        return self._exchanged(value if self.is_first else None)[0]  # so that an error of the first process arrives here, too
+        return self.processes.from_first(value)
 
     def collected(self, value: Any) -> list[Any]:
         if not self.is_first:

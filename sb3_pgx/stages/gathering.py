@@ -16,11 +16,10 @@ from sb3_pgx.core.rollout_buffer import RolloutView
 from sb3_pgx.environments.carrying import carrying_adapter
 from sb3_pgx.environments.gathered import GatheredVecEnv
 from sb3_pgx.environments.gathered_rollouts import GatheredRollouts
-from sb3_pgx.parallel.failure import Failure
 from sb3_pgx.parallel.same import check_same
 from sb3_pgx.stages.action_sampler import ActionSampler
 from sb3_pgx.stages.actor import Actor, what_acting_needs
-from sb3_pgx.stages.team import Team, Train, check_none, described, restore, state_of
+from sb3_pgx.stages.team import Team, Train, agree, check_none, restore, state_of
 
 
 class Gathering(Team):
@@ -34,21 +33,14 @@ class Gathering(Team):
         self.env, self.is_first = env, env.team.is_first
 
     def learn(self, model: Any, train: Train, callback: MaybeCallback, total_timesteps: int) -> None:
-        check_same(self.env.team, {**described(model), "total_timesteps": total_timesteps})
-        if not self.is_first:
-            result = self.env.serve()
-            if isinstance(result, Failure):
-                raise result.error()
-            restore(model, result)
-            model.begin_anew()  # a resumed run has been continued by the first process
-            return
-        self.env.serving = True
-        try:
-            train(callback)
-        except Exception as error:
-            self.env.dismiss(Failure(error, 0))
-            raise
-        self.env.dismiss(state_of(model))
+        agree(self.env.team, model, total_timesteps)
+        with self.env.team.learning(self.env):
+            if self.is_first:
+                train(callback)
+                self.env.dismiss(state_of(model))
+            else:
+                restore(model, self.env.serve())
+                model.begin_anew()  # a resumed run has been continued by the first process
 
 
 class GatheringRollouts(Gathering):

@@ -1,5 +1,6 @@
 """Checkpoints between two iterations, and runs that continue from them exactly."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -240,7 +241,8 @@ def _agreed(path: str | Path, env: VecEnv, algorithm: str) -> Path:
             lock.release()
         found = described(file)
     except Exception as raised:
-        error, found = raised, f"{type(raised).__name__}: {raised}"
+        without_numbers = re.sub(r"\[\d+\]", "[]", str(raised))  # of the environments, which differ between processes
+        error, found = raised, f"{type(raised).__name__}: {without_numbers}"
     if processes is not None:
         check_same(processes, {"the checkpoint to resume": found})
     if error is not None:

@@ -15,6 +15,7 @@ from sb3_pgx.core.rollout import Batch
 from sb3_pgx.core.undo import is_scalar
 from sb3_pgx.parallel.processes import Processes
 from sb3_pgx.parallel.reductions import Reduction
+from sb3_pgx.parallel.same import check_same
 from sb3_pgx.stages.guard import statistics_of
 
 Train = Callable[[MaybeCallback], None]
@@ -133,12 +134,27 @@ class SharedNoise(Team):
 ALONE = Team()
 
 
-def described(model: Any) -> dict[str, Any]:
-    """Return the arguments and counters of a model that must be the same in all processes."""
+def agree(processes: Processes, model: Any, total_timesteps: int) -> None:
+    """
+    Check that all processes are about to do the same. If an error has ended a ``learn`` before, they may have ended it at
+    different steps, and all get the first one's model.
+
+    :param processes: of the run
+    :param model: of this process
+    :param total_timesteps: of ``learn``
+    :raises ValueError: they are about to do different things; the same error in all processes
+    """
+    counters = {"num_timesteps": model.num_timesteps, "n_gradient_steps": model.n_gradient_steps}
+    check_same(processes, {**_arguments(model), **({} if processes.n_left else counters), "total_timesteps": total_timesteps})
+    if processes.n_left:
+        restore(model, processes.from_first(state_of(model)))
+
+
+def _arguments(model: Any) -> dict[str, Any]:
+    """Return the arguments of a model that must be the same in all processes."""
     arguments = {name: getattr(model, name, None) for name in inspect.signature(type(model)).parameters if name not in _OWN}
     comparable = {name: value for name, value in arguments.items() if " at 0x" not in repr(value)}
-    counters = {"num_timesteps": model.num_timesteps, "n_gradient_steps": model.n_gradient_steps}
-    return {"the algorithm": type(model).__name__, "the policy": model.policy_class.__name__, **comparable, **counters}
+    return {"the algorithm": type(model).__name__, "the policy": model.policy_class.__name__, **comparable}
 
 
 def check_none(reasons: Mapping[Any, bool], does: str) -> None:

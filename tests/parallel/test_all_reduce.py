@@ -7,7 +7,8 @@ from support.rank_runs import AVERAGED, made, outcome
 from support.ranks import on_ranks
 
 QUICK = ["PPO", "PPO, stopped early", "PPOPenalty", "parts"]
-OTHERS = ["refused", "stopped_by_a_callback", "failing_environment", "failing_callback"]
+OTHERS = [f"{check}:all_reduce" for check in ("refused", "stopped_by_a_callback", "failing_environment", "failing_callback")]
+UPDATES = [f"broken_update:{how}" for how in ("raises", "is not finite")]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_fifty_adam_steps_on_several_processes_are_those_of_one(names, size, tmp
 
 
 def test_errors_and_callbacks(tmp_path):
-    first, second = on_ranks(tmp_path, *(f"{name}:all_reduce" for name in OTHERS))
+    first, second = on_ranks(tmp_path, *OTHERS, *UPDATES)
 
     stopped, of_second = first["stopped_by_a_callback:all_reduce"], second["stopped_by_a_callback:all_reduce"]
     assert (stopped[0], of_second[0]) == (50, 0)  # on_step runs in the first process
@@ -48,6 +49,21 @@ def test_errors_and_callbacks(tmp_path):
     *errors, after = first["failing_callback:all_reduce"]
     assert errors == [f"RuntimeError: no disk at {moment}" for moment in ("start", "update", "end")]
     assert second["failing_callback:all_reduce"] == [*(x.replace("no", "in process 0: no") for x in errors), after]
+
+    # An error in the middle of an update ends it in all of them. The same model can learn again.
+    errors = {}
+    for name in UPDATES:
+        (error, *after), (of_second, *after_second) = first[name], second[name]
+        assert after == after_second
+        assert after[0] == [32, 4]  # after the first update
+        errors[name] = error, of_second
+    assert errors["broken_update:raises"] == (
+        "RuntimeError: in process 1: the policy is on fire",
+        "RuntimeError: the policy is on fire",
+    )
+    error, of_second = errors["broken_update:is not finite"]
+    assert "a number of another process, which names it, or the step's result is not finite in update 3; the step" in error
+    assert "the value_loss is nan in update 3; the step was not taken" in of_second
 
     refusals = first["refused:all_reduce"]
     assert refusals == second["refused:all_reduce"]

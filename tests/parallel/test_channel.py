@@ -9,6 +9,8 @@ from sb3_pgx.parallel.channel import Channel
 class Connection:
     """Delivers bytes in order, and remembers how many came in each message."""
 
+    n_left = 0
+
     def __init__(self):
         self.frames, self.sizes = [], []
 

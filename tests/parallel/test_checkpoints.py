@@ -30,10 +30,11 @@ def test_a_run_continues_on_another_number_of_processes(tmp_path):
             assert results[f"resumed:{path}"] == results[f"whole:{path}"]
         expected, continued = results["between_calls"]
         assert continued == expected
-        no_file, begun_anew = results["different_checkpoints"]
+        no_file, begun_anew, other_task = results["different_checkpoints"]
         assert no_file.startswith("ValueError: the checkpoint to resume is 'rl_model_0_steps.zip, written at ")
         assert "in process 0 and 'FileNotFoundError: there is no checkpoint " in no_file
         assert "in process 0 and None in process 1" in begun_anew
+        assert other_task.startswith(f"ValueError: {tmp_path}") and "CartPoleEnv" in other_task  # each says what it finds
     with pytest.raises(ValueError, match=r'was written by 2 processes, and this run has 1: parallel="all_reduce" cannot be'):
         resumed(str(averaged))
 

@@ -3,6 +3,7 @@
 import pytest
 import torch as th
 
+from sb3_pgx.parallel import joined_processes, processes
 from sb3_pgx.parallel.devices import Placement, check_placements, placement
 
 CPU, ONE, TWO = Placement("cpu"), Placement("cuda", "gpu 1"), Placement("cuda", "gpu 2")
@@ -28,3 +29,25 @@ def test_devices_that_cannot_exchange_are_refused_in_one_sentence(placements, ha
     with pytest.raises(ValueError, match='parallel="all_reduce" averages gradients') as error:
         check_placements(placements, has_nccl)
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "has_nccl", "backend"), [(2, True, "cpu:gloo,cuda:nccl"), (2, False, "gloo"), (0, True, "gloo")]
+)
+def test_processes_exchange_what_is_on_cuda_by_nccl(gpus, has_nccl, backend, monkeypatch):
+    chosen = {}
+    variables = {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "rendezvous", lambda *_, **__: iter([(th.distributed.HashStore(), 3, 4)]))
+    monkeypatch.setattr(th.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(th.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(th.cuda, "set_device", lambda index: chosen.update(gpu=index))
+    monkeypatch.setattr(th.distributed, "is_nccl_available", lambda: has_nccl)
+    monkeypatch.setattr(th.distributed, "init_process_group", lambda backend, **_: chosen.update(backend=backend))
+
+    joined_processes.cache_clear()
+    joined = joined_processes()
+    joined_processes.cache_clear()
+    assert (joined.rank, joined.size, chosen["backend"]) == (3, 4, backend)
+    assert chosen.get("gpu") == (1 if "nccl" in backend else None)  # a GPU of its own, as far as there are enough

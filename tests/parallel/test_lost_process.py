@@ -4,17 +4,25 @@ import pytest
 from support.ranks import started
 
 
-@pytest.mark.parametrize("parallel", ["gather", pytest.param("all_reduce", marks=pytest.mark.slow)])
-def test_the_others_end_with_one_sentence(parallel, tmp_path):
-    (tmp_path / "parallel").write_text(parallel)
-    first, second = started(tmp_path, "dying")
+@pytest.mark.parametrize(
+    ("check", "size"),
+    [
+        ("dying:gather", 2),
+        pytest.param("dying:all_reduce", 2, marks=pytest.mark.slow),
+        pytest.param("broken_update:killed", 4, marks=pytest.mark.slow),
+        pytest.param("broken_update:killed, late ones are dropped", 4, marks=pytest.mark.slow),
+    ],
+)
+def test_the_others_end_with_one_sentence(check, size, tmp_path):
+    *others, last = processes = started(tmp_path, check, size=size)
     try:
-        assert second.wait(timeout=120) == 9
-        _, errors = first.communicate(timeout=60)
+        assert last.wait(timeout=120) != 0
+        errors = [process.communicate(timeout=60)[1] for process in others]
     finally:
-        first.kill()
-        second.kill()
-    assert first.returncode == 1
-    sentence = errors.strip().splitlines()[-1]
-    assert "ProcessLost: process 0 cannot go on, because " in sentence
-    assert "has ended" in sentence and "torchrun --max-restarts" in sentence
+        for process in processes:
+            process.kill()
+    for rank, (process, text) in enumerate(zip(others, errors, strict=True)):
+        assert process.returncode == 1
+        sentence = text.strip().splitlines()[-1]
+        assert f"ProcessLost: process {rank} cannot go on, because " in sentence
+        assert "has ended" in sentence and "torchrun --max-restarts" in sentence

@@ -46,7 +46,7 @@ def gathered(make, n_envs, size):
     )
     for env in others:
         threading.Thread(target=env.serve, daemon=True).start()
-    first.serving = True
+    first.team.learns_from = first
     return first
 
 

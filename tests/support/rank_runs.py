@@ -6,6 +6,7 @@ Short runs that one process or several make, and what they come to. As a program
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 import warnings
@@ -15,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium.envs.classic_control import CartPoleEnv
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from support.interrupted import Interrupt, never
 
@@ -224,6 +225,8 @@ def refused(parallel):
         "ent_coef": different_arguments,
         "total_timesteps": different_steps,
     }
+    if parallel == "gather":
+        uses["environments of a callback"] = evaluated_in_spread_environments
     if parallel == "gather_rollouts":
         uses["VecNormalize"] = lambda: made(RUNS["A2C, VecNormalize"], parallel)
         uses["memory and masks"] = lambda: made(RUNS["memory and masks"], parallel)[0].learn(64)
@@ -234,6 +237,11 @@ def refused(parallel):
         uses |= {name: lambda name=name: of_algorithm(name) for name in names}
         uses["batch_size"] = lambda: made(RUNS["PPO"], parallel, batch_size=15)
     return {name: error_of(use) for name, use in uses.items()}
+
+
+def evaluated_in_spread_environments():
+    model, steps = made(RUNS["PPO"], "gather")
+    model.learn(steps, EvalCallback(environments(RUNS["PPO"], "gather"), eval_freq=8, verbose=0))
 
 
 def changes_the_policy(locals_, globals_):
@@ -277,6 +285,35 @@ def failing_callback(parallel):
     """Return the errors of runs in which a callback fails, which only the first process calls, and of a run after them."""
     errors = [error_of(lambda when=when: made(RUNS["PPO"], parallel)[0].learn(64, Failing(when))) for when in Failing.MOMENTS]
     return [*errors, digest(made(RUNS["PPO"], parallel)[0].learn(64))]
+
+
+def broken_update(how):
+    """
+    Return the error of a run whose second update fails in the last process alone, in its second gradient step; the steps of
+    the model afterwards; and what the same model comes to that learns again.
+    """
+    env = make_vec_env("CartPole-v1", N_ENVS, seed=0, parallel="all_reduce", max_dropped=int("dropped" in how))
+    model, steps = PPO("MlpPolicy", env, seed=1, device="cpu", **PROXIMAL), ITERATIONS * PROXIMAL["n_steps"] * N_ENVS
+    evaluate, calls = model.policy.evaluate_actions, []
+    breaks = rank() == world_size() - 1
+
+    def break_from_the_sixth_on(*arguments):
+        calls.append(th.is_grad_enabled())
+        values, log_prob, entropy = evaluate(*arguments)
+        if breaks and th.is_grad_enabled() and sum(calls) >= 6:
+            if "killed" in how:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if how == "raises":
+                raise RuntimeError("the policy is on fire")
+            values = values * float("nan")
+        return values, log_prob, entropy
+
+    model.policy.evaluate_actions = break_from_the_sixth_on
+    error = error_of(lambda: model.learn(steps, log_interval=None))
+    breaks = False
+    counted = [model.num_timesteps, model.n_gradient_steps]
+    model.learn(steps, log_interval=None, reset_num_timesteps=False)
+    return [error, counted, digest(model)]
 
 
 def whole(path):
@@ -324,7 +361,7 @@ def between_calls(folder):
 
 
 def different_checkpoints(folder):
-    """Return the errors of processes of which the second one finds no checkpoint, or has begun anew."""
+    """Return the errors of processes of which the second one finds no checkpoint, or has begun anew, or whose task differs."""
     model, steps = made(RUNS["PPO"], "gather")
     model.save_checkpoint(Path(folder, "0"))
 
@@ -337,6 +374,7 @@ def different_checkpoints(folder):
     return [
         error_of(lambda: PPO.resume(Path(folder, str(rank())), environments(RUNS["PPO"], "gather"))),
         error_of(resume_or_begin),
+        error_of(lambda: PPO.resume(Path(folder, "0"), environments(RUNS["PPOPenalty"], "gather"))),
     ]
 
 
@@ -425,9 +463,9 @@ def dropping(name):
     return [digest(model), model.n_gradient_steps, env.reduction.dropped]
 
 
-def dying(folder):
+def dying(parallel):
     """End the last process without a word, in the middle of a rollout."""
-    env = spread(lambda rows: make_vec_env("CartPole-v1", len(rows)), N_ENVS, Path(folder, "parallel").read_text())
+    env = spread(lambda rows: make_vec_env("CartPole-v1", len(rows)), N_ENVS, parallel)
     if rank() == world_size() - 1:
         one, steps = (env.own if hasattr(env, "own") else env.unwrapped).envs[0].unwrapped, []
 

@@ -26,6 +26,7 @@ from sb3_pgx.core.checks import as_flag, check_counts
 from sb3_pgx.core.search_space import Categorical, Dimension
 from sb3_pgx.engine.optimizers import rule_of
 from sb3_pgx.stages.algorithm import ceil_div
+from sb3_pgx.stages.team import ALONE
 
 
 class A3C(A2C):
@@ -283,6 +284,11 @@ class A3C(A2C):
     def _packed_worker(self, total_timesteps: int) -> bytes:
         """Return what another worker needs, pickled: this model and its environments."""
         assert self.env is not None
+        if self.team is not ALONE:
+            raise ValueError(
+                "A3C with n_workers > 1 starts processes of its own, but these environments are those of several: make them "
+                "without parallel=…, or use A2C"
+            )
         if self._vec_normalize_env is not None:
             raise ValueError(
                 "A3C with n_workers > 1 cannot use VecNormalize, whose statistics would differ between the workers: use A2C "

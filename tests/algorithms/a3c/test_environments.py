@@ -6,6 +6,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 from support.a3c_environments import Locked, two_locked
 from support.capabilities import BOX, envs
+from support.gathered_in_threads import ended, gathered
 from support.small_environments import DEVICE, AnySpace, vectorised
 
 from sb3_pgx import A3C
@@ -85,3 +86,12 @@ def test_normalisation_that_would_differ_between_workers_is_refused():
     with pytest.raises(ValueError, match=r"A3C with n_workers > 1 cannot use VecNormalize, .*: use A2C or PPO"):
         model(VecNormalize(envs()), n_workers=2).learn(10)
     model(VecNormalize(envs()), n_workers=1).learn(10)
+
+
+def test_environments_of_several_processes_are_refused_for_several_workers():
+    spread = gathered(lambda rows: envs(), n_envs=2 * envs().num_envs, size=2)
+    with pytest.raises(
+        ValueError, match=r"A3C with n_workers > 1 starts processes of its own, .*: make them without parallel=…"
+    ):
+        model(spread, n_workers=2).learn(10)
+    ended(spread)
