@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-gpu fuzz versions check format table docs docs-outputs release-check benchmark clean
+.PHONY: demo test test-all test-gpu fuzz versions pythons check format table docs docs-outputs release-check benchmark clean
 
 demo: .venv/.plots  ## two minutes: SB3's PPO and ours, REINFORCE with and without baseline, a finding of the health check
 	$(BIN)/python -m sb3_pgx.experiments.demo
@@ -21,6 +21,9 @@ fuzz: .venv/.tests  ## 2,400 random uses of the algorithms, their outcomes go in
 
 versions: .venv/.tests  ## the oldest and the newest torch that are allowed; writes tests/versions.txt
 	$(BIN)/python tests/versions.py
+
+pythons: .venv/.tests  ## the quick suite on every Python from 3.10 to 3.13 that is installed; writes tests/pythons.txt
+	$(BIN)/python tests/pythons.py
 
 check: .venv/.dev  ## style, types, and which module may import which
 	$(BIN)/ruff format --check .
