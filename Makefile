@@ -42,8 +42,9 @@ table: .venv/.tests  ## rewrite the tables of README and docs, and the README's 
 docs: .venv/.docs  ## build the documentation into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
 
-docs-outputs: .venv/.docs  ## run the commands whose output the documentation shows, and replace the outputs
+docs-outputs: .venv/.docs  ## run the commands and notebooks whose output the documentation shows, and replace the outputs
 	$(BIN)/python docs/outputs.py
+	$(BIN)/python docs/notebooks.py
 
 release-check: .venv/.release  ## build, check and install what would be published; writes tests/release.txt
 	$(BIN)/python tests/release_check.py
