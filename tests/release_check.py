@@ -29,6 +29,10 @@ MODULES = {
     "envpool": "envpool",
     "cluster": "ray",
     "postgresql": "psycopg2",
+    "bench": "sbx",
+    "docs": "furo",
+    "release": "twine",
+    "dev": "mypy",  # with those of `tests`
 }
 
 
