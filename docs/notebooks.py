@@ -17,6 +17,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from outputs import OF_OTHERS
+
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "notebooks"
 
 
@@ -34,7 +36,7 @@ def execute(notebook: dict[str, Any], edit: Callable[[str], str] = str) -> None:
         with redirect_stdout(printed), redirect_stderr(printed):
             exec(compile(edit("".join(cell["source"])), f"cell {number}", "exec"), namespace)
         cell["execution_count"] = number
-        text = printed.getvalue().splitlines(keepends=True)
+        text = OF_OTHERS.sub("", printed.getvalue()).splitlines(keepends=True)
         cell["outputs"] = [{"name": "stdout", "output_type": "stream", "text": text}] if text else []
         cell["outputs"] += [
             {"data": {"image/png": picture}, "metadata": {}, "output_type": "display_data"} for picture in open_figures()
