@@ -258,6 +258,14 @@ def test_outputs_are_those_of_the_last_command_with_its_warnings(monkeypatch):
     assert new.endswith("```text\nimport warnings\n```\n")
 
 
+def test_a_prime_is_beside_its_letter_and_log_is_followed_by_space(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
+    formula = pytest.importorskip("mathml").formula
+    text = formula(r"Q'_i(s') \log a^2")
+    assert text.count("<msup>") == 1 and "<msubsup>" not in text and text.count("&#x02032;</mo></mrow>") == 2
+    assert "<msub><mrow><mi>Q</mi>" in text and "<mi>log</mi><mspace" in text
+
+
 @pytest.mark.slow
 def test_the_pages_build_without_a_warning(tmp_path):
     pytest.importorskip("furo")
