@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-gpu fuzz versions check format table docs docs-outputs release-check benchmark clean
+.PHONY: demo test test-all test-gpu fuzz versions pythons check format table docs docs-outputs release-check benchmark clean
 
 demo: .venv/.plots  ## two minutes: SB3's PPO and ours, REINFORCE with and without baseline, a finding of the health check
 	$(BIN)/python -m sb3_pgx.experiments.demo
@@ -22,6 +22,9 @@ fuzz: .venv/.tests  ## 2,400 random uses of the algorithms, their outcomes go in
 versions: .venv/.tests  ## the oldest and the newest torch that are allowed; writes tests/versions.txt
 	$(BIN)/python tests/versions.py
 
+pythons: .venv/.tests  ## the quick suite on every Python from 3.10 to 3.13 that is installed; writes tests/pythons.txt
+	$(BIN)/python tests/pythons.py
+
 check: .venv/.dev  ## style, types, and which module may import which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -39,8 +42,9 @@ table: .venv/.tests  ## rewrite the tables of README and docs, and the README's 
 docs: .venv/.docs  ## build the documentation into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
 
-docs-outputs: .venv/.docs  ## run the commands whose output the documentation shows, and replace the outputs
+docs-outputs: .venv/.docs  ## run the commands and notebooks whose output the documentation shows, and replace the outputs
 	$(BIN)/python docs/outputs.py
+	$(BIN)/python docs/notebooks.py
 
 release-check: .venv/.release  ## build, check and install what would be published; writes tests/release.txt
 	$(BIN)/python tests/release_check.py

@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +29,10 @@ MODULES = {
     "envpool": "envpool",
     "cluster": "ray",
     "postgresql": "psycopg2",
+    "bench": "sbx",
+    "docs": "furo",
+    "release": "twine",
+    "dev": "mypy",  # with those of `tests`
 }
 
 
@@ -48,10 +54,20 @@ def main(arguments: list[str] | None = None) -> int:
         lines += [f"{file.name}: {file.stat().st_size / 1e6:.2f} MB" for file in files]
         lines.append(f"twine: {run(sys.executable, '-m', 'twine', 'check', '--strict', *map(str, files)).splitlines()[-1]}")
         (wheel,) = dist.glob("*.whl")
+        lines.append(f"project URLs: {project_urls(wheel)}")
         lines += [f"installed with {extra or 'no extra'}: {installed(wheel, extra)}" for extra in extras]
     RESULT.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(*lines, sep="\n")
     return int(any("failed" in line for line in lines))
+
+
+def project_urls(wheel: Path) -> str:
+    """Return the project URLs that the wheel's metadata state."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = message_from_bytes(archive.read(name))
+    urls = metadata.get_all("Project-URL", [])
+    return "; ".join(urls) or "none, because the repository has no public address yet (CONTRIBUTING.md, Publishing a version)"
 
 
 def installed(wheel: Path, extra: str) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -19,6 +20,7 @@ from support.run_in_process import compare_here
 from benchmarks import picture
 from benchmarks.claims.protocol import load_claims
 from benchmarks.claims.records import find_problem
+from sb3_pgx import __version__
 from sb3_pgx.cli import parser
 from sb3_pgx.registry import ALGORITHMS
 
@@ -54,6 +56,41 @@ def test_code_blocks_run(file, line, code, tmp_path, monkeypatch):
     th.manual_seed(0)
     shortened = re.sub(r"learn\(([\d_]+)", lambda m: f"learn({min(int(m[1]), 2000)}", code)
     exec(compile(shortened, f"{file}:{line}", "exec"), {"__name__": "__main__"})
+
+
+NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_its_first_cell_to_its_last(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(DOCS))
+    from notebooks import execute
+
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    shown = kinds_of_output(notebook)
+    execute(notebook, lambda code: re.sub(r"timesteps=[\d_]+", "timesteps=2_048", code))
+    assert kinds_of_output(notebook) == shown, "run `make docs-outputs`"
+
+
+def kinds_of_output(notebook):
+    """Of each code cell, which kinds of output follow it."""
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return [[output["output_type"] for output in cell["outputs"]] for cell in cells]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_one_that_jupyter_opens_and_its_outputs_are_of_one_run(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5) and notebook["metadata"]["kernelspec"][
+        "name"
+    ] == "python3"
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "run `make docs-outputs`"
+    pictures = [output for cell in code for output in cell["outputs"] if "image/png" in output.get("data", {})]
+    assert len(pictures) >= 2 and path.stat().st_size < 300_000
 
 
 def test_every_block_of_text_says_what_it_is():
@@ -200,6 +237,14 @@ def test_the_readme_is_short():
     assert len(read("README.md").splitlines()) <= 150
 
 
+def test_the_version_is_the_same_wherever_it_is_stated():
+    stated = [
+        *re.findall(r"^version: (.*)$", read("CITATION.cff"), re.M),
+        *re.findall(r"version = \{(.*)\}", read("README.md")),
+    ]
+    assert stated == [__version__, __version__] and f"\n## {__version__} (" in read("CHANGELOG.md")
+
+
 def test_outputs_are_those_of_the_last_command_with_its_warnings(monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS))
     from outputs import refreshed
@@ -211,6 +256,14 @@ def test_outputs_are_those_of_the_last_command_with_its_warnings(monkeypatch):
     new = refreshed(page, "a page")
     assert "old" not in new and "```text\n42\nexample.py:4: UserWarning: careful\n" in new
     assert new.endswith("```text\nimport warnings\n```\n")
+
+
+def test_a_prime_is_beside_its_letter_and_log_is_followed_by_space(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
+    formula = pytest.importorskip("mathml").formula
+    text = formula(r"Q'_i(s') \log a^2")
+    assert text.count("<msup>") == 1 and "<msubsup>" not in text and text.count("&#x02032;</mo></mrow>") == 2
+    assert "<msub><mrow><mi>Q</mi>" in text and "<mi>log</mi><mspace" in text
 
 
 @pytest.mark.slow

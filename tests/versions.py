@@ -58,18 +58,31 @@ def _result(version: str, limit: int) -> str:
         return "not run: the package index has no build for this machine"
     if megabytes > limit:
         return f"not run: {megabytes} MB would have to be downloaded for it on this machine, more than {limit} MB"
+    return run_suite(sys.executable, torch=version)
+
+
+def run_suite(interpreter: str, torch: str | None = None, processes: int = 2) -> str:
+    """
+    Run the quick suite in a fresh virtual environment.
+
+    :param interpreter: the Python to use
+    :param torch: version of torch; ``None``: that of ``constraints.txt``
+    :param processes: processes of pytest
+    :return: one line: the summary of the tests, with those that failed, or why nothing was installed
+    """
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([interpreter, "-m", "venv", folder], check=True)
         python = str(Path(folder) / "bin" / "python")
         constraints = Path(folder) / "constraints.txt"
         pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-        constraints.write_text("\n".join(line for line in pinned if not line.startswith("torch==")), encoding="utf-8")
-        installed = _pip(python, "install", "-c", str(constraints), f"torch=={version}", "--editable", f"{ROOT}[tests]")
+        kept = [line for line in pinned if torch is None or not line.startswith("torch==")]
+        constraints.write_text("\n".join(kept), encoding="utf-8")
+        wanted = [f"torch=={torch}"] if torch else []
+        installed = _pip(python, "install", "-c", str(constraints), *wanted, "--editable", f"{ROOT}[tests]")
         if installed.returncode:
             return f"failed to install: {installed.stderr.strip().splitlines()[-1]}"
-        tests = subprocess.run(
-            [python, "-m", "pytest", "-q", "-n", "2"], cwd=ROOT, capture_output=True, text=True, check=False
-        )
+        command = [python, "-m", "pytest", "-q", "-n", str(processes)]
+        tests = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         return "; ".join(re.findall(r"^(?:(?:FAILED|ERROR) .*|.*\d+ (?:passed|failed|error).*)$", tests.stdout, re.MULTILINE))
 
 

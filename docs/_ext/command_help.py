@@ -24,11 +24,11 @@ class CommandHelp(Directive):
 
 def help_of(words: list[str]) -> str:
     """
-    Return the help of a command, 84 characters wide.
+    Return the help of a command, 80 characters wide.
 
     :param words: the command's words after ``sb3-pgx``
     """
-    with patch.dict("os.environ", {"COLUMNS": "84", "NO_COLOR": "1"}):
+    with patch.dict("os.environ", {"COLUMNS": "80", "NO_COLOR": "1"}):
         command = parser()
         for word in words:
             (choices,) = [a.choices for a in command._actions if isinstance(a, argparse._SubParsersAction)]

@@ -1,20 +1,44 @@
 """Write formulas as MathML, which browsers draw themselves: the pages need neither scripts nor the internet."""
 
+import re
 from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
 
+PRIME = "<mi>&#x02032;</mi>"
+FULL_PRIME = '<mo lspace="0" rspace="0">&#x02032;</mo>'
+
+
+def formula(tex: str, display: str = "inline") -> str:
+    """
+    Return a formula as MathML.
+
+    Browsers raise the sign of a prime although it is raised already, and leave no space after "log": this puts primes beside
+    their letter, and adds the space.
+
+    :param tex: the formula
+    :param display: ``"inline"`` or ``"block"``
+    """
+    text = convert(tex, display=display)
+    text = re.sub(f"<msup>(<mi>[^<]*</mi>){PRIME}</msup>", rf"<mrow>\1{FULL_PRIME}</mrow>", text)
+    text = re.sub(
+        f"<msubsup>(<mi>[^<]*</mi>)(<m[in]>[^<]*</m[in]>){PRIME}</msubsup>",
+        rf"<msub><mrow>\1{FULL_PRIME}</mrow>\2</msub>",
+        text,
+    )
+    return text.replace("<mi>log</mi>", '<mi>log</mi><mspace width="0.167em" />')
+
 
 def inline(translator: Any, node: nodes.math) -> None:
     """Write a formula of a line of text."""
-    translator.body.append(convert(node.astext()))
+    translator.body.append(formula(node.astext()))
     raise nodes.SkipNode
 
 
 def block(translator: Any, node: nodes.math_block) -> None:
     """Write a formula of its own, which may be wider than the page."""
-    translator.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>\n')
+    translator.body.append(f'<div class="formula">{formula(node.astext(), display="block")}</div>\n')
     raise nodes.SkipNode
 
 

@@ -94,18 +94,19 @@ _NOT_SAVED = (
 
 class PolicyGradientAlgorithm(Compiling, Resuming):
     """
-    Base of all algorithms: SB3's ``OnPolicyAlgorithm`` in five stages.
+    Base of all algorithms with rollouts: SB3's ``OnPolicyAlgorithm`` in five stages.
 
-    1. *collect* steps the environments; acting computes the action alone.
-    2. *evaluate* is one batched pass: values, log-probabilities, bootstraps.
-    3. *estimate*: returns and advantages, by GAE unless the algorithm differs.
-    4. *update* (the algorithm's): gradient steps; returns what it measured.
-    5. *report* logs, and calls ``on_update_end(metrics)`` on callbacks that define it (``on_training_error(error)`` likewise).
+    1. *collect* steps the environments. Acting computes actions, and nothing else.
+    2. *evaluate* computes values, log-probabilities and bootstrap values of the whole rollout in one batch.
+    3. *estimate* computes returns and advantages, by GAE unless the algorithm overrides it.
+    4. *update* takes the algorithm's gradient steps, and returns metrics.
+    5. *report* logs the metrics, and calls ``on_update_end(metrics)`` on callbacks that define it.
+       If an error ends the run, it calls ``on_training_error(error)``.
 
-    Callbacks and subclasses find what they know from SB3: ``rollout_buffer`` fills step by step, and what stands in it when
-    ``train`` starts is what is learned from (:class:`~sb3_pgx.core.rollout_buffer.RolloutView`). ``values`` and
-    ``log_probs`` among the locals of ``on_step`` are computed when they are first read. One difference: the last row of the
-    log has the last update, which SB3 does not log.
+    Callbacks and subclasses work as with SB3: ``rollout_buffer`` fills step by step, and the update learns from its content
+    when ``train`` starts (:class:`~sb3_pgx.core.rollout_buffer.RolloutView`). ``values`` and ``log_probs`` among the locals of
+    ``on_step`` are computed when they are first read. One difference: the last row of the log holds the last update, which SB3
+    does not log.
 
     A rollout that is refused, in any stage, changes nothing: see :meth:`learn`.
 
@@ -159,9 +160,9 @@ class PolicyGradientAlgorithm(Compiling, Resuming):
 
     def check_arguments(self) -> None:
         """
-        Called with the final arguments and environment, before anything is built; loading calls it, too.
+        Check the final arguments and the environment, before anything is built. Loading a model calls it, too.
 
-        :raises ValueError: an argument makes no sense
+        :raises ValueError: an argument is invalid
         """
         check_sb3s_arguments(self)
         check_policy_kwargs(self.policy_class, self.policy_kwargs)
@@ -290,18 +291,19 @@ class PolicyGradientAlgorithm(Compiling, Resuming):
         action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
-        As SB3's, for all of the spaces: choices count from the space's ``start``, and actions of an integer Box are whole
-        numbers. ``policy.predict``, and SB3 itself from the same file, count from 0.
+        Return actions for observations, as SB3's ``predict`` does.
 
-        An action of a ``Dict`` or ``Tuple`` space is a dictionary or a tuple; several environments get a list of them.
+        Choices count from the space's ``start``, and actions of an integer Box are whole numbers. ``policy.predict``, and SB3
+        if it loads the same file, count from 0. An action of a ``Dict`` or ``Tuple`` space is a dictionary or a tuple; for
+        several environments, the actions are a list of them.
 
-        :param observation: of one environment or of several
-        :param state: state of a recurrent policy, as returned before; ``None``: that of the start of an episode
-        :param episode_start: in which environments an episode starts, where the state of a recurrent policy is reset, ``[N]``
-        :param deterministic: the most probable action instead of a sample
+        :param observation: observation of one environment, or of several
+        :param state: state of a recurrent policy, as returned by the call before; ``None``: the state at an episode's start
+        :param episode_start: whether an episode starts in each environment; it resets the state of a recurrent policy, ``[N]``
+        :param deterministic: whether to return the most probable action instead of a sample
         :param action_masks: which actions are valid, boolean, ``[M]`` or ``[N, M]``: one entry per option of each choice, two
-            (off and on) per switch of a MultiBinary; ``None``: as a part ``"action_mask"`` of the observation says, or all
-        :return: the action or actions, and the next state; without a recurrent policy, ``state`` as it was
+            (off and on) per switch of a MultiBinary; ``None``: the part ``"action_mask"`` of the observation, or all actions
+        :return: the action or actions, and the next state; without a recurrent policy, ``state`` unchanged
         """
         masks = self._predicted_masks(action_masks, observation)
         observation = zero_based(observation, self.observation_space)
