@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 import gymnasium as gym
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from sb3_pgx.checkpoints.replay_memory import reduced
 from sb3_pgx.environments.gathered import GatheredVecEnv
 from sb3_pgx.environments.spread import ShareOfEnvironments
 
@@ -266,6 +268,8 @@ class _Pickler(pickle.Pickler):
             raise pickle.PicklingError("an environment that is not reached by attributes alone")
         if isinstance(obj, types.FunctionType) and "<" in obj.__qualname__:
             return cloudpickle.loads, (cloudpickle.dumps(obj),)
+        if isinstance(obj, ReplayBuffer):
+            return reduced(obj)
         return NotImplemented
 
 
