@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, TypeVar
 
 from gymnasium import spaces
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -128,6 +129,10 @@ class OffPolicy(Compiling, Resuming, OffPolicyUpdating):
             raise ValueError(f"env=None: {type(self).__name__} needs an environment to know what its policy acts on")
         vars(self).update(without_arrays(vars(self)))
         self.check_arguments()
+        if self.replay_buffer_class is NStepReplayBuffer and self.replay_buffer_kwargs.get("n_steps") == self.n_steps:
+            self.replay_buffer_class = (
+                None  # SB3's own choice, which a saved model has: SB3 would warn that it ignores n_steps
+            )
         super()._setup_model()
         self.compiled = False
         self._modules = Modules()

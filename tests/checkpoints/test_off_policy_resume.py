@@ -81,6 +81,7 @@ def rewound(model):
     return model
 
 
+@pytest.mark.filterwarnings("error:.*is ignored")  # as SB3 says of n_steps when it loads a model
 @pytest.mark.parametrize("case", mostly_slow(CASES, QUICK))
 def test_every_kind_of_run_continues_exactly(case, tmp_path):
     name, env, settings, at = CASES[case]
