@@ -249,17 +249,17 @@ FAULTS = {
     "learning_rate × 1000, tau 1 (DDPG)": Fault(
         "critics diverge", 5, DDPG, env="Pendulum-v1", settings=dict(learning_rate=1.0, tau=1.0)
     ),
-    "ent_coef 1e-8, initial standard deviation e⁻⁵ (SAC)": Fault(
-        "temperature collapsed", 4, SAC, env="Pendulum-v1", settings=dict(ent_coef=1e-8), plant=hardly_explore
-    ),
     "learning_rate × 100 (TD3)": Fault("actions saturated", 8, TD3, env="Pendulum-v1", settings=dict(learning_rate=0.1)),
-    "learning_rate × 100 (SB3's TD3)": Fault(
-        "actions saturated", 8, SB3TD3, env="Pendulum-v1", settings=dict(learning_rate=0.1)
-    ),
     "one gradient step per episode (SAC)": Fault(
         "replay ratio too low", 5, SAC, env="Pendulum-v1", settings=dict(train_freq=EPISODE)
     ),
+    "learning_rate × 100 (SB3's TD3)": Fault(
+        "actions saturated", 8, SB3TD3, env="Pendulum-v1", settings=dict(learning_rate=0.1)
+    ),
     "batches of 4,096, five gradient steps per step (TD3)": Fault(
         "replay ratio too high", 4, TD3, env="Pendulum-v1", settings=dict(batch_size=4096, gradient_steps=5)
+    ),
+    "ent_coef 1e-8, initial standard deviation e⁻⁵ (SAC)": Fault(
+        "temperature collapsed", 4, SAC, env="Pendulum-v1", settings=dict(ent_coef=1e-8), plant=hardly_explore
     ),
 }
