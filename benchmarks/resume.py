@@ -3,7 +3,7 @@ Kill runs with SIGKILL at random moments, resume them, and compare the parameter
 
     python -m benchmarks.resume            # writes benchmarks/results/resume/kills.json
     python -m benchmarks.resume --kills 1 --dry
-    python -m benchmarks.resume --case "PPO, CartPole-v1"      # keeps what the file says of the other cases
+    python -m benchmarks.resume --cases "PPO, CartPole-v1"     # keeps what the file says of the other cases
 
 Each run is killed once, at a moment drawn uniformly from the time that the uninterrupted run took, by a generator with the
 seed in the file; a run that has ended by then does not count. It writes a checkpoint after each of its iterations, so some of
@@ -33,11 +33,12 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from benchmarks import RESULTS
 from benchmarks.provenance import provenance
-from sb3_pgx import ACER, PPO
+from sb3_pgx import ACER, PPO, SAC, TD3
 from sb3_pgx.checkpoints import CheckpointCallback, newest_checkpoint
 from sb3_pgx.core.files import write_text
 from sb3_pgx.environments import make_vec_env
@@ -46,6 +47,9 @@ FILE = RESULTS / "resume" / "kills.json"
 SEED = 0  # of the moments
 KILLS = 10  # per case
 PATIENCE = 600.0  # seconds after which a run counts as stuck
+_OFF_POLICY: dict[str, Any] = dict(
+    learning_starts=400, batch_size=32, buffer_size=1_500, policy_kwargs=dict(net_arch=[32, 32]), seed=0, device="cpu"
+)
 
 
 class InParts(gym.ObservationWrapper):
@@ -71,6 +75,15 @@ def _acer(env: VecEnv) -> ACER:
     return ACER("MlpPolicy", env, n_steps=16, buffer_size=4000, replay_start=500, replay_ratio=2, seed=0, device="cpu")
 
 
+def _sac(env: VecEnv) -> SAC:
+    return SAC("MlpPolicy", env, **_OFF_POLICY, learning_rate="lin_0.001")
+
+
+def _td3(env: VecEnv) -> TD3:
+    noise = OrnsteinUhlenbeckActionNoise(np.zeros(1), np.full(1, 0.3))
+    return TD3("MlpPolicy", env, **_OFF_POLICY, n_steps=3, action_noise=noise)
+
+
 def _environments(name: str, wrapper: Callable[[gym.Env], gym.Env] | None = None) -> Callable[[], VecEnv]:
     return lambda: make_vec_env(name, 4, seed=0, wrapper_class=wrapper, parallel="gather")
 
@@ -86,7 +99,7 @@ class Case:
     :param sizes: number of processes before and after the kill
     """
 
-    model: Callable[[VecEnv], PPO | ACER]
+    model: Callable[[VecEnv], PPO | ACER | SAC | TD3]
     environments: Callable[[], VecEnv]
     timesteps: int
     sizes: tuple[int, int] = (1, 1)
@@ -104,6 +117,8 @@ CASES = {
     "ACER, CartPole-v1": Case(_acer, _environments("CartPole-v1"), 2_000),
     "PPO, HalfCheetah-v5, VecNormalize, 1 process, then 2": Case(_ppo, _normalized_cheetah, 2_500, (1, 2)),
     "PPO, HalfCheetah-v5, VecNormalize, 2 processes, then 1": Case(_ppo, _normalized_cheetah, 2_500, (2, 1)),
+    "SAC, Pendulum-v1, VecNormalize": Case(_sac, lambda: VecNormalize(_environments("Pendulum-v1")()), 2_000),
+    "TD3, Pendulum-v1, noise, n-step returns": Case(_td3, _environments("Pendulum-v1"), 2_000),
 }
 
 
@@ -244,15 +259,14 @@ def main() -> int:
     """Measure. Return the exit status: 0 if all resumed runs ended as the uninterrupted ones."""
     parser = argparse.ArgumentParser("python -m benchmarks.resume", description=(__doc__ or "").strip().splitlines()[0])
     parser.add_argument("--kills", type=int, default=KILLS, help=f"per case (default: {KILLS})")
-    parser.add_argument("--case", action="append", choices=[*CASES], help="may be repeated (default: all)")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES], help="which of the runs (default: all)")
     parser.add_argument("--dry", action="store_true", help="do not write the result")
     arguments = parser.parse_args()
-    measured = arguments.case or [*CASES]
     before = json.loads(FILE.read_text()) if FILE.exists() else {}
-    record = {name: case for name, case in before.items() if name in CASES and name not in measured}
+    record = {name: case for name, case in before.items() if name in CASES and name not in arguments.cases}
     of_code = provenance()
     generator = np.random.default_rng(SEED)
-    for name in measured:
+    for name in arguments.cases:
         case = CASES[name]
         expected, duration = uninterrupted(name)
         kills: list[dict[str, Any]] = []

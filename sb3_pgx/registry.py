@@ -32,7 +32,7 @@ def _exported(base: type) -> dict[str, type]:
 Algorithm = PolicyGradientAlgorithm | OffPolicy
 # Algorithms of the pipeline: they learn from rollouts.
 ALGORITHMS: dict[str, type[PolicyGradientAlgorithm]] = _exported(PolicyGradientAlgorithm)
-# Algorithms that learn from a replay memory alone. They have no rollouts, advantages or checkpoints of whole runs.
+# Algorithms that learn from a replay memory alone. They have no rollouts and no advantages.
 OFF_POLICY: dict[str, type[OffPolicy]] = _exported(OffPolicy)
 EVERY_ALGORITHM: Mapping[str, type[Algorithm]] = ChainMap(OFF_POLICY, ALGORITHMS)  # type: ignore[arg-type]
 

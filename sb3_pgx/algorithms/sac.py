@@ -16,8 +16,10 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from sb3_pgx.core.checks import as_flag, check_counts, is_number
+from sb3_pgx.core.examination import OFF_POLICY_EXAMINATION, Examination
+from sb3_pgx.core.replay_sampling import bootstrapped
 from sb3_pgx.core.search_space import OFF_POLICY, OFF_POLICY_NETWORKS, Categorical
-from sb3_pgx.engine.joint_step import JointStep
+from sb3_pgx.engine.joint_step import Call, JointStep
 from sb3_pgx.engine.joint_steps import StepFunction
 from sb3_pgx.stages.off_policy import OffPolicy
 
@@ -63,11 +65,7 @@ def sac_step(step: JointStep, batch: Any, c: Coefficients) -> Mapping[str, Tenso
         ent_coef = log_ent_coef.detach().exp()
         metrics["ent_coef_loss"] = -(log_ent_coef * (log_prob + c.target_entropy).detach()).mean()
         step.minimize(metrics["ent_coef_loss"], "ent_coef")
-    with th.no_grad():
-        next_actions, next_log_prob = step.call(_sampled, batch.next_observations)
-        next_values = step.call(_least_target_value, batch.next_observations, next_actions) - ent_coef * next_log_prob
-        discounts = c.gamma if batch.discounts is None else batch.discounts
-        targets = batch.rewards + (1 - batch.dones) * discounts * next_values
+    targets = soft_targets(step.call, batch, c.gamma, ent_coef)
     values = step.call(_values, batch.observations, batch.actions)
     critic_loss = 0.5 * th.stack([F.mse_loss(value, targets) for value in values]).sum()
     step.minimize(critic_loss, "critic")
@@ -76,6 +74,21 @@ def sac_step(step: JointStep, batch: Any, c: Coefficients) -> Mapping[str, Tenso
     step.minimize(actor_loss, "actor")
     step.track("critic", "critic_target", c.tau)
     return {"ent_coef": ent_coef, "actor_loss": actor_loss, "critic_loss": critic_loss, **metrics}
+
+
+def soft_targets(call: Call, batch: Any, gamma: Any, ent_coef: Tensor) -> Tensor:
+    """
+    Return y of :func:`sac_step`, the critics' targets, ``[B, 1]``, without gradients.
+
+    :param call: calls a function of the policy
+    :param batch: a sample of the replay memory
+    :param gamma: γ, used where the batch has no discounts of its own
+    :param ent_coef: α
+    """
+    with th.no_grad():
+        actions, log_prob = call(_sampled, batch.next_observations)
+        next_values = call(_least_target_value, batch.next_observations, actions) - ent_coef * log_prob
+        return bootstrapped(batch, gamma, next_values)
 
 
 def _sampled(policy: SACPolicy, observations: Any, new_noise: bool = False) -> tuple[Tensor, Tensor]:
@@ -158,6 +171,7 @@ class SAC(OffPolicy, sb3.SAC):
 
     search_space = (*OFF_POLICY, Categorical("ent_coef", ("auto", 0.2, 0.1, 0.05, 0.01)))
     networks = OFF_POLICY_NETWORKS["medium"]
+    examination = Examination(4096, 0.01, dict(OFF_POLICY_EXAMINATION, ent_coef=0.02))
 
     def __init__(
         self,

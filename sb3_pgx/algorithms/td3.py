@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import stable_baselines3 as sb3
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.td3.policies import TD3Policy
@@ -15,8 +16,10 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from sb3_pgx.core.checks import check_counts, check_finite_not_negative
+from sb3_pgx.core.examination import OFF_POLICY_EXAMINATION, Examination
+from sb3_pgx.core.replay_sampling import bootstrapped
 from sb3_pgx.core.search_space import OFF_POLICY, OFF_POLICY_NETWORKS
-from sb3_pgx.engine.joint_step import JointStep
+from sb3_pgx.engine.joint_step import Call, JointStep
 from sb3_pgx.engine.joint_steps import StepFunction
 from sb3_pgx.stages.off_policy import OffPolicy
 
@@ -54,11 +57,7 @@ def deterministic_step(step: JointStep, batch: Any, c: Coefficients) -> Mapping[
     :param c: coefficients
     :return: the means of the losses over the batch
     """
-    with th.no_grad():
-        noise = th.empty_like(batch.actions).normal_(0, *c.noise).clamp(-c.noise_clip, c.noise_clip)
-        next_values = step.call(_least_target_value, batch.next_observations, noise)
-        discounts = c.gamma if batch.discounts is None else batch.discounts
-        targets = batch.rewards + (1 - batch.dones) * discounts * next_values
+    targets = smoothed_targets(step.call, batch, c)
     values = step.call(_values, batch.observations, batch.actions)
     critic_loss = th.stack([F.mse_loss(value, targets) for value in values]).sum()
     step.minimize(critic_loss, "critic")
@@ -69,6 +68,19 @@ def deterministic_step(step: JointStep, batch: Any, c: Coefficients) -> Mapping[
     step.track("critic", "critic_target", c.tau)
     step.track("actor", "actor_target", c.tau)
     return {"actor_loss": actor_loss, "critic_loss": critic_loss}
+
+
+def smoothed_targets(call: Call, batch: Any, c: Coefficients) -> Tensor:
+    """
+    Return y of :func:`deterministic_step`, the critics' targets, ``[B, 1]``, without gradients.
+
+    :param call: calls a function of the policy
+    :param batch: a sample of the replay memory
+    :param c: coefficients
+    """
+    with th.no_grad():
+        noise = th.empty_like(batch.actions).normal_(0, *c.noise).clamp(-c.noise_clip, c.noise_clip)
+        return bootstrapped(batch, c.gamma, call(_least_target_value, batch.next_observations, noise))
 
 
 def _values(policy: TD3Policy, observations: Any, actions: Tensor) -> tuple[Tensor, ...]:
@@ -89,6 +101,9 @@ class DeterministicOffPolicy(OffPolicy):
 
     search_space = OFF_POLICY
     networks = OFF_POLICY_NETWORKS["large"]
+    examination = Examination(
+        4096, 0.01, dict(OFF_POLICY_EXAMINATION, action_noise=NormalActionNoise(np.zeros(1), np.full(1, 0.5)))
+    )
     policy_delay: int
     target_policy_noise: float
     target_noise_clip: float

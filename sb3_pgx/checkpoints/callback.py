@@ -17,10 +17,10 @@ class CheckpointCallback(SB3CheckpointCallback):
     the file is that of the steps until then. If ``learn`` ends before that, as when a callback stops it, it is not written.
 
     :param save_freq: calls of ``env.step`` between two checkpoints. Smaller values lose fewer steps when a run is interrupted;
-        writing takes milliseconds for a small policy, longer for ACER's memory
+        writing takes milliseconds for a small policy, longer for a large replay memory
     :param save_path: folder of the checkpoints. Only one process may write there at a time
     :param name_prefix: beginning of the names: ``<name_prefix>_<steps>_steps.zip``
-    :param save_replay_buffer: also write ACER's memory, which each checkpoint holds, into a file of its own
+    :param save_replay_buffer: also write the replay memory, which each checkpoint holds, into a file of its own
     :param save_vecnormalize: also write the statistics of ``VecNormalize``, which each checkpoint holds, into a file of their
         own
     :param verbose: 2 prints the path of each checkpoint

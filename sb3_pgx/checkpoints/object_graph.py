@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 import gymnasium as gym
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from sb3_pgx.checkpoints.replay_memory import reduced
 from sb3_pgx.environments.gathered import GatheredVecEnv
 from sb3_pgx.environments.spread import ShareOfEnvironments
 
@@ -34,7 +36,7 @@ KEPT_MODULES = ("csv", "mujoco", "pygame", "rich", "tqdm", "torch.utils.tensorbo
 KEPT_TYPES = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
 PROCESS_MODULES = ("multiprocessing", "threading", "_thread", "subprocess", "socket", "concurrent")
 _PLAIN = type("Plain", (), {}).__basicsize__  # size of an object whose state is its attributes
-_STRUCTURE = {"output_formats", "own"}  # untouched attributes that lead to nodes
+_STRUCTURE = {"output_formats", "own", "callbacks"}  # untouched attributes that lead to nodes
 # What this package attaches to environments.
 RECORDER_ATTRIBUTE, WORKER_ATTRIBUTE = "sb3_pgx_episode_recorder", "sb3_pgx_worker"
 
@@ -95,7 +97,7 @@ def _children(path: str, node: Any) -> Iterator[tuple[str, Any]]:
 def _untouched(node: Any) -> set[str]:
     """Return names of attributes that belong to the process or to the structure, not to the state."""
     if isinstance(node, BaseCallback):
-        return {"model", "locals", "globals"}
+        return {"model", "locals", "globals", *(["callbacks"] if isinstance(node, CallbackList) else [])}
     if isinstance(node, Logger):
         return {"output_formats", "dir"}
     if isinstance(node, ENVIRONMENTS):
@@ -266,6 +268,8 @@ class _Pickler(pickle.Pickler):
             raise pickle.PicklingError("an environment that is not reached by attributes alone")
         if isinstance(obj, types.FunctionType) and "<" in obj.__qualname__:
             return cloudpickle.loads, (cloudpickle.dumps(obj),)
+        if isinstance(obj, ReplayBuffer):
+            return reduced(obj)
         return NotImplemented
 
 

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import SeqWriter
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch.optim import Optimizer
 
 from sb3_pgx.checkpoints.environments import ProcessState, of_environments, process_state, set_process_state
 from sb3_pgx.checkpoints.logger_state import LoggerState, forget_after, logger_state, reopened
+from sb3_pgx.checkpoints.replay_memory import continue_memory, end_episodes_in_memory
 from sb3_pgx.checkpoints.shares import fitted, gathered_size, size_of
 from sb3_pgx.core.errors import warn
 
@@ -19,9 +21,13 @@ from sb3_pgx.core.errors import warn
 ATTRIBUTES = (
     *("_last_obs", "_last_episode_starts", "_last_original_obs", "_last_memory", "ep_info_buffer", "ep_success_buffer"),
     *("action_space", "observation_space", "compiled", "_num_timesteps_at_start", "replay_buffer", "_metrics"),
+    "action_noise",
 )
 # Objects of the model that callbacks may refer to. They stay as they are, because the saved model has them.
-_REFERENCES = ("policy", "average_policy", "rollout_buffer", "env", "lr_schedule", "device", "_undo", "_modules")
+_REFERENCES = (
+    *("policy", "average_policy", "rollout_buffer", "env", "lr_schedule", "device", "_undo", "_modules"),
+    *("log_ent_coef", "ent_coef_optimizer"),
+)
 
 
 class RunState(NamedTuple):
@@ -39,7 +45,7 @@ class _Values(NamedTuple):
     elapsed: float  # seconds of `learn` so far
 
 
-def run_state(model: OnPolicyAlgorithm, callback: BaseCallback | None, iteration: int | None) -> RunState:
+def run_state(model: BaseAlgorithm, callback: BaseCallback | None, iteration: int | None) -> RunState:
     """
     Save the state of a run.
 
@@ -56,21 +62,24 @@ def run_state(model: OnPolicyAlgorithm, callback: BaseCallback | None, iteration
     return RunState(process, logger, iteration)
 
 
-def _roots(model: OnPolicyAlgorithm, callback: BaseCallback | None) -> dict[str, Any]:
+def _roots(model: BaseAlgorithm, callback: BaseCallback | None) -> dict[str, Any]:
     roots = {"env": model.env, "callback": callback, "logger": getattr(model, "_logger", None)}
     return {name: value for name, value in roots.items() if value is not None}
 
 
-def _references(model: OnPolicyAlgorithm) -> Mapping[Any, Any]:
+def _references(model: BaseAlgorithm) -> Mapping[Any, Any]:
     attributes = vars(model)
-    references: dict[Any, Any] = {("model",): model, ("optimizer",): model.policy.optimizer}
+    references: dict[Any, Any] = {("model",): model}
     references |= {("attribute", name): attributes[name] for name in _REFERENCES if attributes.get(name) is not None}
-    references |= {("module", name): module for name, module in model.policy.named_modules() if name}
+    for name, module in model.policy.named_modules():
+        references |= {("module", name): module} if name else {}
+        optimizer = vars(module).get("optimizer")  # of the policy, or of each of an off-policy policy's networks
+        references |= {("optimizer", *filter(None, [name])): optimizer} if isinstance(optimizer, Optimizer) else {}
     references |= {("parameter", name): parameter for name, parameter in model.policy.named_parameters()}
     return references
 
 
-def open_logger(model: OnPolicyAlgorithm, state: RunState) -> bool:
+def open_logger(model: BaseAlgorithm, state: RunState) -> bool:
     """
     Let the model log into the files of the run, unless the user has set another logger.
 
@@ -84,7 +93,7 @@ def open_logger(model: OnPolicyAlgorithm, state: RunState) -> bool:
     return True
 
 
-def continue_run(model: OnPolicyAlgorithm, callback: BaseCallback | None, state: RunState) -> None:
+def continue_run(model: BaseAlgorithm, callback: BaseCallback | None, state: RunState) -> None:
     """
     Continue a run whose model has been loaded, and whose environments have been reset.
 
@@ -97,6 +106,7 @@ def continue_run(model: OnPolicyAlgorithm, callback: BaseCallback | None, state:
     roots, process = _roots(model, callback), fitted(state.process, model.env)
     values, restarting, missing = set_process_state(process, roots, _references(model))
     vars(model).update(values.attributes)
+    continue_memory(model)
     model.start_time = time.time_ns() - int(values.elapsed * 1e9)
     restarts = of_environments(restarting)
     if restarts:
@@ -116,7 +126,7 @@ def continue_run(model: OnPolicyAlgorithm, callback: BaseCallback | None, state:
         forget_after(model.logger, model.num_timesteps)
 
 
-def _tell_of_random_numbers(model: OnPolicyAlgorithm, before: int) -> None:
+def _tell_of_random_numbers(model: BaseAlgorithm, before: int) -> None:
     now = gathered_size(model.env)
     if before != now:
         _tell(
@@ -126,12 +136,13 @@ def _tell_of_random_numbers(model: OnPolicyAlgorithm, before: int) -> None:
         )
 
 
-def _restart_episodes(model: OnPolicyAlgorithm) -> None:
+def _restart_episodes(model: BaseAlgorithm) -> None:
     assert model.env is not None
     model._last_obs = model.env.reset()  # type: ignore[assignment]
     model._last_episode_starts = np.ones(model.env.num_envs, dtype=bool)
     if model._vec_normalize_env is not None:
         model._last_original_obs = model._vec_normalize_env.get_original_obs()
+    end_episodes_in_memory(model)
 
 
 def _is_callback(path: str) -> bool:
@@ -139,7 +150,7 @@ def _is_callback(path: str) -> bool:
     return path.startswith("callback") and path.rpartition(".")[2].startswith("callback")
 
 
-def _tell(model: OnPolicyAlgorithm, sentence: str) -> None:
+def _tell(model: BaseAlgorithm, sentence: str) -> None:
     """Log a sentence, or warn if no output of the logger shows it."""
     outputs = model.logger.output_formats if hasattr(model, "_logger") else []
     if any(isinstance(output, SeqWriter) for output in outputs):

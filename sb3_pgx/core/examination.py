@@ -3,6 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+# Further arguments with which the off-policy algorithms learn the probes.
+OFF_POLICY_EXAMINATION: dict[str, Any] = dict(
+    learning_starts=256, batch_size=64, buffer_size=20_000, tau=0.05, gradient_steps=2, policy_kwargs=dict(net_arch=[32, 32])
+)
+
 
 @dataclass(frozen=True)
 class Examination:

@@ -1,4 +1,4 @@
-"""Sample a replay memory as SB3 does, from the same random numbers and in half of the time."""
+"""Samples of a replay memory: drawn as SB3 does, from the same random numbers and in half of the time, and their targets."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
 
 
 def sample_replay(buffer: ReplayBuffer, batch_size: int, normalize: VecNormalize | None) -> Any:
@@ -37,3 +38,15 @@ def sample_replay(buffer: ReplayBuffer, batch_size: int, normalize: VecNormalize
         gathered(buffer.rewards).reshape(-1, 1),
     )
     return ReplayBufferSamples(*(th.from_numpy(array).to(buffer.device) for array in arrays))
+
+
+def bootstrapped(batch: Any, gamma: Any, next_values: Tensor) -> Tensor:
+    """
+    Return r + γ (1 − terminated) V(s'), ``[B, 1]``.
+
+    :param batch: a sample of a replay memory; its rewards are sums over several steps if it has discounts of its own
+    :param gamma: γ, used where it has none
+    :param next_values: V(s'), ``[B, 1]``
+    """
+    discounts = gamma if batch.discounts is None else batch.discounts
+    return batch.rewards + (1 - batch.dones) * discounts * next_values

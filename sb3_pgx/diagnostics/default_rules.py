@@ -1,5 +1,5 @@
 """
-The rules that come with this package: common failures of policy-gradient runs, with thresholds and their sources.
+The rules that come with this package: common failures of runs, with thresholds and their sources.
 
 ``meaning`` completes the sentence that users read: "<name>: <meaning>. <metric> is <value>, <condition>. Try this: <remedy>."
 """
@@ -20,6 +20,11 @@ MCCANDLISH = "McCandlish et al., 2018, An empirical model of large-batch trainin
 PARDO = "Pardo et al., 2018, Time limits in reinforcement learning"
 AHMED = "Ahmed et al., 2019, Understanding the impact of entropy on policy optimization"
 AMODEI = "Amodei et al., 2016, Concrete problems in AI safety"
+HAARNOJA = "Haarnoja et al., 2018b, Soft actor-critic algorithms and applications"
+HASSELT = "van Hasselt et al., 2018, Deep reinforcement learning and the deadly triad"
+CHEN = "Chen et al., 2021, Randomized ensembled double Q-learning"
+NIKISHIN = "Nikishin et al., 2022, The primacy bias in deep reinforcement learning"
+LILLICRAP = "Lillicrap et al., 2016, Continuous control with deep reinforcement learning"
 RULE_OF_THUMB = "rule of thumb in tutorials"
 EXPERIENCE = "sb3_pgx, healthy runs with tuned settings"
 
@@ -322,6 +327,66 @@ ENVIRONMENT_RULES = (
     ),
 )
 
+OFF_POLICY_RULES = (
+    Rule(
+        name="critics diverge",
+        metric="q_excess",
+        condition=Above(1.5),
+        meaning="the critics predict returns that are larger than the rewards allow, so their errors feed on themselves",
+        remedy="lower learning_rate to a third, and tau to 0.005",
+        sources=(Source("values beyond the largest possible return are a sign of divergence", HASSELT),),
+        patience=2,
+        healthy=(0.0, 1.0),
+    ),
+    Rule(
+        name="temperature collapsed",
+        metric="relative_temperature",
+        condition=Below(1e-5, other="entropy_deficit", floor=1.0),
+        meaning="in the first half of the run the policy is far less random than target_entropy, and the temperature is so "
+        "small that the entropy does not count",
+        remedy='set ent_coef="auto", or "auto_0.1" if it was learned',
+        sources=(Source("a learned temperature keeps the entropy at its target", HAARNOJA),),
+        patience=3,
+        until=0.5,
+    ),
+    Rule(
+        name="actions saturated",
+        metric="saturated_actions",
+        condition=Above(0.95),
+        meaning="nearly all actions are at their bounds, where tanh is flat and hardly any gradient reaches the policy",
+        remedy="lower learning_rate to a third, and divide the rewards by a constant or use VecNormalize(norm_reward=True)",
+        sources=(
+            Source("below 0.02 of its maximum, the derivative of tanh beyond ±0.99", "calculus"),
+            Source("small final weights keep the first actions away from the bounds", LILLICRAP),
+        ),
+        patience=5,
+        healthy=(0.0, 0.5),
+    ),
+    Rule(
+        name="replay ratio too low",
+        metric="samples_per_step",
+        condition=Below(1.0),
+        meaning="fewer transitions are sampled than collected, so most of them are never learned from",
+        remedy="set gradient_steps=-1, which takes as many gradient steps as environment steps",
+        sources=(Source("one gradient step of 256 transitions per environment step", HAARNOJA),),
+        patience=3,
+        healthy=(16.0, 2048.0),
+    ),
+    Rule(
+        name="replay ratio too high",
+        metric="samples_per_step",
+        condition=Above(4096.0),
+        meaning="each transition is replayed so often that the critics overfit the first ones",
+        remedy="lower gradient_steps to train_freq times the number of environments",
+        sources=(
+            Source("20 gradient steps of 256 transitions per environment step need ensembles", CHEN),
+            Source("many replays of early transitions harm all later learning", NIKISHIN),
+        ),
+        patience=3,
+        healthy=(16.0, 2048.0),
+    ),
+)
+
 DEFAULT_RULES = (
     *POLICY_STEP_RULES,
     *EXPLORATION_RULES,
@@ -329,4 +394,5 @@ DEFAULT_RULES = (
     *SCALE_RULES,
     *GRADIENT_RULES,
     *ENVIRONMENT_RULES,
+    *OFF_POLICY_RULES,
 )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -17,6 +18,7 @@ from sb3_pgx.diagnostics.dead_units import measure_dead_units
 from sb3_pgx.diagnostics.episodes import EpisodeTracker, ObservationRange
 from sb3_pgx.diagnostics.gradients import GradientNorms, current_coefficient, noise_scale_metrics
 from sb3_pgx.diagnostics.metrics import METRICS, check_metrics
+from sb3_pgx.diagnostics.off_policy_metrics import MEASURABLE, MemoryMeter
 from sb3_pgx.diagnostics.snapshot import (
     Snapshot,
     evaluate_batch,
@@ -57,17 +59,21 @@ class DiagnosticsCallback(BaseCallback):
     ``log_interval`` is ``None``) and the last one. SB3's algorithms do not log their last update, so the callback logs it at
     the end of the run.
 
+    It also works for ``SAC``, ``TD3`` and ``DDPG`` of this package and of SB3, which it measures on a sample of the replay
+    memory whenever an episode ends at which the log is written (any episode if ``log_interval`` is ``None``), from the first
+    gradient step on, and at the end of the run.
+
     The callback changes nothing: with the same seed, the run is bit for bit the same with and without it.
 
     ``history`` holds one dictionary per measured update with all metrics, logged or not, and with ``timesteps`` and
-    ``update``, the number of the update.
+    ``update``, the number of the update (off-policy: of gradient steps).
 
     :param metrics: names of the metrics to log; ``None`` logs all of them
     :param clip_range: ε of ``clip_fraction``, greater than 0; ``None`` takes the algorithm's clip range, or 0.2 if it has none
     :param every: measure one in ``every`` of the updates that will be logged; larger values cost less time
     :param costly_every: measure the gradient noise scale and the dead units at one in ``costly_every`` of the measured updates
     :param verbose: verbosity, as in SB3's callbacks
-    :raises ValueError: an argument is invalid, or (when the run starts) the algorithm's updates cannot be measured
+    :raises ValueError: an argument is invalid, or (when the run starts) the algorithm cannot be measured
     """
 
     only_reads = True  # not of subclasses, see core/deferred_values.py
@@ -119,10 +125,13 @@ class DiagnosticsCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._check_parent()  # a CallbackList sets the parent only now
-        check_measurable(self.model, type(self).__name__)
+        self._is_off_policy = isinstance(self.model, MEASURABLE)
+        if not self._is_off_policy:
+            check_measurable(self.model, type(self).__name__, " and SAC, TD3 and DDPG")
         self._forget()
         self._iteration = self._logged = 0
         self._episodes, self._observations = EpisodeTracker(self.training_env.num_envs), ObservationRange()
+        self._memory = MemoryMeter()
         self._is_ours = isinstance(self.model, PolicyGradientAlgorithm)
         self._keep_distribution(True)
         self._timer.attach(self.training_env)
@@ -136,9 +145,22 @@ class DiagnosticsCallback(BaseCallback):
     def _on_step(self) -> bool:
         if not self._is_ours:
             self._episodes.step(self.locals["rewards"], self.locals["dones"], self.locals["infos"])
+        if self._is_off_policy and self._ends_logged_episode() and self._model._n_updates > 0:
+            if self._logged % self.every == 0:
+                self._measure_memory(self.locals["infos"])
+            self._logged += 1
         return True
 
+    def _ends_logged_episode(self) -> bool:
+        """Return whether an off-policy algorithm will write the log after this step."""
+        ended, interval = np.count_nonzero(self.locals["dones"]), self.locals.get("log_interval")
+        before = self._model._episode_num
+        return bool(ended) and (interval is None or (before + ended) // interval > before // interval)
+
     def _on_rollout_end(self) -> None:
+        if self._is_off_policy:
+            self._timer.switch(UPDATE)
+            return
         self._timer.switch(MEASURING)
         self._rollouts += 1
         self._iteration += 1
@@ -163,6 +185,8 @@ class DiagnosticsCallback(BaseCallback):
     def _on_training_end(self) -> None:
         self._timer.switch(MEASURING)
         self._finish({})
+        if self._is_off_policy and self._model._n_updates > 0 and not self._is_measured:
+            self._measure_memory()
         if any(name.startswith(PREFIX) for name in self.logger.name_to_value):  # SB3 does not log its last update
             self._dump()
         self._detach()
@@ -231,17 +255,39 @@ class DiagnosticsCallback(BaseCallback):
         """Measure the policy after the update, and log and keep the metrics."""
         snapshot, early, norms = self._pending, self._early, self._norms
         self._forget()
-        if snapshot is None:
-            return
-        measured = early | self._after(snapshot) | self._gradients(norms.stop() if norms is not None else None, metrics)
+        if snapshot is not None:
+            self._keep(early | self._after(snapshot) | self._gradients(norms.stop() if norms is not None else None, metrics))
+
+    def _measure_memory(self, infos: Sequence[dict[str, Any]] = ()) -> None:
+        """
+        Measure an off-policy algorithm, and log and keep the metrics.
+
+        :param infos: of the step that has just been taken, which the algorithm has not read yet
+        """
+        self._timer.switch(MEASURING)
+        units = self._is_costly and self._wants("saturated_units", "dormant_units")
+        ended = [info["episode"] for info in infos if "episode" in info]
+        self._keep(self._memory.measure(self.model, units) | self._episodes.read_time_limits(), ended)
+        self._timer.switch(ACTING)
+
+    def _keep(self, measured: Measured, ended: Sequence[dict[str, Any]] = ()) -> None:
+        """
+        Log and keep metrics, with those that do not depend on the algorithm.
+
+        :param measured: by metric
+        :param ended: episodes of which the model does not know yet
+        """
         measured |= self._timer.read()
-        if self.model.ep_info_buffer:
-            measured["training_return"] = float(safe_mean([episode["r"] for episode in self.model.ep_info_buffer]))
+        known: Any = self.model.ep_info_buffer
+        episodes = [*known, *ended][-known.maxlen :]
+        if episodes:
+            measured["training_return"] = float(safe_mean([episode["r"] for episode in episodes]))
         numbers = read(measured | self.measure_more())
         for name in self.metrics:
             if name in numbers:
                 self.logger.record(f"{PREFIX}{name}", numbers[name])
-        place = {"timesteps": self.num_timesteps, "update": self._rollouts}
+        update = self._model._n_updates if self._is_off_policy else self._rollouts
+        place = {"timesteps": self.num_timesteps, "update": update}
         for name, number in (*place.items(), ("progress", self.progress)):
             self.logger.record(f"{PREFIX}{name}", number, exclude="stdout")
         self._measured += 1
@@ -307,9 +353,13 @@ class DiagnosticsCallback(BaseCallback):
         return not self._needed.isdisjoint(names)
 
     @property
-    def _model(self) -> OnPolicyAlgorithm:
-        assert isinstance(self.model, OnPolicyAlgorithm)
+    def _model(self) -> Any:
         return self.model
+
+    @property
+    def _is_measured(self) -> bool:
+        """Whether the last measurement was at the current step."""
+        return bool(self.history) and self.history[-1]["timesteps"] == self.num_timesteps
 
     @property
     def _is_costly(self) -> bool:
@@ -340,18 +390,19 @@ def _stores(logger: Any) -> tuple[dict[str, Any], ...]:
     return logger.name_to_value, logger.name_to_count, logger.name_to_excluded
 
 
-def check_measurable(model: Any, callback: str) -> None:
+def check_measurable(model: Any, callback: str, also: str = "") -> None:
     """
     Check that a callback can measure the updates of a model from the outside.
 
     :param model: the model
     :param callback: name of the callback, for the error message
+    :param also: what else the callback measures, for the error message
     :raises ValueError: the algorithm is off-policy, or it is not of this package and its policy needs more than an observation
     """
     name = type(model).__name__
     if not isinstance(model, OnPolicyAlgorithm):
         raise ValueError(
-            f"{callback} measures on-policy algorithms only, and {name} is off-policy: train it without this callback"
+            f"{callback} measures on-policy algorithms{also} only, and {name} is another one: train it without this callback"
         )
     needs_more = not isinstance(model.policy, ActorCriticPolicy) or is_recurrent(model.policy)
     if needs_more and not isinstance(model, PolicyGradientAlgorithm):

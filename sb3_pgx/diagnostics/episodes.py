@@ -90,10 +90,14 @@ class EpisodeTracker:
         rewards = th.from_numpy(np.concatenate(self._rewards, axis=None).astype(np.float64))
         measured: Measured = {name: float(x) for name, x in summary_metrics(reward=rewards).items()}
         measured["reward_size"] = rewards.abs().max().item()
+        return measured | self.read_time_limits()
+
+    def read_time_limits(self) -> Measured:
+        """Return the share of unflagged time limits, if there were enough episodes."""
         if len(self._ended) >= MIN_EPISODES and self._longest > 1:
             at_limit = [length == self._longest and not flagged for length, flagged in self._ended]
-            measured["unflagged_time_limits"] = sum(at_limit) / len(at_limit)
-        return measured
+            return {"unflagged_time_limits": sum(at_limit) / len(at_limit)}
+        return {}
 
 
 class ObservationRange:

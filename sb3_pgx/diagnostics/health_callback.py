@@ -147,9 +147,10 @@ class HealthCallback(DiagnosticsCallback):
 
     def _alarm(self, rule: Rule) -> None:
         message = alarm_message(rule, self._series[rule.metric][-1])
+        place = f"{'gradient step' if self._is_off_policy else 'update'} {self.history[-1]['update']}"
         if rule.name not in self._last_warning or self._measured - self._last_warning[rule.name] >= self.quiet:
             self._last_warning[rule.name] = self._measured
-            self.warnings.append(f"update {self._rollouts}: {message}")
+            self.warnings.append(f"{place}: {message}")
             if self.on_alarm != "raise":
                 warn(self.warnings[-1], HealthWarning)
         if self.on_alarm == "stop":
@@ -157,7 +158,7 @@ class HealthCallback(DiagnosticsCallback):
         if self.on_alarm == "raise":
             self._detach()
             self._report_to_folder()
-            raise HealthError(f"update {self._rollouts}: {message}")
+            raise HealthError(f"{place}: {message}")
 
     def _on_training_end(self) -> None:
         super()._on_training_end()

@@ -17,7 +17,13 @@ METRICS = {
     "ratio_max": "largest r after the update",
     "effective_sample_size": "(Σ r)² / (B Σ r²): share of the B samples that still count for the new policy; 1 is best",
     "initial_ratio_error": "largest |r − 1| before the first gradient step; 0 except for rounding",
-    "entropy": "entropy of the new policy, mean over the states, in nats",
+    "entropy": "entropy of the new policy, mean over the states, in nats; SAC: −log π(a|s) of sampled actions, scaled to "
+    "[−1, 1], whose entropy is at most log 2 per component",
+    "entropy_deficit": "`target_entropy` minus entropy, per action component, in nats; near 0 if the temperature is learned "
+    "(SAC)",
+    "temperature": "α, the weight of the entropy in the objective, in units of return per nat (SAC)",
+    "relative_temperature": "α divided by the standard deviation of the critics' targets: how much a nat of entropy counts "
+    "(SAC)",
     "relative_entropy": "entropy divided by its maximum, the mean entropy of uniform valid actions (discrete actions)",
     "valid_actions": "share of the actions that the environments' masks allow, of each choice's options on average",
     "std_mean": "standard deviation of the new policy's actions, mean over states and dimensions (Gaussian policies)",
@@ -28,6 +34,17 @@ METRICS = {
     "value_error": "root mean square of V_new − R, divided by the standard deviation of R or by 1 % of R's root mean square, "
     "whichever is larger",
     "value_lag": "root mean square of V_new − V_old, with the same divisor as value_error; 0 if the critic did not change",
+    "q_mean": "mean of Q(s, a), averaged over the critics, of transitions from the replay memory (SAC, TD3, DDPG)",
+    "q_std": "standard deviation of that Q(s, a)",
+    "q_min": "smallest of that Q(s, a)",
+    "q_max": "largest of that Q(s, a)",
+    "q_excess": "largest |Q(s, a)| of any critic, divided by the largest return that the rewards so far allow, max |r| / "
+    "(1 − γ) (SAC: with its bonus for entropy), or by 1 if that is smaller; only if γ < 1",
+    "td_error": "root mean square of Q − y, divided by the standard deviation of the targets y or by 1 % of y's root mean "
+    "square, whichever is larger (SAC, TD3, DDPG)",
+    "target_lag": "root mean square of Q − Q' of the target networks, with the same divisor, of Q instead of y",
+    "samples_per_step": "transitions sampled from the replay memory per environment step since the first measurement: the "
+    "replay ratio (gradient steps per environment step) times `batch_size` (SAC, TD3, DDPG)",
     "memory_gain": "1 − mean (V_new − R)² / mean (V₀ − R)², where V₀ is V_new with zero states before each row: 0 if the "
     "critic's memory is not used, negative if it misleads (recurrent critics)",
     "advantage_mean": "mean of the advantages before normalisation",
@@ -51,8 +68,11 @@ METRICS = {
     "grad_clipped": "share of the minibatches whose gradient was clipped",
     "parameter_change": "‖θ_new − θ_old‖ / ‖θ_old‖ over all parameters of the policy",
     "actions_clipped": "share of the action components outside the bounds of the action space (Box actions)",
-    "saturated_units": "share of the outputs of tanh layers beyond ±0.99",
-    "dormant_units": "share of the rectified units whose mean activity is at most 0.025 times the mean of their layer",
+    "saturated_actions": "share of the components of the actions without exploration that are beyond ±0.99, scaled to [−1, 1] "
+    "(SAC, TD3, DDPG)",
+    "saturated_units": "share of the outputs of tanh layers beyond ±0.99; SAC, TD3 and DDPG: of the critics",
+    "dormant_units": "share of the rectified units whose mean activity is at most 0.025 times the mean of their layer; SAC, "
+    "TD3 and DDPG: of the critics",
     "gradient_noise_scale": "number of rows at which noise and signal of the policy gradient are equally large; not measured "
     "for recurrent policies, whose gradient is no mean over independent rows",
     "noise_to_batch": "gradient_noise_scale divided by the number of rows in a gradient of the policy",
@@ -155,7 +175,7 @@ HEALTH_METRICS = {
 # Logged by DiagnosticsCallback with the metrics: which update they belong to. SB3 logs an update after the next rollout.
 UPDATE_KEYS = {
     "timesteps": "environment steps at which this update took place",
-    "update": "number of this update, from 1",
+    "update": "number of this update, from 1; SAC, TD3 and DDPG: gradient steps so far",
     "progress": "share of the run that was done at this update",
 }
 

@@ -16,6 +16,7 @@ ALIASES = {
     "kl": "train/kl",
     "kl_max": "train/kl_max",
     "std_mean": "train/std",
+    "temperature": "train/ent_coef",
     "training_return": "rollout/ep_rew_mean",
 }
 PREFIX = "diagnostics/"

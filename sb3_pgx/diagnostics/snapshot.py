@@ -1,7 +1,7 @@
 """Keep the rollout and the policy as they are before an update, for comparison with the policy after it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,7 +147,7 @@ def values_without_memory(policy: ActorCriticPolicy, rows: Batch) -> Tensor:
 
 
 @contextmanager
-def without_side_effects(policy: ActorCriticPolicy, training: bool = False) -> Iterator[None]:
+def without_side_effects(policy: Any, training: bool = False) -> Iterator[None]:
     """
     Evaluate a policy inside the context without changing it.
 
@@ -162,7 +162,8 @@ def without_side_effects(policy: ActorCriticPolicy, training: bool = False) -> I
     devices = [policy.device] if policy.device.type == "cuda" else []
     policy.set_training_mode(training)
     try:
-        with th.random.fork_rng(devices), distribution_kept(policy):
+        keeps_distribution = distribution_kept(policy) if hasattr(policy, "action_dist") else nullcontext()
+        with th.random.fork_rng(devices), keeps_distribution:
             yield
     finally:
         for module, mode in modes.items():

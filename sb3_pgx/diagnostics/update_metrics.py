@@ -123,15 +123,19 @@ def critic_metrics(snapshot: Snapshot, after: Evaluation) -> Measured:
     old, returns, values = snapshot.rows.values, snapshot.rows.returns, after.values
     if not old.any():  # a policy without a critic has zeros for values
         return {}
-    spread, size = returns.std(correction=0), returns.square().mean().sqrt()
-    scale = th.maximum(spread, 0.01 * size)
     return {
-        "return_spread": spread / size,
+        "return_spread": returns.std(correction=0) / returns.square().mean().sqrt(),
         "explained_variance": explained_variance(old, returns),
         "explained_variance_after": explained_variance(values, returns),
-        "value_error": (values - returns).square().mean().sqrt() / scale,
-        "value_lag": (values - old).square().mean().sqrt() / scale,
+        "value_error": relative_size(values - returns, returns),
+        "value_lag": relative_size(values - old, returns),
     }
+
+
+def relative_size(differences: Tensor, values: Tensor) -> Tensor:
+    """Return the root mean square of differences, divided by the standard deviation of values or 1 % of their own one."""
+    scale = th.maximum(values.std(correction=0), 0.01 * values.square().mean().sqrt())
+    return differences.square().mean().sqrt() / scale
 
 
 def memory_metrics(values: Tensor, without_memory: Tensor, returns: Tensor) -> Measured:

@@ -1,9 +1,11 @@
 """Examine an algorithm: train it on every probe, and name the part that is probably broken if an answer is wrong."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import stable_baselines3 as sb3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -12,9 +14,22 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_pgx.core.policies import ActorMixin
 from sb3_pgx.doctor.probe_settings import BOUNDS, N_ENVS, linear_to_zero, settings_for
-from sb3_pgx.doctor.probes import BOOTSTRAP, BOX, CRITIC, MASKS, MEMORY, PROBES, Answer, Probe, RewardedAction, probabilities
+from sb3_pgx.doctor.probes import (
+    BOOTSTRAP,
+    BOX,
+    CRITIC,
+    MASKS,
+    MEMORY,
+    PROBES,
+    Answer,
+    BoxActions,
+    Probe,
+    RewardedAction,
+    probabilities,
+)
 from sb3_pgx.doctor.update_checks import UPDATE_SUSPECT, StoredLogProb
 
+OFF_POLICY = (sb3.SAC, sb3.TD3)  # and those derived from them
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 
 
@@ -41,32 +56,37 @@ def examine_algorithm(
     """
     Train an algorithm on each of the probes for a few thousand steps, and check its updates.
 
-    :param cls: class with the interface of SB3's ``OnPolicyAlgorithm``: from this package, from SB3, or your own
+    :param cls: class with the interface of SB3's ``OnPolicyAlgorithm``, ``SAC`` or ``TD3``: from this package, from SB3, or
+        your own
     :param seed: seed of the algorithm and of the environments
     :param probes: small environments with known answers
     :param hyperparameters: arguments of the constructor that replace those of :mod:`sb3_pgx.doctor.probe_settings`, except
         ``gamma``, which each probe sets
     :return: one result per probe, in their order; then whether the stored log-probabilities are those of the policy that
         acted, and whether a single update stays within the limit that the algorithm promises
-    :raises ValueError: the class is not an on-policy algorithm, or a hyperparameter is invalid
+    :raises ValueError: the class is another algorithm, or a hyperparameter is invalid
     :raises TypeError: the constructor has no such argument
     """
     policy = cls.policy_aliases.get("MlpPolicy", ActorCriticPolicy)
-    if not (issubclass(cls, OnPolicyAlgorithm) and issubclass(policy, ActorCriticPolicy)):  # SBX's policies use JAX
+    on_policy = issubclass(cls, OnPolicyAlgorithm) and issubclass(policy, ActorCriticPolicy)  # SBX's policies use JAX
+    if not (on_policy or issubclass(cls, OFF_POLICY)):
         raise ValueError(
-            f"{cls.__name__} is not an on-policy algorithm with SB3's interface: the probes need action probabilities and "
-            "values V(s) from an ActorCriticPolicy"
+            f"{cls.__name__} is not an on-policy algorithm, SAC, TD3 or DDPG with SB3's interface: the probes need action "
+            "probabilities and values V(s) from an ActorCriticPolicy, or SAC's or TD3's policy"
         )
     if "gamma" in hyperparameters:
         raise ValueError("gamma cannot be set: each probe has its own gamma, for which the right answer is known")
     stored = StoredLogProb()
     results = [_train_on(cls, probe, seed, hyperparameters, stored) for probe in probes]
-    results.append(_result(stored.name, (stored.answer(),), stored.suspect))
+    if on_policy:
+        results.append(_result(stored.name, (stored.answer(),), stored.suspect))
+    else:
+        results.append(ProbeResult(stored.name, SKIPPED, explanation=f"{cls.__name__} stores no log-probabilities"))
     return [*results, _check_update_size(cls, seed, hyperparameters)]
 
 
 def _train_on(
-    cls: type[OnPolicyAlgorithm], probe: Probe, seed: int, hyperparameters: Mapping[str, Any], callback: BaseCallback
+    cls: type[BaseAlgorithm], probe: Probe, seed: int, hyperparameters: Mapping[str, Any], callback: BaseCallback
 ) -> ProbeResult:
     lacks = _lacks(cls, probe)
     if lacks is not None:
@@ -82,14 +102,15 @@ def _train_on(
         lack = "has no critic" if CRITIC in missing else "does not bootstrap truncated episodes"
         return ProbeResult(probe.name, SKIPPED, explanation=f"{cls.__name__} {lack}")
     try:
-        plain = probe.needs.isdisjoint({MASKS, MEMORY})  # the check evaluates actions by observations alone
+        # The check evaluates actions by observations alone.
+        plain = probe.needs.isdisjoint({MASKS, MEMORY}) and not issubclass(cls, OFF_POLICY)
         model.learn(settings_for(cls).timesteps, callback=callback if plain else None)
     except Exception as error:  # the algorithm may be broken in any way
         return ProbeResult(probe.name, FAILED, explanation=f"training raised {type(error).__name__}: {error}")
     return _result(probe.name, tuple(question.answer(model) for question in probe.questions), probe.suspect)
 
 
-def _lacks(cls: type[OnPolicyAlgorithm], probe: Probe) -> str | None:
+def _lacks(cls: type[BaseAlgorithm], probe: Probe) -> str | None:
     """Return what of a probe's needs a class does not have, as far as it can be known without a model."""
     if MASKS in probe.needs and not hasattr(cls, "use_masking"):
         return "does not mask actions"
@@ -98,7 +119,7 @@ def _lacks(cls: type[OnPolicyAlgorithm], probe: Probe) -> str | None:
     return None
 
 
-def _check_update_size(cls: type[OnPolicyAlgorithm], seed: int, hyperparameters: Mapping[str, Any]) -> ProbeResult:
+def _check_update_size(cls: type[BaseAlgorithm], seed: int, hyperparameters: Mapping[str, Any]) -> ProbeResult:
     name, promised = "size of an update", settings_for(cls).bound
     if promised is None:
         return ProbeResult(name, SKIPPED, explanation=f"{cls.__name__} promises no limit on a single update")
@@ -110,7 +131,7 @@ def _check_update_size(cls: type[OnPolicyAlgorithm], seed: int, hyperparameters:
     return _result(name, (bound.answer(model, before, probabilities(model, 0)),), UPDATE_SUSPECT)
 
 
-def _build(cls: type[OnPolicyAlgorithm], probe: Probe, seed: int, hyperparameters: Mapping[str, Any]) -> Any:
+def _build(cls: type[BaseAlgorithm], probe: Probe, seed: int, hyperparameters: Mapping[str, Any]) -> Any:
     """Return an untrained model in the probe's environment."""
     settings = settings_for(cls)
     arguments: dict[str, Any] = {
@@ -118,7 +139,7 @@ def _build(cls: type[OnPolicyAlgorithm], probe: Probe, seed: int, hyperparameter
         # Less exploration than SB3's default, because an action beyond the bounds gets the reward of the clipped action.
         "policy_kwargs": dict(net_arch=[16], log_std_init=-1.2),
         "device": "cpu",
-        **settings.hyperparameters,
+        **copy.deepcopy(settings.hyperparameters),  # SB3 writes into policy_kwargs
         **hyperparameters,
         "gamma": probe.gamma,
         "seed": seed,
@@ -128,7 +149,8 @@ def _build(cls: type[OnPolicyAlgorithm], probe: Probe, seed: int, hyperparameter
     policy = "MlpPolicy"
     if MEMORY in probe.needs:
         policy, arguments["policy_kwargs"] = "MlpLstmPolicy", {**arguments["policy_kwargs"], "lstm_hidden_size": 16}
-    return cls(policy, make_vec_env(probe.environment, n_envs=N_ENVS, seed=seed), **arguments)
+    wrapper = BoxActions if issubclass(cls, OFF_POLICY) else None
+    return cls(policy, make_vec_env(probe.environment, n_envs=N_ENVS, seed=seed, wrapper_class=wrapper), **arguments)
 
 
 def _capabilities(model: Any) -> set[str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from sb3_pgx.core.examination import Examination
 from sb3_pgx.doctor.update_checks import CLIP, TRUST_REGION, TRUST_REGION_WITHOUT_SEARCH, Bound
-from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.registry import EVERY_ALGORITHM
 
 N_ENVS = 16
 
@@ -21,7 +21,7 @@ def settings_for(cls: type) -> Examination:
 
     SB3's classes share the settings of our classes of the same name. All others get the defaults, which are a long run.
     """
-    ours = {ours.__name__: ours for ours in ALGORITHMS.values()}
+    ours = {ours.__name__: ours for ours in EVERY_ALGORITHM.values()}
     for base in cls.__mro__:
         declared = vars(base).get("examination") or getattr(ours.get(base.__name__), "examination", None)
         if declared is not None:

@@ -18,6 +18,7 @@ from sb3_pgx.environments import evaluate_policy
 
 TOLERANCE = 0.15  # largest error of a value or of a mean action
 SURE = 0.8  # smallest probability of the right one of two actions
+N_SAMPLES = 200  # from which the probabilities of a policy with continuous actions are estimated
 # What a probe may require of an algorithm.
 CRITIC, BOOTSTRAP, BOX, MASKS, MEMORY = "critic", "bootstrap", "box", "masks", "memory"
 
@@ -101,7 +102,10 @@ def remembered() -> Question:
 
 
 def probabilities(model: Any, observation: float) -> list[float]:
-    """Return π(·|s) for every action."""
+    """Return π(·|s) for every action; for an off-policy algorithm, the shares of :class:`BoxActions` among its samples."""
+    if not hasattr(model.policy, "get_distribution"):
+        share = float((model.predict(_row(observation).repeat(N_SAMPLES, axis=0))[0] > 0).mean())
+        return [1 - share, share]
     with th.no_grad():
         distribution = model.policy.get_distribution(model.policy.obs_to_tensor(_row(observation))[0])
     return distribution.distribution.probs[0].tolist()
@@ -112,8 +116,12 @@ def _row(observation: float) -> np.ndarray:
 
 
 def _value(model: Any, observation: float) -> float:
+    """Return V(s); for an off-policy algorithm, the smallest Q(s, a) of its critics for the action without exploration."""
+    policy, observations = model.policy, model.policy.obs_to_tensor(_row(observation))[0]
     with th.no_grad():
-        return float(model.policy.predict_values(model.policy.obs_to_tensor(_row(observation))[0]).item())
+        if hasattr(policy, "predict_values"):
+            return float(policy.predict_values(observations).item())
+        return min(float(q.item()) for q in policy.critic(observations, policy._predict(observations, deterministic=True)))
 
 
 @dataclass(frozen=True)
@@ -180,6 +188,24 @@ class ProbeEnv(gym.Env):
     def coin(self) -> float:
         """Return −1 or 1 with equal probability."""
         return float(self.np_random.choice((-1.0, 1.0)))
+
+
+class BoxActions(gym.Wrapper):
+    """
+    A probe for algorithms with continuous actions: negative numbers are the first of its two actions, others the second.
+
+    :param env: a probe; one with continuous actions stays as it is
+    """
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self._chooses = isinstance(env.action_space, spaces.Discrete)
+        if self._chooses:
+            self.action_space = Target.action_space
+
+    def step(self, action: Any) -> Any:
+        """Take a step; argument and result as in Gymnasium."""
+        return self.env.step(int(action[0] > 0) if self._chooses else action)
 
 
 class ConstantReward(ProbeEnv):

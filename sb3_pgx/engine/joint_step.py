@@ -12,6 +12,8 @@ from sb3_pgx.engine.step import total_norm, zero_if_finite
 # From parameters, their gradients and their moments to parameters and moments after a step.
 Stepped = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Sequence[Tensor]]], Sequence[tuple[Tensor, Sequence[Tensor]]]]
 
+Call = Callable[..., Any]  # calls a function of the policy and further inputs
+
 
 class Mover(NamedTuple):
     """
@@ -110,7 +112,9 @@ class JointStep:
         """
         with th.no_grad():
             for followed, name in zip(self._networks.names_of(network), self._networks.names_of(target), strict=True):
-                self.values[name] = self.values[name] * (1 - tau) + tau * self.values[followed]
+                kept, new = self.values[name] * (1 - tau), self.values[followed]
+                # As SB3 rounds, where τ is a number.
+                self.values[name] = kept + tau * new if isinstance(tau, Tensor) else th.add(kept, new, alpha=tau)
 
     def changed(self) -> list[str]:
         """Return the names of the values that are not those before the step."""

@@ -10,6 +10,8 @@ import torch as th
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
 
 from sb3_pgx.engine.tensors import copy_all
 from sb3_pgx.ops.objectives import sum_of, weighted
@@ -96,6 +98,7 @@ class Adam(OptimizerRule):
 
     moments = ("exp_avg", "exp_avg_sq")
     fused: ClassVar[Any] = getattr(th, "_fused_adam_", None)  # which Adam(fused=True) calls; private
+    function: ClassVar[Any] = staticmethod(adam)  # which Adam calls
 
     @staticmethod
     def scalars(group: Group, step: int) -> tuple[float, ...]:
@@ -120,7 +123,9 @@ class Adam(OptimizerRule):
         if cls.fused is None:
             super().move(theta, gradient, moments, group, number)
         else:
-            cls._fused_step([theta], [gradient], [moments], group, number)
+            means, squares = [[x] for x in moments]
+            arguments = cls._arguments(group, lr=float(group["lr"]))
+            cls.fused([theta], [gradient], means, squares, [], [th.tensor(float(number))], **arguments)
 
     @classmethod
     def stepped(
@@ -131,47 +136,30 @@ class Adam(OptimizerRule):
         group: Group,
         number: int,
     ) -> list[tuple[Tensor, Sequence[Tensor]]]:
-        """Take the step by torch's fused operation on copies. Arguments are those of the base class."""
-        if cls.fused is None or thetas[0].is_cuda:
-            return super().stepped(thetas, gradients, moments, group, number)
+        """
+        Take the step by torch's own function, on copies. It rounds as the optimizer does, so that runs without a graph equal
+        SB3's bit for bit, however many steps they take. Arguments are those of the base class.
+        """
         after, kept = [x.clone() for x in thetas], [[x.clone() for x in of_one] for of_one in moments]
-        laid_out = [
-            g if g.stride() == x.stride() else th.empty_like(x).copy_(g) for x, g in zip(after, gradients, strict=True)
-        ]
-        cls._fused_step(after, laid_out, kept, group, number)
+        means, squares = map(list, zip(*kept, strict=True))
+        steps = [th.tensor(float(number - 1)) for _ in thetas]  # before the step
+        how = {name: group.get(name) for name in ("foreach", "fused")}
+        cls.function(after, [*gradients], means, squares, [], steps, **how, **cls._arguments(group))
         return [*zip(after, kept, strict=True)]
 
-    @classmethod
-    def _fused_step(
-        cls,
-        thetas: list[Tensor],
-        gradients: list[Tensor],
-        moments: Sequence[Sequence[Tensor]],
-        group: Group,
-        number: int,
-    ) -> None:
-        (beta1, beta2), (means, squares) = group["betas"], zip(*moments, strict=True)
-        cls.fused(
-            thetas,
-            gradients,
-            [*means],
-            [*squares],
-            [],  # for AMSGrad
-            [th.tensor(float(number))] * len(thetas),
-            lr=float(group["lr"]),
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=False,
-        )
+    @staticmethod
+    def _arguments(group: Group, **changed: Any) -> dict[str, Any]:
+        """Return the options as torch's functions take them."""
+        beta1, beta2 = group["betas"]
+        same = {name: group[name] for name in ("lr", "weight_decay", "eps")}
+        return {**same, "beta1": beta1, "beta2": beta2, "amsgrad": False, "maximize": False, **changed}
 
 
 class AdamW(Adam):
     """AdamW (Loshchilov & Hutter, 2019): weight decay is separate from the gradient."""
 
     fused = getattr(th, "_fused_adamw_", None)
+    function = staticmethod(adamw)
 
     @staticmethod
     def step(theta: Tensor, gradient: Tensor, moments: Sequence[Any], s: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:

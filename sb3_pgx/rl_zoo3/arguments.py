@@ -12,7 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.registry import EVERY_ALGORITHM
 from sb3_pgx.settings.amounts import read_amount
 from sb3_pgx.settings.configs import DUMMY, check_vec_env, suggestion
 from sb3_pgx.settings.environments import find_environment
@@ -131,8 +131,9 @@ def _runs(asked: argparse.Namespace, name: str) -> list[Path]:
 
 
 def _check_resume(asked: argparse.Namespace) -> None:
-    if asked.algo not in ALGORITHMS:
-        raise ValueError(f"--resume: {asked.algo} writes no checkpoints that can be resumed; choose {', '.join(ALGORITHMS)}")
+    if asked.algo not in EVERY_ALGORITHM:
+        choices = ", ".join(EVERY_ALGORITHM)
+        raise ValueError(f"--resume: {asked.algo} writes no checkpoints that can be resumed; choose {choices}")
     if asked.save_freq <= 0:
         raise ValueError("--resume needs checkpoints: add --save-freq 10000, which writes one every 10,000 steps")
 

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pgx.checkpoints import CheckpointCallback, newest_checkpoint
 from sb3_pgx.core.files import claimed_folder
 from sb3_pgx.environments import EvalCallback, make_vec_env
-from sb3_pgx.registry import ALGORITHMS, EVERY_ALGORITHM, RENAMED_IN_RL_ZOO3
+from sb3_pgx.registry import ALGORITHMS, EVERY_ALGORITHM, OFF_POLICY, RENAMED_IN_RL_ZOO3
 from sb3_pgx.rl_zoo3.episode_log import LoggedVectorEnv, with_all_ends
 from sb3_pgx.rl_zoo3.invalid_request import invalid_requests
 from sb3_pgx.settings.configs import (
@@ -98,7 +98,7 @@ class PgxExperimentManager(ExperimentManager):
             if self._checkpoint is None or experiment is None:
                 return experiment
             model, hyperparameters = experiment
-            return ALGORITHMS[self.algo].resume(self._checkpoint, model.env, self.device), hyperparameters  # type: ignore[arg-type]
+            return EVERY_ALGORITHM[self.algo].resume(self._checkpoint, model.env, self.device), hyperparameters  # type: ignore[arg-type]
 
     def create_log_folder(self) -> None:
         """
@@ -128,8 +128,14 @@ class PgxExperimentManager(ExperimentManager):
             )
 
     def create_callbacks(self) -> None:
-        """Create rl_zoo3's callbacks. Checkpoints of algorithms with rollouts are whole ones, which can be resumed."""
+        """
+        Create rl_zoo3's callbacks. Checkpoints of algorithms with rollouts are whole ones, which can be resumed. Those of
+        off-policy algorithms have a large replay memory, so they are written beside rl_zoo3's, and only the newest one stays.
+        """
         super().create_callbacks()
+        written = [c for c in self.callbacks if type(c) is SB3CheckpointCallback]
+        if self.algo in OFF_POLICY:
+            self.callbacks += [CheckpointCallback(c.save_freq, c.save_path, "rl_checkpoint", keep=1) for c in written]
         if self.algo in ALGORITHMS:
             self.callbacks = [
                 CheckpointCallback(c.save_freq, c.save_path, c.name_prefix, verbose=c.verbose)

@@ -1,7 +1,7 @@
 """The pipeline: collect, evaluate, estimate, update, report. An algorithm fills in three of the stages."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ClassVar, TypeVar
@@ -44,7 +44,6 @@ from sb3_pgx.core.custom_buffer import buffers_of_stored_actions, check_keeps_ma
 from sb3_pgx.core.distributions import release_graph
 from sb3_pgx.core.errors import warn
 from sb3_pgx.core.examination import Examination
-from sb3_pgx.core.files import saving
 from sb3_pgx.core.mixed_spaces import is_mixed
 from sb3_pgx.core.policies import check_masked, is_maskable, masking, policy_class_for
 from sb3_pgx.core.policy_names import RECURRENT_POLICIES, check_acts_in, named_policy, policy_class_acting_in
@@ -66,6 +65,7 @@ from sb3_pgx.stages.compiling import Compiling
 from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
 from sb3_pgx.stages.report import notify, notify_of_error
 from sb3_pgx.stages.resuming import Resuming
+from sb3_pgx.stages.update import Updating
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PolicyGradientAlgorithm")
 
@@ -85,14 +85,10 @@ _NOT_SAVED = (
     "keeps_distribution",
     "_action_masks",
     "_last_memory",
-    "_continued",
-    "_iteration",
-    "_asked",
-    "_locks",
 )
 
 
-class PolicyGradientAlgorithm(Compiling, Resuming):
+class PolicyGradientAlgorithm(Compiling, Resuming, Updating):
     """
     Base of all algorithms with rollouts: SB3's ``OnPolicyAlgorithm`` in five stages.
 
@@ -240,45 +236,6 @@ class PolicyGradientAlgorithm(Compiling, Resuming):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "last_rollout", "_scheduled_learning_rate", *_NOT_SAVED]
-
-    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """
-        As SB3's. A file that is there already is replaced in one step by a complete one. A learning rate given as a string is
-        saved as the schedule that it stands for, which SB3 can load. Of several processes that train the model, the first one
-        saves it, and the others do nothing.
-
-        :raises OSError: the file cannot be written; one sentence that names the path
-        """
-        if not self.team.is_first:
-            return
-        given = self.learning_rate
-        if isinstance(given, str):
-            self.learning_rate = self.lr_schedule
-        try:
-            with saving(path, "zip") as file:
-                super().save(file, exclude, include)
-        finally:
-            self.learning_rate = given
-
-    @classmethod
-    def load(
-        cls: type[SelfAlgorithm],
-        path: Any,
-        env: Any = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfAlgorithm:
-        """
-        As SB3's. This unpickles parts of the file, which runs whatever code its author put there: load only files of people
-        you trust.
-
-        To read the parameters of anybody else's file, construct the model yourself and call ``model.set_parameters(path)``.
-        It reads tensors alone, with torch's ``weights_only``, and runs none of the file's code.
-        """
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     # ------------------------------------------------------------------------------------------------ the stages
 

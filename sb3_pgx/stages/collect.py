@@ -35,8 +35,8 @@ from sb3_pgx.stages.acting_memory import acting_memory
 from sb3_pgx.stages.action_sampler import ActionSampler
 from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
 from sb3_pgx.stages.quotas import Quota, StepQuota, counted
+from sb3_pgx.stages.saving import Saving
 from sb3_pgx.stages.team import Team
-from sb3_pgx.stages.teams import team_of
 
 HOST = th.device("cpu")  # where environments are
 # Attributes that a rollout changes. Episodes of a refused rollout would bias the means that are logged.
@@ -64,7 +64,7 @@ def _settle(evaluations: Mapping[int, StepEvaluation], rollout: Rollout) -> None
         evaluation.settle(rollout.values[t], rollout.log_prob[t])
 
 
-class Collecting(OnPolicyAlgorithm):
+class Collecting(Saving, OnPolicyAlgorithm):
     """
     The first stage of an algorithm. Subclasses may differ in :meth:`quota` and in what they keep in :meth:`after_step`.
     """
@@ -83,11 +83,6 @@ class Collecting(OnPolicyAlgorithm):
     def quota(self, env: VecEnv, n_steps: int) -> Quota:
         """Return when a rollout is complete: after a fixed number of steps, unless an algorithm differs."""
         return StepQuota(n_steps, env.num_envs)
-
-    @property
-    def team(self) -> Team:
-        """The processes that train this model together, as its environments say."""
-        return team_of(self.env)
 
     @property
     def unlearned(self) -> tuple[str, ...]:

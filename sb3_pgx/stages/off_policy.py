@@ -1,10 +1,9 @@
 """The pipeline of off-policy algorithms: step the environments into a replay memory, and learn from samples of it."""
 
-from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
-import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -30,6 +29,7 @@ from sb3_pgx.core.arguments import (
 from sb3_pgx.core.checks import as_flag, check_counts, check_unit_interval, without_arrays
 from sb3_pgx.core.deferred_values import may_change
 from sb3_pgx.core.errors import one_line
+from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.files import saving
 from sb3_pgx.core.schedules import as_schedule, evaluate_coefficient
 from sb3_pgx.core.search_space import Dimension
@@ -44,19 +44,19 @@ from sb3_pgx.stages.collect import SAME_STEP_REMEDY
 from sb3_pgx.stages.compiling import Compiling
 from sb3_pgx.stages.guard import GuardedEnvironments, naming_dead_workers
 from sb3_pgx.stages.off_policy_update import OffPolicyUpdating
-from sb3_pgx.stages.report import notify_of_error
+from sb3_pgx.stages.report import notify, notify_of_error
+from sb3_pgx.stages.resuming import Resuming
 from sb3_pgx.stages.team import ALONE
-from sb3_pgx.stages.teams import team_of
 
 SelfOffPolicy = TypeVar("SelfOffPolicy", bound="OffPolicy")
 
 _NOT_SAVED = (
-    *("_steps", "_modules", "_compile_log", "_actor", "compiled"),
+    *("_steps", "_modules", "_compile_log", "_actor", "_metrics", "compiled"),
     *("_watched", "_callback", "_guarded", "_modes", "_reason"),
 )
 
 
-class OffPolicy(Compiling, OffPolicyUpdating):
+class OffPolicy(Compiling, Resuming, OffPolicyUpdating):
     """
     Base of the off-policy algorithms, each of which is also SB3's algorithm of the same name.
 
@@ -66,6 +66,7 @@ class OffPolicy(Compiling, OffPolicyUpdating):
 
     search_space: ClassVar[tuple[Dimension, ...]] = ()  # what is worth tuning, in addition to the network
     networks: ClassVar[tuple[Dimension, ...]] = ()  # which networks are worth trying
+    examination: ClassVar[Examination] = Examination()  # settings for `sb3-pgx doctor algo`
     _callback: BaseCallback | None = None  # of the running `learn`
 
     def __init__(self, policy: str | type[BasePolicy], env: GymEnv | str | None, compile: bool | str = "auto", **kwargs: Any):
@@ -128,6 +129,10 @@ class OffPolicy(Compiling, OffPolicyUpdating):
             raise ValueError(f"env=None: {type(self).__name__} needs an environment to know what its policy acts on")
         vars(self).update(without_arrays(vars(self)))
         self.check_arguments()
+        if self.replay_buffer_class is NStepReplayBuffer and self.replay_buffer_kwargs.get("n_steps") == self.n_steps:
+            self.replay_buffer_class = (
+                None  # SB3's own choice, which a saved model has: SB3 would warn that it ignores n_steps
+            )
         super()._setup_model()
         self.compiled = False
         self._modules = Modules()
@@ -138,22 +143,6 @@ class OffPolicy(Compiling, OffPolicyUpdating):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *_NOT_SAVED]
 
-    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """
-        As SB3's. A file that is there already is replaced in one step by a complete one. A learning rate given as a string is
-        saved as the schedule that it stands for, which SB3 can load.
-
-        :raises OSError: the file cannot be written; one sentence that names the path
-        """
-        given = self.learning_rate
-        if isinstance(given, str):
-            self.learning_rate = self.lr_schedule
-        try:
-            with saving(path, "zip") as file:
-                super().save(file, exclude, include)
-        finally:
-            self.learning_rate = given
-
     def save_replay_buffer(self, path: Any) -> None:
         """
         As SB3's. A file that is there already is replaced in one step by a complete one.
@@ -162,26 +151,6 @@ class OffPolicy(Compiling, OffPolicyUpdating):
         """
         with saving(path, "pkl") as file:
             super().save_replay_buffer(file)
-
-    @classmethod
-    def load(
-        cls: type[SelfOffPolicy],
-        path: Any,
-        env: Any = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfOffPolicy:
-        """
-        As SB3's. This unpickles parts of the file, which runs whatever code its author put there: load only files of people
-        you trust.
-
-        To read the parameters of anybody else's file, construct the model yourself and call ``model.set_parameters(path)``.
-        It reads tensors alone, with torch's ``weights_only``, and runs none of the file's code.
-        """
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     # ------------------------------------------------------------------------------------------------ learn
 
@@ -202,8 +171,9 @@ class OffPolicy(Compiling, OffPolicyUpdating):
         gradient step whose result is not finite is not taken. Other exceptions pass through.
 
         :param total_timesteps: environment steps
-        :param callback: called at every step; where it is defined, ``on_training_error(error)`` is called with an error that
-            ends the training
+        :param callback: called at every step; where they are defined, ``on_update_end(metrics)`` is called after each
+            iteration with the metrics of its gradient steps, none before ``learning_starts``, and
+            ``on_training_error(error)`` with an error that ends the training
         :param log_interval: episodes between two log dumps; ``None``: never
         :param tb_log_name: name of the TensorBoard run; the class's name by default
         :param reset_num_timesteps: count from 0, and reset the environments
@@ -211,20 +181,51 @@ class OffPolicy(Compiling, OffPolicyUpdating):
         :return: itself
         """
         check_learn(self, callback, log_interval)
-        try:
-            return super().learn(
-                as_timesteps(total_timesteps),
+        total_timesteps = as_timesteps(total_timesteps)
+        with self._checkpointing(callback) as state:
+            if state is not None:
+                total_timesteps, reset_num_timesteps = self._steps_left(total_timesteps), False
+            try:
+                total_timesteps, callback = self._setup_learn(
+                    total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
+                )
+                callback.on_training_start({name: x for name, x in locals().items() if name != "state"}, globals())
+                iteration = self._continue(callback, state)
+                self._iterate(total_timesteps, callback, log_interval, iteration)
+            except Exception as error:
+                notify_of_error(self._callback, error)
+                raise
+            finally:
+                self._watched, self._callback, self._modes = True, None, None
+        callback.on_training_end()
+        return self
+
+    def _iterate(self, total_timesteps: int, callback: BaseCallback, log_interval: int | None, iteration: int) -> None:
+        """
+        Collect and train, until enough steps are done or a callback ends it.
+
+        :param iteration: how many rollouts there were before; more than 0 if the run was resumed
+        """
+        assert self.env is not None and self.replay_buffer is not None and isinstance(self.train_freq, TrainFreq)
+        while self.num_timesteps < total_timesteps:
+            rollout = self.collect_rollouts(
+                self.env,
                 callback,
-                log_interval,  # type: ignore[arg-type]
-                tb_log_name or type(self).__name__,
-                reset_num_timesteps,
-                progress_bar,
+                self.train_freq,
+                self.replay_buffer,
+                self.action_noise,
+                self.learning_starts,
+                log_interval,
             )
-        except Exception as error:
-            notify_of_error(self._callback, error)
-            raise
-        finally:
-            self._watched, self._callback, self._modes = True, None, None
+            if not rollout.continue_training:
+                break
+            iteration += 1
+            self._metrics = {}
+            steps = self.gradient_steps if self.gradient_steps >= 0 else rollout.episode_timesteps
+            if self.num_timesteps > self.learning_starts and steps > 0:
+                self.train(steps, self.batch_size)  # a subclass may have its own
+            notify(callback, "on_update_end", self._metrics)
+            self._write_asked(callback, iteration)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         assert self.env is not None
@@ -244,7 +245,7 @@ class OffPolicy(Compiling, OffPolicyUpdating):
         gaps = carrying_adapter(self.env)
         if gaps is not None:
             raise gaps.refusal(self.refuses_gaps, SAME_STEP_REMEDY)
-        if team_of(self.env) is not ALONE:
+        if self.team is not ALONE:
             raise ValueError(
                 f"{type(self).__name__} learns in one process, but these environments are those of several: make them without "
                 "parallel=…, or use PPO or A2C"

@@ -22,9 +22,10 @@ from sb3_pgx.engine.compiled_actor import CompiledActor
 from sb3_pgx.engine.layers import Modules, NetworkModes
 from sb3_pgx.engine.parameters import all_finite
 from sb3_pgx.stages.guard import GuardedEnvironments
+from sb3_pgx.stages.saving import Saving
 
 
-class OffPolicyCollecting(OffPolicyAlgorithm):
+class OffPolicyCollecting(Saving, OffPolicyAlgorithm):
     """The first stage of an off-policy algorithm."""
 
     refuses_gaps: ClassVar[str] = "the replay memory keeps every step"

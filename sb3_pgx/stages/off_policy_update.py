@@ -17,6 +17,7 @@ from sb3_pgx.engine.joint_steps import JointSteps, NotFiniteError, StepFunction,
 from sb3_pgx.engine.parameters import all_finite
 from sb3_pgx.stages.off_policy_collect import OffPolicyCollecting
 
+LOGGED = "train/"  # before the names of metrics
 CAUSES = (
     "learning_rate too high (lower it), rewards or observations of huge size (wrap the environment in VecNormalize), or "
     "numbers in the replay memory that are not finite"
@@ -27,6 +28,7 @@ class OffPolicyUpdating(OffPolicyCollecting):
     """The second stage of an off-policy algorithm."""
 
     _reason: str | None = None  # why the optimizers themselves must take the steps
+    _metrics: Mapping[str, float] = {}  # means over the gradient steps of this iteration
     _steps: JointSteps
     _compile_log: CompileLog
 
@@ -68,6 +70,8 @@ class OffPolicyUpdating(OffPolicyCollecting):
         if reason is not None:
             self._compile_log.report_uncompiled(self._steps.what, reason)
             self._train_as_sb3_does(gradient_steps, batch_size)
+            logged = self.logger.name_to_value
+            self._metrics = {name[len(LOGGED) :]: float(x) for name, x in logged.items() if name.startswith(LOGGED)}
             return
         assert self.replay_buffer is not None
         for index in range(gradient_steps):
@@ -76,9 +80,11 @@ class OffPolicyUpdating(OffPolicyCollecting):
             self.after_step(index)
             self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name in dict.fromkeys(name for outcome in outcomes for name in outcome):
-            values = [outcome[name] for outcome in outcomes if name in outcome]
-            self.logger.record(f"train/{name}", sum(values) / len(values))
+        names = dict.fromkeys(name for outcome in outcomes for name in outcome)
+        by_name = {name: [outcome[name] for outcome in outcomes if name in outcome] for name in names}
+        self._metrics = {name: sum(values) / len(values) for name, values in by_name.items()}
+        for name, mean in self._metrics.items():
+            self.logger.record(f"{LOGGED}{name}", mean)
 
     def _prepare(self) -> str | None:
         """Find out what a gradient step moves; return why the optimizers themselves must take the steps, if they must."""

@@ -28,7 +28,7 @@ from sb3_pgx.checkpoints.shares import processes_of
 from sb3_pgx.core.checks import check_counts
 from sb3_pgx.parallel.failure import Failure
 from sb3_pgx.parallel.same import check_same
-from sb3_pgx.stages.update import Updating
+from sb3_pgx.stages.saving import Saving
 
 SelfResuming = TypeVar("SelfResuming", bound="Resuming")
 
@@ -41,7 +41,7 @@ class _Asked(NamedTuple):
     keep: int | None
 
 
-class Resuming(Updating):
+class Resuming(Saving):
     """An algorithm whose runs can be interrupted and continued."""
 
     _continued: RunState | None = None  # where the next `learn` continues
@@ -49,11 +49,14 @@ class Resuming(Updating):
     _asked: tuple[_Asked, ...] = ()
     _locks: tuple[FolderLock, ...] = ()  # on the folders into which this `learn` writes
 
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_continued", "_iteration", "_asked", "_locks"]
+
     def save_checkpoint(self, folder: str | Path, name_prefix: str = "rl_model", keep: int | None = None) -> None:
         """
         Write a checkpoint, ``<name_prefix>_<steps>_steps.zip``, completely or not at all. :meth:`resume` continues the run
         from it, and :meth:`load` reads it as a saved model. It holds, in addition to the model: random number generators,
-        environments and their wrappers, ``VecNormalize``, ACER's memory, the counters of callbacks, and the log files.
+        environments and their wrappers, ``VecNormalize``, the replay memory, the counters of callbacks, and the log files.
 
         During ``learn`` it is written at the end of the iteration, after the update. If ``learn`` ends before that, it is not
         written. To write them regularly, use :class:`~sb3_pgx.checkpoints.CheckpointCallback`.

@@ -7,11 +7,12 @@ from sb3_contrib import TRPO as ContribTRPO
 from selection import mostly_slow
 from stable_baselines3 import A2C as SB3A2C
 from stable_baselines3 import PPO as SB3PPO
+from stable_baselines3 import SAC as SB3SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
-from support.planted_faults import FAULTS, Fault, settings_of
+from support.planted_faults import EPISODE, FAULTS, Fault, is_off_policy, settings_of, steps_per_update
 
-from sb3_pgx import A2C, PPO
+from sb3_pgx import A2C, DDPG, PPO, SAC, TD3
 from sb3_pgx.diagnostics import DEFAULT_RULES, HealthCallback, HealthWarning
 
 
@@ -30,7 +31,7 @@ def updates_until_it_fires(fault: Fault) -> tuple[int | None, HealthCallback]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HealthWarning)
         model, rule = fault.model(), next(rule for rule in DEFAULT_RULES if rule.name == fault.rule)
-        model.learn(int(fault.within / rule.until) * 4 * model.n_steps, callback=health, log_interval=1)
+        model.learn(int(fault.within / rule.until) * steps_per_update(model), callback=health, log_interval=1)
     return fired.get(fault.rule), health
 
 
@@ -54,18 +55,23 @@ def test_a_planted_fault_is_found_in_time(name):
             (SB3A2C, "CartPole-v1"),
             (ContribTRPO, "CartPole-v1"),
             (ContribTRPO, "Pendulum-v1"),
+            (SAC, "Pendulum-v1"),
+            (TD3, "Pendulum-v1"),
+            (DDPG, "Pendulum-v1"),
+            (SB3SAC, "Pendulum-v1"),
         ],
-        quick=[(PPO, "CartPole-v1"), (A2C, "Pendulum-v1")],
+        quick=[(PPO, "CartPole-v1"), (SAC, "Pendulum-v1")],
     ),
 )
 def test_no_rule_fires_in_a_healthy_run_of_the_same_length(algorithm, env):
-    made = make_vec_env(env, 4, seed=0)
+    limit = dict(max_episode_steps=EPISODE) if is_off_policy(algorithm) else {}
+    made = make_vec_env(env, 4, seed=0, env_kwargs=limit)
     venv = VecNormalize(made, gamma=0.95) if env == "Pendulum-v1" else made
     model = algorithm("MlpPolicy", venv, gamma=0.95, **settings_of(algorithm))
     health = HealthCallback(costly_every=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error", HealthWarning)
-        model.learn(30 * 4 * model.n_steps, callback=health, log_interval=1)
+        model.learn(30 * steps_per_update(model), callback=health, log_interval=1)
     assert len(health.history) == 30 and not any(state.alarms for state in health.rule_states)
     assert health.report().splitlines()[2].startswith("Healthy: none of ")
 

@@ -23,11 +23,11 @@ from support.broken_algorithms import (
     TruncationIsTermination,
 )
 
-from sb3_pgx import A2C, PPO, REINFORCEBaseline
+from sb3_pgx import A2C, PPO, SAC, REINFORCEBaseline
 from sb3_pgx.doctor import examine_algorithm
 from sb3_pgx.doctor.probes import PROBES
 from sb3_pgx.experiments.peers import resolve_peer
-from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.registry import ALGORITHMS, OFF_POLICY
 
 VALUES = {"constant reward", "observation", "discounting", "time limit", "final observation"}
 ACTIONS = {"action", "action and observation", "delayed reward", "continuous action"}
@@ -48,6 +48,32 @@ def test_a_sound_algorithm_passes_every_applicable_probe(name):
     expected = (VALUES if name == "reinforce" else set()) | (set() if bounded else {"size of an update"})
     expected |= {"action mask", "memory"} if ":" in name else {"memory"} if name == "acer" else set()
     assert outcomes(results, "skipped") == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*OFF_POLICY, "sb3:sac", "sb3:td3", "sb3:ddpg"])
+def test_a_sound_off_policy_algorithm_passes_every_applicable_probe(name):
+    results = examine_algorithm(resolve_peer(name).algorithm)
+    assert outcomes(results, "failed") == set(), [result for result in results if result.outcome == "failed"]
+    assert outcomes(results, "skipped") == UPDATE_CHECKS | {"action mask", "memory"}
+
+
+class StoresMirroredActions(SAC):
+    def _store_transition(self, replay_buffer, buffer_action, *args):
+        super()._store_transition(replay_buffer, -buffer_action, *args)
+
+
+@pytest.mark.parametrize("cls, probes", [(SAC, set()), (StoresMirroredActions, {"continuous action"})])
+def test_an_off_policy_algorithm_that_stores_other_actions_fails_the_probe_of_actions(cls, probes):
+    results = examine_algorithm(cls, probes=[probe for probe in PROBES if probe.name == "continuous action"])
+    assert outcomes(results, "failed") == probes
+
+
+@pytest.mark.slow
+def test_truncation_that_counts_as_termination_fails_its_probes_off_policy():
+    chosen = [probe for probe in PROBES if probe.name in {"constant reward", "time limit", "final observation"}]
+    results = examine_algorithm(SAC, probes=chosen, replay_buffer_kwargs=dict(handle_timeout_termination=False))
+    assert outcomes(results, "failed") == {"time limit", "final observation"}
 
 
 @pytest.mark.parametrize(

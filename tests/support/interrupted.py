@@ -70,10 +70,16 @@ def uninterrupted_and_resumed(make, make_env, steps, folder, at, save_freq=1, ca
     return whole, training(resumed, "parts", Interrupt(never))
 
 
+def _optimizers(model):
+    of_networks = (vars(module).get("optimizer") for module in model.policy.modules())
+    return [o for o in (*of_networks, getattr(model, "ent_coef_optimizer", None)) if o is not None]
+
+
 def assert_same_run(one, other):
     """Assert that two models ended in the same state, bit for bit."""
     assert_same(parameters(one), parameters(other))
-    assert_same_optimizer(*(m.policy.optimizer.state_dict() for m in (one, other)))
+    for left, right in zip(*map(_optimizers, (one, other)), strict=True):
+        assert_same_optimizer(left.state_dict(), right.state_dict())
     simple = (int, float, str, bool)
     # A learning rate given as a string is saved as the schedule that it stands for.
     differ = ("start_time", "learning_rate", "_scheduled_learning_rate")

@@ -10,12 +10,19 @@ from gymnasium import spaces
 from sb3_contrib import TRPO as ContribTRPO
 from stable_baselines3 import A2C as SB3A2C
 from stable_baselines3 import PPO as SB3PPO
+from stable_baselines3 import TD3 as SB3TD3
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm as SB3OffPolicy
 
-from sb3_pgx import A2C, PPO
+from sb3_pgx import A2C, DDPG, PPO, SAC, TD3
 
 QUICK = dict(n_steps=32, batch_size=32, n_epochs=4, seed=0, device="cpu")
 ONE_STEP = dict(n_steps=16, seed=0, device="cpu")
+OFF_POLICY = dict(
+    learning_starts=16, batch_size=16, buffer_size=5000, policy_kwargs=dict(net_arch=[16, 16]), seed=0, device="cpu"
+)
+EPISODE = 20  # steps after which episodes end where an off-policy algorithm is trained, which is measured then
+N_ENVS = 4
 
 
 class Changed(gym.Wrapper):
@@ -96,6 +103,12 @@ def silence_units(model: Any) -> None:
             net[0].bias[:] = -100.0
 
 
+def hardly_explore(model: Any) -> None:
+    with th.no_grad():
+        model.actor.log_std.weight.zero_()
+        model.actor.log_std.bias[:] = -5.0
+
+
 @dataclass
 class Fault:
     """
@@ -124,16 +137,30 @@ class Fault:
         """Return a model with the fault."""
 
         def make() -> gym.Env:
-            return Changed(Bandit(1.0) if self.env == "bandit" else gym.make(self.env), **self.changes)
+            return Changed(Bandit(1.0) if self.env == "bandit" else gym.make(self.env, **limit), **self.changes)
 
-        model = self.algorithm("MlpPolicy", make_vec_env(make, 4, seed=0), **{**settings_of(self.algorithm), **self.settings})
+        limit = dict(max_episode_steps=EPISODE) if is_off_policy(self.algorithm) else {}
+        env = make_vec_env(make, N_ENVS, seed=0)
+        model = self.algorithm("MlpPolicy", env, **{**settings_of(self.algorithm), **self.settings})
         if self.plant is not None:
             self.plant(model)
         return model
 
 
+def is_off_policy(algorithm: Any) -> bool:
+    """Return whether an algorithm learns from a replay memory."""
+    return issubclass(algorithm, SB3OffPolicy)
+
+
+def steps_per_update(model: Any) -> int:
+    """Return the number of environment steps from one measured update to the next."""
+    return N_ENVS * (EPISODE if is_off_policy(type(model)) else model.n_steps)
+
+
 def settings_of(algorithm: Any) -> dict[str, Any]:
     """Return settings of an algorithm for short runs in four environments."""
+    if is_off_policy(algorithm):
+        return dict(OFF_POLICY)
     if algorithm in (A2C, SB3A2C):
         return dict(ONE_STEP)
     return {name: value for name, value in QUICK.items() if algorithm is not ContribTRPO or name != "n_epochs"}
@@ -218,5 +245,21 @@ FAULTS = {
         env="bandit",
         settings=dict(learning_rate=1e-3, n_epochs=1),
         health=dict(eval_env=Bandit(-1.0), eval_every=1, n_eval_episodes=20),
+    ),
+    "learning_rate × 1000, tau 1 (DDPG)": Fault(
+        "critics diverge", 5, DDPG, env="Pendulum-v1", settings=dict(learning_rate=1.0, tau=1.0)
+    ),
+    "learning_rate × 100 (TD3)": Fault("actions saturated", 8, TD3, env="Pendulum-v1", settings=dict(learning_rate=0.1)),
+    "one gradient step per episode (SAC)": Fault(
+        "replay ratio too low", 5, SAC, env="Pendulum-v1", settings=dict(train_freq=EPISODE)
+    ),
+    "learning_rate × 100 (SB3's TD3)": Fault(
+        "actions saturated", 8, SB3TD3, env="Pendulum-v1", settings=dict(learning_rate=0.1)
+    ),
+    "batches of 4,096, five gradient steps per step (TD3)": Fault(
+        "replay ratio too high", 4, TD3, env="Pendulum-v1", settings=dict(batch_size=4096, gradient_steps=5)
+    ),
+    "ent_coef 1e-8, initial standard deviation e⁻⁵ (SAC)": Fault(
+        "temperature collapsed", 4, SAC, env="Pendulum-v1", settings=dict(ent_coef=1e-8), plant=hardly_explore
     ),
 }
