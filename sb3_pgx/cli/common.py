@@ -80,12 +80,7 @@ amount, seconds = option_type(read_amount), option_type(read_duration)
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--workers``, ``--timeout-per-run``, ``--ray``, ``--shard``, ``--configs`` and ``--vec-env``."""
     parser.add_argument("--workers", type=amount, help="runs at the same time (default: number of processors)")
-    parser.add_argument(
-        "--timeout-per-run",
-        type=seconds,
-        metavar="TIME",
-        help="end a run that takes longer, and count it as failed: 90 (seconds), 15m or 2h (default: no limit)",
-    )
+    add_timeout(parser, "run")
     parser.add_argument(
         "--ray",
         metavar="ADDRESS",
@@ -100,6 +95,16 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--configs", type=Path, metavar="FOLDER", help="hyperparameter files in rl_zoo3's format")
     add_vec_env(parser)
+
+
+def add_timeout(parser: argparse.ArgumentParser, work: str) -> None:
+    """Add ``--timeout-per-run``, or the same for other work."""
+    parser.add_argument(
+        f"--timeout-per-{work}",
+        type=seconds,
+        metavar="TIME",
+        help=f"end a {work} that takes longer, and count it as failed: 90 (seconds), 15m or 2h (default: no limit)",
+    )
 
 
 def add_vec_env(parser: argparse.ArgumentParser) -> None:
@@ -123,8 +128,6 @@ def read_shard_option(args: argparse.Namespace) -> "Shard":
 
     if args.ray is not None and args.workers is not None:
         raise ValueError("--workers is for this machine: with --ray, Ray decides how many runs train at the same time")
-    if args.ray is not None and args.timeout_per_run is not None:
-        raise ValueError("--timeout-per-run is for this machine: it cannot be combined with --ray")
     if args.shard is None:
         return WHOLE
     if args.ray is not None:
@@ -148,7 +151,7 @@ def choose_runner(
     from sb3_pgx.experiments.ray_cluster import ray_runner
 
     if args.ray is not None:
-        return ray_runner(args.ray, repeat_failed)
+        return ray_runner(args.ray, repeat_failed, args.timeout_per_run)
     return nullcontext(partial(run_all, timeout=args.timeout_per_run) if runner is None else runner)
 
 
