@@ -4,7 +4,7 @@ import pytest
 
 from sb3_pgx.diagnostics import Above, Rule
 from sb3_pgx.diagnostics.rules import RuleState
-from sb3_pgx.experiments.demo import baseline, finding, same_curve, show
+from sb3_pgx.experiments.demo import BASELINE, PLAIN, baseline, finding, same_curve, show
 from sb3_pgx.experiments.pool import run_here
 
 
@@ -17,13 +17,19 @@ def test_the_findings_are_those_of_the_runs(result):
         one("sb3:ppo", 1, [1.0, 2.0], 50.0),
         one("ppo", 0, [1.0, 2.0], 9.0),
         one("ppo", 1, [1.0, 3.0], 11.0),
-        one("reinforce", 0, [1.0, 40.0], 1.0),
-        one("reinforce_baseline", 0, [1.0, 70.0], 1.0),
+        one(PLAIN, 0, [1.0, 40.0], 1.0),
+        one(BASELINE, 0, [1.0, 70.0], 1.0),
     ]
-    assert "the first 1 evaluations of ppo equal those of sb3:ppo to the last digit; later ones differ" in same_curve(runs)
-    assert "the first 2 evaluations of ppo equal those of sb3:ppo to the last digit, which is all" in same_curve(runs[::2])
+    assert (
+        "in less time: on the same seeds, the first 1 of 2 evaluations of ppo equal those of sb3:ppo to the last digit; later"
+        in same_curve(runs)
+    )
+    assert "all 2 evaluations of ppo equal those of sb3:ppo to the last digit. A" in same_curve(runs[::2])
     assert "10.0 s instead of 40.0 s" in same_curve(runs)
-    assert "mean return of 40, and with a learned baseline of 70" in baseline(runs)
+    assert "return of 40 (seeds: 40), and with a learned baseline of 70 (seeds: 70)" in baseline(runs)
+    worse = one(BASELINE, 0, [1.0, 30.0], 1.0)
+    assert "does not show it" in baseline([*runs[:-1], worse]) and "does not show it" not in baseline(runs)
+    assert "in less time" not in same_curve([runs[0], one("ppo", 0, [1.0, 2.0], 31.0)])
     assert same_curve(runs[:2]) == "" == baseline(runs[:5])
     states = [
         RuleState(Rule(name, "kl", Above(1), "meaning", "remedy"), judged=9, alarms=n) for name, n in (("a", 2), ("b", 5))
