@@ -27,6 +27,10 @@ Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 T = TypeVar("T")
 
 
+class _Missing(Exception):
+    """An argument is missing."""
+
+
 class CommandParser(argparse.ArgumentParser):
     """
     A parser whose help ends with examples, and which reports a mistake in one sentence, with the nearest names.
@@ -39,21 +43,38 @@ class CommandParser(argparse.ArgumentParser):
         kwargs["formatter_class"] = argparse.RawDescriptionHelpFormatter
         super().__init__(prog, description=textwrap.fill(description, WIDTH), epilog=epilog, **kwargs)
 
-    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse arguments. The parser of a command reports the options that the command does not know."""
-        parsed, unknown = super().parse_known_args(*args, **kwargs)
-        if unknown:
-            known = re.findall(r"--[\w-]+", self.format_usage())
-            hints = (_nearest(name.partition("=")[0], known) for name in unknown if name.startswith("-"))
-            self.error(f"{' '.join(unknown)} is unknown{next(filter(None, hints), '')}")
+        try:
+            parsed, unknown = super().parse_known_args(args, namespace)
+        except _Missing as missing:  # an option that is missing may have been misspelt
+            self._refuse([a for a in (sys.argv[1:] if args is None else args) if a.startswith("--") and not self._knows(a)])
+            self._exit_with(str(missing))
+        self._refuse(unknown)
         return parsed, unknown
+
+    def _knows(self, option: str) -> bool:
+        return any(known.startswith(option.partition("=")[0]) for known in self._options())
+
+    def _options(self) -> list[str]:
+        return re.findall(r"--[\w-]+", self.format_usage())
+
+    def _refuse(self, unknown: list[str]) -> None:
+        if unknown:
+            hints = (_nearest(name.partition("=")[0], self._options()) for name in unknown if name.startswith("-"))
+            self._exit_with(f"{' '.join(unknown)} is unknown{next(filter(None, hints), '')}")
 
     def error(self, message: str) -> NoReturn:
         """Print a mistake and end the process."""
+        if "required: " in message:
+            raise _Missing(message)
         if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
             known = re.findall(r"[\w-]+", wrong[2])
             hint = _nearest(wrong[1], known) or f"; choose one of {', '.join(known)}"
             message = f"{wrong[1]!r} is unknown{hint}"
+        self._exit_with(message)
+
+    def _exit_with(self, message: str) -> NoReturn:
         self.exit(USAGE_ERROR, f"{self.prog}: {message} ({self.prog} -h shows the help)\n")
 
 
