@@ -37,7 +37,7 @@ def figure_of(panel: Panel) -> Figure:
 
 def _lines(panel: Lines) -> Figure:
     data = [trace for line in panel.lines for trace in _traces(line)]
-    y_axis = _axis(panel.y_title, type="log" if panel.log_y else "linear")
+    y_axis = _axis(panel.y_title, **({"type": "log", "exponentformat": "power"} if panel.log_y else {"type": "linear"}))
     if panel.y_range is not None:
         y_axis["range"] = [math.log10(y) for y in panel.y_range] if panel.log_y else [*panel.y_range]
     x_axis = _axis(panel.x_title)
