@@ -27,6 +27,10 @@ Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 T = TypeVar("T")
 
 
+class _Missing(Exception):
+    """An argument is missing."""
+
+
 class CommandParser(argparse.ArgumentParser):
     """
     A parser whose help ends with examples, and which reports a mistake in one sentence, with the nearest names.
@@ -39,21 +43,38 @@ class CommandParser(argparse.ArgumentParser):
         kwargs["formatter_class"] = argparse.RawDescriptionHelpFormatter
         super().__init__(prog, description=textwrap.fill(description, WIDTH), epilog=epilog, **kwargs)
 
-    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse arguments. The parser of a command reports the options that the command does not know."""
-        parsed, unknown = super().parse_known_args(*args, **kwargs)
-        if unknown:
-            known = re.findall(r"--[\w-]+", self.format_usage())
-            hints = (_nearest(name.partition("=")[0], known) for name in unknown if name.startswith("-"))
-            self.error(f"{' '.join(unknown)} is unknown{next(filter(None, hints), '')}")
+        try:
+            parsed, unknown = super().parse_known_args(args, namespace)
+        except _Missing as missing:  # an option that is missing may have been misspelt
+            self._refuse([a for a in (sys.argv[1:] if args is None else args) if a.startswith("--") and not self._knows(a)])
+            self._exit_with(str(missing))
+        self._refuse(unknown)
         return parsed, unknown
+
+    def _knows(self, option: str) -> bool:
+        return any(known.startswith(option.partition("=")[0]) for known in self._options())
+
+    def _options(self) -> list[str]:
+        return re.findall(r"--[\w-]+", self.format_usage())
+
+    def _refuse(self, unknown: list[str]) -> None:
+        if unknown:
+            hints = (_nearest(name.partition("=")[0], self._options()) for name in unknown if name.startswith("-"))
+            self._exit_with(f"{' '.join(unknown)} is unknown{next(filter(None, hints), '')}")
 
     def error(self, message: str) -> NoReturn:
         """Print a mistake and end the process."""
+        if "required: " in message:
+            raise _Missing(message)
         if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
             known = re.findall(r"[\w-]+", wrong[2])
             hint = _nearest(wrong[1], known) or f"; choose one of {', '.join(known)}"
             message = f"{wrong[1]!r} is unknown{hint}"
+        self._exit_with(message)
+
+    def _exit_with(self, message: str) -> NoReturn:
         self.exit(USAGE_ERROR, f"{self.prog}: {message} ({self.prog} -h shows the help)\n")
 
 
@@ -80,12 +101,7 @@ amount, seconds = option_type(read_amount), option_type(read_duration)
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--workers``, ``--timeout-per-run``, ``--ray``, ``--shard``, ``--configs`` and ``--vec-env``."""
     parser.add_argument("--workers", type=amount, help="runs at the same time (default: number of processors)")
-    parser.add_argument(
-        "--timeout-per-run",
-        type=seconds,
-        metavar="TIME",
-        help="end a run that takes longer, and count it as failed: 90 (seconds), 15m or 2h (default: no limit)",
-    )
+    add_timeout(parser, "run")
     parser.add_argument(
         "--ray",
         metavar="ADDRESS",
@@ -100,6 +116,16 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--configs", type=Path, metavar="FOLDER", help="hyperparameter files in rl_zoo3's format")
     add_vec_env(parser)
+
+
+def add_timeout(parser: argparse.ArgumentParser, work: str) -> None:
+    """Add ``--timeout-per-run``, or the same for other work."""
+    parser.add_argument(
+        f"--timeout-per-{work}",
+        type=seconds,
+        metavar="TIME",
+        help=f"end a {work} that takes longer, and count it as failed: 90 (seconds), 15m or 2h (default: no limit)",
+    )
 
 
 def add_vec_env(parser: argparse.ArgumentParser) -> None:
@@ -123,8 +149,6 @@ def read_shard_option(args: argparse.Namespace) -> "Shard":
 
     if args.ray is not None and args.workers is not None:
         raise ValueError("--workers is for this machine: with --ray, Ray decides how many runs train at the same time")
-    if args.ray is not None and args.timeout_per_run is not None:
-        raise ValueError("--timeout-per-run is for this machine: it cannot be combined with --ray")
     if args.shard is None:
         return WHOLE
     if args.ray is not None:
@@ -148,7 +172,7 @@ def choose_runner(
     from sb3_pgx.experiments.ray_cluster import ray_runner
 
     if args.ray is not None:
-        return ray_runner(args.ray, repeat_failed)
+        return ray_runner(args.ray, repeat_failed, args.timeout_per_run)
     return nullcontext(partial(run_all, timeout=args.timeout_per_run) if runner is None else runner)
 
 

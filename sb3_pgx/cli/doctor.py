@@ -1,15 +1,17 @@
 """The command ``sb3-pgx doctor``: examine an environment, an algorithm or a log."""
 
 import argparse
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sb3_pgx.cli.common import ENVIRONMENT, FAILED, USER_ERRORS, Commands, amount, usage_error
+from sb3_pgx.cli.common import ENVIRONMENT, FAILED, USER_ERRORS, Commands, amount, seconds, usage_error
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 STACK_LINES = 6  # of an environment that ends its process
+MAIN_THREAD = "Current thread"  # how Python begins its stack, below those of other threads
 
 
 def add_parser(commands: Commands) -> None:
@@ -30,6 +32,13 @@ def add_parser(commands: Commands) -> None:
     )
     env.add_argument("env", metavar="ID", help=ENVIRONMENT)
     env.add_argument("--steps", type=amount, metavar="N", default=2000, help="number of random actions (default: %(default)s)")
+    env.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="TIME",
+        default="5m",
+        help="end an examination that takes longer, and show where: 90 (seconds), 15m or 2h (default: %(default)s)",
+    )
     env.set_defaults(command=_doctor_env)
     algo = patients.add_parser(
         "algo",
@@ -56,15 +65,17 @@ def add_parser(commands: Commands) -> None:
 
 def _doctor_env(args: argparse.Namespace) -> int:
     """Examine an environment in a process of its own, which the environment may end."""
-    from sb3_pgx.experiments.child_process import ChildProcess, ProcessDied
+    from sb3_pgx.experiments.child_process import ChildProcess, ProcessDied, TimeLimitExceeded
 
+    started = time.monotonic()
     process = ChildProcess(_examine_environment, args.env, args.steps, args.seed, fork=True)
     try:
-        outcome = process.receive()
+        outcome = process.receive_in_time("examination", started, args.timeout)
+    except TimeLimitExceeded as death:
+        remedy = "; if the environment does not hang but is slow, give fewer --steps or more --timeout"
+        return _show_death(args.env, "takes_too_long", f"{death}{remedy}", death.stack)
     except ProcessDied as death:
-        stack = "".join(f"\n         {line.strip()}" for line in death.stack.splitlines()[:STACK_LINES])
-        print(f"{args.env}\nfault    environment_raises: {death}{stack}")
-        return FAILED
+        return _show_death(args.env, "environment_raises", str(death), death.stack)
     finally:
         process.close(kill=True)
     if isinstance(outcome, Exception):
@@ -72,6 +83,13 @@ def _doctor_env(args: argparse.Namespace) -> int:
     text, has_problem = outcome
     print(text)
     return FAILED if has_problem else 0
+
+
+def _show_death(env_id: str, finding: str, sentence: str, stack: str) -> int:
+    """Print how an examination ended too early, and what it executed at that time. Return the exit status."""
+    lines = stack[max(stack.rfind(MAIN_THREAD), 0) :].splitlines()[:STACK_LINES]
+    print("\n         ".join([f"{env_id}\nfault    {finding}: {sentence}", *(line.strip() for line in lines)]))
+    return FAILED
 
 
 def _examine_environment(pipe: "Connection", env_id: str, steps: int, seed: int) -> None:

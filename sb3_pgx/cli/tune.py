@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sb3_pgx.cli.common import ENVIRONMENT, FAILED, USER_ERRORS, Commands, add_vec_env, amount, usage_error
+from sb3_pgx.cli.common import ENVIRONMENT, FAILED, USER_ERRORS, Commands, add_timeout, add_vec_env, amount, usage_error
 
 
 def add_parser(commands: Commands) -> None:
@@ -37,6 +37,7 @@ def add_parser(commands: Commands) -> None:
         "--seeds", type=amount, metavar="N", default=3, help="runs per trial, with seeds 100, 101, … (default: %(default)s)"
     )
     parser.add_argument("--workers", type=amount, metavar="N", help="trials at the same time (default: number of processors)")
+    add_timeout(parser, "trial")
     parser.add_argument(
         "--pruner",
         default="median",

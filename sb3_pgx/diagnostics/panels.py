@@ -14,6 +14,7 @@ from sb3_pgx.pages.charts import Level, Line, Lines
 from sb3_pgx.pages.looks import Look
 
 LOG_FROM = 100.0  # ratio of the largest to the smallest value from which on an axis is logarithmic
+LOG_SPAN = 1e6  # largest such ratio that is shown: below, values are practically 0, and would flatten all others
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,8 @@ def _panel(family: Family, names: Sequence[str], steps: Sequence[float], series:
     levels = [level for level in levels if level.value > 0 or not log_y]
     low, high = min([low, *(x.value for x in levels)]), max([high, *(x.value for x in levels)])
     margin = 0.06 * (high - low) or 0.06 * abs(high) or 0.06
+    if log_y:
+        low = max(low, min([high / LOG_SPAN, *(x.value for x in levels)]))
     y_range = (low / 1.3, high * 1.3) if log_y else (low - margin, high + margin)
     mark = bool(alarmed)
     title = family.title if len(names) > 1 else f"{family.title} ({names[0]})"

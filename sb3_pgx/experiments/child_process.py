@@ -5,14 +5,16 @@ import faulthandler
 import multiprocessing as mp
 import os
 import signal
+import time
 import warnings
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch as th
 
 from sb3_pgx.core.worker_process import become_worker_process
+from sb3_pgx.experiments.number_format import duration
 from sb3_pgx.stages.guard import describe_end
 
 # One thread per process, as for PyTorch; and do not reserve most of a GPU's memory per process.
@@ -20,6 +22,7 @@ JAX_SETTINGS = {
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
+SECONDS_TO_WAIT = 0.2  # for messages
 SECONDS_TO_LEAVE = 5.0
 SECONDS_TO_TELL = 1.0
 STACK_BYTES = 2**16
@@ -32,12 +35,16 @@ class ProcessDied(RuntimeError):
     A process ended before it had done its work.
 
     :param sentence: how it ended, with the likely cause
-    :param stack: what its threads were executing when it crashed; empty if that is unknown
+    :param stack: what its threads were executing at that time; empty if that is unknown
     """
 
     def __init__(self, sentence: str, stack: str = ""):
         super().__init__(sentence)
         self.stack = stack
+
+
+class TimeLimitExceeded(ProcessDied):
+    """A process was ended because it took too long."""
 
 
 class ChildProcess:
@@ -82,20 +89,40 @@ class ChildProcess:
             self._process.join(SECONDS_TO_LEAVE)
             raise ProcessDied(_cause_of_death(self._process.exitcode), self._read_stack()) from None
 
-    def stack(self) -> str:
-        """Return what the threads of the process are executing; empty if that is unknown."""
-        if TELL_WHERE is None or self._process.pid is None or not self._process.is_alive():
-            return ""
-        os.kill(self._process.pid, TELL_WHERE)
-        self._process.join(SECONDS_TO_TELL)
-        return self._read_stack()
+    def receive_in_time(self, work: str, started: float, timeout: float | None) -> Any:
+        """
+        Wait for the next message and return it. Arguments are those of :meth:`check_time`.
+
+        :raises ProcessDied: the process has ended
+        :raises TimeLimitExceeded: the process was ended
+        """
+        while True:
+            self.check_time(work, started, timeout)
+            if wait([self.pipe], SECONDS_TO_WAIT):
+                return self.receive()
+
+    def check_time(self, work: str, started: float, timeout: float | None) -> None:
+        """
+        End the process if its work takes too long.
+
+        :param work: what it does, such as ``run``
+        :param started: when it began, on the clock ``time.monotonic``
+        :param timeout: seconds that it may take; ``None`` for any
+        :raises TimeLimitExceeded: the process was ended
+        """
+        if timeout is not None and time.monotonic() - started >= timeout:
+            stack = self._ask_for_stack()
+            self.close(kill=True)
+            raise TimeLimitExceeded(f"the {work} was ended because it took longer than {duration(timeout)}", stack)
 
     def close(self, kill: bool = False) -> None:
         """
-        End the process.
+        End the process, unless that has been done.
 
         :param kill: whether to kill it at once; otherwise it may take some seconds to leave by itself
         """
+        if self.pipe.closed:
+            return
         self.pipe.close()
         if kill:
             self._process.kill()
@@ -105,6 +132,13 @@ class ChildProcess:
             self._process.join()
         self._process.close()
         self._stack.close()
+
+    def _ask_for_stack(self) -> str:
+        if TELL_WHERE is None or self._process.pid is None or not self._process.is_alive():
+            return ""
+        os.kill(self._process.pid, TELL_WHERE)
+        self._process.join(SECONDS_TO_TELL)
+        return self._read_stack()
 
     def _read_stack(self) -> str:
         return os.read(self._stack.fileno(), STACK_BYTES).decode(errors="replace") if self._stack.poll() else ""

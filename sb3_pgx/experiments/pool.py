@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from sb3_pgx.core.files import write_text
-from sb3_pgx.experiments.child_process import ChildProcess, ProcessDied
-from sb3_pgx.experiments.number_format import duration
+from sb3_pgx.experiments.child_process import SECONDS_TO_WAIT, ChildProcess, ProcessDied, TimeLimitExceeded
 from sb3_pgx.experiments.progress import Progress
 from sb3_pgx.experiments.runs import RunProgress, RunResult, RunSpec, execute, failed
 
 OnResult = Callable[[RunResult], None]
 Runner = Callable[..., list[RunResult]]  # `run_all`, or a function with its arguments
-SECONDS_TO_WAIT = 0.2  # for messages
+RUN = "run"
 
 
 def run_all(
@@ -80,7 +79,7 @@ class _Run:
         self.result: RunResult | None = None
         self._process: ChildProcess | None = None
         try:
-            self._process = ChildProcess(_execute, spec)
+            self._process = ChildProcess(send_run, spec)
         except Exception as error:  # such as a class that another process cannot import
             self.result = failed(spec, error)
 
@@ -104,13 +103,12 @@ class _Run:
 
     def check_time(self) -> None:
         """Fail if the run takes too long."""
-        if self._timeout is None or self.result is not None or time.monotonic() - self._started < self._timeout:
+        if self._process is None or self.result is not None:
             return
-        assert self._process is not None
-        error = TimeoutError(f"the run was ended because it took longer than {duration(self._timeout)}")
-        self.result = failed(self._spec, error, self._process.stack())
-        self._process.close(kill=True)
-        self._process = None
+        try:
+            self._process.check_time(RUN, self._started, self._timeout)
+        except TimeLimitExceeded as error:
+            self.result = failed(self._spec, error, error.stack)
 
     def close(self, kill: bool = False) -> None:
         """End the process."""
@@ -177,8 +175,8 @@ def read_result(path: Path) -> RunResult:
         raise ValueError(f"{path} is incomplete, or not the file of a run") from None
 
 
-def _execute(pipe: Connection, spec: RunSpec) -> None:
-    """Execute a run, as the work of a process."""
+def send_run(pipe: Connection, spec: RunSpec) -> None:
+    """Execute a run, and send its progress and its result. This is the work of a process."""
 
     def report(progress: RunProgress) -> bool:
         pipe.send(progress)

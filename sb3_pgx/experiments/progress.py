@@ -16,6 +16,7 @@ from sb3_pgx.experiments.number_format import duration, quantity, thousands
 from sb3_pgx.experiments.runs import RunProgress
 
 FIRST_LINES, SHARE_OF_TIME = 30.0, 0.1  # seconds between lines in a log: 30, later a tenth of the time since the start
+SILENT_SECONDS = 60.0  # a job that reports nothing for so long may hang, and its line says so
 
 
 @dataclass
@@ -33,6 +34,12 @@ class Job:
     total: int
     started: float = field(default_factory=lambda: time.monotonic())
     so_far: RunProgress = field(default_factory=RunProgress)
+    reported: float = field(default_factory=lambda: time.monotonic())
+
+    def report(self, progress: RunProgress) -> None:
+        """Add what the job has done since its last report."""
+        self.so_far += progress
+        self.reported = time.monotonic()
 
     @property
     def seconds_left(self) -> float | None:
@@ -42,7 +49,11 @@ class Job:
         return (time.monotonic() - self.started) * max(self.total / self.so_far.steps - 1.0, 0.0)
 
     def cells(self) -> tuple[str, ...]:
-        """Return name, steps, speed, last return and time left in words."""
+        """Return name, steps, speed, last return and time left in words, and how long the job has been silent."""
+        silent = time.monotonic() - self.reported
+        return (*self._work(), f"no report for {duration(silent)}") if silent >= SILENT_SECONDS else self._work()
+
+    def _work(self) -> tuple[str, ...]:
         done = self.so_far
         if done.activity:
             return self.name, done.activity
@@ -126,7 +137,7 @@ class Progress(AbstractContextManager["Progress"]):
     def advance(self, key: Hashable, progress: RunProgress) -> None:
         """Say what a job has done since the last call. That it compiles is printed at once."""
         job = self._jobs[key]
-        job.so_far += progress
+        job.report(progress)
         if progress.activity and self._shown and self._live is None:
             print(f"{job.name}: {progress.activity}", flush=True)
 

@@ -1,13 +1,13 @@
 """Plays a random policy in a process of its own, because environments may end their process."""
 
 import sys
+import time
 from collections.abc import Mapping
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 
 from sb3_pgx.core.errors import type_and_text
 from sb3_pgx.experiments.child_process import ChildProcess, ProcessDied
 from sb3_pgx.experiments.normalized_scores import random_return
-from sb3_pgx.experiments.number_format import duration
 from sb3_pgx.settings.configs import RunConfig
 
 
@@ -26,9 +26,7 @@ def random_returns(configs: Mapping[str, RunConfig], timeout: float | None = Non
     process, played = ChildProcess(_play, dict(configs), fork="jax" not in sys.modules), dict[str, float]()
     try:
         for env_id in configs:
-            if not wait([process.pipe], timeout):
-                raise ValueError(_sentence(env_id, f"it has taken longer than {duration(timeout or 0)}"))
-            outcome = process.receive()
+            outcome = process.receive_in_time("process", time.monotonic(), timeout)
             if isinstance(outcome, str):
                 raise ValueError(_sentence(env_id, outcome))
             played[env_id] = outcome

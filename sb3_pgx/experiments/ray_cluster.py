@@ -7,16 +7,17 @@ Ray is imported only when a cluster is used.
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sb3_pgx.core.errors import one_line
 from sb3_pgx.core.optional_packages import require_extra
-from sb3_pgx.experiments.child_process import use_one_thread
-from sb3_pgx.experiments.pool import OnResult, Runner, keep_result
+from sb3_pgx.experiments.child_process import SECONDS_TO_WAIT, ChildProcess, ProcessDied, TimeLimitExceeded
+from sb3_pgx.experiments.pool import RUN, OnResult, Runner, keep_result, send_run
 from sb3_pgx.experiments.progress import Progress
-from sb3_pgx.experiments.runs import RunResult, RunSpec, execute, failed
+from sb3_pgx.experiments.runs import RunProgress, RunResult, RunSpec, failed
 
 ATTEMPTS = 3  # starts of a run before it counts as failed
 SECONDS_TO_ANSWER = 5.0
@@ -36,9 +37,10 @@ class UnsuitableCluster(ValueError):
 
 
 @contextlib.contextmanager
-def ray_runner(address: str, repeat_failed: bool = True) -> Iterator[Runner]:
+def ray_runner(address: str, repeat_failed: bool = True, timeout: float | None = None) -> Iterator[Runner]:
     """
-    Connect to a Ray cluster, and yield a runner that executes each run as a task with one processor and one torch thread.
+    Connect to a Ray cluster, and yield a runner that executes each run as a task with one processor, in a process of its own
+    with one torch thread.
 
     The runner's arguments are those of :func:`~sb3_pgx.experiments.pool.run_all`; Ray decides how many runs train at once.
     Results are written by this process, so the machines need no shared folder. A run whose process or machine dies is started
@@ -48,6 +50,7 @@ def ray_runner(address: str, repeat_failed: bool = True) -> Iterator[Runner]:
     :param address: ``host:port`` of the cluster's head, ``auto`` for the cluster that this machine belongs to, or ``local`` to
         start one on this machine
     :param repeat_failed: whether a run that raises an error starts again, too
+    :param timeout: seconds after which a run is ended and counts as failed, without another start; default: none
     :raises ImportError: Ray is not installed
     :raises ValueError: the address has another form
     :raises OSError: the cluster cannot be reached
@@ -61,7 +64,7 @@ def ray_runner(address: str, repeat_failed: bool = True) -> Iterator[Runner]:
     except Exception as error:  # Ray raises many types, for example if the cluster has another version of Python
         raise ConnectionError(f"the Ray cluster {address} cannot be used: {one_line(error)}") from None
     try:
-        yield _Tasks(ray, repeat_failed)
+        yield _Tasks(ray, repeat_failed, timeout)
     finally:
         ray.shutdown()  # ends the tasks that are left
 
@@ -83,10 +86,10 @@ def _check_answers(address: str) -> None:
 class _Tasks:
     """The runner of a connected cluster."""
 
-    def __init__(self, ray: Any, repeat_failed: bool):
-        self._ray = ray
-        retried = {"retry_exceptions": [RunFailed]} if repeat_failed else {}
-        self._task = ray.remote(_execute).options(num_cpus=1, max_retries=ATTEMPTS - 1, **retried)
+    def __init__(self, ray: Any, repeat_failed: bool, timeout: float | None):
+        self._ray, self._timeout = ray, timeout
+        repeated = [ProcessDied, RunFailed] if repeat_failed else [ProcessDied]
+        self._task = ray.remote(_execute).options(num_cpus=1, max_retries=ATTEMPTS - 1, retry_exceptions=repeated)
 
     def __call__(
         self,
@@ -97,16 +100,17 @@ class _Tasks:
         on_result: OnResult = lambda result: None,
     ) -> list[RunResult]:
         files = [None] * len(specs) if paths is None else paths
-        tasks = {self._task.remote(spec, spec.versions): index for index, spec in enumerate(specs)}
+        tasks = {self._task.remote(spec, spec.versions, self._timeout): index for index, spec in enumerate(specs)}
         results: dict[int, RunResult] = {}
         waiting = list(tasks)
         with Progress([spec.kind for spec in specs], None, shown=progress) as shown:
             while waiting:
-                (done,), waiting = self._ray.wait(waiting)
-                index = tasks[done]
-                results[index] = keep_result(self._outcome(done, specs[index]), files[index])
-                on_result(results[index])
-                shown.end(index)
+                done, waiting = self._ray.wait(waiting, timeout=SECONDS_TO_WAIT)
+                for task in done:
+                    index = tasks[task]
+                    results[index] = keep_result(self._outcome(task, specs[index]), files[index])
+                    on_result(results[index])
+                    shown.end(index)
                 shown.refresh()
         return [results[index] for index in range(len(specs))]
 
@@ -116,26 +120,46 @@ class _Tasks:
         except self._ray.exceptions.RayTaskError as error:  # the task raised, on the machine where it ran
             if isinstance(error.cause, RunFailed):
                 return error.cause.result
+            if isinstance(error.cause, ProcessDied):
+                return failed(spec, error.cause, error.cause.stack)
             if isinstance(error.cause, UnsuitableCluster):
                 raise error.cause from None
             raise UnsuitableCluster(
                 f"a machine of the cluster cannot execute runs: {one_line(error.cause)}; install the same packages everywhere"
             ) from None
         except self._ray.exceptions.RayError as error:
-            death = f"its process or its machine died {ATTEMPTS} times, or ran out of memory: {one_line(error)}"
+            death = f"its machine or Ray's process there died {ATTEMPTS} times, or ran out of memory: {one_line(error)}"
             return failed(spec, RuntimeError(death))
 
 
-def _execute(spec: RunSpec, expected: dict[str, str]) -> RunResult:
+def _execute(spec: RunSpec, expected: dict[str, str], timeout: float | None) -> RunResult:
     """Execute a run on a machine of the cluster."""
-    use_one_thread()
     if spec.versions != expected:
         here, there = (set(versions.items()) for versions in (spec.versions, expected))
         found, wanted = (", ".join(map(" ".join, sorted(side))) or "none" for side in (here - there, there - here))
         raise UnsuitableCluster(
             f"the machine {socket.gethostname()} of the cluster has {found} instead of {wanted}; install the same versions"
         )
-    result = execute(spec)
+    try:
+        result = _in_child_process(spec, timeout)
+    except TimeLimitExceeded as error:  # which would take as long again
+        return failed(spec, error, error.stack)
     if result.error is not None:
         raise RunFailed(result)
     return result
+
+
+def _in_child_process(spec: RunSpec, timeout: float | None) -> RunResult:
+    """
+    Execute a run in a process of its own.
+
+    :raises ProcessDied: the process has ended
+    :raises TimeLimitExceeded: the run took longer than ``timeout`` seconds
+    """
+    started, process = time.monotonic(), ChildProcess(send_run, spec)
+    try:
+        while isinstance(message := process.receive_in_time(RUN, started, timeout), RunProgress):
+            pass
+        return message
+    finally:
+        process.close(kill=True)

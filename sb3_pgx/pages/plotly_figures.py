@@ -18,6 +18,8 @@ from sb3_pgx.pages.charts import Dot, Dots, Level, Line, Lines, Panel, Points, S
 Figure = dict[str, Any]  # in JSON's types: "data" and "layout"
 HEIGHT, TEXT = 330, 15  # pixels of a panel with a y axis, and of a line of text
 WRAP = 34  # most characters of a line of text, so that a name fits on the screen of a telephone
+NAME, TITLE = 24, 30  # the same for names beside the axes, and for titles of axes
+SCREEN, LETTER, SYMBOL = 300, 7, 45  # pixels of a telephone's screen, of a letter, and of a line's symbol in the legend
 MANY_POINTS = 40  # lines with more points have no markers
 
 
@@ -35,7 +37,7 @@ def figure_of(panel: Panel) -> Figure:
 
 def _lines(panel: Lines) -> Figure:
     data = [trace for line in panel.lines for trace in _traces(line)]
-    y_axis = _axis(panel.y_title, type="log" if panel.log_y else "linear")
+    y_axis = _axis(panel.y_title, **({"type": "log", "exponentformat": "power"} if panel.log_y else {"type": "linear"}))
     if panel.y_range is not None:
         y_axis["range"] = [math.log10(y) for y in panel.y_range] if panel.log_y else [*panel.y_range]
     x_axis = _axis(panel.x_title)
@@ -49,8 +51,15 @@ def _lines(panel: Lines) -> Figure:
         band = {"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": low, "y1": high, "layer": "below"}
         shapes.append({**band, "fillcolor": "var(--healthy) 0.16", "line": {"width": 0}})
     notes = [_level_name(level, panel.log_y) for level in panel.levels]
-    layout = _layout(HEIGHT, x_axis, y_axis, showlegend=len(panel.lines) > 1)
+    names = [line.name for line in panel.lines] if len(panel.lines) > 1 else []
+    layout = _layout(HEIGHT + _height_of_legend(names), x_axis, y_axis, showlegend=bool(names))
     return {"data": data, "layout": {**layout, "shapes": shapes, "annotations": notes}}
+
+
+def _height_of_legend(names: list[str]) -> int:
+    """Return the pixels that a legend on the screen of a telephone needs beyond two lines of text."""
+    widths = [SYMBOL + LETTER * min(len(name), WRAP) for name in names]
+    return 20 * max(0, math.ceil(sum(widths) / SCREEN) - 2)
 
 
 def _traces(line: Line) -> list[Figure]:
@@ -94,7 +103,7 @@ def _level_name(level: Level, log_y: bool) -> Figure:
 def _dots(panel: Dots) -> Figure:
     data = [trace for place, dot in enumerate(panel.dots) for trace in _dot(dot, place)]
     y_axis = _axis("", showgrid=False, zeroline=False, fixedrange=True)
-    names = [_text(dot.name, WRAP // 2) for dot in panel.dots]
+    names = [_text(dot.name, NAME) for dot in panel.dots]
     row = TEXT * max(name.count("<br>") + 2 for name in names)
     y_axis |= {"tickvals": [*range(len(panel.dots))], "ticktext": names}
     y_axis["range"] = [len(panel.dots) - 0.5, -0.5]
@@ -143,7 +152,7 @@ def _scatter(panel: Scatter) -> Figure:
 
 def _axis(title: str, **more: Any) -> Figure:
     look = {"gridcolor": "var(--grid)", "zerolinecolor": "var(--grid)", "linecolor": "var(--soft)", "automargin": True}
-    return {**look, "title": {"text": title, "standoff": 8}, **more}
+    return {**look, "title": {"text": _text(title, TITLE), "standoff": 8}, **more}
 
 
 def _layout(height: int, x_axis: Figure, y_axis: Figure, showlegend: bool) -> Figure:

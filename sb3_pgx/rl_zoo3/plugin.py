@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import importlib
 import itertools
+import re
 import runpy
 import sys
 import warnings
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
@@ -27,7 +28,8 @@ from sb3_pgx.environments import EvalCallback
 from sb3_pgx.environments.evaluation import with_masks_of
 from sb3_pgx.registry import EVERY_ALGORITHM, RENAMED_IN_RL_ZOO3
 from sb3_pgx.rl_zoo3.arguments import LOGS, check_names, plain_amounts, read_names, without_modules
-from sb3_pgx.rl_zoo3.invalid_request import invalid_requests
+from sb3_pgx.rl_zoo3.invalid_request import InvalidRequest, invalid_requests
+from sb3_pgx.settings.configs import suggestion
 
 
 def register() -> None:
@@ -65,7 +67,7 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
     :param name: a key of :data:`COMMANDS`
     :param arguments: rl_zoo3's command-line arguments
     :raises InvalidRequest: the command cannot be run with these arguments
-    :raises SystemExit: rl_zoo3 showed its help, or does not know an option
+    :raises SystemExit: rl_zoo3 showed its help
     """
     command = COMMANDS[name]
     asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
@@ -78,7 +80,7 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
             asked = read_names(name, arguments)
             check_names(name, asked)
             arguments = without_modules(name, asked, arguments)
-    with _process_arguments([f"sb3-pgx {name}", *command.defaults, *arguments]):
+    with _process_arguments([f"sb3-pgx {name}", *command.defaults, *arguments]), _short_refusals():
         command.run()
 
 
@@ -89,6 +91,24 @@ def _process_arguments(arguments: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
+
+
+@contextlib.contextmanager
+def _short_refusals() -> Iterator[None]:
+    """Let rl_zoo3's parser refuse arguments in one sentence with the nearest options, without its usage of many lines."""
+
+    def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+        unknown = [word.partition("=")[0] for word in message.split() if word.startswith("-")]
+        options = re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", parser.format_usage())
+        hints = (suggestion(name, options) for name in unknown if name not in options)
+        raise InvalidRequest(f"{message}{next(filter(None, hints), '')} ({sys.argv[0]} -h shows the help)")
+
+    original = argparse.ArgumentParser.error
+    argparse.ArgumentParser.error = refuse  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        argparse.ArgumentParser.error = original  # type: ignore[method-assign]
 
 
 def _train() -> None:

@@ -56,12 +56,14 @@ class Task:
         train one after the other
     :param execute: trains and evaluates a run; its arguments and result are those of
         :func:`~sb3_pgx.experiments.runs.execute`
+    :param timeout: seconds after which the worker is ended; ``None`` for no limit
     """
 
     specs: tuple[RunSpec, ...]
     finished: dict[int, SeedResult]
     in_lock_step: bool
     execute: Callable[..., RunResult] = execute
+    timeout: float | None = None
 
 
 class TrialListener(Protocol):

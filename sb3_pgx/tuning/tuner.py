@@ -14,14 +14,13 @@ from sb3_pgx.tuning.study import open_study, reachable
 from sb3_pgx.tuning.study_report import StudySummary, summarize_study, write_study_report
 from sb3_pgx.tuning.trial_runs import Task
 from sb3_pgx.tuning.tuning_plan import Pruner, Sampler, TuningPlan, plan_tuning
-from sb3_pgx.tuning.worker_process import CurvePoint, Message, SeedDone, TaskEnded, Worker, receive_messages
+from sb3_pgx.tuning.worker_process import TRIAL, CurvePoint, Message, SeedDone, TaskEnded, Worker, receive_messages
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import Trial
 
 MakeWorker = Callable[[], Worker]
-TRIAL = "trial"
 
 
 def tune(
@@ -43,6 +42,7 @@ def tune(
     vec_env: str | None = None,
     force: bool = False,
     progress: bool = True,
+    timeout_per_trial: float | None = None,
 ) -> StudySummary:
     """
     Search for hyperparameters with Optuna, and write the best ones as a hyperparameter file, with pictures of the search.
@@ -77,6 +77,7 @@ def tune(
         hyperparameter file, or ``"dummy"``
     :param force: whether to delete an existing study of this name and start again
     :param progress: whether to show the running trials, and an estimate of the remaining time
+    :param timeout_per_trial: seconds after which a trial, with all its seeds, is ended and counts as failed; default: none
     :return: the trials, the best one, and the paths of the files
     :raises ValueError: a name is unknown, a number is out of range, or the existing study has other settings
     :raises OSError: the storage cannot be reached
@@ -100,6 +101,7 @@ def tune(
         configs,
         vec_env,
         force,
+        timeout_per_trial,
     )
     return run_tuning(plan, open_study(plan), progress)
 
@@ -278,4 +280,4 @@ def task_of(trial: "Trial", plan: TuningPlan) -> Task:
     hyperparameters = sample_params(plan.algorithm, trial, *around)
     trial.set_user_attr(trial_records.HYPERPARAMETERS, {name: repr(value) for name, value in hyperparameters.items()})
     specs = plan.specs(hyperparameters, f"trial {trial.number} of {plan.study_name}")
-    return Task(specs, trial_records.finished_seeds(trial), plan.in_lock_step)
+    return Task(specs, trial_records.finished_seeds(trial), plan.in_lock_step, timeout=plan.timeout_per_trial)

@@ -39,6 +39,7 @@ class TuningPlan:
     :param seconds_to_start: how long to wait for a machine that has created the study to store its settings
     :param lock_seconds: a lock of a journal file that is held for longer without a write belongs to a dead process
     :param dead_seconds: a machine that is silent for longer counts as dead; it must exceed differences between clocks
+    :param timeout_per_trial: as of :func:`~sb3_pgx.tuning.tuner.tune`
     """
 
     peer: Peer
@@ -61,6 +62,7 @@ class TuningPlan:
     seconds_to_start: float = 5.0
     lock_seconds: int = GRACE_SECONDS
     dead_seconds: float = DEAD_SECONDS
+    timeout_per_trial: float | None = None
 
     @property
     def algorithm(self) -> str:
@@ -150,6 +152,7 @@ def plan_tuning(
     configs: Path | str | None = None,
     vec_env: str | None = None,
     force: bool = False,
+    timeout_per_trial: float | None = None,
 ) -> TuningPlan:
     """
     Check everything that can be checked before training. Create nothing. Arguments and errors are those of
@@ -206,6 +209,7 @@ def plan_tuning(
         storage=storage or str(folder / "journal.log"),
         study_name=name,
         force=force,
+        timeout_per_trial=timeout_per_trial,
     )
     _check_report(plan)
     return plan

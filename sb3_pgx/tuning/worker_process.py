@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import TypeAlias
 
-from sb3_pgx.experiments.child_process import ChildProcess, ProcessDied
+from sb3_pgx.experiments.child_process import ChildProcess, ProcessDied, TimeLimitExceeded
 from sb3_pgx.experiments.runs import Interrupted, RunProgress
 from sb3_pgx.tuning.trial_runs import SeedResult, Task, describe_error, run_task
 
@@ -34,6 +34,7 @@ class TaskEnded:
     details: str = ""
 
 
+TRIAL = "trial"
 Message: TypeAlias = RunProgress | CurvePoint | SeedDone | TaskEnded
 
 
@@ -43,12 +44,14 @@ class Worker:
     def __init__(self) -> None:
         self._process: ChildProcess | None = None
         self._busy = False
+        self._started = 0.0
+        self._timeout: float | None = None
 
     def submit(self, task: Task) -> None:
         """Give a task to an idle worker."""
         if self._process is None:
             self._process = ChildProcess(serve)
-        self._busy = True
+        self._busy, self._started, self._timeout = True, time.monotonic(), task.timeout
         self._process.pipe.send(task)
 
     def answer(self, go_on: bool) -> None:
@@ -67,6 +70,17 @@ class Worker:
             self.close()
             return TaskEnded(str(death), death.stack)
 
+    def check_time(self) -> TaskEnded | None:
+        """End the process if its task takes too long, and return that as a message; otherwise return ``None``."""
+        if self._process is None or not self._busy:
+            return None
+        try:
+            self._process.check_time(TRIAL, self._started, self._timeout)
+        except TimeLimitExceeded as error:
+            self._process = None
+            return TaskEnded(str(error), error.stack)
+        return None
+
     @property
     def pipe(self) -> Connection:
         """The connection on which messages arrive."""
@@ -84,11 +98,16 @@ class Worker:
 
 
 def receive_messages(busy: list[Worker], seconds: float) -> Iterator[tuple[Worker, Message]]:
-    """Wait for messages, at most this many seconds. Yield at most one message per worker."""
+    """
+    Wait for messages, at most this many seconds. Yield one of each worker that has sent any. End tasks that take too long,
+    which is a message, too.
+    """
     ready = set(map(id, wait([worker.pipe for worker in busy], seconds)))
     for worker in busy:
         if id(worker.pipe) in ready:
             yield worker, worker.receive()
+        if (end := worker.check_time()) is not None:
+            yield worker, end
 
 
 def serve(pipe: Connection) -> None:

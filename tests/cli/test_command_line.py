@@ -34,6 +34,7 @@ def fails(capsys, *words):
             "argument --timesteps: '4z' is not a whole number: write it as 40000, 40k",
         ),
         ("compare --env A --algos b --timesteps 4 --timeout-per-run x", "--timeout-per-run: 'x' is not a duration"),
+        ("compare --env A --algos b --timestps 4", "sb3-pgx compare: --timestps is unknown; did you mean --timesteps?"),
         ("compare --algos b --timesteps 4", "the following arguments are required: --env"),
     ],
 )

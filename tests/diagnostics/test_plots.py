@@ -18,7 +18,7 @@ from support.witnessed_runs import OBSERVATIONS, AnySpace
 from sb3_pgx.cli import main
 from sb3_pgx.core.optional_packages import install_command
 from sb3_pgx.diagnostics import METRICS, Above, DiagnosticsCallback, Rule
-from sb3_pgx.diagnostics.panels import THEMES
+from sb3_pgx.diagnostics.panels import LOG_SPAN, THEMES, panels_of
 from sb3_pgx.diagnostics.plots import plot_folder
 from sb3_pgx.diagnostics.progress_file import read_progress
 from sb3_pgx.diagnostics.rules import apply_rules
@@ -55,6 +55,20 @@ def test_a_log_of_sb3_alone_is_read_under_the_same_names(tmp_path):
     assert steps == [64, 128, 128]
     np.testing.assert_array_equal(series["approx_kl"], [math.nan, 0.02, 0.03])
     np.testing.assert_array_equal(series["training_return"], [1.5, 2.5, math.nan])
+
+
+def test_a_logarithmic_axis_shows_the_alarm_line_and_leaves_out_what_is_practically_zero():
+    rule = Rule("r", "kl_max", Above(0.1), "s", "m")
+    families = [family for theme in THEMES.values() for family in theme if "kl_max" in family.metrics]
+
+    def panel_of(kl):
+        series = {"kl_max": kl}
+        (panel,) = panels_of(families, [1, 2, 3], series, apply_rules((rule,), series))
+        return panel
+
+    (low, high), wide = panel_of([1e-15, 0.5, 2.0]).y_range, panel_of([1e-15, 0.5, 2.0]).log_y
+    assert wide and low < 2.0 / LOG_SPAN < 10 * low and low < 0.1 < 2.0 < high
+    assert panel_of([1e-4, 0.5, 2.0]).y_range[0] < 1e-4 and not panel_of([1.0, 0.5, 2.0]).log_y
 
 
 def test_rules_apply_to_a_log_as_during_the_run():

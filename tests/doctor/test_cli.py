@@ -1,6 +1,7 @@
 """The command ``sb3-pgx doctor``: exit codes, output, and one sentence per user error."""
 
 import ctypes
+import time
 
 import gymnasium as gym
 import pytest
@@ -47,6 +48,17 @@ def test_an_environment_that_ends_its_process_is_a_fault_with_the_place(register
     printed = capsys.readouterr().out
     assert "fault    environment_raises: its process was ended by SIGSEGV: compiled code in it crashed" in printed
     assert "string_at" in printed
+
+
+def test_an_environment_that_hangs_is_a_fault_with_the_place(registered, capsys):
+    class Hangs(faulty.Sound):
+        def step(self, action):
+            time.sleep(1e6)
+
+    assert main(["doctor", "env", registered(Hangs), "--timeout", "1"]) == 1
+    printed = capsys.readouterr().out
+    assert "fault    takes_too_long: the examination was ended because it took longer than 1 s" in printed
+    assert "test_cli.py" in printed.partition("Current thread")[2]
 
 
 @pytest.mark.parametrize("env, line", [(faulty.RewardNaN, "fault    reward_not"), (faulty.Large, "warning  large_obs")])

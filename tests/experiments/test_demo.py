@@ -4,8 +4,11 @@ import pytest
 
 from sb3_pgx.diagnostics import Above, Rule
 from sb3_pgx.diagnostics.rules import RuleState
-from sb3_pgx.experiments.demo import baseline, finding, same_curve, show
+from sb3_pgx.experiments.demo import BASELINE, ENV, OURS, PLAIN, THEIRS, baseline, finding, same_curve, show
+from sb3_pgx.experiments.design import ComparisonDesign
 from sb3_pgx.experiments.pool import run_here
+
+DESIGN = ComparisonDesign((ENV,), (THEIRS, OURS, PLAIN, BASELINE), (0, 1, 2), 1000)
 
 
 def test_the_findings_are_those_of_the_runs(result):
@@ -13,18 +16,25 @@ def test_the_findings_are_those_of_the_runs(result):
         return result(label, seed, curve_steps=[1, 2], curve_returns=curve, returns=[curve[-1]], training_seconds=seconds)
 
     runs = [
-        one("sb3:ppo", 0, [1.0, 2.0], 30.0),
-        one("sb3:ppo", 1, [1.0, 2.0], 50.0),
-        one("ppo", 0, [1.0, 2.0], 9.0),
-        one("ppo", 1, [1.0, 3.0], 11.0),
-        one("reinforce", 0, [1.0, 40.0], 1.0),
-        one("reinforce_baseline", 0, [1.0, 70.0], 1.0),
+        one(THEIRS, 0, [1.0, 2.0], 30.0),
+        one(THEIRS, 1, [1.0, 2.0], 50.0),
+        one(OURS, 0, [1.0, 2.0], 9.0),
+        one(OURS, 1, [1.0, 3.0], 11.0),
+        one(PLAIN, 0, [1.0, 40.0], 1.0),
+        one(BASELINE, 0, [1.0, 70.0], 1.0),
     ]
-    assert "the first 1 evaluations of ppo equal those of sb3:ppo to the last digit; later ones differ" in same_curve(runs)
-    assert "the first 2 evaluations of ppo equal those of sb3:ppo to the last digit, which is all" in same_curve(runs[::2])
+    equal = f"evaluations of {OURS} equal those of {THEIRS} to the last digit"
+    assert f"in less time: on the same seeds, the first 1 of 2 {equal}; later" in same_curve(runs)
+    assert f"all 2 {equal}. A" in same_curve(runs[::2])
     assert "10.0 s instead of 40.0 s" in same_curve(runs)
-    assert "mean return of 40, and with a learned baseline of 70" in baseline(runs)
-    assert same_curve(runs[:2]) == "" == baseline(runs[:5])
+    few = baseline(runs, DESIGN)
+    assert "return of 40 (seeds: 40), and with a learned baseline of 70 (seeds: 70). So few runs do not decide" in few
+    more = [one(label, s, [1.0, end + s], 1.0) for label, end in ((PLAIN, 40.0), (BASELINE, 70.0)) for s in (0, 1, 2)]
+    assert baseline(more, DESIGN).endswith(
+        "REINFORCE ends with a mean return of 41 (seeds: 40, 41, 42), and with a learned baseline of 71 (seeds: 70, 71, 72)."
+    )
+    assert "in less time" not in same_curve([runs[0], one(OURS, 0, [1.0, 2.0], 31.0)])
+    assert same_curve(runs[:2]) == "" == baseline(runs[:5], DESIGN)
     states = [
         RuleState(Rule(name, "kl", Above(1), "meaning", "remedy"), judged=9, alarms=n) for name, n in (("a", 2), ("b", 5))
     ]
@@ -36,9 +46,5 @@ def test_the_report_opens_with_the_findings(tmp_path):
     found = show(tmp_path / "out", timesteps=400, seeds=1, progress=False, runner=run_here)
     opening = found.report.partition("## CartPole-v1")[0]
     assert "## What you see" in opening and "![The run with learning_rate=0.05" in opening
-    assert (
-        "The same curve in less time" in opening
-        and "A baseline lowers" in opening
-        and "A finding of the health check" in opening
-    )
+    assert "The same curve" in opening and "A baseline lowers" in opening and "A finding of the health check" in opening
     assert (tmp_path / "out" / "finding.png").exists() and "finding" in found.brief

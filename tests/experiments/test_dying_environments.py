@@ -45,7 +45,10 @@ def test_an_environment_that_random_actions_end_is_named_before_any_training(tmp
 def test_random_actions_that_hang_are_given_up_in_time(tmp_path, capsys):
     hanging = [*comparison(tmp_path / "out", ENVIRONMENTS[0], ENVIRONMENTS[3]), "--timeout-per-run", "2"]
     assert main(hanging) == 2
-    assert f"random actions in {ENVIRONMENTS[3]} have no return: it has taken longer than 2 s" in capsys.readouterr().err
+    assert (
+        f"random actions in {ENVIRONMENTS[3]} have no return: the process was ended because it took longer than 2 s"
+        in capsys.readouterr().err
+    )
 
 
 def test_ctrl_c_says_what_is_kept_and_how_to_resume(tmp_path):

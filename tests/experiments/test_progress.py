@@ -65,7 +65,9 @@ def test_a_log_gets_a_line_per_job_and_a_total_from_time_to_time_and_compiling_a
         assert printed()[1] == "  ppo on A, seed 0, 40 000 steps, plays the final episodes"
         shown.end(0)
         clock.now = 1000 + 3600.0
-        assert printed()[0].startswith("1 of 3 runs in 60 min")
+        total, silent = printed()
+        assert total.startswith("1 of 3 runs in 60 min")
+        assert silent == "  ppo on A, seed 1, starts, no report for 60 min"
         clock.now += FIRST_LINES
         assert printed() == [], "lines become rarer"
 

@@ -64,9 +64,10 @@ def plan_faults(folder, **faults):
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_only_its_own_run_and_the_results_are_those_of_one_process(cluster, tmp_path):
     address, folder = cluster
-    plan_faults(folder, seed1=("kill", 1))
+    plan_faults(folder, seed1=("kill parent", 1))
     assert main([*comparison_into(tmp_path / "out", seeds=3, env=ENV), "--ray", address]) == 0
     assert Counter(starts(folder)) == {0: 1, 1: 2, 2: 1}
     assert compare_here(comparison_into(tmp_path / "here", seeds=3, env=ENV)) == 0
@@ -84,13 +85,25 @@ def test_a_run_that_keeps_failing_is_reported_and_the_same_command_repeats_it_al
     assert Counter(starts(folder)) == {0: 1, 1: ATTEMPTS, 2: ATTEMPTS}
     printed = capsys.readouterr().out
     assert "2 runs failed and have no return. Run the same command with --retry-failed to repeat them." in printed
-    assert f"seed 1: RuntimeError: its process or its machine died {ATTEMPTS} times" in printed
+    assert "seed 1: ProcessDied: its process was ended by SIGKILL" in printed
     assert "seed 2: RuntimeError: the power supply is broken" in printed
     errors = [read_result(path).error for path in sorted(tmp_path.rglob("*-seed*.json"))]
     assert errors[0] is None and all(errors[1:])
     plan_faults(folder)
     assert main([*command, "--retry-failed"]) == 0
     assert sorted(starts(folder)) == [1, 2]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_run_that_hangs_is_ended_in_time_and_starts_once(cluster, tmp_path):
+    address, folder = cluster
+    plan_faults(folder, seed1=("hang", 99))
+    command = [*comparison_into(tmp_path, seeds=2, env=ENV), "--ray", address, "--timeout-per-run", "60"]
+    assert main(command) == 1
+    healthy, hung = (read_result(path) for path in sorted(tmp_path.rglob("*-seed*.json")))
+    assert healthy.error is None and hung.error == "TimeLimitExceeded: the run was ended because it took longer than 60 s"
+    assert "fragile_environment.py" in hung.traceback and Counter(starts(folder)) == {0: 1, 1: 1}
 
 
 @needs_ray

@@ -104,6 +104,20 @@ def test_table_has_a_row_for_each_algorithm(results):
     ]
 
 
+def test_algorithms_with_the_highest_mean_are_named_together(result):
+    curves = {"a": [1.0, 9.0], "b": [2.0, 9.0], "c": [1.0, 5.0]}
+    runs = [
+        result(label, seed, returns=[curve[-1] - (label == "c") * seed], curve_steps=[1, 2], curve_returns=curve)
+        for label, curve in curves.items()
+        for seed in (0, 1)
+    ]
+    design = ComparisonDesign(("CartPole-v1",), ("a", "b", "c"), (0, 1), 1000)
+    opening = compose(analyse(runs, design), runs, design, {}).summary
+    assert opening == (
+        "a and b end with the highest mean return: 9.0. With 2 seeds it is undecided whether a is better than c."
+    )
+
+
 def test_failed_runs_are_told_with_their_sentence(results):
     text = report(results, DESIGN)
     assert "1 run failed" in text and "- sb3:bad on CartPole-v1, seed 1: ValueError: Invalid learning rate: -1" in text

@@ -219,7 +219,7 @@ def test_runs_whose_processes_end_or_hang_fail_alone_and_say_where(tmp_path):
     assert exited.error.startswith("ProcessDied: its process has ended with exit code 9: something in it called exit")
     assert [json.loads(path.read_text())["error"] for path in paths] == [crashed.error, None, exited.error]
     (hung,) = pool.run_all([spec(Hangs)], progress=False, timeout=2)
-    assert hung.error == "TimeoutError: the run was ended because it took longer than 2 s"
+    assert hung.error == "TimeLimitExceeded: the run was ended because it took longer than 2 s"
 
 
 def test_a_worker_ends_when_the_comparison_that_started_it_is_gone():

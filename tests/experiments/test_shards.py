@@ -176,7 +176,6 @@ def test_a_report_of_environments_and_algorithms_without_any_run_is_written(tmp_
         (["--workers", "2", "--ray", "auto"], "--workers is for this machine"),
         (["--report-only", "--ray", "auto"], "--report-only trains nothing, so it cannot be combined with --ray"),
         (["--report-only", "--shard", "1/2"], "--report-only trains nothing, so it cannot be combined with --shard"),
-        (["--timeout-per-run", "9", "--ray", "auto"], "--timeout-per-run is for this machine"),
         (["--report-only", "--retry-failed"], "--report-only trains nothing, so it cannot be combined with --retry-failed"),
         (["--report-only", "--force"], "--report-only trains nothing, so it cannot be combined with --force"),
         (["--report-only"], "out holds no run of this comparison"),

@@ -15,7 +15,7 @@ LONG = "reinforce_baseline[gae_lambda=0.95, learning_rate=0.001, max_grad_norm=0
 X = [1, 2, 3]
 PANELS = (
     Lines(
-        "curves", "steps", "return",
+        "curves", "seconds of training per run, on one thread each", "fraction of all runs with a return above it",
         (
             Line(LONG, X, [1.0, 3.0, 2.0], Look(0), [0, 1, 1], [2, 4, 3], ((X, [1, 2, 1]), (X, [1, 4, 3]))),
             Line("b", X, [1.0, 3.0, 2.0], Look(1)),
@@ -31,10 +31,16 @@ SORTED = """
     [...document.querySelectorAll("tbody tr")].map((row) => row.cells[0].textContent).join("");
   const orders = [names()];
   for (let i = 0; i < 2; i++) { header.click(); orders.push(names()); }
+  const isCut = (text) => {
+    const inner = text.getBoundingClientRect(), outer = text.closest("svg").getBoundingClientRect();
+    return inner.left < outer.left - 1 || inner.right > outer.right + 1 || inner.top < outer.top - 1 ||
+      inner.bottom > outer.bottom + 1;
+  };
+  const cut = [...document.querySelectorAll(".plot text")].filter(isCut).map((text) => text.textContent);
   const wide = [...document.querySelectorAll("body *")].filter((item) => item.getBoundingClientRect().right > innerWidth + 1);
   return [orders, [...document.querySelectorAll(".plot")].map((plot) => plot.querySelectorAll(".scatterlayer .trace").length),
     document.documentElement.scrollWidth, wide.map((item) => item.tagName + "." + (item.getAttribute("class") || "")),
-    getComputedStyle(document.body).backgroundColor];
+    getComputedStyle(document.body).backgroundColor, cut];
 """
 
 
@@ -49,16 +55,16 @@ def page(tmp_path_factory):
 
 
 def test_charts_are_drawn_and_tables_sort_by_number(page):
-    (orders, traces, *_, background), seen, console = examine(page, SORTED)
-    assert console == []
+    (orders, traces, _, _, background, cut), seen, console = examine(page, SORTED)
+    assert console == [] and cut == []
     assert orders == ["xyz", "zxy", "yxz"]
     assert traces == [5, 3, 1]  # band, two seeds and two lines; an interval and two dots; the points
     assert background == "rgb(255, 255, 255)" and all(pixels_of(seen, color) > 50 for color in COLORS[:2])
 
 
 def test_on_a_telephone_nothing_is_cut_off_and_a_dark_page_is_dark(page):
-    (_, traces, width, wide, background), seen, console = examine(page, SORTED, width=390, dark=True)
+    (_, traces, width, wide, background, cut), seen, console = examine(page, SORTED, width=390, dark=True)
     assert console == [] and traces == [5, 3, 1]
-    assert width <= 390 and wide == []
+    assert width <= 390 and wide == cut == []
     assert background == "rgb(20, 23, 27)" and pixels_of(seen, "#14171b") > 0.5 * seen.shape[0] * seen.shape[1]
     assert all(pixels_of(seen, color) > 50 for color in DARK_COLORS[:2])

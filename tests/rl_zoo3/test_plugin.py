@@ -93,6 +93,7 @@ COMMANDS = {
 }
 REFUSED = {
     "train --algo ppoo": r"algorithm 'ppoo' is unknown; did you mean 'ppo'",
+    "train --algo ppo --envv CartPole-v1": r"unrecognized arguments: --envv CartPole-v1; did you mean '--env'",
     "train --algo sb3:ppo": r"algorithm 'sb3:ppo' is unknown; did you mean 'sb3_ppo'",
     "train --env CartPol-v1": r"environment 'CartPol-v1' is unknown: did you mean 'CartPole-v1'",
     "train --env some_package:Env-v0": r"environment some_package:Env-v0: module some_package cannot be imported",

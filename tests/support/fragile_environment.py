@@ -1,8 +1,12 @@
-"""An environment that kills its process, or raises, as often as a file says. It records each start of a run."""
+"""
+An environment that kills its process or the parent of that, hangs, or raises, as often as a file says. It records each start
+of a run.
+"""
 
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import gymnasium
@@ -27,8 +31,10 @@ class Fragile(CartPoleEnv):
             file.write(f"{seed}\n")
         kind, times = json.loads((folder / FAULTS).read_text()).get(str(seed), ("", 0))
         if starts(folder).count(seed) <= times:
-            if kind == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
+            if kind in ("kill", "kill parent"):
+                os.kill(os.getpid() if kind == "kill" else os.getppid(), signal.SIGKILL)
+            if kind in ("hang", "kill parent"):
+                time.sleep(1e6)
             raise RuntimeError("the power supply is broken")
 
 

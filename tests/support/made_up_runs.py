@@ -30,6 +30,9 @@ class ThreadWorker:
     def receive(self):
         return self.pipe.recv()
 
+    def check_time(self):
+        return None
+
     def close(self):
         if self.pipe is not None:
             self.pipe.close()  # the thread ends when it says or asks something

@@ -1,5 +1,6 @@
 """The command with real worker processes, killed and started again."""
 
+import ctypes
 import multiprocessing as mp
 import os
 import sys
@@ -16,11 +17,11 @@ from sb3_pgx.experiments.runs import FINAL_SEEDS, SEED_STRIDE
 from sb3_pgx.tuning.worker_process import TaskEnded, Worker, receive_messages
 
 ENV = "test_processes:OneStep-v0"
-LOG = "ONE_STEP_LOG"
+LOG, FAULTS = "ONE_STEP_LOG", "ONE_STEP_FAULTS"
 
 
 class OneStep(gym.Env):
-    """Episodes of one step with return 1. Writes a line per seed, and kills its process if a file tells it to."""
+    """Episodes of one step with return 1. Writes a line per seed, and crashes or hangs if a file tells it to."""
 
     observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
     action_space = gym.spaces.Discrete(2)
@@ -30,7 +31,17 @@ class OneStep(gym.Env):
         if seed is not None and LOG in os.environ:
             with Path(os.environ[LOG]).open("a") as file:
                 file.write(f"{seed}\n")
+        if seed == 100 * SEED_STRIDE and FAULTS in os.environ:  # the run of seed 100 begins
+            self._begin_with(Path(os.environ[FAULTS]))
         return np.zeros(1, np.float32), {}
+
+    def _begin_with(self, faults):
+        fault, *others = faults.read_text().split()
+        faults.write_text(" ".join(others))
+        if fault == "crash":
+            ctypes.string_at(0)
+        elif fault == "hang":
+            time.sleep(1e6)
 
     def step(self, action):
         time.sleep(float(os.environ.get("ONE_STEP_SECONDS", 0)))
@@ -80,7 +91,21 @@ def test_a_command_that_is_killed_goes_on_where_it_was(tmp_path, evaluated, monk
     optuna.logging.set_verbosity(optuna.logging.INFO)
 
 
-def test_the_death_of_a_process_is_a_failure_with_its_reason_and_one_that_has_nothing_to_do_leaves_by_itself():
+@pytest.mark.slow
+def test_a_crash_and_a_hanging_environment_cost_only_their_own_trials(tmp_path, evaluated, monkeypatch, capsys):
+    (tmp_path / "faults").write_text("crash hang none")
+    monkeypatch.setenv(FAULTS, str(tmp_path / "faults"))
+    command = ["tune", "--algo", "a2c", "--env", ENV, "--trials", "3", "--seeds", "1", "--timesteps", "400", "--workers", "1"]
+    command += ["--eval-episodes", "2", "--output", str(tmp_path / "out"), "--timeout-per-trial", "30"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "trial 0: failed: its process was ended by SIGSEGV" in printed
+    assert "trial 1: failed: the trial was ended because it took longer than 30 s" in printed
+    assert "3 trials: 1 finished, 2 failed." in printed and (tmp_path / "out" / "best" / "a2c.yml").exists()
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+
+
+def test_the_end_of_a_process_is_a_failure_with_its_reason_and_one_that_has_nothing_to_do_leaves_by_itself():
     """A worker that exits on its own releases system resources such as semaphores."""
     before = {*mp.active_children()}
     worker = Worker()
@@ -91,6 +116,10 @@ def test_the_death_of_a_process_is_a_failure_with_its_reason_and_one_that_has_no
             isinstance(answer, TaskEnded)
             and "its process has ended with exit code 7: something in it called exit" in answer.reason
         )
+        assert {*mp.active_children()} <= before
+        worker.submit(Hangs())
+        (answer,) = [message for _, message in receive_messages([worker], seconds=0.2)]
+        assert answer.reason == "the trial was ended because it took longer than 0 s"
         assert {*mp.active_children()} <= before
         worker.submit(Fails())  # to a new process
         (answer,) = [message for _, message in receive_messages([worker], seconds=120)]
@@ -105,9 +134,22 @@ def test_the_death_of_a_process_is_a_failure_with_its_reason_and_one_that_has_no
 class Fails:
     """A task without runs."""
 
+    timeout = None
+
+
+class Hangs:
+    """A task that the process that unpickles it never begins."""
+
+    timeout = 0.1  # seconds, in which no process starts
+
+    def __reduce__(self):
+        return time.sleep, (1e6,)
+
 
 class Dies:
     """A task that kills the process that unpickles it."""
+
+    timeout = None
 
     def __reduce__(self):
         return os._exit, (7,)

@@ -82,10 +82,8 @@ def _sample_efficiency(analysis: Analysis, design: ComparisonDesign) -> list[Pan
 
 
 def _wall_clock(analysis: Analysis, design: ComparisonDesign) -> list[Panel]:
-    at_a_time = "" if design.workers is None else f", {quantity(design.workers, 'run')} at a time"
     longest = max((float(a.by_seconds.x[-1]) for a in analysis.aggregates if a.by_seconds is not None), default=None)
-    x_title = f"seconds of training per run, one thread each{at_a_time}"
-    return [_over(analysis, design, "Wall-clock efficiency", x_title, lambda a: a.by_seconds, longest)]
+    return [_over(analysis, design, "Wall-clock efficiency", "seconds of training per run", lambda a: a.by_seconds, longest)]
 
 
 def _over(
@@ -98,7 +96,7 @@ def _over(
 ) -> Lines:
     found = [(a.label, line) for a in analysis.aggregates if (line := band(a)) is not None]
     lines = tuple(_line(line, label, analysis, design) for label, line in found)
-    return Lines(title, x_title, f"interquartile mean of the {_score(design)}", lines, x_end=x_end)
+    return Lines(title, x_title, f"{_score(design)} (interquartile mean)", lines, x_end=x_end)
 
 
 def _line(band: Band, label: str, analysis: Analysis, design: ComparisonDesign) -> Line:

@@ -11,9 +11,10 @@ def summary(analysis: Analysis, design: ComparisonDesign) -> str:
     means, what = _means(analysis, design)
     if len(means) < 2:
         return _alone(analysis, design)
-    best = max(means, key=means.__getitem__)
-    value = f"{means[best]:.{2 if design.scored else 1}f}"
-    sentence = f"{best} ends with the highest {what}: {value}."
+    highest = max(means.values())
+    best = [label for label, mean in means.items() if mean == highest and label not in analysis.identical]
+    value = f"{highest:.{2 if design.scored else 1}f}"
+    sentence = f"{_listed(best)} {'ends' if len(best) == 1 else 'end'} with the highest {what}: {value}."
     return " ".join([sentence, *_twins(analysis), *_verdicts(best, analysis, design)])
 
 
@@ -57,13 +58,19 @@ def _faster(label: str, twin: str, analysis: Analysis) -> str:
     return f"{took}: {slow.seconds / fast.seconds:.1f} times as long"
 
 
-def _verdicts(best: str, analysis: Analysis, design: ComparisonDesign) -> list[str]:
-    """Return sentences on the best algorithm and each other one that is not identical to it or to an earlier one."""
+def _verdicts(equals: list[str], analysis: Analysis, design: ComparisonDesign) -> list[str]:
+    """
+    Return sentences on the first of the best algorithms, which have the same mean, and each other one that is not identical to
+    an earlier one.
+    """
+    best = equals[0]
     others: dict[str, list[str]] = {BETTER: [], EQUIVALENT: [], UNDECIDED: []}
     for pair in analysis.pairs:
         other = pair.second if pair.first == best else pair.first
-        if best in (pair.first, pair.second) and other not in analysis.identical and analysis.identical.get(best) != other:
-            others.setdefault(pair.verdict.verdict if pair.first == best else _turned(pair), []).append(other)
+        if best in (pair.first, pair.second) and other not in analysis.identical:
+            verdict = pair.verdict.verdict if pair.first == best else _turned(pair)
+            if verdict != UNDECIDED or other not in equals:
+                others.setdefault(verdict, []).append(other)
     sentences = []
     if others[BETTER]:
         sentences.append(f"{best} is better than {_listed(others[BETTER])}.")
