@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch as th
 from claim_tables import (
@@ -24,7 +25,7 @@ from support.logged_metrics import table as logged_table
 from support.planted_faults import FAULTS
 
 from benchmarks import coverage
-from benchmarks.speed import short_runs, startup, summary
+from benchmarks.speed import a3c, scaling, short_runs, startup, summary
 from benchmarks.speed.report import markdown
 from benchmarks.speed.results import read_results
 from sb3_pgx.diagnostics import METRICS
@@ -99,19 +100,9 @@ def speed_tables(file: Path = summary.FILE) -> str:
     return markdown(read_results(file)) if file.is_file() else section("speed")
 
 
-def short_runs_table(file: Path = short_runs.FILE) -> str:
-    """What ``python -m benchmarks.speed.short_runs`` measured last; as it stands if it has not."""
-    return short_runs.markdown(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else section("short runs")
-
-
-def startup_table(file: Path = startup.FILE) -> str:
-    """What ``python -m benchmarks.speed.startup`` measured last; as it stands if it has not."""
-    return startup.markdown(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else section("startup")
-
-
-def coverage_table(file: Path = coverage.FILE) -> str:
-    """What ``python -m benchmarks.coverage --write`` measured last."""
-    return coverage.markdown(json.loads(file.read_text(encoding="utf-8")))
+def record_table(benchmark: Any) -> str:
+    """What the command of a module of ``benchmarks`` measured last."""
+    return str(benchmark.markdown(json.loads(benchmark.FILE.read_text(encoding="utf-8"))))
 
 
 def metrics_table() -> str:
@@ -143,16 +134,18 @@ GENERATED: dict[str, Callable[[], str]] = {
     "capabilities": table,
     "claims": claims_table,
     "configs": configs_table,
-    "coverage": coverage_table,
+    "coverage": partial(record_table, coverage),
     "faults": faults_table,
     "logged": logged_table,
     "metrics": metrics_table,
     "mujoco": mujoco_table,
-    "short runs": short_runs_table,
+    "scaling": partial(record_table, scaling),
+    "short runs": partial(record_table, short_runs),
     "speed": speed_tables,
     "speed in short": summary.markdown,
-    "startup": startup_table,
+    "startup": partial(record_table, startup),
     "variance": variance_sentence,
+    "workers of a3c": partial(record_table, a3c),
     **{f"results of {name}": partial(algorithm_results, name) for name in ALGORITHMS},
     **{f"metrics of {name}": partial(algorithm_logs, name) for name in ALGORITHMS},
 }

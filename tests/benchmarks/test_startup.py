@@ -54,13 +54,6 @@ def test_the_table_has_medians_with_their_range():
     )
 
 
-def test_the_table_is_made_from_the_file_and_left_alone_without_it(tmp_path):
-    file = tmp_path / "startup.json"
-    assert generated_sections.startup_table(file) == generated_sections.section("startup")
-    file.write_text(json.dumps({"trpo": ENTRY}))
-    assert generated_sections.startup_table(file).splitlines()[-1] == ROW
-
-
 def test_the_published_table_is_what_was_measured():
     assert generated_sections.section("startup") == generated_sections.GENERATED["startup"](), "run `make table`"
 
