@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import gymnasium as gym
@@ -177,7 +178,8 @@ class Run:
             listener.bind(("127.0.0.1", 0))
             port = listener.getsockname()[1]
         common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
-        self._told, self._processes = [], []
+        self._told: list[Connection] = []
+        self._processes: list[BaseProcess] = []
         for rank in range(size):
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=train, args=(name, folder, theirs, {**common, "RANK": str(rank)}))
