@@ -20,6 +20,7 @@ from sb3_pgx.diagnostics.rules import RuleState
 from sb3_pgx.experiments.analysis import analyse
 from sb3_pgx.experiments.comparison import Comparison, plan_comparison, report_runs, run_share
 from sb3_pgx.experiments.design import ComparisonDesign
+from sb3_pgx.experiments.number_format import thousands
 from sb3_pgx.experiments.pool import Runner, run_all
 from sb3_pgx.experiments.report.charts import compose_charts
 from sb3_pgx.experiments.runs import RunResult
@@ -81,14 +82,17 @@ def same_curve(results: Sequence[RunResult]) -> str:
     pairs = [(theirs[seed], ours[seed]) for seed in theirs if seed in ours]
     if not pairs:
         return ""
-    n_points, equal = len(pairs[0][1].curve_steps), min(_equal_points(*pair) for pair in pairs)
+    steps, equal = pairs[0][1].curve_steps, min(_equal_points(*pair) for pair in pairs)
     seconds = [sum(run.training_seconds for run in runs) / len(pairs) for runs in zip(*pairs, strict=True)]
     title = "The same curve in less time" if seconds[1] < seconds[0] else "The same curve"
-    first = f"all {n_points}" if equal == n_points else f"the first {equal} of {n_points}"
-    later = "" if equal == n_points else "; later ones may differ because its operations round in another order"
+    agreement = (
+        f"in all {len(steps)} evaluations"
+        if equal == len(steps)
+        else f"up to step {thousands([0, *steps][equal])}; later ones may differ because operations round in another order"
+    )
     return (
-        f"{title}: on the same seeds, {first} evaluations of {OURS} equal those of {THEIRS} to the last digit{later}. A run "
-        f"took {seconds[1]:.1f} s instead of {seconds[0]:.1f} s."
+        f"{title}: on the same seeds, evaluations of {OURS} and {THEIRS} agree to the last digit {agreement}. A run took "
+        f"{seconds[1]:.1f} s instead of {seconds[0]:.1f} s."
     )
 
 

@@ -4,6 +4,7 @@ are used and checked, and the algorithms read schedules themselves.
 """
 
 import dataclasses
+import errno
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from stable_baselines3.common.callbacks import CheckpointCallback as SB3Checkpoi
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.checkpoints import CheckpointCallback, newest_checkpoint
-from sb3_pgx.core.files import claimed_folder
+from sb3_pgx.core.files import cannot_write, claimed_folder
 from sb3_pgx.environments import EvalCallback, make_vec_env
 from sb3_pgx.registry import ALGORITHMS, EVERY_ALGORITHM, OFF_POLICY, RENAMED_IN_RL_ZOO3
 from sb3_pgx.rl_zoo3.episode_log import LoggedVectorEnv, with_all_ends
@@ -94,7 +95,12 @@ class PgxExperimentManager(ExperimentManager):
                 check_expressions(Path(self.config), self.env_name.gym_id)
             if self.algo in EVERY_ALGORITHM:
                 self._check()
-            experiment = super().setup_experiment()
+            try:
+                experiment = super().setup_experiment()
+            except OSError as error:
+                if error.filename or error.errno not in (errno.ENOSPC, errno.EFBIG):
+                    raise
+                raise cannot_write(Path(self.save_path), error) from None
             if self._checkpoint is None or experiment is None:
                 return experiment
             model, hyperparameters = experiment

@@ -23,9 +23,9 @@ def test_the_findings_are_those_of_the_runs(result):
         one(PLAIN, 0, [1.0, 40.0], 1.0),
         one(BASELINE, 0, [1.0, 70.0], 1.0),
     ]
-    equal = f"evaluations of {OURS} equal those of {THEIRS} to the last digit"
-    assert f"in less time: on the same seeds, the first 1 of 2 {equal}; later" in same_curve(runs)
-    assert f"all 2 {equal}. A" in same_curve(runs[::2])
+    agree = f"on the same seeds, evaluations of {OURS} and {THEIRS} agree to the last digit"
+    assert f"The same curve in less time: {agree} up to step 1; later" in same_curve(runs)
+    assert f"{agree} in all 2 evaluations. A" in same_curve(runs[::2])
     assert "10.0 s instead of 40.0 s" in same_curve(runs)
     few = baseline(runs, DESIGN)
     assert "return of 40 (seeds: 40), and with a learned baseline of 70 (seeds: 70). So few runs do not decide" in few

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -368,3 +370,14 @@ def test_two_trainings_that_start_together_write_into_folders_of_their_own(tmp_p
     assert [process.wait() for process in both] == [0, 0]
     for number in (1, 2):
         assert (tmp_path / "logs" / "a2c" / f"CartPole-v1_{number}" / "CartPole-v1.zip").exists()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_that_names_the_folder(tmp_path):
+    """No file of the process may grow beyond a few bytes."""
+    command = [sys.executable, "-m", "sb3_pgx", *"train --algo a2c --env CartPole-v1 -n 80 --eval-freq -1 --seed 0".split()]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, preexec_fn=limit, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1] == "sb3-pgx: logs/a2c/CartPole-v1_1 cannot be written: File too large"
