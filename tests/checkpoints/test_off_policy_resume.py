@@ -73,7 +73,7 @@ def assert_same_memory(one, other):
     np.testing.assert_equal(*memories)
     assert infos[0] == infos[1] and one.replay_buffer.pos == other.replay_buffer.pos
     if one.action_noise is not None:
-        np.testing.assert_equal(*(m.action_noise() for m in (rewound(one), rewound(other))))
+        np.testing.assert_equal(*(rewound(m).action_noise() for m in (one, other)))
 
 
 def rewound(model):

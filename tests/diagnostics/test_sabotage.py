@@ -60,7 +60,7 @@ def test_a_planted_fault_is_found_in_time(name):
             (DDPG, "Pendulum-v1"),
             (SB3SAC, "Pendulum-v1"),
         ],
-        quick=[(PPO, "CartPole-v1"), (SAC, "Pendulum-v1")],
+        quick=[(PPO, "CartPole-v1"), (TD3, "Pendulum-v1")],
     ),
 )
 def test_no_rule_fires_in_a_healthy_run_of_the_same_length(algorithm, env):
