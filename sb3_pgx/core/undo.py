@@ -53,7 +53,7 @@ class Undo:
         self._put_back.clear()
 
     @contextmanager
-    def on(self, *exceptions: type[Exception]) -> Iterator[None]:
+    def on(self, *exceptions: type[BaseException]) -> Iterator[None]:
         """
         Within this context, restore everything if an exception of these types is raised. All exceptions are passed on.
 

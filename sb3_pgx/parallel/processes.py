@@ -169,7 +169,8 @@ class Processes:
         """
         if self.store is not None and self._group is not None:
             with suppress(RuntimeError):  # the process that has the store may have ended
-                self.store.compare_set(self._reason, "", pickle.dumps(Failure(error, self.rank)))
+                text = pickle.dumps(Failure(error, self.rank))
+                self.store.compare_set(self._reason, "", text)  # type: ignore[arg-type]  # it takes bytes, too
         self._close(error)
 
     @contextmanager
