@@ -83,6 +83,7 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command. Return the exit status."""
     from sb3_pgx.experiments.budgets import FITTED
+    from sb3_pgx.experiments.number_format import quantity
     from sb3_pgx.tuning.study import open_study
     from sb3_pgx.tuning.trial_records import active_processes
     from sb3_pgx.tuning.tuner import run_tuning
@@ -99,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
         study = open_study(plan)
         for process in active_processes(study):
             print(f"{process} is working on this study, too: trials are shared")
-        print(f"study {plan.study_name}: {plan.trials} trials with {len(plan.seeds)} seeds each, results in {plan.output}")
+        size = f"{quantity(plan.trials, 'trial')} with {quantity(len(plan.seeds), 'seed')} each"
+        print(f"study {plan.study_name}: {size}, results in {plan.output}")
         summary = run_tuning(plan, study)
     except USER_ERRORS as error:
         return usage_error(error)

@@ -121,7 +121,10 @@ def _panel(family: Family, names: Sequence[str], steps: Sequence[float], series:
     of_family = [state for state in states if state.rule.metric in names]
     alarmed = [state for state in of_family if state.alarms]
     values = [x for name in names for x in series[name] if math.isfinite(x)]
-    log_y = min(values) > 0 and max(values) > LOG_FROM * min(values)
+    judged = {state.rule.metric for state in of_family if state.measured}  # others may have a negative estimate now and then
+    decisive = [x for name in judged or names for x in series[name] if math.isfinite(x)] or values
+    log_y = min(decisive) > 0 and max(decisive) > LOG_FROM * min(decisive)
+    values = [x for x in values if x > 0 or not log_y]
     healthy = next((state.rule.healthy for state in of_family if state.rule.healthy is not None), None)
     lines = tuple(Line(name, steps, series[name], Look(i)) for i, name in enumerate(names))
     low, high = min(values), max(values)

@@ -75,7 +75,8 @@ def _delete(plan: TuningPlan, storage: "BaseStorage") -> None:
         return
     if owners := active_processes(study, plan.dead_seconds):
         raise ValueError(
-            f"the study {plan.study_name} cannot be deleted: {' and '.join(owners)} is working on it; stop that first"
+            f"the study {plan.study_name} cannot be deleted: {' and '.join(owners)} {'is' if len(owners) == 1 else 'are'} "
+            "working on it; stop that first"
         )
     optuna.delete_study(storage=storage, study_name=plan.study_name)
 

@@ -71,6 +71,16 @@ def test_a_logarithmic_axis_shows_the_alarm_line_and_leaves_out_what_is_practica
     assert panel_of([1e-4, 0.5, 2.0]).y_range[0] < 1e-4 and not panel_of([1.0, 0.5, 2.0]).log_y
 
 
+def test_a_negative_estimate_of_a_metric_without_a_rule_leaves_the_axis_logarithmic():
+    rule = Rule("r", "approx_kl", Above(0.1), "s", "m")
+    (family,) = (family for theme in THEMES.values() for family in theme if "approx_kl" in family.metrics)
+    series = {"approx_kl": [1e-3, 0.5, 2.0], "approx_kl_k1": [-1e-4, 0.4, 1.0]}
+    (panel,) = panels_of([family], [1, 2, 3], series, apply_rules((rule,), series))
+    assert panel.log_y and 0 < panel.y_range[0] < 1e-3
+    (panel,) = panels_of([family], [1, 2, 3], series, ())
+    assert not panel.log_y
+
+
 def test_rules_apply_to_a_log_as_during_the_run():
     rule = Rule("r", "kl", Above(1.0), "s", "m", patience=2, until=0.75)
     (state,) = apply_rules((rule,), {"kl": [2.0, math.nan, 2.0, 2.0], "entropy": [0.0] * 4})
