@@ -32,6 +32,8 @@ class GatheredRollouts(GatheredVecEnv):
     :param share: the part of ``own`` that belongs to this process
     """
 
+    connections = (*GatheredVecEnv.connections, "act")
+
     def __init__(self, own: VecEnv, share: ActingShare):
         super().__init__(own, share.team)
         self.act: Callable[..., Steps | None] | None = None  # acts in this process's environments; `learn` sets it
