@@ -8,14 +8,15 @@ from latex2mathml.converter import convert
 
 PRIME = "<mi>&#x02032;</mi>"
 FULL_PRIME = '<mo lspace="0" rspace="0">&#x02032;</mo>'
+SPACE = '<mspace width="0.167em" />'
 
 
 def formula(tex: str, display: str = "inline") -> str:
     """
     Return a formula as MathML.
 
-    Browsers raise the sign of a prime although it is raised already, and leave no space after "log": this puts primes beside
-    their letter, and adds the space.
+    Browsers raise the sign of a prime although it is raised already, and leave no space around "log": this puts primes beside
+    their letter, and adds the spaces.
 
     :param tex: the formula
     :param display: ``"inline"`` or ``"block"``
@@ -27,7 +28,8 @@ def formula(tex: str, display: str = "inline") -> str:
         rf"<msub><mrow>\1{FULL_PRIME}</mrow>\2</msub>",
         text,
     )
-    return text.replace("<mi>log</mi>", '<mi>log</mi><mspace width="0.167em" />')
+    text = text.replace("</mi><mi>log</mi>", f"</mi>{SPACE}<mi>log</mi>")
+    return text.replace("<mi>log</mi>", f"<mi>log</mi>{SPACE}")
 
 
 def inline(translator: Any, node: nodes.math) -> None:
