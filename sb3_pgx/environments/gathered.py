@@ -31,7 +31,7 @@ class GatheredVecEnv(VecEnv, Carrying):
     """
 
     # Attributes that belong to the process, and not to the state of a run.
-    connections = ("own", "team", "rows", "_out", "_in", "_error", "_actions")
+    connections: tuple[str, ...] = ("own", "team", "rows", "_out", "_in", "_error", "_actions")
 
     def __init__(self, own: VecEnv, processes: Processes):
         self.own, self.team = own, processes
