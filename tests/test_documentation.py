@@ -17,10 +17,10 @@ from generated_sections import GENERATED, PAGES, section
 from PIL import Image
 from support.run_in_process import compare_here
 
+import sb3_pgx
 from benchmarks import picture
 from benchmarks.claims.protocol import load_claims
 from benchmarks.claims.records import find_problem
-from sb3_pgx import __version__
 from sb3_pgx.cli import parser
 from sb3_pgx.registry import ALGORITHMS
 
@@ -242,7 +242,8 @@ def test_the_version_is_the_same_wherever_it_is_stated():
         *re.findall(r"^version: (.*)$", read("CITATION.cff"), re.M),
         *re.findall(r"version = \{(.*)\}", read("README.md")),
     ]
-    assert stated == [__version__, __version__] and f"\n## {__version__} (" in read("CHANGELOG.md")
+    version = sb3_pgx.__version__
+    assert stated == [version, version] and f"\n## {version} (" in read("CHANGELOG.md")
 
 
 def test_outputs_are_those_of_the_last_command_with_its_warnings(monkeypatch):

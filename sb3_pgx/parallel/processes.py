@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from torch.distributed.rendezvous import rendezvous
 
 from sb3_pgx.parallel.failure import Failure
 
@@ -262,7 +261,7 @@ def joined_processes() -> Processes | None:
     if world_size() == 1:
         return None
     if not th.distributed.is_initialized():
-        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        store, rank, size = next(th.distributed.rendezvous("env://", timeout=PATIENCE))
         # torchrun keeps the store when it starts the processes again, and with it the addresses of those that have ended.
         fresh = th.distributed.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         cuda = th.cuda.is_available() and th.distributed.is_nccl_available()

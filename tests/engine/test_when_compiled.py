@@ -289,6 +289,6 @@ def test_without_a_compiler_training_is_eager(name, monkeypatch):
     assert result == expected
     assert f"compile=True: {STEP}no C++ compiler was found" in told
     assert all(sentence.endswith("no C++ compiler was found") for sentence in told)
-    assert len(told) == len(set(told)) == (2 if name == "ppo_penalty" else 3)  # not once an update
+    assert len(told) == len(set(told)) == 3  # not once an update
     for p, q in zip(eager.policy.parameters(), compiled.policy.parameters(), strict=True):
         assert th.equal(p, q)

@@ -3,7 +3,7 @@
 import pytest
 import torch as th
 
-from sb3_pgx.parallel import joined_processes, processes
+from sb3_pgx.parallel import joined_processes
 from sb3_pgx.parallel.devices import Placement, check_placements, placement
 
 CPU, ONE, TWO = Placement("cpu"), Placement("cuda", "gpu 1"), Placement("cuda", "gpu 2")
@@ -39,7 +39,7 @@ def test_processes_exchange_what_is_on_cuda_by_nccl(gpus, has_nccl, backend, mon
     variables = {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(processes, "rendezvous", lambda *_, **__: iter([(th.distributed.HashStore(), 3, 4)]))
+    monkeypatch.setattr(th.distributed, "rendezvous", lambda *_, **__: iter([(th.distributed.HashStore(), 3, 4)]))
     monkeypatch.setattr(th.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(th.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(th.cuda, "set_device", lambda index: chosen.update(gpu=index))
