@@ -75,7 +75,7 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(path, tmp_path, monkeyp
 
 
 def kinds_of_output(notebook):
-    """Of each code cell, which kinds of output follow it."""
+    """Return the kinds of output that follow each code cell."""
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     return [[output["output_type"] for output in cell["outputs"]] for cell in cells]
 

@@ -361,7 +361,7 @@ def between_calls(folder):
 
 
 def different_checkpoints(folder):
-    """Return the errors of processes of which the second one finds no checkpoint, or has begun anew, or whose task differs."""
+    """Return the errors if the second process finds no checkpoint, has begun anew, or has another task."""
     model, steps = made(RUNS["PPO"], "gather")
     model.save_checkpoint(Path(folder, "0"))
 
