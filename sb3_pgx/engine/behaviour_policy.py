@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import equal
 
-from sb3_pgx.engine.tensors import copy_all, write_counts
+from sb3_pgx.core.tensors import copy_all, write_counts
 
 # Parameters with at most this many numbers are compared by value at each step; of the others, writes are counted.
 SMALL = 4096

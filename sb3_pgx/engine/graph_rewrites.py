@@ -103,8 +103,9 @@ def rational_tanh(x: Tensor) -> Tensor:
     n, d = size * _polynomial(TANH_NUMERATOR, square), _polynomial(TANH_DENOMINATOR, square)
     product, difference = n * d, d - n
     rest = 0.5 * difference * difference
-    inverse = 1 / (product + rest)
-    return th.copysign(th.where(size < TANH_SMALL, product * inverse, 1 - rest * inverse), x)
+    inverse = (product + rest).reciprocal()
+    result = th.where(size < TANH_SMALL, product * inverse, 1 - rest * inverse)
+    return th.where(x < 0, -result, result)  # copysign calls the vector library, which takes 15 % longer in all
 
 
 def exact_expm1(x: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from typing import Any
 import torch as th
 from torch import Tensor, fx
 
+from sb3_pgx.core.tensors import copy_all
 from sb3_pgx.engine.instructions import TRUSTING, tried_instructions
 from sb3_pgx.engine.kept_graphs import function_of
-from sb3_pgx.engine.tensors import copy_all
 from sb3_pgx.engine.trace import Function, copy_like
 
 # One thread: the pool of compiler processes costs more than it gives for so small a graph.

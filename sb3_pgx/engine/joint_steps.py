@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sb3_pgx.core.checks import is_number
+from sb3_pgx.core.tensors import copy_all
 from sb3_pgx.core.undo import tensors_of
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiler import Compiled, signature
@@ -22,7 +23,6 @@ from sb3_pgx.engine.optimizers import OptimizerRule, rule_of
 from sb3_pgx.engine.parameters import ParametersInPlace, states_of, steps_taken
 from sb3_pgx.engine.policy_function import check_traceable, laid_out, left_as_it_is, unvalidated
 from sb3_pgx.engine.step import zero_if_finite
-from sb3_pgx.engine.tensors import copy_all
 from sb3_pgx.engine.trace import Function
 
 # Takes a step that has not begun, a batch, and coefficients; returns metrics, tensors without dimensions.

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 
-from sb3_pgx.engine.tensors import copy_all
+from sb3_pgx.core.tensors import copy_all
 from sb3_pgx.ops.objectives import sum_of, weighted
 
 Group = Mapping[str, Any]

@@ -9,9 +9,9 @@ import torch as th
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sb3_pgx.core.tensors import copy_all, flatten, unflatten
 from sb3_pgx.engine.compiler import Remembered
 from sb3_pgx.engine.optimizers import OptimizerRule
-from sb3_pgx.engine.tensors import copy_all, flatten, unflatten
 
 
 class HeldParameters(ABC):

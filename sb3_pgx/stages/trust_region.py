@@ -15,11 +15,11 @@ from torch import Tensor
 
 from sb3_pgx.core.policies import masking
 from sb3_pgx.core.rollout import PolicyInputs
+from sb3_pgx.core.tensors import copy_all, flatten, unflatten
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.layers import Modules
 from sb3_pgx.engine.policy_function import PolicyFunction, check_traceable_over_sequences
 from sb3_pgx.engine.policy_graphs import CompiledPass, as_inputs
-from sb3_pgx.engine.tensors import copy_all, flatten, unflatten
 from sb3_pgx.engine.trace import Function
 from sb3_pgx.ops.natural_gradient import LineSearch, Product, backtracking, gauss_newton_product
 

@@ -7,8 +7,8 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
+from sb3_pgx.core.tensors import copy_all, flatten, unflatten
 from sb3_pgx.engine.optimizers import OptimizerRule, rule_of
-from sb3_pgx.engine.tensors import copy_all, flatten, unflatten
 
 
 class SharedMemory(NamedTuple):
