@@ -152,8 +152,11 @@ def tensors_of(tensors: Sequence[Tensor], optimizers: Iterable[Optimizer]) -> Pu
     for optimizer in optimizers:
         before = {p: {**state} for p, state in optimizer.state.items()}
         for state in before.values():
-            tensors += [x for x in state.values() if isinstance(x, Tensor)]
-            state.update({name: copy.deepcopy(x) for name, x in state.items() if not isinstance(x, Tensor)})
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors.append(value)
+                else:
+                    state[name] = copy.deepcopy(value)
         states.append((optimizer.state, before))
     # In one vector per kind of tensor, which takes half the time of a copy per tensor.
     alike: dict[tuple[th.dtype, th.device], list[Tensor]] = {}

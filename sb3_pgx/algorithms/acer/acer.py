@@ -35,6 +35,7 @@ from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.rollout import CollectedRollout, EvaluatedRollout, Rollout
 from sb3_pgx.core.schedules import MAX_FLOAT32
 from sb3_pgx.core.search_space import ENTROPY, GAMMA, Categorical, Dimension, Real, Scheduled, Whole
+from sb3_pgx.core.tensors import flatten
 from sb3_pgx.core.undo import state_of
 from sb3_pgx.engine import Follower, Objective
 from sb3_pgx.engine.layers import Modules
@@ -542,7 +543,7 @@ def is_large(rollout: Rollout) -> bool:
     numbers = [rollout.rewards, rollout.values, rollout.next_values]
     for seen in (rollout.observations, rollout.last_observations, rollout.final_observations):
         numbers += seen.values() if isinstance(seen, dict) else [] if seen is None else [seen]
-    return any(x.is_floating_point() and x.abs().max().item() > LARGE for x in numbers)
+    return not flatten([x for x in numbers if x.is_floating_point()]).abs().max().item() <= LARGE  # or NaN
 
 
 def _together(parts: list[tuple[Metrics, int]]) -> Metrics:
