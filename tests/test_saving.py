@@ -173,7 +173,6 @@ CONTINUE = """
 import sys
 sys.modules["sb3_pgx"] = None
 import stable_baselines3 as sb3
-from selection import mostly_slow
 from stable_baselines3.common.env_util import make_vec_env
 name, ours, theirs, device = sys.argv[1:]
 model = getattr(sb3, name).load(ours, env=make_vec_env("CartPole-v1", 2), device=device)
