@@ -60,8 +60,8 @@ class DiagnosticsCallback(BaseCallback):
     the end of the run.
 
     It also works for ``SAC``, ``TD3`` and ``DDPG`` of this package and of SB3, and for ``D4PG``, which it measures on a sample
-    of the replay memory whenever an episode ends at which the log is written (any episode if ``log_interval`` is ``None``), from the first
-    gradient step on, and at the end of the run.
+    of the replay memory whenever an episode ends at which the log is written (any episode if ``log_interval`` is ``None``),
+    from the first gradient step on, and at the end of the run.
 
     The callback changes nothing: with the same seed, the run is bit for bit the same with and without it.
 
