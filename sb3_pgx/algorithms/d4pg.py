@@ -194,7 +194,7 @@ class D4PG(DeterministicOffPolicy, sb3.TD3):
     search_space = (*OFF_POLICY, Whole("n_steps", 1, 10), Categorical("prioritized_replay_alpha", (0.0, 0.6)))
     examination = Examination(
         4096,
-        0.01,
+        0.003,
         dict(
             OFF_POLICY_EXAMINATION,
             action_noise=NormalActionNoise(np.zeros(1), np.full(1, 0.5)),
