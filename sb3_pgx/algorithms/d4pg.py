@@ -18,6 +18,7 @@ from sb3_pgx.algorithms.td3 import DeterministicOffPolicy, move_actor
 from sb3_pgx.core.categorical_critic import (
     CategoricalCnnPolicy,
     CategoricalCritic,
+    CategoricalMixin,
     CategoricalMultiInputPolicy,
     CategoricalPolicy,
 )
@@ -279,6 +280,11 @@ class D4PG(DeterministicOffPolicy, sb3.TD3):
             )
         check_finite_not_negative(prioritized_replay_alpha=self.prioritized_replay_alpha)
         evaluate_coefficient(self.prioritized_replay_beta, 1.0, "prioritized_replay_beta")
+        if not issubclass(self.policy_class, CategoricalMixin):
+            raise ValueError(
+                f"policy={self.policy_class.__name__} has no categorical critic: give a name, or a class derived from "
+                f"{CategoricalPolicy.__module__}.{CategoricalPolicy.__name__}"
+            )
         if "n_critics" in self.policy_kwargs:
             raise ValueError("policy_kwargs has n_critics, but D4PG has one critic: remove it, or use TD3")
         self._check_memory()

@@ -12,6 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.td3.policies import TD3Policy
 from support.models import assert_same
 from support.off_policy import fill, make, tensors
 from support.small_environments import AnySpace
@@ -254,6 +255,7 @@ DICTIONARY = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32)})
         (dict(v_max="high"), r"v_max='high' must be finite numbers"),
         (dict(prioritized_replay_alpha=-0.1), r"prioritized_replay_alpha=-0.1 must be finite and not negative"),
         (dict(prioritized_replay_beta="fast"), r'prioritized_replay_beta="fast" is not a schedule'),
+        (dict(policy=TD3Policy), r"policy=TD3Policy has no categorical critic: give a name, or a class derived from sb3_pgx"),
         (dict(policy_kwargs=dict(n_critics=2)), r"D4PG has one critic: remove it, or use TD3"),
         (dict(replay_buffer_class=NStepReplayBuffer, **PRIORITIES), r"replay_buffer_class is .*NStepReplay.*: leave one"),
         (dict(optimize_memory_usage=True), r"n_steps=5, prioritized_replay_alpha=0.0: the memories .* set n_steps=1 and"),
