@@ -19,8 +19,8 @@ from sb3_pgx.core.checks import as_flag, check_counts, is_number
 from sb3_pgx.core.examination import OFF_POLICY_EXAMINATION, Examination
 from sb3_pgx.core.replay_sampling import bootstrapped
 from sb3_pgx.core.search_space import OFF_POLICY, OFF_POLICY_NETWORKS, Categorical
-from sb3_pgx.engine.joint_step import Call, JointStep
-from sb3_pgx.engine.joint_steps import StepFunction
+from sb3_pgx.engine.joint_step import Call, Step
+from sb3_pgx.engine.joint_steps import Outcome, StepFunction
 from sb3_pgx.stages.off_policy import OffPolicy
 
 
@@ -38,7 +38,7 @@ class Coefficients(NamedTuple):
     use_sde: bool
 
 
-def sac_step(step: JointStep, batch: Any, c: Coefficients) -> Mapping[str, Tensor]:
+def sac_step(step: Step, batch: Any, c: Coefficients) -> Mapping[str, Tensor]:
     """
     One gradient step of soft actor-critic (Haarnoja et al., 2018b, algorithm 1), in SB3's order: temperature, critics, actor,
     target networks.
@@ -73,7 +73,7 @@ def sac_step(step: JointStep, batch: Any, c: Coefficients) -> Mapping[str, Tenso
     actor_loss = (ent_coef * log_prob - least).mean()
     step.minimize(actor_loss, "actor")
     step.track("critic", "critic_target", c.tau)
-    return {"ent_coef": ent_coef, "actor_loss": actor_loss, "critic_loss": critic_loss, **metrics}
+    return {"ent_coef": ent_coef.reshape(()), "actor_loss": actor_loss, "critic_loss": critic_loss, **metrics}
 
 
 def soft_targets(call: Call, batch: Any, gamma: Any, ent_coef: Tensor) -> Tensor:
@@ -269,7 +269,7 @@ class SAC(OffPolicy, sb3.SAC):
         entropy = None if self.ent_coef_optimizer is None else float(self.target_entropy)
         return sac_step, Coefficients(self.gamma, tau, entropy, self.use_sde)
 
-    def after_step(self, index: int) -> None:
+    def after_step(self, index: int, batch: Any, outcome: Outcome) -> None:
         if self._moves_targets(index):
             polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 

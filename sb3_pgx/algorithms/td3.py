@@ -1,7 +1,7 @@
 """TD3 and DDPG: off-policy learning of a deterministic policy."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import stable_baselines3 as sb3
@@ -18,9 +18,9 @@ from torch.optim import Optimizer
 from sb3_pgx.core.checks import check_counts, check_finite_not_negative
 from sb3_pgx.core.examination import OFF_POLICY_EXAMINATION, Examination
 from sb3_pgx.core.replay_sampling import bootstrapped
-from sb3_pgx.core.search_space import OFF_POLICY, OFF_POLICY_NETWORKS
-from sb3_pgx.engine.joint_step import Call, JointStep
-from sb3_pgx.engine.joint_steps import StepFunction
+from sb3_pgx.core.search_space import OFF_POLICY, OFF_POLICY_NETWORKS, Dimension
+from sb3_pgx.engine.joint_step import Call, Step
+from sb3_pgx.engine.joint_steps import Outcome, StepFunction
 from sb3_pgx.stages.off_policy import OffPolicy
 
 
@@ -40,7 +40,7 @@ class Coefficients(NamedTuple):
     moves_actor: bool
 
 
-def deterministic_step(step: JointStep, batch: Any, c: Coefficients) -> Mapping[str, Tensor]:
+def deterministic_step(step: Step, batch: Any, c: Coefficients) -> Mapping[str, Tensor]:
     """
     One gradient step of TD3 (Fujimoto et al., 2018, algorithm 1): critics, and now and then actor and target networks.
 
@@ -63,11 +63,22 @@ def deterministic_step(step: JointStep, batch: Any, c: Coefficients) -> Mapping[
     step.minimize(critic_loss, "critic")
     if not c.moves_actor:
         return {"critic_loss": critic_loss}
+    return {"actor_loss": move_actor(step, batch, c.tau), "critic_loss": critic_loss}
+
+
+def move_actor(step: Step, batch: Any, tau: Any) -> Tensor:
+    """
+    Move the actor, then the target networks, and return J(μ) = −Q_1(s, μ(s)).
+
+    :param step: a step whose critics have moved
+    :param batch: a sample of the replay memory
+    :param tau: τ of the target networks
+    """
     actor_loss = -step.call(_value_of_policy, batch.observations).mean()
     step.minimize(actor_loss, "actor")
-    step.track("critic", "critic_target", c.tau)
-    step.track("actor", "actor_target", c.tau)
-    return {"actor_loss": actor_loss, "critic_loss": critic_loss}
+    step.track("critic", "critic_target", tau)
+    step.track("actor", "actor_target", tau)
+    return actor_loss
 
 
 def smoothed_targets(call: Call, batch: Any, c: Coefficients) -> Tensor:
@@ -99,7 +110,7 @@ def _value_of_policy(policy: TD3Policy, observations: Any) -> Tensor:
 class DeterministicOffPolicy(OffPolicy):
     """Base of TD3 and DDPG, which differ in their arguments."""
 
-    search_space = OFF_POLICY
+    search_space: ClassVar[tuple[Dimension, ...]] = OFF_POLICY
     networks = OFF_POLICY_NETWORKS["large"]
     examination = Examination(
         4096, 0.01, dict(OFF_POLICY_EXAMINATION, action_noise=NormalActionNoise(np.zeros(1), np.full(1, 0.5)))
@@ -118,11 +129,11 @@ class DeterministicOffPolicy(OffPolicy):
     def optimizers(self) -> Mapping[str, Optimizer]:
         return {"critic": self.critic.optimizer, "actor": self.actor.optimizer}
 
-    def next_step(self, index: int) -> tuple[StepFunction, Coefficients]:
+    def next_step(self, index: int) -> tuple[StepFunction, Any]:
         noise, clip = float(self.target_policy_noise), float(self.target_noise_clip)
         return deterministic_step, Coefficients(self.gamma, self.tau, (noise,), clip, self._moves_actor())
 
-    def after_step(self, index: int) -> None:
+    def after_step(self, index: int, batch: Any, outcome: Outcome) -> None:
         if self._moves_actor():
             for network in ("critic", "actor"):
                 of = getattr(self, f"{network}_batch_norm_stats"), getattr(self, f"{network}_batch_norm_stats_target")

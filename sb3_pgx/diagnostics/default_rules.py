@@ -24,6 +24,7 @@ HAARNOJA = "Haarnoja et al., 2018b, Soft actor-critic algorithms and application
 HASSELT = "van Hasselt et al., 2018, Deep reinforcement learning and the deadly triad"
 CHEN = "Chen et al., 2021, Randomized ensembled double Q-learning"
 NIKISHIN = "Nikishin et al., 2022, The primacy bias in deep reinforcement learning"
+BELLEMARE = "Bellemare et al., 2017, A distributional perspective on reinforcement learning"
 LILLICRAP = "Lillicrap et al., 2016, Continuous control with deep reinforcement learning"
 RULE_OF_THUMB = "rule of thumb in tutorials"
 EXPERIENCE = "sb3_pgx, healthy runs with tuned settings"
@@ -337,6 +338,17 @@ OFF_POLICY_RULES = (
         sources=(Source("values beyond the largest possible return are a sign of divergence", HASSELT),),
         patience=2,
         healthy=(0.0, 1.0),
+    ),
+    Rule(
+        name="returns beyond the support",
+        metric="clipped_returns",
+        condition=Above(0.1),
+        meaning="the critic's distribution ends where returns do not, so that it cannot tell good actions from better ones",
+        remedy="lower v_min and raise v_max until they are a little beyond the smallest and the largest discounted return, or "
+        "use VecNormalize(norm_reward=True)",
+        sources=(Source("values outside of the support are moved to its ends", BELLEMARE),),
+        patience=3,
+        healthy=(0.0, 0.02),
     ),
     Rule(
         name="temperature collapsed",

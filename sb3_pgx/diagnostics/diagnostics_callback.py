@@ -59,9 +59,9 @@ class DiagnosticsCallback(BaseCallback):
     ``log_interval`` is ``None``) and the last one. SB3's algorithms do not log their last update, so the callback logs it at
     the end of the run.
 
-    It also works for ``SAC``, ``TD3`` and ``DDPG`` of this package and of SB3, which it measures on a sample of the replay
-    memory whenever an episode ends at which the log is written (any episode if ``log_interval`` is ``None``), from the first
-    gradient step on, and at the end of the run.
+    It also works for ``SAC``, ``TD3`` and ``DDPG`` of this package and of SB3, and for ``D4PG``, which it measures on a sample
+    of the replay memory whenever an episode ends at which the log is written (any episode if ``log_interval`` is ``None``),
+    from the first gradient step on, and at the end of the run.
 
     The callback changes nothing: with the same seed, the run is bit for bit the same with and without it.
 
@@ -127,7 +127,7 @@ class DiagnosticsCallback(BaseCallback):
         self._check_parent()  # a CallbackList sets the parent only now
         self._is_off_policy = isinstance(self.model, MEASURABLE)
         if not self._is_off_policy:
-            check_measurable(self.model, type(self).__name__, " and SAC, TD3 and DDPG")
+            check_measurable(self.model, type(self).__name__, " and SAC, TD3, DDPG and D4PG")
         self._forget()
         self._iteration = self._logged = 0
         self._episodes, self._observations = EpisodeTracker(self.training_env.num_envs), ObservationRange()

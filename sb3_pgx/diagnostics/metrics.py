@@ -34,17 +34,19 @@ METRICS = {
     "value_error": "root mean square of V_new − R, divided by the standard deviation of R or by 1 % of R's root mean square, "
     "whichever is larger",
     "value_lag": "root mean square of V_new − V_old, with the same divisor as value_error; 0 if the critic did not change",
-    "q_mean": "mean of Q(s, a), averaged over the critics, of transitions from the replay memory (SAC, TD3, DDPG)",
+    "q_mean": "mean of Q(s, a), averaged over the critics, of transitions from the replay memory (SAC, TD3, DDPG, D4PG)",
     "q_std": "standard deviation of that Q(s, a)",
     "q_min": "smallest of that Q(s, a)",
     "q_max": "largest of that Q(s, a)",
     "q_excess": "largest |Q(s, a)| of any critic, divided by the largest return that the rewards so far allow, max |r| / "
     "(1 − γ) (SAC: with its bonus for entropy), or by 1 if that is smaller; only if γ < 1",
     "td_error": "root mean square of Q − y, divided by the standard deviation of the targets y or by 1 % of y's root mean "
-    "square, whichever is larger (SAC, TD3, DDPG)",
+    "square, whichever is larger (SAC, TD3, DDPG, D4PG)",
     "target_lag": "root mean square of Q − Q' of the target networks, with the same divisor, of Q instead of y",
+    "clipped_returns": "mean probability, in the targets of the critic's distribution, of returns below v_min or above v_max, "
+    "which are moved there (D4PG)",
     "samples_per_step": "transitions sampled from the replay memory per environment step since the first measurement: the "
-    "replay ratio (gradient steps per environment step) times `batch_size` (SAC, TD3, DDPG)",
+    "replay ratio (gradient steps per environment step) times `batch_size` (SAC, TD3, DDPG, D4PG)",
     "memory_gain": "1 − mean (V_new − R)² / mean (V₀ − R)², where V₀ is V_new with zero states before each row: 0 if the "
     "critic's memory is not used, negative if it misleads (recurrent critics)",
     "advantage_mean": "mean of the advantages before normalisation",
@@ -69,10 +71,10 @@ METRICS = {
     "parameter_change": "‖θ_new − θ_old‖ / ‖θ_old‖ over all parameters of the policy",
     "actions_clipped": "share of the action components outside the bounds of the action space (Box actions)",
     "saturated_actions": "share of the components of the actions without exploration that are beyond ±0.99, scaled to [−1, 1] "
-    "(SAC, TD3, DDPG)",
-    "saturated_units": "share of the outputs of tanh layers beyond ±0.99; SAC, TD3 and DDPG: of the critics",
+    "(SAC, TD3, DDPG, D4PG)",
+    "saturated_units": "share of the outputs of tanh layers beyond ±0.99; SAC, TD3, DDPG and D4PG: of the critics",
     "dormant_units": "share of the rectified units whose mean activity is at most 0.025 times the mean of their layer; SAC, "
-    "TD3 and DDPG: of the critics",
+    "TD3, DDPG and D4PG: of the critics",
     "gradient_noise_scale": "number of rows at which noise and signal of the policy gradient are equally large; not measured "
     "for recurrent policies, whose gradient is no mean over independent rows",
     "noise_to_batch": "gradient_noise_scale divided by the number of rows in a gradient of the policy",
@@ -99,7 +101,7 @@ TRAINING_METRICS = {
     "time/episodes": "episodes so far, over all environments",
     "time/time_elapsed": "seconds since `learn` began",
     "time/total_timesteps": "environment steps so far, over all environments",
-    "train/n_updates": "PPO and PPOPenalty: epochs so far; SAC, TD3 and DDPG: gradient steps so far; the "
+    "train/n_updates": "PPO and PPOPenalty: epochs so far; SAC, TD3, DDPG and D4PG: gradient steps so far; the "
     "others: updates so far, A3C: of the first worker",
     "train/learning_rate": "learning rate of this update; NPG and TRPO: of the critic",
     "train/critic_learning_rate": "learning rate of the critic, if it has its own",
@@ -113,10 +115,11 @@ TRAINING_METRICS = {
     "Box actions: half of it. It grows with the returns, so explained_variance tells more",
     "train/q_loss": "half the mean squared error of Q(s, a) of the sampled actions with respect to Retrace's returns",
     "train/value": "mean of V(s) according to ACER's critic",
-    "train/actor_loss": "SAC: mean of α log π(a|s) − min Q(s, a) over sampled actions a; TD3 and DDPG: −mean of Q(s, μ(s)). "
-    "It falls as the critics' values rise, so it says little about progress",
-    "train/critic_loss": "mean squared error of Q with respect to its target, summed over the critics; SAC: half of it. It "
-    "grows with the returns, and need not fall, because the targets change with the policy",
+    "train/actor_loss": "SAC: mean of α log π(a|s) − min Q(s, a) over sampled actions a; TD3, DDPG and D4PG: −mean of "
+    "Q(s, μ(s)). It falls as the critics' values rise, so it says little about progress",
+    "train/critic_loss": "mean squared error of Q with respect to its target, summed over the critics; SAC: half of it; "
+    "D4PG: cross-entropy of the distribution of the return and its target, in nats. It need not fall, because the targets "
+    "change with the policy",
     "train/ent_coef": "temperature α, the weight of the entropy, before the gradient step",
     "train/ent_coef_loss": "loss of the temperature, −mean of log α (log π(a|s) + target_entropy); 0 if the entropy is the "
     "wanted one or α = 1",
@@ -175,7 +178,7 @@ HEALTH_METRICS = {
 # Logged by DiagnosticsCallback with the metrics: which update they belong to. SB3 logs an update after the next rollout.
 UPDATE_KEYS = {
     "timesteps": "environment steps at which this update took place",
-    "update": "number of this update, from 1; SAC, TD3 and DDPG: gradient steps so far",
+    "update": "number of this update, from 1; SAC, TD3, DDPG and D4PG: gradient steps so far",
     "progress": "share of the run that was done at this update",
 }
 

@@ -1,5 +1,5 @@
 """
-Measure SAC, TD3 and DDPG, of this package or of SB3, on a sample of their replay memory, without changing anything.
+Measure SAC, TD3 and DDPG, of this package or of SB3, and D4PG, on a sample of their replay memory, without changing anything.
 
 :data:`~sb3_pgx.diagnostics.METRICS` says what the metrics mean.
 """
@@ -13,14 +13,16 @@ import stable_baselines3 as sb3
 import torch as th
 from torch import Tensor
 
+from sb3_pgx.algorithms.d4pg import D4PG, distributional_target
 from sb3_pgx.algorithms.sac import soft_targets
 from sb3_pgx.algorithms.td3 import Coefficients, smoothed_targets
 from sb3_pgx.diagnostics.dead_units import measure_dead_units
 from sb3_pgx.diagnostics.episodes import ObservationRange
 from sb3_pgx.diagnostics.snapshot import without_side_effects
 from sb3_pgx.diagnostics.update_metrics import Measured, relative_size, summary_metrics
+from sb3_pgx.ops.distributional import outside
 
-MEASURABLE = (sb3.SAC, sb3.TD3)  # and those derived from them: DDPG, and this package's algorithms
+MEASURABLE = (sb3.SAC, sb3.TD3)  # and those derived from them: DDPG, D4PG, and this package's algorithms
 ROWS = 1024  # of a sample
 SATURATED = 0.99  # size of an action, scaled to [−1, 1], from which on the derivative of tanh is below 0.02
 
@@ -85,6 +87,9 @@ def _targets_and_policy(model: Any, batch: Any) -> tuple[Tensor, Measured, float
 
     saturated = policy._predict(batch.observations, deterministic=True).abs() > SATURATED
     measured: Measured = {"saturated_actions": saturated.float().mean()}
+    if isinstance(model, D4PG):
+        target = distributional_target(call, batch, model.gamma)
+        measured["clipped_returns"] = outside(target.values, target.probs, target.atoms).mean()
     if not isinstance(model, sb3.SAC):
         noise = (float(model.target_policy_noise),)
         coefficients = Coefficients(model.gamma, model.tau, noise, model.target_noise_clip, False)

@@ -71,8 +71,8 @@ def examine_algorithm(
     on_policy = issubclass(cls, OnPolicyAlgorithm) and issubclass(policy, ActorCriticPolicy)  # SBX's policies use JAX
     if not (on_policy or issubclass(cls, OFF_POLICY)):
         raise ValueError(
-            f"{cls.__name__} is not an on-policy algorithm, SAC, TD3 or DDPG with SB3's interface: the probes need action "
-            "probabilities and values V(s) from an ActorCriticPolicy, or SAC's or TD3's policy"
+            f"{cls.__name__} is not an on-policy algorithm, SAC, TD3, DDPG or D4PG with SB3's interface: the probes need "
+            "action probabilities and values V(s) from an ActorCriticPolicy, or SAC's or TD3's policy"
         )
     if "gamma" in hyperparameters:
         raise ValueError("gamma cannot be set: each probe has its own gamma, for which the right answer is known")

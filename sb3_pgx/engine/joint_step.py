@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch as th
+from stable_baselines3.common.utils import polyak_update
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.optim import Optimizer
 
 from sb3_pgx.engine.step import total_norm, zero_if_finite
 
@@ -124,3 +126,41 @@ class JointStep:
         """Return 0 if gradients and values after the step are finite, else NaN."""
         numbers = [*self._norms, *(self.values[name].detach() for name in self.changed())]
         return th.stack([zero_if_finite(x) for x in numbers]).sum()
+
+
+class OptimizersStep:
+    """
+    The same step, taken in place by the optimizers themselves. It has the methods of :class:`JointStep`.
+
+    :param policy: contains the networks
+    :param values: parameters by name
+    :param optimizers: by name
+    """
+
+    def __init__(self, policy: nn.Module, values: Mapping[str, Tensor], optimizers: Mapping[str, Optimizer]):
+        self._policy, self.values, self._optimizers = policy, values, optimizers
+        self._norms: list[Tensor] = []
+
+    def call(self, function: Callable[..., Any], *inputs: Any) -> Any:
+        """As :meth:`JointStep.call`."""
+        return function(self._policy, *inputs)
+
+    def minimize(self, loss: Tensor, optimizer: str) -> None:
+        """As :meth:`JointStep.minimize`."""
+        taking = self._optimizers[optimizer]
+        moved = [p for group in taking.param_groups for p in group["params"] if p.requires_grad]
+        taking.zero_grad()
+        th.autograd.backward(loss, inputs=moved)
+        self._norms.append(total_norm([p.grad for p in moved if p.grad is not None]))
+        taking.step()
+
+    def track(self, network: str, target: str, tau: Any) -> None:
+        """As :meth:`JointStep.track`."""
+        polyak_update(getattr(self._policy, network).parameters(), getattr(self._policy, target).parameters(), tau)
+
+    def check(self) -> Tensor:
+        """As :meth:`JointStep.check`."""
+        return th.stack([zero_if_finite(x.detach()) for x in (*self._norms, *self.values.values())]).sum()
+
+
+Step = JointStep | OptimizersStep  # as a gradient step's function takes it

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from operator import attrgetter, is_
 from typing import Any, NamedTuple
 
@@ -13,35 +13,37 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sb3_pgx.core.checks import is_number
-from sb3_pgx.core.tensors import copy_all
+from sb3_pgx.core.tensors import copy_all, flatten
 from sb3_pgx.core.undo import tensors_of
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiler import Compiled, signature
 from sb3_pgx.engine.drawn_noise import Draw, GivenDraws, NotedDraws
-from sb3_pgx.engine.joint_step import JointStep, Mover, Networks, Stepped
+from sb3_pgx.engine.joint_step import JointStep, Mover, Networks, OptimizersStep, Step, Stepped
 from sb3_pgx.engine.optimizers import OptimizerRule, rule_of
 from sb3_pgx.engine.parameters import ParametersInPlace, states_of, steps_taken
 from sb3_pgx.engine.policy_function import check_traceable, laid_out, left_as_it_is, unvalidated
 from sb3_pgx.engine.step import zero_if_finite
 from sb3_pgx.engine.trace import Function
 
-# Takes a step that has not begun, a batch, and coefficients; returns metrics, tensors without dimensions.
-StepFunction = Callable[[JointStep, Any, Any], Mapping[str, Tensor]]
+# Takes a step that has not begun, a batch, and coefficients. Returns metrics, tensors without dimensions, and numbers of each
+# row of the batch, tensors with one dimension.
+StepFunction = Callable[[Step, Any, Any], Mapping[str, Tensor]]
+Outcome = dict[str, Any]  # metrics, floats, and lists of one float per row, by name
 
 
 class NotFiniteError(Exception):
     """A gradient step that was not taken, because its result would not be finite. ``metrics`` are the step's."""
 
-    def __init__(self, metrics: Mapping[str, float]):
+    def __init__(self, metrics: Outcome):
         super().__init__()
         self.metrics = metrics
 
 
 class _Graph(NamedTuple):
-    """A compiled step, the names of its metrics and of the optimizers that it moves, and the random numbers that it takes."""
+    """A compiled step, the shapes of its metrics, the optimizers that it moves, and the random numbers that it takes."""
 
     run: Compiled
-    names: Sequence[str]
+    shapes: Mapping[str, th.Size]
     moved: Sequence[str]
     draws: Sequence[Draw]
 
@@ -61,6 +63,7 @@ class JointSteps:
         self._held: dict[str, ParametersInPlace] = {}  # by optimizer
         self._states: list[Any] = []
         self._graphs: dict[Any, _Graph | None] = {}
+        self._optimizers: Mapping[str, Optimizer] | None = None  # which themselves take the steps, if they must
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(JointSteps(self.what, self.log))
@@ -91,6 +94,7 @@ class JointSteps:
         reason = next((rule for rule in rules.values() if isinstance(rule, str)), None)
         if reason is None and not self._holds(optimizers):
             reason = self._hold(optimizers, given, rules)  # type: ignore[arg-type]
+        self._optimizers = None if reason is None else optimizers
         return reason
 
     def _holds(self, optimizers: Mapping[str, Optimizer]) -> bool:
@@ -114,7 +118,7 @@ class JointSteps:
         self._moments = [x for held in self._held.values() for x in held.moments]
         return None
 
-    def take(self, function: StepFunction, batch: Any, coefficients: Any, compiled: bool) -> dict[str, float]:
+    def take(self, function: StepFunction, batch: Any, coefficients: Any, compiled: bool) -> Outcome:
         """
         Take one gradient step.
 
@@ -122,38 +126,48 @@ class JointSteps:
         :param batch: named tuple of tensors, dictionaries of tensors, and ``None``
         :param coefficients: named tuple. Its numbers may change without recompiling; all else in it is part of a graph
         :param compiled: whether to compile the step if possible
-        :return: the metrics
+        :return: what the function returns, as numbers
         :raises NotFiniteError: the result would not be finite; nothing has changed
         """
+        if self._optimizers is not None:
+            return self._by_optimizers(self._optimizers, function, batch, coefficients)
         graph = self._graph(function, batch, coefficients) if compiled else None
         if graph is None:
-            metrics, moved = self._eagerly(function, batch, coefficients)
+            outcome, moved = self._eagerly(function, batch, coefficients)
         else:
-            metrics, moved = self._run(graph, batch, coefficients), graph.moved
+            outcome, moved = self._run(graph, batch, coefficients), graph.moved
         for name in moved:
             held = self._held[name]
             held.store(1)
             held.step += 1
-        return metrics
+        return outcome
+
+    def _by_optimizers(
+        self, optimizers: Mapping[str, Optimizer], function: StepFunction, batch: Any, coefficients: Any
+    ) -> Outcome:
+        held, policy = self._networks.held, self._networks.policy
+        put_back = tensors_of([*held.values(), *policy.buffers()], optimizers.values())
+        try:
+            step = OptimizersStep(policy, held, optimizers)
+            return _checked(function(step, batch, coefficients), step.check())
+        except BaseException:
+            put_back()
+            raise
 
     # ------------------------------------------------------------------------------------------------ eager
 
-    def _eagerly(self, function: StepFunction, batch: Any, coefficients: Any) -> tuple[dict[str, float], Iterable[str]]:
-        """Take the step, and return its metrics and the names of the optimizers that it has moved."""
+    def _eagerly(self, function: StepFunction, batch: Any, coefficients: Any) -> tuple[Outcome, Iterable[str]]:
+        """Take the step, and return its outcome and the names of the optimizers that it has moved."""
         held, put_back = self._networks.held, tensors_of([*self._networks.policy.buffers()], [])
         step = JointStep(self._networks, held, self._movers(self._moments, self._steps_on_host()))
         try:
-            metrics = function(step, batch, coefficients)
-            *numbers, check = th.stack([*(x.detach().reshape(()) for x in metrics.values()), step.check()]).tolist()
-            named = dict(zip(metrics, numbers, strict=True))
-            if not all(map(math.isfinite, (*numbers, check))):
-                raise NotFiniteError(named)
+            outcome = _checked(function(step, batch, coefficients), step.check())
         except BaseException:
             put_back()  # a forward pass changes the statistics of BatchNorm
             raise
         with th.no_grad():
             copy_all(*self._before_and_after(step, held, self._moments))
-        return named, step.moments
+        return outcome, step.moments
 
     def _steps_on_host(self) -> Iterator[Stepped]:
         for held in self._held.values():
@@ -192,30 +206,30 @@ class JointSteps:
         structure = ["number" if is_number(c) else c for c in coefficients]
         key = (function, *structure, signature(flat(batch)))
         if key not in self._graphs:
-            names: list[str] = []
+            shapes: dict[str, th.Size] = {}
             moved: list[str] = []
             draws: list[Draw] = []
 
             def traceable() -> Function:
                 check_traceable(self._networks.policy)
                 draws.extend(self._noted_draws(function, batch, coefficients))
-                return self._traceable(function, batch, coefficients, len(draws), names, moved)
+                return self._traceable(function, batch, coefficients, len(draws), shapes, moved)
 
             def examples() -> list[Tensor]:
                 return self._arguments(batch, coefficients, draws)
 
             run = self.log.compile(self.what, traceable, examples)
-            self._graphs[key] = None if run is None else _Graph(run, names, moved, draws)
+            self._graphs[key] = None if run is None else _Graph(run, shapes, moved, draws)
         return self._graphs[key]
 
-    def _run(self, graph: _Graph, batch: Any, coefficients: Any) -> dict[str, float]:
+    def _run(self, graph: _Graph, batch: Any, coefficients: Any) -> Outcome:
         with th.no_grad():
-            (outcome,) = graph.run(self._arguments(batch, coefficients, graph.draws))
-        *numbers, check = outcome.tolist()
-        metrics = dict(zip(graph.names, numbers, strict=True))
+            (numbers,) = graph.run(self._arguments(batch, coefficients, graph.draws))
+        *numbers, check = numbers.tolist()
+        outcome = _shaped(graph.shapes, numbers)
         if check != 0:
-            raise NotFiniteError(metrics)
-        return metrics
+            raise NotFiniteError(outcome)
+        return outcome
 
     def _arguments(self, batch: Any, coefficients: Any, draws: Sequence[Draw]) -> list[Tensor]:
         numbers = [*filter(is_number, coefficients), *chain.from_iterable(self._scalars())]
@@ -236,11 +250,11 @@ class JointSteps:
         return noted.draws
 
     def _traceable(
-        self, function: StepFunction, batch: Any, coefficients: Any, n_draws: int, names: list[str], moved: list[str]
+        self, function: StepFunction, batch: Any, coefficients: Any, n_draws: int, shapes: dict[str, th.Size], moved: list[str]
     ) -> Function:
         """
         Return the step as a function of :meth:`_arguments` that changes values and moments in place. When it is called, it
-        fills the names of its metrics and of the optimizers that it moves into two lists.
+        fills in the shapes of its metrics and the names of the optimizers that it moves.
         """
         keys, n_values, n_moments = [*self._networks.held], len(self._values), len(self._moments)
         lengths = [len(scalars) for scalars in self._scalars()]
@@ -256,14 +270,34 @@ class JointSteps:
                 steps = [_with_scalars(held.rule, s) for held, s in zip(self._held.values(), scalars, strict=True)]
                 step = JointStep(self._networks, values, self._movers(moments, steps))
                 metrics = function(step, rebuilt(batch, iter(rest[n_draws:])), c)
-            measured = th.stack([x.detach().reshape(()) for x in metrics.values()])
+            measured = flatten([x.detach() for x in metrics.values()])
             check = step.check() + zero_if_finite(measured)
-            names[:], moved[:] = metrics, step.moments
+            shapes.update({name: x.shape for name, x in metrics.items()})
+            moved[:] = step.moments
             for old, new in zip(*self._before_and_after(step, before, moments), strict=True):
                 old.copy_(th.where(check == 0, new.detach(), old))
             return (th.cat([measured, check.reshape(1)]),)
 
         return run
+
+
+def _checked(metrics: Mapping[str, Tensor], check: Tensor) -> Outcome:
+    """
+    Return what a step returned, as numbers.
+
+    :param check: 0 if the step is finite
+    :raises NotFiniteError: it is not, or a number is not
+    """
+    *numbers, check_number = flatten([*(x.detach() for x in metrics.values()), check]).tolist()
+    outcome = _shaped({name: x.shape for name, x in metrics.items()}, numbers)
+    if not all(map(math.isfinite, (*numbers, check_number))):
+        raise NotFiniteError(outcome)
+    return outcome
+
+
+def _shaped(shapes: Mapping[str, th.Size], numbers: Sequence[float]) -> Outcome:
+    left = iter(numbers)
+    return {name: [*islice(left, shape.numel())] if shape else next(left) for name, shape in shapes.items()}
 
 
 def _with_scalars(rule: type[OptimizerRule], scalars: Sequence[Any]) -> Stepped:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sb3_pgx.core.policy_names import RECURRENT_POLICIES
 from sb3_pgx.core.search_space import MEMORY, NETWORK, Arguments, Dimension, Params
-from sb3_pgx.registry import algorithm_class
+from sb3_pgx.registry import OFF_POLICY, algorithm_class
 from sb3_pgx.settings.configs import DEFAULT_N_ENVS, RunConfig
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def arguments_of(
         if missing := [name for name in names if name not in params]:
             raise ValueError(f"the parameters of a trial of {algorithm} have no {' and no '.join(missing)}")
         arguments = merged(arguments, dimension.decode({name: params[name] for name in names}))
-    return _fitting(arguments, n_envs, timesteps)
+    return arguments if algorithm in OFF_POLICY else _fitting(arguments, n_envs, timesteps)
 
 
 def params_of(algorithm: str, config: RunConfig) -> dict[str, Any]:
@@ -129,11 +129,14 @@ class _Namer:
 
 
 def _fitting(arguments: Arguments, n_envs: int, timesteps: int | None) -> Arguments:
-    """Adjust arguments that are valid each, but not together or not in so short a run, to the nearest valid ones."""
+    """
+    Adjust arguments of an algorithm with rollouts that are valid each, but not together or not in so short a run, to the
+    nearest valid ones.
+    """
     if timesteps is not None and "n_steps" in arguments:
         while arguments["n_steps"] > max(timesteps // n_envs, 1):
             arguments["n_steps"] //= 2  # keeps powers of two, which minibatches divide evenly
-    if "batch_size" in arguments and "n_steps" in arguments:  # without n_steps, batches come from a replay memory
+    if "batch_size" in arguments and "n_steps" in arguments:
         arguments["batch_size"] = min(arguments["batch_size"], arguments["n_steps"] * n_envs)
     if arguments.get("baseline") in ("loo", "optimal") and arguments["n_episodes"] * n_envs < 2:
         arguments["n_episodes"] = 2  # these baselines use the other episodes of the batch

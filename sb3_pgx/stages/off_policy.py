@@ -1,9 +1,9 @@
 """The pipeline of off-policy algorithms: step the environments into a replay memory, and learn from samples of it."""
 
+import warnings
 from typing import Any, ClassVar, TypeVar
 
 from gymnasium import spaces
-from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -119,6 +119,9 @@ class OffPolicy(Compiling, Resuming, OffPolicyUpdating):
         self.optimize_memory_usage = as_flag("optimize_memory_usage", self.optimize_memory_usage)
         evaluate_coefficient(self.learning_rate, 1.0, "learning_rate")
 
+    def choose_memory(self) -> None:
+        """Called with checked arguments: choose the class of the replay memory. By default, SB3 chooses if there is none."""
+
     # ------------------------------------------------------------------------------------------------ set up
 
     def _setup_lr_schedule(self) -> None:
@@ -129,11 +132,11 @@ class OffPolicy(Compiling, Resuming, OffPolicyUpdating):
             raise ValueError(f"env=None: {type(self).__name__} needs an environment to know what its policy acts on")
         vars(self).update(without_arrays(vars(self)))
         self.check_arguments()
-        if self.replay_buffer_class is NStepReplayBuffer and self.replay_buffer_kwargs.get("n_steps") == self.n_steps:
-            self.replay_buffer_class = (
-                None  # SB3's own choice, which a saved model has: SB3 would warn that it ignores n_steps
-            )
-        super()._setup_model()
+        self.choose_memory()
+        with warnings.catch_warnings():
+            if self.replay_buffer_kwargs.get("n_steps") == self.n_steps:  # a saved model has them
+                warnings.filterwarnings("ignore", "`n_steps=.* is ignored")
+            super()._setup_model()
         self.compiled = False
         self._modules = Modules()
         self._compile_log = CompileLog(self._tell)

@@ -11,10 +11,9 @@ from torch.optim import Optimizer
 
 from sb3_pgx.core.errors import blaming_numbers
 from sb3_pgx.core.replay_sampling import sample_replay
-from sb3_pgx.core.undo import Refusal, tensors_of
+from sb3_pgx.core.undo import Refusal
 from sb3_pgx.engine.compile_log import CompileLog
-from sb3_pgx.engine.joint_steps import JointSteps, NotFiniteError, StepFunction, flat
-from sb3_pgx.engine.parameters import all_finite
+from sb3_pgx.engine.joint_steps import JointSteps, NotFiniteError, Outcome, StepFunction, flat
 from sb3_pgx.stages.off_policy_collect import OffPolicyCollecting
 
 LOGGED = "train/"  # before the names of metrics
@@ -48,11 +47,13 @@ class OffPolicyUpdating(OffPolicyCollecting):
         :param index: number of the step in this call of :meth:`train`, from 0
         """
 
-    def after_step(self, index: int) -> None:
+    def after_step(self, index: int, batch: Any, outcome: Outcome) -> None:
         """
         Called after each gradient step, which moves parameters alone: copy the statistics of BatchNorm.
 
         :param index: number of the step in this call of :meth:`train`, from 0
+        :param batch: sample of the replay memory on which the step was taken
+        :param outcome: what the step returned, as numbers
         """
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
@@ -66,21 +67,17 @@ class OffPolicyUpdating(OffPolicyCollecting):
         self._set_training_mode(True)
         self._update_learning_rate([*self.optimizers().values()])
         reason = self._prepare() if self._watched else self._reason
-        outcomes: list[Mapping[str, float]] = []
         if reason is not None:
             self._compile_log.report_uncompiled(self._steps.what, reason)
-            self._train_as_sb3_does(gradient_steps, batch_size)
-            logged = self.logger.name_to_value
-            self._metrics = {name[len(LOGGED) :]: float(x) for name, x in logged.items() if name.startswith(LOGGED)}
-            return
+        outcomes: list[Outcome] = []
         assert self.replay_buffer is not None
         for index in range(gradient_steps):
             batch = sample_replay(self.replay_buffer, batch_size, self._vec_normalize_env)
             outcomes.append(self._step(batch, index))
-            self.after_step(index)
+            self.after_step(index, batch, outcomes[-1])
             self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        names = dict.fromkeys(name for outcome in outcomes for name in outcome)
+        names = dict.fromkeys(name for outcome in outcomes for name, value in outcome.items() if isinstance(value, float))
         by_name = {name: [outcome[name] for outcome in outcomes if name in outcome] for name in names}
         self._metrics = {name: sum(values) / len(values) for name, values in by_name.items()}
         for name, mean in self._metrics.items():
@@ -92,15 +89,15 @@ class OffPolicyUpdating(OffPolicyCollecting):
         self._reason = self._steps.prepare(self.policy, version, self.other_values(), self.optimizers())
         return self._reason
 
-    def _step(self, batch: Any, index: int) -> Mapping[str, float]:
+    def _step(self, batch: Any, index: int) -> Outcome:
         function, coefficients = self.next_step(index)
         try:
             with blaming_numbers(lambda what: self._refusal(what, batch), self._place):
-                metrics = self._steps.take(function, batch, coefficients, self.compiled)
+                return self._steps.take(function, batch, coefficients, self.compiled)
         except NotFiniteError as error:
-            bad = next((f"{name} is {value}" for name, value in error.metrics.items() if not np.isfinite(value)), None)
+            numbers = {name: value for name, value in error.metrics.items() if isinstance(value, float)}
+            bad = next((f"{name} is {value}" for name, value in numbers.items() if not np.isfinite(value)), None)
             raise self._refusal(bad or "the gradient, or what it leads to, is not finite", batch) from None
-        return metrics
 
     def _place(self) -> str:
         return f"in gradient step {self._n_updates + 1}"
@@ -112,27 +109,6 @@ class OffPolicyUpdating(OffPolicyCollecting):
             f"{what} {self._place()}; the step was not taken, and the model is as it was before it.{cause} Likely causes: "
             f"{CAUSES}."
         )
-
-    def _train_as_sb3_does(self, gradient_steps: int, batch_size: int) -> None:
-        """Let SB3 train, where the optimizers themselves must take the steps."""
-        moved = [*self.policy.parameters(), *self.policy.buffers(), *self.other_values().values()]
-        put_back, n_updates = tensors_of(moved, self.optimizers().values()), self._n_updates
-
-        def refusal(what: str) -> Refusal:
-            return Refusal(
-                f"{what} in a gradient step after step {n_updates}; the model is as it was after that step. Likely causes: "
-                f"{CAUSES}."
-            )
-
-        try:
-            with blaming_numbers(refusal, self._place):
-                super().train(gradient_steps, batch_size)
-            if not all(map(all_finite, moved)):
-                raise refusal("a parameter is not finite")
-        except Refusal:
-            put_back()
-            self._n_updates = n_updates
-            raise
 
 
 def _finite(part: Any) -> bool:

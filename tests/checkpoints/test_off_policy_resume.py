@@ -43,6 +43,7 @@ HINDSIGHT = dict(
 LITTLE_MEMORY = dict(
     optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False), buffer_size=30, batch_size=4
 )
+PRIORITIES = dict(prioritized_replay_alpha=0.6, prioritized_replay_beta="lin_0.4_1")
 # An algorithm, its environments and arguments, and the step at which it is interrupted.
 CASES = {
     "SAC, VecNormalize": ("SAC", lambda: VecNormalize(pendulum(2)), dict(learning_rate="lin_0.001"), 23),
@@ -62,8 +63,10 @@ CASES = {
         23,
     ),
     "DDPG": ("DDPG", pendulum, dict(action_noise=noise()), 23),
+    "D4PG": ("D4PG", lambda: pendulum(2), dict(action_noise=noise()), 23),
+    "D4PG, priorities": ("D4PG", lambda: pendulum(2), dict(PRIORITIES, action_noise=noise()), 23),
 }
-QUICK = ["SAC, VecNormalize", "SAC, random actions", "SAC, hindsight, a full memory", "TD3, noise"]
+QUICK = ["SAC, VecNormalize", "SAC, random actions", "SAC, hindsight, a full memory", "TD3, noise", "D4PG, priorities"]
 
 
 def assert_same_memory(one, other):

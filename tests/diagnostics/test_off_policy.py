@@ -116,6 +116,24 @@ def test_each_metric_equals_the_independent_computation(package, name, environme
     assert numbers["timesteps"] == 2 * EPISODE * env.num_envs and numbers["update"] == model._n_updates
 
 
+@pytest.mark.parametrize("v_min, low, high", [(-1000.0, 0.0, 0.05), (-10.0, 0.05, 0.8), (-1.0, 0.8, 1.0)])
+def test_clipped_returns_are_the_probability_below_and_above_the_support(v_min, low, high):
+    """Rewards are below −1 from the first step on in some states, and the sum of three is below −1 everywhere."""
+    model = make(sb3_pgx, "D4PG", pendulum(2), v_min=v_min, v_max=0.0, n_steps=3, gamma=0.9)
+    diagnostics = DiagnosticsCallback()
+    model.learn(4 * EPISODE, callback=diagnostics, log_interval=1000)
+    measured = diagnostics.history[-1]["clipped_returns"]
+    batch = model.replay_buffer.sample(ROWS)
+    with th.no_grad():
+        inputs = th.cat([batch.next_observations, model.policy.actor_target(batch.next_observations)], dim=1)
+        probs = model.policy.critic_target.q_networks[0](inputs).softmax(dim=1).double().numpy()
+    atoms = np.linspace(v_min, 0, 51)
+    returns = batch.rewards.double().numpy() + (batch.discounts * (1 - batch.dones)).double().numpy() * atoms
+    expected = (probs * ((returns < v_min - 1e-4) | (returns > 1e-4))).sum(axis=1).mean()
+    assert measured == pytest.approx(expected, abs=1e-3)
+    assert low <= measured <= high
+
+
 def test_values_at_their_targets_have_no_error_and_target_networks_that_are_copies_no_lag():
     targets = th.linspace(-3, 5, 7)[:, None]
     values = targets.repeat(1, 2)

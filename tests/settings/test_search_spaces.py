@@ -30,6 +30,7 @@ DEFAULT_NETWORKS = {
     "sac": {"net_arch": [256, 256], **RELU},
     "td3": {"net_arch": [400, 300], **RELU},
     "ddpg": {"net_arch": [400, 300], **RELU},
+    "d4pg": {"net_arch": [400, 300], **RELU},
 }
 
 

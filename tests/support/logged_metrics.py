@@ -16,6 +16,7 @@ from sb3_pgx.registry import EVERY_ALGORITHM, OFF_POLICY
 
 # Arguments with which an algorithm logs additional metrics.
 OPTIONS: dict[str, dict[str, Any]] = {
+    "d4pg": dict(prioritized_replay_alpha=0.6),
     "npg": dict(critic="trust_region"),
     "ppo": dict(clip_range_vf=0.2),
     "ppo_penalty": dict(clip_range=0.2),

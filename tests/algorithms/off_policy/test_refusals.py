@@ -13,12 +13,12 @@ from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from support.array_environments import TERMINATED, Arrays, Episodes
-from support.off_policy import NAMES, fill, make, tensors
+from support.off_policy import EVERY_NAME, NAMES, fill, make, tensors
 
 import sb3_pgx
 from sb3_pgx.registry import name_of
 
-EVERY = pytest.mark.parametrize("name", NAMES)
+EVERY = pytest.mark.parametrize("name", EVERY_NAME)
 
 
 class Faulty(gym.Env):
@@ -78,7 +78,7 @@ def test_a_number_that_is_not_finite_is_not_stored(name, fault, traced, graphs):
 @pytest.mark.parametrize("where", ["rewards", "observations"])
 @EVERY
 def test_a_gradient_step_that_is_not_finite_is_not_taken(name, where, traced, graphs):
-    model = fill(make(sb3_pgx, name, policy_kwargs=dict(n_critics=2)))
+    model = fill(make(sb3_pgx, name, policy_kwargs={} if name == "D4PG" else dict(n_critics=2)))
     model.compiled = traced
     model.train(3, batch_size=8)
     good = copy.deepcopy(getattr(model.replay_buffer, where))
@@ -97,7 +97,7 @@ def test_a_step_by_the_optimizer_itself_that_is_not_finite_is_undone():
     model.train(3, batch_size=8)
     good, before = copy.deepcopy(model.replay_buffer.rewards), state(model)
     model.replay_buffer.rewards[:] = np.nan
-    with pytest.raises(ValueError, match=r"in a gradient step after step 3; the model is as it was after that step"):
+    with pytest.raises(ValueError, match=r"in gradient step 4; the step was not taken.*The batch's rewards are not finite"):
         model.train(2, batch_size=8)
     model.replay_buffer.rewards[:] = good
     same(before, state(model))
@@ -181,7 +181,7 @@ def test_a_delay_and_noise_that_make_no_sense_are_refused():
         make(sb3_pgx, "TD3", target_policy_noise=-1)
 
 
-@EVERY
+@pytest.mark.parametrize("name", NAMES)
 def test_files_go_both_ways(name, tmp_path):
     ours, theirs = fill(make(sb3_pgx, name, learning_rate="lin_0.001")), fill(make(sb3, name))
     for model in (ours, theirs):
