@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sb3_pgx.algorithms.a2c import A2C, Coefficients, actor_critic_objective
 from sb3_pgx.core.arguments import check_mapping
-from sb3_pgx.core.checks import as_flag, check_counts, check_finite_not_negative, check_positive, is_number
+from sb3_pgx.core.checks import as_flag, check_counts, check_positive, is_number
 from sb3_pgx.core.distributions import family_of, noise_source
 from sb3_pgx.core.evaluation import Evaluation, evaluate_actions, evaluate_and_sample
 from sb3_pgx.core.examination import Examination
@@ -33,9 +33,12 @@ from sb3_pgx.stages.trust_region import Derivative, named
 
 # What the statistics measure, in their order.
 LOSSES = ("policy_loss", "value_loss", "entropy_loss", "explained_variance")
+# Names of the metrics for the predicted change, by the part of the policy that a trust region is for: "" for the actor, or for
+# the whole policy if actor and critic share layers.
+PREDICTED = {"": "kl_predicted", "critic_": "critic_constraint_predicted"}
 # Likely causes of a refused step, for the error message.
 CAUSES = (
-    "learning_rate or target_kl too large, or damping too small, rewards or observations of huge size (wrap the environment in "
+    "learning_rate or target_kl too large, damping too small, rewards or observations of huge size (wrap the environment in "
     "VecNormalize), a collapsed standard deviation (policy_kwargs=dict(log_std_bounds=(-20, 2)))"
 )
 
@@ -54,14 +57,15 @@ class Region(NamedTuple):
     """A part of the parameters whose step is bounded on its own."""
 
     names: frozenset[str]
-    bound: float  # largest ½ ΔᵀFΔ
+    bound: float  # largest ½ ΔᵀFΔ, in multiples of the unit
+    unit: float = 1.0
 
 
 class Step(NamedTuple):
     """The step of a region."""
 
     length: float  # factor of F⁻¹g before momentum
-    predicted: float  # ½ ΔᵀFΔ
+    predicted: float  # ½ ΔᵀFΔ, in multiples of the unit
 
 
 def with_momentum(policy_kwargs: dict[str, Any] | None, momentum: float) -> dict[str, Any]:
@@ -126,8 +130,8 @@ class ACKTR(A2C):
         does not depend on the scale of the rewards
     :param target_kl: δ, bound on ½ ΔᵀFΔ, in nats, summed over action dimensions. Typical: 0.001 to 0.02. Larger values take
         longer steps. A number, a schedule or a string such as ``"lin_0.002"`` (Wu et al., 2017, §3.3)
-    :param damping: λ > 0, added to F by factored Tikhonov damping. Typical: 1e-3 to 0.1. Larger values move closer to the plain
-        gradient, with shorter, safer steps. A number, a schedule or a string (Martens & Grosse, 2015, §6.3)
+    :param damping: λ > 0, added to F by factored Tikhonov damping. Typical: 1e-3 to 0.1. Larger values move closer to the
+        plain gradient, with shorter, safer steps. A number, a schedule or a string (Martens & Grosse, 2015, §6.3)
     :param stats_decay: weight of the past in the running averages of the factors, in [0, 1). Typical: 0.95 to 0.99. Larger
         values give less noisy factors that lag more (Martens & Grosse, 2015, §5)
     :param momentum: weight of the past in the running average of steps, in [0, 1). Typical: 0 to 0.9. Larger values give
@@ -261,8 +265,7 @@ class ACKTR(A2C):
         :raises ValueError: an argument is invalid
         """
         check_counts(inverse_update_interval=self.inverse_update_interval)
-        check_positive(critic_epsilon=self.critic_epsilon)
-        check_finite_not_negative(vf_fisher_coef=self.vf_fisher_coef)
+        check_positive(critic_epsilon=self.critic_epsilon, vf_fisher_coef=self.vf_fisher_coef)
         if not (is_number(self.stats_decay) and 0 <= self.stats_decay < 1):
             raise ValueError(f"stats_decay={self.stats_decay!r} must be a number in [0, 1)")
         if not isinstance(self.target_kl, str) and not callable(self.target_kl):  # a schedule may end at 0
@@ -288,8 +291,8 @@ class ACKTR(A2C):
         self._parts = parts_of(self.policy, name)
         if not self._parts.critic:
             raise ValueError(
-                f"{self.policy_class.__name__} has no trainable critic, but {name} needs one: use REINFORCE, or a policy with a "
-                "critic."
+                f"{self.policy_class.__name__} has no trainable critic, but {name} needs one: use REINFORCE, or a policy with "
+                "a critic."
             )
         self._parts_key: Any = None
         self.curvature = Curvature(self._parts.blocks, self._modules.parameters)
@@ -332,8 +335,8 @@ class ACKTR(A2C):
             "grad_norm": norm,
             **({} if self.max_grad_norm is None else {"grad_clipped": float(clip < 1)}),
             "damping": damping,
-            **{f"{prefix}step_length": step.length for prefix, step in taken.items()},
-            **{f"{prefix}predicted": step.predicted for prefix, step in taken.items()},
+            **{f"{part}step_length": step.length for part, step in taken.items()},
+            **{PREDICTED[part]: step.predicted for part, step in taken.items()},
             **self._distances_of(batch, now),
             **self.spread(),
         }
@@ -419,41 +422,38 @@ class ACKTR(A2C):
             raise step_refusal(what, self._n_updates, CAUSES) from None
 
     def _regions(self, now: Statistics) -> dict[str, Region]:
-        """Return the trust regions, by the prefix of their metrics."""
+        """Return the trust regions, by the part of the policy that they are for."""
         _, actor, critic = self._parts
         delta = self.coefficient("target_kl")
         if actor & critic:
             return {"": Region(actor | critic, delta)}
-        of_critic = self.vf_fisher_coef * self.critic_epsilon * now.losses["value_loss"].item()
-        regions = {"": Region(actor, delta), "critic_": Region(critic, of_critic)}
-        return {prefix: region for prefix, region in regions.items() if region.names}
+        variance = now.losses["value_loss"].item()
+        regions = {"": Region(actor, delta), "critic_": Region(critic, self.critic_epsilon, self.vf_fisher_coef * variance)}
+        return {part: region for part, region in regions.items() if region.names}
 
-    def _step(
-        self, gradient: Mapping[str, Tensor], regions: Mapping[str, Region], damping: float
-    ) -> dict[str, Step]:
+    def _step(self, gradient: Mapping[str, Tensor], regions: Mapping[str, Region], damping: float) -> dict[str, Step]:
         """Move the parameters, and return how far."""
         optimizer, curvature, parameters = self.policy.optimizer, self.curvature, self._modules.parameters
         rate = optimizer.param_groups[0]["lr"]
-        direction, lengths = curvature.natural(gradient), {}
-        for prefix, (names, bound) in regions.items():
-            fraction = fraction_within(rate**2 * curvature.quadratic(direction, damping, names), bound)
-            lengths[prefix] = rate * fraction
+        direction, lengths, taken = curvature.natural(gradient), {}, {}
+        for part, (names, bound, unit) in regions.items():
+            fraction = fraction_within(rate**2 * curvature.quadratic(direction, damping, names), bound * unit)
+            lengths[part] = rate * fraction
             for name in names:
                 parameters[name].grad = fraction * direction[name]
         before = {name: parameters[name].detach().clone() for name in self._parts.names}
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        taken = {}
-        for prefix, (names, bound) in regions.items():
-            step = {name: parameters[name].detach() - before[name] for name in before}
+        step = {name: parameters[name].detach() - x for name, x in before.items()}
+        for part, (names, bound, unit) in regions.items():
             quadratic = curvature.quadratic(step, damping, names)
-            fraction = fraction_within(quadratic, bound)
+            if not math.isfinite(quadratic):
+                raise led_astray(self._n_updates)
+            fraction = fraction_within(quadratic, bound * unit)
             if fraction < 1:
                 for name in names:
-                    parameters[name].data.copy_(before[name] + fraction * step[name])
-            taken[prefix] = Step(lengths[prefix], 0.5 * fraction**2 * quadratic)
-        if not all(math.isfinite(length.predicted) for length in taken.values()):
-            raise led_astray(self._n_updates)
+                    parameters[name].detach().copy_(before[name] + fraction * step[name])
+            taken[part] = Step(lengths[part], 0.5 * fraction**2 * quadratic / unit if unit > 0 else 0.0)
         return taken
 
     def _distances_of(self, batch: Batch, now: Statistics) -> Metrics:

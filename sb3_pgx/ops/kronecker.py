@@ -1,13 +1,14 @@
 """
 Kronecker-factored curvature (K-FAC): the Fisher matrix of a layer as a product of two small matrices.
 
-A linear layer computes s = X ā, where ā is its input a with a 1 behind it, and X = [W b], ``[m, n]``. The gradient of log p in X
-is g āᵀ with g = ∇_s log p. Treating g and ā as independent makes the Fisher matrix of the layer the Kronecker product of
+A linear layer computes s = X ā, where ā is its input a with a 1 behind it, and X = [W b], ``[m, n]``. The gradient of log p in
+X is g āᵀ with g = ∇_s log p. Treating g and ā as independent makes the Fisher matrix of the layer the Kronecker product of
 
     A = E[ā āᵀ]  [n, n]   and   G = E[g gᵀ]  [m, m]
 
-Then F⁻¹ times a gradient D ``[m, n]`` is G⁻¹ D A⁻¹, and the quadratic form of a change D of X is tr(Dᵀ G D A) (Martens & Grosse,
-2015, §3). A convolution does the same at T places, whose inputs ā_t are patches of the image (Grosse & Martens, 2016, §3):
+Then F⁻¹ times a gradient D ``[m, n]`` is G⁻¹ D A⁻¹, and the quadratic form of a change D of X is tr(Dᵀ G D A) (Martens &
+Grosse, 2015, §3). A convolution does the same at T places, whose inputs ā_t are patches of the image (Grosse & Martens, 2016,
+§3):
 
     A = E[Σ_t ā_t ā_tᵀ]   and   G = E[Σ_t g_t g_tᵀ] / T
 """
@@ -80,8 +81,8 @@ def average_weight(k: int, decay: float) -> float:
 
 def damped_factors(A: Tensor, G: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """
-    Return A + π √λ I and G + √λ / π I, whose product replaces F + λI (factored Tikhonov damping, Martens & Grosse, 2015, §6.3).
-    π² = (tr A / n) / (tr G / m) keeps the two errors alike; if one of the factors is 0, π = 1.
+    Return A + π √λ I and G + √λ / π I, whose product replaces F + λI (factored Tikhonov damping; Martens & Grosse, 2015,
+    §6.3). π² = (tr A / n) / (tr G / m) keeps the two errors alike; if one of the factors is 0, π = 1.
 
     :param A: ``[n, n]``
     :param G: ``[m, m]``

@@ -61,7 +61,9 @@ class Block:
 
     def matrix(self, values: Mapping[str, Tensor]) -> Tensor:
         """Return the block's part of a vector that is given by name: the matrix ``[m, n]``, the bias as its last column."""
-        return th.cat([values[name].flatten(start_dim=1) if values[name].dim() > 1 else values[name][:, None] for name in self.names], 1)
+        return th.cat(
+            [values[name].flatten(start_dim=1) if values[name].dim() > 1 else values[name][:, None] for name in self.names], 1
+        )
 
     def named(self, matrix: Tensor) -> Tensors:
         """Return the parts of a matrix ``[m, n]`` by name, the inverse of :meth:`matrix`."""
@@ -100,13 +102,19 @@ def parts_of(policy: ActorCriticPolicy, algorithm: str) -> Parts:
     uses = Counter(name for block in blocks for name in block.names)
     for name in {**actor, **critic}:
         if uses[name] != 1:
-            why = "its layer is called more than once" if uses[name] else f"it belongs to no {LAYERS} layer with one row per sample"
+            why = (
+                "its layer is called more than once"
+                if uses[name]
+                else f"it belongs to no {LAYERS} layer with one row per sample"
+            )
             raise ValueError(
                 f"{algorithm} cannot train {name} of {type(policy).__name__}: {why}. K-FAC knows the curvature of "
                 f"{LAYERS} layers, without groups and called once, and of log_std. Freeze the parameter with "
                 "requires_grad_(False), replace the layer, or use A2C or TRPO"
             )
-    return Parts(tuple(block for block in blocks if all(uses[name] == 1 for name in block.names)), frozenset(actor), frozenset(critic))
+    return Parts(
+        tuple(block for block in blocks if all(uses[name] == 1 for name in block.names)), frozenset(actor), frozenset(critic)
+    )
 
 
 class Factors(nn.Module):
