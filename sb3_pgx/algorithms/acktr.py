@@ -461,7 +461,8 @@ class ACKTR(A2C):
         tensors = [now.distribution, now.values, batch.actions, *self._distances_pass.encode(batch.inputs)]
         kl, largest, change = self._distances_pass.run(self.policy, self._modules, tensors, self.compiled)
         if not (math.isfinite(kl) and math.isfinite(change)):
-            raise step_refusal(f"the step leads to a KL divergence of {kl:g}", self._n_updates, CAUSES)
+            what = f"the step leads to a KL divergence of {kl:g} and a mean squared change of V of {change:g}"
+            raise step_refusal(what, self._n_updates, CAUSES)
         error = now.losses["value_loss"]
         return {
             "kl_divergence_loss": kl,

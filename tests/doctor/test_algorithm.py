@@ -22,6 +22,7 @@ from support.broken_algorithms import (
     StepsThreeTimesAsFar,
     TruncationIsTermination,
 )
+from support.capabilities import WITHOUT_MEMORY
 
 from sb3_pgx import A2C, PPO, SAC, REINFORCEBaseline
 from sb3_pgx.doctor import examine_algorithm
@@ -46,7 +47,7 @@ def test_a_sound_algorithm_passes_every_applicable_probe(name):
     assert outcomes(results, "failed") == set(), [result for result in results if result.outcome == "failed"]
     bounded = name.rpartition(":")[2] in ("npg", "ppo", "trpo")
     expected = (VALUES if name == "reinforce" else set()) | (set() if bounded else {"size of an update"})
-    expected |= {"action mask", "memory"} if ":" in name else {"memory"} if name == "acer" else set()
+    expected |= {"action mask", "memory"} if ":" in name else {"memory"} if name in WITHOUT_MEMORY else set()
     assert outcomes(results, "skipped") == expected
 
 
