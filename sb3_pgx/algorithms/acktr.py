@@ -328,6 +328,7 @@ class ACKTR(A2C):
         self._observe(now, damping)
         clip = 1.0 if self.max_grad_norm is None else min(1.0, self.max_grad_norm / (norm.item() + 1e-6))
         taken = self._step({name: clip * g for name, g in now.gradient.items()}, self._regions(now), damping)
+        distances = self._distances_of(batch, now)
         self.n_gradient_steps += 1
         self._n_updates += 1
         return {
@@ -337,7 +338,7 @@ class ACKTR(A2C):
             "damping": damping,
             **{f"{part}step_length": step.length for part, step in taken.items()},
             **{PREDICTED[part]: step.predicted for part, step in taken.items()},
-            **self._distances_of(batch, now),
+            **distances,
             **self.spread(),
         }
 
