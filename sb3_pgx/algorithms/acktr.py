@@ -82,8 +82,9 @@ def with_momentum(policy_kwargs: dict[str, Any] | None, momentum: float) -> dict
         raise ValueError(f"momentum={momentum!r} must be a number in [0, 1)")
     policy_kwargs = dict(policy_kwargs or {})
     if "optimizer_class" not in policy_kwargs:
-        policy_kwargs["optimizer_class"] = th.optim.SGD
-        policy_kwargs["optimizer_kwargs"] = dict(momentum=momentum, dampening=momentum)
+        policy_kwargs["optimizer_class"], given = th.optim.SGD, policy_kwargs.get("optimizer_kwargs", {})
+        if isinstance(given, dict):  # anything else is refused with the other arguments of the policy
+            policy_kwargs["optimizer_kwargs"] = dict(momentum=momentum, dampening=momentum) | given
     return policy_kwargs
 
 
