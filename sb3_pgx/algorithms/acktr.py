@@ -176,7 +176,9 @@ class ACKTR(A2C):
         Categorical("momentum", (0.0, 0.5, 0.9)),
         Categorical("normalize_advantage", (False, True)),
     )
-    examination: ClassVar[Examination] = Examination(3072, 0.3, dict(n_steps=4, target_kl=0.05))
+    examination: ClassVar[Examination] = Examination(
+        3072, 0.3, dict(n_steps=4, target_kl=0.05), bound="Kronecker-factored trust region"
+    )
     curvature: Curvature
     _parts: Parts
 
