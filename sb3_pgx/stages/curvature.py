@@ -206,11 +206,13 @@ class Curvature(nn.Module):
         :param damping: λ
         :param names: parameters to which it is restricted, those of whole blocks
         """
-        wanted, total = set(names), 0.0
-        for block, kept in zip(self.blocks, self._factors, strict=True):
-            if not wanted.isdisjoint(block.names):
-                total = total + quadratic_form(block.matrix(step), *kept.damped(damping))
-        return float(total)
+        wanted = set(names)
+        forms = [
+            quadratic_form(block.matrix(step), *kept.damped(damping))
+            for block, kept in zip(self.blocks, self._factors, strict=True)
+            if not wanted.isdisjoint(block.names)
+        ]
+        return float(sum(forms))
 
     @property
     def _factors(self) -> Iterable[Factors]:
