@@ -27,7 +27,7 @@ from sb3_pgx.engine.refusals import check_state, led_astray, not_finite, step_re
 from sb3_pgx.engine.tensors import flatten
 from sb3_pgx.ops.kronecker import fraction_within
 from sb3_pgx.ops.objectives import standardized
-from sb3_pgx.stages.curvature import Curvature, Parts, observed_factors, parts_of
+from sb3_pgx.stages.curvature import Curvature, FactorPairs, Parts, observed_factors, parts_of
 from sb3_pgx.stages.report import Metrics
 from sb3_pgx.stages.trust_region import Derivative, named
 
@@ -50,7 +50,7 @@ class Statistics(NamedTuple):
     losses: dict[str, Tensor]
     values: Tensor  # [B]
     distribution: Tensor  # packed parameters of the action distributions, [B, K]
-    factors: Sequence[tuple[Tensor, Tensor]]  # of the inputs and of the outputs of each block
+    factors: FactorPairs
 
 
 class Region(NamedTuple):
@@ -328,9 +328,9 @@ class ACKTR(A2C):
         norm = flatten([*now.gradient.values()]).norm()
         self._check(batch, now, norm)
         damping = self.coefficient("damping")
-        self._observe(now, damping)
+        factors = self._observed(now, damping)
         clip = 1.0 if self.max_grad_norm is None else min(1.0, self.max_grad_norm / (norm.item() + 1e-6))
-        taken = self._step({name: clip * g for name, g in now.gradient.items()}, self._regions(now), damping)
+        taken = self._step({name: clip * g for name, g in now.gradient.items()}, self._regions(now), factors)
         distances = self._distances_of(batch, now)
         self.n_gradient_steps += 1
         self._n_updates += 1
@@ -414,13 +414,14 @@ class ACKTR(A2C):
             raise not_finite({**batch.suspects(), **now.losses, **gradients}, self._n_updates, CAUSES)
         check_state(self.policy.optimizer, self._modules.parameters, self._n_updates)
 
-    def _observe(self, now: Statistics, damping: float) -> None:
-        """Add the factors to the averages, and invert these if it is time."""
+    def _observed(self, now: Statistics, damping: float) -> FactorPairs:
+        """Add the factors to the averages, invert these if it is time, and return them, damped."""
         k, interval = self.curvature.observe(now.factors, self.stats_decay), self.inverse_update_interval
-        if k > interval and k % interval:
-            return
+        factors = self.curvature.damped(damping)
         try:
-            self.curvature.invert(damping)
+            if k <= interval or k % interval == 0:
+                self.curvature.invert(factors)
+            return factors
         except th.linalg.LinAlgError:
             what = f"the factors of the Fisher matrix are not finite, or have no inverse with damping={damping:g},"
             raise step_refusal(what, self._n_updates, CAUSES) from None
@@ -435,13 +436,13 @@ class ACKTR(A2C):
         regions = {"": Region(actor, delta), "critic_": Region(critic, self.critic_epsilon, self.vf_fisher_coef * variance)}
         return {part: region for part, region in regions.items() if region.names}
 
-    def _step(self, gradient: Mapping[str, Tensor], regions: Mapping[str, Region], damping: float) -> dict[str, Step]:
+    def _step(self, gradient: Mapping[str, Tensor], regions: Mapping[str, Region], factors: FactorPairs) -> dict[str, Step]:
         """Move the parameters, and return how far."""
         optimizer, curvature, parameters = self.policy.optimizer, self.curvature, self._modules.parameters
         rate = optimizer.param_groups[0]["lr"]
         direction, lengths, taken = curvature.natural(gradient), {}, {}
         for part, (names, bound, unit) in regions.items():
-            fraction = fraction_within(rate**2 * curvature.quadratic(direction, damping, names), bound * unit)
+            fraction = fraction_within(rate**2 * curvature.quadratic(direction, factors, names), bound * unit)
             lengths[part] = rate * fraction
             for name in names:
                 parameters[name].grad = fraction * direction[name]
@@ -450,7 +451,7 @@ class ACKTR(A2C):
         optimizer.zero_grad(set_to_none=True)
         step = {name: parameters[name].detach() - x for name, x in before.items()}
         for part, (names, bound, unit) in regions.items():
-            quadratic = curvature.quadratic(step, damping, names)
+            quadratic = curvature.quadratic(step, factors, names)
             if not math.isfinite(quadratic):
                 raise led_astray(self._n_updates)
             fraction = fraction_within(quadratic, bound * unit)

@@ -26,6 +26,7 @@ from sb3_pgx.ops.kronecker import (
 )
 
 Tensors = dict[str, Tensor]
+FactorPairs = Sequence[tuple[Tensor, Tensor]]  # factors of the inputs and of the outputs of each block
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,6 @@ class Factors(nn.Module):
             self.register_buffer(f"{name}_factor", like.new_zeros(size, size))
             self.register_buffer(f"{name}_inverse", like.new_zeros(size, size))
 
-    def damped(self, damping: float) -> tuple[Tensor, Tensor]:
-        """Return the damped factors of inputs and outputs."""
-        return damped_factors(self.input_factor, self.output_factor, damping)
-
 
 class Curvature(nn.Module):
     """
@@ -159,11 +156,11 @@ class Curvature(nn.Module):
         device = parameters[blocks[0].name].device if blocks else None
         self.register_buffer("n_observed", th.zeros((), dtype=th.long, device=device))
 
-    def observe(self, factors: Sequence[tuple[Tensor, Tensor]], decay: float) -> int:
+    def observe(self, factors: FactorPairs, decay: float) -> int:
         """
         Add factors to the averages.
 
-        :param factors: factors of inputs and outputs, of each block
+        :param factors: factors of one batch
         :param decay: weight of the averages so far
         :return: how often there have been factors
         """
@@ -175,15 +172,22 @@ class Curvature(nn.Module):
             kept.output_factor.lerp_(of_outputs, weight)
         return k
 
-    def invert(self, damping: float) -> None:
+    def damped(self, damping: float) -> FactorPairs:
+        """
+        Return the averages with damping.
+
+        :param damping: λ
+        """
+        return [damped_factors(kept.input_factor, kept.output_factor, damping) for kept in self._factors]
+
+    def invert(self, factors: FactorPairs) -> None:
         """
         Compute the inverses.
 
-        :param damping: λ
-        :raises torch.linalg.LinAlgError: a damped factor has none in double precision
+        :param factors: damped
+        :raises torch.linalg.LinAlgError: a factor has none in double precision
         """
-        for kept in self._factors:
-            of_inputs, of_outputs = kept.damped(damping)
+        for kept, (of_inputs, of_outputs) in zip(self._factors, factors, strict=True):
             kept.input_inverse.copy_(inverse(of_inputs))
             kept.output_inverse.copy_(inverse(of_outputs))
 
@@ -198,18 +202,18 @@ class Curvature(nn.Module):
             natural |= block.named(kept.output_inverse @ block.matrix(gradient) @ kept.input_inverse)
         return natural
 
-    def quadratic(self, step: Mapping[str, Tensor], damping: float, names: Iterable[str]) -> float:
+    def quadratic(self, step: Mapping[str, Tensor], factors: FactorPairs, names: Iterable[str]) -> float:
         """
-        Return ΔᵀFΔ with the current factors, damped.
+        Return ΔᵀFΔ.
 
         :param step: Δ, by name
-        :param damping: λ
+        :param factors: of F
         :param names: parameters to which it is restricted, those of whole blocks
         """
         wanted = set(names)
         forms = [
-            quadratic_form(block.matrix(step), *kept.damped(damping))
-            for block, kept in zip(self.blocks, self._factors, strict=True)
+            quadratic_form(block.matrix(step), *pair)
+            for block, pair in zip(self.blocks, factors, strict=True)
             if not wanted.isdisjoint(block.names)
         ]
         return float(sum(forms))

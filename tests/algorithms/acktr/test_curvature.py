@@ -246,7 +246,8 @@ def test_no_step_leaves_the_trust_region_whatever_momentum_or_another_optimizer_
             old, new = (dict(policy.named_parameters()) for policy in (self.before[-1], self.after[-1]))
             step = {name: (p - old[name]).detach() for name, p in new.items()}
             actor = [name for name in step if "value" not in name]
-            quadratics.append(self.model.curvature.quadratic(step, self.model.damping, actor) / 2)
+            curvature = self.model.curvature
+            quadratics.append(curvature.quadratic(step, curvature.damped(self.model.damping), actor) / 2)
 
     watch = Watch()
     model = acktr(target_kl=1e-3, learning_rate=10.0, **options)
