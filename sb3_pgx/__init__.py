@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sb3_pgx.algorithms.a2c import A2C
 from sb3_pgx.algorithms.a3c import A3C
 from sb3_pgx.algorithms.acer import ACER
+from sb3_pgx.algorithms.acktr import ACKTR
 from sb3_pgx.algorithms.d4pg import D4PG
 from sb3_pgx.algorithms.ddpg import DDPG
 from sb3_pgx.algorithms.npg import NPG
@@ -26,6 +27,7 @@ __all__ = [
     "A2C",
     "A3C",
     "ACER",
+    "ACKTR",
     "D4PG",
     "DDPG",
     "NPG",

@@ -13,7 +13,7 @@ from selection import mostly_slow
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 from support.acer_models import Normalising
-from support.capabilities import QUICK, SMALL_LSTM
+from support.capabilities import MIXED_ALGORITHMS, QUICK, SMALL_LSTM, WITHOUT_MEMORY
 from support.models import make
 from support.small_environments import total, vectorised
 
@@ -95,6 +95,8 @@ def everything(model):
         "episodes": [dict(info) for info in model.ep_info_buffer or ()],
         "normalize": normalize and [vars(normalize.obs_rms), vars(normalize.ret_rms), normalize.returns],
     }
+    if hasattr(model, "curvature"):
+        state["curvature"] = model.curvature.state_dict()
     if memory is not None:
         state |= {"average": model.average_policy.state_dict(), "random": model.replay_generator.bit_generator.state}
         state["memory"] = {k: v for k, v in vars(memory).items() if not k.endswith("_space")}
@@ -156,7 +158,7 @@ def illnesses(name, normalize, at_once, overflows=True):
             yield ("final observation", 3e38, 0)
 
 
-def spoil_optimizer(model, names=("exp_avg", "square_avg"), value=math.nan):
+def spoil_optimizer(model, names=("exp_avg", "square_avg", "momentum_buffer"), value=math.nan):
     """A number that is not finite in a moment of the optimizer; gives what undoes it."""
     moments = [state for p in model.policy.parameters() if (state := model.policy.optimizer.state.get(p))]
     (moment,) = [x for key, x in moments[0].items() if key in names]
@@ -178,9 +180,10 @@ MIXED = spaces.Dict({"choice": spaces.Discrete(4), "number": spaces.Box(-1, 1, (
 LSTM, GRU = (dict(policy=policy, policy_kwargs=SMALL_LSTM) for policy in ("MlpLstmPolicy", "MlpGruPolicy"))
 # With memory, masks and mixed actions.
 NEW = [
-    *((name, BOX, kwargs, Patient) for name in ALGORITHMS if name != "acer" for kwargs in (LSTM, GRU)),
+    *((name, BOX, kwargs, Patient) for name in ALGORITHMS if name not in WITHOUT_MEMORY for kwargs in (LSTM, GRU)),
     *((name, DISCRETE, {}, Guarded) for name in ALGORITHMS),
-    *((name, MIXED, kwargs, Guarded) for name in ALGORITHMS if name != "acer" for kwargs in ({}, GRU)),
+    *((name, MIXED, {}, Guarded) for name in MIXED_ALGORITHMS),
+    *((name, MIXED, GRU, Guarded) for name in ALGORITHMS if name not in WITHOUT_MEMORY),
 ]
 QUICK_NEW = [("ppo", BOX, LSTM, Patient), ("npg", MIXED, GRU, Guarded), ("reinforce_baseline", MIXED, {}, Guarded)]
 
@@ -231,7 +234,8 @@ def assert_refusals_leave_no_trace(name, action_space, kwargs, compile, normaliz
         refuse()
     if model.policy.optimizer.state:  # those of two trust regions need none
         heal = spoil_optimizer(restarted(model))
-        refuse(r"the optimizer's (exp_avg|square_avg) of \S+ is not finite in update \d+.*optimizer\.state\.clear\(\)")
+        moments = "exp_avg|square_avg|momentum_buffer"
+        refuse(rf"the optimizer's ({moments}) of \S+ is not finite in update \d+.*optimizer\.state\.clear\(\)")
         heal()
     for each in (model, untouched):
         restarted(each).learn(24, reset_num_timesteps=False)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from sb3_pgx.core.distributions import packed
+from sb3_pgx.core.distributions import packed, sample_with
 from sb3_pgx.core.policies import takes_masks, unchecked
 from sb3_pgx.core.recurrent_evaluation import Latents, features_of, latents_of, recurrent_values
 from sb3_pgx.core.rollout import PolicyInputs, as_policy_input
@@ -35,9 +35,31 @@ def evaluate_actions(
         latents = latents_of(policy, features_of(policy, inputs.observations), inputs.memory)
         return evaluate_latents(policy, latents, inputs.action_masks, actions, with_distribution)
     with unchecked(policy, inputs.action_masks):
-        taken, own = as_policy_input(actions, policy.action_space), takes_masks(policy.evaluate_actions, inputs.action_masks)
-        values, log_prob, entropy = policy.evaluate_actions(inputs.observations, taken, **own)
-        distribution = packed(policy.action_dist) if with_distribution else None
+        return _evaluated(policy, inputs, actions, with_distribution)
+
+
+def evaluate_and_sample(
+    policy: ActorCriticPolicy, inputs: PolicyInputs, actions: Tensor, noise: Tensor
+) -> tuple[Evaluation, Tensor]:
+    """
+    Evaluate actions with the policy's own ``evaluate_actions``, and sample others from the same distributions.
+
+    :param policy: policy without memory, in the mode (training or evaluation) in which it is to be evaluated
+    :param inputs: observations and action masks of B rows
+    :param actions: actions as a rollout stores them, ``[B, action_dim]``
+    :param noise: random numbers of the distribution's :func:`~sb3_pgx.core.distributions.noise_source`
+    :return: the evaluation, with the distribution's parameters, and log π of the sampled actions, ``[B]``
+    """
+    with unchecked(policy, inputs.action_masks):
+        evaluation = _evaluated(policy, inputs, actions, with_distribution=True)
+        sampled = sample_with(policy.action_dist, noise).detach()
+        return evaluation, policy.action_dist.log_prob(sampled)
+
+
+def _evaluated(policy: ActorCriticPolicy, inputs: PolicyInputs, actions: Tensor, with_distribution: bool) -> Evaluation:
+    taken, own = as_policy_input(actions, policy.action_space), takes_masks(policy.evaluate_actions, inputs.action_masks)
+    values, log_prob, entropy = policy.evaluate_actions(inputs.observations, taken, **own)
+    distribution = packed(policy.action_dist) if with_distribution else None
     return Evaluation(values.flatten(), log_prob, -log_prob if entropy is None else entropy, distribution)
 
 

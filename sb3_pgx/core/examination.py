@@ -24,4 +24,4 @@ class Examination:
     timesteps: int = 20_000
     learning_rate: float = 1e-3
     hyperparameters: dict[str, Any] = field(default_factory=dict)
-    bound: Literal["clip", "trust region", "trust region without search"] | None = None
+    bound: Literal["clip", "trust region", "Kronecker-factored trust region", "trust region without search"] | None = None

@@ -154,13 +154,19 @@ TRAINING_METRICS = {
     "`target_kl` for TRPO",
     "train/is_line_search_success": "1 if the line search accepted a step, 0 if the policy stayed as it was",
     "train/line_search_steps": "number of step lengths that the line search tried",
-    "train/step_length": "factor of F⁻¹g in the step that was taken; 0 if none was",
+    "train/step_length": "factor of F⁻¹g in the step that was taken; 0 if none was; ACKTR: before momentum",
+    "train/kl_predicted": "½ ΔᵀFΔ of the step Δ, damped: KL(old‖new) that the Kronecker-factored F predicts, at most "
+    "`target_kl`; with the critic's part if actor and critic share layers",
+    "train/damping": "λ of the damping that is added to F",
     "train/curvature": "sᵀFs for the search direction s = F⁻¹g, without damping",
     "train/cg_steps": "iterations of the conjugate gradient method",
     "train/cg_residual": "relative residual of the conjugate gradient method when it stopped, ‖g − (F + λI) s‖ / ‖g‖",
-    "train/critic_constraint": "mean of (V − V_old)² / (2σ²) after the trust-region critic's step, where σ² is the mean "
-    "squared error before it",
-    "train/critic_step_length": "factor of the search direction in the step of the trust-region critic; 0 if it took none",
+    "train/critic_constraint": "mean of (V − V_old)² / (2σ²) after the step of the trust-region critic or of ACKTR, where σ² "
+    "is the mean squared error before it",
+    "train/critic_constraint_predicted": "the same as the Kronecker-factored F of the critic predicts it, damped, at most "
+    "`critic_epsilon`; only if actor and critic share no layers",
+    "train/critic_step_length": "factor of the search direction in the step of the trust-region critic; 0 if it took none; "
+    "ACKTR: before momentum, only if actor and critic share no layers",
     "train/critic_cg_residual": "relative residual of the critic's conjugate gradient method when it stopped",
     "train/average_kl": "KL(average policy‖policy), mean over the states, in nats",
     "train/trust_region_fraction": "share of the transitions whose gradient the trust region reduces",

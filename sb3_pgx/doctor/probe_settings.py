@@ -3,7 +3,13 @@
 from collections.abc import Callable
 
 from sb3_pgx.core.examination import Examination
-from sb3_pgx.doctor.update_checks import CLIP, TRUST_REGION, TRUST_REGION_WITHOUT_SEARCH, Bound
+from sb3_pgx.doctor.update_checks import (
+    CLIP,
+    KRONECKER_TRUST_REGION,
+    TRUST_REGION,
+    TRUST_REGION_WITHOUT_SEARCH,
+    Bound,
+)
 from sb3_pgx.registry import EVERY_ALGORITHM
 
 N_ENVS = 16
@@ -11,6 +17,7 @@ N_ENVS = 16
 BOUNDS: dict[str, Bound] = {
     "clip": CLIP,
     "trust region": TRUST_REGION,
+    "Kronecker-factored trust region": KRONECKER_TRUST_REGION,
     "trust region without search": TRUST_REGION_WITHOUT_SEARCH,
 }
 

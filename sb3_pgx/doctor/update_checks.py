@@ -109,6 +109,8 @@ CLIP = Bound(
     ),
 )
 TRUST_REGION = Bound("KL(old‖new) after one update", _divergence, lambda model: 1.5 * model.target_kl, dict(n_steps=16))
+# A learning rate at which the trust region, and nothing else, limits the step.
+KRONECKER_TRUST_REGION = Bound(TRUST_REGION.asked, _divergence, TRUST_REGION.most, dict(n_steps=16, learning_rate=100.0))
 TRUST_REGION_WITHOUT_SEARCH = Bound(
     TRUST_REGION.asked, _divergence, TRUST_REGION.most, dict(n_steps=16, step_rule="kl", target_kl=0.01)
 )

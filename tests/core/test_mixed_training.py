@@ -156,6 +156,7 @@ class Bandit(gym.Env):
 SOLVING = {
     "a2c": dict(n_steps=16, learning_rate=3e-2, use_rms_prop=False),
     "a3c": dict(n_steps=16, learning_rate=3e-2, use_rms_prop=False),
+    "acktr": dict(n_steps=16, target_kl=0.05),
     "npg": dict(n_steps=64, target_kl=0.1),
     "ppo": dict(n_steps=32, batch_size=64, n_epochs=8, learning_rate=1e-2),
     "ppo_penalty": dict(n_steps=32, batch_size=64, n_epochs=8, learning_rate=1e-2),

@@ -76,8 +76,8 @@ def assert_trained_alike(one, other):
     assert one.num_timesteps == other.num_timesteps
 
 
-# Compiled, one algorithm for each kind of graph: of one step, of epochs, of derivatives, and of the memory.
-COMPILED = ("a2c", "ppo_penalty", "trpo", "acer")
+# Compiled, one algorithm for each kind of graph: of one step, of epochs, of derivatives, of the memory, and of factors.
+COMPILED = ("a2c", "ppo_penalty", "trpo", "acer", "acktr")
 CASES = [(name, False) for name in ALGORITHMS] + [(name, True) for name in COMPILED]
 
 QUICK_CASES = mostly_slow(CASES, lambda name, compile: not compile or name == "ppo_penalty")

@@ -22,6 +22,7 @@ from support.broken_algorithms import (
     StepsThreeTimesAsFar,
     TruncationIsTermination,
 )
+from support.capabilities import WITHOUT_MEMORY
 
 from sb3_pgx import A2C, PPO, SAC, REINFORCEBaseline
 from sb3_pgx.doctor import examine_algorithm
@@ -44,9 +45,9 @@ def test_a_sound_algorithm_passes_every_applicable_probe(name):
     results = examine_algorithm(resolve_peer(name).algorithm)
     assert [result.name for result in results] == [*(probe.name for probe in PROBES), *sorted(UPDATE_CHECKS, reverse=True)]
     assert outcomes(results, "failed") == set(), [result for result in results if result.outcome == "failed"]
-    bounded = name.rpartition(":")[2] in ("npg", "ppo", "trpo")
+    bounded = name.rpartition(":")[2] in ("acktr", "npg", "ppo", "trpo")
     expected = (VALUES if name == "reinforce" else set()) | (set() if bounded else {"size of an update"})
-    expected |= {"action mask", "memory"} if ":" in name else {"memory"} if name == "acer" else set()
+    expected |= {"action mask", "memory"} if ":" in name else {"memory"} if name in WITHOUT_MEMORY else set()
     assert outcomes(results, "skipped") == expected
 
 

@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 CASES = {
     "a2c": {},
+    "acktr": {},
     "ppo": {},
     "ppo_penalty": {},
     "trpo": dict(critic="trust_region"),

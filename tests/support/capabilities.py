@@ -56,6 +56,7 @@ def smallest(cls: type) -> dict[str, Any]:
 QUICK: dict[str, dict[str, Any]] = {name: smallest(cls) for name, cls in EVERY_ALGORITHM.items()}
 
 PPOS = ("ppo", "ppo_penalty")
+WITHOUT_MEMORY = ("acer", "acktr")  # which refuse recurrent policies
 MIXED_ALGORITHMS = [name for name in ALGORITHMS if name != "acer"]  # which act in Dict and Tuple spaces
 
 

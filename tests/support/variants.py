@@ -72,8 +72,9 @@ class Variant(NamedTuple):
         return self.name if self.kind == "plain" else f"{self.name}, {self.kind}"
 
 
-OF_ACER = ("plain", "masks")  # it refuses the others
-VARIANTS = [Variant(name, kind) for kind in KINDS for name in ALGORITHMS if name != "acer" or kind in OF_ACER]
+# What is left of the kinds where an algorithm refuses others.
+LEFT = {"acer": ("plain", "masks"), "acktr": ("plain", "masks", "mixed actions")}
+VARIANTS = [Variant(name, kind) for kind in KINDS for name in ALGORITHMS if kind in LEFT.get(name, KINDS)]
 QUICK_VARIANTS = {("ppo", "LSTM"), ("trpo", "all three"), ("reinforce", "memory and mixed actions"), ("acer", "masks")}
 
 
