@@ -7,6 +7,7 @@ from sb3_pgx.algorithms.a2c import A2C
 from sb3_pgx.algorithms.a3c import A3C
 from sb3_pgx.algorithms.acer import ACER
 from sb3_pgx.algorithms.ddpg import DDPG
+from sb3_pgx.algorithms.maddpg import MADDPG
 from sb3_pgx.algorithms.npg import NPG
 from sb3_pgx.algorithms.ppo import PPO
 from sb3_pgx.algorithms.ppo_penalty import PPOPenalty
@@ -26,6 +27,7 @@ __all__ = [
     "A3C",
     "ACER",
     "DDPG",
+    "MADDPG",
     "NPG",
     "PPO",
     "REINFORCE",

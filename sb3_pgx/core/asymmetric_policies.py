@@ -110,9 +110,9 @@ def policy_class_with_critic_key(policy_class: Any, policy_kwargs: Mapping[str, 
         return policy_class
     if policy_class not in _WITH_CRITIC_KEY:
         raise ValueError(
-            f"{OPTION}={policy_kwargs[OPTION]!r} needs SB3's MultiInputPolicy with a critic V(s), but the policy of this {owner} "
-            f"is {getattr(policy_class, '__name__', policy_class)}: use MultiInputPolicy with an algorithm that learns V(s), "
-            "such as PPO or A2C, or derive the class from sb3_pgx.core.asymmetric_policies.CriticKeyMixin"
+            f"{OPTION}={policy_kwargs[OPTION]!r} needs SB3's MultiInputPolicy with a critic V(s), but the policy of this "
+            f"{owner} is {getattr(policy_class, '__name__', policy_class)}: use MultiInputPolicy with an algorithm that "
+            "learns V(s), such as PPO or A2C, or derive the class from sb3_pgx.core.asymmetric_policies.CriticKeyMixin"
         )
     return _WITH_CRITIC_KEY[policy_class]
 

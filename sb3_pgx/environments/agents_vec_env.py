@@ -91,8 +91,8 @@ class AgentsVecEnv(VecEnv, Carrying):
             state_space = getattr(env.env, "state_space", None)
             if not (isinstance(state_space, spaces.Box) and callable(getattr(env.env, "state", None))):
                 raise ValueError(
-                    f"critic='state' needs an environment with a method state() and its Box state_space, but the state_space of "
-                    f"{env.name} is {one_line(state_space)}: use critic='observations', or write them"
+                    "critic='state' needs an environment with a method state() and its Box state_space, but the state_space "
+                    f"of {env.name} is {one_line(state_space)}: use critic='observations', or write them"
                 )
             return state_space
         if not space.is_np_flattenable or is_image_space(space):

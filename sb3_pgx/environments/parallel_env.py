@@ -94,8 +94,8 @@ class ParallelEnv:
         missing = [agent for agent in agents if agent not in part]
         if missing:
             raise ValueError(
-                f"{self.name}: {problem} {' and '.join(map(str, missing))}. All possible_agents must be there from a reset on, "
-                "each until it is terminated or truncated"
+                f"{self.name}: {problem} {' and '.join(map(str, missing))}. All possible_agents must be there from a reset "
+                "on, each until it is terminated or truncated"
             )
 
     def _other_interface(self, method: str, expected: str) -> ValueError:
