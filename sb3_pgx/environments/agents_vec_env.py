@@ -196,7 +196,8 @@ class AgentsVecEnv(VecEnv, Carrying):
         return [env.env.render() for env in self.envs]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        return [getattr(self.envs[copy].env, attr_name) for copy in self._copies(indices)]
+        default = (None,) if attr_name == "render_mode" else ()  # SB3 asks for it, and not all environments have it
+        return [getattr(self.envs[copy].env, attr_name, *default) for copy in self._copies(indices)]
 
     def has_attr(self, attr_name: str) -> bool:
         return all(hasattr(env.env, attr_name) for env in self.envs)

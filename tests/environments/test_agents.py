@@ -10,7 +10,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from support.array_environments import BOTH, TERMINATED, TRUNCATED, Episodes, assert_same, one_by_one, trained
-from support.parallel_environments import Agents, OneStep, WithState
+from support.interrupted import assert_same_run, uninterrupted_and_resumed
+from support.parallel_environments import Agents, OneStep, Walkers, WithState
 from support.refusals import refusal
 
 from sb3_pgx import DDPG, PPO
@@ -148,7 +149,7 @@ def test_parts_of_the_agents_own_observations_stay_beside_the_critics():
             super().__init__(spaces.Discrete(2))
             self.observation_space = spaces.Dict({"place": BOX, "kind": spaces.Discrete(3)})
 
-        def reset(self, **kwargs):
+        def reset(self, *, seed=None, options=None):
             return {"place": np.ones(2, np.float32), "kind": 2}, {}
 
     env = AgentsVecEnv([lambda: Agents(InParts(), InParts())], critic="observations")
@@ -186,6 +187,16 @@ def test_what_a_step_returned_is_not_overwritten_by_the_next_one():
     assert np.array_equal(first, kept)
 
 
+def test_a_run_that_was_interrupted_while_an_agent_waited_continues_exactly(tmp_path):
+    def make(env):
+        return PPO("MlpPolicy", env, n_steps=8, batch_size=16, n_epochs=2, seed=0, device="cpu", compile=False)
+
+    def make_env():
+        return VecNormalize(AgentsVecEnv([lambda: Walkers([3, 6, 5])] * 2))
+
+    assert_same_run(*uninterrupted_and_resumed(make, make_env, 150, tmp_path, at=12))
+
+
 # ------------------------------------------------------------------------------------------------------- refusals
 
 
@@ -202,7 +213,7 @@ def test_agents_that_act_in_turn_are_refused():
 
 def test_an_environment_without_the_parallel_api_is_refused():
     class Half:
-        possible_agents = ["a"]
+        possible_agents = ("a",)
 
         def reset(self):
             return {}

@@ -1,5 +1,7 @@
 """Environments of several agents with PettingZoo's parallel API, without PettingZoo."""
 
+from typing import ClassVar
+
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
@@ -12,7 +14,7 @@ class Agents:
     :param envs: one per agent
     """
 
-    metadata = {"name": "agents"}
+    metadata: ClassVar = {"name": "agents"}
 
     def __init__(self, *envs):
         self.envs = {f"agent_{i}": env for i, env in enumerate(envs)}
@@ -81,7 +83,7 @@ class MatrixGame(Agents):
     :param payoffs: of each agent, by the choices of both, ``[2, K, L]``
     """
 
-    metadata = {"name": "matrix game"}
+    metadata: ClassVar = {"name": "matrix game"}
 
     def __init__(self, payoffs, truncates=(False, False)):
         self.payoffs = np.asarray(payoffs, np.float64)
@@ -95,3 +97,45 @@ class MatrixGame(Agents):
         observations, _, *rest = super().step(actions)
         rewards = {agent: float(of[choices]) for agent, of in zip(self.possible_agents, self.payoffs, strict=True)}
         return (observations, rewards, *rest)
+
+
+class Walkers:
+    """
+    Agents that walk at random for some steps each, and are rewarded for steps to the right. It is pickled by its attributes.
+
+    :param lengths: of each agent's episode
+    """
+
+    metadata: ClassVar = {"name": "walkers"}
+
+    def __init__(self, lengths):
+        self.lengths = {f"agent_{i}": length for i, length in enumerate(lengths)}
+        self.possible_agents, self.agents, self.random = [*self.lengths], [], np.random.default_rng(0)
+
+    def observation_space(self, agent):
+        return spaces.Box(-100, 100, (2,), np.float32)
+
+    def action_space(self, agent):
+        return spaces.Discrete(2)
+
+    def observe(self, agents):
+        return {agent: np.array(self.places[agent], np.float32) for agent in agents}
+
+    def reset(self, seed=None, options=None):
+        if seed is not None:
+            self.random = np.random.default_rng(seed)
+        self.agents, self.step_number = [*self.possible_agents], 0
+        self.places = {agent: self.random.normal(size=2) for agent in self.agents}
+        return self.observe(self.agents), {}
+
+    def step(self, actions):
+        self.step_number += 1
+        for agent, action in actions.items():
+            self.places[agent] = self.places[agent] + self.random.normal(size=2) + (2 * action - 1, 0)
+        ends = {agent: self.step_number == self.lengths[agent] for agent in actions}
+        self.agents = [agent for agent in self.agents if not ends[agent]]
+        rewards = {agent: 2.0 * action - 1 for agent, action in actions.items()}
+        return self.observe(actions), rewards, dict.fromkeys(actions, False), ends, {}
+
+    def close(self):
+        pass

@@ -15,7 +15,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 from support.interrupted import assert_same_run, uninterrupted_and_resumed
 from support.models import parameters
-from support.parallel_environments import Agents, MatrixGame, OneStep
+from support.parallel_environments import Agents, MatrixGame, OneStep, Walkers
 
 from sb3_pgx import DDPG, MADDPG
 from sb3_pgx.environments import JointEnv
@@ -145,9 +145,9 @@ def test_the_targets_of_random_policies_are_expectations_over_their_joint_choice
     for i, agent in enumerate(AGENTS):
         value = q(model, agent, "critic", now, array(batch.actions))[0, 0]
         for k, choice in enumerate(np.eye(2)):
-            for l, other in enumerate(np.eye(3)):
+            for m, other in enumerate(np.eye(3)):
                 target = 0.9 * q(model, agent, "critic_target", after, np.concatenate([choice, other])[None])[0, 0]
-                errors[i, k, l] = (value - target) ** 2
+                errors[i, k, m] = (value - target) ** 2
     joint_probability = np.outer(*of_agent)
     per_row = errors.mean(axis=0)  # over agents
     expected = (joint_probability * per_row).sum()
@@ -299,7 +299,7 @@ def test_a_saved_model_acts_and_learns_on_as_before(tmp_path):
 
 def test_a_run_that_was_interrupted_continues_exactly(tmp_path):
     def make_env():
-        return game([[[1.0, 0.0], [0.0, 1.0]]] * 2, n=2)
+        return make_vec_env(lambda: JointEnv(Walkers([7, 7])), 2, seed=0)
 
     def make(env):
         return MADDPG("MlpPolicy", env, **SMALL)
