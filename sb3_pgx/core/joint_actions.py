@@ -73,7 +73,7 @@ def as_row(space: spaces.Space) -> spaces.Box:
     if isinstance(space, spaces.Discrete):
         return spaces.Box(-1, 1, (int(space.n),), np.float32)
     assert isinstance(space, spaces.Box)
-    return spaces.Box(space.low.ravel(), space.high.ravel(), dtype=space.dtype)  # type: ignore[arg-type]
+    return spaces.Box(space.low.ravel(), space.high.ravel(), dtype=space.dtype)
 
 
 def _member(row: np.ndarray, space: spaces.Space) -> Any:

@@ -113,9 +113,11 @@ TRAINING_METRICS = {
     "Box actions: half of it. It grows with the returns, so explained_variance tells more",
     "train/q_loss": "half the mean squared error of Q(s, a) of the sampled actions with respect to Retrace's returns",
     "train/value": "mean of V(s) according to ACER's critic",
-    "train/actor_loss": "SAC: mean of α log π(a|s) − min Q(s, a) over sampled actions a; TD3 and DDPG: −mean of Q(s, μ(s)). "
+    "train/actor_loss": "SAC: mean of α log π(a|s) − min Q(s, a) over sampled actions a; TD3 and DDPG: −mean of Q(s, μ(s)); "
+    "MADDPG: the mean of this over agents. "
     "It falls as the critics' values rise, so it says little about progress",
-    "train/critic_loss": "mean squared error of Q with respect to its target, summed over the critics; SAC: half of it. It "
+    "train/critic_loss": "mean squared error of Q with respect to its target, summed over the critics; SAC: half of it; "
+    "MADDPG: the mean over agents. It "
     "grows with the returns, and need not fall, because the targets change with the policy",
     "train/ent_coef": "temperature α, the weight of the entropy, before the gradient step",
     "train/ent_coef_loss": "loss of the temperature, −mean of log α (log π(a|s) + target_entropy); 0 if the entropy is the "

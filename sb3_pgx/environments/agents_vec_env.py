@@ -105,7 +105,7 @@ class AgentsVecEnv(VecEnv, Carrying):
     def _critic_part(self, env: ParallelEnv, observations: Any) -> Any:
         if self._critic == "state":
             return env.env.state()
-        parts = [
+        parts: list[Any] = [
             spaces.flatten(space, observations[agent])
             if agent in observations
             else np.zeros(spaces.flatdim(space), np.float32)

@@ -116,7 +116,7 @@ class _SetUpLater(OffPolicyAlgorithm):
     """SB3's base class with the arguments that its algorithms take from :class:`~sb3_pgx.stages.off_policy.OffPolicy`."""
 
     def __init__(self, *args: Any, _init_setup_model: bool, **kwargs: Any):
-        super().__init__(*args, **kwargs, support_multi_env=True, sde_support=False)
+        super().__init__(*args, **{**kwargs, "support_multi_env": True, "sde_support": False})
 
 
 class MADDPG(OffPolicy, _SetUpLater):

@@ -20,7 +20,7 @@ class ChoosingActor(Actor):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.mu = self.mu[:-1]  # without the tanh
+        self.mu = nn.Sequential(*self.mu[:-1])  # without the tanh
 
 
 class AgentPolicy(TD3Policy):
@@ -111,7 +111,7 @@ class AgentPolicy(TD3Policy):
         joint = th.cat([actions[:, : self.columns.start], own, actions[:, self.columns.stop :]], dim=1)
         return self.critic.q1_forward(*self._critic_inputs(observations, joint))
 
-    def _critic_inputs(self, observations: dict[str, Tensor], actions: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def _critic_inputs(self, observations: dict[str, Tensor], actions: Tensor) -> tuple[Any, Tensor]:
         if self._central:
             return observations, actions
         return {self.agent: observations[self.agent]}, actions[:, self.columns]
@@ -158,7 +158,7 @@ class MADDPGPolicy(BasePolicy):
             optimizer_kwargs=optimizer_kwargs,
             squash_output=True,
         )
-        self._arguments = dict(
+        self._arguments: dict[str, Any] = dict(
             net_arch=net_arch,
             activation_fn=activation_fn,
             normalize_images=normalize_images,

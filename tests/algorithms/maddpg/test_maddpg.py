@@ -1,13 +1,13 @@
 """MADDPG against DDPG, against numbers that were computed by hand, and in games whose solution is known."""
 
 import re
+import warnings
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
@@ -320,20 +320,37 @@ def test_two_agents_learn_to_coordinate():
     assert mean == 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("discrete", [False, True])
-def test_a_compiled_step_is_the_eager_one(discrete):
+def test_a_traced_step_is_the_eager_one(graphs, discrete):
     actions = spaces.Discrete(3) if discrete else BOX
-    eager, compiled = (filled(joint(lambda: OneStep(actions), lambda: OneStep(WIDE))) for _ in range(2))
-    compiled.compiled = True
-    for model in (eager, compiled):
+    eager, traced = (filled(joint(lambda: OneStep(actions), lambda: OneStep(WIDE))) for _ in range(2))
+    traced.compiled = True
+    for model in (eager, traced):
         np.random.seed(0), th.manual_seed(0)
         losses(model, 8)
+    assert len(graphs) == 1
     for name, value in eager.policy.state_dict().items():
-        th.testing.assert_close(compiled.policy.state_dict()[name], value, rtol=0, atol=1e-5)
-    acting = MADDPG("MlpPolicy", joint(lambda: OneStep(actions), lambda: OneStep(WIDE)), **{**SMALL, "compile": True})
-    acting.learn(60)
-    assert acting.compiled and acting.n_gradient_steps == 40
+        th.testing.assert_close(traced.policy.state_dict()[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_traced_run_acts_and_learns_as_the_eager_one(graphs):
+    eager, traced = (
+        MADDPG("MlpPolicy", game([[[1.0, 0.0], [0.0, 1.0]]] * 2), **{**SMALL, "compile": compile}).learn(40)
+        for compile in (False, True)
+    )
+    assert len(graphs) == 2 and np.array_equal(eager.replay_buffer.actions, traced.replay_buffer.actions)
+    for name, value in eager.policy.state_dict().items():
+        th.testing.assert_close(traced.policy.state_dict()[name], value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_step_of_box_and_discrete_agents_compiles():
+    model = MADDPG(
+        "MlpPolicy", joint(lambda: OneStep(spaces.Discrete(3)), lambda: OneStep(WIDE)), **{**SMALL, "compile": True}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what runs uncompiled is warned of
+        assert model.learn(60).compiled and model.n_gradient_steps == 40
 
 
 # ------------------------------------------------------------------------------------------------------- logged
@@ -343,4 +360,3 @@ def test_it_logs_ddpgs_metrics():
     model = MADDPG("MlpPolicy", game(np.zeros((2, 2, 2))), **SMALL).learn(30)
     logged = {name for name in model.logger.name_to_value if name.startswith("train/")}
     assert {re.sub("^train/", "", name) for name in logged} == {"n_updates", "learning_rate", "actor_loss", "critic_loss"}
-    assert not isinstance(model.replay_buffer, ReplayBuffer) or model.replay_buffer.rewards.shape == (500, 1, 2)
