@@ -35,8 +35,9 @@ class AgentsVecEnv(VecEnv, Carrying):
     :param env_fns: functions that make one environment each; all agents need the same observation and action space
     :param critic: add a part ``"critic"`` to the observations, which then are dictionaries, for a central critic
         (``policy_kwargs=dict(critic_key="critic")``): ``"state"``, what the environment's method ``state()`` returns, or
-        ``"observations"``, those of all agents, flattened, with zeros for agents that have ended. The agent's own observation
-        is the part ``"observation"``; one that is a dictionary keeps its parts. ``None``: leave the observations as they are
+        ``"observations"``, those of all agents, flattened, with zeros for agents that ended before the last step. The agent's
+        own observation is the part ``"observation"``; one that is a dictionary keeps its parts. ``None``: leave the
+        observations as they are
     :raises ValueError: an environment does not have the parallel API, agents have different spaces, or ``"state"`` is asked
         for and there is none
     """
@@ -163,7 +164,7 @@ class AgentsVecEnv(VecEnv, Carrying):
         for copy, env in enumerate(self.envs):
             rows = {a: row for row, a in enumerate(self.agents, copy * len(self.agents)) if not waiting[row]}
             stepped = env.step({agent: self._actions[row] for agent, row in rows.items()})
-            self._write(copy, stepped.observations)
+            self._write(copy, {agent: stepped.observations[agent] for agent in rows})
             for agent, row in rows.items():
                 reward = float(stepped.rewards[agent])
                 rewards[row], dones[row], infos[row] = reward, stepped.ended(agent), stepped.infos[agent]

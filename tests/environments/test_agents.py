@@ -86,8 +86,11 @@ class Wild(Agents):
         return ({**observations, **gone}, *rest)
 
 
-def test_what_stands_in_the_row_of_an_agent_that_waits_does_not_matter():
-    calm, wild = (trained("ppo", VecNormalize(copies(APART, of=of))) for of in (Agents, Wild))
+def test_what_stands_in_the_row_of_an_agent_that_waits_does_not_matter(name):
+    if name == "acer":
+        assert "may end before the others" in refusal(lambda: trained(name, copies(APART)))
+        return
+    calm, wild = (trained(name, VecNormalize(copies(APART, of=of))) for of in (Agents, Wild))
     for key, value in calm.policy.state_dict().items():
         assert th.equal(wild.policy.state_dict()[key], value), key
     assert np.array_equal(calm.env.obs_rms.mean, wild.env.obs_rms.mean)
@@ -102,8 +105,9 @@ def test_evaluation_takes_agents_that_end_early():
 # ------------------------------------------------------------------------------------------------------- the critic's part
 
 
-def test_the_critic_gets_the_observations_of_all_agents_with_zeros_for_those_that_have_ended():
-    env = copies(APART, critic="observations")
+@pytest.mark.parametrize("of", [Agents, Wild])
+def test_the_critic_gets_the_observations_of_all_agents_with_zeros_for_those_that_have_ended(of):
+    env = copies(APART, of=of, critic="observations")
     start = env.reset()
     assert np.array_equal(start["critic"], np.stack([start["observation"].ravel()] * 3))
     observations, _, dones, infos = env.step(np.zeros(3, int))

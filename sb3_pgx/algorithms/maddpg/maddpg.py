@@ -227,7 +227,6 @@ class MADDPG(OffPolicy, _SetUpLater):
             device=device,
             compile=compile,
         )
-        self.policy_kwargs.setdefault("central_critics", central_critics)
         if _init_setup_model:
             self._setup_model()
 
@@ -245,6 +244,7 @@ class MADDPG(OffPolicy, _SetUpLater):
     def check_arguments(self) -> None:
         super().check_arguments()
         self.central_critics = as_flag("central_critics", self.central_critics)
+        self.policy_kwargs["central_critics"] = self.central_critics
         check_positive(temperature=self.temperature)
         check_finite_not_negative(logit_coef=self.logit_coef)
         assert isinstance(self.observation_space, spaces.Dict)
@@ -256,14 +256,8 @@ class MADDPG(OffPolicy, _SetUpLater):
                 )
 
     def optimizers(self) -> Mapping[str, Optimizer]:
-        each = {name: _networks(name) for name in self.policy.agents}
-        return {
-            network: network_of.optimizer
-            for name, networks in each.items()
-            for network, network_of in zip(
-                networks, (_of(self.policy, name).critic, _of(self.policy, name).actor), strict=True
-            )
-        }
+        networks = (network for agent in self.policy.agents for network in _networks(agent))
+        return {network: cast(Optimizer, self.policy.get_submodule(network).optimizer) for network in networks}
 
     def next_step(self, index: int) -> tuple[StepFunction, Coefficients]:
         agents = tuple(self.policy.agents)
@@ -314,7 +308,7 @@ class MADDPG(OffPolicy, _SetUpLater):
         return actions.cpu().numpy()
 
     def _acts_compiled(self) -> bool:
-        return self.compiled and type(self).predict is MADDPG.predict and type(self.policy)._predict is MADDPGPolicy._predict
+        return self.compiled
 
     def _train_as_sb3_does(self, gradient_steps: int, batch_size: int) -> None:
         raise ValueError(

@@ -20,7 +20,7 @@ class ChoosingActor(Actor):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.mu = nn.Sequential(*self.mu[:-1])  # without the tanh
+        self.mu = nn.Sequential(*list(self.mu)[:-1])  # without the tanh
 
 
 class AgentPolicy(TD3Policy):

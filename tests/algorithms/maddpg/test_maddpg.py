@@ -46,10 +46,10 @@ def test_with_one_agent_it_is_ddpg_bit_for_bit(n_envs, n_critics):
 
     policy_kwargs = dict(net_arch=[16, 16], n_critics=n_critics)
     settings = {**SMALL, "policy_kwargs": policy_kwargs, "learning_rate": "lin_0.003", "gradient_steps": 2, "tau": 0.02}
-    alone = DDPG("MlpPolicy", make_vec_env("Pendulum-v1", n_envs, seed=0), action_noise=noise(), **settings).learn(300)
+    alone = DDPG("MlpPolicy", make_vec_env("Pendulum-v1", n_envs, seed=0), action_noise=noise(), **settings).learn(120)
     env = joint(lambda: gym.make("Pendulum-v1"), n=n_envs)
-    ours = MADDPG("MlpPolicy", env, action_noise=noise(), **settings).learn(300)
-    assert ours.n_gradient_steps == alone.n_gradient_steps > 150
+    ours = MADDPG("MlpPolicy", env, action_noise=noise(), **settings).learn(120)
+    assert ours.n_gradient_steps == alone.n_gradient_steps > 60
     theirs = alone.policy.state_dict()
     for name, value in ours.policy.state_dict().items():
         assert th.equal(value, theirs[name.removeprefix("agents.agent_0.")]), name
