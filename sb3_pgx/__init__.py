@@ -9,6 +9,7 @@ from sb3_pgx.algorithms.acer import ACER
 from sb3_pgx.algorithms.acktr import ACKTR
 from sb3_pgx.algorithms.d4pg import D4PG
 from sb3_pgx.algorithms.ddpg import DDPG
+from sb3_pgx.algorithms.maddpg import MADDPG
 from sb3_pgx.algorithms.npg import NPG
 from sb3_pgx.algorithms.ppo import PPO
 from sb3_pgx.algorithms.ppo_penalty import PPOPenalty
@@ -30,6 +31,7 @@ __all__ = [
     "ACKTR",
     "D4PG",
     "DDPG",
+    "MADDPG",
     "NPG",
     "PPO",
     "REINFORCE",

@@ -32,8 +32,13 @@ def _exported(base: type) -> dict[str, type]:
 Algorithm = PolicyGradientAlgorithm | OffPolicy
 # Algorithms of the pipeline: they learn from rollouts.
 ALGORITHMS: dict[str, type[PolicyGradientAlgorithm]] = _exported(PolicyGradientAlgorithm)
+# Algorithms for environments of several agents. Commands, settings and probes make environments of one agent, from ids of
+# gymnasium, so these algorithms are not among those that they offer: `algorithm_class` says so.
+SEVERAL_AGENTS: dict[str, type[OffPolicy]] = {name_of(sb3_pgx.MADDPG): sb3_pgx.MADDPG}
 # Algorithms that learn from a replay memory alone. They have no rollouts and no advantages.
-OFF_POLICY: dict[str, type[OffPolicy]] = _exported(OffPolicy)
+OFF_POLICY: dict[str, type[OffPolicy]] = {
+    name: cls for name, cls in _exported(OffPolicy).items() if name not in SEVERAL_AGENTS
+}
 EVERY_ALGORITHM: Mapping[str, type[Algorithm]] = ChainMap(OFF_POLICY, ALGORITHMS)  # type: ignore[arg-type]
 
 
@@ -42,9 +47,15 @@ def algorithm_class(name: str) -> type[Algorithm]:
     Return the class of an algorithm.
 
     :param name: a key of :data:`EVERY_ALGORITHM`
-    :raises ValueError: there is no algorithm of that name; the message gives the nearest names
+    :raises ValueError: there is no algorithm of that name, and the message gives the nearest names; or it is one for several
+        agents
     """
     if name in EVERY_ALGORITHM:
         return EVERY_ALGORITHM[name]
+    if name in SEVERAL_AGENTS:
+        raise ValueError(
+            f"{name} learns in environments of several agents, which have no id of gymnasium, so commands, comparisons and "
+            f"searches do not take it: use sb3_pgx.{SEVERAL_AGENTS[name].__name__} in a script"
+        )
     near = get_close_matches(name, EVERY_ALGORITHM, n=3)
     raise ValueError(f"algorithm {name!r} is unknown; choose {' or '.join(near or EVERY_ALGORITHM)}")

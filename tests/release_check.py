@@ -29,6 +29,7 @@ MODULES = {
     "envpool": "envpool",
     "cluster": "ray",
     "postgresql": "psycopg2",
+    "agents": "mpe2",
     "bench": "sbx",
     "docs": "furo",
     "release": "twine",

@@ -19,12 +19,12 @@ from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.layer_calls import LayerCalls
 from sb3_pgx.core.rollout import Batch, Rollout
 from sb3_pgx.core.search_space import ENTROPY, GAE_LAMBDA, GAMMA, Categorical, Dimension, Real, Scheduled, Whole
+from sb3_pgx.core.tensors import flatten
 from sb3_pgx.core.undo import attributes_of
 from sb3_pgx.engine import Objective
 from sb3_pgx.engine.policy_function import PolicyFunction
 from sb3_pgx.engine.policy_graphs import CompiledPass, as_inputs
 from sb3_pgx.engine.refusals import check_state, led_astray, not_finite, step_refusal
-from sb3_pgx.engine.tensors import flatten
 from sb3_pgx.ops.kronecker import fraction_within
 from sb3_pgx.ops.objectives import standardized
 from sb3_pgx.stages.curvature import Curvature, FactorPairs, Parts, observed_factors, parts_of

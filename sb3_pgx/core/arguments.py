@@ -271,7 +271,7 @@ def check_spaces(
     for key, part in parts.items():
         name = "the observation space" if key is None else f"the part {key!r} of the observation space"
         if is_dict:
-            _check_key(key, name)
+            check_key(key, name)
         _check_observation_part(part, name)
         if (is_image if extractor is NatureCNN else is_dict and is_image_space(part)) and min(
             (part.shape or ())[1:]
@@ -343,13 +343,19 @@ def _check_observation_part(space: spaces.Space, name: str) -> None:
         )
 
 
-def _check_key(key: Any, name: str) -> None:
-    """Check that a key can name a layer: SB3 names one after each key, and torch does not allow all names."""
+def check_key(key: Any, name: str) -> None:
+    """
+    Check that a key can name a layer: torch does not allow all names.
+
+    :param key: key of a dictionary
+    :param name: of the dictionary, for the error
+    :raises ValueError: it cannot
+    """
     try:
         nn.ModuleDict({key: nn.Identity()})
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{name} has a key that cannot name a layer of SB3's CombinedExtractor ({error.args[0]}): rename the key"
+            f"{name} has a key that cannot name a layer, as in SB3's CombinedExtractor ({error.args[0]}): rename the key"
         ) from None
 
 

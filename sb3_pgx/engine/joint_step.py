@@ -50,8 +50,8 @@ class Networks(nn.Module):
         }
 
     def names_of(self, network: str) -> list[str]:
-        """Return the names of the parameters of a network, which is an attribute of the policy."""
-        return [self._names[id(p)] for p in getattr(self.policy, network).parameters()]
+        """Return the names of the parameters of a network, a module of the policy, such as ``critic``."""
+        return [self._names[id(p)] for p in self.policy.get_submodule(network).parameters()]
 
     def forward(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """Return what a function of the policy returns."""
@@ -108,8 +108,8 @@ class JointStep:
         """
         Move a target network: θ' ← (1 − τ) θ' + τ θ.
 
-        :param network: attribute of the policy
-        :param target: attribute of the policy: the target network
+        :param network: name of a module of the policy
+        :param target: name of another one, the target network
         :param tau: τ, a number or a tensor without dimensions
         """
         with th.no_grad():
@@ -156,7 +156,8 @@ class OptimizersStep:
 
     def track(self, network: str, target: str, tau: Any) -> None:
         """As :meth:`JointStep.track`."""
-        polyak_update(getattr(self._policy, network).parameters(), getattr(self._policy, target).parameters(), tau)
+        moving, moved = (self._policy.get_submodule(name).parameters() for name in (network, target))
+        polyak_update(moving, moved, tau)
 
     def check(self) -> Tensor:
         """As :meth:`JointStep.check`."""

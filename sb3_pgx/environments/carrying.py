@@ -1,4 +1,4 @@
-"""Environments that reset in the step after an episode's end, which is no experience."""
+"""Environments of which some steps are no experience: they only reset, or an agent waits for others."""
 
 from typing import Any
 
@@ -8,11 +8,12 @@ from stable_baselines3.common.vec_env import VecEnv
 
 class Carrying:
     """
-    Which environments the next step only resets, and which rows of the last one count.
+    Which environments the next step only resets, and which rows of the last one count. If the environments are agents, such
+    a step may also be one in which an agent that has ended waits for the others.
 
-    ``resetting`` says in which environments the next step only resets, ``[N]``, and is ``None`` if there are none. Of the last
-    step, ``acted_on`` are the environments in whose observations a policy acts, and ``rewarded`` those that were not reset,
-    ``[N]`` each.
+    ``resetting`` says in which environments the next step is such a step, ``[N]``, and is ``None`` if there are none. Of the
+    last step, ``acted_on`` are the environments in whose observations a policy acts, and ``rewarded`` those of which it was
+    experience, ``[N]`` each.
     """
 
     num_envs: int
@@ -27,16 +28,16 @@ class Carrying:
         self.resetting, self.acted_on = None, np.ones(self.num_envs, dtype=bool)
         self.rewarded = self.acted_on
 
-    def follow_step(self, dones: np.ndarray) -> None:
+    def follow_step(self, ended: np.ndarray) -> None:
         """
-        Keep which episodes have ended.
+        Keep where the next step is no experience.
 
-        :param dones: in which environments the step ended the episode, ``[N]``
+        :param ended: environments whose episode has ended, and that were not reset in this step, ``[N]``
         """
         if self.carries:
-            self.acted_on = ~dones
+            self.acted_on = ~ended
             self.rewarded = np.ones(self.num_envs, dtype=bool) if self.resetting is None else ~self.resetting
-            self.resetting = dones.copy() if dones.any() else None
+            self.resetting = ended.copy() if ended.any() else None
 
     def refusal(self, reason: str, remedy: str) -> ValueError:
         """Return the error for what cannot leave out the steps that only reset."""

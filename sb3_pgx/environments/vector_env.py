@@ -12,29 +12,38 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from sb3_pgx.environments.agents_vec_env import AgentsVecEnv
 from sb3_pgx.environments.array_infos import ArrayInfos, info_of
 from sb3_pgx.environments.autoreset import SAME_STEP, autoreset_mode, resets_rows_alone
 from sb3_pgx.environments.carrying import Carrying
 from sb3_pgx.environments.envpool import EnvPoolVectorEnv, is_envpool
+from sb3_pgx.environments.parallel_env import has_agents
 from sb3_pgx.environments.returned import Returned, check_vector_env, row_of
 
 MIXED_FRAMES = "VecFrameStack would mix the frames of two episodes"  # where some steps only reset
 
 
 def is_vector_env(env: Any) -> bool:
-    """Return whether several environments step in one call, but not through SB3's interface: :func:`as_vec_env` takes them."""
-    return is_envpool(env) or (hasattr(env, "num_envs") and not isinstance(env, VecEnv | gym.Env))
-
-
-def as_vec_env(env: Any) -> "VectorEnvAdapter":
     """
-    Put a vector environment of gymnasium or of EnvPool behind SB3's interface. The algorithms of this package do so
-    themselves; functions of SB3, such as ``evaluate_policy``, and its wrappers, such as ``VecNormalize``, need it.
-
-    :param env: a vector environment in any of gymnasium's autoreset modes, or the result of ``envpool.make``
-    :raises ValueError: its interface is another library's, its environments have different spaces, its mode is unknown, or it
-        resets no environment at all
+    Return whether several environments, or several agents, step in one call, but not through SB3's interface:
+    :func:`as_vec_env` takes them.
     """
+    return is_envpool(env) or (not isinstance(env, VecEnv | gym.Env) and (hasattr(env, "num_envs") or has_agents(env)))
+
+
+def as_vec_env(env: Any) -> "VectorEnvAdapter | AgentsVecEnv":
+    """
+    Put a vector environment of gymnasium or of EnvPool, or the agents of an environment of PettingZoo, behind SB3's interface.
+    The algorithms of this package do so themselves; functions of SB3, such as ``evaluate_policy``, and its wrappers, such as
+    ``VecNormalize``, need it.
+
+    :param env: a vector environment in any of gymnasium's autoreset modes, the result of ``envpool.make``, or an environment
+        with PettingZoo's parallel API (:class:`~sb3_pgx.environments.agents_vec_env.AgentsVecEnv`, which takes several copies)
+    :raises ValueError: its interface is another library's, its environments or agents have different spaces, its mode is
+        unknown, or it resets no environment at all
+    """
+    if has_agents(env):
+        return AgentsVecEnv([lambda: env])
     return VectorEnvAdapter(EnvPoolVectorEnv(env) if is_envpool(env) else env)
 
 

@@ -33,6 +33,7 @@ from sb3_pgx.core.arguments import (
     check_spaces,
     check_verbose,
 )
+from sb3_pgx.core.asymmetric_policies import policy_class_with_critic_key
 from sb3_pgx.core.checks import (
     as_flag,
     check_positive_or_none,
@@ -144,6 +145,7 @@ class PolicyGradientAlgorithm(Compiling, Resuming, Updating):
         self.policy_class = policy_class_for(self.policy_class, self.policy_kwargs)
         if env is not None:
             self.policy_class = policy_class_acting_in(self.policy_class, self.action_space)
+        self.policy_class = policy_class_with_critic_key(self.policy_class, self.policy_kwargs, type(self).__name__)
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:

@@ -96,7 +96,7 @@ class OffPolicyCollecting(Saving, OffPolicyAlgorithm):
     ) -> tuple[np.ndarray, np.ndarray]:
         """As SB3's; the policy's action comes from a compiled graph if there is one."""
         warms_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
-        sampled = None if warms_up or not self._acts_compiled() else self._compiled_actions()
+        sampled = None if warms_up else self._scaled_actions()
         if sampled is None:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         # SB3 scales the actions to the space's bounds and back, which rounds them.
@@ -104,6 +104,10 @@ class OffPolicyCollecting(Saving, OffPolicyAlgorithm):
         if action_noise is not None:
             scaled = np.clip(scaled + action_noise(), -1, 1)
         return self.policy.unscale_action(scaled), scaled
+
+    def _scaled_actions(self) -> np.ndarray | None:
+        """Return the policy's actions, scaled to [−1, 1], ``[N, *action]``; ``None``: SB3's ``predict`` computes them."""
+        return self._compiled_actions() if self._acts_compiled() else None
 
     def _acts_compiled(self) -> bool:
         return (
