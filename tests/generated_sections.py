@@ -24,7 +24,7 @@ from support.logged_metrics import logged_by
 from support.logged_metrics import table as logged_table
 from support.planted_faults import FAULTS
 
-from benchmarks import coverage
+from benchmarks import coverage, curves
 from benchmarks.speed import a3c, scaling, short_runs, startup, summary
 from benchmarks.speed.report import markdown
 from benchmarks.speed.results import read_results
@@ -146,6 +146,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "startup": partial(record_table, startup),
     "variance": variance_sentence,
     "workers of a3c": partial(record_table, a3c),
+    **{f"curve of {name}": partial(curves.markdown, name) for name in curves.recorded()},
     **{f"results of {name}": partial(algorithm_results, name) for name in ALGORITHMS},
     **{f"metrics of {name}": partial(algorithm_logs, name) for name in ALGORITHMS},
 }
