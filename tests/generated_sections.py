@@ -30,7 +30,7 @@ from benchmarks.speed import a3c, scaling, short_runs, startup, summary
 from benchmarks.speed.report import markdown
 from benchmarks.speed.results import read_results
 from sb3_pgx.diagnostics import METRICS
-from sb3_pgx.diagnostics.metrics import UPDATE_KEYS
+from sb3_pgx.diagnostics.metrics import HEALTH_METRICS, UPDATE_KEYS
 from sb3_pgx.registry import ALGORITHMS, EVERY_ALGORITHM
 
 ROOT = Path(__file__).parent.parent
@@ -108,9 +108,11 @@ def record_table(benchmark: Any) -> str:
 
 
 def metrics_table() -> str:
-    """What ``DiagnosticsCallback`` logs."""
+    """What ``DiagnosticsCallback`` logs, and what ``HealthCallback`` logs in addition."""
     rows = [f"| `{name}` | {meaning.replace('|', '&#124;')} |" for name, meaning in {**METRICS, **UPDATE_KEYS}.items()]
-    return "\n".join(["| `diagnostics/…` | meaning |", "|---|---|", *rows])
+    of_health = [f"| `{name}` | {meaning} |" for name, meaning in HEALTH_METRICS.items()]
+    header = "| `HealthCallback` alone | meaning |"
+    return "\n".join(["| `diagnostics/…` | meaning |", "|---|---|", *rows, "", header, "|---|---|", *of_health])
 
 
 def faults_table() -> str:
