@@ -3,6 +3,7 @@ Train each algorithm on one small task, and draw the learning curves of its page
 
     python -m benchmarks.curves ppo sac  # trains these, writes benchmarks/results/curves/<name>.json, and draws
     python -m benchmarks.curves          # trains all
+    python -m benchmarks.curves ppo --seeds 1103 1104  # trains with some seeds; the record keeps the others of the same commit
     python -m benchmarks.curves --draw   # draws every record into docs/pictures/curves/, without training
 
 The runs are short, so that all of them take minutes: they show what learning looks like, and claim nothing. Whatever comes
@@ -12,6 +13,7 @@ out is published. A picture holds the numbers that it shows, so that a test sees
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,7 @@ import torch as th
 import sb3_pgx
 from benchmarks import RESULTS
 from benchmarks.provenance import ROOT, provenance
-from sb3_pgx.experiments.pool import run_here, write_json
+from sb3_pgx.experiments.pool import json_round_trip, run_here, write_json
 from sb3_pgx.experiments.runs import RunResult, RunSpec
 from sb3_pgx.experiments.statistics import align_curves, interquartile_mean
 from sb3_pgx.registry import EVERY_ALGORITHM, OFF_POLICY, name_of
@@ -73,35 +75,37 @@ def task_of(name: str) -> Task:
     return OTHERS.get(name, REPLAY if name in OFF_POLICY else ROLLOUTS)
 
 
-def specs_of(name: str) -> list[RunSpec]:
+def specs_of(name: str, seeds: Sequence[int] = SEEDS) -> list[RunSpec]:
     """
     Return the runs of an algorithm, one per seed.
 
     :param name: name of the algorithm on the command line
+    :param seeds: their seeds
     """
     task = task_of(name)
     config = load_config(task.settings or name, task.env_id)
     config = config.with_hyperparameters({**config.hyperparameters, **task.changes})
     counts = (POINTS, POINT_EPISODES, FINAL_EPISODES)
-    return [RunSpec(name, CLASSES[name], task.env_id, seed, task.timesteps, config, *counts) for seed in SEEDS]
+    return [RunSpec(name, CLASSES[name], task.env_id, seed, task.timesteps, config, *counts) for seed in seeds]
 
 
-def record(name: str) -> None:
+def record(name: str, seeds: Sequence[int] = SEEDS) -> None:
     """
-    Train an algorithm with each seed, and write the record.
+    Train an algorithm with each seed, and write the record. It keeps the runs of other seeds if commit and settings are the same.
 
     :param name: name of the algorithm on the command line
+    :param seeds: seeds to train with
     """
     th.set_num_threads(1)
     source = {"command": f"python -m benchmarks.curves {name}", **provenance()}
-    specs = specs_of(name)
+    specs = specs_of(name, seeds)
 
     def note(result: RunResult) -> None:
         outcome = result.error or f"{result.mean_return:.1f} after {result.training_seconds:.0f} s"
         print(f"{name}, seed {result.seed}: {outcome}", flush=True)
 
     runs = run_here(specs, on_result=note)
-    entry = {
+    entry: dict[str, Any] = {
         **source,
         "versions": specs[0].versions,
         "environment": task_of(name).env_id.rpartition(":")[2],
@@ -121,6 +125,10 @@ def record(name: str) -> None:
             for run in runs
         ],
     }
+    before = recorded().get(name)
+    if before and all(json_round_trip(entry[key]) == before[key] for key in ("commit", "config", "timesteps")):
+        by_seed = {run["seed"]: run for run in [*before["runs"], *entry["runs"]]}
+        entry["runs"] = [by_seed[seed] for seed in sorted(by_seed)]
     FOLDER.mkdir(parents=True, exist_ok=True)
     write_json(FOLDER / f"{name}.json", entry)
 
@@ -208,13 +216,15 @@ def main(arguments: list[str]) -> int:
     """Run the command. Return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.curves", description=(__doc__ or "").strip().split("\n")[0])
     parser.add_argument("algorithms", nargs="*", metavar="algorithm", help=f"default: all of {', '.join(CLASSES)}")
+    parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=SEEDS, help="default: all of %(choices)s")
     parser.add_argument("--draw", action="store_true", help="draw what is recorded, without training")
     options = parser.parse_args(arguments)
     if unknown := sorted({*options.algorithms} - {*CLASSES}):
         parser.error(f"{', '.join(unknown)}: there is no such algorithm; choose {', '.join(CLASSES)}")
-    for name in options.algorithms or (recorded() if options.draw else CLASSES):
-        if not options.draw:
-            record(name)
+    names = options.algorithms or list(recorded() if options.draw else CLASSES)
+    for name in [] if options.draw else names:  # all before the first picture, which would make the checkout unclean
+        record(name, options.seeds)
+    for name in names:
         draw(name)
         print(f"drawn: docs/pictures/curves/{name}", flush=True)
     return 0
