@@ -35,9 +35,10 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-table: .venv/.tests  ## rewrite the tables of README and docs, and the README's picture, from test runs and benchmarks/results
+table: .venv/.tests  ## rewrite the tables of README and docs, and the pictures, from test runs and benchmarks/results
 	$(BIN)/python tests/generated_sections.py
 	$(BIN)/python -m benchmarks.picture
+	$(BIN)/python -m benchmarks.curves --draw
 
 docs: .venv/.docs  ## build the documentation into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html

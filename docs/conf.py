@@ -13,7 +13,7 @@ author = "the sb3_pgx authors"
 copyright = "2026, the sb3_pgx authors"
 version = release = sb3_pgx.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "command_help", "docstrings", "mathml"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_parts"]  # parts are included by pages
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

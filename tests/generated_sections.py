@@ -1,11 +1,12 @@
 """
-The generated sections of README and docs: ``python tests/generated_sections.py`` rewrites them. A section stands between the
-marks ``<!-- name -->`` and ``<!-- end name -->``, in one file. What trains is tried anew; the figures of claims and of the
-benchmark are those of ``benchmarks/results/``.
+The generated sections of README and docs. ``python tests/generated_sections.py`` rewrites them, and with names, such as
+``configs speed``, those sections alone. A section stands between the marks ``<!-- name -->`` and ``<!-- end name -->``, in one
+file. What trains is tried anew; the figures of claims and of the benchmark are those of ``benchmarks/results/``.
 """
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,13 +25,13 @@ from support.logged_metrics import logged_by
 from support.logged_metrics import table as logged_table
 from support.planted_faults import FAULTS
 
-from benchmarks import coverage
+from benchmarks import coverage, curves
 from benchmarks.speed import a3c, scaling, short_runs, startup, summary
 from benchmarks.speed.report import markdown
 from benchmarks.speed.results import read_results
 from sb3_pgx.diagnostics import METRICS
-from sb3_pgx.diagnostics.metrics import UPDATE_KEYS
-from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.diagnostics.metrics import HEALTH_METRICS, UPDATE_KEYS
+from sb3_pgx.registry import ALGORITHMS, EVERY_ALGORITHM
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "zoo_configs"
@@ -62,7 +63,7 @@ def measured() -> set[tuple[str, str]]:
     words = [set(re.findall(r"[\w:/-]+", record["claim"].replace("sb3_pgx.tasks:", ""))) for record in results()]
     return {
         (algorithm, env_id)
-        for algorithm in ALGORITHMS
+        for algorithm in EVERY_ALGORITHM
         for env_id in comments(algorithm)
         for w in words
         if {algorithm, env_id} <= w and "tuned" not in w  # what a search found is not what is published
@@ -79,11 +80,12 @@ def comments(algorithm: str) -> dict[str, str]:
 
 def configs_table() -> str:
     """What there are hyperparameters for."""
-    known = {algorithm: comments(algorithm) for algorithm in ALGORITHMS}
+    known = {algorithm: comments(algorithm) for algorithm in EVERY_ALGORITHM}
     env_ids = list(dict.fromkeys(env_id for entries in known.values() for env_id in entries))
     env_ids.sort(key=lambda env_id: env_id in ("atari", "default"))  # these last
-    rows = [f"| {env_id} | {' | '.join(status(a, env_id, known[a].get(env_id)) for a in ALGORITHMS)} |" for env_id in env_ids]
-    return "\n".join([f"| | {' | '.join(f'`{a}`' for a in ALGORITHMS)} |", f"|---|{':-:|' * len(ALGORITHMS)}", *rows])
+    cells = {env_id: [status(a, env_id, known[a].get(env_id)) for a in known] for env_id in env_ids}
+    rows = [f"| {env_id} | {' | '.join(row)} |" for env_id, row in cells.items()]
+    return "\n".join([f"| | {' | '.join(f'`{a}`' for a in known)} |", f"|---|{':-:|' * len(known)}", *rows])
 
 
 def status(algorithm: str, env_id: str, comment: str | None) -> str:
@@ -106,9 +108,11 @@ def record_table(benchmark: Any) -> str:
 
 
 def metrics_table() -> str:
-    """What ``DiagnosticsCallback`` logs."""
+    """What ``DiagnosticsCallback`` logs, and what ``HealthCallback`` logs in addition."""
     rows = [f"| `{name}` | {meaning.replace('|', '&#124;')} |" for name, meaning in {**METRICS, **UPDATE_KEYS}.items()]
-    return "\n".join(["| `diagnostics/…` | meaning |", "|---|---|", *rows])
+    of_health = [f"| `{name}` | {meaning} |" for name, meaning in HEALTH_METRICS.items()]
+    header = "| `HealthCallback` alone | meaning |"
+    return "\n".join(["| `diagnostics/…` | meaning |", "|---|---|", *rows, "", header, "|---|---|", *of_health])
 
 
 def faults_table() -> str:
@@ -146,15 +150,20 @@ GENERATED: dict[str, Callable[[], str]] = {
     "startup": partial(record_table, startup),
     "variance": variance_sentence,
     "workers of a3c": partial(record_table, a3c),
+    **{f"curve of {name}": partial(curves.markdown, name) for name in curves.recorded()},
     **{f"results of {name}": partial(algorithm_results, name) for name in ALGORITHMS},
     **{f"metrics of {name}": partial(algorithm_logs, name) for name in ALGORITHMS},
 }
 
 
-def main() -> None:
-    """Rewrite every generated section in its file."""
+def main(names: list[str]) -> None:
+    """
+    Rewrite generated sections in their files.
+
+    :param names: which ones; empty: all
+    """
     th.set_num_threads(1)
-    new = {name: f"<!-- {name} -->\n{generate()}\n<!-- end {name} -->" for name, generate in GENERATED.items()}
+    new = {name: f"<!-- {name} -->\n{GENERATED[name]()}\n<!-- end {name} -->" for name in names or GENERATED}
     for path in PAGES:
         text = before = path.read_text(encoding="utf-8")
         for name, block in new.items():
@@ -165,4 +174,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -18,7 +18,7 @@ from PIL import Image
 from support.run_in_process import compare_here
 
 import sb3_pgx
-from benchmarks import picture
+from benchmarks import curves, picture
 from benchmarks.claims.protocol import load_claims
 from benchmarks.claims.records import find_problem
 from sb3_pgx.cli import parser
@@ -110,6 +110,23 @@ def test_the_picture_shows_the_measured_figures_and_is_small():
     with Image.open(picture.PICTURE) as image:
         assert image.text["Description"] == picture.shown(), "run `make table`"
     assert picture.PICTURE.stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("name", curves.recorded())
+@pytest.mark.parametrize("theme", curves.THEMES)
+def test_learning_curves_show_the_recorded_runs_and_are_small(name, theme):
+    path = curves.PICTURES / f"{name}.{theme}.png"
+    with Image.open(path) as image:
+        assert image.text["Description"] == curves.shown(name), "run `make table`"
+    assert path.stat().st_size < 60_000
+
+
+def test_learning_curves_are_drawn_from_the_records(tmp_path):
+    name, *_ = curves.recorded()
+    curves.draw(name, tmp_path)
+    for theme in curves.THEMES:
+        with Image.open(tmp_path / f"{name}.{theme}.png") as image:
+            assert image.text["Description"] == curves.shown(name) and min(image.size) > 300
 
 
 @pytest.mark.slow

@@ -118,8 +118,8 @@ TRAINING_METRICS = {
     "train/actor_loss": "SAC: mean of α log π(a|s) − min Q(s, a) over sampled actions a; TD3, DDPG and D4PG: −mean of "
     "Q(s, μ(s)); MADDPG: the mean of this over agents. It falls as the critics' values rise, so it says little about progress",
     "train/critic_loss": "mean squared error of Q with respect to its target, summed over the critics; SAC: half of it; "
-    "MADDPG: the mean over agents; D4PG: cross-entropy of the distribution of the return and its target, in nats. It need not fall, "
-    "because the targets change with the policy",
+    "MADDPG: the mean over agents; D4PG: cross-entropy of the distribution of the return and its target, in nats. It need "
+    "not fall, because the targets change with the policy",
     "train/ent_coef": "temperature α, the weight of the entropy, before the gradient step",
     "train/ent_coef_loss": "loss of the temperature, −mean of log α (log π(a|s) + target_entropy); 0 if the entropy is the "
     "wanted one or α = 1",

@@ -2,6 +2,7 @@
 
 import copy
 import signal
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -165,6 +166,9 @@ def naming_dead_workers(env: VecEnv) -> Iterator[None]:
     try:
         yield
     except (EOFError, ConnectionError) as error:
+        # The frames of the error hold the message that was not sent, as a view of an io.BytesIO. Python 3.13 reports an error
+        # if both are garbage of one cycle and the file is closed first.
+        traceback.clear_frames(error.__traceback__)
         for index, process in enumerate(getattr(env.unwrapped, "processes", ())):
             process.join(timeout=1)
             if not process.is_alive():
