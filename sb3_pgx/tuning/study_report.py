@@ -43,6 +43,7 @@ class StudySummary:
     :param config: the settings of the best trial; ``None`` if there is none
     :param config_file: path of the hyperparameter file with the best settings
     :param report: path of the report
+    :param unwritten: the error that kept a part of the results from being written; ``None`` if all of them were written
     """
 
     trials: "list[FrozenTrial]"
@@ -50,6 +51,7 @@ class StudySummary:
     config: RunConfig | None
     config_file: Path
     report: Path
+    unwritten: OSError | None = None
 
     @property
     def default_score(self) -> float | None:
