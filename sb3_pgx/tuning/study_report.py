@@ -11,10 +11,10 @@ from sb3_pgx.pages.charts import Chart
 from sb3_pgx.pages.html import as_html
 from sb3_pgx.pages.pictures import save_picture
 from sb3_pgx.pages.provenance import origin
+from sb3_pgx.settings.config_file import write_config
 from sb3_pgx.settings.configs import RunConfig
 from sb3_pgx.settings.search_spaces import arguments_of
 from sb3_pgx.tuning import trial_records as records
-from sb3_pgx.tuning.config_file import write_config
 from sb3_pgx.tuning.readable_parameters import readable_names, readable_values
 from sb3_pgx.tuning.study_charts import study_charts
 from sb3_pgx.tuning.tuning_plan import TuningPlan
