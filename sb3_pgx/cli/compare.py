@@ -205,12 +205,19 @@ def _announce(plan: "ComparisonPlan") -> None:
 
 
 def _end_shard(plan: "ComparisonPlan", results: list[Any]) -> int:
+    from sb3_pgx.experiments.earlier_runs import find_earlier_runs
+    from sb3_pgx.experiments.number_format import quantity
+
     n_failed = sum(result.error is not None for result in results)
+    kept = find_earlier_runs(*([every[index] for index in plan.share] for every in (plan.specs, plan.paths)))
+    if lost := len(results) - n_failed - len(kept.results):
+        sentence = f"{quantity(lost, 'finished run')} could not be written to {plan.output}: run the same command again"
+        print(f"sb3-pgx: {sentence}", file=sys.stderr)
     print(
         f"shard {plan.shard}: {len(results) - n_failed} finished, {n_failed} failed; when all shards have ended, run the same "
         "command without --shard to train what is missing and write the report, or with --report-only instead to train nothing"
     )
-    return FAILED if n_failed else 0
+    return FAILED if n_failed or lost else 0
 
 
 def _show(comparison: "Comparison", plan: "ComparisonPlan") -> int:

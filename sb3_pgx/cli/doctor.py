@@ -108,14 +108,14 @@ def _examine_environment(pipe: "Connection", env_id: str, steps: int, seed: int)
 def _doctor_algo(args: argparse.Namespace) -> int:
     from sb3_pgx.doctor.algorithm import examine_algorithm
     from sb3_pgx.doctor.report import algorithm_text
-    from sb3_pgx.experiments.peers import resolve_peer
+    from sb3_pgx.experiments.peers import constructor_arguments, resolve_peer
     from sb3_pgx.settings.configs import RunConfig, check_hyperparameters
 
     try:
         peer = resolve_peer(args.name)
         config = peer.adapt(RunConfig(source=args.name))
         check_hyperparameters(peer.algorithm, config)
-        results = examine_algorithm(peer.algorithm, args.seed, **config.hyperparameters)
+        results = examine_algorithm(peer.algorithm, args.seed, **constructor_arguments(peer.algorithm, config.hyperparameters))
     except USER_ERRORS as error:
         return usage_error(error)
     print(algorithm_text(results))

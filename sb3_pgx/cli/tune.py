@@ -1,6 +1,7 @@
 """``sb3-pgx tune``."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from sb3_pgx.cli.common import ENVIRONMENT, FAILED, USER_ERRORS, Commands, add_timeout, add_vec_env, amount, usage_error
@@ -101,11 +102,20 @@ def run(args: argparse.Namespace) -> int:
         for process in active_processes(study):
             print(f"{process} is working on this study, too: trials are shared")
         size = f"{quantity(plan.trials, 'trial')} with {quantity(len(plan.seeds), 'seed')} each"
-        print(f"study {plan.study_name}: {size}, results in {plan.output}")
+    except USER_ERRORS as error:
+        return usage_error(error)
+    print(f"study {plan.study_name}: {size}, results in {plan.output}")
+    try:
         summary = run_tuning(plan, study)
+    except OSError as error:  # of the storage; others belong to a trial
+        print(f"sb3-pgx: {error}; run the same command again to resume", file=sys.stderr)
+        return FAILED
     except USER_ERRORS as error:
         return usage_error(error)
     print(f"\n{summary.text}")
+    if summary.unwritten is not None:
+        print(f"sb3-pgx: {summary.unwritten}; run the same command again to write the report", file=sys.stderr)
+        return FAILED
     if summary.best is None:
         return FAILED
     print(f"written to {plan.output}: {summary.config_file.relative_to(plan.output)}, report.html and pictures")

@@ -1,8 +1,9 @@
 """``sb3-pgx train``, ``enjoy``, ``record-video`` and ``plot-train``: rl_zoo3's commands, which parse their own arguments."""
 
 import argparse
+import sys
 
-from sb3_pgx.cli.common import Commands, usage_error
+from sb3_pgx.cli.common import FAILED, Commands, usage_error
 
 # A line of help per command. The full help is rl_zoo3's; it would have to be imported to show it.
 COMMANDS = {
@@ -24,11 +25,14 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run one of rl_zoo3's commands. Return the exit status."""
-    from sb3_pgx.rl_zoo3.invalid_request import InvalidRequest
+    from sb3_pgx.rl_zoo3.invalid_request import InvalidRequest, RunFailed
     from sb3_pgx.rl_zoo3.plugin import run_command
 
     try:
         run_command(args.name, args.arguments)
     except InvalidRequest as request:
         return usage_error(request)
+    except RunFailed as failure:
+        print(f"sb3-pgx: {failure}", file=sys.stderr)
+        return FAILED
     return 0

@@ -17,6 +17,7 @@ except ImportError:  # Windows, which does not remove open files
     fcntl = None  # type: ignore[assignment]
 
 UNFINISHED = ".sb3_pgx-unfinished"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
@@ -122,15 +123,21 @@ def claimed_folder(path: Path, shared: bool = False) -> Iterator[None]:
 
 def cannot_write(path: Path, error: OSError, remark: str = "") -> OSError:
     """
-    Return an error with the same class and number, whose message names the path.
+    Return an error with the same class and number, whose message names the path, and the remedy if the disk is full.
 
     :param path: file that cannot be written
     :param error: original error
     :param remark: text to append
     """
-    sentence = type(error)(f"{path} cannot be written: {error.strerror or error}{remark}")
+    remedy = "; free some space there" if error.errno in NO_SPACE else ""
+    sentence = type(error)(f"{path} cannot be written: {error.strerror or error}{remedy}{remark}")
     sentence.errno = error.errno
     return sentence
+
+
+def is_full_disk(error: OSError) -> bool:
+    """Return whether a file could not grow, because the disk is full or because of a limit."""
+    return error.errno in (*NO_SPACE, errno.EFBIG)
 
 
 class _Disk(io.FileIO):

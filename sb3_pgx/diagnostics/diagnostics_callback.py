@@ -57,7 +57,8 @@ class DiagnosticsCallback(BaseCallback):
     policy, SB3's ``PPO`` and ``A2C``, and sb3-contrib's ``TRPO``. It compares the policy at the end of a rollout with the
     policy after the update, over all rows of the rollout. It measures the updates that will be logged (all updates if
     ``log_interval`` is ``None``) and the last one. SB3's algorithms do not log their last update, so the callback logs it at
-    the end of the run.
+    the end of the run. This package's algorithms log their last update instead of the one before, so the callback logs that
+    one in a row of its own.
 
     It also works for ``SAC``, ``TD3`` and ``DDPG`` of this package and of SB3, and for ``D4PG``, which it measures on a sample
     of the replay memory whenever an episode ends at which the log is written (any episode if ``log_interval`` is ``None``),
@@ -166,6 +167,8 @@ class DiagnosticsCallback(BaseCallback):
         self._iteration += 1
         if isinstance(self.model, PolicyGradientAlgorithm):
             self._episodes.rollout(self.model.last_rollout)
+            if self._is_last:
+                self._dump()  # the algorithm's last row has the last update, and would replace the one before it
         if self._will_be_logged():
             if self._logged % self.every == 0 or self._is_last:
                 self._begin()
@@ -187,8 +190,7 @@ class DiagnosticsCallback(BaseCallback):
         self._finish({})
         if self._is_off_policy and self._model._n_updates > 0 and not self._is_measured:
             self._measure_memory()
-        if any(name.startswith(PREFIX) for name in self.logger.name_to_value):  # SB3 does not log its last update
-            self._dump()
+        self._dump()  # SB3 does not log its last update
         self._detach()
 
     def on_training_error(self, error: Exception) -> None:
@@ -224,10 +226,14 @@ class DiagnosticsCallback(BaseCallback):
         return self.num_timesteps >= self.locals.get("total_timesteps", math.inf)
 
     def _dump(self) -> None:
-        """Log the last update. The values of train/ stay in the logger, as SB3 leaves them."""
-        if self.locals.get("log_interval") is None:
-            return
+        """
+        Write a row with the update that was measured, unless the algorithm has done so. The values of train/ stay in the
+        logger, as SB3 leaves them.
+        """
         logger: Any = self.logger
+        is_written = not any(name.startswith(PREFIX) for name in logger.name_to_value)
+        if is_written or self.locals.get("log_interval") is None:
+            return
         kept = [(store, {name: x for name, x in store.items() if name.startswith("train/")}) for store in _stores(logger)]
         logger.dump(self.num_timesteps)
         for store, values in kept:

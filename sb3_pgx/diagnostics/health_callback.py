@@ -156,6 +156,7 @@ class HealthCallback(DiagnosticsCallback):
         if self.on_alarm == "stop":
             self._stopping = True
         if self.on_alarm == "raise":
+            self._dump()  # the algorithm will not log this update any more
             self._detach()
             self._report_to_folder()
             raise HealthError(f"{place}: {message}")

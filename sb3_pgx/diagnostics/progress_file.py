@@ -6,7 +6,8 @@ from pathlib import Path
 
 FILE = "progress.csv"
 TIMESTEPS = "time/total_timesteps"
-# Keys of SB3 that stand in for a metric in runs without DiagnosticsCallback. Some cover the last epoch or minibatch only.
+# Keys of SB3 that stand in for a metric in runs without DiagnosticsCallback. Some cover the last epoch or minibatch only, so
+# they would give other verdicts than those of the run if the callback left the metric out.
 ALIASES = {
     "approx_kl": "train/approx_kl",
     "clip_fraction": "train/clip_fraction",
@@ -42,9 +43,8 @@ def read_progress(folder: Path) -> tuple[list[float], dict[str, list[float]]]:
     if f"{PREFIX}timesteps" in logged:
         rows = [row for row in rows if row.get(f"{PREFIX}timesteps")]  # SB3 logs the first rollout before the first update
     series = {name.removeprefix(PREFIX): _column(rows, name) for name in logged if name.startswith(PREFIX)}
-    for metric, name in ALIASES.items():
-        if metric not in series and name in logged:
-            series[metric] = _column(rows, name)
+    if not series:
+        series = {metric: _column(rows, name) for metric, name in ALIASES.items() if name in logged}
     if not series:
         raise ValueError(
             f"{path} holds no metric of DiagnosticsCallback ({PREFIX}…) and none that SB3's on-policy algorithms log (train/…)"

@@ -84,7 +84,7 @@ class RuleState:
         """
         Apply the rule after a measured update.
 
-        Nothing changes if the metric, or the other metric of the condition, is unknown at this update.
+        Nothing changes if the metric is unknown at this update, or the other metric of the condition has never been known.
 
         :param series: all metrics up to now
         :param progress: share of the run that is done, in [0, 1]
@@ -92,7 +92,7 @@ class RuleState:
         """
         rule, values = self.rule, series.get(self.rule.metric, ())
         other = getattr(rule.condition, "other", None) or rule.metric
-        if not values or math.isnan(values[-1]) or other not in series:
+        if not values or math.isnan(values[-1]) or all(map(math.isnan, series.get(other, ()))):
             return False
         self.measured += 1
         if self.measured <= rule.warm_up or progress > rule.until:

@@ -2,7 +2,8 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +11,7 @@ from stable_baselines3.common import callbacks, evaluation
 from stable_baselines3.common.type_aliases import GymEnv, PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from sb3_pgx.core.files import replacing
 from sb3_pgx.environments.action_masks import ActionMasks, find_action_masks, is_part
 from sb3_pgx.environments.carrying import carrying_adapter
 from sb3_pgx.environments.vector_env import as_vec_env, is_vector_env
@@ -57,6 +59,10 @@ def with_masks_of(model: Any, env: VecEnv) -> Any:
     return model if masks is None else MaskedModel(model, masks)
 
 
+class EndlessEvaluation(ValueError):
+    """An evaluation waits for the end of an episode that never ends."""
+
+
 class EndlessEpisodes:
     """
     Ends an evaluation that would wait for ever. It is a callback of SB3's ``evaluate_policy``, called after each step.
@@ -76,7 +82,7 @@ class EndlessEpisodes:
         Count a step.
 
         :param local: local variables of SB3's function
-        :raises ValueError: the evaluation would not end
+        :raises EndlessEvaluation: the evaluation would not end
         """
         index, done = local["i"], local["done"]
         self._steps[index] += 1
@@ -85,13 +91,13 @@ class EndlessEpisodes:
         elif done:
             self._hidden[index] += 1
         if self._hidden[index] >= self.max_hidden:
-            raise ValueError(
+            raise EndlessEvaluation(
                 f"this evaluation would never end: environment {index} has ended {self.max_hidden} episodes that SB3's "
                 "Monitor has not seen, because a wrapper outside of the Monitor ends them; put the Monitor outside of that "
                 "wrapper"
             )
         if self._steps[index] >= self.max_steps:
-            raise ValueError(
+            raise EndlessEvaluation(
                 f"this evaluation would never end: environment {index} has not ended its episode after {self.max_steps} "
                 "steps; wrap it in gymnasium.wrappers.TimeLimit, or register it with max_episode_steps"
             )
@@ -124,7 +130,8 @@ def evaluate_policy(
     :param use_masking: whether to ask the environments' method ``action_masks()``; as in sb3-contrib's function
     :return: mean and standard deviation of the returns, or lists of returns and lengths
     :raises AssertionError: the mean return is below ``reward_threshold``
-    :raises ValueError: an environment has no valid action, or never ends its episode
+    :raises ValueError: an environment has no valid action
+    :raises EndlessEvaluation: an environment never ends its episode
     """
     envs = _as_vec_env(env)
     masked: PolicyPredictor = with_masks_of(model, envs) if use_masking else model
@@ -148,8 +155,8 @@ def _as_vec_env(env: Any) -> VecEnv:
 
 class EvalCallback(callbacks.EvalCallback):
     """
-    SB3's ``EvalCallback``, with the environments' action masks. Arguments are SB3's. An evaluation that would never end is a
-    ``ValueError``.
+    SB3's ``EvalCallback``, with the environments' action masks. Arguments are SB3's. An evaluation that would never end is an
+    :class:`EndlessEvaluation`. A full disk leaves the results of earlier evaluations as they were.
     """
 
     only_reads = True  # its own callbacks are asked
@@ -162,9 +169,23 @@ class EvalCallback(callbacks.EvalCallback):
         self._endless = EndlessEpisodes()
         self.model = with_masks_of(model, self.eval_env)
         try:
-            return super()._on_step()
+            with self._replacing_results():
+                return super()._on_step()
         finally:
             self.model = model
+
+    @contextmanager
+    def _replacing_results(self) -> Iterator[None]:
+        """Let SB3 replace ``evaluations.npz`` completely or not at all. Callbacks of this one find the path, as in SB3."""
+        path = self.log_path
+        if path is None or self.callback is not None or self.callback_on_new_best is not None:
+            yield
+            return
+        with replacing(f"{path}.npz") as self.log_path:  # type: ignore[assignment]
+            try:
+                yield
+            finally:
+                self.log_path = path
 
     def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
         self._endless(locals_)

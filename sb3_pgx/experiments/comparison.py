@@ -304,7 +304,11 @@ def run_comparison(plan: ComparisonPlan, progress: bool = True, runner: Runner =
         results |= dict(zip(indices, outcome, strict=True))
         decided = are_decided([pair.verdict for pair in analyse(outcome, part.design).pairs])
         if progress:
-            print(f"after {quantity(n_seeds, 'seed')}, {'every' if decided else 'not every'} pair is decided", flush=True)
+            more = next((look - n_seeds for look in plan.design.looks if look > n_seeds), 0)
+            then = f"; {more} more {'is' if more == 1 else 'are'} trained" if more and not decided else ""
+            print(
+                f"after {quantity(n_seeds, 'seed')}, {'every' if decided else 'not every'} pair is decided{then}", flush=True
+            )
         if decided:
             break
     return report_runs(outcome, part.design, plan.output)

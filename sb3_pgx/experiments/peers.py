@@ -74,25 +74,20 @@ class Peer:
 
     def adapt(self, config: RunConfig) -> RunConfig:
         """
-        Return the settings of this variant in a form that the class accepts. For classes of other packages, schedules such as
-        ``lin_<x>`` become functions. ``VecNormalize`` gets the variant's γ, as if the file contained it.
+        Return the settings of this variant, as a file would have them. ``VecNormalize`` gets the variant's γ, as if the file
+        contained it.
 
         :param config: the settings of the file
-        :raises ValueError: a string is not a schedule
+        :raises ValueError: a string is not a schedule; classes of this package check that themselves
         """
         if self.changes:
             source = f"{config.source}, {', '.join(f'{name}={value}' for name, value in self.changes.items())}"
             config = dataclasses.replace(
                 config.with_hyperparameters({**config.hyperparameters, **self.changes}), source=source
             )
-        if ":" not in base_name(self.label):
-            return config
-        schedules = {
-            name: as_schedule(value, f"{config.source}: {name}")
-            for name, value in config.hyperparameters.items()
-            if name in SCHEDULES and isinstance(value, str)
-        }
-        return dataclasses.replace(config, hyperparameters={**config.hyperparameters, **schedules})
+        if not _is_ours(self.algorithm):
+            _schedules(config.hyperparameters, f"{config.source}: ")
+        return config
 
 
 def prepare(
@@ -172,13 +167,15 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
 
 def constructor_arguments(algorithm: type[BaseAlgorithm], hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Return hyperparameters in a form that the class accepts. SBX's policies use JAX: PyTorch's activation modules become flax's
-    functions of the same name.
+    Return hyperparameters in a form that the class accepts. For classes of other packages, schedules such as ``lin_<x>``
+    become functions. SBX's policies use JAX: PyTorch's activation modules become flax's functions of the same name.
 
     :param algorithm: the class
     :param hyperparameters: arguments for its constructor
-    :raises ValueError: flax has no such function
+    :raises ValueError: a string is not a schedule, or flax has no such function
     """
+    if not _is_ours(algorithm):
+        hyperparameters = {**hyperparameters, **_schedules(hyperparameters)}
     policy_kwargs = hyperparameters.get("policy_kwargs") or {}
     activation = policy_kwargs.get("activation_fn")
     if algorithm.__module__.partition(".")[0] != PEERS["sbx"].module or not isinstance(activation, type):
@@ -188,6 +185,25 @@ def constructor_arguments(algorithm: type[BaseAlgorithm], hyperparameters: Mappi
     if not hasattr(functions, name):
         raise ValueError(f"activation_fn={activation.__name__}: flax has no function {name!r}; choose another one for SBX")
     return {**hyperparameters, "policy_kwargs": {**policy_kwargs, "activation_fn": getattr(functions, name)}}
+
+
+def _is_ours(algorithm: type[BaseAlgorithm]) -> bool:
+    return issubclass(algorithm, tuple(EVERY_ALGORITHM.values()))
+
+
+def _schedules(hyperparameters: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """
+    Return the schedules among hyperparameters as functions.
+
+    :param hyperparameters: as a file has them
+    :param place: where they come from, for the error
+    :raises ValueError: a string is not a schedule
+    """
+    return {
+        name: as_schedule(value, f"{place}{name}")
+        for name, value in hyperparameters.items()
+        if name in SCHEDULES and isinstance(value, str)
+    }
 
 
 def _changes(name: str, text: str) -> dict[str, Any]:

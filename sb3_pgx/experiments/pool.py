@@ -158,7 +158,7 @@ def keep_result(result: RunResult, path: Path | None) -> RunResult:
         try:
             write_result(result, path)
         except OSError as error:
-            print(f"{error}; the report will include this run, but the next start would repeat it", file=sys.stderr)
+            print(f"{error}; a report of this start includes the run, but the next start repeats it", file=sys.stderr)
     return result
 
 

@@ -17,6 +17,8 @@ from sb3_pgx.experiments.runs import RunProgress
 
 FIRST_LINES, SHARE_OF_TIME = 30.0, 0.1  # seconds between lines in a log: 30, later a tenth of the time since the start
 SILENT_SECONDS = 60.0  # a job that reports nothing for so long may hang, and its line says so
+COLUMNS = ("", "steps", "frames/s", "last return", "time left")
+SHORTEST_NAME, LAST_COLUMN = 20, 26  # characters that a name and the last column have in a narrow terminal
 
 
 @dataclass
@@ -35,40 +37,61 @@ class Job:
     started: float = field(default_factory=lambda: time.monotonic())
     so_far: RunProgress = field(default_factory=RunProgress)
     reported: float = field(default_factory=lambda: time.monotonic())
+    first: tuple[float, int] | None = None  # when the first steps were reported, and how many
 
     def report(self, progress: RunProgress) -> None:
         """Add what the job has done since its last report."""
         self.so_far += progress
         self.reported = time.monotonic()
+        if self.first is None and self.so_far.steps:
+            self.first = self.reported, self.so_far.steps
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds that the job needs at its speed so far; ``None`` if that is unknown."""
-        if not self.so_far.steps:
+        """Seconds that the job needs at its speed since its first steps; ``None`` if that is unknown."""
+        if self.first is None or self.so_far.steps == self.first[1]:
             return None
-        return (time.monotonic() - self.started) * max(self.total / self.so_far.steps - 1.0, 0.0)
+        since, before = self.first
+        return (time.monotonic() - since) * max(self.total - self.so_far.steps, 0) / (self.so_far.steps - before)
 
-    def cells(self) -> tuple[str, ...]:
-        """Return name, steps, speed, last return and time left in words, and how long the job has been silent."""
-        silent = time.monotonic() - self.reported
-        return (*self._work(), f"no report for {duration(silent)}") if silent >= SILENT_SECONDS else self._work()
-
-    def _work(self) -> tuple[str, ...]:
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """Return the cells of :data:`COLUMNS`. The last one says what else the job does, or how long it has been silent."""
         done = self.so_far
-        if done.activity:
-            return self.name, done.activity
-        if not done.steps:
-            return self.name, "starts"
-        if done.steps >= self.total:
-            return self.name, f"{thousands(done.steps)} steps", "plays the final episodes"
-        cells = [self.name, f"{thousands(done.steps)} of {thousands(self.total)} steps"]
-        if done.seconds > 0:
-            cells.append(f"{thousands(done.steps / done.seconds)} frames/s")
-        if done.last_return is not None:
-            cells.append(f"last return {done.last_return:.4g}")
-        if self.seconds_left is not None:
-            cells.append(f"about {duration(self.seconds_left)} left")
-        return tuple(cells)
+        return (
+            self.name,
+            f"{thousands(done.steps)} of {thousands(self.total)}" if done.steps else "",
+            thousands(done.steps / done.seconds) if done.seconds > 0 else "",
+            "" if done.last_return is None else f"{done.last_return:.4g}",
+            self._silence() or self._activity() or self._time_left(),
+        )
+
+    def line(self) -> str:
+        """Return the same in words."""
+        name, steps, speed, last_return, _ = self.cells()
+        left = self._time_left()
+        parts = (
+            name,
+            steps and f"{steps} steps",
+            speed and f"{speed} frames/s",
+            last_return and f"last return {last_return}",
+            self._activity() or (left and f"{left} left"),
+            self._silence(),
+        )
+        return ", ".join(filter(None, parts))
+
+    def _activity(self) -> str:
+        if self.so_far.activity:
+            return self.so_far.activity
+        if not self.so_far.steps:
+            return "starts"
+        return "plays the final episodes" if self.so_far.steps >= self.total else ""
+
+    def _time_left(self) -> str:
+        return "" if self.seconds_left is None else f"about {duration(self.seconds_left)}"
+
+    def _silence(self) -> str:
+        silent = time.monotonic() - self.reported
+        return f"no report for {duration(silent)}" if silent >= SILENT_SECONDS else ""
 
 
 def time_left(
@@ -92,7 +115,12 @@ def time_left(
     if not means:
         return None
     typical = sum(means.values()) / len(means)
-    free = [job.seconds_left if job.seconds_left is not None else means.get(job.kind, typical) for job in running]
+    free = [
+        job.seconds_left
+        if job.seconds_left is not None
+        else max(means.get(job.kind, typical) - (time.monotonic() - job.started), 0.0)
+        for job in running
+    ]
     free = sorted([*free, *[0.0] * (workers - len(free))])
     for kind in waiting:
         heapq.heapreplace(free, free[0] + means.get(kind, typical))
@@ -105,7 +133,7 @@ class Progress(AbstractContextManager["Progress"]):
     installed, and otherwise lines from time to time.
 
     :param kinds: the kind of each job, in the order in which they start
-    :param workers: number of jobs at the same time; ``None`` if it is unknown
+    :param workers: number of jobs at the same time; ``None``: as many as are running
     :param noun: what a job is, such as ``run``
     :param shown: whether to show anything
     """
@@ -120,7 +148,8 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __enter__(self) -> "Progress":
         if self._shown and sys.stdout.isatty() and find_spec("rich") is not None:
-            self._live = importlib.import_module("rich.live").Live(get_renderable=self._table, transient=True)
+            console = importlib.import_module("rich.console").Console()
+            self._live = importlib.import_module("rich.live").Live(console=console, get_renderable=self._table, transient=True)
             self._live.__enter__()
         return self
 
@@ -130,7 +159,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def begin(self, key: Hashable, name: str, kind: str, total: int) -> None:
         """Say that a job has started; arguments are those of :class:`Job`."""
-        if kind in self._waiting:
+        if key not in self._jobs and kind in self._waiting:  # a job may start again
             self._waiting.remove(kind)
         self._jobs[key] = Job(name, kind, total)
 
@@ -154,18 +183,31 @@ class Progress(AbstractContextManager["Progress"]):
             return
         if now - self._lines_at >= max(FIRST_LINES, SHARE_OF_TIME * (now - self._started)):
             self._lines_at = now
-            print("\n".join([self._summary(), *(f"  {', '.join(job.cells())}" for job in self._jobs.values())]), flush=True)
+            print("\n".join([self._summary(), *(f"  {job.line()}" for job in self._jobs.values())]), flush=True)
 
     def _summary(self) -> str:
         done = f"{self._ended} of {quantity(self._total, self._noun)} in {duration(time.monotonic() - self._started)}"
-        if self._workers is None:
+        running = [*self._jobs.values()]
+        if not (workers := self._workers or len(running)):
             return done
-        left = time_left([*self._jobs.values()], self._waiting, self._seconds, self._workers)
+        left = time_left(running, self._waiting, self._seconds, workers)
         return done if left is None else f"{done}, about {duration(left)} left"
 
     def _table(self) -> Any:
         text, table = importlib.import_module("rich.text").Text, importlib.import_module("rich.table").Table
-        grid = table.grid(padding=(0, 2))
-        for job in [*self._jobs.values()]:  # a copy, because this runs in a thread of its own
-            grid.add_row(*map(text, job.cells()))  # square brackets would be markup otherwise
+        rows = [job.cells() for job in [*self._jobs.values()]]  # a copy, because this runs in a thread of its own
+        grid = table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        others = sum(max(len(row[i]) for row in [COLUMNS, *rows]) + 2 for i in range(1, len(COLUMNS) - 1)) + LAST_COLUMN
+        for i, column in enumerate(COLUMNS):
+            is_last = i == len(COLUMNS) - 1
+            grid.add_column(column, no_wrap=not is_last, justify="right" if i and not is_last else "left")
+        for name, *cells in rows:
+            room = max(self._live.console.width - others - 2, SHORTEST_NAME)
+            grid.add_row(*map(text, (_shortened(name, room), *cells)))  # square brackets would be markup otherwise
         return importlib.import_module("rich.console").Group(grid, text(self._summary()))
+
+
+def _shortened(name: str, length: int) -> str:
+    """Return a name without its middle if it is too long: variants of an algorithm differ at both ends."""
+    half = (length - 1) // 2
+    return name if len(name) <= length else f"{name[: length - 1 - half]}…{name[-half:]}"

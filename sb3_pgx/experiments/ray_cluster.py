@@ -8,7 +8,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,11 @@ from sb3_pgx.experiments.progress import Progress
 from sb3_pgx.experiments.runs import RunProgress, RunResult, RunSpec, failed
 
 ATTEMPTS = 3  # starts of a run before it counts as failed
+SECONDS_BETWEEN_REPORTS = 1.0
 SECONDS_TO_ANSWER = 5.0
 KNOWN_TO_RAY = ("auto", "local")  # addresses that need no host and port
+
+News = tuple[int, RunProgress | None]  # index of a run, and what it has done; None: it starts
 
 
 class RunFailed(Exception):
@@ -88,6 +91,7 @@ class _Tasks:
 
     def __init__(self, ray: Any, repeat_failed: bool, timeout: float | None):
         self._ray, self._timeout = ray, timeout
+        self._mailbox = ray.remote(_Mailbox).options(num_cpus=0)
         repeated = [ProcessDied, RunFailed] if repeat_failed else [ProcessDied]
         self._task = ray.remote(_execute).options(num_cpus=1, max_retries=ATTEMPTS - 1, retry_exceptions=repeated)
 
@@ -100,12 +104,16 @@ class _Tasks:
         on_result: OnResult = lambda result: None,
     ) -> list[RunResult]:
         files = [None] * len(specs) if paths is None else paths
-        tasks = {self._task.remote(spec, spec.versions, self._timeout): index for index, spec in enumerate(specs)}
+        mailbox = self._mailbox.remote()
+        tasks = {self._task.remote(spec, spec.versions, self._timeout, i, mailbox): i for i, spec in enumerate(specs)}
         results: dict[int, RunResult] = {}
-        waiting = list(tasks)
+        waiting, asked = list(tasks), mailbox.take.remote()
         with Progress([spec.kind for spec in specs], None, shown=progress) as shown:
             while waiting:
                 done, waiting = self._ray.wait(waiting, timeout=SECONDS_TO_WAIT)
+                if self._ray.wait([asked], timeout=0)[0]:
+                    news, asked = self._news(asked), mailbox.take.remote()
+                    _show([(i, progress) for i, progress in news if i not in results], specs, shown)
                 for task in done:
                     index = tasks[task]
                     results[index] = keep_result(self._outcome(task, specs[index]), files[index])
@@ -113,6 +121,12 @@ class _Tasks:
                     shown.end(index)
                 shown.refresh()
         return [results[index] for index in range(len(specs))]
+
+    def _news(self, asked: Any) -> list[News]:
+        try:
+            return self._ray.get(asked)
+        except self._ray.exceptions.RayError:  # the mailbox died with its machine; runs go on without a line of their own
+            return []
 
     def _outcome(self, task: Any, spec: RunSpec) -> RunResult:
         try:
@@ -132,16 +146,49 @@ class _Tasks:
             return failed(spec, RuntimeError(death))
 
 
-def _execute(spec: RunSpec, expected: dict[str, str], timeout: float | None) -> RunResult:
-    """Execute a run on a machine of the cluster."""
+class _Mailbox:
+    """Collects the progress of the runs on some machine of the cluster, until the runner takes it. It is an actor of Ray."""
+
+    def __init__(self) -> None:
+        self._news: list[News] = []
+
+    def put(self, index: int, progress: RunProgress | None) -> None:
+        """Add what a run has done; ``None``: it starts."""
+        self._news.append((index, progress))
+
+    def take(self) -> list[News]:
+        """Return what has come since the last call."""
+        news, self._news = self._news, []
+        return news
+
+
+def _show(news: Sequence[News], specs: Sequence[RunSpec], shown: Progress) -> None:
+    for index, progress in news:
+        if progress is None:  # again, if Ray repeats a run
+            shown.begin(index, specs[index].title, specs[index].kind, specs[index].timesteps)
+        else:
+            shown.advance(index, progress)
+
+
+def _execute(spec: RunSpec, expected: dict[str, str], timeout: float | None, index: int, mailbox: Any) -> RunResult:
+    """
+    Execute a run on a machine of the cluster.
+
+    :param spec: the run
+    :param expected: versions of the packages that affect it
+    :param timeout: seconds after which it is ended; ``None`` for any
+    :param index: its index among the runs
+    :param mailbox: gets its progress
+    """
     if spec.versions != expected:
         here, there = (set(versions.items()) for versions in (spec.versions, expected))
         found, wanted = (", ".join(map(" ".join, sorted(side))) or "none" for side in (here - there, there - here))
         raise UnsuitableCluster(
             f"the machine {socket.gethostname()} of the cluster has {found} instead of {wanted}; install the same versions"
         )
+    mailbox.put.remote(index, None)
     try:
-        result = _in_child_process(spec, timeout)
+        result = _in_child_process(spec, timeout, lambda progress: mailbox.put.remote(index, progress))
     except TimeLimitExceeded as error:  # which would take as long again
         return failed(spec, error, error.stack)
     if result.error is not None:
@@ -149,17 +196,25 @@ def _execute(spec: RunSpec, expected: dict[str, str], timeout: float | None) -> 
     return result
 
 
-def _in_child_process(spec: RunSpec, timeout: float | None) -> RunResult:
+def _in_child_process(spec: RunSpec, timeout: float | None, report: Callable[[RunProgress], Any]) -> RunResult:
     """
     Execute a run in a process of its own.
 
+    :param spec: the run
+    :param timeout: seconds after which it is ended; ``None`` for any
+    :param report: gets what the run has done, once per :data:`SECONDS_BETWEEN_REPORTS`, and when it compiles or has its steps
     :raises ProcessDied: the process has ended
     :raises TimeLimitExceeded: the run took longer than ``timeout`` seconds
     """
     started, process = time.monotonic(), ChildProcess(send_run, spec)
+    unreported, reported, steps = RunProgress(), started, 0
     try:
         while isinstance(message := process.receive_in_time(RUN, started, timeout), RunProgress):
-            pass
+            unreported, steps = unreported + message, steps + message.steps
+            is_due = time.monotonic() - reported >= SECONDS_BETWEEN_REPORTS
+            if is_due or message.activity or steps >= spec.timesteps:
+                report(unreported)
+                unreported, reported = RunProgress(), time.monotonic()
         return message
     finally:
         process.close(kill=True)

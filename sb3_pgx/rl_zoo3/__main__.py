@@ -3,12 +3,12 @@
 import argparse
 import sys
 
-from sb3_pgx.rl_zoo3.invalid_request import InvalidRequest
+from sb3_pgx.rl_zoo3.invalid_request import InvalidRequest, RunFailed
 from sb3_pgx.rl_zoo3.plugin import COMMANDS, run_command
 
 
 def main() -> int:
-    """Run a command. Return the exit status: 0, or 2 for a user error."""
+    """Run a command. Return the exit status: 0, 1 if the run failed, or 2 for a user error."""
     parser = argparse.ArgumentParser(
         "python -m sb3_pgx.rl_zoo3", description="rl_zoo3's commands with this package's algorithms."
     )
@@ -17,9 +17,9 @@ def main() -> int:
     name = parser.parse_args(sys.argv[1:2]).command
     try:
         run_command(name.replace("_", "-"), sys.argv[2:])
-    except InvalidRequest as request:
-        print(f"sb3_pgx.rl_zoo3: {request}", file=sys.stderr)
-        return 2
+    except (InvalidRequest, RunFailed) as error:
+        print(f"sb3_pgx.rl_zoo3: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InvalidRequest) else 1
     return 0
 
 

@@ -4,10 +4,11 @@ are used and checked, and the algorithms read schedules themselves.
 """
 
 import dataclasses
-import errno
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,16 @@ from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS, get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CheckpointCallback as SB3CheckpointCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.checkpoints import CheckpointCallback, newest_checkpoint
-from sb3_pgx.core.files import cannot_write, claimed_folder
+from sb3_pgx.core.files import cannot_write, claimed_folder, is_full_disk, replacing
 from sb3_pgx.environments import EvalCallback, make_vec_env
+from sb3_pgx.environments.evaluation import EndlessEvaluation
 from sb3_pgx.registry import ALGORITHMS, EVERY_ALGORITHM, OFF_POLICY, RENAMED_IN_RL_ZOO3
 from sb3_pgx.rl_zoo3.episode_log import LoggedVectorEnv, with_all_ends
-from sb3_pgx.rl_zoo3.invalid_request import invalid_requests
+from sb3_pgx.rl_zoo3.invalid_request import RunFailed, invalid_requests
 from sb3_pgx.settings.configs import (
     CLASS_DEFAULTS,
     DUMMY,
@@ -73,6 +76,7 @@ class PgxExperimentManager(ExperimentManager):
         self.vec_env = DUMMY
         self._numbered = not kwargs.get("uuid_str")  # otherwise the folder's name is unique
         self._claim = ExitStack()
+        self._made: str | None = None  # the run's folder, if it is new
         self._checkpoint = self._continue_newest_run() if resume else None
 
     def _continue_newest_run(self) -> Path | None:
@@ -96,11 +100,12 @@ class PgxExperimentManager(ExperimentManager):
             if self.algo in EVERY_ALGORITHM:
                 self._check()
             try:
-                experiment = super().setup_experiment()
-            except OSError as error:
-                if error.filename or error.errno not in (errno.ENOSPC, errno.EFBIG):
-                    raise
-                raise cannot_write(Path(self.save_path), error) from None
+                with self._naming_full_disk():
+                    experiment = super().setup_experiment()
+            except OSError:
+                if self._made is not None:  # it holds nothing but incomplete files
+                    shutil.rmtree(self._made, ignore_errors=True)
+                raise
             if self._checkpoint is None or experiment is None:
                 return experiment
             model, hyperparameters = experiment
@@ -115,6 +120,7 @@ class PgxExperimentManager(ExperimentManager):
         while self._checkpoint is None and self._numbered:
             try:
                 os.makedirs(self.save_path)
+                self._made = self.save_path
                 break
             except FileExistsError:
                 number = get_latest_run_id(self.log_path, self.env_name) + 1
@@ -124,14 +130,65 @@ class PgxExperimentManager(ExperimentManager):
         super().create_log_folder()
 
     def learn(self, model: BaseAlgorithm) -> None:
-        """Train. If the run is interrupted, rl_zoo3 saves the model; say how to go on with it."""
-        super().learn(model)
+        """
+        Train. If the run is interrupted, rl_zoo3 saves the model; say how to go on with it.
+
+        :raises RunFailed: the disk is full, or an evaluation would never end
+        """
+        with self._explaining(model):
+            super().learn(model)
         if model.num_timesteps < self.n_timesteps:
-            checkpoints = "" if self.save_freq <= 0 else ", or the same command with --resume to continue from its checkpoint"
             print(
                 f"The run ended after {model.num_timesteps} of {self.n_timesteps} steps. Its model is kept; to train it "
-                f"further, use --trained-agent {self.save_path}/{self.env_name}.zip{checkpoints}"
+                f"further, use --trained-agent {self.save_path}/{self.env_name}.zip{self._resume(', or ')}"
             )
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        """
+        Save the model, and what belongs to it, as rl_zoo3 does. Each file is replaced completely or not at all.
+
+        :raises RunFailed: the disk is full
+        """
+        with self._explaining(model):
+            print(f"Saving to {self.save_path}")
+            with replacing(Path(self.save_path, f"{self.env_name}.zip")) as file:
+                model.save(file)
+            if self.save_replay_buffer and isinstance(model, OffPolicyAlgorithm):
+                print("Saving replay buffer")
+                with replacing(Path(self.save_path, "replay_buffer.pkl")) as file:
+                    model.save_replay_buffer(file)
+            if self.normalize:
+                with replacing(Path(self.params_path, "vecnormalize.pkl")) as file:
+                    pickle.dump(model.get_vec_normalize_env(), file)
+
+    @contextmanager
+    def _explaining(self, model: BaseAlgorithm) -> Iterator[None]:
+        """Within this context, a run that cannot go on ends with a sentence. Other errors keep their traceback."""
+        try:
+            with self._naming_full_disk():
+                yield
+        except (EndlessEvaluation, OSError) as error:
+            if isinstance(error, OSError) and not is_full_disk(error):
+                raise
+            done = f"{model.num_timesteps} of {self.n_timesteps} steps"
+            then = self._resume(": ") or ", and its model is not saved"
+            raise RunFailed(f"{error}. The run ended after {done}{then}") from None
+
+    def _resume(self, link: str) -> str:
+        """Return how to resume the run, after a link; nothing if it has no checkpoint that can be resumed."""
+        if newest_checkpoint(self.save_path) is None:
+            return ""
+        return f"{link}the same command with --resume continues from its newest checkpoint"
+
+    @contextmanager
+    def _naming_full_disk(self) -> Iterator[None]:
+        """Within this context, the error of a full disk names a path, which those of SB3 and rl_zoo3 do not."""
+        try:
+            yield
+        except OSError as error:
+            if error.strerror is None or not is_full_disk(error):  # our own errors have a sentence instead
+                raise
+            raise cannot_write(Path(error.filename or self.save_path), error) from None
 
     def create_callbacks(self) -> None:
         """

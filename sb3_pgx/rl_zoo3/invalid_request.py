@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from sb3_pgx.core.errors import one_line
 
 
+class RunFailed(Exception):
+    """A run ended early for a reason that one sentence explains."""
+
+
 class InvalidRequest(Exception):
     """A request that cannot be carried out, explained in one sentence. Nothing has been trained."""
 

@@ -2,7 +2,7 @@
 
 import ast
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch as th
@@ -43,6 +43,24 @@ def expression_for(value: type) -> str | None:
     if CLASSES.get(name) is value:
         return name
     return next((f"{package}.{name}" for package in ("nn", "th.optim") if _in_package(package, name) is value), None)
+
+
+def literal(value: Any, otherwise: Callable[[Any], str]) -> str:
+    """
+    Return an expression that :func:`evaluate_expression` reads as a value.
+
+    :param value: a number, a text, ``None``, a class, or a dictionary, list or tuple of them
+    :param otherwise: returns the text of a value that has no such expression, or raises an error
+    """
+    if isinstance(value, Mapping):
+        return f"dict({', '.join(f'{name}={literal(item, otherwise)}' for name, item in value.items())})"
+    if isinstance(value, list):
+        return f"[{', '.join(literal(item, otherwise) for item in value)}]"
+    if isinstance(value, tuple):
+        return f"({''.join(f'{literal(item, otherwise)}, ' for item in value)})"
+    if isinstance(value, type):
+        return expression_for(value) or otherwise(value)
+    return repr(value) if value is None or isinstance(value, bool | int | float | str) else otherwise(value)
 
 
 def _value(node: ast.expr) -> Any:

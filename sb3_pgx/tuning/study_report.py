@@ -11,10 +11,10 @@ from sb3_pgx.pages.charts import Chart
 from sb3_pgx.pages.html import as_html
 from sb3_pgx.pages.pictures import save_picture
 from sb3_pgx.pages.provenance import origin
+from sb3_pgx.settings.config_file import write_config
 from sb3_pgx.settings.configs import RunConfig
 from sb3_pgx.settings.search_spaces import arguments_of
 from sb3_pgx.tuning import trial_records as records
-from sb3_pgx.tuning.config_file import write_config
 from sb3_pgx.tuning.readable_parameters import readable_names, readable_values
 from sb3_pgx.tuning.study_charts import study_charts
 from sb3_pgx.tuning.tuning_plan import TuningPlan
@@ -43,6 +43,7 @@ class StudySummary:
     :param config: the settings of the best trial; ``None`` if there is none
     :param config_file: path of the hyperparameter file with the best settings
     :param report: path of the report
+    :param unwritten: the error that kept a part of the results from being written; ``None`` if all of them were written
     """
 
     trials: "list[FrozenTrial]"
@@ -50,6 +51,7 @@ class StudySummary:
     config: RunConfig | None
     config_file: Path
     report: Path
+    unwritten: OSError | None = None
 
     @property
     def default_score(self) -> float | None:

@@ -1,8 +1,9 @@
 """Searches for hyperparameters: asks the study for trials, lets workers train them, and stores their scores."""
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,10 @@ def tune(
         force,
         timeout_per_trial,
     )
-    return run_tuning(plan, open_study(plan), progress)
+    summary = run_tuning(plan, open_study(plan), progress)
+    if summary.unwritten is not None:
+        warnings.warn(f"{summary.unwritten}; the value that tune() returned has all results")
+    return summary
 
 
 def run_tuning(
@@ -116,13 +120,20 @@ def run_tuning(
     try:
         train_trials(plan, study, progress, make_worker)
     except KeyboardInterrupt:
-        best = ""
-        if write_study_report(summarize_study(study, plan), study, plan):  # an interrupted search still has results
-            best = f", and the best so far is in {plan.config_file}"
+        summary = _report(plan, study)  # an interrupted search still has results
+        is_written = summary.best is not None and summary.unwritten is None
+        best = f", and the best so far is in {plan.config_file}" if is_written else ""
         kept = f"finished trials and seeds are kept in the study{best}"
         raise KeyboardInterrupt(f"{kept}; run the same command again to resume") from None
+    return _report(plan, study)
+
+
+def _report(plan: TuningPlan, study: "optuna.Study") -> StudySummary:
     summary = summarize_study(study, plan)
-    write_study_report(summary, study, plan)
+    try:
+        write_study_report(summary, study, plan)
+    except OSError as error:  # this must not lose hours of training
+        return replace(summary, unwritten=error)
     return summary
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from sb3_pgx.diagnostics import Above, Below, Fell, Grew, Outside, RoseWhileOtherFell, Rule, Spiked
-from sb3_pgx.diagnostics.rules import RuleState
+from sb3_pgx.diagnostics.rules import RuleState, apply_rules
 
 NAN = math.nan
 
@@ -104,3 +104,14 @@ def test_a_rule_on_two_metrics_is_not_applied_while_one_of_them_is_unknown():
 def test_an_invalid_rule_is_refused(kwargs):
     with pytest.raises(ValueError, match="rule r: "):
         Rule("r", "x", Above(1.0), "s", "m", **kwargs)
+
+
+def test_a_rule_waits_for_its_other_metric_during_the_run_and_after_it():
+    rule = Rule("lags", "x", Below(0.0, other="y"), "", "")
+    x, y = [-1.0, -1.0, -1.0], [NAN, 1.0, 1.0]
+    during = RuleState(rule)
+    during.update({"x": x[:1]})  # y is not known yet
+    during.update({"x": x[:2], "y": y[:2]})
+    during.update({"x": x, "y": y})
+    (afterwards,) = apply_rules([rule], {"x": x, "y": y})
+    assert during == afterwards and (during.measured, during.alarms) == (2, 2)

@@ -151,7 +151,10 @@ def test_the_command_in_the_report_is_the_one_that_was_given(tmp_path, options):
 
 def test_peers_get_linear_schedules_as_functions_and_our_classes_as_they_are_written():
     config = RunConfig(source="x.yml", hyperparameters={"learning_rate": "lin_0.1", "clip_range": 0.2, "gamma": 0.9})
-    adapted = resolve_peer("sb3:ppo").adapt(config).hyperparameters
+    peer = resolve_peer("sb3:ppo")
+    assert peer.adapt(config) is config, "records and reports have what the user wrote"
+    adapted = constructor_arguments(peer.algorithm, config.hyperparameters)
+    assert constructor_arguments(resolve_peer("ppo").algorithm, config.hyperparameters) == config.hyperparameters
     assert [adapted["learning_rate"](progress) for progress in (1.0, 0.5, 0.0)] == pytest.approx([0.1, 0.05, 0.0])
     assert (adapted["clip_range"], adapted["gamma"]) == (0.2, 0.9)
     assert resolve_peer("reinforce").adapt(config) is config
@@ -199,7 +202,8 @@ def test_a_name_may_carry_hyperparameters_that_replace_those_of_the_file():
     assert ours.hyperparameters["learning_rate"] == "lin_0.1"  # the colon is no package's
     assert package_versions(["ppo[policy_kwargs={net_arch: [8]}]", "sb3:ppo[policy_kwargs={net_arch: [8]}]"]) == {}
     assert resolve_peer("ppo[target_kl=None]").changes == {"target_kl": None}
-    assert resolve_peer("sb3:ppo[clip_range=lin_0.2]").adapt(RunConfig(source="x")).hyperparameters["clip_range"](0.5) == 0.1
+    theirs = resolve_peer("sb3:ppo[clip_range=lin_0.2]").adapt(RunConfig(source="x"))
+    assert theirs.hyperparameters["clip_range"] == "lin_0.2" and theirs.source == "x, clip_range=lin_0.2"
     for name in ("ppo[gamma=0.5", "ppo[]", "ppo[gamma]", "ppo[=1]", "ppo[gamma=]", "ppo[gamma==1]", "ppo[a=dict(b=1)]"):
         with pytest.raises(ValueError, match=r"write name\[hyperparameter=value"):
             resolve_peer(name)

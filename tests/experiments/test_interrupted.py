@@ -124,6 +124,6 @@ def test_a_run_whose_file_cannot_be_written_is_in_the_report_all_the_same(tmp_pa
         (result,) = run_here([spec], [tmp_path / "run.json"])
     assert result.error is None and np.isfinite(result.mean_return) and not list(tmp_path.iterdir())
     assert (
-        f"{tmp_path / 'run.json'} cannot be written: File too large; the report will include this run"
+        f"{tmp_path / 'run.json'} cannot be written: File too large; a report of this start includes the run"
         in capsys.readouterr().err
     )

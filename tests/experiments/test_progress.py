@@ -1,5 +1,8 @@
 """The progress of many jobs: estimates follow from the speed of the jobs, and a log gets lines from time to time."""
 
+import re
+import time
+
 import pytest
 
 from sb3_pgx.experiments.progress import FIRST_LINES, Job, Progress, time_left
@@ -22,7 +25,10 @@ def clock(monkeypatch):
 
 
 def job(kind, steps, total=100):
-    return Job(f"{kind} 0", kind, total, so_far=RunProgress(steps, seconds=1.0))
+    """A job that has done some steps since now."""
+    return Job(
+        f"{kind} 0", kind, total, so_far=RunProgress(steps, seconds=1.0), first=(time.monotonic(), 0) if steps else None
+    )
 
 
 def test_jobs_of_different_speed_are_scheduled_on_the_workers(clock):
@@ -41,6 +47,20 @@ def test_nothing_is_estimated_before_anything_is_known(clock):
     assert time_left([job("slow", 0)], ["slow"], {}, workers=1) is None
 
 
+def test_the_time_before_the_first_steps_is_not_taken_for_that_of_steps(clock):
+    """A process imports packages for 20 s, and compiles; then 40 of 100 steps take 10 s."""
+    starting = Job("a 0", "a", 100)
+    clock.now += 20
+    starting.report(RunProgress(activity="compiling"))
+    starting.report(RunProgress(10))
+    assert starting.seconds_left is None
+    clock.now += 10
+    starting.report(RunProgress(40))
+    assert starting.seconds_left == pytest.approx(50 * 10 / 40)
+    # A job of the same kind that reports nothing yet has been starting for 30 of about 42.5 seconds.
+    assert time_left([Job("a 1", "a", 100, started=clock.now - 30)], [], {"a": [42.5]}, workers=1) == pytest.approx(12.5)
+
+
 def test_a_log_gets_a_line_per_job_and_a_total_from_time_to_time_and_compiling_at_once(clock, capsys):
     def printed():
         shown.refresh()
@@ -51,8 +71,9 @@ def test_a_log_gets_a_line_per_job_and_a_total_from_time_to_time_and_compiling_a
         shown.begin(1, "ppo on A, seed 1", "ppo on A", 40_000)
         shown.advance(0, RunProgress(activity="compiling a gradient step, which takes about 20 s"))
         assert printed() == ["ppo on A, seed 0: compiling a gradient step, which takes about 20 s"]
+        shown.advance(0, RunProgress(4))
         clock.now += FIRST_LINES - 1
-        shown.advance(0, RunProgress(10_000, seconds=5.0, last_return=123.4))
+        shown.advance(0, RunProgress(9_996, seconds=5.0, last_return=123.4))
         assert printed() == []
         clock.now += 1
         total, first, second = printed()
@@ -62,7 +83,8 @@ def test_a_log_gets_a_line_per_job_and_a_total_from_time_to_time_and_compiling_a
         assert printed() == []
         shown.advance(0, RunProgress(30_000, seconds=10.0))
         clock.now += FIRST_LINES
-        assert printed()[1] == "  ppo on A, seed 0, 40 000 steps, plays the final episodes"
+        done = "  ppo on A, seed 0, 40 000 of 40 000 steps, 2 667 frames/s, last return 123.4, plays the final episodes"
+        assert printed()[1] == done
         shown.end(0)
         clock.now = 1000 + 3600.0
         total, silent = printed()
@@ -82,16 +104,41 @@ def test_what_is_not_to_be_shown_is_not(clock, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_terminal_gets_a_table_whose_names_may_have_brackets(clock, capsys, monkeypatch):
+def terminal(monkeypatch, width):
     pytest.importorskip("rich")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("COLUMNS", str(width))
+
+
+def shown_lines(capsys):
+    """What was shown in a terminal, without colours and movements."""
+    return [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", line).rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_terminal_gets_a_table_whose_names_may_have_brackets(clock, capsys, monkeypatch):
+    terminal(monkeypatch, 150)
     with Progress(["ppo[gamma=0.9] on A"], workers=1) as shown:
         shown.begin(0, "ppo[gamma=0.9] on A, seed 0", "ppo[gamma=0.9] on A", 100)
+        shown.advance(0, RunProgress(4))
         clock.now += 10
-        shown.advance(0, RunProgress(50, 5.0, 7.0))
+        shown.advance(0, RunProgress(48, 5.2, 7.0))
         print("[1/1] a line above the table")
-    printed = capsys.readouterr().out
-    assert "ppo[gamma=0.9] on A, seed 0" in printed and "10 frames/s" in printed and "about 10 s left" in printed
-    assert "[1/1] a line above the table" in printed
+    lines = shown_lines(capsys)
+    assert any(re.fullmatch(" +steps +frames/s +last return +time left", line) for line in lines)
+    assert any(re.fullmatch(r"ppo\[gamma=0.9\] on A, seed 0 +52 of 100 +10 +7 +about 10 s", line) for line in lines)
+    assert "[1/1] a line above the table" in lines
+
+
+def test_a_narrow_terminal_shortens_names_in_their_middle_and_breaks_no_line(clock, capsys, monkeypatch):
+    terminal(monkeypatch, 80)
+    name = "reinforce[baseline=None] on CartPole-v1, seed 3"
+    with Progress([name], workers=1) as shown:
+        shown.begin(0, name, name, 30_000)
+        shown.advance(0, RunProgress(4))
+        clock.now += 10
+        shown.advance(0, RunProgress(20_000, 5.0, 123.4))
+    lines = shown_lines(capsys)
+    rows = [line for line in lines if "of 30 000" in line]
+    assert rows and all(re.search(r"^reinforce\S*….*seed 3 +20 004 of 30 000 +4 001 +123.4 +about 5 s$", row) for row in rows)
+    assert all(len(line) <= 80 for line in lines)

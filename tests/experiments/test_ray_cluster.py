@@ -119,6 +119,26 @@ def test_a_failed_run_is_not_repeated_if_failures_count(cluster, tmp_path):
 
 @needs_ray
 @pytest.mark.slow
+def test_each_running_run_has_a_line(cluster, tmp_path, monkeypatch, capsys):
+    """A table of a terminal shows a run as soon as it starts on some machine, and then its steps."""
+    pytest.importorskip("rich")
+    address, folder = cluster
+    plan_faults(folder)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "150")
+    plan = plan_comparison(ENV, ["sb3:a2c"], 40, 2, tmp_path, eval_episodes=2)
+    with ray_runner(address) as runner:
+        results = runner(plan.specs)
+    printed = capsys.readouterr().out
+    assert [result.error for result in results] == [None, None]
+    for seed in (0, 1):
+        assert re.search(rf"sb3:a2c on {ENV}, seed {seed} +starts", printed)
+        assert re.search(rf"sb3:a2c on {ENV}, seed {seed} +\d+ of 40 ", printed)
+
+
+@needs_ray
+@pytest.mark.slow
 def test_a_machine_with_other_versions_ends_the_comparison_before_it_trains(cluster, tmp_path, monkeypatch, capsys):
     address, folder = cluster
     plan_faults(folder)

@@ -6,12 +6,15 @@ import pytest
 from gymnasium import spaces
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from support.capabilities import BOX
 from support.small_environments import AnySpace
+from torch import nn
 
 from sb3_pgx.experiments.analysis import analyse
 from sb3_pgx.experiments.design import ComparisonDesign
 from sb3_pgx.experiments.normalized_scores import complete_seeds, find_scale, random_return, score_matrix
+from sb3_pgx.experiments.pool import read_result, write_result
 from sb3_pgx.experiments.report.charts import compose_charts
 from sb3_pgx.experiments.report.sections import compose
 from sb3_pgx.pages.blocks import Bullets, Document, Section, Table
@@ -25,6 +28,10 @@ DESIGN = ComparisonDesign(("CartPole-v1",), ("good", "sb3:bad"), (0, 1), 60_000,
 STEPS = [10_000, 20_000, 30_000]
 # Of two seeds, the bootstrap interval of the mean ends at the two values; Student's quantile is 12.706, the normal one 1.960.
 OF_TWO = 12.7062 / 1.95996 * 2**0.5
+
+
+class Own(BaseFeaturesExtractor):
+    """A class that has no name in hyperparameter files."""
 
 
 @pytest.fixture
@@ -224,7 +231,24 @@ def test_settings_tell_normalisation_as_it_is_from_none(result):
         for normalize in ({}, None)
     ]
     settings = [rows(report([run], DESIGN), "Settings")[2][-1] for run in runs]
-    assert settings == ["n_envs=8, normalize=True", "n_envs=8"]
+    assert settings == ["normalize=True, n_envs=8, policy=MlpPolicy", "n_envs=8, policy=MlpPolicy"]
+
+
+@pytest.mark.parametrize("is_read_back", [False, True])
+def test_settings_are_what_the_user_wrote(result, is_read_back, tmp_path):
+    policy_kwargs = {"activation_fn": nn.ReLU, "net_arch": {"pi": [8], "vf": [8, 4]}, "features_extractor_class": Own}
+    hyperparameters = {"learning_rate": "lin_3e-4", "clip_range": 0.2, "policy_kwargs": policy_kwargs, "target_kl": None}
+    wrappers = (("gymnasium.wrappers.TimeLimit", {"max_episode_steps": 9}),)
+    config = {"wrappers": wrappers, "hyperparameters": hyperparameters}
+    run = result("a", 0, returns=[1.0], config=config)
+    if is_read_back:
+        write_result(run, tmp_path / "run.json")
+        run = read_result(tmp_path / "run.json")
+    settings = rows(report([run], DESIGN), "Settings")[2][-1]
+    own = f"{Own.__module__}.Own"
+    kwargs = f"dict(activation_fn=nn.ReLU, net_arch=dict(pi=[8], vf=[8, 4]), features_extractor_class={own})"
+    assert settings.endswith(f"learning_rate=lin_3e-4, clip_range=0.2, policy_kwargs={kwargs}")
+    assert settings.startswith("env_wrapper=[{'gymnasium.wrappers.TimeLimit': {'max_episode_steps': 9}}], ")
 
 
 def test_pictures_draw_the_numbers_of_the_findings(several):

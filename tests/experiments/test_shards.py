@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.comparisons import ENV, assert_same, comparison_into, importable  # noqa: F401
+from support.full_disk import full_disk
 from support.run_in_process import compare_here
 
 from sb3_pgx.cli import main
@@ -90,6 +91,18 @@ def test_shards_at_the_same_time_are_the_whole_comparison(whole, tmp_path):
 
     assert compare_here(comparison_into(folder), train_nothing) == 0
     assert_same(folder, whole)
+
+
+def test_a_shard_whose_runs_cannot_be_written_says_so(tmp_path, capsys):
+    folder = tmp_path / "out"
+
+    def on_a_full_disk(*arguments):
+        with full_disk(100):
+            return run_here(*arguments)
+
+    assert compare_here([*comparison_into(folder), "--shard", "1/3"], on_a_full_disk) == 1
+    assert f"sb3-pgx: 2 finished runs could not be written to {folder}: run the same command again" in capsys.readouterr().err
+    assert shard(folder, 1) == 0 and len(seeds_in(folder)) == 2
 
 
 def test_a_process_that_starts_while_another_one_writes_its_first_file_is_not_refused(tmp_path, monkeypatch):

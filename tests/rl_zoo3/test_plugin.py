@@ -372,12 +372,53 @@ def test_two_trainings_that_start_together_write_into_folders_of_their_own(tmp_p
         assert (tmp_path / "logs" / "a2c" / f"CartPole-v1_{number}" / "CartPole-v1.zip").exists()
 
 
-@pytest.mark.slow
-def test_a_full_disk_is_one_sentence_that_names_the_folder(tmp_path):
-    """No file of the process may grow beyond a few bytes."""
-    command = [sys.executable, "-m", "sb3_pgx", *"train --algo a2c --env CartPole-v1 -n 80 --eval-freq -1 --seed 0".split()]
+ENDLESS = """
+import gymnasium as gym
+import numpy as np
+
+class Endless(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1, 1, (1,)), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 1.0, False, False, {}
+
+gym.register("Endless-v0", Endless)
+"""
+
+
+def failing_run(folder, options, file_size=resource.RLIM_INFINITY):
+    """Train a few steps in a process none of whose files may grow beyond a size; return its exit status and its errors."""
+    command = [sys.executable, "-m", "sb3_pgx", "train", "--algo", "a2c", "-n", "80", "--seed", "0", *options.split()]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
-    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, preexec_fn=limit, capture_output=True, text=True)
-    assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1] == "sb3-pgx: logs/a2c/CartPole-v1_1 cannot be written: File too large"
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
+    ended = subprocess.run(command, cwd=folder, env=environment, preexec_fn=limit, capture_output=True, text=True)
+    assert "Traceback" not in ended.stderr
+    return ended.returncode, ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "file_size, options, status, sentence",
+    [
+        (10, "--eval-freq -1", 2, "logs/a2c/CartPole-v1_1 cannot be written: File too large"),
+        (20_000, "--eval-freq -1", 1, "CartPole-v1.zip cannot be written: File too large. The run ended after 80 of 80 steps"),
+        (20_000, "--eval-freq 16 --eval-episodes 1", 1, "best_model.zip cannot be written: File too large. The run ended"),
+        (1_000, "--eval-freq -1 --tensorboard-log tb", 2, "cannot be written: File too large"),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_leaves_whole_files(file_size, options, status, sentence, tmp_path):
+    returned, said = failing_run(tmp_path, f"--env CartPole-v1 {options}", file_size)
+    assert returned == status and said.startswith("sb3-pgx: ") and sentence in said
+    assert not list(tmp_path.rglob("*.zip"))
+    assert (tmp_path / "logs" / "a2c" / "CartPole-v1_1").exists() == (status == 1)
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_never_ends_is_one_sentence(tmp_path):
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    returned, said = failing_run(tmp_path, "--env endless:Endless-v0 --eval-freq 16 --eval-episodes 1 -params normalize:False")
+    assert returned == 1 and said.startswith("sb3-pgx: this evaluation would never end: environment 0 has not ended its ")
+    assert "TimeLimit" in said and "The run ended after" in said

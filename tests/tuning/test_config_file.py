@@ -7,10 +7,10 @@ import torch as th
 import yaml
 from torch import nn
 
-from sb3_pgx.experiments.peers import prepare
+from sb3_pgx.experiments.peers import constructor_arguments, prepare
 from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.settings.config_file import write_config
 from sb3_pgx.settings.configs import RunConfig, config_folder, load_config
-from sb3_pgx.tuning.config_file import write_config
 from sb3_pgx.tuning.study_report import summarize_study, write_study_report
 
 
@@ -88,10 +88,10 @@ def test_a_peer_is_tuned_with_settings_that_its_class_understands(label, stub, p
     p = plan(label, trials=2)
     summary, _ = search(p)
     write_config(p.config_file, "CartPole-v1", summary.config, "")
-    _, config, _ = prepare(label, "CartPole-v1", p.config_file.parent)
+    peer, config, _ = prepare(label, "CartPole-v1", p.config_file.parent)
     assert config.source.startswith(p.config_file.name)
     assert config.hyperparameters.keys() == summary.config.hyperparameters.keys()
-    assert not any(isinstance(value, str) and value.startswith("lin_") for value in config.hyperparameters.values())
+    assert not any(isinstance(v, str) for v in constructor_arguments(peer.algorithm, config.hyperparameters).values())
 
 
 def test_the_report_shows_every_trial_and_its_pictures_are_not_empty(stub, plan, search):

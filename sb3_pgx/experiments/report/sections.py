@@ -9,6 +9,7 @@ from sb3_pgx.experiments.number_format import quantity, thousands
 from sb3_pgx.experiments.report.charts import shown_aggregates
 from sb3_pgx.experiments.report.explanations import explanations
 from sb3_pgx.experiments.report.formats import estimate_cell, interval_text
+from sb3_pgx.experiments.report.settings_text import settings_text
 from sb3_pgx.experiments.report.summary import summary
 from sb3_pgx.experiments.runs import RunResult
 from sb3_pgx.pages.blocks import Block, Bullets, Cell, Code, Document, Note, Number, Section, Table
@@ -190,18 +191,8 @@ def _scales(analysis: Analysis) -> Table:
 
 def _settings(results: Sequence[RunResult]) -> Table:
     configs = {(r.env_id, r.label): r for r in reversed(results)}
-    rows = [(r.env_id, r.label, r.source, _written(r.config)) for r in reversed(configs.values())]
+    rows = [(r.env_id, r.label, r.source, settings_text(r.config)) for r in reversed(configs.values())]
     return Table(("environment", "algorithm", "source", "settings"), tuple(rows))
-
-
-def _written(config: dict[str, object]) -> str:
-    """Return a run's settings in one line, with the keys of a hyperparameter file. Empty ones are left out."""
-    shown = {name: value for name, value in config.items() if name not in ("source", "n_timesteps", "hyperparameters")}
-    hyperparameters = config.get("hyperparameters")
-    if shown.get("normalize") == {}:
-        shown["normalize"] = True  # VecNormalize with its defaults
-    shown |= hyperparameters if isinstance(hyperparameters, dict) else {}
-    return ", ".join(f"{name}={value}" for name, value in shown.items() if value not in (None, {}, (), []))
 
 
 def _provenance(design: ComparisonDesign) -> tuple[Block, ...]:

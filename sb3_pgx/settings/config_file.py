@@ -1,12 +1,12 @@
 """Writes a configuration as a hyperparameter file that ``load_config`` reads back unchanged."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sb3_pgx.core.files import write_text
 from sb3_pgx.settings.configs import DUMMY, RunConfig
-from sb3_pgx.settings.expressions import expression_for
+from sb3_pgx.settings.expressions import literal
 
 
 def write_config(path: Path, env_id: str, config: RunConfig, comment: str) -> None:
@@ -25,11 +25,21 @@ def write_config(path: Path, env_id: str, config: RunConfig, comment: str) -> No
     write_text(path, "".join(f"# {line}\n" for line in comment.splitlines()) + text)
 
 
-def config_entry(config: RunConfig) -> dict[str, Any]:
-    """Return the configuration in rl_zoo3's format."""
+def _refuse(value: Any) -> str:
+    raise ValueError(f"{value!r} cannot be written in a hyperparameter file")
+
+
+def config_entry(config: RunConfig, otherwise: Callable[[Any], str] = _refuse) -> dict[str, Any]:
+    """
+    Return the configuration in rl_zoo3's format. Entries that are empty or say nothing are left out.
+
+    :param config: the settings
+    :param otherwise: as of :func:`~sb3_pgx.settings.expressions.literal`, for values in ``policy_kwargs``
+    :raises ValueError: there is such a value, and ``otherwise`` is not given
+    """
     hyperparameters = dict(config.hyperparameters)
     if "policy_kwargs" in hyperparameters:
-        hyperparameters["policy_kwargs"] = f"dict({_arguments(hyperparameters['policy_kwargs'] or {})})"
+        hyperparameters["policy_kwargs"] = literal(hyperparameters["policy_kwargs"] or {}, otherwise)
     wrappers = [{name: kwargs} if kwargs else name for name, kwargs in config.wrappers]
     around = {
         "env_wrapper": wrappers,
@@ -52,23 +62,3 @@ def _normalize(config: RunConfig) -> bool | dict[str, Any]:
     if "gamma" in config.hyperparameters:
         kwargs.pop("gamma", None)
     return kwargs or True
-
-
-def _arguments(kwargs: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={_literal(value)}" for name, value in kwargs.items())
-
-
-def _literal(value: Any) -> str:
-    """Return the expression of a value in a hyperparameter file."""
-    if isinstance(value, Mapping):
-        return f"dict({_arguments(value)})"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_literal, value))}]"
-    if isinstance(value, tuple):
-        return f"({''.join(f'{_literal(item)}, ' for item in value)})"
-    if isinstance(value, type):
-        if name := expression_for(value):
-            return name
-    elif value is None or isinstance(value, bool | int | float | str):
-        return repr(value)
-    raise ValueError(f"{value!r} cannot be written in a hyperparameter file")
