@@ -132,7 +132,15 @@ class Chain(AnySpace):
         super().__init__(spaces.Box(-1, 1, (1,), np.float32), spaces.Box(-1, 1, (1,), np.float32))
 
 
-@pytest.mark.parametrize("settings", [dict(n_steps=1), dict(n_steps=2), dict(n_steps=1, **PRIORITIES)], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(dict(n_steps=1), marks=pytest.mark.slow),
+        dict(n_steps=2),
+        pytest.param(dict(n_steps=1, **PRIORITIES), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_it_learns_the_distribution_of_the_returns_of_a_chain(settings):
     """
     State −1 pays −1 or 1 and leads to state 1, which pays 0 or 4 and is the last one. With γ = ½ the return of state −1 is
