@@ -321,12 +321,12 @@ def test_a_run_that_was_interrupted_continues_exactly(tmp_path):
 
 @pytest.mark.slow
 def test_two_agents_learn_to_coordinate():
-    """Both get 1 if they choose (0, 0), 2 for (1, 1), and lose 1 if they choose differently."""
+    """Both get 1 if they choose (0, 0), 2 for (1, 1), and lose 1 if they choose differently. At random, that is 0.5."""
     payoffs = [[[1.0, -1.0], [-1.0, 2.0]]] * 2
     settings = {**SMALL, "batch_size": 64, "learning_starts": 200, "learning_rate": 3e-3, "gamma": 0.0, "buffer_size": 5_000}
     model = MADDPG("MlpPolicy", game(payoffs), **settings).learn(1_500)
     mean, _ = evaluate_policy(model, game(payoffs), 20, deterministic=True)
-    assert mean == 4
+    assert mean > 3  # only (1, 1) gives more than 2
 
 
 @pytest.mark.parametrize("discrete", [False, True])
