@@ -15,6 +15,7 @@ from support.parallel_environments import Agents, OneStep, Walkers, WithState
 from support.refusals import refusal
 
 from sb3_pgx import DDPG, PPO
+from sb3_pgx.diagnostics import DiagnosticsCallback
 from sb3_pgx.environments import AgentsVecEnv, as_vec_env
 
 BOX = spaces.Box(-1, 1, (2,), np.float32)
@@ -100,6 +101,15 @@ def test_evaluation_takes_agents_that_end_early():
     model = trained("ppo", copies(APART))
     returns, lengths = evaluate_policy(model, copies(APART, 2), 12, return_episode_rewards=True)
     assert set(lengths) <= {1, 2, 3, 4, 5} and len(returns) == 12
+
+
+def test_diagnostics_measure_the_rows_that_count(tmp_path):
+    callback = DiagnosticsCallback()
+    settings = dict(n_steps=8, batch_size=8, n_epochs=1, seed=0, device="cpu", compile=False)
+    model = PPO("MlpPolicy", copies(APART), **settings).learn(100, callback=callback)
+    assert len(callback.history) > 3 and all(np.isfinite(row["reward_mean"]) for row in callback.history)
+    valid = model.last_rollout.valid
+    assert callback.history[-1]["reward_mean"] == pytest.approx(model.last_rollout.rewards[valid].mean().item(), rel=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------- the critic's part

@@ -89,6 +89,13 @@ def filled(env, n=40, **kwargs):
     return MADDPG("MlpPolicy", env, **{**SMALL, "learning_starts": 10_000, **kwargs}).learn(n)
 
 
+def away_from_targets(model):
+    """Move the critics, so that they are not what their targets are."""
+    for agent in model.policy.agents.values():
+        for p in agent.critic.parameters():
+            p.data += 0.2 * th.randn_like(p)
+
+
 def sample(model, size):
     np.random.seed(1)
     batch = model.replay_buffer.sample(size)
@@ -112,6 +119,7 @@ def test_the_targets_of_a_matrix_game_are_those_computed_by_hand(central):
     """Target policies that are certain choose (1, 0); agent 0 is terminated at the end, and agent 1 truncated."""
     payoffs = [[[3.0, -1.0], [0.5, 2.0]], [[-2.0, 1.0], [4.0, 0.0]]]
     model = filled(game(payoffs, truncates=(False, True)), central_critics=central, gamma=0.9, logit_coef=0.0)
+    away_from_targets(model)
     for agent, choice in zip(AGENTS, (1, 0), strict=True):
         last = model.policy.agents[agent].actor_target.mu[-1]
         th.nn.init.zeros_(last.weight), last.bias.data.copy_(100.0 * th.nn.functional.one_hot(th.tensor(choice), 2))
@@ -133,6 +141,7 @@ def test_the_targets_of_a_matrix_game_are_those_computed_by_hand(central):
 
 def test_the_targets_of_random_policies_are_expectations_over_their_joint_choices():
     model = filled(game(np.zeros((2, 2, 3)), truncates=(True, True)), gamma=0.9, logit_coef=0.0)
+    away_from_targets(model)
     for agent in AGENTS:
         th.nn.init.normal_(model.policy.agents[agent].actor_target.mu[-1].bias)
     memory = model.replay_buffer
@@ -312,12 +321,12 @@ def test_a_run_that_was_interrupted_continues_exactly(tmp_path):
 
 @pytest.mark.slow
 def test_two_agents_learn_to_coordinate():
-    """Both get 1 if they choose (0, 0), 2 for (1, 1), and lose 1 if they choose differently."""
+    """Both get 1 if they choose (0, 0), 2 for (1, 1), and lose 1 if they choose differently. At random, that is 0.5."""
     payoffs = [[[1.0, -1.0], [-1.0, 2.0]]] * 2
     settings = {**SMALL, "batch_size": 64, "learning_starts": 200, "learning_rate": 3e-3, "gamma": 0.0, "buffer_size": 5_000}
     model = MADDPG("MlpPolicy", game(payoffs), **settings).learn(1_500)
     mean, _ = evaluate_policy(model, game(payoffs), 20, deterministic=True)
-    assert mean == 4
+    assert mean > 3  # only (1, 1) gives more than 2
 
 
 @pytest.mark.parametrize("discrete", [False, True])
