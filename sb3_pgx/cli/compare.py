@@ -211,7 +211,7 @@ def _end_shard(plan: "ComparisonPlan", results: list[Any]) -> int:
     from sb3_pgx.experiments.number_format import quantity
 
     n_failed = sum(result.error is not None for result in results)
-    kept = find_earlier_runs(*([every[index] for index in plan.share] for every in (plan.specs, plan.paths)))
+    kept = find_earlier_runs([plan.specs[index] for index in plan.share], [plan.paths[index] for index in plan.share])
     if lost := len(results) - n_failed - len(kept.results):
         sentence = f"{quantity(lost, 'finished run')} could not be written to {plan.output}: run the same command again"
         print(f"sb3-pgx: {sentence}", file=sys.stderr)
