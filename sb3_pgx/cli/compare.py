@@ -106,6 +106,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace, runner: Any = None) -> int:
     """Run the command; ``runner`` is that of :func:`~sb3_pgx.experiments.comparison.compare`. Return the exit status."""
+    from dataclasses import replace
+
     from sb3_pgx.experiments.comparison import opened_folder, report_finished, run_comparison, run_share
     from sb3_pgx.experiments.ray_cluster import UnsuitableCluster
     from sb3_pgx.experiments.shards import WHOLE
@@ -115,15 +117,15 @@ def run(args: argparse.Namespace, runner: Any = None) -> int:
             plan = _plan(args)
             if args.report_only:
                 return _show(report_finished(plan), plan)
-            runner = stack.enter_context(choose_runner(args, runner))
+            plan = replace(plan, runner=stack.enter_context(choose_runner(args, runner)))
             stack.enter_context(opened_folder(plan))  # fails before hours of training, not after
         except USER_ERRORS as error:
             return usage_error(error)
         _announce(plan)
         try:
             if plan.shard != WHOLE:
-                return _end_shard(plan, run_share(plan, runner=runner))
-            return _show(run_comparison(plan, runner=runner), plan)
+                return _end_shard(plan, run_share(plan))
+            return _show(run_comparison(plan), plan)
         except UnsuitableCluster as error:
             return usage_error(error)
         except KeyboardInterrupt:
@@ -165,13 +167,13 @@ def _plan(args: argparse.Namespace) -> "ComparisonPlan":
         normalize=read_normalize(args.normalize),
         vec_env=args.vec_env,
         force=args.force,
-        shard=shard,
         equivalence=args.equivalence,
         until_decided=args.until_decided,
         retry_failed=args.retry_failed,
         timeout_per_run=args.timeout_per_run,
     )
-    return plan if args.ray is None else replace(plan, design=replace(plan.design, workers=None))
+    design = plan.design if args.ray is None else replace(plan.design, workers=None)
+    return replace(plan, shard=shard, design=design)
 
 
 def _check_report_only(args: argparse.Namespace) -> None:
@@ -209,7 +211,7 @@ def _end_shard(plan: "ComparisonPlan", results: list[Any]) -> int:
     from sb3_pgx.experiments.number_format import quantity
 
     n_failed = sum(result.error is not None for result in results)
-    kept = find_earlier_runs(*([every[index] for index in plan.share] for every in (plan.specs, plan.paths)))
+    kept = find_earlier_runs([plan.specs[index] for index in plan.share], [plan.paths[index] for index in plan.share])
     if lost := len(results) - n_failed - len(kept.results):
         sentence = f"{quantity(lost, 'finished run')} could not be written to {plan.output}: run the same command again"
         print(f"sb3-pgx: {sentence}", file=sys.stderr)

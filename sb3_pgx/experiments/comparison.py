@@ -11,6 +11,7 @@ from typing import Any
 
 from sb3_pgx.core.files import claimed_folder
 from sb3_pgx.core.optional_packages import require_extra
+from sb3_pgx.core.planned_functions import planned_by
 from sb3_pgx.experiments.analysis import Analysis, analyse
 from sb3_pgx.experiments.budgets import check_budget
 from sb3_pgx.experiments.command import command_of, default_output
@@ -52,6 +53,8 @@ class ComparisonPlan:
     :param earlier: results that an earlier start of the same comparison left there
     :param force: whether to repeat every run
     :param retry_failed: whether to repeat failed runs
+    :param progress: whether to show the progress of the runs
+    :param runner: executes the runs
     :param shard: the share of the runs that this process trains
     """
 
@@ -61,6 +64,8 @@ class ComparisonPlan:
     earlier: EarlierRuns
     force: bool = False
     retry_failed: bool = False
+    progress: bool = True
+    runner: Runner = run_all
     shard: Shard = WHOLE
 
     @property
@@ -127,7 +132,7 @@ class Comparison:
     unwritten: OSError | None = None
 
 
-def compare(
+def plan_comparison(
     env: str | Sequence[str],
     algorithms: Sequence[str],
     timesteps: int,
@@ -146,92 +151,9 @@ def compare(
     runner: Runner | None = None,
     retry_failed: bool = False,
     timeout_per_run: float | None = None,
-) -> Comparison:
-    """
-    Train several algorithms in one or several environments with several seeds, on the same budget of environment steps, and
-    write a report with statistics over seeds and environments. Finished runs of the same comparison in ``output`` are reused.
-    Each run is a process of its own, so call this function under ``if __name__ == "__main__":``.
-
-    :param env: Gymnasium's name of the environment, or a list of names
-    :param algorithms: names such as ``"reinforce"``, ``"sb3:ppo"``, ``"contrib:trpo"``, ``"sbx:ppo"`` or
-        ``"ppo[gamma=0.98]"``
-    :param timesteps: environment steps per run, summed over the run's parallel environments
-    :param seeds: a number of seeds (0, 1, …), or the seeds themselves. Intervals from fewer than 10 seeds are too narrow.
-    :param output: folder for the results; default ``runs/compare-<env>-<time>``
-    :param workers: number of runs that train at the same time; default: the number of processors
-    :param threshold: return that counts as solved; a dictionary by environment if there are several. Default: Gymnasium's
-        reward threshold, if the environment has one
-    :param eval_episodes: episodes that the final policy of each run plays
-    :param configs: folder of hyperparameter files in rl_zoo3's format; default: this package's
-    :param normalize: returns that count as 0 and as 1, by environment; default: see
-        :func:`~sb3_pgx.experiments.normalized_scores.find_scale`
-    :param vec_env: how the environments of every run step: ``"dummy"`` (one by one), ``"subproc"`` (in a process each),
-        ``"vector"`` (as arrays) or ``"envpool"`` (as arrays, in C++). Default: ``vec_env`` of the hyperparameter files, or
-        ``"dummy"``
-    :param force: whether to repeat every run, and to write into a folder that holds something else. Files of the same names
-        are replaced.
-    :param progress: whether to show the progress of the runs
-    :param runner: executes the runs: :func:`~sb3_pgx.experiments.pool.run_all` in processes (the default),
-        :func:`~sb3_pgx.experiments.pool.run_here` in this one, or a function of your own with the same arguments
-    :param equivalence: largest difference of two means that counts as equivalent, in units of return, or of score if there
-        are several environments or ``normalize``. Default: no pair is called equivalent
-    :param until_decided: most seeds per algorithm. ``seeds`` are then the seeds of the first batch; batches of that size are
-        added until every pair is better, worse or equivalent. Default: only ``seeds``
-    :param retry_failed: whether to repeat runs that failed in an earlier start
-    :param timeout_per_run: seconds after which a run is ended and counts as failed; default: none
-    :return: the results and the report
-    :raises ValueError: a name is unknown, or a number is out of range
-    :raises FileExistsError: ``output`` holds something other than this comparison and ``force`` is False
-    :raises ImportError: a required package is not installed
-    """
-    plan = plan_comparison(
-        env,
-        algorithms,
-        timesteps,
-        seeds,
-        output,
-        workers,
-        threshold,
-        eval_episodes,
-        configs,
-        normalize,
-        vec_env,
-        force,
-        equivalence=equivalence,
-        until_decided=until_decided,
-        retry_failed=retry_failed,
-        timeout_per_run=timeout_per_run,
-    )
-    with opened_folder(plan):
-        comparison = run_comparison(plan, progress, runner or partial(run_all, timeout=timeout_per_run))
-    if comparison.unwritten is not None:
-        warnings.warn(f"{comparison.unwritten}; the value that compare() returned has all results")
-    return comparison
-
-
-def plan_comparison(
-    env: str | Sequence[str],
-    algorithms: Sequence[str],
-    timesteps: int,
-    seeds: int | Sequence[int] = 3,
-    output: Path | str | None = None,
-    workers: int | None = None,
-    threshold: Threshold = None,
-    eval_episodes: int = 20,
-    configs: Path | str | None = None,
-    normalize: Mapping[str, tuple[float, float]] | None = None,
-    vec_env: str | None = None,
-    force: bool = False,
-    shard: Shard = WHOLE,
-    equivalence: float | None = None,
-    until_decided: int | None = None,
-    retry_failed: bool = False,
-    timeout_per_run: float | None = None,
 ) -> ComparisonPlan:
     """
     Check all that can be checked before training. Create nothing. Arguments and errors are those of :func:`compare`.
-
-    :param shard: the share of the runs that this process trains, for :func:`run_share`
     """
     require_extra()
     check_at_least_one(timesteps=timesteps, eval_episodes=eval_episodes, workers=1 if workers is None else workers)
@@ -282,28 +204,73 @@ def plan_comparison(
     check_resumable(folder, comparison_record(specs, design.versions), force)
     design = with_random_returns(design, specs, timeout_per_run)
     earlier = EarlierRuns() if force else find_earlier_runs(specs, [run_path(folder, spec) for spec in specs])
-    return ComparisonPlan(tuple(specs), design, folder, earlier, force, retry_failed, shard)
+    runner = runner or partial(run_all, timeout=timeout_per_run)
+    return ComparisonPlan(tuple(specs), design, folder, earlier, force, retry_failed, progress, runner)
 
 
-def run_comparison(plan: ComparisonPlan, progress: bool = True, runner: Runner = run_all) -> Comparison:
+@planned_by(plan_comparison)
+def compare(plan: ComparisonPlan) -> Comparison:
+    """
+    Train several algorithms in one or several environments with several seeds, on the same budget of environment steps, and
+    write a report with statistics over seeds and environments. Finished runs of the same comparison in ``output`` are reused.
+    Each run is a process of its own, so call this function under ``if __name__ == "__main__":``.
+
+    :param env: Gymnasium's name of the environment, or a list of names
+    :param algorithms: names such as ``"reinforce"``, ``"sb3:ppo"``, ``"contrib:trpo"``, ``"sbx:ppo"`` or
+        ``"ppo[gamma=0.98]"``
+    :param timesteps: environment steps per run, summed over the run's parallel environments
+    :param seeds: a number of seeds (0, 1, …), or the seeds themselves. Intervals from fewer than 10 seeds are too narrow.
+    :param output: folder for the results; default ``runs/compare-<env>-<time>``
+    :param workers: number of runs that train at the same time; default: the number of processors
+    :param threshold: return that counts as solved; a dictionary by environment if there are several. Default: Gymnasium's
+        reward threshold, if the environment has one
+    :param eval_episodes: episodes that the final policy of each run plays
+    :param configs: folder of hyperparameter files in rl_zoo3's format; default: this package's
+    :param normalize: returns that count as 0 and as 1, by environment; default: see
+        :func:`~sb3_pgx.experiments.normalized_scores.find_scale`
+    :param vec_env: how the environments of every run step: ``"dummy"`` (one by one), ``"subproc"`` (in a process each),
+        ``"vector"`` (as arrays) or ``"envpool"`` (as arrays, in C++). Default: ``vec_env`` of the hyperparameter files, or
+        ``"dummy"``
+    :param force: whether to repeat every run, and to write into a folder that holds something else. Files of the same names
+        are replaced.
+    :param progress: whether to show the progress of the runs
+    :param runner: executes the runs: :func:`~sb3_pgx.experiments.pool.run_all` in processes (the default),
+        :func:`~sb3_pgx.experiments.pool.run_here` in this one, or a function of your own with the same arguments
+    :param equivalence: largest difference of two means that counts as equivalent, in units of return, or of score if there
+        are several environments or ``normalize``. Default: no pair is called equivalent
+    :param until_decided: most seeds per algorithm. ``seeds`` are then the seeds of the first batch; batches of that size are
+        added until every pair is better, worse or equivalent. Default: only ``seeds``
+    :param retry_failed: whether to repeat runs that failed in an earlier start
+    :param timeout_per_run: seconds after which a run is ended and counts as failed; default: none
+    :return: the results and the report
+    :raises ValueError: a name is unknown, or a number is out of range
+    :raises FileExistsError: ``output`` holds something other than this comparison and ``force`` is False
+    :raises ImportError: a required package is not installed
+    """
+    with opened_folder(plan):
+        comparison = run_comparison(plan)
+    if comparison.unwritten is not None:
+        warnings.warn(f"{comparison.unwritten}; the value that compare() returned has all results")
+    return comparison
+
+
+def run_comparison(plan: ComparisonPlan) -> Comparison:
     """
     Execute the runs of a plan that are not finished yet, and write the report. If the plan has looks, execute the runs up to
     the first look at which every pair of algorithms is decided. A look at finished runs counts as any other.
     Call this within :func:`opened_folder`.
 
     :param plan: the result of :func:`plan_comparison`, for the whole comparison
-    :param progress: whether to show the progress of the runs
-    :param runner: executes the runs
     """
     if not plan.design.looks:
-        return report_runs(run_share(plan, progress, runner), plan.design, plan.output)
+        return report_runs(run_share(plan), plan.design, plan.output)
     results: dict[int, RunResult] = dict(plan.kept)
     for n_seeds in plan.design.looks:
         part, indices = plan.first_seeds(n_seeds, results)
-        outcome = run_share(part, progress, runner)
+        outcome = run_share(part)
         results |= dict(zip(indices, outcome, strict=True))
         decided = are_decided([pair.verdict for pair in analyse(outcome, part.design).pairs])
-        if progress:
+        if plan.progress:
             more = next((look - n_seeds for look in plan.design.looks if look > n_seeds), 0)
             then = f"; {more} more {'is' if more == 1 else 'are'} trained" if more and not decided else ""
             print(
@@ -314,20 +281,18 @@ def run_comparison(plan: ComparisonPlan, progress: bool = True, runner: Runner =
     return report_runs(outcome, part.design, plan.output)
 
 
-def run_share(plan: ComparisonPlan, progress: bool = True, runner: Runner = run_all) -> list[RunResult]:
+def run_share(plan: ComparisonPlan) -> list[RunResult]:
     """
     Execute the runs of the plan's shard that are not finished yet, and write no report. Call this within
     :func:`opened_folder`.
 
     :param plan: the result of :func:`plan_comparison`
-    :param progress: whether to show the progress of the runs
-    :param runner: executes the runs
     :return: one result per run of the shard
     """
     specs, paths = [plan.specs[index] for index in plan.share], [plan.paths[index] for index in plan.share]
     finished = {place: plan.kept[i] for place, i in enumerate(plan.share) if i in plan.kept}
-    on_result = _ProgressLines(len(specs) - len(finished)) if progress else lambda result: None
-    return run_missing(specs, paths, finished, plan.design.workers, progress, on_result, runner)
+    on_result = _ProgressLines(len(specs) - len(finished)) if plan.progress else lambda result: None
+    return run_missing(specs, paths, finished, plan.design.workers, plan.progress, on_result, plan.runner)
 
 
 def report_finished(plan: ComparisonPlan) -> Comparison:

@@ -48,8 +48,9 @@ def show(
     :param progress: whether to show a progress bar and one line per run
     :param runner: executes the runs
     """
-    plan = plan_comparison(ENV, [THEIRS, OURS, PLAIN, BASELINE], timesteps, seeds, output)
-    results = run_share(plan, progress, runner)
+    names = [THEIRS, OURS, PLAIN, BASELINE]
+    plan = plan_comparison(ENV, names, timesteps, seeds, output, progress=progress, runner=runner)
+    results = run_share(plan)
     health = sick_run()
     blocks: list[Block] = []
     for sentence, chart in (

@@ -9,7 +9,8 @@ from sb3_pgx.pages.blocks import Block, Bullets, Cell, Code, Document, Note, Num
 from sb3_pgx.pages.charts import Chart, Panel
 from sb3_pgx.pages.plotly_figures import figure_of, plotly_library
 
-SHORT = 36  # table cells of at most this many characters are not wrapped
+SHORT = 36  # table cells of at most this many characters are not wrapped on a screen
+LONG = 60  # words in table cells of more characters may be broken on paper
 HEAD = '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>'  # of every page
 
 
@@ -80,7 +81,7 @@ def _row(cells: Iterable[Cell], header: tuple[str, ...], marked: bool) -> str:
 
 def _cell(cell: Cell, name: str) -> str:
     text = str(cell)
-    kind = ' class="short"' if len(text) <= SHORT else ""
+    kind = ' class="short"' if len(text) <= SHORT else ' class="long"' if len(text) > LONG else ""
     value = f' data-value="{cell.value:.10g}"' if isinstance(cell, Number) else ""
     return f'<td{kind}{value} data-label="{escape(name)}">{escape(text)}</td>'
 

@@ -110,7 +110,9 @@ def _dots(panel: Dots) -> Figure:
     x_axis = _axis(panel.x_title)
     if panel.x_range is not None:
         x_axis["range"] = [*panel.x_range]
-    layout = _layout(70 + row * len(panel.dots), x_axis, y_axis, showlegend=False)
+    title = TEXT * (x_axis["title"]["text"].count("<br>") + 1)
+    layout = _layout(55 + title + row * len(panel.dots), x_axis, y_axis, showlegend=False)
+    layout["minreducedheight"] = row  # otherwise the title of the axis would lie on its numbers if there is one row
     if panel.reference is not None:
         x, line = panel.reference, {"color": "var(--soft)", "width": 1.4, "dash": "dash"}
         layout["shapes"] = [{"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, "line": line}]

@@ -24,7 +24,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.checkpoints import CheckpointCallback, newest_checkpoint
-from sb3_pgx.core.files import cannot_write, claimed_folder, is_full_disk, replacing
+from sb3_pgx.core.files import cannot_write, claimed_folder, is_full_disk, replacing, saving
 from sb3_pgx.environments import EvalCallback, make_vec_env
 from sb3_pgx.environments.evaluation import EndlessEvaluation
 from sb3_pgx.registry import ALGORITHMS, EVERY_ALGORITHM, OFF_POLICY, RENAMED_IN_RL_ZOO3
@@ -151,11 +151,11 @@ class PgxExperimentManager(ExperimentManager):
         """
         with self._explaining(model):
             print(f"Saving to {self.save_path}")
-            with replacing(Path(self.save_path, f"{self.env_name}.zip")) as file:
+            with saving(Path(self.save_path, f"{self.env_name}.zip"), "zip") as file:
                 model.save(file)
             if self.save_replay_buffer and isinstance(model, OffPolicyAlgorithm):
                 print("Saving replay buffer")
-                with replacing(Path(self.save_path, "replay_buffer.pkl")) as file:
+                with saving(Path(self.save_path, "replay_buffer.pkl"), "pkl") as file:
                     model.save_replay_buffer(file)
             if self.normalize:
                 with replacing(Path(self.params_path, "vecnormalize.pkl")) as file:

@@ -2,11 +2,11 @@
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sb3_pgx.core.planned_functions import planned_by
 from sb3_pgx.experiments.progress import Progress
 from sb3_pgx.experiments.runs import RunProgress
 from sb3_pgx.settings.search_spaces import sample_params
@@ -14,7 +14,7 @@ from sb3_pgx.tuning import trial_records
 from sb3_pgx.tuning.study import open_study, reachable
 from sb3_pgx.tuning.study_report import StudySummary, summarize_study, write_study_report
 from sb3_pgx.tuning.trial_runs import Task
-from sb3_pgx.tuning.tuning_plan import Pruner, Sampler, TuningPlan, plan_tuning
+from sb3_pgx.tuning.tuning_plan import TuningPlan, plan_tuning
 from sb3_pgx.tuning.worker_process import TRIAL, CurvePoint, Message, SeedDone, TaskEnded, Worker, receive_messages
 
 if TYPE_CHECKING:
@@ -24,27 +24,8 @@ if TYPE_CHECKING:
 MakeWorker = Callable[[], Worker]
 
 
-def tune(
-    algorithm: str,
-    env: str,
-    trials: int = 20,
-    timesteps: int | None = None,
-    seeds: int | Sequence[int] = 3,
-    workers: int | None = None,
-    pruner: Pruner = "median",
-    sampler: Sampler = "tpe",
-    sampler_seed: int | None = None,
-    evaluations: int = 10,
-    eval_episodes: int = 20,
-    output: Path | str | None = None,
-    storage: str | None = None,
-    study_name: str | None = None,
-    configs: Path | str | None = None,
-    vec_env: str | None = None,
-    force: bool = False,
-    progress: bool = True,
-    timeout_per_trial: float | None = None,
-) -> StudySummary:
+@planned_by(plan_tuning)
+def tune(plan: TuningPlan) -> StudySummary:
     """
     Search for hyperparameters with Optuna, and write the best ones as a hyperparameter file, with pictures of the search.
 
@@ -84,41 +65,19 @@ def tune(
     :raises OSError: the storage cannot be reached
     :raises ImportError: a required package is not installed
     """
-    plan = plan_tuning(
-        algorithm,
-        env,
-        trials,
-        timesteps,
-        seeds,
-        workers,
-        pruner,
-        sampler,
-        sampler_seed,
-        evaluations,
-        eval_episodes,
-        output,
-        storage,
-        study_name,
-        configs,
-        vec_env,
-        force,
-        timeout_per_trial,
-    )
-    summary = run_tuning(plan, open_study(plan), progress)
+    summary = run_tuning(plan, open_study(plan))
     if summary.unwritten is not None:
         warnings.warn(f"{summary.unwritten}; the value that tune() returned has all results")
     return summary
 
 
-def run_tuning(
-    plan: TuningPlan, study: "optuna.Study", progress: bool = True, make_worker: MakeWorker = Worker
-) -> StudySummary:
+def run_tuning(plan: TuningPlan, study: "optuna.Study", make_worker: MakeWorker = Worker) -> StudySummary:
     """
     Train the missing trials of a study, and write the report. After Ctrl-C, the report covers the trials so far. Arguments are
     those of :func:`train_trials`.
     """
     try:
-        train_trials(plan, study, progress, make_worker)
+        train_trials(plan, study, make_worker)
     except KeyboardInterrupt:
         summary = _report(plan, study)  # an interrupted search still has results
         is_written = summary.best is not None and summary.unwritten is None
@@ -137,18 +96,17 @@ def _report(plan: TuningPlan, study: "optuna.Study") -> StudySummary:
     return summary
 
 
-def train_trials(plan: TuningPlan, study: "optuna.Study", progress: bool = True, make_worker: MakeWorker = Worker) -> None:
+def train_trials(plan: TuningPlan, study: "optuna.Study", make_worker: MakeWorker = Worker) -> None:
     """
     Train the missing trials of a study.
 
     :param plan: the plan
     :param study: the study that :func:`~sb3_pgx.tuning.study.open_study` opened for the plan
-    :param progress: whether to show the running trials, and an estimate of the remaining time
     :param make_worker: creates what trains the trials; default: a process of this machine
     """
     finished = sum(trial.state.is_finished() for trial in trial_records.counted_trials(study))
     missing = max(plan.trials - finished, 0)
-    with reachable(plan.storage), Progress([TRIAL] * missing, plan.workers, TRIAL, progress) as shown:
+    with reachable(plan.storage), Progress([TRIAL] * missing, plan.workers, TRIAL, plan.progress) as shown:
         _Search(plan, study, shown, make_worker).run()
 
 

@@ -40,6 +40,7 @@ class TuningPlan:
     :param lock_seconds: a lock of a journal file that is held for longer without a write belongs to a dead process
     :param dead_seconds: a machine that is silent for longer counts as dead; it must exceed differences between clocks
     :param timeout_per_trial: as of :func:`~sb3_pgx.tuning.tuner.tune`
+    :param progress: likewise
     """
 
     peer: Peer
@@ -63,6 +64,7 @@ class TuningPlan:
     lock_seconds: int = GRACE_SECONDS
     dead_seconds: float = DEAD_SECONDS
     timeout_per_trial: float | None = None
+    progress: bool = True
 
     @property
     def algorithm(self) -> str:
@@ -152,6 +154,7 @@ def plan_tuning(
     configs: Path | str | None = None,
     vec_env: str | None = None,
     force: bool = False,
+    progress: bool = True,
     timeout_per_trial: float | None = None,
 ) -> TuningPlan:
     """
@@ -210,6 +213,7 @@ def plan_tuning(
         study_name=name,
         force=force,
         timeout_per_trial=timeout_per_trial,
+        progress=progress,
     )
     _check_report(plan)
     return plan

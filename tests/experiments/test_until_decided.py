@@ -37,7 +37,7 @@ def plan(folder, **changes):
 
 def test_a_clear_difference_ends_at_the_first_look(tmp_path):
     runs = MadeUpRuns(better=200.0)
-    found = run_comparison(plan(tmp_path), progress=False, runner=runs)
+    found = run_comparison(plan(tmp_path, progress=False, runner=runs))
     assert sorted(set(runs.seeds)) == [0, 1, 2] and found.analysis.pairs[0].verdict.verdict == "better"
     assert "Looks were declared after 3, 6, 9 seeds" in found.report and "Look 1 of 3" in found.report
     assert "--seeds 3 --eval-episodes 2 --until-decided 9" in found.report
@@ -45,14 +45,14 @@ def test_a_clear_difference_ends_at_the_first_look(tmp_path):
 
 def test_batches_are_added_up_to_the_limit_and_none_is_trained_twice(tmp_path):
     runs = MadeUpRuns(better=100.0)
-    found = run_comparison(plan(tmp_path), progress=False, runner=runs)
+    found = run_comparison(plan(tmp_path, progress=False, runner=runs))
     assert sorted(runs.seeds) == [seed for seed in range(9) for _ in range(2)]
     assert found.analysis.pairs[0].verdict.verdict == "undecided" and "Look 3 of 3: this is the last one" in found.report
 
 
 def test_equivalence_within_a_margin_decides_too(tmp_path):
     runs = MadeUpRuns(better=100.0)
-    found = run_comparison(plan(tmp_path, equivalence=10.0), progress=False, runner=runs)
+    found = run_comparison(plan(tmp_path, equivalence=10.0, progress=False, runner=runs))
     (pair,) = found.analysis.pairs
     assert pair.verdict.verdict == "equivalent" and max(runs.seeds) == 2
     assert "two one-sided Welch t-tests (Schuirmann, 1987)" in found.report and "to lie within ±10" in found.report

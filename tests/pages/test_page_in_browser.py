@@ -24,6 +24,7 @@ PANELS = (
     ),
     Dots("dots", "score", (Dot(f"{LONG} > b", 0.5, 0.1, 0.9, Look(2)), Dot("c", 1.0, np.nan, np.nan, Look(3)))),
     Scatter("points", "rate", "score", [0.001, 0.1], [1.0, 2.0], ["trial 0", "trial 1"], best=1, log_x=True),
+    Dots("one", "probability that a run of the first scores higher", (Dot("a > b", 0.5, 0.1, 0.9, Look(0)),)),
 )  # fmt: skip
 ROWS = tuple((name, Number(value, f"{value:g} [0, 1000]"), LONG) for name, value in (("x", 9.0), ("y", 100.0), ("z", -1.0)))
 SORTED = """
@@ -37,6 +38,10 @@ SORTED = """
       inner.bottom > outer.bottom + 1;
   };
   const cut = [...document.querySelectorAll(".plot text")].filter(isCut).map((text) => text.textContent);
+  const box = (item) => item.getBoundingClientRect();
+  const overlaps = (a, b) => box(a).top < box(b).bottom - 1 && box(a).left < box(b).right && box(b).left < box(a).right;
+  for (const plot of document.querySelectorAll(".plot")) for (const title of plot.querySelectorAll(".xtitle"))
+    for (const tick of plot.querySelectorAll(".xtick text")) if (overlaps(title, tick)) cut.push(tick.textContent);
   const wide = [...document.querySelectorAll("body *")].filter((item) => item.getBoundingClientRect().right > innerWidth + 1);
   return [orders, [...document.querySelectorAll(".plot")].map((plot) => plot.querySelectorAll(".scatterlayer .trace").length),
     document.documentElement.scrollWidth, wide.map((item) => item.tagName + "." + (item.getAttribute("class") || "")),
@@ -58,13 +63,13 @@ def test_charts_are_drawn_and_tables_sort_by_number(page):
     (orders, traces, _, _, background, cut), seen, console = examine(page, SORTED)
     assert console == [] and cut == []
     assert orders == ["xyz", "zxy", "yxz"]
-    assert traces == [5, 3, 1]  # band, two seeds and two lines; an interval and two dots; the points
+    assert traces == [5, 3, 1, 2]  # band, two seeds and two lines; an interval and two dots; the points; an interval and a dot
     assert background == "rgb(255, 255, 255)" and all(pixels_of(seen, color) > 50 for color in COLORS[:2])
 
 
 def test_on_a_telephone_nothing_is_cut_off_and_a_dark_page_is_dark(page):
     (_, traces, width, wide, background, cut), seen, console = examine(page, SORTED, width=390, dark=True)
-    assert console == [] and traces == [5, 3, 1]
+    assert console == [] and traces == [5, 3, 1, 2]
     assert width <= 390 and wide == cut == []
     assert background == "rgb(20, 23, 27)" and pixels_of(seen, "#14171b") > 0.5 * seen.shape[0] * seen.shape[1]
     assert all(pixels_of(seen, color) > 50 for color in DARK_COLORS[:2])

@@ -40,7 +40,7 @@ def search(stub):
 
     def run(plan, study=None, make_worker=lambda: ThreadWorker(stub.execute)):
         study = study or open_study(plan)
-        train_trials(plan, study, progress=False, make_worker=make_worker)
+        train_trials(replace(plan, progress=False), study, make_worker)
         return summarize_study(study, plan), study
 
     return run

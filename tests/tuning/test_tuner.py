@@ -132,20 +132,20 @@ def test_after_ctrl_c_the_best_so_far_is_written(stub, plan):
                 raise KeyboardInterrupt
             return message
 
-    p = plan(trials=2)
+    p = plan(trials=2, progress=False)
     with pytest.raises(KeyboardInterrupt, match=f"the best so far is in {p.config_file}; run the same command again"):
-        run_tuning(p, open_study(p), progress=False, make_worker=lambda: InterruptsTheSecond(stub.execute))
+        run_tuning(p, open_study(p), make_worker=lambda: InterruptsTheSecond(stub.execute))
     assert "trial 0 of 2 in the study" in p.config_file.read_text() and p.report.exists()
 
 
 def test_a_report_that_finds_the_disk_full_is_written_by_the_next_call(stub, plan, search):
-    p = plan(trials=2)
+    p = plan(trials=2, progress=False)
     _, study = search(p)
     with full_disk(20_000):  # the settings fit, pictures do not
-        summary = run_tuning(p, study, progress=False)
+        summary = run_tuning(p, study)
     assert "cannot be written: File too large" in str(summary.unwritten) and summary.text.startswith("2 trials: 2 finished.")
     assert not p.report.exists() and not list(p.output.glob("*.png"))
-    summary = run_tuning(p, study, progress=False)
+    summary = run_tuning(p, study)
     assert summary.unwritten is None and p.report.exists() and len(stub.executions()) == 4
 
 

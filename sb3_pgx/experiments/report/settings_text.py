@@ -8,7 +8,7 @@ from typing import Any
 from sb3_pgx.settings.config_file import config_entry
 from sb3_pgx.settings.configs import RunConfig
 
-EMPTY = (None, {}, (), [])
+EMPTY: tuple[Any, ...] = (None, {}, (), [])
 
 
 def settings_text(config: Mapping[str, Any]) -> str:
