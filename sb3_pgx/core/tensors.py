@@ -1,4 +1,4 @@
-"""Many tensors at once: as one flat vector, copied into each other, and how often they have been written to."""
+"""Many tensors at once: as one flat vector, and copied into each other."""
 
 from collections.abc import Sequence
 
@@ -21,15 +21,3 @@ def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     """Copy every tensor of the second list into the tensor at the same place in the first."""
     for target, source in zip(targets, sources, strict=True):
         target.copy_(source)
-
-
-def write_counts(tensors: Sequence[Tensor]) -> list[int] | None:
-    """
-    Return how often each tensor has been written to in place, or ``None`` if this version of torch does not tell.
-
-    Writing through ``.data`` may go uncounted.
-    """
-    try:
-        return [x._version for x in tensors]
-    except AttributeError:
-        return None

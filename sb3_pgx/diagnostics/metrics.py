@@ -163,8 +163,8 @@ TRAINING_METRICS = {
     "train/cg_residual": "relative residual of the conjugate gradient method when it stopped, ‖g − (F + λI) s‖ / ‖g‖",
     "train/critic_constraint": "mean of (V − V_old)² / (2σ²) after the step of the trust-region critic or of ACKTR, where σ² "
     "is the mean squared error before it",
-    "train/critic_constraint_predicted": "the same as the Kronecker-factored F of the critic predicts it, damped, at most "
-    "`critic_epsilon`; only if actor and critic share no layers",
+    "train/critic_constraint_predicted": "mean of (V − V_old)² / (2σ²) that the damped, Kronecker-factored F of the critic "
+    "predicts, at most `critic_epsilon`; only if actor and critic share no layers",
     "train/critic_step_length": "factor of the search direction in the step of the trust-region critic; 0 if it took none; "
     "ACKTR: before momentum, only if actor and critic share no layers",
     "train/critic_cg_residual": "relative residual of the critic's conjugate gradient method when it stopped",

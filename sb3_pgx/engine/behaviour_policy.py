@@ -1,12 +1,12 @@
 """The behaviour policy of a rollout, kept because a callback may change the policy before the rollout is evaluated."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from stable_baselines3.common.policies import ActorCriticPolicy
-from torch import equal
+from torch import Tensor, equal
 
-from sb3_pgx.core.tensors import copy_all, write_counts
+from sb3_pgx.core.tensors import copy_all
 
 # Parameters with at most this many numbers are compared by value at each step; of the others, writes are counted.
 SMALL = 4096
@@ -58,3 +58,15 @@ class BehaviourPolicy:
             yield True
         finally:
             copy_all(parameters, now)
+
+
+def write_counts(tensors: Sequence[Tensor]) -> list[int] | None:
+    """
+    Return how often each tensor has been written to in place, or ``None`` if this version of torch does not tell.
+
+    Writing through ``.data`` may go uncounted.
+    """
+    try:
+        return [x._version for x in tensors]
+    except AttributeError:
+        return None

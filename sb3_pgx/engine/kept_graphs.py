@@ -32,7 +32,7 @@ LONGEST_TURN = 120.0  # seconds to wait for another process that compiles the sa
 LONGEST_LOCK = 86_400.0  # seconds after which a lock belongs to a process that was killed: no graph takes a day to compile
 # Of what the package itself does to graphs (``SOURCES`` of :mod:`sb3_pgx.engine.graph_rewrites`): graphs of another version
 # are not loaded.
-VERSION = 4
+VERSION = 5
 
 
 class KeptGraph(NamedTuple):

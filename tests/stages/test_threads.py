@@ -11,9 +11,9 @@ from support.eager_and_compiled import envs, make
 from support.models import parameters
 from torch.distributions import Distribution
 
+# Without ACER and ACKTR, whose updates draw from torch's one generator, which all threads share.
 CASES = {
     "a2c": {},
-    "acktr": {},
     "ppo": {},
     "ppo_penalty": {},
     "trpo": dict(critic="trust_region"),

@@ -38,13 +38,16 @@ def game(payoffs, n=1, **kwargs):
 # ------------------------------------------------------------------------------------------------------- one agent
 
 
-@pytest.mark.parametrize("n_critics", [1, 2])
-@pytest.mark.parametrize("n_envs", [1, 3])
-def test_with_one_agent_it_is_ddpg_bit_for_bit(n_envs, n_critics):
+@pytest.mark.parametrize(
+    "n_envs, n_critics, optimizer",
+    [(1, 1, th.optim.Adam), (3, 2, th.optim.Adam), (1, 2, th.optim.Adamax)],  # Adamax has no rule, and takes steps itself
+    ids=str,
+)
+def test_with_one_agent_it_is_ddpg_bit_for_bit(n_envs, n_critics, optimizer):
     def noise():
         return NormalActionNoise(np.zeros(1), np.full(1, 0.3))
 
-    policy_kwargs = dict(net_arch=[16, 16], n_critics=n_critics)
+    policy_kwargs = dict(net_arch=[16, 16], n_critics=n_critics, optimizer_class=optimizer)
     settings = {**SMALL, "policy_kwargs": policy_kwargs, "learning_rate": "lin_0.003", "gradient_steps": 2, "tau": 0.02}
     alone = DDPG("MlpPolicy", make_vec_env("Pendulum-v1", n_envs, seed=0), action_noise=noise(), **settings).learn(120)
     env = joint(lambda: gym.make("Pendulum-v1"), n=n_envs)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch as th
 from gymnasium import spaces
 from mpe2 import simple_spread_v3
 from stable_baselines3.common.env_util import make_vec_env
@@ -87,11 +86,6 @@ def test_invalid_arguments_are_refused(argument, value, words):
 def test_predict_names_the_agent_whose_observation_is_missing():
     model = MADDPG("MlpPolicy", agents(), **SMALL)
     assert "agent_1" in refusal(lambda: model.predict({"agent_0": np.zeros(2, np.float32)}))
-
-
-def test_optimizers_without_a_rule_are_refused():
-    kwargs = {**SMALL, "policy_kwargs": dict(net_arch=[8], optimizer_class=th.optim.Adamax)}
-    assert "Adamax" in refusal(lambda: MADDPG("MlpPolicy", agents(), **kwargs).learn(10))
 
 
 def test_rewards_that_are_not_finite_are_not_stored():
