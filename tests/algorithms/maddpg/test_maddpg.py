@@ -361,7 +361,7 @@ def test_a_step_of_box_and_discrete_agents_compiles():
         "MlpPolicy", joint(lambda: OneStep(spaces.Discrete(3)), lambda: OneStep(WIDE)), **{**SMALL, "compile": True}
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # what runs uncompiled is warned of
+        warnings.simplefilter("error", UserWarning)  # what runs uncompiled is warned of
         assert model.learn(60).compiled and model.n_gradient_steps == 40
 
 
