@@ -158,8 +158,8 @@ def markdown(name: str) -> str:
     finals = ", ".join("failed" if run["error"] else f"{run['final_return']:.1f}" for run in runs)
     seeds = f"seeds {runs[0]['seed']} to {runs[-1]['seed']}"
     words = (
-        f"`{CLASSES[name].__name__}` on {entry['environment']}, {source}, {seeds}: mean return of {POINT_EPISODES} deterministic "
-        f"episodes.\nAfter {entry['timesteps']:,} steps, the mean of {FINAL_EPISODES} episodes is, seed by seed, {finals}.\n"
+        f"`{CLASSES[name].__name__}` on {entry['environment']}, {source}, {seeds}: mean return of {POINT_EPISODES} "
+        f"deterministic episodes.\nAfter {entry['timesteps']:,} steps, the mean of {FINAL_EPISODES} episodes is, seed by seed, {finals}.\n"
         f"A short run that claims nothing: `{entry['command']}` repeats it (measured at commit `{entry['commit'][:7]}`)."
     )
     return "\n\n".join([*pictures, words])
