@@ -157,12 +157,15 @@ def markdown(name: str) -> str:
     runs = entry["runs"]
     finals = ", ".join("failed" if run["error"] else f"{run['final_return']:.1f}" for run in runs)
     seeds = f"seeds {runs[0]['seed']} to {runs[-1]['seed']}"
-    words = (
-        f"`{CLASSES[name].__name__}` on {entry['environment']}, {source}, {seeds}: mean return of {POINT_EPISODES} "
-        f"deterministic episodes.\nAfter {entry['timesteps']:,} steps, the mean of {FINAL_EPISODES} episodes is, seed by seed, {finals}.\n"
-        f"A short run that claims nothing: `{entry['command']}` repeats it (measured at commit `{entry['commit'][:7]}`)."
-    )
-    return "\n\n".join([*pictures, words])
+    measured = f"mean return of {POINT_EPISODES} deterministic episodes"
+    last = f"After {entry['timesteps']:,} steps, the mean of {FINAL_EPISODES} episodes is, seed by seed, {finals}."
+    again = f"`{entry['command']}` repeats it (measured at commit `{entry['commit'][:7]}`)."
+    words = [
+        f"`{CLASSES[name].__name__}` on {entry['environment']}, {source}, {seeds}: {measured}.",
+        last,
+        f"A short run that claims nothing: {again}",
+    ]
+    return "\n\n".join([*pictures, "\n".join(words)])
 
 
 def shown(name: str) -> str:
