@@ -156,13 +156,16 @@ def markdown(name: str) -> str:
     source = f"settings of `zoo_configs/{file}`{changes}" if file.endswith(".yml") else entry["settings"]
     runs = entry["runs"]
     finals = ", ".join("failed" if run["error"] else f"{run['final_return']:.1f}" for run in runs)
-    words = (
-        f"`{CLASSES[name].__name__}` on {entry['environment']}, {source}, seeds {runs[0]['seed']} to {runs[-1]['seed']}: mean "
-        f"return of {POINT_EPISODES} deterministic episodes.\nAfter {entry['timesteps']:,} steps, {FINAL_EPISODES} episodes "
-        f"return {finals} on average, by seed. A short run that claims nothing;\n`{entry['command']}` repeats it "
-        f"(measured at commit `{entry['commit'][:7]}`)."
-    )
-    return "\n\n".join([*pictures, words])
+    seeds = f"seeds {runs[0]['seed']} to {runs[-1]['seed']}"
+    measured = f"mean return of {POINT_EPISODES} deterministic episodes"
+    last = f"After {entry['timesteps']:,} steps, the mean of {FINAL_EPISODES} episodes is, seed by seed, {finals}."
+    again = f"`{entry['command']}` repeats it (measured at commit `{entry['commit'][:7]}`)."
+    words = [
+        f"`{CLASSES[name].__name__}` on {entry['environment']}, {source}, {seeds}: {measured}.",
+        last,
+        f"A short run that claims nothing: {again}",
+    ]
+    return "\n\n".join([*pictures, "\n".join(words)])
 
 
 def shown(name: str) -> str:
@@ -209,8 +212,8 @@ def _figure(entry: dict[str, Any], ink: str, colour: str) -> "Figure":
     axes.grid(color=ink, alpha=0.15)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(ink)
-    legend = axes.legend(frameon=False, fontsize=9, loc="best", title=entry["environment"], title_fontsize=9, labelcolor=ink)
-    legend.get_title().set_color(ink)
+    axes.set_title(entry["environment"], color=ink, fontsize=10, loc="left")
+    figure.legend(frameon=False, fontsize=9, loc="outside upper right", ncols=2, labelcolor=ink)
     return figure
 
 

@@ -166,8 +166,8 @@ def naming_dead_workers(env: VecEnv) -> Iterator[None]:
     try:
         yield
     except (EOFError, ConnectionError) as error:
-        # The frames of the error hold the message that was not sent, as a view of an io.BytesIO. Python 3.13 reports an error
-        # if both are garbage of one cycle and the file is closed first.
+        # The frames of the error hold the message that was not sent, as a view of an io.BytesIO. If both are garbage of
+        # one cycle and the file is freed first, Python 3.13 reports an error, and 3.12 may crash.
         traceback.clear_frames(error.__traceback__)
         for index, process in enumerate(getattr(env.unwrapped, "processes", ())):
             process.join(timeout=1)
