@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,16 +91,18 @@ def specs_of(name: str, seeds: Sequence[int] = SEEDS) -> list[RunSpec]:
     return [RunSpec(name, CLASSES[name], task.env_id, seed, task.timesteps, config, *counts) for seed in seeds]
 
 
-def record(name: str, seeds: Sequence[int] = SEEDS) -> None:
+def record(name: str, seeds: Sequence[int] = SEEDS, folder: Path = FOLDER, timesteps: int | None = None) -> None:
     """
     Train an algorithm with each seed, and write the record. Runs of other seeds are kept if commit and settings are the same.
 
     :param name: name of the algorithm on the command line
     :param seeds: seeds to train with
+    :param folder: where ``<name>.json`` is written
+    :param timesteps: environment steps per run; default: those of :func:`task_of`
     """
     th.set_num_threads(1)
     source = {"command": f"python -m benchmarks.curves {name}", **provenance()}
-    specs = specs_of(name, seeds)
+    specs = [replace(spec, timesteps=timesteps or spec.timesteps) for spec in specs_of(name, seeds)]
 
     def note(result: RunResult) -> None:
         outcome = result.error or f"{result.mean_return:.1f} after {result.training_seconds:.0f} s"
@@ -127,26 +129,31 @@ def record(name: str, seeds: Sequence[int] = SEEDS) -> None:
             for run in runs
         ],
     }
-    before = recorded().get(name)
+    before = recorded(folder).get(name)
     if before and all(json_round_trip(entry[key]) == before[key] for key in ("commit", "config", "timesteps")):
         by_seed = {run["seed"]: run for run in [*before["runs"], *entry["runs"]]}
         entry["runs"] = [by_seed[seed] for seed in sorted(by_seed)]
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    write_json(FOLDER / f"{name}.json", entry)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{name}.json", entry)
 
 
-def recorded() -> dict[str, dict[str, Any]]:
-    """Return every record, by the name of the algorithm."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
+def recorded(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
+    """
+    Return every record, by the name of the algorithm.
+
+    :param folder: that of the records
+    """
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
-def markdown(name: str) -> str:
+def markdown(name: str, folder: Path = FOLDER) -> str:
     """
     Return the pictures of a record, and what they show in words.
 
     :param name: name of the algorithm on the command line
+    :param folder: that of the records
     """
-    entry = recorded()[name]
+    entry = recorded(folder)[name]
     title = f"Learning curves of {CLASSES[name].__name__} on {entry['environment']}"
     pictures = [
         f"```{{image}} ../pictures/curves/{name}.{theme}.png\n:class: only-{theme}\n:alt: {title}\n```" for theme in THEMES

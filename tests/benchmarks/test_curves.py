@@ -1,7 +1,5 @@
 """The learning curves of the algorithms' pages: what is trained, and that a record keeps the runs of other seeds."""
 
-from dataclasses import replace
-
 import pytest
 
 from benchmarks import curves
@@ -18,12 +16,11 @@ def test_every_algorithm_has_a_task_with_settings_that_its_constructor_takes(nam
 
 
 @pytest.mark.slow
-def test_a_record_keeps_the_runs_of_other_seeds(tmp_path, monkeypatch):
-    monkeypatch.setattr(curves, "FOLDER", tmp_path)
-    monkeypatch.setattr(curves, "ROLLOUTS", replace(curves.ROLLOUTS, timesteps=400))
+def test_a_record_keeps_the_runs_of_other_seeds(tmp_path):
     for seed in (101, 100, 101):
-        curves.record("a2c", [seed])
-    (entry,) = curves.recorded().values()
+        curves.record("a2c", [seed], tmp_path, timesteps=400)
+    (entry,) = curves.recorded(tmp_path).values()
     assert [run["seed"] for run in entry["runs"]] == [100, 101]
     assert all(len(run["steps"]) == len(run["returns"]) == curves.POINTS for run in entry["runs"])
-    assert "seeds 100 to 101" in curves.markdown("a2c") and "400 steps" in curves.markdown("a2c")
+    words = curves.markdown("a2c", tmp_path)
+    assert "seeds 100 to 101" in words and "400 steps" in words
