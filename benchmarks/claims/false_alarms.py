@@ -11,7 +11,7 @@ import torch as th
 from benchmarks.claims.draws import Draw, RunOptions, in_processes
 from benchmarks.claims.protocol import Claim
 from sb3_pgx.diagnostics import HealthCallback, HealthWarning
-from sb3_pgx.experiments.peers import prepare
+from sb3_pgx.experiments.peers import constructor_arguments, prepare
 from sb3_pgx.settings.environments import make_train_env
 
 ALARMS, UPDATES, TRAINING_RETURN = "alarms", "updates", "training return"
@@ -44,7 +44,8 @@ def count_alarms(
     """
     th.set_num_threads(1)
     peer, config, _ = prepare(algorithm, env_id, configs)
-    model: Any = peer.algorithm(config.policy, make_train_env(config, env_id, seed), seed=seed, **config.hyperparameters)
+    arguments = constructor_arguments(peer.algorithm, config.hyperparameters)
+    model: Any = peer.algorithm(config.policy, make_train_env(config, env_id, seed), seed=seed, **arguments)
     health = health or AlarmCounter()
     start = perf_counter()
     with warnings.catch_warnings():

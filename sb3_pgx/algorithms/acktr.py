@@ -13,7 +13,7 @@ from torch import Tensor
 from sb3_pgx.algorithms.a2c import A2C, Coefficients, actor_critic_objective
 from sb3_pgx.core.arguments import check_mapping
 from sb3_pgx.core.checks import as_flag, check_counts, check_positive, is_number
-from sb3_pgx.core.distributions import family_of, noise_source
+from sb3_pgx.core.distributions import family_of, noise_source, samples_as_sb3
 from sb3_pgx.core.evaluation import Evaluation, evaluate_actions, evaluate_and_sample
 from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.layer_calls import LayerCalls
@@ -286,6 +286,8 @@ class ACKTR(A2C):
         name = type(self).__name__
         try:
             family_of(self.policy.action_dist)
+            if not samples_as_sb3(self.policy.action_dist):
+                raise ValueError(f"{type(self.policy.action_dist).__name__} samples in a way of its own")
         except ValueError as error:
             raise ValueError(
                 f"{name} samples from the action distribution and needs its KL divergence in closed form, but {error}. Use a "
@@ -351,9 +353,9 @@ class ACKTR(A2C):
         key = (self._modules.version, [p.requires_grad for p in parameters.values()])
         if key == self._parts_key:
             return
+        self._undo.add(attributes_of(self, "curvature", "_parts", "_parts_key"))
         self._parts, before = parts_of(self.policy, type(self).__name__), self.curvature.blocks
         if self._parts.blocks != before:
-            self._undo.add(attributes_of(self, "curvature"))
             self.curvature = Curvature(self._parts.blocks, parameters)
         self._parts_key = key
 
@@ -440,7 +442,10 @@ class ACKTR(A2C):
         """Move the parameters, and return how far."""
         optimizer, curvature, parameters = self.policy.optimizer, self.curvature, self._modules.parameters
         rate = optimizer.param_groups[0]["lr"]
-        direction, lengths, taken = curvature.natural(gradient), {}, {}
+        trained: frozenset[str] = frozenset().union(*(region.names for region in regions.values()))
+        direction = {name: x if name in trained else th.zeros_like(x) for name, x in curvature.natural(gradient).items()}
+        optimizer.zero_grad(set_to_none=True)  # a callback may have left gradients behind
+        lengths, taken = {}, {}
         for part, (names, bound, unit) in regions.items():
             fraction = fraction_within(rate**2 * curvature.quadratic(direction, factors, names), bound * unit)
             lengths[part] = rate * fraction

@@ -237,6 +237,9 @@ class D4PG(DeterministicOffPolicy, sb3.TD3):
         *,
         compile: bool | str = "auto",
     ):
+        of_critic = {"n_atoms", "v_min", "v_max"}
+        if isinstance(policy_kwargs, dict) and (named := sorted(of_critic & policy_kwargs.keys())):
+            raise ValueError(f"policy_kwargs has {' and '.join(named)}, arguments of D4PG itself: give them there")
         super().__init__(
             policy,
             env,
@@ -306,7 +309,8 @@ class D4PG(DeterministicOffPolicy, sb3.TD3):
     def choose_memory(self) -> None:
         if self.prioritized_replay_alpha > 0:
             self.replay_buffer_class = PrioritizedReplayBuffer
-            self.replay_buffer_kwargs.update(alpha=self.prioritized_replay_alpha, n_steps=self.n_steps, gamma=self.gamma)
+            how = dict(alpha=self.prioritized_replay_alpha, n_steps=self.n_steps, gamma=self.gamma)
+            self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, **how}
 
     def _setup_model(self) -> None:
         self.policy_kwargs.update(n_atoms=self.n_atoms, v_min=self.v_min, v_max=self.v_max)

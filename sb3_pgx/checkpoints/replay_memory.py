@@ -85,6 +85,8 @@ def end_episodes_in_memory(model: Any) -> None:
             buffer.truncate_last_trajectory()
         return
     last = (buffer.pos - 1) % buffer.buffer_size
-    buffer.dones[last] = True
     if buffer.handle_timeout_termination:
-        buffer.timeouts[last] = True
+        buffer.timeouts[last] = np.logical_or(
+            buffer.timeouts[last], buffer.dones[last] == 0
+        )  # terminated rows stay as they are
+    buffer.dones[last] = True

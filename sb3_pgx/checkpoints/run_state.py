@@ -25,7 +25,7 @@ ATTRIBUTES = (
 )
 # Objects of the model that callbacks may refer to. They stay as they are, because the saved model has them.
 _REFERENCES = (
-    *("policy", "average_policy", "rollout_buffer", "env", "lr_schedule", "device", "_undo", "_modules"),
+    *("policy", "average_policy", "curvature", "rollout_buffer", "env", "lr_schedule", "device", "_undo", "_modules"),
     *("log_ent_coef", "ent_coef_optimizer"),
 )
 

@@ -375,6 +375,11 @@ def samples_from_noise(distribution: Distribution) -> bool:
     return type(as_sb3s(distribution)) in _SAMPLED
 
 
+def samples_as_sb3(distribution: Distribution) -> bool:
+    """Return whether a distribution, which may be of a class of the user's, has a ``sample`` of :func:`samples_from_noise`."""
+    return any(type(as_sb3s(distribution)).sample is known.sample for known in _SAMPLED)
+
+
 def sample_with(distribution: Distribution, noise: th.Tensor) -> th.Tensor:
     """
     Return the actions that the distribution's own ``sample`` would draw from these random numbers, as a pure function.

@@ -20,11 +20,15 @@ def planned_by(make_plan: Callable[P, Plan]) -> Callable[[Callable[[Plan], R]], 
     def decorate(work: Callable[[Plan], R]) -> Callable[P, R]:
         @functools.wraps(work)
         def planned(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{work.__name__}() {error}") from None
             return work(make_plan(*args, **kwargs))
 
         shown: Any = planned
-        result = inspect.signature(work).return_annotation
-        shown.__signature__ = inspect.signature(make_plan).replace(return_annotation=result)
+        result, signature = inspect.signature(work).return_annotation, inspect.signature(make_plan)
+        shown.__signature__ = signature.replace(return_annotation=result)
         return planned
 
     return decorate

@@ -91,8 +91,11 @@ class JointStep:
         Move the values of an optimizer by one step.
 
         :param loss: depends on these values
-        :param optimizer: name of the optimizer; each optimizer may take one step
+        :param optimizer: name of the optimizer; each optimizer may take one step, and one whose parameters are all frozen
+            takes none
         """
+        if optimizer not in self._movers:
+            return
         names, moments, stepped = self._movers[optimizer]
         gradients = th.autograd.grad(loss, [self.values[name] for name in names], allow_unused=True)
         given = [i for i, g in enumerate(gradients) if g is not None]  # an optimizer leaves the others alone
@@ -149,6 +152,8 @@ class OptimizersStep:
         """As :meth:`JointStep.minimize`."""
         taking = self._optimizers[optimizer]
         moved = [p for group in taking.param_groups for p in group["params"] if p.requires_grad]
+        if not moved:
+            return
         taking.zero_grad()
         th.autograd.backward(loss, inputs=moved)
         self._norms.append(total_norm([p.grad for p in moved if p.grad is not None]))

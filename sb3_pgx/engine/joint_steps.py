@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from sb3_pgx.core.checks import is_number
 from sb3_pgx.core.tensors import copy_all, flatten
-from sb3_pgx.core.undo import tensors_of
+from sb3_pgx.core.undo import options_of, tensors_of
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiler import Compiled, signature
 from sb3_pgx.engine.drawn_noise import Draw, GivenDraws, NotedDraws
@@ -109,11 +109,10 @@ class JointSteps:
         rules: Mapping[str, type[OptimizerRule]],
     ) -> str | None:
         self._held = {}
-        for name, optimizer in optimizers.items():
-            moved = [p for p in given[name] if p.requires_grad]
-            if len(set(steps_taken(states_of(optimizer, moved), rules[name]))) > 1:
-                return "an optimizer has taken more steps for some parameters than for others"
-            self._held[name] = ParametersInPlace(moved, optimizer, rules[name])
+        trained = {name: moved for name, ps in given.items() if (moved := [p for p in ps if p.requires_grad])}
+        if any(len(set(steps_taken(states_of(optimizers[name], ps), rules[name]))) > 1 for name, ps in trained.items()):
+            return "an optimizer has taken more steps for some parameters than for others"
+        self._held = {name: ParametersInPlace(ps, optimizers[name], rules[name]) for name, ps in trained.items()}
         self._states = [s for name, held in self._held.items() for s in states_of(optimizers[name], held.parameters)]
         self._moments = [x for held in self._held.values() for x in held.moments]
         return None
@@ -146,12 +145,14 @@ class JointSteps:
         self, optimizers: Mapping[str, Optimizer], function: StepFunction, batch: Any, coefficients: Any
     ) -> Outcome:
         held, policy = self._networks.held, self._networks.policy
-        put_back = tensors_of([*held.values(), *policy.buffers()], optimizers.values())
+        options = [options_of(optimizer) for optimizer in optimizers.values()]  # where some keep numbers that they adapt
+        put_back = [*options, tensors_of([*held.values(), *policy.buffers()], optimizers.values())]
         try:
             step = OptimizersStep(policy, held, optimizers)
             return _checked(function(step, batch, coefficients), step.check())
         except BaseException:
-            put_back()
+            for restore in put_back:
+                restore()
             raise
 
     # ------------------------------------------------------------------------------------------------ eager

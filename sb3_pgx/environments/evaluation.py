@@ -1,4 +1,4 @@
-"""Evaluation with action masks: SB3's own ``evaluate_policy`` hands on a policy's state, but no masks."""
+"""Evaluation with action masks and reset steps: SB3's own ``evaluate_policy`` hands on a policy's state, but neither."""
 
 import inspect
 from collections import Counter
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from stable_baselines3.common import callbacks, evaluation
 from stable_baselines3.common.type_aliases import GymEnv, PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -17,18 +18,20 @@ from sb3_pgx.environments.carrying import carrying_adapter
 from sb3_pgx.environments.vector_env import as_vec_env, is_vector_env
 
 
-class MaskedModel:
+class EvaluatedModel:
     """
-    A model whose ``predict`` gets the masks of the environments that it acts in. Everything else that is public is the
-    model's own.
+    A model whose ``predict`` gets what SB3's ``evaluate_policy`` does not know of: the masks of the environments, and the
+    starts of episodes after steps that only reset an environment. Everything else that is public is the model's own.
 
-    :param model: with SB3's ``predict``, and its argument ``action_masks``
-    :param masks: of the environments
+    :param model: with SB3's ``predict``, and its argument ``action_masks`` if there are masks
+    :param env: environments
+    :param masks: of the environments; ``None``: they have none, or the model does without them
     """
 
-    def __init__(self, model: Any, masks: ActionMasks):
+    def __init__(self, model: Any, env: VecEnv, masks: ActionMasks | None):
         self._model, self._masks, self._step = model, masks, 0
-        self._carrying = carrying_adapter(masks.env)
+        self._carrying = carrying_adapter(env)
+        self._carried: np.ndarray | None = None  # environments of which the last step was no experience
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # a copy asks for some of them before it has a model
@@ -38,25 +41,32 @@ class MaskedModel:
     def predict(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
         """Predict valid actions. Arguments are those of the model's ``predict``."""
         resetting = None if self._carrying is None else self._carrying.resetting
-        masks = self._masks(observation, self._step, resetting, "this evaluation")
+        if self._carried is not None and kwargs.get("episode_start") is not None:
+            kwargs["episode_start"] = kwargs["episode_start"] | self._carried
+        self._carried = resetting
+        if self._masks is not None:
+            kwargs["action_masks"] = self._masks(observation, self._step, resetting, "this evaluation")
         self._step += 1
-        return self._model.predict(observation, *args, action_masks=masks, **kwargs)
+        return self._model.predict(observation, *args, **kwargs)
 
 
-def with_masks_of(model: Any, env: VecEnv) -> Any:
+def acting_in(model: Any, env: VecEnv, use_masking: bool = True) -> Any:
     """
-    Return the model, or one that acts by the masks that the environments' method ``action_masks()`` gives. ``predict`` finds
-    masks among the observations by itself, unless some steps only reset an environment, which then may have no valid action.
+    Return the model, or one that knows of steps that only reset an environment, and acts by the masks that the environments'
+    method ``action_masks()`` gives. ``predict`` finds masks among the observations by itself, unless some steps only reset an
+    environment, which then may have no valid action.
 
     :param model: model to evaluate
     :param env: environments to evaluate it in
+    :param use_masking: whether to use masks
     """
-    learned_masked = getattr(model, "use_masking", True)
-    takes_masks = "action_masks" in inspect.signature(model.predict).parameters
-    if not (learned_masked and takes_masks) or (is_part(env.observation_space) and carrying_adapter(env) is None):
-        return model
-    masks = find_action_masks(env, env.observation_space, env.action_space)
-    return model if masks is None else MaskedModel(model, masks)
+    carries = carrying_adapter(env) is not None
+    learned_masked = use_masking and getattr(model, "use_masking", True)
+    takes_masks = learned_masked and "action_masks" in inspect.signature(model.predict).parameters
+    masks = None
+    if takes_masks and (carries or not is_part(env.observation_space)):
+        masks = find_action_masks(env, env.observation_space, env.action_space)
+    return EvaluatedModel(model, env, masks) if carries or masks is not None else model
 
 
 class EndlessEvaluation(ValueError):
@@ -134,7 +144,7 @@ def evaluate_policy(
     :raises EndlessEvaluation: an environment never ends its episode
     """
     envs = _as_vec_env(env)
-    masked: PolicyPredictor = with_masks_of(model, envs) if use_masking else model
+    acting: PolicyPredictor = acting_in(model, envs, use_masking)
     endless = EndlessEpisodes()
 
     def after_step(local: dict[str, Any], variables: dict[str, Any]) -> None:
@@ -143,7 +153,7 @@ def evaluate_policy(
             callback(local, variables)
 
     return evaluation.evaluate_policy(
-        masked, envs, n_eval_episodes, deterministic, render, after_step, reward_threshold, return_episode_rewards, warn
+        acting, envs, n_eval_episodes, deterministic, render, after_step, reward_threshold, return_episode_rewards, warn
     )
 
 
@@ -167,7 +177,7 @@ class EvalCallback(callbacks.EvalCallback):
             return super()._on_step()  # which evaluates nothing: environments in other processes need not be asked
         model = self.model
         self._endless = EndlessEpisodes()
-        self.model = with_masks_of(model, self.eval_env)
+        self.model = acting_in(model, self.eval_env)
         try:
             with self._replacing_results():
                 return super()._on_step()
@@ -178,7 +188,8 @@ class EvalCallback(callbacks.EvalCallback):
     def _replacing_results(self) -> Iterator[None]:
         """Let SB3 replace ``evaluations.npz`` completely or not at all. Callbacks of this one find the path, as in SB3."""
         path = self.log_path
-        if path is None or self.callback is not None or self.callback_on_new_best is not None:
+        readers = (c for c in (self.callback, self.callback_on_new_best) if c is not None)
+        if path is None or any(getattr(c, "reads_results", True) for c in readers):
             yield
             return
         with replacing(f"{path}.npz") as self.log_path:  # type: ignore[assignment]

@@ -15,7 +15,7 @@ from typing import Any
 
 from huggingface_sb3 import EnvironmentName
 from optuna import Trial
-from rl_zoo3.callbacks import TrialEvalCallback
+from rl_zoo3.callbacks import SaveVecNormalizeCallback, TrialEvalCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS, get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -57,6 +57,19 @@ class PgxTrialEvalCallback(TrialEvalCallback, EvalCallback):
     """rl_zoo3's ``TrialEvalCallback``, with the environments' action masks."""
 
 
+class PgxSaveVecNormalizeCallback(SaveVecNormalizeCallback):
+    """rl_zoo3's callback, which keeps one file here. The file is replaced completely or not at all."""
+
+    reads_results = False  # of the evaluation that calls it
+
+    def _on_step(self) -> bool:
+        normalize = self.model.get_vec_normalize_env()
+        if self.n_calls % self.save_freq == 0 and normalize is not None:
+            with replacing(Path(self.save_path, "vecnormalize.pkl")) as file:
+                pickle.dump(normalize, file)
+        return True
+
+
 class PgxExperimentManager(ExperimentManager):
     """rl_zoo3's ``ExperimentManager``, extended to this package's algorithms and to the renamed ones."""
 
@@ -77,6 +90,7 @@ class PgxExperimentManager(ExperimentManager):
         self._numbered = not kwargs.get("uuid_str")  # otherwise the folder's name is unique
         self._claim = ExitStack()
         self._made: str | None = None  # the run's folder, if it is new
+        self._saved: Path | None = None  # the trained model
         self._checkpoint = self._continue_newest_run() if resume else None
 
     def _continue_newest_run(self) -> Path | None:
@@ -151,8 +165,10 @@ class PgxExperimentManager(ExperimentManager):
         """
         with self._explaining(model):
             print(f"Saving to {self.save_path}")
-            with saving(Path(self.save_path, f"{self.env_name}.zip"), "zip") as file:
+            path = Path(self.save_path, f"{self.env_name}.zip")
+            with saving(path, "zip") as file:
                 model.save(file)
+            self._saved = path
             if self.save_replay_buffer and isinstance(model, OffPolicyAlgorithm):
                 print("Saving replay buffer")
                 with saving(Path(self.save_path, "replay_buffer.pkl"), "pkl") as file:
@@ -171,7 +187,8 @@ class PgxExperimentManager(ExperimentManager):
             if isinstance(error, OSError) and not is_full_disk(error):
                 raise
             done = f"{model.num_timesteps} of {self.n_timesteps} steps"
-            then = self._resume(": ") or ", and its model is not saved"
+            saved = f", and its model is kept in {self._saved}" if self._saved else ", and its model is not saved"
+            then = self._resume(": ") or saved
             raise RunFailed(f"{error}. The run ended after {done}{then}") from None
 
     def _resume(self, link: str) -> str:
@@ -196,6 +213,13 @@ class PgxExperimentManager(ExperimentManager):
         off-policy algorithms have a large replay memory, so they are written beside rl_zoo3's, and only the newest one stays.
         """
         super().create_callbacks()
+        for callback in self.callbacks:
+            if not isinstance(callback, EvalCallback):
+                continue
+            saver = callback.callback_on_new_best
+            if type(saver) is SaveVecNormalizeCallback:
+                callback.callback_on_new_best = PgxSaveVecNormalizeCallback(saver.save_freq, saver.save_path)
+                callback.callback_on_new_best.parent = callback
         written = [c for c in self.callbacks if type(c) is SB3CheckpointCallback]
         if self.algo in OFF_POLICY:
             self.callbacks += [CheckpointCallback(c.save_freq, c.save_path, "rl_checkpoint", keep=1) for c in written]

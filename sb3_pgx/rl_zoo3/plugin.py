@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pgx.core.files import replacing
 from sb3_pgx.core.optional_packages import ZOO, require_extra
 from sb3_pgx.environments import EvalCallback
-from sb3_pgx.environments.evaluation import with_masks_of
+from sb3_pgx.environments.evaluation import acting_in
 from sb3_pgx.registry import EVERY_ALGORITHM, RENAMED_IN_RL_ZOO3
 from sb3_pgx.rl_zoo3.arguments import LOGS, check_names, plain_amounts, read_names, without_modules
 from sb3_pgx.rl_zoo3.invalid_request import InvalidRequest, invalid_requests
@@ -179,7 +179,7 @@ class _Player:
     made: list[VecEnv]
 
     def load(self, path: str, env: VecEnv | None = None, **kwargs: Any) -> Any:
-        return with_masks_of(self.algorithm.load(path, **kwargs), self.made[-1])
+        return acting_in(self.algorithm.load(path, **kwargs), self.made[-1])
 
 
 def _plot_train() -> None:

@@ -98,7 +98,7 @@ def parts_of(policy: ActorCriticPolicy, algorithm: str) -> Parts:
     parameters = dict(policy.named_parameters())
     with th.enable_grad(), LayerCalls(parameters) as recorded:
         actor, critic = split_parameters(policy)
-    blocks = [Block(call.weight, call.bias, parameters[call.weight].shape) for call in recorded.calls]
+    blocks = [Block(call.weight, call.bias, parameters[call.weight].shape) for call in recorded.calls if len(call.inputs) == 1]
     blocks += [Block(None, name, p.shape) for name, p in parameters.items() if p is getattr(policy, "log_std", None)]
     uses = Counter(name for block in blocks for name in block.names)
     for name in {**actor, **critic}:

@@ -4,6 +4,7 @@ import warnings
 from typing import Any, ClassVar, TypeVar
 
 from gymnasium import spaces
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -68,6 +69,7 @@ class OffPolicy(Compiling, Resuming, OffPolicyUpdating):
     networks: ClassVar[tuple[Dimension, ...]] = ()  # which networks are worth trying
     examination: ClassVar[Examination] = Examination()  # settings for `sb3-pgx doctor algo`
     _callback: BaseCallback | None = None  # of the running `learn`
+    _chosen_memory: tuple[type[ReplayBuffer] | None, set[str]] = (None, set())  # class that was chosen, and arguments added
 
     def __init__(self, policy: str | type[BasePolicy], env: GymEnv | str | None, compile: bool | str = "auto", **kwargs: Any):
         check_compile(compile)
@@ -131,17 +133,35 @@ class OffPolicy(Compiling, Resuming, OffPolicyUpdating):
         if self.env is None and not hasattr(self, "observation_space"):
             raise ValueError(f"env=None: {type(self).__name__} needs an environment to know what its policy acts on")
         vars(self).update(without_arrays(vars(self)))
+        self._forget_chosen_memory()
         self.check_arguments()
+        given = self.replay_buffer_class, {*self.replay_buffer_kwargs}
         self.choose_memory()
         with warnings.catch_warnings():
-            if self.replay_buffer_kwargs.get("n_steps") == self.n_steps:  # a saved model has them
+            if self.replay_buffer_kwargs.get("n_steps") == self.n_steps:
                 warnings.filterwarnings("ignore", "`n_steps=.* is ignored")
             super()._setup_model()
+        if given[0] is None:
+            self._chosen_memory = self.replay_buffer_class, {*self.replay_buffer_kwargs} - given[1]
         self.compiled = False
         self._modules = Modules()
         self._compile_log = CompileLog(self._tell)
         self._actor = CompiledActor(self._compile_log)
         self._steps = JointSteps("the gradient step", self._compile_log)
+
+    def _forget_chosen_memory(self) -> None:
+        """
+        Of a saved model, choose the replay memory anew unless the user has named its class: ``load`` may be given another
+        ``gamma``, ``n_steps`` or other arguments that belong to the memory.
+        """
+        kind, added = self._chosen_memory
+        if kind is None and self.replay_buffer_class is NStepReplayBuffer:  # SB3's file, which does not say who chose it
+            chosen = {"n_steps": self.n_steps, "gamma": self.gamma}
+            if chosen.items() <= self.replay_buffer_kwargs.items():
+                kind, added = NStepReplayBuffer, {*chosen}
+        if kind is not None and self.replay_buffer_class is kind:
+            self.replay_buffer_class = None
+            self.replay_buffer_kwargs = {name: x for name, x in self.replay_buffer_kwargs.items() if name not in added}
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *_NOT_SAVED]

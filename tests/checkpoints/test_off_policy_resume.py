@@ -166,3 +166,29 @@ def test_episodes_that_restart_end_in_the_memory(tmp_path):
     ends = resumed.replay_buffer.dones[:60].ravel()
     assert np.flatnonzero(ends).tolist() == [29]
     assert np.flatnonzero(resumed.replay_buffer.timeouts[:60].ravel()).tolist() == [29]
+
+
+class Ending(gym.Wrapper):
+    """Its thirtieth step terminates the episode."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.secret, self.steps = (x for x in range(3)), 0  # cannot be pickled, so episodes restart
+
+    def step(self, action):
+        observation, reward, _, truncated, info = super().step(action)
+        self.steps += 1
+        return observation, reward, self.steps == 30, truncated, info
+
+
+def test_an_episode_that_was_terminated_at_the_interruption_stays_terminated(tmp_path):
+    def env():
+        return make_vec_env(lambda: Ending(gym.make("Pendulum-v1")), 1, seed=3)
+
+    one = make(sb3_pgx, "TD3", env(), compile=False)
+    with pytest.raises(Interruption):
+        one.learn(60, CallbackList([CheckpointCallback(10, str(tmp_path)), Interrupt(lambda calls: calls == 35)]))
+    resumed = sb3_pgx.TD3.resume(newest_checkpoint(tmp_path), env(), device=DEVICE)
+    with pytest.warns(UserWarning, match="Resuming: episodes restart"):
+        resumed.learn(60, CallbackList([Interrupt(never)]))
+    assert resumed.replay_buffer.dones[29, 0] == 1 and resumed.replay_buffer.timeouts[29, 0] == 0

@@ -14,7 +14,7 @@ from support.interrupted import assert_same_run, uninterrupted_and_resumed
 from support.parallel_environments import Agents, OneStep, Walkers, WithState
 from support.refusals import refusal
 
-from sb3_pgx import DDPG, PPO
+from sb3_pgx import DDPG, PPO, environments
 from sb3_pgx.diagnostics import DiagnosticsCallback
 from sb3_pgx.environments import AgentsVecEnv, as_vec_env
 
@@ -289,3 +289,25 @@ def test_algorithms_that_keep_every_row_refuse_agents_that_may_end_early():
     stacked = VecFrameStack(copies(APART), 2)
     assert "mix the frames" in refusal(lambda: trained("ppo", stacked))
     assert DDPG("MlpPolicy", Agents(OneStep(BOX)), compile=False).learn(10).num_timesteps == 10  # one agent waits for none
+
+
+def test_an_evaluation_tells_a_policy_with_memory_where_episodes_start():
+    """SB3's function takes the step after an episode's end for the start of the next one, but ended agents wait."""
+
+    class Remembers:
+        """Its state is the number of steps since the start of the episode."""
+
+        def predict(self, observation, state=None, episode_start=None, deterministic=False):
+            state = np.where(episode_start, 0, 0 if state is None else state + 1)
+            steps.append((waiting(), state))
+            return np.zeros(len(state), int), state
+
+    env = AgentsVecEnv([lambda: Walkers([2, 4])])
+    steps = []
+
+    def waiting():
+        return np.zeros(2, bool) if env.resetting is None else env.resetting.copy()
+
+    environments.evaluate_policy(Remembers(), env, 4)
+    counted = [[int(state[i]) for waits, state in steps if not waits[i]] for i in range(2)]
+    assert counted == [[0, 1, 0, 1], [0, 1, 2, 3, 0, 1, 2, 3]]

@@ -44,3 +44,18 @@ def test_a_callback_after_an_evaluation_finds_its_results_in_the_file(tmp_path):
     reads = Reads()
     model().learn(32, evaluating(tmp_path, callback_after_eval=reads))
     assert list(reads.found) == [16, 32]
+
+
+def test_a_callback_that_says_that_it_reads_no_results_leaves_them_protected(tmp_path):
+    class Saves(BaseCallback):
+        reads_results = False
+
+        def _on_step(self):
+            return True
+
+    learner, callback = model(), evaluating(tmp_path, callback_on_new_best=Saves())
+    learner.learn(32, callback)
+    before = (tmp_path / "evaluations.npz").read_bytes()
+    with pytest.raises(OSError, match="the existing file is unchanged"), full_disk(300):
+        learner.learn(32, callback, reset_num_timesteps=False)
+    assert (tmp_path / "evaluations.npz").read_bytes() == before

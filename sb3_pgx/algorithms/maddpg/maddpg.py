@@ -204,6 +204,8 @@ class MADDPG(OffPolicy, _SetUpLater):
         stats_window_size: int = 100,
         compile: bool | str = "auto",
     ):
+        if isinstance(policy_kwargs, dict) and "central_critics" in policy_kwargs:
+            raise ValueError("policy_kwargs has central_critics, which is an argument of MADDPG itself: give it there")
         self.central_critics, self.temperature, self.logit_coef = central_critics, temperature, logit_coef
         named = self.policy_aliases.get(policy, policy) if isinstance(policy, str) else policy
         super().__init__(
@@ -254,6 +256,15 @@ class MADDPG(OffPolicy, _SetUpLater):
                     f"{agent} observes {one_line(space)}, but MADDPG's networks take vectors: flatten the observations, for "
                     "example with gymnasium.spaces.flatten"
                 )
+
+    def _check_environments(self) -> None:
+        super()._check_environments()
+        normalize, agents = self._vec_normalize_env, len(self.action_space.of_agents)
+        if normalize is not None and normalize.norm_reward and agents > 1:
+            raise ValueError(
+                f"VecNormalize would divide the rewards of {agents} agents by the standard deviation of their sum, which may "
+                "be 0 where agents compete: use VecNormalize(env, norm_reward=False)"
+            )
 
     def optimizers(self) -> Mapping[str, Optimizer]:
         networks = (network for agent in self.policy.agents for network in _networks(agent))

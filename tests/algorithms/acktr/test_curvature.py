@@ -319,6 +319,33 @@ def test_a_layer_that_is_replaced_during_a_run_gets_factors_of_its_size():
     assert all(not th.equal(p, before[name]) for name, p in parameters(model).items())
 
 
+def test_an_update_that_is_refused_after_a_layer_was_replaced_can_be_repeated():
+    model = make("acktr", compile=False)
+    trained(model)
+    model.policy.value_net = th.nn.Sequential(th.nn.Linear(8, 5), th.nn.ReLU(), th.nn.Linear(5, 1))
+    model.policy.optimizer.param_groups[0]["params"] = list(model.policy.parameters())
+    model.vf_coef = 3e38
+    with pytest.raises(ValueError, match=r"not finite|is inf|is nan"):
+        trained(model, reset_num_timesteps=False)
+    model.vf_coef = 0.5
+    trained(model, reset_num_timesteps=False)
+    assert {"value_net.0.weight", "value_net.2.weight"} <= factors_of(model).keys()
+
+
+def test_gradients_that_others_have_left_behind_move_nothing():
+    class Extra(OwnExtractor):
+        def __init__(self, space):
+            super().__init__(space)
+            self.head = th.nn.Linear(2, 2)
+
+    model = make("acktr", compile=False, policy_kwargs=dict(features_extractor_class=Extra))
+    head = model.policy.features_extractor.head
+    before = head.weight.detach().clone()
+    head.weight.grad = th.ones_like(before)
+    trained(model)
+    assert th.equal(head.weight, before)
+
+
 # ------------------------------------------------------------------------------------------------------- compiled
 
 CELLS = {

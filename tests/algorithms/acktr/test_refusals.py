@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch as th
-from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.distributions import Distribution, SquashedDiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from support.capabilities import IMAGE, SMALL_LSTM, OwnExtractor
 from support.eager_and_compiled import envs, make
@@ -93,6 +93,14 @@ class InRows(OwnExtractor):
         return self.layer(observations[:, None].expand(-1, 2, -1)).mean(dim=1)
 
 
+class InFlatRows(OwnExtractor):
+    """The same, with the rows of all samples below each other."""
+
+    def forward(self, observations):
+        rows = self.layer(observations.repeat_interleave(2, dim=0))
+        return rows.view(len(observations), 2, -1).mean(dim=1)
+
+
 class Grouped(OwnExtractor):
     def __init__(self, space):
         super().__init__(space)
@@ -118,6 +126,7 @@ class Spectral(OwnExtractor):
         (Normalised, None, "norm.weight", "it belongs to no Linear and Conv2d layer"),
         (Twice, None, "layer.weight", "its layer is called more than once"),
         (InRows, None, "layer.weight", "it belongs to no Linear and Conv2d layer with one row per sample"),
+        (InFlatRows, None, "layer.weight", "it belongs to no Linear and Conv2d layer with one row per sample"),
         (Grouped, IMAGE, "layer.weight", "it belongs to no Linear and Conv2d layer"),
         (Spectral, None, "layer.bias", "it belongs to no Linear and Conv2d layer"),
     ],
@@ -197,3 +206,12 @@ def test_a_step_that_leads_nowhere_is_refused_and_nothing_moves(compile, graphs)
         learning_rate=1e10, target_kl=1e30, critic_epsilon=1e30, compile=compile,
         policy_kwargs=dict(net_arch=[8, 8, 8], activation_fn=th.nn.ReLU),
     )  # fmt: skip
+
+
+def test_a_distribution_that_samples_in_its_own_way_is_refused():
+    class Squashed(ActorCriticPolicy):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.action_dist = SquashedDiagGaussianDistribution(1)
+
+    assert "SquashedDiagGaussianDistribution samples in a way of its own" in refusal(lambda: make("acktr", policy=Squashed))

@@ -7,14 +7,14 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.td3.policies import TD3Policy
 from support.models import assert_same
-from support.off_policy import fill, make, tensors
+from support.off_policy import EVERY_NAME, fill, make, tensors
 from support.small_environments import AnySpace
 from torch import nn
 
@@ -240,6 +240,25 @@ def test_a_loaded_model_with_its_memory_trains_on_as_the_saved_one(settings, tmp
     assert_same(tensors(model), tensors(loaded))
 
 
+@pytest.mark.parametrize("name", EVERY_NAME)
+def test_the_memory_of_a_loaded_model_follows_the_arguments_of_load(name, tmp_path):
+    model = fill(make(sb3_pgx, name, n_steps=3))
+    model.save(tmp_path / "model")
+    changed = type(model).load(tmp_path / "model", env=model.get_env(), gamma=0.5, n_steps=2)
+    assert type(changed.replay_buffer) is NStepReplayBuffer
+    assert (changed.replay_buffer.gamma, changed.replay_buffer.n_steps) == (0.5, 2)
+    assert type(type(model).load(tmp_path / "model", env=model.get_env(), n_steps=1).replay_buffer) is ReplayBuffer
+
+
+def test_a_loaded_model_may_get_or_lose_priorities(tmp_path):
+    make(sb3_pgx, "D4PG").save(tmp_path / "uniform")
+    make(sb3_pgx, "D4PG", **PRIORITIES).save(tmp_path / "by priority")
+    env = make_vec_env("Pendulum-v1")
+    assert type(D4PG.load(tmp_path / "uniform", env=env, **PRIORITIES).replay_buffer) is PrioritizedReplayBuffer
+    uniform = D4PG.load(tmp_path / "by priority", env=env, prioritized_replay_alpha=0.0)
+    assert type(uniform.replay_buffer) is NStepReplayBuffer and uniform.replay_buffer.n_steps == uniform.n_steps
+
+
 def test_a_policy_is_saved_by_itself(tmp_path):
     policy = make(sb3_pgx, "D4PG", v_min=-7.0, v_max=2.0, n_atoms=9).policy
     policy.save(tmp_path / "policy")
@@ -264,6 +283,7 @@ DICTIONARY = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32)})
         (dict(prioritized_replay_alpha=-0.1), r"prioritized_replay_alpha=-0.1 must be finite and not negative"),
         (dict(prioritized_replay_beta="fast"), r'prioritized_replay_beta="fast" is not a schedule'),
         (dict(policy=TD3Policy), r"policy=TD3Policy has no categorical critic: give a name, or a class derived from sb3_pgx"),
+        (dict(policy_kwargs=dict(v_min=-1, v_max=1)), r"policy_kwargs has v_max and v_min, arguments of D4PG itself"),
         (dict(policy_kwargs=dict(n_critics=2)), r"D4PG has one critic: remove it, or use TD3"),
         (dict(replay_buffer_class=NStepReplayBuffer, **PRIORITIES), r"replay_buffer_class is .*NStepReplay.*: leave one"),
         (dict(optimize_memory_usage=True), r"n_steps=5, prioritized_replay_alpha=0.0: the memories .* set n_steps=1 and"),

@@ -277,12 +277,25 @@ def test_discrete_policies_act_at_random_by_their_softmax():
     assert (np.abs(counts - n * p) < 5 * np.sqrt(n * p * (1 - p))).all()
 
 
-def test_normalised_observations_and_rewards_train():
-    env = VecNormalize(game([[[1.0, 2.0], [3.0, 4.0]]] * 2, n=2))
+def test_normalised_observations_train_and_a_sum_of_agents_does_not_scale_their_rewards():
+    env = VecNormalize(game([[[1.0, 2.0], [3.0, 4.0]]] * 2, n=2), norm_reward=False)
     model = MADDPG("MlpPolicy", env, **SMALL).learn(100)
-    batch = model.replay_buffer.sample(50, env=env)
-    scale = np.sqrt(env.ret_rms.var + env.epsilon)
-    assert np.allclose(batch.rewards.unique().numpy() * scale, [1, 2, 3, 4], rtol=1e-4)
+    assert model.replay_buffer.sample(50, env=env).rewards.unique().tolist() == [1, 2, 3, 4]
+    competing = VecNormalize(game([[[1.0, -1.0], [-1.0, 1.0]], [[-1.0, 1.0], [1.0, -1.0]]]))
+    with pytest.raises(ValueError, match="norm_reward=False"):
+        MADDPG("MlpPolicy", competing, **SMALL).learn(10)
+
+
+@pytest.mark.parametrize("optimizer", [th.optim.Adam, th.optim.Adamax])  # with a rule, and by itself
+def test_an_opponent_may_be_frozen(optimizer):
+    kwargs = {**SMALL, "policy_kwargs": dict(net_arch=[8], optimizer_class=optimizer)}
+    model = MADDPG("MlpPolicy", game(np.zeros((2, 2, 2))), **kwargs)
+    model.policy.agents["agent_1"].actor.requires_grad_(False)
+    before = parameters(model)
+    after = parameters(model.learn(40))
+    changed = [name for name, value in after.items() if not th.equal(before[name], value)]
+    moved = {network: any(f"{network}." in name for name in changed) for network in ("agent_1.actor", "agent_1.critic")}
+    assert moved == {"agent_1.actor": False, "agent_1.critic": True} and any("agent_0.actor." in name for name in changed)
 
 
 # ------------------------------------------------------------------------------------------------------- saving

@@ -115,3 +115,8 @@ def test_a_joint_environment_is_one_of_gymnasiums():
         assert env.observation_space.contains(observation) and reward == pytest.approx(info["agent_rewards"].sum())
         assert (terminated, truncated) == (False, steps_left == 0) and not info["agent_terminations"].any()
     env.close()
+
+
+def test_critics_are_chosen_in_one_place():
+    kwargs = {**SMALL, "policy_kwargs": dict(central_critics=False)}
+    assert "argument of MADDPG itself" in refusal(lambda: MADDPG("MlpPolicy", agents(), **kwargs))

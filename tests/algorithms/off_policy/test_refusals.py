@@ -204,3 +204,17 @@ def test_the_users_arguments_are_not_changed():
     kwargs, memory = dict(net_arch=[8]), {}
     sb3_pgx.DDPG("MlpPolicy", "Pendulum-v1", policy_kwargs=kwargs, replay_buffer_kwargs=memory, n_steps=3, device="cpu")
     assert kwargs == dict(net_arch=[8]) and memory == {}
+
+
+@EVERY
+def test_layers_that_are_thawed_train_on_beside_a_callback(name):
+    """Their optimizer has taken fewer steps for them than for the others, so it takes the steps itself."""
+    model = make(sb3_pgx, name)
+    layer = next(module for module in model.actor.modules() if isinstance(module, th.nn.Linear))
+    layer.requires_grad_(False)
+    model.learn(30)
+    before = layer.weight.detach().clone()
+    layer.requires_grad_(True)
+    for _ in range(2):
+        model.learn(30, callback=lambda *_: True, reset_num_timesteps=False)
+    assert not th.equal(layer.weight, before)
