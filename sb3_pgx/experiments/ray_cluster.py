@@ -177,7 +177,7 @@ def _execute(spec: RunSpec, expected: dict[str, str], timeout: float | None, ind
     :param spec: the run
     :param expected: versions of the packages that affect it
     :param timeout: seconds after which it is ended; ``None`` for any
-    :param index: its index among the runs
+    :param index: number of the run, from 0
     :param mailbox: gets its progress
     """
     if spec.versions != expected:

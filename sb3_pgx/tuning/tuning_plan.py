@@ -40,7 +40,7 @@ class TuningPlan:
     :param lock_seconds: a lock of a journal file that is held for longer without a write belongs to a dead process
     :param dead_seconds: a machine that is silent for longer counts as dead; it must exceed differences between clocks
     :param timeout_per_trial: as of :func:`~sb3_pgx.tuning.tuner.tune`
-    :param progress: likewise
+    :param progress: as of that function
     """
 
     peer: Peer
