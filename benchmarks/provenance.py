@@ -4,53 +4,36 @@ import ast
 import io
 import json
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from benchmarks.dependencies import files_reached
 from sb3_pgx.pages.provenance import git, machine
 
 ROOT = Path(__file__).resolve().parents[1]
-# The code on which a trained policy and its evaluation after training depend.
-TRAINING_CODE = (
-    "sb3_pgx/algorithms",
-    "sb3_pgx/checkpoints",
-    "sb3_pgx/core",
-    "sb3_pgx/engine",
-    "sb3_pgx/environments",
-    "sb3_pgx/experiments/runs.py",
-    "sb3_pgx/ops",
-    "sb3_pgx/parallel",
-    "sb3_pgx/registry.py",
-    "sb3_pgx/settings",
-    "sb3_pgx/stages",
-    "sb3_pgx/tasks",
-)
 RESULTS_ALONE = "benchmarks/results"  # written while measuring, so it does not make the tree unclean
 
 
-def code_hash(settings: Any = None, extra: Sequence[str] = (), root: Path = ROOT) -> str:
+def code_hash(starts: Iterable[str], settings: Any = None, root: Path = ROOT) -> str:
     """
-    Return a hash of the code that training depends on.
+    Return a hash of code and of what it imports from this repository.
 
-    Docstrings, comments and blank lines do not count, so rewording does not make a record stale.
+    Docstrings, comments and blank lines do not count, so rewording does not make a record stale. Nor does code that the
+    measured code never imports, such as another algorithm.
 
+    :param starts: files and folders that are measured or that measure, relative to ``root``
     :param settings: hyperparameters of the measurement, in JSON's types
-    :param extra: further files and folders that the measurement depends on, relative to ``root``
     :param root: the checkout
     :return: 16 hexadecimal digits
-    :raises FileNotFoundError: a file or folder does not exist; :data:`TRAINING_CODE` must name the code as it is today
+    :raises FileNotFoundError: a start does not exist
     """
     digest = sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name in (*TRAINING_CODE, *extra):
-        path = root / name
-        if not path.exists():
-            raise FileNotFoundError(f"{name} is part of the hashed code and does not exist; correct benchmarks/provenance.py")
-        for file in sorted(x for x in path.rglob("*") if x.suffix in (".py", ".cpp")) if path.is_dir() else [path]:
-            digest.update(f"\n{file.relative_to(root).as_posix()}\n".encode())
-            digest.update(code_of(file).encode())
+    for file in files_reached(starts, root):
+        digest.update(f"\n{file.relative_to(root).as_posix()}\n".encode())
+        digest.update(code_of(file).encode())
     return digest.hexdigest()[:16]
 
 

@@ -10,11 +10,14 @@ from benchmarks.claims.analysis import Judgement, judge
 from benchmarks.claims.draws import Draw
 from benchmarks.claims.protocol import KINDS, Claim
 from benchmarks.claims.training_runs import contenders_of
-from benchmarks.provenance import code_hash
+from benchmarks.dependencies import file_of
+from benchmarks.provenance import ROOT, code_hash
+from sb3_pgx.experiments.peers import resolve_peer
 from sb3_pgx.experiments.pool import json_round_trip, write_json
 
 Record = dict[str, Any]
-MORE_CODE = {
+RUNS = "sb3_pgx/experiments/runs.py"  # trains and evaluates a run
+MEASURED_BY = {
     "false alarms": ("sb3_pgx/diagnostics", "benchmarks/claims/false_alarms.py"),
     "gradient variance": ("benchmarks/claims/gradient_variance.py",),
 }
@@ -112,8 +115,11 @@ def settings_of(claim: Claim, configs: Path | None = None) -> dict[str, dict[str
 
 
 def code_hash_of(claim: Claim, configs: Path | None = None) -> str:
-    """Return today's hash of the code and the settings that a claim's runs depend on."""
-    return code_hash(settings_of(claim, configs), MORE_CODE.get(claim.kind, ()))
+    """Return today's hash of the code and the settings that a claim's runs depend on. Peers' code is not hashed."""
+    classes = [resolve_peer(name).algorithm for name in {claim.algorithm, *(name for name, _ in claim.trains)}]
+    modules = [env_id.partition(":")[0] for env_id in claim.environments if ":" in env_id]
+    ours = [file for thing in (*classes, *modules) if (file := file_of(thing, ROOT))]
+    return code_hash([RUNS, *ours, *MEASURED_BY.get(claim.kind, ())], settings_of(claim, configs))
 
 
 def current_record(claim: Claim, records: Sequence[Record]) -> Record | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.provenance import provenance
-from benchmarks.speed.report import code_hash_of_speed
+from benchmarks.speed.timed_code import hash_of_all
 from sb3_pgx.experiments.pool import write_json
 
 
@@ -30,7 +30,7 @@ def measure_entries(
     :param file: of the record
     :param dry: write nothing
     """
-    source = {"command": command, **provenance(), "code_hash": code_hash_of_speed()}
+    source = {"command": command, **provenance(), "code_hash": hash_of_all()}
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for name in names:
         if name in chosen:

@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks import RESULTS
 from benchmarks.provenance import ROOT, git, provenance
 from benchmarks.speed.cases import Case, select_cases
-from benchmarks.speed.report import code_hash_of_speed
+from benchmarks.speed.timed_code import hash_of_all
 from sb3_pgx.experiments.pool import write_json
 
 RESTARTS, ROUNDS = 9, 12
@@ -139,7 +139,7 @@ def main(arguments: list[str]) -> int:
     other = git(ROOT, "rev-parse", "--verify", f"{options.commit}^{{commit}}")
     if other is None:
         parser.error(f"{options.commit!r} is no commit of this repository")
-    source = {**provenance(), "code_hash": code_hash_of_speed()}
+    source = {**provenance(), "code_hash": hash_of_all()}
     file = RESULTS / "pairs" / f"{str(source['commit'])[:7]}-{other[:7]}.json"
     results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["cases"] if file.exists() else {}
     caches = tempfile.TemporaryDirectory(prefix="sb3-pgx-pairs-")

@@ -21,7 +21,7 @@ from benchmarks import RESULTS
 from benchmarks.provenance import provenance
 from benchmarks.speed.cases import Case, select_cases
 from benchmarks.speed.measure import Measurement, Process
-from benchmarks.speed.report import code_hash_of_speed
+from benchmarks.speed.timed_code import hash_of_all
 from sb3_pgx.experiments.pool import write_json
 
 ROUNDS = 16
@@ -113,7 +113,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dry", action="store_true", help="print the ratios and write no file")
     options = parser.parse_args(arguments)
     results: dict[str, Any] = {}
-    source = {**provenance(), "code_hash": code_hash_of_speed()}
+    source = {**provenance(), "code_hash": hash_of_all()}
     for case in select_cases(options.cases):
         if ":" in case.algorithm:
             continue

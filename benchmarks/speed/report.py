@@ -3,18 +3,13 @@
 from collections.abc import Sequence
 from statistics import median
 
-from benchmarks.provenance import code_hash
+from benchmarks.speed.cases import CASES
 from benchmarks.speed.phases import PHASES
 from benchmarks.speed.results import METRICS, CaseResult, PeerComparison, Spread, Timing, compare_with_peers, spread
+from benchmarks.speed.timed_code import hash_of_case
 from sb3_pgx.experiments.number_format import thousands
 
 UNKNOWN = "–"
-TIMED_CODE = ("sb3_pgx/diagnostics", "benchmarks/speed")  # in addition to the code that training depends on
-
-
-def code_hash_of_speed() -> str:
-    """Return today's hash of the timed code, including that of the benchmark itself."""
-    return code_hash(extra=TIMED_CODE)
 
 
 def headline(result: CaseResult) -> str:
@@ -97,8 +92,9 @@ def _skipped(results: Sequence[CaseResult]) -> list[str]:
 
 
 def _stale(results: Sequence[CaseResult]) -> list[str]:
-    today = code_hash_of_speed()
-    stale = [result.case.name for result in results if result.code_hash != today]
+    today = {case.name: case for case in CASES}
+    cases = [today.get(result.case.name, result.case) for result in results]
+    stale = [x.name for x, result in zip(cases, results, strict=True) if result.code_hash != hash_of_case(x)]
     if not stale:
         return []
     names = "all rows" if len(stale) == len(results) else ", ".join(stale)

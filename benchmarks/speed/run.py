@@ -14,8 +14,9 @@ from benchmarks import RESULTS
 from benchmarks.provenance import provenance
 from benchmarks.speed.cases import CASES, DIAGNOSTICS, FRAMES_ALONE, Case, missing_package, select_cases
 from benchmarks.speed.measure import Measurement, Process
-from benchmarks.speed.report import code_hash_of_speed, headline
+from benchmarks.speed.report import headline
 from benchmarks.speed.results import CaseResult, Timing, as_record
+from benchmarks.speed.timed_code import hash_of_case
 from sb3_pgx.core.errors import type_and_text
 from sb3_pgx.core.optional_packages import installed_versions, require_extra
 from sb3_pgx.experiments.comparison_arguments import check_at_least_one
@@ -154,7 +155,7 @@ def measure(
     :param process: runs a contender
     :raises Exception: any error of a contender
     """
-    source = {**provenance(), "code_hash": code_hash_of_speed()}  # before the first round
+    source = {**provenance(), "code_hash": hash_of_case(case)}  # before the first round
     skipped = {peer: reason for peer in case.peers if (reason := missing_package(peer))}
     peers = [peer for peer in case.peers if peer not in skipped]
     contenders = [*peers[:1], case.algorithm, *peers[1:]]

@@ -25,6 +25,7 @@ from benchmarks.speed.results import (
     compare_with_peers,
     read_results,
 )
+from benchmarks.speed.timed_code import hash_of_case
 from sb3_pgx.settings.configs import RunConfig, check_hyperparameters
 
 # ------------------------------------------------------------------------------------------------ ratios
@@ -121,9 +122,11 @@ def test_the_report_tells_which_peers_were_missing():
 
 
 def test_rows_that_were_measured_with_other_code_are_shown_as_stale():
-    today = replace(case_result(), code_hash=report.code_hash_of_speed())
-    assert "Stale" not in report.markdown([today, today])
-    for stale in (case_result(), replace(today, code_hash="other")):
+    today = replace(case_result(), code_hash=hash_of_case(CASE))
+    assert "Stale" not in report.markdown([today, replace(today, case=replace(CASE, goals=()))])
+    other_arguments = replace(CASE, name="ppo-cartpole")  # not those of today's case of that name
+    with_those = replace(today, case=other_arguments, code_hash=hash_of_case(other_arguments))
+    for stale in (case_result(), replace(today, code_hash="other"), with_those):
         assert "**Stale** (" in report.markdown([stale]) and report.markdown([stale]).endswith("): all rows.")
     other = replace(case_result(), case=replace(CASE, name="another-case"))
     assert report.markdown([today, other]).endswith("): another-case.")
@@ -340,7 +343,7 @@ def test_a_small_benchmark_measures_everything(tmp_path, monkeypatch, capsys):
     assert [r.frames for r in result.ceiling] == [20]
     assert result.machine["cpu"] and result.machine["cores"] and result.versions["torch"] and result.date
     assert result.command.startswith("python -m benchmarks.speed --rounds 2")
-    assert result.commit and result.clean is not None and result.code_hash == report.code_hash_of_speed()
+    assert result.commit and result.clean is not None and result.code_hash == hash_of_case(small)
 
 
 def test_one_model_trains_with_and_without_diagnostics():

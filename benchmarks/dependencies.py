@@ -1,0 +1,90 @@
+"""The files of a checkout that code depends on, found by its imports."""
+
+import ast
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib import import_module
+from inspect import getfile
+from pathlib import Path
+
+# Imports are not followed into these: they name, choose and report, and no measured number depends on them.
+ENDS = (
+    "benchmarks/provenance.py",
+    "benchmarks/speed/cases.py",
+    "benchmarks/speed/report.py",
+    "benchmarks/speed/results.py",
+    "benchmarks/speed/timed_code.py",
+    "sb3_pgx/__init__.py",
+    "sb3_pgx/diagnostics",
+    "sb3_pgx/experiments",
+    "sb3_pgx/pages",
+    "sb3_pgx/registry.py",
+)
+ROOTS = ("sb3_pgx", "benchmarks")
+
+
+def files_reached(starts: Iterable[str], root: Path) -> list[Path]:
+    """
+    Return the files that some files import, directly or not, with these files themselves.
+
+    Imports inside functions count. C++ files count if a module of their folder does. A start may be named in ``ENDS``.
+
+    :param starts: Python files and folders, relative to ``root``; a folder stands for all its files
+    :param root: the checkout
+    :return: absolute paths, sorted
+    :raises FileNotFoundError: a start does not exist
+    """
+    reached: set[Path] = set()
+    waiting = [file for start in starts for file in _files_of(start, root)]
+    while waiting:
+        file = waiting.pop()
+        if file not in reached:
+            reached.add(file)
+            waiting += [x for x in _imported(file, root) if not _is_end(x.relative_to(root).as_posix())]
+    kernels = {kernel for folder in {file.parent for file in reached} for kernel in folder.glob("*.cpp")}
+    return sorted(reached | kernels)
+
+
+def file_of(thing: type | str, root: Path) -> str | None:
+    """
+    Return the file that defines a class, or that of a module, relative to ``root``; ``None`` if it is not in the checkout.
+
+    :param thing: a class, or a module's dotted name
+    :param root: the checkout
+    """
+    path = Path(getfile(import_module(thing) if isinstance(thing, str) else thing)).resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else None
+
+
+def _files_of(start: str, root: Path) -> list[Path]:
+    path = root / start
+    if not path.exists():
+        raise FileNotFoundError(f"{start} is a start of the hashed code and does not exist; correct the name in benchmarks")
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def _is_end(name: str) -> bool:
+    return any(name == end or name.startswith(f"{end}/") for end in ENDS)
+
+
+def _imported(file: Path, root: Path) -> Iterator[Path]:
+    """Yield the files of the checkout that a file imports, with the ``__init__.py`` of their packages and of its own."""
+    own = ".".join(file.relative_to(root).with_suffix("").parts)
+    for name in (own, *_names_imported(file.read_text(encoding="utf-8"))):
+        parts = name.split(".")
+        if parts[0] in ROOTS:
+            for n in range(1, len(parts) + 1):
+                path = root.joinpath(*parts[:n])
+                yield from (x for x in (path.with_suffix(".py"), path / "__init__.py") if x.is_file())
+
+
+@cache
+def _names_imported(source: str) -> frozenset[str]:
+    """Return dotted names of modules, and of what is imported from modules, which may be a module itself."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
