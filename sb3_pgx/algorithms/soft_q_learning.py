@@ -353,7 +353,9 @@ class SoftQLearning(OffPolicy, SetUpLater):
                 f"from {kind.__module__}.{kind.__name__}"
             )
         if self.chooses and self.action_noise is not None:
-            raise ValueError("action_noise cannot be added to Discrete actions: leave it out, and raise ent_coef to explore more")
+            raise ValueError(
+                "action_noise cannot be added to Discrete actions: leave it out, and raise ent_coef to explore more"
+            )
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -398,7 +400,8 @@ class SoftQLearning(OffPolicy, SetUpLater):
         This makes a policy of critics that were learned elsewhere, such as those of two tasks, composed by
         ``policy_kwargs=dict(n_critics=2, mean_of_critics=True)``.
 
-        :param gradient_steps: number of steps. Typical: 1,000 to 10,000
+        :param gradient_steps: number of steps, over which a schedule of the learning rate goes from its start to its end.
+            Typical: 1,000 to 10,000
         :param batch_size: states per step; ``None``: as in training
         :raises ValueError: actions are Discrete, so there is no sampler, or the replay memory is empty
         """
@@ -412,11 +415,15 @@ class SoftQLearning(OffPolicy, SetUpLater):
             )
         if not hasattr(self, "_logger"):
             self.set_logger(configure_logger(self.verbose, self.tensorboard_log, type(self).__name__))
-        self._function = sampler_step
+        size, progress = self.batch_size if batch_size is None else batch_size, self._current_progress_remaining
+        self._prepare()
+        self._function, self._watched = sampler_step, False
         try:
-            self.train(gradient_steps, self.batch_size if batch_size is None else batch_size)
+            for taken in range(gradient_steps):
+                self._current_progress_remaining = 1 - taken / gradient_steps
+                self.train(1, size)
         finally:
-            self._function = None
+            self._function, self._watched, self._modes, self._current_progress_remaining = None, True, None, progress
 
 
 FOR_CHOICES: dict[type[BasePolicy], type[BasePolicy]] = {

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+
+from sb3_pgx.tasks.picture import Pictured
 
 GOALS = np.array([(5.0, 0.0), (-5.0, 0.0), (0.0, 5.0), (0.0, -5.0)])
 BOUND = 7.0  # largest coordinate
@@ -13,7 +14,7 @@ REACH_REWARD, ACTION_COST, DISTANCE_COST = 10.0, 30.0, 1.0  # as in the authors'
 START_DEVIATION = 0.1  # standard deviation of each coordinate at the start
 
 
-class MultiGoal(gym.Env):
+class MultiGoal(Pictured):
     """
     Moves a point in the plane from the middle to one of four goals, (±5, 0) and (0, ±5), as in Haarnoja et al. (2017, section
     5.1). All goals are equally good.
@@ -23,11 +24,12 @@ class MultiGoal(gym.Env):
     The action is the move, of at most 1 per coordinate; coordinates stay within ±7. The observation is the position x, and the
     distance is that after the move. The episode ends at a goal; registered, after 30 steps at the latest.
     ``info["goal"]`` is the number of the goal that was reached, from 0 to 3.
+
+    :param render_mode: ``"rgb_array"`` or ``None``
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
-
-    def __init__(self) -> None:
+    def __init__(self, render_mode: str | None = None):
+        super().__init__(render_mode)
         self.observation_space = spaces.Box(-BOUND, BOUND, (2,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
 
@@ -35,7 +37,7 @@ class MultiGoal(gym.Env):
         """Place the point near the middle."""
         super().reset(seed=seed)
         self._position = self.np_random.normal(0.0, START_DEVIATION, 2)
-        return self._position.astype(np.float32), {}
+        return self.seen(self._position.astype(np.float32)), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move the point."""
@@ -45,4 +47,4 @@ class MultiGoal(gym.Env):
         goal = int(squares.argmin())
         reached = bool(squares[goal] < REACH**2)
         reward = -ACTION_COST * float(move @ move) - DISTANCE_COST * float(squares[goal]) + REACH_REWARD * reached
-        return self._position.astype(np.float32), reward, reached, False, {"goal": goal} if reached else {}
+        return self.seen(self._position.astype(np.float32)), reward, reached, False, {"goal": goal} if reached else {}
