@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from sb3_pgx.algorithms.sb3_base import SetUpLater
-from sb3_pgx.core.checks import check_counts, check_positive, is_number
+from sb3_pgx.core.checks import check_counts, check_positive
 from sb3_pgx.core.energy_based_policies import (
     DiscreteSoftQCnnPolicy,
     DiscreteSoftQMultiInputPolicy,
@@ -352,10 +352,21 @@ class SoftQLearning(OffPolicy, SetUpLater):
                 f"policy={self.policy_class.__name__} is not energy-based for {of} actions: give a name, or a class derived "
                 f"from {kind.__module__}.{kind.__name__}"
             )
+        self._check_policy_kwargs()
         if self.chooses and self.action_noise is not None:
             raise ValueError(
                 "action_noise cannot be added to Discrete actions: leave it out, and raise ent_coef to explore more"
             )
+
+    def _check_policy_kwargs(self) -> None:
+        given = {name: x for name, x in self.policy_kwargs.items() if name in OF_SAMPLER}
+        if self.chooses and given:
+            raise ValueError(
+                f"policy_kwargs has {next(iter(given))}, which SoftQLearning has for Box actions alone: remove it"
+            )
+        for name in ("n_critics", "noise_dim", "n_candidates"):
+            if given.get(name) is not None:
+                check_counts(**{f"policy_kwargs: {name}": given[name]})
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -426,6 +437,7 @@ class SoftQLearning(OffPolicy, SetUpLater):
             self._function, self._watched, self._modes, self._current_progress_remaining = None, True, None, progress
 
 
+OF_SAMPLER = ("n_critics", "mean_of_critics", "noise_dim", "n_candidates")  # arguments of policies for Box actions
 FOR_CHOICES: dict[type[BasePolicy], type[BasePolicy]] = {
     SoftQPolicy: DiscreteSoftQPolicy,
     SoftQCnnPolicy: DiscreteSoftQCnnPolicy,

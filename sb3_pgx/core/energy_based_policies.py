@@ -1,6 +1,6 @@
 """Policies in proportion to exp(Q/α): critics, and for Box actions a network that samples from them."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -114,7 +114,6 @@ class SoftQPolicy(SACPolicy):
     """
 
     actor: ActionSampler  # type: ignore[assignment]
-    candidates: Tensor
 
     def __init__(
         self,
@@ -136,7 +135,7 @@ class SoftQPolicy(SACPolicy):
         # SB3's constructor makes the networks.
         self._given: dict[str, Any] = dict(mean_of_critics=mean_of_critics, noise_dim=noise_dim, n_candidates=n_candidates)
         self._noise_dim = get_action_dim(action_space) if noise_dim is None else noise_dim
-        self.mean_of_critics = mean_of_critics
+        self.mean_of_critics, self.n_candidates = mean_of_critics, n_candidates
         super().__init__(
             observation_space,
             action_space,
@@ -150,8 +149,6 @@ class SoftQPolicy(SACPolicy):
             optimizer_kwargs=optimizer_kwargs,
             n_critics=n_critics,
         )
-        always = th.Generator().manual_seed(0)
-        self.register_buffer("candidates", th.randn((1, n_candidates, self._noise_dim), generator=always))
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> ActionSampler:  # type: ignore[override]
         """Return a new sampling network; SB3's constructor calls this."""
@@ -177,11 +174,17 @@ class SoftQPolicy(SACPolicy):
         values = th.cat([network(inputs) for network in critic.q_networks], dim=2)  # [B, n, critics]
         return values.mean(dim=2) if self.mean_of_critics else values.min(dim=2).values
 
+    def candidates(self, observations: Any) -> Tensor:
+        """Return the actions of which the deterministic one is the best by Q, ``[B, n_candidates, D]``."""
+        features = self.actor.extract_features(observations, self.actor.features_extractor)
+        always = th.Generator().manual_seed(0)
+        noise = th.randn((self.n_candidates, self._noise_dim), generator=always).to(features)
+        return self.actor.of_features(features, noise.expand(len(features), -1, -1)).tanh()
+
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         if not deterministic:
             return self.actor(observation)[:, 0]
-        features = self.actor.extract_features(observation, self.actor.features_extractor)
-        actions = self.actor.of_features(features, self.candidates.expand(len(features), -1, -1)).tanh()
+        actions = self.candidates(observation)
         best = self.q_values(self.critic, observation, actions).argmax(dim=1)
         return actions[th.arange(len(actions), device=actions.device), best]
 

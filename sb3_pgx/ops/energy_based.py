@@ -58,8 +58,8 @@ def stein_direction(
         φ(x) = 1/I Σ_i κ(x_i, x) ∇ log p(x_i) + ∇_{x_i} κ(x_i, x)
         κ(x_i, x) = Σ_c exp(−|x_i − x|² / (c h)),   h = median |x_i − x|² / log(I + 1)
 
-    The median is that of each row. Where the points are independent of the particles, as in Haarnoja et al. (2017), the mean of
-    φ is 0 if the particles have the distribution p.
+    The median is that of each row. Where the points are independent of the particles, as in Haarnoja et al. (2017), the mean
+    of φ is 0 if the particles have the distribution p.
 
     Scores, directions and gradients may be those in other coordinates u_i, component by component, while the kernel compares
     the x_i: for squashed actions x = tanh u, log p is then that of u, which has no boundaries.

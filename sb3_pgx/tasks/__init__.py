@@ -1,5 +1,6 @@
 """
-Small environments that need memory, action masks, mixed actions or several ways to act, registered with Gymnasium when this module is imported:
+Small environments that need memory, action masks, mixed actions or several ways to act, registered with Gymnasium when this
+module is imported:
 ``gymnasium.make("sb3_pgx.tasks:Recall-v0")``, ``sb3-pgx compare ppo --env sb3_pgx.tasks:InvalidActions-v0``.
 """
 
