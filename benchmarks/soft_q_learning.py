@@ -6,7 +6,7 @@ Measure soft Q-learning: which of four equally good goals it goes to, beside SAC
     python -m benchmarks.soft_q_learning goals --only sac  # keeps what the file says of the others at the same commit
 
 The goals are those of ``sb3_pgx.tasks:MultiGoal-v0``. Each policy plays episodes with sampled actions; a goal counts as
-reached if at least 5 % of them end there. Settings are those of ``zoo_configs``. The seeds were chosen before any of them was run, and
+reached if at least 5 % of them end there. Settings are those of ``zoo_configs``. The seeds were chosen before any was run, and
 every run is in the record.
 """
 

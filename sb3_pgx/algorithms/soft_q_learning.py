@@ -42,7 +42,7 @@ class Coefficients(NamedTuple):
     :param temperature: α
     :param tau: 0 if the target networks stay as they are
     :param n_value_samples: actions per soft value, as a tuple: a graph depends on it. Empty for Discrete actions
-    :param n_particles: actions per state in the sampler's step, as a tuple
+    :param n_particles: actions per state in the sampler's step, as a tuple, which is empty for Discrete actions
     :param kernel_scales: bandwidths of the kernel, as multiples of the median heuristic's
     """
 
@@ -56,16 +56,18 @@ class Coefficients(NamedTuple):
 
 def soft_q_step(step: Step, batch: Any, c: Coefficients) -> Mapping[str, Tensor]:
     """
-    One gradient step of soft Q-learning with Box actions (Haarnoja et al., 2017, algorithm 1): critics, sampler, target
-    networks.
+    One gradient step of soft Q-learning (Haarnoja et al., 2017, algorithm 1): critics, sampler, target networks.
 
-        V(s') = α log mean_k exp(Q'(s', a_k) / α) + α D log 2,   a_k ~ uniform on [−1, 1]^D
         y = r + γ (1 − terminated) V(s')
         J(Q) = ½ Σ_i (Q_i(s, a_batch) − y)²
 
-    and the step of :func:`sampler_step`, with the critics after their step.
+    With Discrete actions, V(s') = α log Σ_a exp(Q'(s', a) / α), and there is no sampler. With Box actions,
 
-    :param step: the step, of the optimizers ``critic`` and ``actor``
+        V(s') = α log mean_k exp(Q'(s', a_k) / α) + α D log 2,   a_k ~ uniform on [−1, 1]^D
+
+    and the sampler takes the step of :func:`sampler_step`, with the critics after their step.
+
+    :param step: the step, of the optimizers ``critic`` and, with Box actions, ``actor``
     :param batch: a sample of the replay memory
     :param c: coefficients
     :return: the means over the batch of the losses and of the soft values
@@ -74,7 +76,7 @@ def soft_q_step(step: Step, batch: Any, c: Coefficients) -> Mapping[str, Tensor]
     values = step.call(_values, batch.observations, batch.actions)
     critic_loss = 0.5 * th.stack([F.mse_loss(value, targets) for value in values]).sum()
     step.minimize(critic_loss, "critic")
-    of_sampler = sampler_step(step, batch, c)
+    of_sampler = sampler_step(step, batch, c) if c.n_particles else {}
     step.track("critic", "critic_target", c.tau)
     return {"critic_loss": critic_loss, "soft_value": soft_values.mean(), **of_sampler}
 
@@ -107,26 +109,6 @@ def sampler_step(step: Step, batch: Any, c: Coefficients) -> Mapping[str, Tensor
     return {"stein_direction": direction.square().mean().sqrt()}
 
 
-def discrete_soft_q_step(step: Step, batch: Any, c: Coefficients) -> Mapping[str, Tensor]:
-    """
-    One gradient step of soft Q-learning with Discrete actions, whose soft value is exact.
-
-        y = r + γ (1 − terminated) α log Σ_a exp(Q'(s', a) / α)
-        J(Q) = ½ (Q(s, a_batch) − y)²
-
-    :param step: the step, of the optimizer ``critic``
-    :param batch: a sample of the replay memory
-    :param c: coefficients
-    :return: the means over the batch of the loss and of the soft values
-    """
-    targets, soft_values = soft_targets(step.call, batch, c)
-    values = step.call(_values_of_choices, batch.observations).gather(1, batch.actions.long())
-    critic_loss = 0.5 * F.mse_loss(values, targets)
-    step.minimize(critic_loss, "critic")
-    step.track("critic", "critic_target", c.tau)
-    return {"critic_loss": critic_loss, "soft_value": soft_values.mean()}
-
-
 def soft_targets(call: Call, batch: Any, c: Coefficients) -> tuple[Tensor, Tensor]:
     """
     Return y, the critics' targets, and the soft values V(s') in them, ``[B, 1]`` each, without gradients.
@@ -157,7 +139,7 @@ def uniform_actions(like: Tensor, n: int) -> Tensor:
     return 1 - 2 * (-waiting).exp()
 
 
-def _values(policy: SoftQPolicy, observations: Any, actions: Tensor) -> tuple[Tensor, ...]:
+def _values(policy: SoftQPolicy | DiscreteSoftQPolicy, observations: Any, actions: Tensor) -> tuple[Tensor, ...]:
     return policy.critic(observations, actions)
 
 
@@ -171,10 +153,6 @@ def _energy(policy: SoftQPolicy, observations: Any, before_tanh: Tensor) -> Tens
 
 def _target_values(policy: SoftQPolicy, observations: Any, actions: Tensor) -> Tensor:
     return policy.q_values(policy.critic_target, observations, actions)
-
-
-def _values_of_choices(policy: DiscreteSoftQPolicy, observations: Any) -> Tensor:
-    return policy.critic(observations)
 
 
 def _target_values_of_choices(policy: DiscreteSoftQPolicy, observations: Any) -> Tensor:
@@ -394,8 +372,7 @@ class SoftQLearning(OffPolicy, SetUpLater):
         tau = self.tau if self._moves_targets() else 0.0
         counts = [() if self.chooses else (n,) for n in (self.n_value_samples, self.n_particles)]
         scales = tuple(map(float, self.kernel_scales))
-        function = self._function or (discrete_soft_q_step if self.chooses else soft_q_step)
-        return function, Coefficients(self.gamma, float(self.ent_coef), tau, *counts, scales)
+        return self._function or soft_q_step, Coefficients(self.gamma, float(self.ent_coef), tau, *counts, scales)
 
     def after_step(self, index: int, batch: Any, outcome: Outcome) -> None:
         if self._function is None and self._moves_targets():

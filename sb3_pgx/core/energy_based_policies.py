@@ -189,6 +189,20 @@ class SoftQPolicy(SACPolicy):
         return actions[th.arange(len(actions), device=actions.device), best]
 
 
+class ChoiceCritic(QNetwork):
+    """SB3's network of Q(s, ·). Given actions, it returns their Q(s, a), as SB3's critics of Box actions do."""
+
+    def forward(self, obs: Any, actions: Tensor | None = None) -> Any:
+        """
+        Return Q(s, ·), ``[B, A]``, or Q(s, a), ``[B, 1]``, as the only element of a tuple.
+
+        :param obs: ``[B, *obs]``
+        :param actions: numbers of the choices, ``[B, 1]``, or ``None``
+        """
+        values = super().forward(obs)
+        return values if actions is None else (values.gather(1, actions.long()),)
+
+
 class DiscreteSoftQPolicy(DQNPolicy):
     """
     A policy in proportion to exp(Q(s, a)/α) for Discrete actions. The deterministic action is the best one.
@@ -201,6 +215,10 @@ class DiscreteSoftQPolicy(DQNPolicy):
     def __init__(self, *args: Any, temperature: float = 1.0, **kwargs: Any):
         self.temperature = temperature  # SB3's constructor makes the networks
         super().__init__(*args, **kwargs)
+
+    def make_q_net(self) -> ChoiceCritic:
+        """Return a new critic; SB3's constructor calls this."""
+        return ChoiceCritic(**self._update_features_extractor(self.net_args, features_extractor=None)).to(self.device)
 
     @property
     def critic(self) -> QNetwork:

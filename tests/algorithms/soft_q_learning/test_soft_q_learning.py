@@ -21,7 +21,7 @@ from torch import nn
 
 import sb3_pgx
 from sb3_pgx import SoftQLearning
-from sb3_pgx.algorithms.soft_q_learning import Coefficients, discrete_soft_q_step, soft_q_step
+from sb3_pgx.algorithms.soft_q_learning import Coefficients, soft_q_step
 from sb3_pgx.core.energy_based_policies import SoftQPolicy
 from sb3_pgx.engine.joint_step import JointStep, Mover, Networks
 from sb3_pgx.engine.optimizers import SGD
@@ -113,8 +113,9 @@ def test_a_step_is_that_of_the_paper():
 class Table(Weight):
     """Q(s, ·) = the weights, whatever s."""
 
-    def forward(self, observations):
-        return self.weight.expand(len(observations), -1)
+    def forward(self, observations, actions=None):
+        values = self.weight.expand(len(observations), -1)
+        return values if actions is None else (values.gather(1, actions),)
 
 
 class Choosing(nn.Module):
@@ -127,7 +128,7 @@ def test_a_step_with_discrete_actions_has_the_exact_soft_value():
     rewards, ends, choices = np.array([0.3, 5.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0, 0.0]), [2, 0, 0, 1]
     parts = (column(*np.zeros(4)), th.tensor(choices)[:, None], column(*np.zeros(4)), column(*ends), column(*rewards))
     step = step_of(Choosing(), {"critic": ("critic.weight", 0.2)})
-    outcome = discrete_soft_q_step(step, ReplayBufferSamples(*parts, discounts=None), Coefficients(0.9, 0.5, 0.25, (), (), ()))
+    outcome = soft_q_step(step, ReplayBufferSamples(*parts, discounts=None), Coefficients(0.9, 0.5, 0.25, (), (), ()))
     soft = 0.5 * np.log(np.exp(2.0) + np.exp(6.0) + np.exp(-2.0))
     before = np.array([0.1, -0.4, 2.0])
     errors = rewards + 0.9 * (1 - ends) * soft - before[choices]
