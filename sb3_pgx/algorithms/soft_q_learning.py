@@ -228,7 +228,7 @@ class SoftQLearning(OffPolicy, SetUpLater):
     }
     search_space = (*OFF_POLICY, Real("ent_coef", 0.01, 10.0))
     networks = OFF_POLICY_NETWORKS["medium"]
-    examination = Examination(4096, 0.01, dict(OFF_POLICY_EXAMINATION, ent_coef=0.02))
+    examination = Examination(4096, 0.01, dict(OFF_POLICY_EXAMINATION, ent_coef=0.02, n_particles=8, n_value_samples=16))
     policy: SoftQPolicy | DiscreteSoftQPolicy
     _function: StepFunction | None = None  # of a gradient step, if it is not the algorithm's
 
@@ -348,8 +348,9 @@ class SoftQLearning(OffPolicy, SetUpLater):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.actor, self.critic = getattr(self.policy, "actor", None), self.policy.critic
-        self.critic_target = self.policy.critic_target
+        self.actor: Any = getattr(self.policy, "actor", None)
+        self.critic: Any = self.policy.critic
+        self.critic_target: Any = self.policy.critic_target
         if isinstance(self.policy, DiscreteSoftQPolicy):
             self.policy.temperature = float(self.ent_coef)
         networks = self.policy.critic, self.policy.critic_target
@@ -370,9 +371,10 @@ class SoftQLearning(OffPolicy, SetUpLater):
 
     def next_step(self, index: int) -> tuple[StepFunction, Coefficients]:
         tau = self.tau if self._moves_targets() else 0.0
-        counts = [() if self.chooses else (n,) for n in (self.n_value_samples, self.n_particles)]
+        n_value_samples, n_particles = (() if self.chooses else (n,) for n in (self.n_value_samples, self.n_particles))
         scales = tuple(map(float, self.kernel_scales))
-        return self._function or soft_q_step, Coefficients(self.gamma, float(self.ent_coef), tau, *counts, scales)
+        coefficients = Coefficients(self.gamma, float(self.ent_coef), tau, n_value_samples, n_particles, scales)
+        return self._function or soft_q_step, coefficients
 
     def after_step(self, index: int, batch: Any, outcome: Outcome) -> None:
         if self._function is None and self._moves_targets():

@@ -249,26 +249,26 @@ class DiscreteSoftQPolicy(DQNPolicy):
 class SoftQCnnPolicy(SoftQPolicy):
     """For images."""
 
-    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"features_extractor_class": NatureCNN, **kwargs})
 
 
 class SoftQMultiInputPolicy(SoftQPolicy):
     """For dictionaries."""
 
-    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
 
 
 class DiscreteSoftQCnnPolicy(DiscreteSoftQPolicy):
     """For images."""
 
-    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"features_extractor_class": NatureCNN, **kwargs})
 
 
 class DiscreteSoftQMultiInputPolicy(DiscreteSoftQPolicy):
     """For dictionaries."""
 
-    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import stable_baselines3 as sb3
 import torch as th
+from gymnasium.spaces.utils import flatdim
 from torch import Tensor
 
 from sb3_pgx.algorithms.d4pg import D4PG, distributional_target
@@ -91,7 +92,7 @@ def _targets_and_policy(model: Any, batch: Any) -> tuple[Tensor, Measured, float
         return function(policy, *inputs)
 
     if isinstance(model, SoftQLearning) and model.chooses:
-        return _of_soft_q(model, call, batch, {}, math.log(int(model.action_space.n)))
+        return _of_soft_q(model, call, batch, {}, math.log(flatdim(model.action_space)))
     saturated = policy._predict(batch.observations, deterministic=True).abs() > SATURATED
     measured: Measured = {"saturated_actions": saturated.float().mean()}
     if isinstance(model, SoftQLearning):
