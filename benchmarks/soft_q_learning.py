@@ -166,6 +166,35 @@ def record(
     return written
 
 
+def markdown(what: str, folder: Path = FOLDER) -> str:
+    """
+    Return a record as a table, and the command that repeats it.
+
+    :param what: a key of ``MEASUREMENTS``
+    :param folder: that of the record
+    """
+    entry = json.loads((folder / f"{what}.json").read_text(encoding="utf-8"))
+    seeds = [run["seed"] for run in next(iter(entry["algorithms"].values()))["runs"]]
+    lines = [f"| {OF_RUN[what]} | {' | '.join(f'seed {seed}' for seed in seeds)} |", f"|---|{'--:|' * len(seeds)}"]
+    for name, of_name in entry["algorithms"].items():
+        lines.append(f"| `{OFF_POLICY[name].__name__}` | {' | '.join(map(_cell, of_name['runs']))} |")
+    timesteps = next(iter(entry["algorithms"].values()))["timesteps"]
+    again = f"`{entry['command']}` repeats it (measured at commit `{entry['commit'][:7]}`)."
+    return "\n".join([*lines, "", f"After {timesteps:,} steps, with the settings of `zoo_configs`. {again}"])
+
+
+OF_RUN = {
+    "goals": f"goals reached (of {EPISODES} episodes, those that end at each)",
+    "pendulum": "mean return of 20 deterministic episodes",
+}
+
+
+def _cell(run: dict[str, Any]) -> str:
+    if "ends" in run:
+        return f"{run['goals_reached']} ({', '.join(map(str, run['ends']))})"
+    return "failed" if run["error"] else f"{run['final_return']:.1f}"
+
+
 def main(arguments: list[str]) -> int:
     """Run the command. Return the exit status."""
     parser = argparse.ArgumentParser(
