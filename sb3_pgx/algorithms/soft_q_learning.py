@@ -29,6 +29,7 @@ from sb3_pgx.core.errors import one_line
 from sb3_pgx.core.examination import OFF_POLICY_EXAMINATION, Examination
 from sb3_pgx.core.replay_sampling import bootstrapped
 from sb3_pgx.core.search_space import OFF_POLICY, OFF_POLICY_NETWORKS, Real
+from sb3_pgx.core.spaces import start_of
 from sb3_pgx.engine.joint_step import Call, Step
 from sb3_pgx.engine.joint_steps import Outcome, StepFunction
 from sb3_pgx.ops.energy_based import log_tanh_slope, sampled_soft_value, soft_value, stein_direction
@@ -331,6 +332,11 @@ class SoftQLearning(OffPolicy, SetUpLater):
                 f"from {kind.__module__}.{kind.__name__}"
             )
         self._check_policy_kwargs()
+        if start_of(self.action_space) is not None:
+            raise ValueError(
+                f"the action space is {one_line(self.action_space)}, but SoftQLearning's choices count from 0: shift them with "
+                "gymnasium.wrappers.TransformAction"
+            )
         if self.chooses and self.action_noise is not None:
             raise ValueError(
                 "action_noise cannot be added to Discrete actions: leave it out, and raise ent_coef to explore more"

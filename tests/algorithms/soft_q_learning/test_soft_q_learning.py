@@ -400,6 +400,12 @@ def test_other_actions_are_refused_with_a_remedy():
         make_soft(env)
 
 
+def test_choices_that_do_not_count_from_0_are_refused():
+    env = DummyVecEnv([lambda: AnySpace(UNIT, spaces.Discrete(3, start=1))])
+    with pytest.raises(ValueError, match=r"Discrete\(3, start=1\), but SoftQLearning's choices count from 0: shift them with"):
+        make_soft(env)
+
+
 def test_a_sampler_that_cannot_be_trained_alone_is_refused():
     with pytest.raises(ValueError, match=r"the replay memory is empty, .*: call learn or load_replay_buffer before"):
         make_soft().train_sampler(1)
