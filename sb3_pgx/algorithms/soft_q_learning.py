@@ -334,8 +334,8 @@ class SoftQLearning(OffPolicy, SetUpLater):
         self._check_policy_kwargs()
         if start_of(self.action_space) is not None:
             raise ValueError(
-                f"the action space is {one_line(self.action_space)}, but SoftQLearning's choices count from 0: shift them with "
-                "gymnasium.wrappers.TransformAction"
+                f"the action space is {one_line(self.action_space)}, but SoftQLearning's choices count from 0: shift them "
+                "with gymnasium.wrappers.TransformAction"
             )
         if self.chooses and self.action_noise is not None:
             raise ValueError(

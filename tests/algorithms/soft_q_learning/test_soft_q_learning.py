@@ -402,7 +402,7 @@ def test_other_actions_are_refused_with_a_remedy():
 
 def test_choices_that_do_not_count_from_0_are_refused():
     env = DummyVecEnv([lambda: AnySpace(UNIT, spaces.Discrete(3, start=1))])
-    with pytest.raises(ValueError, match=r"Discrete\(3, start=1\), but SoftQLearning's choices count from 0: shift them with"):
+    with pytest.raises(ValueError, match=r"Discrete\(3, start=1\), but SoftQLearning's choices count from 0: shift them"):
         make_soft(env)
 
 
