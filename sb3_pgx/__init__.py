@@ -15,6 +15,7 @@ from sb3_pgx.algorithms.ppo import PPO
 from sb3_pgx.algorithms.ppo_penalty import PPOPenalty
 from sb3_pgx.algorithms.reinforce import REINFORCE, REINFORCEBaseline
 from sb3_pgx.algorithms.sac import SAC
+from sb3_pgx.algorithms.soft_q_learning import SoftQLearning
 from sb3_pgx.algorithms.td3 import TD3
 from sb3_pgx.algorithms.trpo import TRPO
 
@@ -42,6 +43,7 @@ __all__ = [
     "PPOPenalty",
     "REINFORCEBaseline",
     "RecurrentPPO",
+    "SoftQLearning",
 ]
 
 # Algorithms with the interface of sb3-contrib, which is imported with them alone.

@@ -60,9 +60,9 @@ class DiagnosticsCallback(BaseCallback):
     the end of the run. This package's algorithms log their last update instead of the one before, so the callback logs that
     one in a row of its own.
 
-    It also works for ``SAC``, ``TD3`` and ``DDPG`` of this package and of SB3, and for ``D4PG``, which it measures on a sample
-    of the replay memory whenever an episode ends at which the log is written (any episode if ``log_interval`` is ``None``),
-    from the first gradient step on, and at the end of the run.
+    It also works for ``SAC``, ``TD3`` and ``DDPG`` of this package and of SB3, and for ``D4PG`` and ``SoftQLearning``. It
+    measures them on a sample of the replay memory whenever an episode ends at which the log is written (any episode if
+    ``log_interval`` is ``None``), from the first gradient step on, and at the end of the run.
 
     The callback changes nothing: with the same seed, the run is bit for bit the same with and without it.
 
@@ -128,7 +128,7 @@ class DiagnosticsCallback(BaseCallback):
         self._check_parent()  # a CallbackList sets the parent only now
         self._is_off_policy = isinstance(self.model, MEASURABLE)
         if not self._is_off_policy:
-            check_measurable(self.model, type(self).__name__, " and SAC, TD3, DDPG and D4PG")
+            check_measurable(self.model, type(self).__name__, " and SAC, TD3, DDPG, D4PG and SoftQLearning")
         self._forget()
         self._iteration = self._logged = 0
         self._episodes, self._observations = EpisodeTracker(self.training_env.num_envs), ObservationRange()

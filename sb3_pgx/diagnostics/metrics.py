@@ -21,9 +21,9 @@ METRICS = {
     "[−1, 1], whose entropy is at most log 2 per component",
     "entropy_deficit": "`target_entropy` minus entropy, per action component, in nats; near 0 if the temperature is learned "
     "(SAC)",
-    "temperature": "α, the weight of the entropy in the objective, in units of return per nat (SAC)",
+    "temperature": "α, the weight of the entropy in the objective, in units of return per nat (SAC, SoftQLearning)",
     "relative_temperature": "α divided by the standard deviation of the critics' targets: how much a nat of entropy counts "
-    "(SAC)",
+    "(SAC, SoftQLearning)",
     "relative_entropy": "entropy divided by its maximum, the mean entropy of uniform valid actions (discrete actions)",
     "valid_actions": "share of the actions that the environments' masks allow, of each choice's options on average",
     "std_mean": "standard deviation of the new policy's actions, mean over states and dimensions (Gaussian policies)",
@@ -34,19 +34,21 @@ METRICS = {
     "value_error": "root mean square of V_new − R, divided by the standard deviation of R or by 1 % of R's root mean square, "
     "whichever is larger",
     "value_lag": "root mean square of V_new − V_old, with the same divisor as value_error; 0 if the critic did not change",
-    "q_mean": "mean of Q(s, a), averaged over the critics, of transitions from the replay memory (SAC, TD3, DDPG, D4PG)",
+    "q_mean": "mean of Q(s, a), averaged over the critics, of transitions from the replay memory (SAC, TD3, DDPG, D4PG, "
+    "SoftQLearning)",
     "q_std": "standard deviation of that Q(s, a)",
     "q_min": "smallest of that Q(s, a)",
     "q_max": "largest of that Q(s, a)",
     "q_excess": "largest |Q(s, a)| of any critic, divided by the largest return that the rewards so far allow, max |r| / "
-    "(1 − γ) (SAC: with its bonus for entropy), or by 1 if that is smaller; only if γ < 1",
+    "(1 − γ) (SAC: with its bonus for entropy; SoftQLearning: with the largest one), or by 1 if that is smaller; only if "
+    "γ < 1",
     "td_error": "root mean square of Q − y, divided by the standard deviation of the targets y or by 1 % of y's root mean "
-    "square, whichever is larger (SAC, TD3, DDPG, D4PG)",
+    "square, whichever is larger (SAC, TD3, DDPG, D4PG, SoftQLearning)",
     "target_lag": "root mean square of Q − Q' of the target networks, with the same divisor, of Q instead of y",
     "clipped_returns": "mean probability, in the targets of the critic's distribution, of returns below v_min or above v_max, "
     "which are moved there (D4PG)",
     "samples_per_step": "transitions sampled from the replay memory per environment step since the first measurement: the "
-    "replay ratio (gradient steps per environment step) times `batch_size` (SAC, TD3, DDPG, D4PG)",
+    "replay ratio (gradient steps per environment step) times `batch_size` (SAC, TD3, DDPG, D4PG, SoftQLearning)",
     "memory_gain": "1 − mean (V_new − R)² / mean (V₀ − R)², where V₀ is V_new with zero states before each row: 0 if the "
     "critic's memory is not used, negative if it misleads (recurrent critics)",
     "advantage_mean": "mean of the advantages before normalisation",
@@ -71,10 +73,11 @@ METRICS = {
     "parameter_change": "‖θ_new − θ_old‖ / ‖θ_old‖ over all parameters of the policy",
     "actions_clipped": "share of the action components outside the bounds of the action space (Box actions)",
     "saturated_actions": "share of the components of the actions without exploration that are beyond ±0.99, scaled to [−1, 1] "
-    "(SAC, TD3, DDPG, D4PG)",
-    "saturated_units": "share of the outputs of tanh layers beyond ±0.99; SAC, TD3, DDPG and D4PG: of the critics",
+    "(SAC, TD3, DDPG, D4PG, SoftQLearning)",
+    "saturated_units": "share of the outputs of tanh layers beyond ±0.99; SAC, TD3, DDPG, D4PG and SoftQLearning: of the "
+    "critics",
     "dormant_units": "share of the rectified units whose mean activity is at most 0.025 times the mean of their layer; SAC, "
-    "TD3, DDPG and D4PG: of the critics",
+    "TD3, DDPG, D4PG and SoftQLearning: of the critics",
     "gradient_noise_scale": "number of rows at which noise and signal of the policy gradient are equally large; not measured "
     "for recurrent policies, whose gradient is no mean over independent rows",
     "noise_to_batch": "gradient_noise_scale divided by the number of rows in a gradient of the policy",
@@ -101,7 +104,7 @@ TRAINING_METRICS = {
     "time/episodes": "episodes so far, over all environments",
     "time/time_elapsed": "seconds since `learn` began",
     "time/total_timesteps": "environment steps so far, over all environments",
-    "train/n_updates": "PPO and PPOPenalty: epochs so far; SAC, TD3, DDPG and D4PG: gradient steps so far; the "
+    "train/n_updates": "PPO and PPOPenalty: epochs so far; SAC, TD3, DDPG, D4PG and SoftQLearning: gradient steps so far; the "
     "others: updates so far, A3C: of the first worker",
     "train/learning_rate": "learning rate of this update; NPG and TRPO: of the critic",
     "train/critic_learning_rate": "learning rate of the critic, if it has its own",
@@ -117,9 +120,13 @@ TRAINING_METRICS = {
     "train/value": "mean of V(s) according to ACER's critic",
     "train/actor_loss": "SAC: mean of α log π(a|s) − min Q(s, a) over sampled actions a; TD3, DDPG and D4PG: −mean of "
     "Q(s, μ(s)); MADDPG: the mean of this over agents. It falls as the critics' values rise, so it says little about progress",
-    "train/critic_loss": "mean squared error of Q with respect to its target, summed over the critics; SAC: half of it; "
-    "MADDPG: the mean over agents; D4PG: cross-entropy of the distribution of the return and its target, in nats. It need "
-    "not fall, because the targets change with the policy",
+    "train/critic_loss": "mean squared error of Q with respect to its target, summed over the critics; SAC and "
+    "SoftQLearning: half of it; MADDPG: the mean over agents; D4PG: cross-entropy of the distribution of the return and its "
+    "target, in nats. It need not fall, because the targets change with the policy",
+    "train/soft_value": "mean of the soft values α log ∫ exp(Q(s', a)/α) da in the critics' targets (SoftQLearning)",
+    "train/stein_direction": "root mean square of the direction in which the sampler's actions, before tanh, come nearer to "
+    "exp(Q/α) (SoftQLearning with Box actions). It falls as the sampler fits, but not to 0, because it is estimated from few "
+    "particles",
     "train/ent_coef": "temperature α, the weight of the entropy, before the gradient step",
     "train/ent_coef_loss": "loss of the temperature, −mean of log α (log π(a|s) + target_entropy); 0 if the entropy is the "
     "wanted one or α = 1",
@@ -184,7 +191,7 @@ HEALTH_METRICS = {
 # Logged by DiagnosticsCallback with the metrics: which update they belong to. SB3 logs an update after the next rollout.
 UPDATE_KEYS = {
     "timesteps": "environment steps at which this update took place",
-    "update": "number of this update, from 1; SAC, TD3, DDPG and D4PG: gradient steps so far",
+    "update": "number of this update, from 1; SAC, TD3, DDPG, D4PG and SoftQLearning: gradient steps so far",
     "progress": "share of the run that was done at this update",
 }
 

@@ -1,9 +1,11 @@
 """
-Measure SAC, TD3 and DDPG, of this package or of SB3, and D4PG, on a sample of their replay memory, without changing anything.
+Measure SAC, TD3 and DDPG, of this package or of SB3, D4PG and SoftQLearning, on a sample of their replay memory, without
+changing anything.
 
 :data:`~sb3_pgx.diagnostics.METRICS` says what the metrics mean.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -11,18 +13,22 @@ from typing import Any
 import numpy as np
 import stable_baselines3 as sb3
 import torch as th
+from gymnasium.spaces.utils import flatdim
 from torch import Tensor
 
 from sb3_pgx.algorithms.d4pg import D4PG, distributional_target
 from sb3_pgx.algorithms.sac import soft_targets
+from sb3_pgx.algorithms.soft_q_learning import SoftQLearning
+from sb3_pgx.algorithms.soft_q_learning import soft_targets as targets_of_soft_q
 from sb3_pgx.algorithms.td3 import Coefficients, smoothed_targets
 from sb3_pgx.diagnostics.dead_units import measure_dead_units
 from sb3_pgx.diagnostics.episodes import ObservationRange
 from sb3_pgx.diagnostics.snapshot import without_side_effects
 from sb3_pgx.diagnostics.update_metrics import Measured, relative_size, summary_metrics
+from sb3_pgx.engine.joint_step import Call
 from sb3_pgx.ops.distributional import outside
 
-MEASURABLE = (sb3.SAC, sb3.TD3)  # and those derived from them: DDPG, D4PG, and this package's algorithms
+MEASURABLE = (sb3.SAC, sb3.TD3, SoftQLearning)  # and those derived from them: DDPG, D4PG, and this package's algorithms
 ROWS = 1024  # of a sample
 SATURATED = 0.99  # size of an action, scaled to [−1, 1], from which on the derivative of tanh is below 0.02
 
@@ -85,8 +91,12 @@ def _targets_and_policy(model: Any, batch: Any) -> tuple[Tensor, Measured, float
     def call(function: Any, *inputs: Any) -> Any:
         return function(policy, *inputs)
 
+    if isinstance(model, SoftQLearning) and model.chooses:
+        return _of_soft_q(model, call, batch, {}, math.log(flatdim(model.action_space)))
     saturated = policy._predict(batch.observations, deterministic=True).abs() > SATURATED
     measured: Measured = {"saturated_actions": saturated.float().mean()}
+    if isinstance(model, SoftQLearning):
+        return _of_soft_q(model, call, batch, measured, saturated.shape[1] * math.log(2))
     if isinstance(model, D4PG):
         target = distributional_target(call, batch, model.gamma)
         measured["clipped_returns"] = outside(target.values, target.probs, target.atoms).mean()
@@ -99,6 +109,22 @@ def _targets_and_policy(model: Any, batch: Any) -> tuple[Tensor, Measured, float
     targets = soft_targets(call, batch, model.gamma, temperature)
     measured |= entropy_metrics(log_prob, temperature, targets, float(model.target_entropy), saturated.shape[1])
     return targets, measured, float(temperature * log_prob.abs().max())
+
+
+def _of_soft_q(
+    model: SoftQLearning, call: Call, batch: Any, measured: Measured, log_size: float
+) -> tuple[Tensor, Measured, float]:
+    """
+    Return what :func:`_targets_and_policy` does of soft Q-learning.
+
+    :param measured: metrics of the policy
+    :param log_size: logarithm of the number of choices, or of the volume of the Box: the largest entropy
+    """
+    _, coefficients = model.next_step(0)
+    targets, _ = targets_of_soft_q(call, batch, coefficients)
+    temperature = th.tensor(coefficients.temperature)
+    measured |= {"temperature": temperature, "relative_temperature": temperature / targets.std(correction=0)}
+    return targets, measured, coefficients.temperature * log_size
 
 
 def critic_metrics(values: Tensor, lagged: Tensor, targets: Tensor) -> Measured:

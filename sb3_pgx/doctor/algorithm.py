@@ -12,6 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from sb3_pgx.algorithms.soft_q_learning import SoftQLearning
 from sb3_pgx.core.policies import ActorMixin
 from sb3_pgx.doctor.probe_settings import BOUNDS, N_ENVS, linear_to_zero, settings_for
 from sb3_pgx.doctor.probes import (
@@ -29,7 +30,7 @@ from sb3_pgx.doctor.probes import (
 )
 from sb3_pgx.doctor.update_checks import UPDATE_SUSPECT, StoredLogProb
 
-OFF_POLICY = (sb3.SAC, sb3.TD3)  # and those derived from them
+OFF_POLICY = (sb3.SAC, sb3.TD3, SoftQLearning)  # and those derived from them
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 
 
@@ -71,8 +72,8 @@ def examine_algorithm(
     on_policy = issubclass(cls, OnPolicyAlgorithm) and issubclass(policy, ActorCriticPolicy)  # SBX's policies use JAX
     if not (on_policy or issubclass(cls, OFF_POLICY)):
         raise ValueError(
-            f"{cls.__name__} is not an on-policy algorithm, SAC, TD3, DDPG or D4PG with SB3's interface: the probes need "
-            "action probabilities and values V(s) from an ActorCriticPolicy, or SAC's or TD3's policy"
+            f"{cls.__name__} is not an on-policy algorithm, SAC, TD3, DDPG, D4PG or SoftQLearning with SB3's interface: "
+            "the probes need action probabilities and values V(s) from an ActorCriticPolicy, or Q(s, a) from these"
         )
     if "gamma" in hyperparameters:
         raise ValueError("gamma cannot be set: each probe has its own gamma, for which the right answer is known")

@@ -65,8 +65,17 @@ CASES = {
     "DDPG": ("DDPG", pendulum, dict(action_noise=noise()), 23),
     "D4PG": ("D4PG", lambda: pendulum(2), dict(action_noise=noise()), 23),
     "D4PG, priorities": ("D4PG", lambda: pendulum(2), dict(PRIORITIES, action_noise=noise()), 23),
+    "SoftQLearning": ("SoftQLearning", lambda: pendulum(2), dict(target_update_interval=4, tau=0.5), 23),
+    "SoftQLearning, choices": ("SoftQLearning", lambda: make_vec_env("CartPole-v1", 2, seed=3), {}, 23),
 }
-QUICK = ["SAC, VecNormalize", "SAC, random actions", "SAC, hindsight, a full memory", "TD3, noise", "D4PG, priorities"]
+QUICK = [
+    "SAC, VecNormalize",
+    "SAC, random actions",
+    "SAC, hindsight, a full memory",
+    "TD3, noise",
+    "D4PG, priorities",
+    "SoftQLearning",
+]
 
 
 def assert_same_memory(one, other):

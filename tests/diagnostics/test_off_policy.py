@@ -116,6 +116,44 @@ def test_each_metric_equals_the_independent_computation(package, name, environme
     assert numbers["timesteps"] == 2 * EPISODE * env.num_envs and numbers["update"] == model._n_updates
 
 
+@pytest.mark.parametrize("choices", [False, True], ids=["Box", "Discrete"])
+def test_each_metric_of_soft_q_learning_equals_the_independent_computation(choices):
+    env = make_vec_env("CartPole-v1", 2, seed=0) if choices else pendulum(2)
+    model = make(sb3_pgx, "SoftQLearning", env, gamma=0.9, ent_coef=0.4, n_value_samples=6)
+    diagnostics = DiagnosticsCallback()
+    model.learn(120, callback=diagnostics, log_interval=1000)
+    numbers, batch, policy = diagnostics.history[-1], model.replay_buffer.sample(ROWS), model.policy
+    with th.no_grad():
+        if choices:
+            following = policy.q_net_target(batch.next_observations).double().numpy()
+            soft = 0.4 * np.log(np.exp(following / 0.4).sum(axis=1))
+            chosen = batch.actions.numpy()
+            values, lagged = (
+                np.take_along_axis(net(batch.observations).double().numpy(), chosen, axis=1).T
+                for net in (policy.q_net, policy.q_net_target)
+            )
+        else:
+            actions = 1 - 2 * (-th.empty(ROWS, 6, 1).exponential_()).exp()
+            pairs = th.cat([batch.next_observations[:, None].expand(-1, 6, -1), actions], dim=2)
+            following = policy.critic_target.q_networks[0](pairs)[..., 0].double().numpy()
+            soft = 0.4 * np.log(2 * np.exp(following / 0.4).mean(axis=1))
+            values, lagged = q(policy.critic, batch), q(policy.critic_target, batch)
+    rewards = batch.rewards.double().numpy().ravel()
+    targets = rewards + 0.9 * (1 - batch.dones.numpy().ravel()) * soft
+    largest = np.abs(model.replay_buffer.rewards[: model.replay_buffer.pos]).max() + 0.4 * np.log(2)
+    expected = {
+        "temperature": 0.4,
+        "relative_temperature": 0.4 / targets.std(),
+        "q_mean": values.mean(),
+        "td_error": scaled(values - targets, targets),
+        "target_lag": scaled(values - lagged, values),
+        "q_excess": np.abs(values).max() / max(largest / (1 - 0.9), 1),
+    }
+    for metric, value in expected.items():
+        assert numbers[metric] == pytest.approx(value, rel=2e-4, abs=1e-6), metric
+    assert ("saturated_actions" in numbers) != choices and "entropy" not in numbers
+
+
 @pytest.mark.parametrize("v_min, low, high", [(-1000.0, 0.0, 0.05), (-10.0, 0.05, 0.8), (-1.0, 0.8, 1.0)])
 def test_clipped_returns_are_the_probability_below_and_above_the_support(v_min, low, high):
     """Rewards are below −1 from the first step on in some states, and the sum of three is below −1 everywhere."""

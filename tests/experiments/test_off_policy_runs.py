@@ -14,15 +14,15 @@ SMALL = "learning_starts=10, batch_size=8, buffer_size=100, policy_kwargs={net_a
 BOX = spaces.Box(-2, 2, (3,), np.float32)
 
 
-@pytest.mark.parametrize("name", ["sac", "td3", "d4pg", "sb3:td3"])
+@pytest.mark.parametrize("name", ["sac", "td3", "d4pg", "soft_q_learning", "sb3:td3"])
 def test_a_run_of_a_comparison_trains_with_the_settings_of_the_file(name):
     peer, config, _ = prepare(f"{name}[{SMALL}]", "Pendulum-v1")
     result = execute(RunSpec(name, peer.algorithm, "Pendulum-v1", 0, 30, config, eval_episodes=1))
     assert result.error is None and result.steps == 30 and len(result.returns) == 1
-    assert ("noise_type" in config.hyperparameters) == (name != "sac")
+    assert ("noise_type" in config.hyperparameters) == (name not in ("sac", "soft_q_learning"))
 
 
-@pytest.mark.parametrize("name, n_graphs", [("sac", 2), ("td3", 3), ("ddpg", 2), ("d4pg", 2)])
+@pytest.mark.parametrize("name, n_graphs", [("sac", 2), ("td3", 3), ("ddpg", 2), ("d4pg", 2), ("soft_q_learning", 2)])
 def test_a_warm_up_compiles_acting_and_each_kind_of_step(name, n_graphs, graphs):
     peer, config, _ = prepare(f"{name}[{SMALL}]", "Pendulum-v1")
     said = []

@@ -31,6 +31,7 @@ DEFAULT_NETWORKS = {
     "td3": {"net_arch": [400, 300], **RELU},
     "ddpg": {"net_arch": [400, 300], **RELU},
     "d4pg": {"net_arch": [400, 300], **RELU},
+    "soft_q_learning": {"net_arch": [256, 256], **RELU},
 }
 
 

@@ -11,7 +11,7 @@ from support.small_environments import DEVICE
 import sb3_pgx
 
 NAMES = ("SAC", "TD3", "DDPG")  # which SB3 has, too
-EVERY_NAME = (*NAMES, "D4PG")
+EVERY_NAME = (*NAMES, "D4PG", "SoftQLearning")
 SMALL: dict[str, Any] = dict(learning_starts=8, batch_size=8, buffer_size=500, learning_rate=1e-3, seed=0, device=DEVICE)
 
 

@@ -9,7 +9,15 @@ import sb3_pgx.tasks  # noqa: F401  # registers them
 from sb3_pgx import PPO
 from sb3_pgx.environments import evaluate_policy, make_vec_env
 
-NAMES = ["Recall-v0", "MaskedRecall-v0", "InvalidActions-v0", "Gripper-v0", "CartPoleNoVel-v1", "PendulumNoVel-v1"]
+NAMES = [
+    "Recall-v0",
+    "MaskedRecall-v0",
+    "InvalidActions-v0",
+    "Gripper-v0",
+    "MultiGoal-v0",
+    "CartPoleNoVel-v1",
+    "PendulumNoVel-v1",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -29,7 +37,7 @@ def test_they_keep_gymnasiums_interface_and_are_deterministic(name):
     assert np.array_equal(*returns)
 
 
-@pytest.mark.parametrize("name, bars", [("Recall-v0", 5), ("InvalidActions-v0", 4), ("Gripper-v0", 2)])
+@pytest.mark.parametrize("name, bars", [("Recall-v0", 5), ("InvalidActions-v0", 4), ("Gripper-v0", 2), ("MultiGoal-v0", 2)])
 def test_a_picture_shows_the_observation_as_bars(name, bars):
     env = gym.make(f"sb3_pgx.tasks:{name}", render_mode="rgb_array")
     observation, _ = env.reset(seed=1)
@@ -89,3 +97,44 @@ def test_ppo_learns_mixed_actions():
     env = make_vec_env("sb3_pgx.tasks:Gripper-v0", 8, seed=1)
     model = PPO("MlpPolicy", env, n_steps=64, batch_size=128, learning_rate=3e-3, seed=1, compile=False).learn(24_000)
     assert evaluate_policy(model, make_vec_env("sb3_pgx.tasks:Gripper-v0", 8, seed=2), 40)[0] > 0.6
+
+
+GOALS = np.array([(5, 0), (-5, 0), (0, 5), (0, -5)])
+
+
+def walk(moves, seed=0):
+    """Return the position at the start, and what each step of the task with four goals returns."""
+    env = gym.make("sb3_pgx.tasks:MultiGoal-v0")
+    start, steps = env.reset(seed=seed)[0], []
+    for move in moves:
+        steps.append(env.step(np.array(move, np.float32)))
+        if steps[-1][2] or steps[-1][3]:
+            break
+    return start, steps
+
+
+@pytest.mark.parametrize("goal", range(4))
+def test_a_point_that_walks_to_a_goal_pays_for_moves_and_distances_and_gets_there(goal):
+    direction = GOALS[goal] / 5
+    start, steps = walk([0.5 * direction] * 30)
+    positions = start + 0.5 * np.arange(1, len(steps) + 1)[:, None] * direction
+    squares = ((positions[:, None] - GOALS) ** 2).sum(axis=2)
+    expected = -30 * 0.25 - squares.min(axis=1)
+    expected[-1] += 10
+    assert [reward for _, reward, *_ in steps] == pytest.approx(expected, abs=1e-4)
+    assert np.allclose([observation for observation, *_ in steps], positions, atol=1e-5)
+    assert [terminated for _, _, terminated, *_ in steps] == [*[False] * (len(steps) - 1), True]
+    assert squares[-1].argmin() == goal and squares[-1, goal] < 1 <= squares[-2].min()
+    assert [info.get("goal") for *_, info in steps] == [*[None] * (len(steps) - 1), goal]
+
+
+def test_a_point_between_goals_stays_inside_for_30_steps():
+    _, steps = walk([(3.0, 3.0)] * 40)  # a move of more than 1 per coordinate is one of 1
+    positions = np.array([observation for observation, *_ in steps])
+    assert len(steps) == 30 and steps[-1][3] and not steps[-1][2] and positions.max() == 7
+    assert steps[-1][1] == pytest.approx(-30 * 2 - (2**2 + 7**2), abs=1e-4)
+
+
+def test_episodes_of_the_task_with_four_goals_start_near_the_middle():
+    starts = np.array([walk([], seed)[0] for seed in range(400)])
+    assert np.abs(starts.mean(axis=0)).max() < 0.02 and starts.std(axis=0) == pytest.approx(0.1, abs=0.012)

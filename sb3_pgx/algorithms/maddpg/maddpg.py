@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from sb3_pgx.algorithms.maddpg.policies import AgentPolicy, MADDPGPolicy
 from sb3_pgx.algorithms.maddpg.replay import JointReplayBuffer
+from sb3_pgx.algorithms.sb3_base import SetUpLater
 from sb3_pgx.core.arguments import check_env_argument
 from sb3_pgx.core.checks import as_flag, check_finite_not_negative, check_positive
 from sb3_pgx.core.errors import one_line
@@ -112,14 +113,7 @@ def _actor_loss(
     return loss + logit_coef * outputs.square().mean() if own.chooses else loss
 
 
-class _SetUpLater(OffPolicyAlgorithm):
-    """SB3's base class with the arguments that its algorithms take from :class:`~sb3_pgx.stages.off_policy.OffPolicy`."""
-
-    def __init__(self, *args: Any, _init_setup_model: bool, **kwargs: Any):
-        super().__init__(*args, **{**kwargs, "support_multi_env": True, "sde_support": False})
-
-
-class MADDPG(OffPolicy, _SetUpLater):
+class MADDPG(OffPolicy, SetUpLater):
     """
     Multi-agent deep deterministic policy gradient (Lowe et al., 2017): each agent has a policy, which sees the agent's own
     observation, and a critic, which sees the observations and actions of all agents. They learn from a joint replay memory. At

@@ -111,7 +111,7 @@ def test_exceptions_of_the_users_code_stay(name):
         model.learn(40)
 
 
-@EVERY
+@pytest.mark.parametrize("name", [name for name in EVERY_NAME if name != "SoftQLearning"])
 def test_discrete_actions_are_refused_with_a_remedy(name):
     with pytest.raises(AssertionError, match=rf"^{name} needs continuous actions \(Box\), but .*Discrete\(2\): use PPO"):
         make(sb3_pgx, name, make_vec_env("CartPole-v1", 1))
