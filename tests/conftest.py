@@ -1,5 +1,6 @@
 """One torch thread a process: the suite runs on as many processes as there are cores. And the fixtures of several files."""
 
+import multiprocessing
 import os
 import shutil
 import tempfile
@@ -13,6 +14,8 @@ from sb3_pgx.registry import ALGORITHMS
 
 th.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+# Processes that a fork server starts, such as those of SubprocVecEnv, need not import the package, which takes seconds.
+multiprocessing.get_context("forkserver").set_forkserver_preload(["sb3_pgx", "sb3_pgx.checkpoints", "stable_baselines3"])
 
 
 def pytest_configure(config):
