@@ -7,6 +7,7 @@ import tempfile
 
 import pytest
 import torch as th
+from selection import RELATIVES, mostly_slow
 from support.small_environments import DEVICE
 
 from sb3_pgx.engine.compiler import signature, using_backend
@@ -35,7 +36,7 @@ def process_wide_state_stays_as_it_is():
     assert after == before
 
 
-@pytest.fixture(params=list(ALGORITHMS))
+@pytest.fixture(params=mostly_slow(ALGORITHMS, lambda name: name not in RELATIVES))
 def name(request):
     """Every algorithm of the registry, in a test that does not say itself which."""
     return request.param

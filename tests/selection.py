@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+# Algorithms that share their stages, policies and rollouts with another one. In what is checked of every algorithm, that other
+# one stands for both of them in the quick suite.
+RELATIVES = {"a3c": "a2c", "npg": "trpo", "ppo_penalty": "ppo", "reinforce_baseline": "reinforce"}
+
 
 def mostly_slow(cases: Iterable[Any], quick: Iterable[Any] | Callable[..., bool]) -> list[Any]:
     """
