@@ -1,11 +1,13 @@
 """One torch thread a process: the suite runs on as many processes as there are cores. And the fixtures of several files."""
 
+import multiprocessing
 import os
 import shutil
 import tempfile
 
 import pytest
 import torch as th
+from selection import RELATIVES, mostly_slow
 from support.small_environments import DEVICE
 
 from sb3_pgx.engine.compiler import signature, using_backend
@@ -13,6 +15,8 @@ from sb3_pgx.registry import ALGORITHMS
 
 th.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+# Processes that a fork server starts, such as those of SubprocVecEnv, need not import the package, which takes seconds.
+multiprocessing.get_context("forkserver").set_forkserver_preload(["sb3_pgx", "sb3_pgx.checkpoints", "stable_baselines3"])
 
 
 def pytest_configure(config):
@@ -32,7 +36,7 @@ def process_wide_state_stays_as_it_is():
     assert after == before
 
 
-@pytest.fixture(params=list(ALGORITHMS))
+@pytest.fixture(params=mostly_slow(ALGORITHMS, lambda name: name not in RELATIVES))
 def name(request):
     """Every algorithm of the registry, in a test that does not say itself which."""
     return request.param

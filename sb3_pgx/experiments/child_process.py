@@ -7,7 +7,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch as th
 
 from sb3_pgx.core.worker_process import become_worker_process
 from sb3_pgx.experiments.number_format import duration
+from sb3_pgx.experiments.registered_environments import RegisteredEnvironments
 from sb3_pgx.stages.guard import describe_end
 
 # One thread per process, as for PyTorch; and do not reserve most of a GPU's memory per process.
@@ -53,17 +54,19 @@ class ChildProcess:
 
     :param work: function at the top level of a module, which gets a connection to this process, and the arguments
     :param arguments: further arguments of ``work``
-    :param fork: whether the process starts as a copy of this one, if the system can do that. It then starts at once and knows
-        what this process has registered, but it must not use torch: forking a process that runs torch threads can deadlock
+    :param fork: whether the process starts as a copy of this one, if the system can do that. It then starts at once, but it
+        must not use torch: forking a process that runs torch threads can deadlock
+    :param env_ids: Gymnasium's names of environments that the process makes. It knows them even if only this process has
+        registered them.
     :raises Exception: an argument cannot be sent to another process
     """
 
-    def __init__(self, work: Callable[..., None], *arguments: Any, fork: bool = False):
+    def __init__(self, work: Callable[..., None], *arguments: Any, fork: bool = False, env_ids: Iterable[str] = ()):
         context: Any = mp.get_context("fork" if fork and "fork" in mp.get_all_start_methods() else "spawn")
         self.pipe, theirs = context.Pipe()
         self._stack, stack = context.Pipe(duplex=False)
         # No daemon, so that it may start processes, too.
-        self._process = context.Process(target=_begin, args=(work, theirs, stack, *arguments))
+        self._process = context.Process(target=_begin, args=(RegisteredEnvironments(env_ids), work, theirs, stack, *arguments))
         try:
             with warnings.catch_warnings():  # some versions of Python, and JAX, warn about every fork
                 warnings.simplefilter("ignore")
@@ -157,8 +160,10 @@ def use_one_thread() -> None:
         os.environ.setdefault(name, value)
 
 
-def _begin(work: Callable[..., None], pipe: Connection, stack: Connection, *arguments: Any) -> None:
-    """The main function of a process."""
+def _begin(
+    environments: RegisteredEnvironments, work: Callable[..., None], pipe: Connection, stack: Connection, *arguments: Any
+) -> None:
+    """The main function of a process. ``environments`` are registered when they arrive."""
     if TELL_WHERE is not None:
         os.set_blocking(stack.fileno(), False)  # a crash must not wait until somebody reads about it
         faulthandler.enable(stack.fileno(), all_threads=False)

@@ -79,7 +79,7 @@ class _Run:
         self.result: RunResult | None = None
         self._process: ChildProcess | None = None
         try:
-            self._process = ChildProcess(send_run, spec)
+            self._process = ChildProcess(send_run, spec, env_ids=[spec.env_id])
         except Exception as error:  # such as a class that another process cannot import
             self.result = failed(spec, error)
 

@@ -23,8 +23,10 @@ def random_returns(configs: Mapping[str, RunConfig], timeout: float | None = Non
     if not configs:
         return {}
     # JAX is full of threads, and environments that use it would hang in a copy of this process.
-    process, played = ChildProcess(_play, dict(configs), fork="jax" not in sys.modules), dict[str, float]()
+    process = ChildProcess(_play, dict(configs), fork="jax" not in sys.modules, env_ids=configs)
+    env_id, played = next(iter(configs)), dict[str, float]()
     try:
+        process.receive()  # it has started, which may take seconds that are not the environments'
         for env_id in configs:
             outcome = process.receive_in_time("process", time.monotonic(), timeout)
             if isinstance(outcome, str):
@@ -45,7 +47,8 @@ def _sentence(env_id: str, problem: str) -> str:
 
 
 def _play(pipe: Connection, configs: Mapping[str, RunConfig]) -> None:
-    """Send the return in each environment, or why there is none."""
+    """Send that the process has started, and then the return in each environment, or why there is none."""
+    pipe.send(None)
     for env_id, config in configs.items():
         try:
             pipe.send(random_return(env_id, config))

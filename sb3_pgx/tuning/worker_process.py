@@ -50,7 +50,7 @@ class Worker:
     def submit(self, task: Task) -> None:
         """Give a task to an idle worker."""
         if self._process is None:
-            self._process = ChildProcess(serve)
+            self._process = ChildProcess(serve, env_ids={spec.env_id for spec in task.specs})
         self._busy, self._started, self._timeout = True, time.monotonic(), task.timeout
         self._process.pipe.send(task)
 

@@ -10,6 +10,7 @@ import torch as th
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
+from selection import each_value
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.env_util import make_vec_env
@@ -247,8 +248,7 @@ def test_acer_needs_the_masks_of_final_states():
         make_in("acer", env).learn(100)
 
 
-@pytest.mark.parametrize("first", [False, True])
-@pytest.mark.parametrize("change", ["use_masking", "other environments", "memory of a file"])
+@pytest.mark.parametrize("change, first", each_value(["use_masking", "other environments", "memory of a file"], [False, True]))
 def test_acers_memory_takes_transitions_with_masks_or_without_but_not_both(first, change, tmp_path):
     masked, unmasked = (lambda: environments(free=True)), (lambda: DummyVecEnv([Unmasked] * 2))
     model = make_in("acer", masked(), compile=False)
@@ -295,12 +295,13 @@ class Named(Masked):
         return dict.fromkeys(self.observation_space.spaces, super().drawn())
 
 
-@pytest.mark.parametrize("names", [("action_masks", "vector"), ("observations", "vector"), ("observations",)])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    "names, masked", each_value([("action_masks", "vector"), ("observations", "vector"), ("observations",)], [False, True])
+)
 def test_parts_of_observations_may_have_any_name(names, masked):
     """ACER's memory keeps masks together with the observations."""
     learned = [
-        make_in("acer", DummyVecEnv([lambda names=parts: Named(names, masked)] * 2), compile=False).learn(100)
+        make_in("acer", DummyVecEnv([lambda names=parts: Named(names, masked)] * 2), compile=False).learn(60)
         for parts in (names, ["a", "b"][: len(names)])
     ]
     named, expected = (model.policy.state_dict() for model in learned)

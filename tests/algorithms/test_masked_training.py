@@ -28,7 +28,10 @@ CASES = [
 
 
 def quick(name, space, in_observations, compiled):
-    return not compiled and (in_observations == (space == "MultiDiscrete"))
+    """Every space with PPO, and one of them with each other algorithm."""
+    of_others = [*MASKED_SPACES, "Dict"][list(ALGORITHMS).index(name) % 4]
+    is_chosen = name == "ppo" or space == ("Discrete" if name == "acer" else of_others)
+    return is_chosen and not compiled and in_observations == (space == "MultiDiscrete")
 
 
 @pytest.mark.parametrize("name, space, in_observations, compiled", mostly_slow(CASES, quick))
@@ -41,7 +44,7 @@ def test_no_algorithm_takes_an_invalid_action(name, space, in_observations, comp
     assert any(not th.equal(before[key], value) for key, value in parameters(model).items()), "nothing was learned"
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", mostly_slow(ALGORITHMS, ["acer", "ppo", "reinforce", "trpo"]))
 def test_masks_that_allow_everything_change_nothing(name):
     results = []
     for use_masking in (True, False):

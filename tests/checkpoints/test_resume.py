@@ -57,7 +57,7 @@ ENVIRONMENTS = {
     "Ant": lambda: make_vec_env("Ant-v5", 1, seed=3),  # its reward depends on positions that a step leaves behind
 }
 NEEDS = {"LunarLander": "Box2D", "HalfCheetah": "mujoco", "Ant": "mujoco"}
-SLOW = ("a SyncVectorEnv", "LunarLander in processes", "Ant", "normalised frames")
+SLOW = ("CartPole", "a SyncVectorEnv", "LunarLander in processes", "Ant", "normalised frames")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from support.eager_and_compiled import NAMES, ON_POLICY, SEVERAL_EPOCHS, assert_same_training, envs, make, optimizer, trained
 from support.recurrent import CELLS, policy_kwargs
 from support.small_environments import DEVICE, Scripted, vectorised
-from support.variants import QUICK_VARIANTS, VARIANTS
+from support.variants import VARIANTS, is_quick
 
 from sb3_pgx import A2C, PPO, PPOPenalty
 
@@ -167,7 +167,7 @@ def test_a_recurrent_actor_that_is_not_finite_is_refused_before_the_step(paramet
 NEW = [(v,) for v in VARIANTS if v.name != "acer" and not (v.name in NAMES and v.kind == "plain")]
 
 
-@pytest.mark.parametrize("variant", mostly_slow(NEW, lambda v: v.kind == "plain" or v in QUICK_VARIANTS), ids=str)
+@pytest.mark.parametrize("variant", mostly_slow(NEW, is_quick), ids=str)
 def test_an_actor_of_every_other_kind_that_is_not_finite_is_refused(variant):
     model = variant.make()
     before = {key: value.clone() for key, value in model.policy.state_dict().items() if key != "action_net.bias"}

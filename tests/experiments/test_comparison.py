@@ -2,19 +2,25 @@
 
 import csv
 import json
+import sys
 from dataclasses import replace
 from itertools import product
+from types import ModuleType
 
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.envs.registration import EnvSpec
 from selection import mostly_slow
 from support.browser import browse, needs_browser, pixels_of
 from support.run_in_process import compare_here
 
 from sb3_pgx.experiments import compare
 from sb3_pgx.experiments.pool import read_result, run_here, write_result
+from sb3_pgx.experiments.random_policy import random_returns
 from sb3_pgx.pages.looks import COLORS
+from sb3_pgx.settings.configs import RunConfig
 
 ENVS, ALGOS = ("Thirty-v0", "Forty-v0"), ("a2c", "sb3:a2c")
 COMPARE = ["compare", "--env", *ENVS, "--algos", *ALGOS, "--seeds", "2", "--timesteps", "80", "--eval-episodes", "2"]
@@ -65,6 +71,19 @@ def again(first, tmp_path):
         return status, list(names)
 
     return folder, command
+
+
+@pytest.mark.slow
+def test_with_jax_imported_random_actions_are_played_in_a_new_process_that_knows_the_environments(monkeypatch):
+    """Environments that use JAX would hang in a copy of a process that has imported it."""
+    configs = {"Thirty-v0": RunConfig(source="test"), "Local-v0": RunConfig(source="test")}
+
+    local = EnvSpec("Local-v0", lambda **kwargs: CartPoleEnv(**kwargs), max_episode_steps=30)  # as in a notebook
+    monkeypatch.setitem(gymnasium.registry, "Local-v0", local)
+    expected = random_returns(configs)
+    monkeypatch.setitem(sys.modules, "jax", ModuleType("jax"))
+    # The time limit is about the environments: a new process takes longer to start.
+    assert random_returns(configs, timeout=1.5) == expected and len(expected) == 2
 
 
 def table(path):

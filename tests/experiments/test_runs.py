@@ -183,8 +183,11 @@ def test_a_run_whose_final_returns_are_not_finite_failed(reward, monkeypatch):
     assert result.error is not None and "check the environment's reward function" in result.error
 
 
-def test_runs_in_processes_leave_a_file_each_survive_a_failing_one_and_end_when_they_are_interrupted(tmp_path):
-    specs = [spec(seed=1), spec(seed=2, learning_rate=-1.0), spec(seed=3, timesteps=10**9)]
+def test_runs_in_processes_leave_a_file_each_survive_a_failing_one_and_end_when_they_are_interrupted(tmp_path, monkeypatch):
+    entry = "gymnasium.envs.classic_control:CartPoleEnv"
+    here = gym.envs.registration.EnvSpec("OnlyHere-v0", entry, max_episode_steps=30)  # a new process has to be told of it
+    monkeypatch.setitem(gym.registry, here.id, here)
+    specs = [replace(spec(seed=1), env_id=here.id), spec(seed=2, learning_rate=-1.0), spec(seed=3, timesteps=10**9)]
     results = []
 
     def interrupt_the_endless_one(result):

@@ -5,11 +5,13 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from support.rank_runs import RUNS, digest, interrupted, resumed, trained, watched
-from support.ranks import ROOT, on_ranks
+from support.ranks import on_ranks
 
+ROOT = Path(__file__).parents[2]
 SLOW = ["ACER", "TRPO", "REINFORCE", "memory and masks", "masks", "gSDE", "mixed actions", "frames", "ACER, VecNormalize"]
 
 

@@ -1,7 +1,7 @@
 """A process that ends without a word ends the run of all."""
 
 import pytest
-from support.ranks import started
+from support.ranks import output, started
 
 
 @pytest.mark.parametrize(
@@ -16,13 +16,15 @@ from support.ranks import started
 def test_the_others_end_with_one_sentence(check, size, tmp_path):
     *others, last = processes = started(tmp_path, check, size=size)
     try:
-        assert last.wait(timeout=120) != 0
-        errors = [process.communicate(timeout=60)[1] for process in others]
+        last.join(120)
+        assert last.exitcode not in (None, 0)
+        for process in others:
+            process.join(60)
     finally:
         for process in processes:
             process.kill()
-    for rank, (process, text) in enumerate(zip(others, errors, strict=True)):
-        assert process.returncode == 1
-        sentence = text.strip().splitlines()[-1]
+    for rank, process in enumerate(others):
+        assert process.exitcode == 1
+        sentence = output(tmp_path, rank).strip().splitlines()[-1]
         assert f"ProcessLost: process {rank} cannot go on, because " in sentence
         assert "has ended" in sentence and "torchrun --max-restarts" in sentence

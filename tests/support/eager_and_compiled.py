@@ -14,7 +14,7 @@ from support.small_environments import DEVICE, AnySpace, vectorised
 from sb3_pgx.registry import ALGORITHMS
 
 NAMES = ["a2c", "ppo", "ppo_penalty"]
-ON_POLICY = pytest.mark.parametrize("name", NAMES)
+ON_POLICY = pytest.mark.parametrize("name", mostly_slow(NAMES, ["a2c", "ppo"]))
 MOSTLY_PPO = pytest.mark.parametrize("name", mostly_slow(NAMES, ["ppo"]))
 SEVERAL_EPOCHS = ("ppo", "ppo_penalty")
 

@@ -1,13 +1,9 @@
-"""
-Short runs that one process or several make, and what they come to. As a program, it is one of several processes:
-``python rank_runs.py FOLDER CHECK…`` writes what each check returned into ``FOLDER/<rank>.json``.
-"""
+"""Short runs that one process or several make, and what they come to."""
 
 import hashlib
 import json
 import os
 import signal
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -479,15 +475,25 @@ def dying(parallel):
     PPO("MlpPolicy", env, seed=0, device="cpu", **PROXIMAL).learn(10_000)
 
 
-def main(folder, *checks):
+def run_rank(variables, folder, *checks):
+    """
+    Be one of several processes: write what each check returned into ``folder/<rank>.json``, and what is printed into
+    ``folder/<rank>.txt``.
+
+    :param variables: environment variables
+    """
+    os.environ.update(variables)
+    with open(Path(folder, f"{rank()}.txt"), "wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
     warnings.simplefilter("ignore")
     th.set_num_threads(1)
     results = {}
-    for check in checks:
-        function, _, argument = check.partition(":")
-        results[check] = globals()[function](argument or folder)
+    try:
+        for check in checks:
+            function, _, argument = check.partition(":")
+            results[check] = globals()[function](argument or folder)
+    finally:
+        if th.distributed.is_initialized():  # otherwise done when the interpreter ends, which a copy of a process does not
+            th.distributed.destroy_process_group()
     Path(folder, f"{rank()}.json").write_text(json.dumps(results))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,14 +1,16 @@
 """Start several processes as ``torchrun`` does, and collect what they return."""
 
 import json
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
+import time
 from pathlib import Path
 
-PROGRAM = Path(__file__).with_name("rank_runs.py")
-ROOT = PROGRAM.parents[2]
+from support.rank_runs import run_rank
+
+# Copies of a process that has imported the package, see conftest.py: importing it takes each process some seconds.
+CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def free_port():
@@ -18,20 +20,19 @@ def free_port():
 
 
 def started(folder, *checks, size=2):
-    """Start the processes, each with its rank in its environment."""
-    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    common |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    common["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    return [
-        subprocess.Popen(
-            [sys.executable, "-P", str(PROGRAM), str(folder), *checks],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
+    """Start the processes, each with its rank in its environment. Their output is in the folder, see :func:`output`."""
+    common = {**os.environ, "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    common["GLOO_SOCKET_IFNAME"] = "lo"
+    variables = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+    processes = [CONTEXT.Process(target=run_rank, args=(own, str(folder), *checks), daemon=True) for own in variables]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def output(folder, rank):
+    """Return what a process has printed."""
+    return Path(folder, f"{rank}.txt").read_text()
 
 
 def on_ranks(folder, *checks, size=2, seconds=300):
@@ -42,12 +43,13 @@ def on_ranks(folder, *checks, size=2, seconds=300):
     :param checks: names of functions, with an argument after a colon
     :return: results by check, for each process
     """
-    processes = started(folder, *checks, size=size)
+    processes, deadline = started(folder, *checks, size=size), time.monotonic() + seconds
     try:
-        outputs = [process.communicate(timeout=seconds) for process in processes]
+        for process in processes:
+            process.join(max(deadline - time.monotonic(), 0.0))
     finally:
         for process in processes:
             process.kill()
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors
+    for rank, process in enumerate(processes):
+        assert process.exitcode == 0, output(folder, rank)
     return [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(size)]

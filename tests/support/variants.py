@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from gymnasium import spaces
-from selection import mostly_slow
+from selection import RELATIVES, mostly_slow
 from support.capabilities import MIXED, SMALL_LSTM, envs
 from support.masked_environments import MIXED as MASKED_MIXED
 from support.masked_environments import Masked
@@ -80,10 +80,16 @@ QUICK_VARIANTS = {("ppo", "LSTM"), ("trpo", "all three"), ("reinforce", "memory 
 
 def each_variant(also_quick: bool = True) -> Any:
     """
-    Run a test with ``variant``, every algorithm of the registry with each kind. All but the plain ones are mostly slow.
+    Run a test with ``variant``, every algorithm of the registry with each kind. All but the plain ones are mostly slow, and so
+    are the plain ones of :data:`~selection.RELATIVES`.
 
     :param also_quick: whether some of them are quick
     """
     cases = [(variant,) for variant in VARIANTS]
-    quick = mostly_slow(cases, lambda variant: variant.kind == "plain" or (also_quick and variant in QUICK_VARIANTS))
+    quick = mostly_slow(cases, lambda variant: is_quick(variant) and (also_quick or variant.kind == "plain"))
     return pytest.mark.parametrize("variant", quick, ids=str)
+
+
+def is_quick(variant: Variant) -> bool:
+    """Return whether the quick suite has a variant."""
+    return variant in QUICK_VARIANTS or (variant.kind == "plain" and variant.name not in RELATIVES)

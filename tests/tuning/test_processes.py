@@ -134,13 +134,13 @@ def test_the_end_of_a_process_is_a_failure_with_its_reason_and_one_that_has_noth
 class Fails:
     """A task without runs."""
 
-    timeout = None
+    specs, timeout = (), None
 
 
 class Hangs:
     """A task that the process that unpickles it never begins."""
 
-    timeout = 0.1  # seconds, in which no process starts
+    specs, timeout = (), 0.1  # seconds, in which no process starts
 
     def __reduce__(self):
         return time.sleep, (1e6,)
@@ -149,7 +149,7 @@ class Hangs:
 class Dies:
     """A task that kills the process that unpickles it."""
 
-    timeout = None
+    specs, timeout = (), None
 
     def __reduce__(self):
         return os._exit, (7,)

@@ -40,8 +40,8 @@ def trained(algorithm, n_envs=1, policy="MlpPolicy", **kwargs):
     env = envs(n=n_envs, action_space=envs().action_space if kwargs.get("use_sde") else spaces.Discrete(3))
     model = algorithm(policy, env, seed=3, device=DEVICE, **{"compile": False, **kwargs})
     model.set_logger(Logger(None, [keeper]))
-    model.learn(200, log_interval=5)
-    model.learn(60, reset_num_timesteps=False)
+    model.learn(60, log_interval=5)
+    model.learn(30, log_interval=5, reset_num_timesteps=False)
     return model, keeper.rows
 
 
@@ -53,7 +53,7 @@ def test_one_worker_is_a2c_bit_for_bit(case):
     (ours, log), (theirs, log_of_a2c) = trained(A3C, **arguments), trained(A2C, **of_a2c)
     assert_same(parameters(ours), parameters(theirs))
     assert_same_optimizer(ours.policy.optimizer.state_dict(), theirs.policy.optimizer.state_dict())
-    assert ours.num_timesteps == theirs.num_timesteps == 260 and ours._n_updates == theirs._n_updates == 52
+    assert ours.num_timesteps == theirs.num_timesteps == 90 and ours._n_updates == theirs._n_updates == 18
     assert [row.pop("train/staleness", 0.0) for row in log] == [0.0] * len(log_of_a2c)
     assert [{k: v for k, v in row.items() if "compile" not in k} for row in log] == [
         {k: v for k, v in row.items() if "compile" not in k} for row in log_of_a2c

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from selection import mostly_slow
 from stable_baselines3.common.callbacks import BaseCallback
 from support.acer_models import ACTIONS, BOTH, BOX, Normalising, distribution_of, envs, make, watch_steps
 from support.acer_segments import evaluated
@@ -40,7 +41,7 @@ class Diary(BaseCallback):
         return True
 
 
-@BOTH
+@pytest.mark.parametrize("kind", mostly_slow(ACTIONS, ["Box"]))
 def test_a_replayed_segment_is_what_happened_with_the_distribution_that_acted_then(kind):
     """Five steps an episode, six a rollout: segments cross both. The policy moves all the while."""
     model = make(kind, policy_kwargs=dict(learn_std=True), replay_ratio=4.0, learning_rate=0.02)
@@ -68,7 +69,7 @@ def test_a_replayed_segment_is_what_happened_with_the_distribution_that_acted_th
     assert len(rows) > 100 and max(stale) > 0.05
 
 
-@BOTH
+@pytest.mark.parametrize("kind", mostly_slow(ACTIONS, ["Discrete"]))
 def test_replayed_segments_are_completed_with_the_values_of_the_policy_now(kind):
     """
     Batches that are drawn together have as many final observations each as there are segments, or rows; so has a single one

@@ -6,10 +6,11 @@ import random
 import numpy as np
 import pytest
 import torch as th
+from selection import each_value, mostly_slow
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecNormalize
-from support.acer_models import BOTH, envs, flat, make, some_observations
+from support.acer_models import ACTIONS, envs, flat, make, some_observations
 from support.models import assert_same, assert_same_optimizer, parameters
 from support.observers import Metrics
 from support.small_environments import DEVICE, Scripted, vectorised
@@ -19,7 +20,7 @@ from sb3_pgx.algorithms.acer.record import RawTransitions
 from sb3_pgx.algorithms.acer.replay import SegmentReplay
 
 
-@BOTH
+@pytest.mark.parametrize("kind", mostly_slow(ACTIONS, ["Box"]))
 def test_the_same_seed_trains_the_same_model(kind):
     one, same, other = (make(kind, seed=seed, env=envs(kind)).learn(60) for seed in (0, 0, 1))
     assert_same(parameters(one), parameters(same))
@@ -38,8 +39,7 @@ def test_replay_has_random_numbers_of_its_own():
     assert_same(*map(parameters, models))
 
 
-@BOTH
-@pytest.mark.parametrize("normalize", [False, True], ids=["", "VecNormalize"])
+@pytest.mark.parametrize("kind, normalize", each_value(ACTIONS, [False, True]))
 def test_save_load_continue_equals_uninterrupted_bit_for_bit(kind, normalize, tmp_path):
     """Parameters, moments, the average policy, the memory, the random numbers of the replay."""
     env = VecNormalize(envs(kind)) if normalize else envs(kind)

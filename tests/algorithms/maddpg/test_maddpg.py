@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from selection import mostly_slow
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
@@ -40,7 +41,9 @@ def game(payoffs, n=1, **kwargs):
 
 @pytest.mark.parametrize(
     "n_envs, n_critics, optimizer",
-    [(1, 1, th.optim.Adam), (3, 2, th.optim.Adam), (1, 2, th.optim.Adamax)],  # Adamax has no rule, and takes steps itself
+    mostly_slow(  # Adamax has no rule, and takes steps itself
+        [(1, 1, th.optim.Adam), (3, 2, th.optim.Adam), (1, 2, th.optim.Adamax)], lambda n_envs, n_critics, _: n_critics == 2
+    ),
     ids=str,
 )
 def test_with_one_agent_it_is_ddpg_bit_for_bit(n_envs, n_critics, optimizer):
@@ -303,7 +306,7 @@ def test_an_opponent_may_be_frozen(optimizer):
 
 def test_a_saved_model_acts_and_learns_on_as_before(tmp_path):
     made = [lambda: OneStep(WIDE), lambda: OneStep(spaces.Discrete(3))]
-    model = MADDPG("MlpPolicy", joint(*made), central_critics=True, temperature=0.5, **SMALL).learn(60)
+    model = MADDPG("MlpPolicy", joint(*made), central_critics=True, temperature=0.5, **SMALL).learn(30)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "memory")
     loaded = MADDPG.load(tmp_path / "model", env=Agents(*(make() for make in made)), device="cpu")
@@ -329,7 +332,7 @@ def test_a_run_that_was_interrupted_continues_exactly(tmp_path):
     def make(env):
         return MADDPG("MlpPolicy", env, **SMALL)
 
-    assert_same_run(*uninterrupted_and_resumed(make, make_env, 80, tmp_path, at=25))
+    assert_same_run(*uninterrupted_and_resumed(make, make_env, 50, tmp_path, at=15))
 
 
 # ------------------------------------------------------------------------------------------------------- learning

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch as th
+from selection import each_value
 from stable_baselines3.common.buffers import RolloutBuffer
 from support.capabilities import OwnExtractor
 from support.dense_natural_gradient import KINDS, DoublePolicy, Updated, Updates, actor_of, double_model
@@ -25,8 +26,7 @@ def solved(matrix, damping, g):
 # ------------------------------------------------------------------------------------------------------- the step
 
 
-@pytest.mark.parametrize("damping", [0.0, 0.05])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind, damping", each_value(KINDS, [0.0, 0.05]))
 def test_to_a_divergence_the_quadratic_model_without_the_damping_is_exactly_there(kind, damping):
     """½ ΔᵀFΔ = δ along (F + λI)⁻¹g."""
     update = Updated(double_model("npg", **KINDS[kind], **TIGHT, n_steps=32, cg_damping=damping, target_kl=1e-3))
@@ -36,8 +36,7 @@ def test_to_a_divergence_the_quadratic_model_without_the_damping_is_exactly_ther
     th.testing.assert_close(update.step, math.sqrt(2e-3 / (s @ F @ s)) * s, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("damping", [0.0, 0.05])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind, damping", each_value(KINDS, [0.0, 0.05]))
 def test_of_a_fixed_size_it_is_that_multiple_of_the_solution(kind, damping):
     settings = dict(step_rule="fixed", step_size=0.02, cg_damping=damping, n_steps=32)
     update = Updated(double_model("npg", **KINDS[kind], **TIGHT, **settings))

@@ -10,6 +10,7 @@ import torch as th
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
+from selection import each_value, mostly_slow
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from support.array_environments import TERMINATED, Arrays, Episodes
@@ -56,8 +57,7 @@ def same(one, other):
     assert counters[:3] == other_counters[:3] and np.array_equal(counters[3], other_counters[3])
 
 
-@pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
-@pytest.mark.parametrize("fault", ["reward", "observation"])
+@pytest.mark.parametrize("fault, traced", each_value(["reward", "observation"], [False, True]))
 @EVERY
 def test_a_number_that_is_not_finite_is_not_stored(name, fault, traced, graphs):
     model, untroubled = (
@@ -74,8 +74,7 @@ def test_a_number_that_is_not_finite_is_not_stored(name, fault, traced, graphs):
     assert model.num_timesteps == 34 and all(th.isfinite(p).all() for p in model.policy.parameters())
 
 
-@pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
-@pytest.mark.parametrize("where", ["rewards", "observations"])
+@pytest.mark.parametrize("where, traced", each_value(["rewards", "observations"], [False, True]))
 @EVERY
 def test_a_gradient_step_that_is_not_finite_is_not_taken(name, where, traced, graphs):
     model = fill(make(sb3_pgx, name, policy_kwargs={} if name == "D4PG" else dict(n_critics=2)))
@@ -206,7 +205,7 @@ def test_the_users_arguments_are_not_changed():
     assert kwargs == dict(net_arch=[8]) and memory == {}
 
 
-@EVERY
+@pytest.mark.parametrize("name", mostly_slow(EVERY_NAME, ["SAC"]))
 def test_layers_that_are_thawed_train_on_beside_a_callback(name):
     """Their optimizer has taken fewer steps for them than for the others, so it takes the steps itself."""
     model = make(sb3_pgx, name)

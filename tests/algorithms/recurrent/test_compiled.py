@@ -1,12 +1,10 @@
 """Compiled acting and gradient steps of recurrent policies against eager ones, which differ in everything but the result."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from selection import mostly_slow
+from selection import each_value, mostly_slow
 from stable_baselines3.common.logger import Logger
 from support.capabilities import BOX, DICT, MIXED, envs
 from support.eager_and_compiled import Sentences, assert_same_training, trained
@@ -51,8 +49,7 @@ def check(models, n_graphs):
     assert_same_training(eager, compiled, atol=1e-4)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell, layout", each_value(CELLS, LAYOUTS))
 def test_a_compiled_run_is_the_eager_one(cell, layout):
     """Episodes start within the pieces, and states go on over rollouts."""
     check(pair(policy=f"Mlp{cell}Policy", layout=layout), n_graphs=3)
@@ -74,7 +71,9 @@ CASES = {
 
 
 @pytest.mark.filterwarnings("ignore:.*truncated mini-batch:UserWarning")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", mostly_slow(CASES, ["Dict", "gSDE", "PPOPenalty", "pieces of two lengths", "a smaller last minibatch"])
+)
 def test_other_runs(case):
     check(pair(**CASES[case]), n_graphs=3 if case != "PPOPenalty" else 2)  # whose rollouts keep distributions
 
@@ -127,8 +126,7 @@ WHOLE = {
 }
 
 
-@pytest.mark.parametrize("case", WHOLE)
-@pytest.mark.parametrize("cell, layout", mostly_slow(itertools.product(CELLS, LAYOUTS), lambda cell, _: cell == "Lstm"))
+@pytest.mark.parametrize("cell, layout, case", each_value(CELLS, LAYOUTS, WHOLE))
 def test_whole_rollouts(cell, layout, case):
     """The rollouts have different sequences, but each function has one graph."""
     algorithm, settings, n_graphs = WHOLE[case]

@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 import sb3_contrib
+from selection import each_value
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from support.models import assert_same, parameters
@@ -38,8 +39,9 @@ def played(model, n_steps=9):
     return actions
 
 
-@pytest.mark.parametrize("packages", [(sb3_contrib, sb3_pgx), (sb3_pgx, sb3_contrib)], ids=["theirs", "ours"])
-@pytest.mark.parametrize("layout", ["separate", "shared"])
+@pytest.mark.parametrize(
+    "layout, packages", each_value(["separate", "shared"], [(sb3_contrib, sb3_pgx), (sb3_pgx, sb3_contrib)])
+)
 def test_a_file_goes_both_ways(packages, layout, tmp_path):
     first, second = packages
     saved = recurrent_ppo(first, layout=layout)
@@ -56,8 +58,7 @@ def data_of(path):
         return archive.read("data").decode()
 
 
-@pytest.mark.parametrize("model_class", [PPO, TRPO])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell, model_class", each_value(CELLS, [PPO, TRPO]))
 def test_other_models_are_saved_too(cell, model_class, tmp_path):
     model = model_class(f"Mlp{cell}Policy", environments(), policy_kwargs=policy_kwargs(), **SETTINGS).learn(24)
     model.save(tmp_path / "model")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from selection import mostly_slow
+from selection import each_value, mostly_slow
 from support.capabilities import BOX, DICT, IMAGE, MIXED, envs, train
 from support.masked_environments import MIXED as MASKED_MIXED
 from support.masked_environments import Masked
@@ -83,8 +83,7 @@ def test_predicting_hands_the_state_on_as_for_choices(cell):
     assert PARTS.contains({key: np.int64(part) for key, part in one.items()}) and state[0].shape == (1, 1, 4)
 
 
-@pytest.mark.parametrize("algorithm", [PPO, RecurrentPPO])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell, algorithm", each_value(CELLS, [PPO, RecurrentPPO]))
 def test_a_file_holds_policy_and_memory(cell, algorithm, tmp_path):
     model = algorithm(f"Mlp{cell}Policy", envs(action_space=MIXED), policy_kwargs=policy_kwargs(), **SETTINGS).learn(24)
     model.save(tmp_path / "model")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from selection import each_value
 from stable_baselines3.common.buffers import RolloutBuffer
 from support.capabilities import BOX, envs
 from support.dense_natural_gradient import Updates
@@ -94,8 +95,7 @@ class Forbids(AnySpace):
         return super().step(action)
 
 
-@pytest.mark.parametrize("algorithm", [PPO, NPG])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell, algorithm", each_value(CELLS, [PPO, NPG]))
 def test_masks_and_memory_together(cell, algorithm):
     settings = dict(n_steps=12, batch_size=8, seed=0, device=DEVICE, policy_kwargs=policy_kwargs())
     model = algorithm(f"Mlp{cell}Policy", vectorised(Forbids(), Forbids()), **settings).learn(96)
@@ -108,14 +108,14 @@ def test_masks_and_memory_together(cell, algorithm):
 
 def test_long_episodes_are_differentiated_in_parts():
     """A part has whole episodes: 4,500 rows are more than one part holds."""
-    env = vectorised(*(Scripted([1500], [True]) for _ in range(3)))
+    env = vectorised(*(Scripted([500], [True]) for _ in range(9)))
     kwargs = dict(seed=0, device=DEVICE, policy_kwargs=policy_kwargs())
     model = REINFORCE("MlpGruPolicy", env, 1e-9, 1, **kwargs).learn(1)
     rollout = model.last_rollout
     model.accumulate_gradient(rollout)
     accumulated = {name: p.grad.clone() for name, p in model.policy.named_parameters() if p.grad is not None}
     batch = rollout.rows()
-    (-(evaluate_actions(model.policy, batch.inputs, batch.actions).log_prob * batch.advantages).sum() / 3).backward()
+    (-(evaluate_actions(model.policy, batch.inputs, batch.actions).log_prob * batch.advantages).sum() / 9).backward()
     assert "lstm_actor.weight_hh_l0" in accumulated
     for name, p in model.policy.named_parameters():
         if name in accumulated:

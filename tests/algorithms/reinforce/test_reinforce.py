@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch as th
+from selection import mostly_slow
 from stable_baselines3.common.callbacks import BaseCallback
 from support.capabilities import IMAGE, envs
 from support.observers import Metrics
@@ -229,7 +230,9 @@ def test_the_critics_arguments_are_checked(kwargs):
 # ----------------------------------------------------------------------------------------------------- all together
 
 
-@pytest.mark.parametrize("baseline", [None, "mean", "loo", "optimal", "optimal_per_parameter"])
+@pytest.mark.parametrize(
+    "baseline", mostly_slow([None, "mean", "loo", "optimal", "optimal_per_parameter"], [None, "optimal_per_parameter"])
+)
 def test_reinforce_learns_to_press_the_better_button(baseline):
     class Buttons(Scripted):
         def step(self, action):

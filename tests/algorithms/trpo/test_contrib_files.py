@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import sb3_contrib
 from gymnasium import spaces
+from selection import mostly_slow
 from support.capabilities import BOX, envs
 from support.models import assert_same, parameters
 from support.small_environments import DEVICE
@@ -13,7 +14,10 @@ from support.small_environments import DEVICE
 from sb3_pgx import NPG, TRPO
 
 
-@pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), BOX, spaces.MultiBinary(3)])
+@pytest.mark.parametrize(
+    "action_space",
+    mostly_slow([spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), BOX, spaces.MultiBinary(3)], [spaces.Discrete(3), BOX]),
+)
 def test_a_model_of_contribs_loads_predicts_the_same_and_trains_on(action_space, tmp_path):
     theirs = sb3_contrib.TRPO("MlpPolicy", envs(action_space=action_space), n_steps=6, batch_size=4, seed=0, device=DEVICE)
     theirs.learn(24).save(tmp_path / "theirs")

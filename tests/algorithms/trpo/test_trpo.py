@@ -1,12 +1,14 @@
 """TRPO's step against dense linear algebra and a search through all lengths; its bound; and what happens without a step."""
 
 import copy
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from selection import each_value, mostly_slow
 from support.capabilities import BOX
 from support.dense_natural_gradient import KINDS, Updated, Updates, double_model, in_double, is_actors
 from support.eager_and_compiled import envs
@@ -31,8 +33,10 @@ def longest_step(update, full, target_kl, shrink=0.8, tries=10):
 # ------------------------------------------------------------------------------------------------------- the step
 
 
-@pytest.mark.parametrize("target_kl", [1e-3, 0.3])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind, target_kl",
+    mostly_slow(itertools.product(KINDS, [1e-3, 0.3]), lambda kind, target_kl: target_kl == 0.3 or kind == "Discrete"),
+)
 def test_the_step_is_that_of_a_dense_solution_and_of_the_greatest_length_within_the_bound(kind, target_kl):
     """√(2δ / gᵀF⁻¹g) F⁻¹g; the pseudo-inverse where logits that shift together leave directions without curvature."""
     update = Updated(double_model("trpo", **KINDS[kind], **TIGHT, n_steps=32, cg_damping=0.0, target_kl=target_kl))
@@ -58,8 +62,7 @@ def test_damping_is_part_of_the_solution_and_of_the_length(shrink, tries):
     assert update.metrics["step_length"] == pytest.approx((update.step.norm() / s.norm()).item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("normalize_advantage", [True, False])
-@pytest.mark.parametrize("kind", ["Discrete", "MultiBinary", "Box", "gSDE"])
+@pytest.mark.parametrize("kind, normalize_advantage", each_value(["Discrete", "MultiBinary", "Box", "gSDE"], [True, False]))
 def test_metrics_are_those_of_the_old_and_the_new_policy_over_all_rows(kind, normalize_advantage):
     update = Updated(double_model("trpo", **KINDS[kind], target_kl=0.3, normalize_advantage=normalize_advantage))
     kl, before, after = update.kl(update.new), update.surrogate(update.old), update.surrogate(update.new)
@@ -92,7 +95,10 @@ def actions(dimensions):
 
 @pytest.mark.parametrize(
     "dimensions, use_sde, compile",
-    [(6, False, False), (6, True, False), (17, False, False), (17, True, False), (6, True, True)],
+    mostly_slow(
+        [(6, False, False), (6, True, False), (17, False, False), (17, True, False), (6, True, True)],
+        [(6, False, False), (17, True, False), (6, True, True)],
+    ),
 )
 def test_after_every_update_the_kl_summed_over_the_action_is_within_the_bound(dimensions, use_sde, compile, graphs):
     callback, target_kl = Updates(), 0.01
