@@ -348,7 +348,7 @@ def opened_folder(plan: ComparisonPlan) -> Iterator[None]:
 
 
 def with_random_returns(design: ComparisonDesign, specs: Sequence[RunSpec], timeout: float | None) -> ComparisonDesign:
-    """Add the mean return of a random policy to the design, or why there is none, for each environment whose scale needs it."""
+    """Add the mean return of a random policy, or why there is none, for each environment whose scale needs it."""
     if not design.scored:
         return design
     first = {spec.env_id: spec.config for spec in reversed(specs)}

@@ -55,8 +55,8 @@ class ComparisonDesign:
     def without_scale(self) -> list[str]:
         """Return a sentence for each environment in which a random policy has no return, so that it cannot count as 0."""
         return [
-            f"Random actions in {env_id} have no return: {why}. The worst run counts as 0 there; --normalize {env_id}=LOW,HIGH "
-            "gives the returns that count as 0 and as 1."
+            f"Random actions in {env_id} have no return: {why}. The worst run counts as 0 there; "
+            f"--normalize {env_id}=LOW,HIGH gives the returns that count as 0 and as 1."
             for env_id, why in self.random_failures.items()
         ]
 
