@@ -19,7 +19,11 @@ RENAMED_IN_RL_ZOO3 = {
 
 def name_of(cls: type) -> str:
     """Return the name of an algorithm on the command line: its class's name in snake case (``"ppo_penalty"``)."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+    return _snake_case(cls.__name__)
+
+
+def _snake_case(class_name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", class_name).lower()
 
 
 def _exported(base: type) -> dict[str, type]:
@@ -33,13 +37,40 @@ Algorithm = PolicyGradientAlgorithm | OffPolicy
 # Algorithms of the pipeline: they learn from rollouts.
 ALGORITHMS: dict[str, type[PolicyGradientAlgorithm]] = _exported(PolicyGradientAlgorithm)
 # Algorithms for environments of several agents. Commands, settings and probes make environments of one agent, from ids of
-# gymnasium, so these algorithms are not among those that they offer: `algorithm_class` says so.
+# gymnasium, so these algorithms are not among those that they offer: `why_not_offered` says so.
 SEVERAL_AGENTS: dict[str, type[OffPolicy]] = {name_of(sb3_pgx.MADDPG): sb3_pgx.MADDPG}
 # Algorithms that learn from a replay memory alone. They have no rollouts and no advantages.
 OFF_POLICY: dict[str, type[OffPolicy]] = {
     name: cls for name, cls in _exported(OffPolicy).items() if name not in SEVERAL_AGENTS
 }
 EVERY_ALGORITHM: Mapping[str, type[Algorithm]] = ChainMap(OFF_POLICY, ALGORITHMS)  # type: ignore[arg-type]
+# What to use on the command line instead of a class with sb3-contrib's interface.
+INSTEAD = {
+    "MaskablePPO": "ppo, which uses an environment's action masks by itself",
+    "RecurrentPPO": "ppo with `policy: MlpLstmPolicy` in a hyperparameter file",
+}
+
+
+def why_not_offered(name: str) -> str | None:
+    """
+    Return why commands do not take a class of this package, and what to use instead. ``None`` if they take it, or if there is
+    no such class.
+
+    :param name: name of the class, as it is or in snake case
+    """
+    key = _snake_case(name)
+    if key in SEVERAL_AGENTS:
+        return (
+            f"{name} learns in environments of several agents, which have no id of gymnasium, so no command takes it: use "
+            f"sb3_pgx.{SEVERAL_AGENTS[key].__name__} in a script (documentation: Several agents, docs/guide/agents.md)"
+        )
+    for cls, instead in INSTEAD.items():
+        if key == _snake_case(cls):
+            return (
+                f"{name} is not on the command line, because sb3_pgx.{cls} is for scripts with sb3-contrib's interface: use "
+                f"{instead} (documentation: {cls}, docs/algorithms/{key}.md)"
+            )
+    return None
 
 
 def algorithm_class(name: str) -> type[Algorithm]:
@@ -47,15 +78,12 @@ def algorithm_class(name: str) -> type[Algorithm]:
     Return the class of an algorithm.
 
     :param name: a key of :data:`EVERY_ALGORITHM`
-    :raises ValueError: there is no algorithm of that name, and the message gives the nearest names; or it is one for several
-        agents
+    :raises ValueError: there is no algorithm of that name, and the message gives the nearest names; or it is a class that
+        commands do not take, and the message says why
     """
     if name in EVERY_ALGORITHM:
         return EVERY_ALGORITHM[name]
-    if name in SEVERAL_AGENTS:
-        raise ValueError(
-            f"{name} learns in environments of several agents, which have no id of gymnasium, so commands, comparisons and "
-            f"searches do not take it: use sb3_pgx.{SEVERAL_AGENTS[name].__name__} in a script"
-        )
-    near = get_close_matches(name, EVERY_ALGORITHM, n=3)
+    if (reason := why_not_offered(name)) is not None:
+        raise ValueError(reason)
+    near = get_close_matches(name.lower(), EVERY_ALGORITHM, n=3)
     raise ValueError(f"algorithm {name!r} is unknown; choose {' or '.join(near or EVERY_ALGORITHM)}")

@@ -194,7 +194,7 @@ def _announce(plan: "ComparisonPlan") -> None:
     share = "" if plan.shard == WHOLE else f"shard {plan.shard}: {len(plan.share)} of "
     at_most = "at most " if plan.design.looks else ""
     print(f"{at_most}{share}{quantity(len(plan.specs), 'run')}, results in {plan.output}")
-    for line in unlearned_lines(plan.specs):
+    for line in (*plan.design.without_scale(), *unlearned_lines(plan.specs)):
         print(line)
     if plan.reused:
         print(f"{len(plan.reused)} of them have already ended and are reused (--force repeats them)")

@@ -6,7 +6,7 @@ Each panel shows the healthy range and the line beyond which a rule is in alarm,
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sb3_pgx.diagnostics.conditions import Series
 from sb3_pgx.diagnostics.rules import RuleState
@@ -130,7 +130,7 @@ def _panel(family: Family, names: Sequence[str], steps: Sequence[float], series:
     lines = tuple(Line(name, steps, series[name], Look(i)) for i, name in enumerate(names))
     low, high = min(values), max(values)
     levels = [level for state in alarmed or of_family for level in _levels(state, series)]
-    reach = max(high - low, 0.05 * abs(high), 1e-12)
+    reach = max(high - low, 0.05 * abs(high)) or 0.06
     if not alarmed:  # a line far away would hide the curve
         levels = [level for level in levels if low - reach <= level.value <= high + reach]
     levels = [level for level in levels if level.value > 0 or not log_y]
@@ -142,7 +142,7 @@ def _panel(family: Family, names: Sequence[str], steps: Sequence[float], series:
     mark = bool(alarmed)
     title = family.title if len(names) > 1 else f"{family.title} ({names[0]})"
     return Lines(
-        title, "environment steps", family.unit, lines, tuple(levels), healthy, y_range=y_range, log_y=log_y, marked=mark
+        title, "environment steps", family.unit, lines, _named_once(levels), healthy, y_range=y_range, log_y=log_y, marked=mark
     )
 
 
@@ -150,6 +150,12 @@ def _levels(state: RuleState, series: Series) -> list[Level]:
     levels = getattr(state.rule.condition, "levels", None)  # conditions of users may lack it
     values = () if levels is None else levels(series[state.rule.metric])
     return [Level(value, f"alarm {state.rule.condition}", alarm=True) for value in values]
+
+
+def _named_once(levels: Sequence[Level]) -> tuple[Level, ...]:
+    """Let the highest of the levels with the same name keep it. They may be close together."""
+    highest = {level.name: level for level in sorted(levels, key=lambda level: level.value)}
+    return tuple(level if level is highest[level.name] else replace(level, name="") for level in levels)
 
 
 def _has_number(series: Series, name: str) -> bool:

@@ -36,12 +36,13 @@ def _row(state: RuleState, series: Series, mark: str) -> list[str]:
     known = [x for x in series.get(rule.metric, ()) if not math.isnan(x)]
     numbers = [f"{x:.3g}" for x in (known[-1], min(known), max(known))] if known else ["", "", ""]
     patience = f" for {rule.patience} updates in a row" if rule.patience > 1 else ""
+    until = f", in the first {100 * rule.until:g} % of the run" if rule.until < 1 else ""
     return [
         rule.name,
         _verdict(state, bool(known), mark),
         rule.metric,
         *numbers,
-        f"{rule.condition}{patience}",
+        f"{rule.condition}{patience}{until}",
         _sources(rule),
     ]
 

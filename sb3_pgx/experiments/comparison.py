@@ -348,12 +348,13 @@ def opened_folder(plan: ComparisonPlan) -> Iterator[None]:
 
 
 def with_random_returns(design: ComparisonDesign, specs: Sequence[RunSpec], timeout: float | None) -> ComparisonDesign:
-    """Add the mean return of a random policy to the design, for each environment whose scale needs it."""
+    """Add the mean return of a random policy, or why there is none, for each environment whose scale needs it."""
     if not design.scored:
         return design
     first = {spec.env_id: spec.config for spec in reversed(specs)}
     unknown = {env_id: first[env_id] for env_id in design.env_ids if env_id not in design.normalize}
-    return replace(design, random_returns=random_returns(unknown, timeout))
+    returns, failures = random_returns(unknown, timeout)
+    return replace(design, random_returns=returns, random_failures=failures)
 
 
 class _ProgressLines:

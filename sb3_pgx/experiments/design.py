@@ -22,6 +22,7 @@ class ComparisonDesign:
     :param workers: number of runs at the same time on one machine; ``None`` if unknown or on several machines
     :param normalize: returns that the user wants to count as 0 and as 1, by environment
     :param random_returns: mean return of a random policy, by environment, if the environment's scale needs it
+    :param random_failures: why a random policy has no return, by environment, if the environment's scale needs it
     :param command: the command that reproduces the comparison
     :param versions: versions of the packages that affect results
     :param margin: largest difference of means that counts as equivalent, in units of return, or of score if there are scores;
@@ -40,6 +41,7 @@ class ComparisonDesign:
     workers: int | None = 1
     normalize: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     random_returns: Mapping[str, float] = field(default_factory=dict)
+    random_failures: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     margin: float = 0.0
@@ -49,6 +51,14 @@ class ComparisonDesign:
         """Return environment, algorithm and seed of each run that is not among the results."""
         found = {(r.env_id, r.label, r.seed) for r in results}
         return [run for run in product(self.env_ids, self.algorithms, self.seeds) if run not in found]
+
+    def without_scale(self) -> list[str]:
+        """Return a sentence for each environment in which a random policy has no return, so that it cannot count as 0."""
+        return [
+            f"Random actions in {env_id} have no return: {why}. The worst run counts as 0 there; "
+            f"--normalize {env_id}=LOW,HIGH gives the returns that count as 0 and as 1."
+            for env_id, why in self.random_failures.items()
+        ]
 
     @property
     def scored(self) -> bool:

@@ -46,17 +46,19 @@ def find_scale(
     """
     Choose the returns that count as 0 and as 1. Most environments have no human score, so a random policy counts as 0. The
     threshold counts as 1 if the environment has one, otherwise the best run of the comparison does; scores of different
-    comparisons are then not comparable.
+    comparisons are then not comparable. If random actions have no return, because they crash the environment for example, the
+    worst run counts as 0.
 
     :param returns: mean return of every finished run in the environment
     :param given: returns that the user wants to count as 0 and as 1, or ``None``
-    :param random: mean return of a random policy; may be ``None`` if ``given`` is not
+    :param random: mean return of a random policy, or ``None`` if it has none
     :param threshold: return that counts as solved, or ``None``
     """
     if given is not None:
         return Scale(*given, "given by the user", "given by the user")
-    assert random is not None
     low_is = f"a random policy (at most {RANDOM_EPISODES} episodes)"
+    if random is None:
+        random, low_is = min(returns, default=0.0), "the worst run of this comparison" if returns else "0, without any run"
     if threshold is not None and threshold > random:
         return Scale(random, threshold, low_is, "the threshold")
     best, worst = max(returns, default=random), min(returns, default=random)
@@ -90,10 +92,7 @@ def random_return(env_id: str, config: RunConfig, max_steps: int = RANDOM_STEPS)
                 break
     env.close()
     if not returns:
-        raise ValueError(
-            f"random actions end no episode of {env_id} within {max_steps} steps, so its returns have no scale; give the "
-            f"returns that count as 0 and as 1: --normalize {env_id}=LOW,HIGH"
-        )
+        raise ValueError(f"they end no episode within {max_steps} steps")
     return float(np.mean(returns))
 
 

@@ -11,39 +11,31 @@ from sb3_pgx.experiments.normalized_scores import random_return
 from sb3_pgx.settings.configs import RunConfig
 
 
-def random_returns(configs: Mapping[str, RunConfig], timeout: float | None = None) -> dict[str, float]:
+def random_returns(configs: Mapping[str, RunConfig], timeout: float | None = None) -> tuple[dict[str, float], dict[str, str]]:
     """
-    Return the mean return of a random policy in each environment, see
-    :func:`~sb3_pgx.experiments.normalized_scores.random_return`.
+    Play a random policy in each environment, see :func:`~sb3_pgx.experiments.normalized_scores.random_return`.
 
     :param configs: settings whose environment arguments and wrappers are used, by environment
     :param timeout: seconds that one environment may take; default: any
-    :raises ValueError: an environment fails, ends its process, hangs, or ends no episode; the message says what to do
+    :return: the mean return by environment; and for each environment that fails, ends its process, hangs, or ends no episode,
+        why there is none
     """
-    if not configs:
-        return {}
-    # JAX is full of threads, and environments that use it would hang in a copy of this process.
-    process = ChildProcess(_play, dict(configs), fork="jax" not in sys.modules, env_ids=configs)
-    env_id, played = next(iter(configs)), dict[str, float]()
-    try:
-        process.receive()  # it has started, which may take seconds that are not the environments'
-        for env_id in configs:
-            outcome = process.receive_in_time("process", time.monotonic(), timeout)
-            if isinstance(outcome, str):
-                raise ValueError(_sentence(env_id, outcome))
-            played[env_id] = outcome
-    except ProcessDied as death:
-        raise ValueError(_sentence(env_id, str(death))) from death
-    finally:
-        process.close(kill=True)
-    return played
-
-
-def _sentence(env_id: str, problem: str) -> str:
-    return (
-        f"random actions in {env_id} have no return: {problem}; give the returns that count as 0 and as 1: "
-        f"--normalize {env_id}=LOW,HIGH"
-    )
+    returns: dict[str, float] = {}
+    failures: dict[str, str] = {}
+    while rest := {env_id: config for env_id, config in configs.items() if env_id not in {*returns, *failures}}:
+        # JAX is full of threads, and environments that use it would hang in a copy of this process.
+        process = ChildProcess(_play, rest, fork="jax" not in sys.modules, env_ids=rest)
+        env_id = next(iter(rest))
+        try:
+            process.receive()  # it has started, which may take seconds that are not the environments'
+            for env_id in rest:
+                outcome = process.receive_in_time("process", time.monotonic(), timeout)
+                (failures if isinstance(outcome, str) else returns)[env_id] = outcome
+        except ProcessDied as death:  # the other environments need another process
+            failures[env_id] = str(death)
+        finally:
+            process.close(kill=True)
+    return returns, failures
 
 
 def _play(pipe: Connection, configs: Mapping[str, RunConfig]) -> None:

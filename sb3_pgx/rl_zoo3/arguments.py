@@ -12,7 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from sb3_pgx.registry import EVERY_ALGORITHM
+from sb3_pgx.registry import EVERY_ALGORITHM, why_not_offered
 from sb3_pgx.settings.amounts import read_amount
 from sb3_pgx.settings.configs import DUMMY, check_vec_env, suggestion
 from sb3_pgx.settings.environments import find_environment
@@ -78,6 +78,8 @@ def check_names(command: str, asked: argparse.Namespace) -> None:
     if asked.algo is None:
         return  # rl_zoo3 reports that it is required
     if asked.algo not in ALGOS:
+        if (reason := why_not_offered(asked.algo)) is not None:
+            raise ValueError(reason)
         hint = suggestion(asked.algo, list(ALGOS)) or f"; choose one of {', '.join(sorted(ALGOS))}"
         raise ValueError(f"algorithm {asked.algo!r} is unknown{hint}")
     for package in asked.gym_packages:

@@ -4,6 +4,7 @@ are used and checked, and the algorithms read schedules themselves.
 """
 
 import dataclasses
+import inspect
 import os
 import pickle
 import shutil
@@ -19,8 +20,10 @@ from rl_zoo3.callbacks import SaveVecNormalizeCallback, TrialEvalCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS, get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.callbacks import CheckpointCallback as SB3CheckpointCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.checkpoints import CheckpointCallback, newest_checkpoint
@@ -33,6 +36,7 @@ from sb3_pgx.rl_zoo3.invalid_request import RunFailed, invalid_requests
 from sb3_pgx.settings.configs import (
     CLASS_DEFAULTS,
     DUMMY,
+    RunConfig,
     check_expressions,
     check_hyperparameters,
     check_vec_env,
@@ -51,6 +55,46 @@ from sb3_pgx.settings.environments import (
 from sb3_pgx.settings.search_spaces import arguments_of, sample_params
 
 YAML = (".yml", ".yaml")  # rl_zoo3 executes any other file as Python
+
+
+class SavedWhole:
+    """
+    A model whose file is replaced completely or not at all, as those of this package. Everything else is the model's own.
+
+    :param model: model of any package
+    """
+
+    def __init__(self, model: BaseAlgorithm):
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def save(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        """Save the model. Arguments are those of the model's ``save``."""
+        with saving(path, "zip") as file:
+            self._model.save(file, *args, **kwargs)
+
+
+class SavesWhole(BaseCallback):
+    """In front of a callback's class: its step saves the model as a whole file."""
+
+    def _on_step(self) -> bool:
+        model, self.model = self.model, SavedWhole(self.model)  # type: ignore[assignment]
+        try:
+            return super()._on_step()
+        finally:
+            self.model = model
+
+
+class PgxEvalCallback(SavesWhole, EvalCallback):
+    """The package's ``EvalCallback``, which saves the best model of any package as a whole file."""
+
+    only_reads = True
+
+
+class PgxCheckpointCallback(SavesWhole, SB3CheckpointCallback):
+    """SB3's ``CheckpointCallback`` for algorithms of other packages; each file is replaced completely or not at all."""
 
 
 class PgxTrialEvalCallback(TrialEvalCallback, EvalCallback):
@@ -113,11 +157,13 @@ class PgxExperimentManager(ExperimentManager):
                 check_expressions(Path(self.config), self.env_name.gym_id)
             if self.algo in EVERY_ALGORITHM:
                 self._check()
+            elif Path(self.config).suffix in YAML and settings_name(Path(self.config), self.env_name.gym_id) == "default":
+                self._choose_policy(read_config(Path(self.config), self.env_name.gym_id, changes=self.custom_hyperparams))
             try:
                 with self._naming_full_disk():
                     experiment = super().setup_experiment()
-            except OSError:
-                if self._made is not None:  # it holds nothing but incomplete files
+            except Exception:
+                if self._made is not None:  # it holds nothing but the settings of a run that did not start
                     shutil.rmtree(self._made, ignore_errors=True)
                 raise
             if self._checkpoint is None or experiment is None:
@@ -149,6 +195,7 @@ class PgxExperimentManager(ExperimentManager):
 
         :raises RunFailed: the disk is full, or an evaluation would never end
         """
+        self._warn_of_short_run(model)
         with self._explaining(model):
             super().learn(model)
         if model.num_timesteps < self.n_timesteps:
@@ -156,6 +203,18 @@ class PgxExperimentManager(ExperimentManager):
                 f"The run ended after {model.num_timesteps} of {self.n_timesteps} steps. Its model is kept; to train it "
                 f"further, use --trained-agent {self.save_path}/{self.env_name}.zip{self._resume(', or ')}"
             )
+
+    def _warn_of_short_run(self, model: BaseAlgorithm) -> None:
+        """Say what happens if the run is shorter than a rollout, or ends before learning starts."""
+        steps = self.n_timesteps
+        has_n_steps = "n_steps" in inspect.signature(type(model)).parameters  # other rollouts are whole episodes
+        if isinstance(model, OnPolicyAlgorithm) and has_n_steps and steps < (rollout := model.n_steps * model.n_envs):
+            print(
+                f"One rollout has {rollout} steps (n_envs={model.n_envs} times n_steps={model.n_steps}), so the run takes "
+                f"{rollout} steps instead of {steps}; -params n_steps:{max(steps // model.n_envs, 1)} makes rollouts shorter"
+            )
+        elif isinstance(model, OffPolicyAlgorithm) and steps <= model.learning_starts:
+            print(f"Nothing is learned in {steps} steps: learning starts after {model.learning_starts} (learning_starts)")
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """
@@ -220,13 +279,13 @@ class PgxExperimentManager(ExperimentManager):
             if type(saver) is SaveVecNormalizeCallback:
                 callback.callback_on_new_best = PgxSaveVecNormalizeCallback(saver.save_freq, saver.save_path)
                 callback.callback_on_new_best.parent = callback
-        written = [c for c in self.callbacks if type(c) is SB3CheckpointCallback]
+        written = [c for c in self.callbacks if type(c) is PgxCheckpointCallback]
         if self.algo in OFF_POLICY:
             self.callbacks += [CheckpointCallback(c.save_freq, c.save_path, "rl_checkpoint", keep=1) for c in written]
         if self.algo in ALGORITHMS:
             self.callbacks = [
                 CheckpointCallback(c.save_freq, c.save_path, c.name_prefix, verbose=c.verbose)
-                if type(c) is SB3CheckpointCallback
+                if type(c) is PgxCheckpointCallback
                 else c
                 for c in self.callbacks
             ]
@@ -246,11 +305,18 @@ class PgxExperimentManager(ExperimentManager):
         if config.n_timesteps is None:
             raise ValueError(f"{config.source}: rl_zoo3 needs n_timesteps there, even if -n gives another number")
         self.n_envs = config.n_envs
-        algorithm = EVERY_ALGORITHM[self.algo]
-        check_hyperparameters(algorithm, config)
+        check_hyperparameters(EVERY_ALGORITHM[self.algo], config)
+        self._choose_policy(config)
+
+    def _choose_policy(self, config: RunConfig) -> None:
+        """Let the observations decide on the policy, unless the user has given one."""
+        algorithm = ALGOS[self.algo]
         config = dataclasses.replace(config, env_kwargs=self.env_kwargs or config.env_kwargs)
-        policy = choose_policy(config, check_environment(env_id, config, algorithm).observation_space, algorithm).policy
-        self.custom_hyperparams = {"policy": policy, **(self.custom_hyperparams or {})}
+        space = check_environment(self.env_name.gym_id, config, algorithm).observation_space
+        self.custom_hyperparams = {
+            "policy": choose_policy(config, space, algorithm).policy,
+            **(self.custom_hyperparams or {}),
+        }
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read the hyperparameters and how the environments step. Return those for the algorithm, and all of them."""

@@ -24,7 +24,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgx.core.files import replacing
 from sb3_pgx.core.optional_packages import ZOO, require_extra
-from sb3_pgx.environments import EvalCallback
 from sb3_pgx.environments.evaluation import acting_in
 from sb3_pgx.registry import EVERY_ALGORITHM, RENAMED_IN_RL_ZOO3
 from sb3_pgx.rl_zoo3.arguments import LOGS, check_names, plain_amounts, read_names, without_modules
@@ -46,10 +45,18 @@ def register() -> None:
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
     from rl_zoo3.utils import ALGOS
 
-    from sb3_pgx.rl_zoo3.experiment_manager import PgxExperimentManager, PgxTrialEvalCallback, converter, sampler
+    from sb3_pgx.rl_zoo3.experiment_manager import (
+        PgxCheckpointCallback,
+        PgxEvalCallback,
+        PgxExperimentManager,
+        PgxTrialEvalCallback,
+        converter,
+        sampler,
+    )
 
     train.ExperimentManager = PgxExperimentManager  # type: ignore[misc]
-    exp_manager.EvalCallback = EvalCallback  # type: ignore[misc]
+    exp_manager.EvalCallback = PgxEvalCallback  # type: ignore[misc]
+    exp_manager.CheckpointCallback = PgxCheckpointCallback  # type: ignore[misc]
     exp_manager.TrialEvalCallback = PgxTrialEvalCallback  # type: ignore[misc]
     tables: tuple[dict[str, Any], ...] = (ALGOS, HYPERPARAMS_SAMPLER, HYPERPARAMS_CONVERTER)
     for name, theirs in RENAMED_IN_RL_ZOO3.items():

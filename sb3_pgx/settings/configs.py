@@ -204,7 +204,8 @@ def check_vec_env(vec_env: Any) -> str:
 
 def suggestion(name: str, known: list[str]) -> str:
     """Return ``; did you mean 'gamma'?``, or an empty text if no known name is similar."""
-    near = get_close_matches(name, known, n=3)
+    by_lower = {other.lower(): other for other in known}
+    near = [by_lower[other] for other in get_close_matches(name.lower(), by_lower, n=3)]
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 

@@ -15,6 +15,7 @@ from sb3_pgx.experiments.comparison import check_at_least_one
 from sb3_pgx.experiments.peers import Peer, config_of, own_file, resolve_peer
 from sb3_pgx.experiments.runs import RunSpec, file_name, steps_between_points
 from sb3_pgx.pages.html import HEAD
+from sb3_pgx.registry import EVERY_ALGORITHM
 from sb3_pgx.settings.configs import SUBPROC, RunConfig, check_hyperparameters
 from sb3_pgx.settings.environments import check_environment, choose_policy
 from sb3_pgx.settings.search_spaces import merged, search_space
@@ -165,6 +166,10 @@ def plan_tuning(
     if "[" in algorithm:
         raise ValueError(f"algorithm {algorithm!r} cannot be tuned: put the settings in brackets into a file for --configs")
     peer = resolve_peer(algorithm)
+    if peer.config_key not in EVERY_ALGORITHM:
+        raise ValueError(
+            f"{algorithm} has no search space; choose one of {', '.join(EVERY_ALGORITHM)}, or sb3:ppo and its like"
+        )
     config = config_of(peer, env, None if configs is None else Path(configs)).with_vec_env(vec_env)
     if config.vec_env == SUBPROC:
         raise ValueError(
@@ -172,7 +177,6 @@ def plan_tuning(
         )
     check_hyperparameters(peer.algorithm, peer.adapt(config))
     config = choose_policy(config, check_environment(env, config, peer.algorithm).observation_space, peer.algorithm)
-    search_space(peer.config_key, config.policy)
     timesteps = config.n_timesteps if timesteps is None else timesteps
     if timesteps is None:
         raise ValueError(f"{config.source} has no n_timesteps: give the length of a run with --timesteps")

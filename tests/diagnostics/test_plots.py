@@ -17,11 +17,12 @@ from support.witnessed_runs import OBSERVATIONS, AnySpace
 
 from sb3_pgx.cli import main
 from sb3_pgx.core.optional_packages import install_command
-from sb3_pgx.diagnostics import METRICS, Above, DiagnosticsCallback, Rule
+from sb3_pgx.diagnostics import METRICS, Above, DiagnosticsCallback, Outside, Rule
 from sb3_pgx.diagnostics.panels import LOG_SPAN, THEMES, panels_of
 from sb3_pgx.diagnostics.plots import plot_folder
 from sb3_pgx.diagnostics.progress_file import read_progress
 from sb3_pgx.diagnostics.rules import apply_rules
+from sb3_pgx.diagnostics.verdicts import RULE_HEADER, verdict_rows
 from sb3_pgx.pages.looks import COLORS
 
 
@@ -69,6 +70,30 @@ def test_a_logarithmic_axis_shows_the_alarm_line_and_leaves_out_what_is_practica
     (low, high), wide = panel_of([1e-15, 0.5, 2.0]).y_range, panel_of([1e-15, 0.5, 2.0]).log_y
     assert wide and low < 2.0 / LOG_SPAN < 10 * low and low < 0.1 < 2.0 < high
     assert panel_of([1e-4, 0.5, 2.0]).y_range[0] < 1e-4 and not panel_of([1.0, 0.5, 2.0]).log_y
+
+
+def panel_with(rule, metric, values):
+    (family,) = (family for theme in THEMES.values() for family in theme if metric in family.metrics)
+    series = {metric: values}
+    (panel,) = panels_of([family], [1, 2, 3], series, apply_rules((rule,), series))
+    return panel
+
+
+def test_the_alarm_line_of_a_metric_that_is_always_zero_is_in_view():
+    panel = panel_with(Rule("r", "initial_ratio_error", Above(0.001), "s", "m"), "initial_ratio_error", [0.0, 0.0, 0.0])
+    low, high = panel.y_range
+    assert [level.value for level in panel.levels] == [0.001] and low < 0.0 < 0.001 < high < 0.002
+
+
+def test_two_lines_of_one_rule_have_one_name():
+    panel = panel_with(Rule("r", "ratio_mean", Outside(0.8, 1.2), "s", "m"), "ratio_mean", [0.9, 1.0, 1.3])
+    assert [(level.value, level.name) for level in panel.levels] == [(0.8, ""), (1.2, "alarm outside 0.8 to 1.2")]
+
+
+def test_the_table_of_rules_says_for_which_part_of_the_run_a_rule_is():
+    rule, series = Rule("r", "kl", Above(1.0), "s", "m", patience=3, until=0.5), {"kl": [2.0, 2.0]}
+    (row,) = verdict_rows(apply_rules((rule,), series), series)
+    assert row[RULE_HEADER.index("alarm if")] == "above 1 for 3 updates in a row, in the first 50 % of the run"
 
 
 def test_a_negative_estimate_of_a_metric_without_a_rule_leaves_the_axis_logarithmic():

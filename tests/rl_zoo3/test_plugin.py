@@ -95,6 +95,9 @@ COMMANDS = {
 }
 REFUSED = {
     "train --algo ppoo": r"algorithm 'ppoo' is unknown; did you mean 'ppo'",
+    "train --algo PPO": r"algorithm 'PPO' is unknown; did you mean 'ppo'",
+    "train --algo maddpg": r"maddpg learns in environments of several agents, .*use sb3_pgx\.MADDPG .*docs/guide/agents\.md",
+    "train --algo maskable_ppo": r"use ppo, which uses .* masks by itself .*docs/algorithms/maskable_ppo\.md",
     "train --algo ppo --envv CartPole-v1": r"unrecognized arguments: --envv CartPole-v1; did you mean '--env'",
     "train --algo sb3:ppo": r"algorithm 'sb3:ppo' is unknown; did you mean 'sb3_ppo'",
     "train --env CartPol-v1": r"environment 'CartPol-v1' is unknown: did you mean 'CartPole-v1'",
@@ -389,6 +392,23 @@ gym.register("Endless-v0", Endless)
 """
 
 
+LAMPS = """
+import gymnasium as gym
+import numpy as np
+
+class Lamps(gym.Env):
+    observation_space, action_space = gym.spaces.Dict(a=gym.spaces.Box(-1, 1, (1,))), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return {"a": np.zeros(1, np.float32)}, {}
+
+    def step(self, action):
+        return {"a": np.zeros(1, np.float32)}, 1.0, True, False, {}
+
+gym.register("Lamps-v0", Lamps)
+"""
+
+
 def failing_run(folder, options, file_size=resource.RLIM_INFINITY):
     """Train a few steps in a process none of whose files may grow beyond a size; return its exit status and its errors."""
     command = [sys.executable, "-m", "sb3_pgx", "train", "--algo", "a2c", "-n", "80", "--seed", "0", *options.split()]
@@ -407,13 +427,47 @@ def failing_run(folder, options, file_size=resource.RLIM_INFINITY):
         (20_000, "--eval-freq -1", 1, "CartPole-v1.zip cannot be written: File too large. The run ended after 80 of 80 steps"),
         (20_000, "--eval-freq 16 --eval-episodes 1", 1, "best_model.zip cannot be written: File too large. The run ended"),
         (1_000, "--eval-freq -1 --tensorboard-log tb", 2, "cannot be written: File too large"),
+        (
+            20_000,
+            "--algo sb3_a2c --eval-freq -1",
+            1,
+            "CartPole-v1.zip cannot be written: File too large. The run ended after 80",
+        ),
+        (
+            20_000,
+            "--algo sb3_a2c --eval-freq 16 --eval-episodes 1",
+            1,
+            "best_model.zip cannot be written: File too large. The",
+        ),
+        (
+            20_000,
+            "--algo sb3_a2c --eval-freq -1 --save-freq 16",
+            1,
+            "rl_model_16_steps.zip cannot be written: File too large.",
+        ),
     ],
 )
 def test_a_full_disk_is_one_sentence_and_leaves_whole_files(file_size, options, status, sentence, tmp_path):
     returned, said = failing_run(tmp_path, f"--env CartPole-v1 {options}", file_size)
     assert returned == status and said.startswith("sb3-pgx: ") and sentence in said
     assert not list(tmp_path.rglob("*.zip"))
-    assert (tmp_path / "logs" / "a2c" / "CartPole-v1_1").exists() == (status == 1)
+    assert bool(list(tmp_path.glob("logs/*/CartPole-v1_1"))) == (status == 1)
+
+
+@pytest.mark.slow
+def test_a_short_run_and_the_policy_of_sb3s_algorithms_are_chosen_and_said(tmp_path):
+    """rl_zoo3's default settings name MlpPolicy, which refuses dictionaries; a refused run leaves no folder."""
+    (tmp_path / "lamps.py").write_text(LAMPS)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    command = [sys.executable, "-m", "sb3_pgx", *"train --algo sb3_a2c --env lamps:Lamps-v0 -n 4 --eval-freq -1".split()]
+    train = partial(subprocess.run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert train([*command, "-params", "policy:'MlpPolicy'"]).returncode == 2
+    assert list(tmp_path.glob("logs/*/*")) == []
+    done = train(command)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"One rollout has 5 steps \(n_envs=1 times n_steps=5\), so the run takes 5 steps", done.stdout)
+    policy = stable_baselines3.A2C.load(tmp_path / "logs" / "sb3_a2c" / "Lamps-v0_1" / "Lamps-v0.zip", device="cpu").policy
+    assert type(policy).__name__ == "MultiInputActorCriticPolicy"
 
 
 @pytest.mark.slow

@@ -157,7 +157,7 @@ def test_grpc_proxy_serves_several_machines(plan):
     "arguments, sentence",
     [
         (["--algo", "pqo"], "algorithm 'pqo' is unknown; choose ppo"),
-        (["--algo", "sb3:dqn"], "algorithm 'dqn' is unknown"),
+        (["--algo", "sb3:dqn"], "sb3:dqn has no search space; choose one of"),
         (["--algo", "a2c[gamma=0.9]"], "put the settings in brackets into a file for --configs"),
         (["--env", "CartPole-v7"], "environment 'CartPole-v7' is unknown"),
         (["--pruner", "wilcoxon"], "use --seeds 5 or more"),

@@ -82,6 +82,7 @@ def _lead(analysis: Analysis, results: Sequence[RunResult], design: ComparisonDe
             "them.",
             Bullets((*failures,)),
         ]
+    blocks += map(Note, design.without_scale())
     if 1 < len(design.seeds) < FEW_SEEDS:
         blocks.append(
             Note(
