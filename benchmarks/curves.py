@@ -61,7 +61,7 @@ class Task:
 # Short runs, so that all algorithms together take minutes on one core. The files let TD3 and DDPG begin with 10,000 random
 # steps, more than a run has here, and their large networks take most of the time.
 ROLLOUTS = Task("CartPole-v1", 30_000)
-REPLAY = Task("Pendulum-v1", 6_000, changes={"learning_starts": 1_000, "policy_kwargs": {"net_arch": [64, 64]}})
+REPLAY = Task("Pendulum-v1", 10_000, changes={"learning_starts": 1_000, "policy_kwargs": {"net_arch": [64, 64]}})
 OTHERS = {
     "maskable_ppo": Task("sb3_pgx.tasks:InvalidActions-v0", 20_000, settings="ppo"),
     "recurrent_ppo": Task("sb3_pgx.tasks:CartPoleNoVel-v1", 30_000, settings="ppo"),
