@@ -159,8 +159,10 @@ def markdown(name: str, folder: Path = FOLDER) -> str:
         f"```{{image}} ../pictures/curves/{name}.{theme}.png\n:class: only-{theme}\n:alt: {title}\n```" for theme in THEMES
     ]
     file = entry["settings"].partition(":")[0]
-    changes = "".join(f", but `{key}={value}`" for key, value in entry["changes"].items())
-    source = f"settings of `zoo_configs/{file}`{changes}" if file.endswith(".yml") else entry["settings"]
+    changes = " and ".join(f"`{key}={value}`" for key, value in entry["changes"].items())
+    source = f"settings of `zoo_configs/{file}`" if file.endswith(".yml") else entry["settings"]
+    if changes:
+        source += f" with {changes}"
     runs = entry["runs"]
     finals = ", ".join("failed" if run["error"] else f"{run['final_return']:.1f}" for run in runs)
     seeds = f"seeds {runs[0]['seed']} to {runs[-1]['seed']}"
