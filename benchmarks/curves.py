@@ -61,7 +61,7 @@ class Task:
 # Short runs, so that all algorithms together take minutes on one core. The files let TD3 and DDPG begin with 10,000 random
 # steps, more than a run has here, and their large networks take most of the time.
 ROLLOUTS = Task("CartPole-v1", 30_000)
-REPLAY = Task("Pendulum-v1", 6_000, changes={"learning_starts": 1_000, "policy_kwargs": {"net_arch": [64, 64]}})
+REPLAY = Task("Pendulum-v1", 10_000, changes={"learning_starts": 1_000, "policy_kwargs": {"net_arch": [64, 64]}})
 OTHERS = {
     "maskable_ppo": Task("sb3_pgx.tasks:InvalidActions-v0", 20_000, settings="ppo"),
     "recurrent_ppo": Task("sb3_pgx.tasks:CartPoleNoVel-v1", 30_000, settings="ppo"),
@@ -159,8 +159,10 @@ def markdown(name: str, folder: Path = FOLDER) -> str:
         f"```{{image}} ../pictures/curves/{name}.{theme}.png\n:class: only-{theme}\n:alt: {title}\n```" for theme in THEMES
     ]
     file = entry["settings"].partition(":")[0]
-    changes = "".join(f", but `{key}={value}`" for key, value in entry["changes"].items())
-    source = f"settings of `zoo_configs/{file}`{changes}" if file.endswith(".yml") else entry["settings"]
+    changes = " and ".join(f"`{key}={value}`" for key, value in entry["changes"].items())
+    source = f"settings of `zoo_configs/{file}`" if file.endswith(".yml") else entry["settings"]
+    if changes:
+        source += f" with {changes}"
     runs = entry["runs"]
     finals = ", ".join("failed" if run["error"] else f"{run['final_return']:.1f}" for run in runs)
     seeds = f"seeds {runs[0]['seed']} to {runs[-1]['seed']}"

@@ -25,7 +25,7 @@ def run(baseline: str | None, seed: int, timesteps: int) -> Run:
         model = REINFORCEBaseline("MlpPolicy", env, **settings)
     else:
         model = REINFORCE("MlpPolicy", env, baseline=baseline, **settings)
-    return train(model, timesteps, eval_episodes=0)
+    return train(model, timesteps, eval_episodes=0, variant=f"baseline {baseline or 'none'}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     figure, (spread, curves) = new_figure(2)
     spread.bar(list(relative), [interquartile_mean(v) for v in relative.values()], color=COLORS[: len(relative)])
     spread.tick_params(axis="x", rotation=20)
-    spread.set_title("variance of the gradient (1: without a baseline)")
+    spread.set_ylabel("variance of the gradient (1: without a baseline)")
     draw_curves(curves, runs, timesteps)
     curves.set_title("training on CartPole-v1")
     save(figure, args)

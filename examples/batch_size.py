@@ -28,7 +28,8 @@ def run(batch_size: int, normalize: bool, seed: int, timesteps: int) -> Run:
         seed=seed,
         device="cpu",
     )
-    return train(model, timesteps, eval_episodes=0)
+    way = "normalised" if normalize else "as they are"
+    return train(model, timesteps, eval_episodes=0, variant=f"batch {batch_size}, advantages {way}")
 
 
 def main(argv: list[str] | None = None) -> None:

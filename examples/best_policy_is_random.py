@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         model = REINFORCE(
             "MlpPolicy", env, n_episodes=4, gamma=1.0, baseline="loo", learning_rate=1e-3, seed=seed, device="cpu"
         )
-        runs.append(train(model, timesteps, eval_episodes=0))
+        runs.append(train(model, timesteps, eval_episodes=0, variant="REINFORCE"))
         observation, _ = model.policy.obs_to_tensor(np.ones(1, np.float32))
         learned.append(float(model.policy.get_distribution(observation).distribution.probs[0, 1].detach()))
 

@@ -28,7 +28,7 @@ def run(method: str, seed: int, timesteps: int):
     env = make_vec_env("CartPole-v1", n_envs=8, seed=seed)
     model = algorithm("MlpPolicy", env, **settings, seed=seed, device="cpu")
     diagnostics = DiagnosticsCallback(metrics=("kl", "kl_max"))
-    training = train(model, timesteps, [diagnostics], eval_episodes=0)
+    training = train(model, timesteps, [diagnostics], eval_episodes=0, variant=method)
     return training, [update["kl"] for update in diagnostics.history], [update["kl_max"] for update in diagnostics.history]
 
 

@@ -51,7 +51,7 @@ def run(ent_coef: float | str, seed: int, timesteps: int) -> Run:
         seed=seed,
         device="cpu",
     )
-    return train(model, timesteps, eval_episodes=0)
+    return train(model, timesteps, eval_episodes=0, variant=f"ent_coef {ent_coef}")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,7 +10,7 @@ since it does not change the policy's gradient.
 
 import numpy as np
 import torch as th
-from shared import arguments, new_figure, print_table, save, with_interval
+from shared import announce, arguments, new_figure, print_table, save, with_interval
 
 from sb3_pgx.ops.returns import gae
 
@@ -82,9 +82,10 @@ def bias_and_variance(seed: int, wrong_by: float, steps: int) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "Which λ for generalised advantage estimation?", seeds=10, argv=argv)
-    measured = {
-        c: np.array([bias_and_variance(s, by, args.steps(1_000, 50)) for s in args.seeds]) for c, by in CRITICS.items()
-    }
+    measured = {}
+    for critic, by in CRITICS.items():
+        announce(critic, args.seeds)
+        measured[critic] = np.array([bias_and_variance(seed, by, args.steps(1_000, 50)) for seed in args.seeds])
 
     visits = VISITS[1]
     error = {c: m[:, 0] + m[:, 1] / visits for c, m in measured.items()}  # [seeds, λ]
@@ -106,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
         axes.plot(x, bias + variance / visits, color="0.3", linestyle="--", label="mean squared error")
         axes.set_xticks(x, [f"{lam:g}" for lam in LAMBDAS])
         axes.set_ylim(-0.02, 1.2)
-        axes.set_xlabel("λ")
+        axes.set(xlabel="λ", ylabel="error; 1 is that of predicting 0")
         axes.set_title(critic)
         axes.legend(frameon=False, fontsize="small")
     save(figure, args)

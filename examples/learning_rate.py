@@ -18,7 +18,8 @@ TASKS = {"CartPole-v1": 0.98, "Pendulum-v1": 0.9}  # discount factor of each tas
 def run(env_id: str, rate: float, seed: int, timesteps: int) -> Run:
     env = make_vec_env(env_id, n_envs=8, seed=seed)
     settings = dict(n_steps=64, batch_size=128, gamma=TASKS[env_id], seed=seed, device="cpu")
-    return train(PPO("MlpPolicy", env, learning_rate=rate, **settings), timesteps, eval_episodes=0)
+    model = PPO("MlpPolicy", env, learning_rate=rate, **settings)
+    return train(model, timesteps, eval_episodes=0, variant=f"{env_id}, learning rate {rate:g}")
 
 
 def nearly_best(values: dict[float, float]) -> list[float]:

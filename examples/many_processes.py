@@ -13,7 +13,7 @@ import time
 
 import gymnasium as gym
 from gymnasium.envs.classic_control import CartPoleEnv
-from shared import arguments, new_figure, print_table, save
+from shared import announce, arguments, new_figure, print_table, save
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pgx import PPO
@@ -47,6 +47,7 @@ def train(seed: int, timesteps: int) -> None:
 
 def run(size: int, seed: int, timesteps: int) -> tuple[float, str]:
     """Train on several processes. Return the seconds, and a digest of the final parameters."""
+    announce(f"processes: {size}", seed)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size), "--standalone", __file__]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(

@@ -32,7 +32,8 @@ def run(policy: str, use_masking: bool, seed: int, timesteps: int) -> Run:
         seed=seed,
         device="cpu",
     )
-    return train(model, timesteps, eval_episodes=0, use_masking=use_masking)
+    variant = f"{policy}, {'with' if use_masking else 'without'} masks"
+    return train(model, timesteps, eval_episodes=0, variant=variant, use_masking=use_masking)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
 
     figure, (axes,) = new_figure()
     draw_curves(axes, runs, timesteps)
-    axes.set_title("right answers; 1 of 4 by guessing")
+    axes.set(ylabel="share of right answers", title="1 of 4 is right by guessing")
     save(figure, args)
 
 

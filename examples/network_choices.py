@@ -49,7 +49,8 @@ def policy_kwargs(trunk: str, activation: str, initialisation: str) -> dict:
 def run(choice: tuple[str, str, str], seed: int, timesteps: int):
     env = make_vec_env("CartPole-v1", n_envs=8, seed=seed)
     settings = dict(n_steps=128, batch_size=256, learning_rate=1e-3, policy_kwargs=policy_kwargs(*choice))
-    return train(PPO("MlpPolicy", env, **settings, seed=seed, device="cpu"), timesteps, eval_episodes=0)
+    model = PPO("MlpPolicy", env, **settings, seed=seed, device="cpu")
+    return train(model, timesteps, eval_episodes=0, variant=", ".join(choice))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -24,7 +24,9 @@ def run(n_envs: int, n_steps: int, seed: int, timesteps: int, quick: bool):
     env = make_vec_env("CartPole-v1", n_envs=n_envs, seed=seed)
     settings = dict(n_steps=n_steps, batch_size=128, n_epochs=1 if quick else 10, learning_rate=1e-3)
     model = PPO("MlpPolicy", env, **settings, seed=seed, device="cpu")
-    return train(model, timesteps, eval_episodes=1 if quick else 10)
+    return train(
+        model, timesteps, eval_episodes=1 if quick else 10, variant=f"environments: {n_envs}, steps of each: {n_steps}"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

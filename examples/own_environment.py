@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         env = make_vec_env(lambda: gym.make("Sledge-v0"), n_envs=8, seed=seed)
         settings = dict(n_steps=128, batch_size=128, gamma=0.95, learning_rate=1e-3)
         model = PPO("MlpPolicy", env, **settings, seed=seed, device="cpu")
-        runs.append(train(model, timesteps))
+        runs.append(train(model, timesteps, variant="PPO"))
         returns.append(mean_return(lambda observation, model=model: model.predict(observation, deterministic=True)[0]))
 
     space = spaces.Box(-1.0, 1.0, (1,), np.float32, seed=0)

@@ -51,7 +51,7 @@ def run(seed: int, timesteps: int, eval_episodes: int) -> tuple[Run, ActionDistr
     settings = dict(learning_rate=1e-3, n_steps=1024, gamma=0.9, use_sde=True, sde_sample_freq=4)  # as in rl-baselines3-zoo
     model = PPO("MlpPolicy", env, **settings, seed=seed, device="cpu")
     watch = ActionDistribution(timesteps)
-    return train(model, timesteps, callbacks=[watch], eval_episodes=eval_episodes), watch
+    return train(model, timesteps, callbacks=[watch], eval_episodes=eval_episodes, variant="PPO"), watch
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         axes.set_xlabel("angle from upright, degrees")
         axes.set_ylabel("angular velocity, rad/s")
     figure.colorbar(image, ax=panels, label="mean torque, N m")
-    draw_curves(panels[-1], {f"{args.n_seeds}": runs}, timesteps)
+    draw_curves(panels[-1], {f"PPO, {args.n_seeds}": runs}, timesteps)
     panels[-1].axhline(GOOD, color="0.4", linestyle="--", linewidth=1)
     save(figure, args)
 

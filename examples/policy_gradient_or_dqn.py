@@ -51,7 +51,8 @@ METHODS = {
 def run(task: str, method: str, seed: int, timesteps: int, eval_episodes: int):
     algorithm, n_envs, settings = METHODS[task][method.partition(",")[0]]
     env = make_vec_env(task, n_envs=n_envs, seed=seed)
-    return train(algorithm("MlpPolicy", env, **settings, seed=seed, device="cpu"), timesteps, eval_episodes=eval_episodes)
+    model = algorithm("MlpPolicy", env, **settings, seed=seed, device="cpu")
+    return train(model, timesteps, eval_episodes=eval_episodes, variant=f"{task}, {method}")
 
 
 def main(argv: list[str] | None = None) -> None:

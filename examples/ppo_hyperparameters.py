@@ -28,7 +28,8 @@ GROUPS = {"clip range": 1, "epochs": 3, "λ": 5}  # index of each group's first 
 def run(change: dict, seed: int, timesteps: int) -> Run:
     env = make_vec_env("LunarLander-v3", n_envs=8, seed=seed)
     model = PPO("MlpPolicy", env, **{**BASE, **change}, seed=seed, device="cpu")
-    return train(model, timesteps, eval_episodes=0)
+    variant = ", ".join(f"{name} {value}" for name, value in change.items()) or FIRST
+    return train(model, timesteps, eval_episodes=0, variant=variant)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -26,7 +26,7 @@ MISTAKES = {
 }
 
 
-def run(seed: int, timesteps: int, reward_scale: float = 1.0, normalised: bool = False, **changes):
+def run(variant: str, seed: int, timesteps: int, reward_scale: float = 1.0, normalised: bool = False, **changes):
     """Train, and return the run and its HealthCallback."""
     scaled = dict(wrapper_class=TransformReward, wrapper_kwargs=dict(func=lambda reward: reward_scale * reward))
     env = make_vec_env("CartPole-v1", n_envs=8, seed=seed, **scaled)
@@ -36,7 +36,7 @@ def run(seed: int, timesteps: int, reward_scale: float = 1.0, normalised: bool =
     health = HealthCallback()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HealthWarning)  # the warnings are printed below
-        return train(model, timesteps, [health], eval_episodes=0), health
+        return train(model, timesteps, [health], eval_episodes=0, variant=variant), health
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,8 +45,8 @@ def main(argv: list[str] | None = None) -> None:
 
     rows, curves = [], {}
     for name, (mistake, remedy) in MISTAKES.items():
-        sick = [run(seed, timesteps, **mistake) for seed in args.seeds]
-        mended = [run(seed, timesteps, **remedy) for seed in args.seeds] if mistake else sick
+        sick = [run(f"mistake: {name}", seed, timesteps, **mistake) for seed in args.seeds]
+        mended = [run(f"remedy for {name}", seed, timesteps, **remedy) for seed in args.seeds] if mistake else sick
         alarms = [judge.warnings for _, judge in sick if judge.warnings]
         for warning in alarms[:1]:
             print(f"{name}:\n  {warning[0]}\n")
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     for axes, metric in zip(panels, ("kl", "entropy", "explained_variance"), strict=True):
         for name, histories in curves.items():
             axes.plot([h["timesteps"] for h in histories[0]], [h.get(metric, np.nan) for h in histories[0]], label=name)
-        axes.set(xlabel="environment steps", title=metric)
+        axes.set(xlabel="environment steps", ylabel=metric)
     panels[0].set(yscale="log", ylim=(1e-6, None))
     panels[2].set_ylim(-1, 1)
     panels[0].legend(frameon=False, fontsize="small")

@@ -17,7 +17,7 @@ RATIOS = (0, 1, 4)
 def run(replay_ratio: int, seed: int, timesteps: int, eval_episodes: int):
     env = make_vec_env("CartPole-v1", n_envs=8, seed=seed)
     model = ACER("MlpPolicy", env, learning_rate="lin_0.008", replay_ratio=replay_ratio, seed=seed, device="cpu")
-    return train(model, timesteps, eval_episodes=eval_episodes)
+    return train(model, timesteps, eval_episodes=eval_episodes, variant=f"replay_ratio {replay_ratio}")
 
 
 def steps_to(run, threshold: float, episodes: int = 20) -> float:

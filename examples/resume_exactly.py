@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch as th
-from shared import arguments, new_figure, print_table, save
+from shared import announce, arguments, new_figure, print_table, save
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -63,14 +63,18 @@ def main() -> None:
         return PPO("MlpPolicy", environments(), n_steps=128, seed=0, device="cpu", learning_rate="lin_0.001")
 
     whole, resumed, loaded = Parameters(), Parameters(), Parameters()
+    announce("the whole run", 0)
     model().learn(timesteps, callback=whole)
     with tempfile.TemporaryDirectory() as folder:
+        announce("interrupted", 0)
         try:
             model().learn(timesteps, callback=[CheckpointCallback(timesteps // 20, folder), Parameters(timesteps // 2)])
         except Interrupted:
             print(f"interrupted after {timesteps // 2:,} steps; newest checkpoint: {Path(newest_checkpoint(folder)).name}\n")
         checkpoint = newest_checkpoint(folder)
+        announce("continued with resume", 0)
         PPO.resume(folder, environments(), device="cpu").learn(timesteps, callback=resumed)
+        announce("continued with load", 0)
         again = PPO.load(checkpoint, environments(), device="cpu")
         again.learn(timesteps - again.num_timesteps, callback=loaded, reset_num_timesteps=False)
 

@@ -31,7 +31,8 @@ def run(scale: float, normalized: bool, seed: int, timesteps: int) -> Run:
             env, norm_obs=False, norm_reward=True, gamma=0.9
         )  # divides by the running standard deviation of the returns
     model = PPO("MlpPolicy", env, learning_rate=1e-3, n_steps=64, batch_size=128, gamma=0.9, seed=seed, device="cpu")
-    return train(model, timesteps, eval_episodes=0)
+    way = "normalised" if normalized else "raw"
+    return train(model, timesteps, eval_episodes=0, variant=f"rewards × {scale:g}, {way}")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -125,10 +125,29 @@ class EpisodeReturns(BaseCallback):
         return True
 
 
+def announce(variant: str, seeds: int | range) -> None:
+    """Say on stderr which of the compared variants runs now, with which seed or seeds."""
+    which = f"seed {seeds}" if isinstance(seeds, int) else f"seeds {', '.join(map(str, seeds))}"
+    print(f"  {variant}, {which}", file=sys.stderr, flush=True)
+
+
 def train(
-    model: BaseAlgorithm, timesteps: int, callbacks: Sequence[BaseCallback] = (), eval_episodes: int = 20, **options: Any
+    model: BaseAlgorithm,
+    timesteps: int,
+    callbacks: Sequence[BaseCallback] = (),
+    eval_episodes: int = 20,
+    *,
+    variant: str,
+    **options: Any,
 ) -> Run:
-    """Train the model with options of its ``learn``, record and time the run, then evaluate it (if ``eval_episodes`` > 0)."""
+    """
+    Train the model, record and time the run, then evaluate it.
+
+    :param variant: what tells this run from those that it is compared with, for the line that says what is running
+    :param eval_episodes: 0: do not evaluate
+    :param options: further arguments of ``learn``
+    """
+    announce(variant, model.seed)
     episodes = EpisodeReturns()
     start = time.perf_counter()
     model.learn(timesteps, callback=[episodes, *callbacks], **options)
@@ -136,8 +155,7 @@ def train(
     final_return = evaluate(model, eval_episodes) if eval_episodes else float("nan")
     model.get_env().close()
     run = Run(np.array(episodes.steps), np.array(episodes.returns), seconds, final_return)
-    who = f"{type(model).__module__.split('.')[0]}.{type(model).__name__}"
-    print(f"  {who}, seed {model.seed}: {seconds:.0f} s, late training return {run.late_return:.1f}", file=sys.stderr)
+    print(f"    {seconds:.0f} s, late training return {run.late_return:.1f}", file=sys.stderr)
     return run
 
 

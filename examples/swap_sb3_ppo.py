@@ -20,7 +20,7 @@ LIBRARIES = {"SB3's PPO": sb3.PPO, "ours": sb3_pgx.PPO}
 def run(PPO, seed: int, timesteps: int, eval_episodes: int) -> Run:
     env = make_vec_env("CartPole-v1", n_envs=8, seed=seed)
     model = PPO("MlpPolicy", env, n_steps=128, batch_size=64, seed=seed, device="cpu")
-    return train(model, timesteps, eval_episodes=eval_episodes)
+    return train(model, timesteps, eval_episodes=eval_episodes, variant=f"PPO of {PPO.__module__.partition('.')[0]}")
 
 
 def equal_episodes(a: Run, b: Run) -> int:

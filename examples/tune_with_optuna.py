@@ -8,7 +8,7 @@ tune` does all this with several seeds per trial.) Optuna is required: pip insta
 
 import numpy as np
 import optuna
-from shared import arguments, difference, new_figure, print_table, save, train, with_interval
+from shared import announce, arguments, difference, new_figure, print_table, save, train, with_interval
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgx import PPO
@@ -17,9 +17,10 @@ from sb3_pgx.tuning import TrialEvalCallback, sample_params
 ENV, N_ENVS, TUNING_SEED = "CartPole-v1", 8, 100
 
 
-def train_with(hyperparameters: dict, seed: int, timesteps: int, eval_episodes: int):
+def train_with(variant: str, hyperparameters: dict, seed: int, timesteps: int, eval_episodes: int):
     env = make_vec_env(ENV, n_envs=N_ENVS, seed=seed)
-    return train(PPO("MlpPolicy", env, **hyperparameters, seed=seed, device="cpu"), timesteps, eval_episodes=eval_episodes)
+    model = PPO("MlpPolicy", env, **hyperparameters, seed=seed, device="cpu")
+    return train(model, timesteps, eval_episodes=eval_episodes, variant=variant)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         env, eval_env = make_vec_env(ENV, N_ENVS, seed=TUNING_SEED), make_vec_env(ENV, seed=TUNING_SEED + 1)
         hyperparameters = sample_params("ppo", trial, N_ENVS, timesteps=timesteps)
         trial.set_user_attr("hyperparameters", {name: str(value) for name, value in hyperparameters.items()})
+        announce(f"trial {trial.number}", TUNING_SEED)
         callback = TrialEvalCallback(eval_env, trial, every=timesteps // 4, n_final_episodes=eval_episodes)
         model = PPO("MlpPolicy", env, **hyperparameters, seed=TUNING_SEED, device="cpu")
         try:
@@ -47,8 +49,9 @@ def main(argv: list[str] | None = None) -> None:
     study.optimize(objective, n_trials=n_trials)
 
     best = sample_params("ppo", optuna.trial.FixedTrial(study.best_params), N_ENVS, timesteps=timesteps)
-    tuned = [train_with(best, seed, timesteps, eval_episodes).final_return for seed in args.seeds]
-    default = [train_with(dict(n_steps=2048 // N_ENVS), seed, timesteps, eval_episodes).final_return for seed in args.seeds]
+    usual = dict(n_steps=2048 // N_ENVS)
+    tuned = [train_with("tuned", best, seed, timesteps, eval_episodes).final_return for seed in args.seeds]
+    default = [train_with("defaults", usual, seed, timesteps, eval_episodes).final_return for seed in args.seeds]
     rows = [
         ["its defaults, 2,048 steps per rollout", with_interval(default)],
         [f"the best of {n_trials} trials", with_interval(tuned)],

@@ -33,7 +33,7 @@ def run(critic: str, seed: int, timesteps: int, eval_episodes: int):
     settings = dict(n_steps=128, batch_size=256, learning_rate=1e-3, vf_coef=vf_coef, policy_kwargs=dict(net_arch=net_arch))
     model = PPO("MlpPolicy", env, **settings, seed=seed, device="cpu")
     diagnostics = DiagnosticsCallback(metrics=MEASURED, costly_every=1)
-    training = train(model, timesteps, [diagnostics], eval_episodes)
+    training = train(model, timesteps, [diagnostics], eval_episodes, variant=f"value network: {critic}")
     return training, [float(np.median([update[name] for update in diagnostics.history])) for name in MEASURED]
 
 

@@ -35,7 +35,7 @@ def run(seed: int, timesteps: int) -> dict[str, np.ndarray]:
     env = make_vec_env("CartPole-v1", n_envs=8, seed=seed)
     settings = dict(n_steps=64, batch_size=256, learning_rate=1e-3, gae_lambda=0.9, stats_window_size=20)
     model, keep = PPO("MlpPolicy", env, **settings, seed=seed, device="cpu"), KeepMetrics()
-    train(model, timesteps, [keep], eval_episodes=0)
+    train(model, timesteps, [keep], eval_episodes=0, variant="PPO")
     return {name: np.array([row[name] for row in keep.rows]) for name in (*CURVES, "return", "timesteps")}
 
 
@@ -72,9 +72,10 @@ def main(argv: list[str] | None = None) -> None:
 
     figure, panels = new_figure(3)
     for axes, name in zip(panels, ("return", "value_loss", "policy_gradient_loss"), strict=True):
-        for r in runs:
-            axes.plot(r["timesteps"], r[name], color="C0", alpha=0.5)
-        axes.set(xlabel="environment steps", title=name if name == "return" else f"train/{name}")
+        for seed, r in zip(args.seeds, runs, strict=True):
+            axes.plot(r["timesteps"], r[name], alpha=0.7, label=f"seed {seed}")
+        axes.set(xlabel="environment steps", ylabel=name if name == "return" else f"train/{name}")
+    panels[0].legend(frameon=False, fontsize="small")
     save(figure, args)
 
 

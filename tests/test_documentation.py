@@ -22,7 +22,7 @@ from benchmarks import curves, picture
 from benchmarks.claims.protocol import load_claims
 from benchmarks.claims.records import find_problem
 from sb3_pgx.cli import parser
-from sb3_pgx.registry import ALGORITHMS
+from sb3_pgx.registry import SEVERAL_AGENTS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -246,8 +246,13 @@ def test_every_public_name_is_documented(room):
 
 def test_every_algorithm_has_a_page_that_the_index_lists():
     index = read("docs/algorithms/index.md")
-    for name in (*ALGORITHMS, "maskable_ppo", "recurrent_ppo"):
+    for name in (*curves.CLASSES, *SEVERAL_AGENTS):
         assert (DOCS / "algorithms" / f"{name}.md").is_file() and f"\n{name}\n" in index, name
+
+
+def test_every_algorithm_for_one_agent_has_learning_curves():
+    missing = {*curves.CLASSES} - {*curves.recorded()}
+    assert not missing, "run `python -m benchmarks.curves` with these names, and then `make table`"
 
 
 def test_the_readme_is_short():

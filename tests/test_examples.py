@@ -20,13 +20,18 @@ SCRIPTS = sorted(path for path in (ROOT / "examples").glob("*.py") if path.stem 
 
 @pytest.fixture
 def run_script(monkeypatch, capsys):
-    """``python examples/<script> <arguments>`` in this process; returns what it printed."""
+    """
+    ``python examples/<script> <arguments>`` in this process; returns what it printed, and keeps in ``progress`` what it said
+    meanwhile.
+    """
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
 
     def run(script, *arguments):
         monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
         runpy.run_path(str(script), run_name="__main__")
-        return capsys.readouterr().out
+        printed = capsys.readouterr()
+        run.progress = printed.err
+        return printed.out
 
     return run
 
@@ -43,6 +48,8 @@ QUICK = ("gae_lambda",)
 @pytest.mark.parametrize("script", mostly_slow(SCRIPTS, lambda path: path.stem in QUICK), ids=lambda path: path.stem)
 def test_a_script_prints_its_numbers_and_draws_its_picture(script, run_script, tmp_path):
     output = run_script(script, "--quick", "--output", tmp_path)
+    variants = re.findall(r"^  (\S.*, seeds? \d.*)$", run_script.progress, re.MULTILINE)
+    assert variants and len(set(variants)) == len(variants), f"each variant that runs is named in\n{run_script.progress}"
     for pattern in expected(script):
         assert re.search(pattern, output, re.MULTILINE), f"{pattern}\nis not in\n{output}"
     table = [line for line in output.splitlines() if line.startswith("|")]
