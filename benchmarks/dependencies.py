@@ -45,15 +45,18 @@ def files_reached(starts: Iterable[str], root: Path) -> list[Path]:
     return sorted(reached | kernels)
 
 
-def file_of(thing: type | str, root: Path) -> str | None:
+def files_that_define(classes: Iterable[type], env_ids: Iterable[str], root: Path) -> list[str]:
     """
-    Return the file that defines a class, or that of a module, relative to ``root``; ``None`` if it is not in the checkout.
+    Return the files of the checkout that define classes, and the modules in which environments' ids are looked up.
 
-    :param thing: a class, or a module's dotted name
+    :param classes: algorithms; those of other packages are left out
+    :param env_ids: such as ``"sb3_pgx.tasks:Recall-v0"``; environments of other packages are left out
     :param root: the checkout
+    :return: paths relative to ``root``
     """
-    path = Path(getfile(import_module(thing) if isinstance(thing, str) else thing)).resolve()
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else None
+    modules = [import_module(env_id.partition(":")[0]) for env_id in env_ids if ":" in env_id]
+    paths = [Path(file).resolve() for file in (*map(getfile, classes), *map(getfile, modules))]
+    return [path.relative_to(root).as_posix() for path in paths if path.is_relative_to(root)]
 
 
 def _files_of(start: str, root: Path) -> list[Path]:

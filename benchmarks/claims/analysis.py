@@ -131,6 +131,7 @@ ESTIMATES: dict[str, Callable[[Claim, Sequence[Draw]], list[IntervalEstimate]]] 
     "learning": _learning,
     "relative": _relative,
     "equivalence": _differences,
+    "superiority": _differences,
     "improvement": _differences,
     "gradient variance": _gradient_variance,
     "false alarms": _false_alarms,

@@ -49,6 +49,7 @@ KINDS = {
     "equivalence": Kind(
         "{algorithm} learns as {peer} does on {where} in {steps} steps", EQUIVALENT, frozenset({"peer", "margins"})
     ),
+    "superiority": Kind("{algorithm} beats {peer} on {where} in {steps} steps", BETTER, frozenset({"peer", "margins"})),
     "improvement": Kind("{algorithm} tuned beats its defaults on {where} in {steps} steps", BETTER, frozenset({"margins"})),
     "gradient variance": Kind(
         "every baseline of {algorithm} lowers the variance of the gradient on {where}",

@@ -10,7 +10,7 @@ from benchmarks.claims.analysis import Judgement, judge
 from benchmarks.claims.draws import Draw
 from benchmarks.claims.protocol import KINDS, Claim
 from benchmarks.claims.training_runs import contenders_of
-from benchmarks.dependencies import file_of
+from benchmarks.dependencies import files_that_define
 from benchmarks.provenance import ROOT, code_hash
 from sb3_pgx.experiments.peers import resolve_peer
 from sb3_pgx.experiments.pool import json_round_trip, write_json
@@ -117,8 +117,7 @@ def settings_of(claim: Claim, configs: Path | None = None) -> dict[str, dict[str
 def code_hash_of(claim: Claim, configs: Path | None = None) -> str:
     """Return today's hash of the code and the settings that a claim's runs depend on. Peers' code is not hashed."""
     classes = [resolve_peer(name).algorithm for name in {claim.algorithm, *(name for name, _ in claim.trains)}]
-    modules = [env_id.partition(":")[0] for env_id in claim.environments if ":" in env_id]
-    ours = [file for thing in (*classes, *modules) if (file := file_of(thing, ROOT))]
+    ours = files_that_define(classes, claim.environments, ROOT)
     return code_hash([RUNS, *ours, *MEASURED_BY.get(claim.kind, ())], settings_of(claim, configs))
 
 

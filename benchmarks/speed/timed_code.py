@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from benchmarks.dependencies import file_of
+from benchmarks.dependencies import files_that_define
 from benchmarks.provenance import ROOT, code_hash
 from benchmarks.speed.cases import ADAPTERS, DIAGNOSTICS, Case, contender_class
 
@@ -15,8 +15,7 @@ def hash_of_case(case: Case) -> str:
     """Return today's hash of a case: its arguments, our algorithms in it with all that they import, and the measuring."""
     contenders = [case.algorithm, *case.peers]
     ours = [contender_class(name) for name in contenders if ":" not in name or name in ADAPTERS]
-    modules = [case.env_id.partition(":")[0]] if ":" in case.env_id else []
-    starts = [file for thing in (*ours, *modules) if (file := file_of(thing, ROOT))]
+    starts = files_that_define(ours, [case.env_id], ROOT)
     starts += ["sb3_pgx/diagnostics"] if any(name.endswith(DIAGNOSTICS) for name in contenders) else []
     settings = {name: value for name, value in asdict(case).items() if name not in AIMS}
     return code_hash([*MEASURED_BY, *starts], settings)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import BaseBuffer, NStepReplayBuffer, ReplayBuffer
 
 
 class _FirstRows(NamedTuple):
@@ -68,6 +68,18 @@ def continue_memory(model: Any) -> None:
         buffer.device = model.device
     if isinstance(buffer, HerReplayBuffer):  # whose pickle leaves the environments out
         buffer.set_env(model.env)
+
+
+def cut_episodes_in_memory(model: Any) -> None:
+    """
+    Mark the last transitions of a replay memory as the ends of their episodes, because the next one does not follow them. That
+    matters for memories whose samples depend on later steps: n-step returns, goals of hindsight, observations stored once.
+
+    :param model: an off-policy model; nothing happens without such a memory
+    """
+    buffer = model.replay_buffer
+    if isinstance(buffer, NStepReplayBuffer | HerReplayBuffer) or getattr(buffer, "optimize_memory_usage", False):
+        end_episodes_in_memory(model)
 
 
 def end_episodes_in_memory(model: Any) -> None:

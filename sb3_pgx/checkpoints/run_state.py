@@ -21,7 +21,7 @@ from sb3_pgx.core.errors import warn
 ATTRIBUTES = (
     *("_last_obs", "_last_episode_starts", "_last_original_obs", "_last_memory", "ep_info_buffer", "ep_success_buffer"),
     *("action_space", "observation_space", "compiled", "_num_timesteps_at_start", "replay_buffer", "_metrics"),
-    "action_noise",
+    *("action_noise", "_memory_has_gap"),
 )
 # Objects of the model that callbacks may refer to. They stay as they are, because the saved model has them.
 _REFERENCES = (

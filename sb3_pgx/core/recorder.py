@@ -118,7 +118,8 @@ class Recorder:
             truncated = infos[index].get("TimeLimit.truncated", False)
             self.flags[1 if truncated else 0, t, index] = True
             if truncated:
-                self.final_observations.append(self._final_observation(infos[index], env, int(index)))
+                kept = final_observation(infos[index], env, int(index), self.size)
+                self.final_observations.append(zero_based(kept, self.space))
         self.size += 1
 
     def final_values_in(self, t: int, policy: ActorCriticPolicy) -> Iterator[tuple[int, float]]:
@@ -206,24 +207,6 @@ class Recorder:
         rows[self.size] = values.reshape(rows.shape[1:])
         return rows
 
-    def _final_observation(self, info: dict[str, Any], env: VecEnv, index: int) -> Any:
-        """Return a copy of the final observation. An infinite number that ``VecNormalize`` has clipped is not detected."""
-        observation = info.get("terminal_observation")
-        if observation is None:
-            raise Refusal(
-                f"{environment_name(env, index)} was truncated without a terminal_observation in its info: the value of "
-                "the state in which the episode was cut off is unknown. SB3's VecEnv classes provide it; a vectorised "
-                "environment of your own must put it into info when it resets."
-            )
-        kept = {k: np.array(v) for k, v in observation.items()} if isinstance(observation, dict) else np.array(observation)
-        if not arrays_are_finite(kept):
-            raise Refusal(
-                f"{environment_name(env, index)} was truncated with a final observation that is not finite, "
-                f"at step {self.size} of this rollout: {observation}. "
-                "Check the environment, or wrap it in a wrapper that clips it."
-            )
-        return zero_based(kept, self.space)
-
     def _stack_final(self, device: th.device) -> Any:
         if not self.final_observations:
             return None
@@ -241,3 +224,29 @@ class Recorder:
             self.action_masks = doubled(self.action_masks)
         self.flags = np.concatenate([self.flags, np.zeros_like(self.flags)], axis=1)
         self.capacity *= 2
+
+
+def final_observation(info: dict[str, Any], env: VecEnv, index: int, step: int) -> Array:
+    """
+    Return a copy of the final observation of an episode. An infinite number that ``VecNormalize`` has clipped is not detected.
+
+    :param info: SB3's info dictionary of the environment
+    :param env: the environments, for the error
+    :param index: number of the environment
+    :param step: number of the step in this rollout, for the error
+    :raises Refusal: the observation is missing or not finite
+    """
+    observation = info.get("terminal_observation")
+    if observation is None:
+        raise Refusal(
+            f"{environment_name(env, index)} was truncated without a terminal_observation in its info: the value of "
+            "the state in which the episode was cut off is unknown. SB3's VecEnv classes provide it; a vectorised "
+            "environment of your own must put it into info when it resets."
+        )
+    kept = {k: np.array(v) for k, v in observation.items()} if isinstance(observation, dict) else np.array(observation)
+    if not arrays_are_finite(kept):
+        raise Refusal(
+            f"{environment_name(env, index)} ended an episode with a final observation that is not finite, at step {step} of "
+            f"this rollout: {observation}. Check the environment, or wrap it in a wrapper that clips it."
+        )
+    return kept

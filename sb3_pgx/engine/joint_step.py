@@ -86,13 +86,14 @@ class JointStep:
         """Return what a function of the policy and further inputs returns, with the values reached so far."""
         return self._networks.call(self.values, function, *inputs)
 
-    def minimize(self, loss: Tensor, optimizer: str) -> None:
+    def minimize(self, loss: Tensor, optimizer: str, max_grad_norm: Any = None) -> None:
         """
         Move the values of an optimizer by one step.
 
         :param loss: depends on these values
         :param optimizer: name of the optimizer; each optimizer may take one step, and one whose parameters are all frozen
             takes none
+        :param max_grad_norm: norm to which the gradient of all these values together is clipped; ``None``: it is not clipped
         """
         if optimizer not in self._movers:
             return
@@ -102,6 +103,9 @@ class JointStep:
         moving, after = [gradients[i] for i in given], [*moments]
         self._norms.append(total_norm(moving))
         with th.no_grad():
+            if max_grad_norm is not None:
+                scale = (max_grad_norm / (self._norms[-1] + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
+                moving = [g * scale for g in moving]
             values = [self.values[names[i]].detach() for i in given]
             for i, (value, kept) in zip(given, stepped(values, moving, [moments[i] for i in given]), strict=True):
                 self.values[names[i]], after[i] = value.requires_grad_(True), kept
@@ -148,7 +152,7 @@ class OptimizersStep:
         """As :meth:`JointStep.call`."""
         return function(self._policy, *inputs)
 
-    def minimize(self, loss: Tensor, optimizer: str) -> None:
+    def minimize(self, loss: Tensor, optimizer: str, max_grad_norm: Any = None) -> None:
         """As :meth:`JointStep.minimize`."""
         taking = self._optimizers[optimizer]
         moved = [p for group in taking.param_groups for p in group["params"] if p.requires_grad]
@@ -157,6 +161,8 @@ class OptimizersStep:
         taking.zero_grad()
         th.autograd.backward(loss, inputs=moved)
         self._norms.append(total_norm([p.grad for p in moved if p.grad is not None]))
+        if max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(moved, max_grad_norm)
         taking.step()
 
     def track(self, network: str, target: str, tau: Any) -> None:

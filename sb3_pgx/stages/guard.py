@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_pgx.core.checks import arrays_are_finite, by_name, environment_name
+from sb3_pgx.core.recorder import final_observation
 from sb3_pgx.core.undo import Refusal
 from sb3_pgx.environments.carrying import carrying_adapter
 from sb3_pgx.environments.valid_rows import counting_valid_rows
@@ -77,6 +78,24 @@ class GuardedEnvironments:
         except BaseException:
             with self._failures():  # only now: a context around each step would cost 2 % of a collection step
                 raise
+
+    def check_final_observations(self, dones: np.ndarray, infos: list[dict[str, Any]], step: int) -> None:
+        """
+        Check the final observations of a step, which a replay memory stores.
+
+        :param dones: whether the episode ended, ``[N]``
+        :param infos: SB3's info dictionaries, one per environment
+        :param step: index of the step in this rollout, for the error
+        :raises Refusal: one is not finite, or that of a truncated episode is missing
+        """
+        try:
+            for index in dones.nonzero()[0].tolist():
+                if "terminal_observation" in infos[index] or infos[index].get("TimeLimit.truncated", False):
+                    final_observation(infos[index], self.env, index, step)
+        except Refusal:
+            self.put_back()
+            self._failed()
+            raise
 
     def _step(self, actions: np.ndarray) -> VecEnvStepReturn:
         if self._carrying is None or self.normalize is None:

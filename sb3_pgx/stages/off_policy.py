@@ -6,6 +6,7 @@ from typing import Any, ClassVar, TypeVar
 from gymnasium import spaces
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import (
@@ -16,6 +17,7 @@ from stable_baselines3.common.type_aliases import (
 )
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pgx.checkpoints.replay_memory import cut_episodes_in_memory
 from sb3_pgx.core.arguments import (
     as_timesteps,
     check_common_arguments,
@@ -53,7 +55,7 @@ SelfOffPolicy = TypeVar("SelfOffPolicy", bound="OffPolicy")
 
 _NOT_SAVED = (
     *("_steps", "_modules", "_compile_log", "_actor", "_metrics", "compiled"),
-    *("_watched", "_callback", "_guarded", "_modes", "_reason"),
+    *("_watched", "_callback", "_guarded", "_modes", "_reason", "_memory_has_gap"),
 )
 
 
@@ -250,12 +252,23 @@ class OffPolicy(Compiling, Resuming, OffPolicyUpdating):
             notify(callback, "on_update_end", self._metrics)
             self._write_asked(callback, iteration)
 
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[int, BaseCallback]:
         assert self.env is not None
         self._check_environments()
+        if reset_num_timesteps or self._last_obs is None or self._memory_has_gap:
+            cut_episodes_in_memory(self)
+        self._memory_has_gap = False
+        self.action_noise = _noise_for(self.env.num_envs, self.action_noise)
         guarded = GuardedEnvironments(self.env, self._vec_normalize_env, self._n_updates, self._reset_later)
         with naming_dead_workers(self.env):
-            total_timesteps, callback = super()._setup_learn(*args, **kwargs)
+            total_timesteps, callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         self._last_obs = guarded.checked_start(self._last_obs)
         self._modules.look(self.policy, start=True)
         self._decide_on_compiling(total_timesteps)
@@ -285,3 +298,10 @@ class OffPolicy(Compiling, Resuming, OffPolicyUpdating):
         if self.gradient_steps < 0 or self.train_freq.unit == TrainFrequencyUnit.EPISODE:
             return learned  # for lack of knowledge about the length of episodes
         return learned // (self.train_freq.frequency * self.n_envs) * self.gradient_steps
+
+
+def _noise_for(n_envs: int, noise: ActionNoise | None) -> ActionNoise | None:
+    """Return action noise for a number of environments. That of a saved model may be for another number."""
+    if not isinstance(noise, VectorizedActionNoise) or noise.n_envs == n_envs:
+        return noise
+    return VectorizedActionNoise(noise.base_noise, n_envs) if n_envs > 1 else noise.base_noise

@@ -32,6 +32,7 @@ class OffPolicyCollecting(Saving, OffPolicyAlgorithm):
     compiled: bool  # whether acting and gradient steps run compiled where they can; `learn` decides
     _watched = True  # whether a callback may change policy and optimizers between two steps
     _modes: NetworkModes | None = None  # as long as no callback may change the policy
+    _memory_has_gap = False  # whether a step after the memory's last one was not stored
     _guarded: GuardedEnvironments  # of this rollout
     _modules: Modules
     _actor: CompiledActor
@@ -69,11 +70,12 @@ class OffPolicyCollecting(Saving, OffPolicyAlgorithm):
                 self.actor.reset_noise(env.num_envs)  # type: ignore[operator]
             actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
             new_obs, rewards, dones, infos = self._guarded.step(actions, num_collected_steps)
+            self._guarded.check_final_observations(dones, infos, num_collected_steps)
             self.num_timesteps += env.num_envs
             num_collected_steps += 1
             if may_read_locals(callback):
                 callback.update_locals(locals())
-            if not callback.on_step():
+            if not self._goes_on(callback, new_obs):
                 return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training=False)
             self._update_info_buffer(infos, dones)
             self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
@@ -90,6 +92,21 @@ class OffPolicyCollecting(Saving, OffPolicyAlgorithm):
                         self.dump_logs()
         callback.on_rollout_end()
         return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
+
+    def _goes_on(self, callback: BaseCallback, new_obs: Any) -> bool:
+        """
+        Call a callback after a step. If it ends the run, the step is not stored, as in SB3, and the next run goes on from
+        where the environments are.
+        """
+        goes_on = False
+        try:
+            goes_on = callback.on_step()
+        finally:
+            if not goes_on:
+                self._last_obs, self._memory_has_gap = new_obs, True
+                if self._vec_normalize_env is not None:
+                    self._last_original_obs = self._vec_normalize_env.get_original_obs()
+        return goes_on
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.env_util import make_vec_env
 
-from benchmarks.dependencies import ENDS, file_of, files_reached
+from benchmarks.dependencies import ENDS, files_reached, files_that_define
 from benchmarks.provenance import ROOT, code_hash, git, provenance, uncommitted
 from sb3_pgx import A2C, ACER, NPG, PPO, REINFORCE, SAC
 
@@ -104,14 +105,15 @@ def test_all_code_that_runs_in_training_is_found_by_its_imports(algorithm, env_i
     finally:
         sys.setprofile(None)
     ours = {Path(x) for x in called if Path(x).is_relative_to(ROOT / "sb3_pgx")}
-    reached = {*files_reached([file_of(algorithm, ROOT)], ROOT)}
+    reached = {*files_reached(files_that_define([algorithm], [], ROOT), ROOT)}
     missed = {file.relative_to(ROOT).as_posix() for file in ours - reached}
     assert len(ours) > 10 and not {name for name in missed if not name.startswith(ENDS)}
 
 
-def test_only_files_of_the_checkout_have_a_name_in_it():
-    assert file_of(PPO, ROOT) == PPO_FILE and file_of("sb3_pgx.core.rollout", ROOT) == "sb3_pgx/core/rollout.py"
-    assert file_of(PPO, ROOT / "benchmarks") is None and file_of(pytest.Item, ROOT) is None
+def test_only_files_of_the_checkout_are_starts():
+    env_ids = ["CartPole-v1", "sb3_pgx.tasks:Recall-v0", "gymnasium.envs:CartPole-v1"]
+    assert files_that_define([PPO, SB3PPO], env_ids, ROOT) == [PPO_FILE, "sb3_pgx/tasks/__init__.py"]
+    assert files_that_define([PPO], [], ROOT / "benchmarks") == []
 
 
 def test_a_record_names_commit_machine_and_whether_the_tree_was_clean(checkout):

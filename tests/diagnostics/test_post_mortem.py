@@ -100,7 +100,7 @@ def test_a_loss_that_is_not_finite_stops_sb3s_algorithms_before_the_step(model_c
     metrics = json.loads((folder / "metrics.json").read_text())
     assert [m["timesteps"] for m in metrics] == [0, 8, 16, 24]
     assert "train/value_loss" in metrics[2] and metrics[2]["train/n_updates"] > 0
-    assert not any(p._post_accumulate_grad_hooks for p in model.policy.parameters())
+    assert not model.policy.optimizer._optimizer_step_pre_hooks
 
 
 def test_the_files_can_be_read_without_unpickling(tmp_path):

@@ -233,7 +233,7 @@ def test_an_infinite_observation_is_found_even_where_normalisation_clips_it(trai
 def test_a_final_observation_that_is_not_finite_names_its_environment():
     sick = Scripted([3], [True])
     sick.bad_observation_at = (1, 3)
-    with pytest.raises(ValueError, match="environment 1 was truncated with a final observation that is not finite"):
+    with pytest.raises(ValueError, match="environment 1 ended an episode with a final observation that is not finite"):
         A2C("MlpPolicy", vectorised(Scripted([4]), sick), n_steps=20, device=DEVICE).learn(100)
 
 

@@ -9,6 +9,7 @@ STATED = {
     "learning": {"bound": 475.0},
     "relative": {"bound": 0.9, "peer": "a2c"},
     "equivalence": {"peer": "sb3:ppo", "margins": {"final return": 5.0, "area under the learning curve": 5.0}},
+    "superiority": {"peer": "sb3:ppo", "margins": {"final return": 0.0}},
     "improvement": {"margins": {"final return": 0.0}},
     "gradient variance": {"bound": 1.0, "gradients": 3},
     "false alarms": {"bound": 1.0},

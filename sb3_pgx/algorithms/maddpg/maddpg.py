@@ -34,6 +34,7 @@ class Coefficients(NamedTuple):
     """
     Coefficients of one gradient step.
 
+    :param max_grad_norm: norm to which the gradient of each network is clipped; ``None``: it is not clipped
     :param agents: names of the agents, in the order of the memory's rewards
     """
 
@@ -41,6 +42,7 @@ class Coefficients(NamedTuple):
     tau: float
     temperature: float
     logit_coef: float
+    max_grad_norm: float | None
     agents: tuple[str, ...]
 
 
@@ -73,9 +75,9 @@ def maddpg_step(step: Step, batch: Any, c: Coefficients) -> Mapping[str, Tensor]
             targets = bootstrapped(of_agent, c.gamma, next_values)
         values = step.call(_values, agent, batch.observations, batch.actions)
         critic_losses.append(th.stack([F.mse_loss(value, targets) for value in values]).sum())
-        step.minimize(critic_losses[-1], critic)
+        step.minimize(critic_losses[-1], critic, c.max_grad_norm)
         actor_losses.append(step.call(_actor_loss, agent, batch.observations, batch.actions, c.temperature, c.logit_coef))
-        step.minimize(actor_losses[-1], actor)
+        step.minimize(actor_losses[-1], actor, c.max_grad_norm)
         for network in (critic, actor):
             step.track(network, f"{network}_target", c.tau)
     return {"actor_loss": th.stack(actor_losses).mean(), "critic_loss": th.stack(critic_losses).mean()}
@@ -120,8 +122,11 @@ class MADDPG(OffPolicy, SetUpLater):
     execution an agent needs nothing but its own observation.
 
     The environment has PettingZoo's parallel API. Each agent has its own spaces. Its actions are Box (a deterministic policy)
-    or Discrete (a stochastic one, by straight-through Gumbel-softmax). With one agent and Box actions, this is
-    :class:`~sb3_pgx.DDPG`, with the same random numbers and updates. All agents must stay until the episode's end.
+    or Discrete (a stochastic one, by straight-through Gumbel-softmax). With one agent, Box actions and
+    ``max_grad_norm=None``, this is :class:`~sb3_pgx.DDPG`, with the same random numbers and updates. All agents must stay
+    until the episode's end.
+
+    The defaults are the paper's. They learn from a large batch every 100 steps, so they need hundreds of thousands of steps.
 
     ``predict`` takes a dictionary of observations by agent and returns one of actions; files are SB3's. Discrete policies
     explore by sampling. Box policies explore only if ``action_noise`` is given.
@@ -133,8 +138,8 @@ class MADDPG(OffPolicy, SetUpLater):
         critics diverge. A number, a function of the remaining progress (1 to 0) or a string such as ``"lin_3e-4"``
     :param buffer_size: transitions in the replay memory, over all environments. Typical: 1e5 to 1e6. Larger values forget less
         and learn more from old policies of the other agents
-    :param learning_starts: environment steps before the first gradient step, with uniformly random actions. Typical: 100 to
-        25,000. Larger values give the critics more varied transitions to begin with
+    :param learning_starts: environment steps before the first gradient step, with uniformly random actions. Typical: 1,000 to
+        25,600 (the authors' code: 1,024 episodes of 25 steps). Larger values give the critics more varied transitions
     :param batch_size: transitions per gradient step. Typical: 64 to 1,024. Larger values give less noisy steps that take
         longer
     :param tau: τ of the target networks, θ' ← (1 − τ) θ' + τ θ per step, in [0, 1]. Typical: 0.005 to 0.02. Larger values
@@ -142,7 +147,7 @@ class MADDPG(OffPolicy, SetUpLater):
     :param gamma: γ, discount factor per step, in [0, 1]. Typical: 0.9 to 0.99; rewards count over about 1/(1 − γ) steps.
         Larger values look further ahead and make the critics harder to learn
     :param train_freq: environment steps between two calls of ``train``, per environment, or a tuple such as ``(1, "episode")``
-        (one environment only). Typical: 1 to 100. Larger values collect more with the same policies
+        (one environment only). Typical: 25 to 100. Larger values collect more with the same policies
     :param gradient_steps: gradient steps per call of ``train``; −1: as many as environment steps since the last call. Typical:
         1. Larger values learn more from each transition, until the critics overfit
     :param action_noise: noise added to the joint action while exploring, in units of actions scaled to [−1, 1], such as SB3's
@@ -160,6 +165,9 @@ class MADDPG(OffPolicy, SetUpLater):
         with less variance and more bias (Jang et al., 2017)
     :param logit_coef: coefficient of the logits' mean square in an actor's loss; Discrete agents alone. Typical: 1e-3 (the
         authors' code) to 1e-2, or 0. Larger values keep policies more random
+    :param max_grad_norm: norm to which the gradient of each actor and each critic is clipped, positive. Typical: 0.5 (the
+        authors' code, which clips each layer's weights and biases apart) to 10, or ``None``, which clips nothing. Smaller
+        values protect better from outliers and slow learning down
     :param stats_window_size: number of recent episodes that ``rollout/ep_rew_mean`` averages over. Typical: 100. Larger values
         give smoother curves that lag more; training does not depend on it
     :param compile: compile acting and the gradient step: ``True``, ``False``, or ``"auto"``, which compiles if the run is long
@@ -176,13 +184,13 @@ class MADDPG(OffPolicy, SetUpLater):
         self,
         policy: str | type[MADDPGPolicy],
         env: Any,
-        learning_rate: float | str | Schedule = 1e-3,
+        learning_rate: float | str | Schedule = 1e-2,
         buffer_size: int = 1_000_000,
-        learning_starts: int = 100,
-        batch_size: int = 256,
-        tau: float = 0.005,
-        gamma: float = 0.99,
-        train_freq: int | tuple[int, str] = 1,
+        learning_starts: int = 1024,
+        batch_size: int = 1024,
+        tau: float = 0.01,
+        gamma: float = 0.95,
+        train_freq: int | tuple[int, str] = 100,
         gradient_steps: int = 1,
         action_noise: ActionNoise | None = None,
         tensorboard_log: str | None = None,
@@ -195,12 +203,14 @@ class MADDPG(OffPolicy, SetUpLater):
         central_critics: bool = True,
         temperature: float = 1.0,
         logit_coef: float = 1e-3,
+        max_grad_norm: float | None = 0.5,
         stats_window_size: int = 100,
         compile: bool | str = "auto",
     ):
         if isinstance(policy_kwargs, dict) and "central_critics" in policy_kwargs:
             raise ValueError("policy_kwargs has central_critics, which is an argument of MADDPG itself: give it there")
         self.central_critics, self.temperature, self.logit_coef = central_critics, temperature, logit_coef
+        self.max_grad_norm = max_grad_norm
         named = self.policy_aliases.get(policy, policy) if isinstance(policy, str) else policy
         super().__init__(
             named,  # SB3 takes dictionaries of observations for those of one agent, and refuses the name
@@ -243,6 +253,8 @@ class MADDPG(OffPolicy, SetUpLater):
         self.policy_kwargs["central_critics"] = self.central_critics
         check_positive(temperature=self.temperature)
         check_finite_not_negative(logit_coef=self.logit_coef)
+        if self.max_grad_norm is not None:
+            check_positive(max_grad_norm=self.max_grad_norm)
         assert isinstance(self.observation_space, spaces.Dict)
         for agent, space in self.observation_space.spaces.items():
             if isinstance(space, spaces.Dict | spaces.Tuple) or is_image_space(space):
@@ -265,8 +277,8 @@ class MADDPG(OffPolicy, SetUpLater):
         return {network: cast(Optimizer, self.policy.get_submodule(network).optimizer) for network in networks}
 
     def next_step(self, index: int) -> tuple[StepFunction, Coefficients]:
-        agents = tuple(self.policy.agents)
-        return maddpg_step, Coefficients(self.gamma, self.tau, float(self.temperature), float(self.logit_coef), agents)
+        numbers = (self.gamma, self.tau, float(self.temperature), float(self.logit_coef))
+        return maddpg_step, Coefficients(*numbers, self.max_grad_norm, tuple(self.policy.agents))
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", *(f"policy.{network}.optimizer" for network in self.optimizers())], []

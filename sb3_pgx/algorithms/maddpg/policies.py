@@ -124,7 +124,7 @@ class MADDPGPolicy(BasePolicy):
     :param observation_space: observations by agent
     :param action_space: joint actions
     :param lr_schedule: learning rate
-    :param net_arch: sizes of hidden layers, or ``dict(pi=[…], qf=[…])``. Typical: two of 64 to 400 units
+    :param net_arch: sizes of hidden layers, or ``dict(pi=[…], qf=[…])``; default: two of 64 units. Typical: two of 64 to 400
     :param activation_fn: class of the activations
     :param normalize_images: whether images are divided by 255
     :param optimizer_class: class of the optimizers
@@ -159,7 +159,7 @@ class MADDPGPolicy(BasePolicy):
             squash_output=True,
         )
         self._arguments: dict[str, Any] = dict(
-            net_arch=net_arch,
+            net_arch=[64, 64] if net_arch is None else net_arch,
             activation_fn=activation_fn,
             normalize_images=normalize_images,
             optimizer_class=optimizer_class,

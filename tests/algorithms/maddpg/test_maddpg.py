@@ -24,7 +24,7 @@ from sb3_pgx.environments import JointEnv
 BOX = spaces.Box(-1, 1, (2,), np.float32)
 WIDE = spaces.Box(np.array([-3.0, 0.0], np.float32), np.array([1.0, 5.0], np.float32))
 SMALL = dict(policy_kwargs=dict(net_arch=[16, 16]), learning_starts=20, batch_size=8, buffer_size=500, device="cpu", seed=0)
-SMALL |= dict(compile=False)
+SMALL |= dict(compile=False, learning_rate=1e-3, train_freq=1, tau=0.005, gamma=0.99)  # steps at once, as DDPG takes them
 AGENTS = ("agent_0", "agent_1")
 
 
@@ -54,7 +54,7 @@ def test_with_one_agent_it_is_ddpg_bit_for_bit(n_envs, n_critics, optimizer):
     settings = {**SMALL, "policy_kwargs": policy_kwargs, "learning_rate": "lin_0.003", "gradient_steps": 2, "tau": 0.02}
     alone = DDPG("MlpPolicy", make_vec_env("Pendulum-v1", n_envs, seed=0), action_noise=noise(), **settings).learn(120)
     env = joint(lambda: gym.make("Pendulum-v1"), n=n_envs)
-    ours = MADDPG("MlpPolicy", env, action_noise=noise(), **settings).learn(120)
+    ours = MADDPG("MlpPolicy", env, action_noise=noise(), max_grad_norm=None, **settings).learn(120)
     assert ours.n_gradient_steps == alone.n_gradient_steps > 60
     theirs = alone.policy.state_dict()
     for name, value in ours.policy.state_dict().items():
@@ -92,7 +92,7 @@ def q(model, agent, which, observations, actions):
 
 def filled(env, n=40, **kwargs):
     """A model that has acted at random, and has taken no gradient step."""
-    return MADDPG("MlpPolicy", env, **{**SMALL, "learning_starts": 10_000, **kwargs}).learn(n)
+    return MADDPG("MlpPolicy", env, **{**SMALL, "learning_starts": 10_000, "max_grad_norm": None, **kwargs}).learn(n)
 
 
 def away_from_targets(model):
@@ -190,6 +190,27 @@ def test_an_actor_climbs_its_critic_with_the_others_actions_from_the_memory():
             of_agent.actor.named_parameters(), th.autograd.grad(value, [*of_agent.actor.parameters()]), strict=True
         ):
             th.testing.assert_close(after[name], p.detach() + 0.1 * gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("takes_steps_itself", [False, True], ids=["as a function", "by the optimizers"])
+def test_the_gradient_of_each_network_is_clipped_to_its_norm(takes_steps_itself):
+    """Gradient descent moves a network by the learning rate times the norm of its gradient, wherever that is clipped."""
+    moved = {}
+    for limit in (None, 1e-3, 1e3):
+        sgd = dict(net_arch=[16, 16], optimizer_class=th.optim.SGD)
+        env = joint(lambda: OneStep(BOX), lambda: OneStep(spaces.Discrete(3)))
+        model = filled(env, policy_kwargs=sgd, learning_rate=0.1, max_grad_norm=limit)
+        networks = {f"{a}, {name}": getattr(model.policy.agents[a], name) for a in AGENTS for name in ("actor", "critic")}
+        if takes_steps_itself:
+            for network in networks.values():
+                network.optimizer.register_step_post_hook(lambda *_: None)
+        before = {name: th.nn.utils.parameters_to_vector(x.parameters()).detach().clone() for name, x in networks.items()}
+        sample(model, 16)
+        losses(model, 16)
+        after = {name: th.nn.utils.parameters_to_vector(x.parameters()).detach() for name, x in networks.items()}
+        moved[limit] = {name: (after[name] - before[name]).norm().item() / 0.1 for name in networks}
+    assert min(moved[None].values()) > 2e-3 and moved[1e3] == pytest.approx(moved[None], rel=1e-5)
+    assert moved[1e-3] == pytest.approx(dict.fromkeys(networks, 1e-3), rel=2e-3)
 
 
 def test_targets_follow_at_the_rate_tau():

@@ -15,6 +15,7 @@ from sb3_pgx.registry import EVERY_ALGORITHM, algorithm_class
 
 BOX = spaces.Box(-1, 1, (2,), np.float32)
 SMALL = dict(policy_kwargs=dict(net_arch=[8]), learning_starts=4, batch_size=4, buffer_size=100, device="cpu", compile=False)
+SMALL |= dict(train_freq=1)
 
 
 def agents(*made):
@@ -72,6 +73,7 @@ def test_an_agent_that_ends_early_is_refused_and_the_model_stays_as_it_was():
     [
         ("temperature", 0.0, "temperature=0.0"),
         ("logit_coef", -1.0, "logit_coef=-1.0"),
+        ("max_grad_norm", 0.0, "max_grad_norm=0.0"),
         ("central_critics", "yes", "central_critics='yes'"),
         ("tau", 2.0, "tau=2.0"),
         ("batch_size", 0, "batch_size=0"),

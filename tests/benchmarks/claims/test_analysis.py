@@ -94,9 +94,10 @@ def test_the_intervals_of_a_difference_are_those_of_independently_drawn_seeds():
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(30.0, "better"), (3.0, "undecided"), (-30.0, "worse")])
-def test_an_improvement(gain, verdict):
-    claim = claim_of("improvement")
-    assert claim.contenders == ("tuned", "defaults")
+@pytest.mark.parametrize(("kind", "contenders"), [("improvement", ("tuned", "defaults")), ("superiority", ("ppo", "sb3:ppo"))])
+def test_an_algorithm_is_better_if_the_whole_interval_of_the_difference_is_above_0(kind, contenders, gain, verdict):
+    claim = claim_of(kind)
+    assert claim.contenders == contenders
     assert judge(claim, draws_of(claim, [x + gain for x in OURS], OURS)).verdict == verdict
 
 
@@ -131,6 +132,8 @@ def test_alarms_are_counted_over_the_updates_of_all_environments(alarms, verdict
         ("relative", 1, "undecided"),
         ("equivalence", 0, "worse"),
         ("equivalence", 1, "undecided"),
+        ("superiority", 0, "worse"),
+        ("superiority", 1, "undecided"),
         ("improvement", 0, "worse"),
         ("improvement", 1, "undecided"),
     ],
