@@ -56,7 +56,8 @@ def files_that_define(classes: Iterable[type], env_ids: Iterable[str], root: Pat
     """
     modules = [import_module(env_id.partition(":")[0]) for env_id in env_ids if ":" in env_id]
     paths = [Path(file).resolve() for file in (*map(getfile, classes), *map(getfile, modules))]
-    return [path.relative_to(root).as_posix() for path in paths if path.is_relative_to(root)]
+    ours = [root / name for name in ROOTS]  # packages may be installed inside of the checkout, too
+    return [path.relative_to(root).as_posix() for path in paths if any(map(path.is_relative_to, ours))]
 
 
 def _files_of(start: str, root: Path) -> list[Path]:
