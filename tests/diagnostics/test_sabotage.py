@@ -12,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from support.planted_faults import EPISODE, FAULTS, Fault, is_off_policy, settings_of, steps_per_update
 
-from sb3_pgx import A2C, D4PG, DDPG, PPO, SAC, TD3
+from sb3_pgx import A2C, D4PG, DDPG, PPO, SAC, TD3, SoftQLearning
 from sb3_pgx.diagnostics import DEFAULT_RULES, HealthCallback, HealthWarning
 
 
@@ -59,6 +59,7 @@ def test_a_planted_fault_is_found_in_time(name):
             (TD3, "Pendulum-v1"),
             (DDPG, "Pendulum-v1"),
             (D4PG, "Pendulum-v1"),
+            (SoftQLearning, "Pendulum-v1"),
             (SB3SAC, "Pendulum-v1"),
         ],
         quick=[(PPO, "CartPole-v1"), (TD3, "Pendulum-v1")],
