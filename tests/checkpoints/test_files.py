@@ -2,9 +2,8 @@
 
 import copy
 import json
-import subprocess
-import sys
-import textwrap
+import multiprocessing as mp
+import os
 import zipfile
 
 import numpy as np
@@ -19,6 +18,7 @@ from support.small_environments import DEVICE
 
 from sb3_pgx import A2C, PPO
 from sb3_pgx.checkpoints import CheckpointCallback, newest_checkpoint
+from sb3_pgx.checkpoints.folder import FolderLock
 
 
 @pytest.fixture
@@ -100,21 +100,16 @@ def test_a_checkpoint_is_a_model_that_sb3_loads(model, tmp_path):
 def test_a_process_that_dies_while_writing_leaves_the_old_one(model, tmp_path):
     good = saved(model, tmp_path, 10)
     content = good.read_bytes()
-    code = f"""
-        import os, sys
-        import numpy as np
-        from sb3_pgx import PPO
 
-        class Deadly:
-            def __reduce__(self):
-                os._exit(9)
+    class Deadly:
+        def __reduce__(self):
+            os._exit(9)
 
-        model = PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).learn(8)
-        model.num_timesteps = 10
-        model.ep_info_buffer.append(Deadly())
-        model.save_checkpoint({str(tmp_path)!r})
-    """
-    assert subprocess.run([sys.executable, "-P", "-c", textwrap.dedent(code)]).returncode == 9
+    model.ep_info_buffer.append(Deadly())
+    process = mp.get_context("fork").Process(target=model.save_checkpoint, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
     assert good.read_bytes() == content and newest_checkpoint(tmp_path) == good
     assert [path.name for path in tmp_path.glob("*.zip")] == [good.name]
 
@@ -176,19 +171,18 @@ def test_missing_checkpoints_are_refused(tmp_path):
 
 def test_a_folder_into_which_another_process_writes_is_refused(model, tmp_path):
     path = saved(model, tmp_path, 10)
-    code = f"""
-        import sys
-        from sb3_pgx.checkpoints.folder import FolderLock
-        lock = FolderLock({str(tmp_path)!r})
+    ours, theirs = mp.get_context("fork").Pipe()
+
+    def write():
+        lock = FolderLock(tmp_path)
         lock.acquire()
-        print("locked", flush=True)
-        sys.stdin.read()
-    """
-    other = subprocess.Popen(
-        [sys.executable, "-P", "-c", textwrap.dedent(code)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+        theirs.send("locked")
+        theirs.recv()
+
+    other = mp.get_context("fork").Process(target=write)
+    other.start()
     try:
-        assert other.stdout.readline() == "locked\n"
+        assert ours.recv() == "locked"
         for attempt in (
             lambda: PPO.resume(path, envs()),
             lambda: model.save_checkpoint(tmp_path),
@@ -198,7 +192,7 @@ def test_a_folder_into_which_another_process_writes_is_refused(model, tmp_path):
                 attempt()
     finally:
         other.kill()
-        other.communicate()
+        other.join()
     model.save_checkpoint(tmp_path)
 
 

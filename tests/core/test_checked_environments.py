@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from selection import each_value
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from support.capabilities import BOX
 from support.models import assert_same, make, parameters
@@ -63,12 +64,13 @@ class Returns(DummyVecEnv):
         )
 
 
-@pytest.mark.parametrize("form", [np.ndarray.tolist, th.as_tensor, tuple])
-@pytest.mark.parametrize(
-    "name, observation_space",
-    [*((n, BOX) for n in ALGORITHMS), ("ppo", spaces.Dict({"a": BOX, "b": spaces.Discrete(3)})), ("ppo", spaces.Discrete(4))],
-)
-def test_lists_and_tensors_from_an_environment_train_as_arrays(name, form, observation_space):
+OBSERVED = [("ppo", spaces.Dict({"a": BOX, "b": spaces.Discrete(3)})), ("ppo", spaces.Discrete(4))]
+OBSERVED += [(name, BOX) for name in ALGORITHMS]
+
+
+@pytest.mark.parametrize("observed, form", each_value(OBSERVED, [np.ndarray.tolist, th.as_tensor, tuple]))
+def test_lists_and_tensors_from_an_environment_train_as_arrays(observed, form):
+    name, observation_space = observed
     policy = "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
     results = []
     for kind in (lambda x: x, form):

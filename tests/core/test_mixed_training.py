@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from selection import mostly_slow
+from selection import RELATIVES, mostly_slow
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -76,8 +76,12 @@ NETWORKS = {"MlpPolicy": {}, "MlpLstmPolicy": dict(lstm_hidden_size=8), "MlpGruP
     mostly_slow(
         [(name, case, policy) for name in MIXED_ALGORITHMS for case in TWINS for policy in NETWORKS],
         lambda name, case, policy: (
-            (policy == "MlpPolicy" and (case in ("Dict of choices", "Tuple of a Box") or name in ("ppo", "trpo")))
-            or (case == "Dict of choices" and name in ("ppo", "trpo"))
+            (
+                policy == "MlpPolicy"
+                if name == "ppo"
+                else case == "Dict of choices" and (name == "trpo" or policy == "MlpPolicy")
+            )
+            and name not in RELATIVES
         ),
     ),
 )

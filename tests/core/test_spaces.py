@@ -11,7 +11,7 @@ import pytest
 import stable_baselines3 as sb3
 import torch as th
 from gymnasium import spaces
-from selection import mostly_slow
+from selection import RELATIVES, mostly_slow
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from support.models import make, parameters
@@ -80,7 +80,7 @@ def assert_trained_alike(one, other):
 COMPILED = ("a2c", "ppo_penalty", "trpo", "acer", "acktr")
 CASES = [(name, False) for name in ALGORITHMS] + [(name, True) for name in COMPILED]
 
-QUICK_CASES = mostly_slow(CASES, lambda name, compile: not compile or name == "ppo_penalty")
+QUICK_CASES = mostly_slow(CASES, lambda name, compile: name == "ppo_penalty" if compile else name not in RELATIVES)
 each = pytest.mark.parametrize("name, compile", QUICK_CASES)
 pytestmark = pytest.mark.usefixtures("graphs")
 

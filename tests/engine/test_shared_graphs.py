@@ -37,7 +37,7 @@ def another(x):
     return (x.exp() + STAMP,)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def imported():
     """TorchInductor, which takes seconds to import: forked processes have it, too."""
     with pytest.MonkeyPatch.context() as patch:
@@ -89,7 +89,7 @@ def names(folder):
 
 
 @pytest.mark.slow
-def test_of_two_processes_that_want_a_graph_at_once_one_compiles_it_and_the_other_waits(folder, compiler, tmp_path):
+def test_of_two_processes_that_want_a_graph_at_once_one_compiles_it_and_the_other_waits(imported, folder, compiler, tmp_path):
     started, finish = tmp_path / "started", tmp_path / "finish"
     compiler(f"touch {started}; while ! [ -e {finish} ]; do sleep 0.02; done")
     other = forked(lambda: compile_function(one, [X], wait=never))
@@ -109,7 +109,7 @@ def test_of_two_processes_that_want_a_graph_at_once_one_compiles_it_and_the_othe
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_while_it_compiles_leaves_nothing_in_the_way(folder, compiler):
+def test_a_process_that_is_killed_while_it_compiles_leaves_nothing_in_the_way(imported, folder, compiler):
     compiler("kill -9 $PPID; exit 1")
     killed = forked(lambda: compile_function(another, [X]))
     killed.join()
