@@ -10,16 +10,19 @@ from sb3_pgx.experiments.child_process import ChildProcess, ProcessDied
 from sb3_pgx.experiments.normalized_scores import random_return
 from sb3_pgx.settings.configs import RunConfig
 
+SECONDS_TO_PLAY = 600.0
+
 
 def random_returns(configs: Mapping[str, RunConfig], timeout: float | None = None) -> tuple[dict[str, float], dict[str, str]]:
     """
     Play a random policy in each environment, see :func:`~sb3_pgx.experiments.normalized_scores.random_return`.
 
     :param configs: settings whose environment arguments and wrappers are used, by environment
-    :param timeout: seconds that one environment may take; default: any
+    :param timeout: seconds that one environment may take; default: :data:`SECONDS_TO_PLAY`, because nothing is shown meanwhile
     :return: the mean return by environment; and for each environment that fails, ends its process, hangs, or ends no episode,
         why there is none
     """
+    timeout = SECONDS_TO_PLAY if timeout is None else timeout
     returns: dict[str, float] = {}
     failures: dict[str, str] = {}
     while rest := {env_id: config for env_id, config in configs.items() if env_id not in {*returns, *failures}}:

@@ -10,6 +10,7 @@ from sb3_pgx.pages.charts import Chart, Panel
 from sb3_pgx.pages.plotly_figures import figure_of, plotly_library
 
 SHORT = 36  # table cells of at most this many characters are not wrapped on a screen
+ROW = 160  # characters of a wide screen; with many columns, only cells of their share of it are not wrapped
 LONG = 60  # words in table cells of more characters may be broken on paper
 HEAD = '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>'  # of every page
 
@@ -75,13 +76,14 @@ def _table(table: Table) -> str:
 
 
 def _row(cells: Iterable[Cell], header: tuple[str, ...], marked: bool) -> str:
-    inner = "".join(_cell(cell, name) for cell, name in zip(cells, header, strict=True))
+    short = min(SHORT, ROW // len(header))
+    inner = "".join(_cell(cell, name, short) for cell, name in zip(cells, header, strict=True))
     return f'<tr class="marked">{inner}</tr>' if marked else f"<tr>{inner}</tr>"
 
 
-def _cell(cell: Cell, name: str) -> str:
+def _cell(cell: Cell, name: str, short: int) -> str:
     text = str(cell)
-    kind = ' class="short"' if len(text) <= SHORT else ' class="long"' if len(text) > LONG else ""
+    kind = ' class="short"' if len(text) <= short else ' class="long"' if len(text) > LONG else ""
     value = f' data-value="{cell.value:.10g}"' if isinstance(cell, Number) else ""
     return f'<td{kind}{value} data-label="{escape(name)}">{escape(text)}</td>'
 

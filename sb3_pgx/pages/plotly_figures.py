@@ -21,7 +21,7 @@ WRAP = 34  # most characters of a line of text, so that a name fits on the scree
 NAME, TITLE = 24, 30  # the same for names beside the axes, and for titles of axes
 SCREEN, LETTER, SYMBOL = 300, 7, 45  # pixels of a telephone's screen, of a letter, and of a line's symbol in the legend
 MANY_POINTS = 40  # lines with more points have no markers
-MANY_DECADES = 1e3  # ratio of the ends of a logarithmic axis from which on only powers of ten have numbers
+DECADES = 100  # ratio of the ends of a logarithmic axis from which on only powers of ten have numbers
 
 
 def plotly_library() -> str:
@@ -41,7 +41,7 @@ def _lines(panel: Lines) -> Figure:
     y_axis = _axis(panel.y_title, **({"type": "log", "exponentformat": "power"} if panel.log_y else {"type": "linear"}))
     if panel.y_range is not None:
         y_axis["range"] = [math.log10(y) for y in panel.y_range] if panel.log_y else [*panel.y_range]
-        if panel.log_y and panel.y_range[1] > MANY_DECADES * panel.y_range[0]:
+        if panel.log_y and panel.y_range[1] > DECADES * panel.y_range[0]:
             y_axis["dtick"] = 1  # numbers of powers of ten alone; those between them would be crowded
     x_axis = _axis(panel.x_title)
     if panel.x_end is not None:

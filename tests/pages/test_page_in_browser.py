@@ -27,9 +27,12 @@ PANELS = (
     Dots("one", "probability that a run of the first scores higher", (Dot("a > b", 0.5, 0.1, 0.9, Look(0)),)),
 )  # fmt: skip
 ROWS = tuple((name, Number(value, f"{value:g} [0, 1000]"), LONG) for name, value in (("x", 9.0), ("y", 100.0), ("z", -1.0)))
+WORDY = "a drop shows an update that is too large, or policies that differ between modes; above 0.7 in healthy runs"
+MANY_COLUMNS = ("rule", "verdict", "metric", "last", "min", "max", "alarm if", "sources")
+MANY = ("Gaussian policy nearly deterministic", "alarm at 1 of 12 updates", "effective_sample_size", "0.94", "0.453", "0.988")
 SORTED = """
   const header = document.querySelectorAll("th button")[1], names = () =>
-    [...document.querySelectorAll("tbody tr")].map((row) => row.cells[0].textContent).join("");
+    [...document.querySelector("tbody").rows].map((row) => row.cells[0].textContent).join("");
   const orders = [names()];
   for (let i = 0; i < 2; i++) { header.click(); orders.push(names()); }
   const isCut = (text) => {
@@ -53,15 +56,17 @@ SORTED = """
 def page(tmp_path_factory):
     """A page with every block and every kind of panel."""
     path = tmp_path_factory.mktemp("page") / "report.html"
-    blocks = (Table(("algorithm", "return", "settings"), ROWS, frozenset({1})), Chart("c", "caption", PANELS), Code(LONG * 3))
+    table = Table(("algorithm", "return", "settings"), ROWS, frozenset({1}))
+    many = Table(MANY_COLUMNS, ((*MANY, "above 0.01, for 10 updates in a row", WORDY),))
+    blocks = (table, many, Chart("c", "caption", PANELS), Code(LONG * 3))
     write_text(path, as_html(Document("Title", "The answer.", (Note("few seeds"),), (Section("S", blocks),))))
     assert path.stat().st_size < 2_000_000
     return path
 
 
 def test_charts_are_drawn_and_tables_sort_by_number(page):
-    (orders, traces, _, _, background, cut), seen, console = examine(page, SORTED)
-    assert console == [] and cut == []
+    (orders, traces, _, wide, background, cut), seen, console = examine(page, SORTED)
+    assert console == [] and wide == cut == []
     assert orders == ["xyz", "zxy", "yxz"]
     assert traces == [5, 3, 1, 2]  # band, two seeds and two lines; an interval and two dots; the points; an interval and a dot
     assert background == "rgb(255, 255, 255)" and all(pixels_of(seen, color) > 50 for color in COLORS[:2])
