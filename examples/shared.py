@@ -240,8 +240,10 @@ def smooth(run: Run, edges: np.ndarray) -> np.ndarray:
 
 
 def save(figure: "Figure", args: Arguments) -> None:
-    """Write the picture, and print its path."""
+    """Write the picture, and print its path and, if there was one seed only, what that means."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure).print_png(args.picture)
+    if len(args.seeds) == 1:
+        print("\nThis was one seed: another may give other numbers (--seeds 5 shows how far apart they are).")
     print(f"\nPicture: {args.picture}")

@@ -52,6 +52,7 @@ def test_a_script_prints_its_numbers_and_draws_its_picture(script, run_script, t
     assert variants and len(set(variants)) == len(variants), f"each variant that runs is named in\n{run_script.progress}"
     for pattern in expected(script):
         assert re.search(pattern, output, re.MULTILINE), f"{pattern}\nis not in\n{output}"
+    assert "This was one seed" in output, "no firm conclusion from one seed"
     table = [line for line in output.splitlines() if line.startswith("|")]
     assert len(table) > 2, f"a table of several rows in\n{output}"
     assert "nan" not in "".join(table), "every number of the table exists"
