@@ -36,6 +36,7 @@ from sb3_pgx.core.examination import Examination
 from sb3_pgx.core.files import saving
 from sb3_pgx.core.schedules import as_schedule, evaluate_coefficient
 from sb3_pgx.core.search_space import Dimension
+from sb3_pgx.core.spaces import has_start
 from sb3_pgx.engine.compile_log import CompileLog
 from sb3_pgx.engine.compiled_actor import CompiledActor
 from sb3_pgx.engine.compiler import check_compile
@@ -117,11 +118,17 @@ class OffPolicy(Compiling, Resuming, OffPolicyUpdating):
         check_policy_kwargs(self.policy_class, self.policy_kwargs)
         check_counts(buffer_size=self.buffer_size, batch_size=self.batch_size, n_steps=self.n_steps)
         check_counts(0, learning_starts=self.learning_starts)
+        check_counts(train_freq=self.train_freq[0] if isinstance(self.train_freq, tuple) else self.train_freq)
         check_counts(-1, gradient_steps=self.gradient_steps)
         check_unit_interval(tau=self.tau, gamma=self.gamma)
         self.use_sde = as_flag("use_sde", self.use_sde)
         self.optimize_memory_usage = as_flag("optimize_memory_usage", self.optimize_memory_usage)
         evaluate_coefficient(self.learning_rate, 1.0, "learning_rate")
+        if has_start(self.observation_space):
+            raise ValueError(
+                f"observations {one_line(self.observation_space)} begin with another number than 0, and the replay memory "
+                "stores them as they come: subtract the start in a wrapper, such as gymnasium.wrappers.TransformObservation"
+            )
 
     def choose_memory(self) -> None:
         """Called with checked arguments: choose the class of the replay memory. By default, SB3 chooses if there is none."""

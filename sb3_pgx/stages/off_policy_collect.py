@@ -57,8 +57,8 @@ class OffPolicyCollecting(Saving, OffPolicyAlgorithm):
         assert isinstance(env, VecEnv), "You must pass a VecEnv"
         if env.num_envs > 1 and train_freq.unit != TrainFrequencyUnit.STEP:
             raise ValueError(
-                f"train_freq={tuple(train_freq)} counts episodes, but there are {env.num_envs} environments: count steps, or "
-                "use one environment"
+                f"train_freq={(train_freq.frequency, train_freq.unit.value)} counts episodes, but there are {env.num_envs} "
+                "environments: count steps, or use one environment"
             )
         if self.use_sde:
             self.actor.reset_noise(env.num_envs)  # type: ignore[operator]

@@ -15,6 +15,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from support.array_environments import TERMINATED, Arrays, Episodes
 from support.off_policy import EVERY_NAME, NAMES, fill, make, tensors
+from support.small_environments import AnySpace
 
 import sb3_pgx
 from sb3_pgx.registry import name_of
@@ -143,6 +144,7 @@ WRONG = {
     "batch_size": (2.5, "whole number"),
     "learning_starts": (-1, "at least 0"),
     "gradient_steps": (-2, "at least -1"),
+    "train_freq": (0, "at least 1"),
     "tau": (1.5, "outside"),
     "gamma": (-0.1, "outside"),
     "n_steps": (0, "at least 1"),
@@ -157,6 +159,20 @@ def test_a_wrong_argument_is_refused_in_one_sentence(argument):
     value, reason = WRONG[argument]
     with pytest.raises(ValueError, match=rf"{argument}.*{reason}"):
         make(sb3_pgx, "TD3", **{argument: value})
+
+
+def test_no_episodes_at_all_are_refused_and_episodes_of_several_environments():
+    with pytest.raises(ValueError, match=r"train_freq=0 must be a whole number, at least 1"):
+        make(sb3_pgx, "SAC", train_freq=(0, "episode"))
+    with pytest.raises(ValueError, match=r"train_freq=\(1, 'episode'\) counts episodes, but there are 2 environments"):
+        make(sb3_pgx, "SAC", make_vec_env("Pendulum-v1", 2), train_freq=(1, "episode")).learn(10)
+
+
+@EVERY
+def test_discrete_observations_that_do_not_begin_with_0_are_refused(name):
+    env = DummyVecEnv([lambda: AnySpace(spaces.Discrete(4, start=2), spaces.Box(-1, 1, (1,), np.float32))])
+    with pytest.raises(ValueError, match=r"Discrete\(4, start=2\) begin with another number than 0.*wrapper"):
+        make(sb3_pgx, name, env)
 
 
 @pytest.mark.parametrize(
