@@ -166,6 +166,15 @@ def record(
     return written
 
 
+def recorded(folder: Path = FOLDER) -> list[str]:
+    """
+    Return which measurements have a record.
+
+    :param folder: that of the records
+    """
+    return [what for what in MEASUREMENTS if (folder / f"{what}.json").exists()]
+
+
 def markdown(what: str, folder: Path = FOLDER) -> str:
     """
     Return a record as a table, and the command that repeats it.
