@@ -25,7 +25,7 @@ from support.logged_metrics import logged_by
 from support.logged_metrics import table as logged_table
 from support.planted_faults import FAULTS
 
-from benchmarks import coverage, curves
+from benchmarks import coverage, curves, soft_q_learning
 from benchmarks.speed import a3c, scaling, short_runs, startup, summary
 from benchmarks.speed.report import markdown
 from benchmarks.speed.results import read_results
@@ -151,6 +151,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "variance": variance_sentence,
     "workers of a3c": partial(record_table, a3c),
     **{f"curve of {name}": partial(curves.markdown, name) for name in curves.recorded()},
+    **{f"{what} of soft_q_learning": partial(soft_q_learning.markdown, what) for what in soft_q_learning.recorded()},
     **{f"results of {name}": partial(algorithm_results, name) for name in ALGORITHMS},
     **{f"metrics of {name}": partial(algorithm_logs, name) for name in ALGORITHMS},
 }

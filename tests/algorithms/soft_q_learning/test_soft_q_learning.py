@@ -177,10 +177,10 @@ def test_the_histogram_of_the_sampler_is_that_of_the_density():
         policy_kwargs=dict(net_arch=[128, 128]),
         ent_coef=0.5,
         learning_starts=500,
-        learning_rate="lin_2e-3",
-        batch_size=32,
+        learning_rate="lin_3e-3",
+        batch_size=16,
     ).learn(400)
-    model.train_sampler(3000)
+    model.train_sampler(2500)
     for observation in ([0.0, 0.0, 0.0], [0.7, -0.2, 0.4]):
         actions = model.predict(np.tile(np.float32(observation), (200_000, 1)))[0] / 2
         shares = np.histogram(actions, 40, (-1, 1))[0] / len(actions)
