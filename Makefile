@@ -1,6 +1,8 @@
 # Needs Python >= 3.10 and make; everything else is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# Compiled modules are kept. Without them, each of the many processes of the tests would compile the package again.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test test-all test-gpu fuzz versions pythons check format table docs docs-outputs release-check benchmark clean
 

@@ -35,7 +35,7 @@ def updates_until_it_fires(fault: Fault) -> tuple[int | None, HealthCallback]:
     return fired.get(fault.rule), health
 
 
-@pytest.mark.parametrize("name", mostly_slow(FAULTS, [*FAULTS][::3]))
+@pytest.mark.parametrize("name", mostly_slow(FAULTS, [*FAULTS][::5]))
 def test_a_planted_fault_is_found_in_time(name):
     fault = FAULTS[name]
     when, health = updates_until_it_fires(fault)

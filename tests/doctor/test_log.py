@@ -3,9 +3,11 @@
 from contextlib import suppress
 
 import pytest
+from selection import each_value
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.env_util import make_vec_env
 from support.observers import logging_to
+from support.packages import without
 
 from sb3_pgx import PPO
 from sb3_pgx.cli import main
@@ -42,19 +44,23 @@ def test_the_log_of_a_healthy_run_passes(tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore::sb3_pgx.diagnostics.HealthWarning")
-@pytest.mark.parametrize("model_class", [PPO, SB3PPO])
 @pytest.mark.parametrize(
-    "settings, learn",
-    [
-        ({}, {}),
-        ({}, {"log_interval": 2}),
-        ({"every": 2}, {}),
-        ({"on_alarm": "stop"}, {}),
-        ({"on_alarm": "raise"}, {}),
-        ({}, {"reset_num_timesteps": False}),
-    ],
+    "arguments, model_class",
+    each_value(
+        [
+            ({}, {}),
+            ({}, {"log_interval": 2}),
+            ({"every": 2}, {}),
+            ({"on_alarm": "stop"}, {}),
+            ({"on_alarm": "raise"}, {}),
+            ({}, {"reset_num_timesteps": False}),
+        ],
+        [PPO, SB3PPO],
+    ),
 )
-def test_the_log_the_callback_and_its_report_agree_on_what_fired(model_class, settings, learn, tmp_path):
+def test_the_log_the_callback_and_its_report_agree_on_what_fired(arguments, model_class, tmp_path, monkeypatch):
+    without(monkeypatch, "matplotlib")  # drawing takes longer than training
+    settings, learn = arguments
     health = HealthCallback(**settings)
     model = cartpole(model_class, batch_size=32, learning_rate=0.05)
     with logging_to(tmp_path, model), suppress(HealthError):

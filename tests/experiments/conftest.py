@@ -1,6 +1,6 @@
 """Results of runs for several test files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -16,3 +16,11 @@ def result() -> Callable[..., RunResult]:
         return RunResult(label=label, seed=seed, source=f"{label}.yml: default", **given)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Leave pictures empty: drawing them takes longer than the runs of a short comparison."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_png", lambda *_, **__: None)
+        yield

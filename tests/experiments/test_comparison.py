@@ -46,7 +46,7 @@ def first(tmp_path_factory):
 
 
 @pytest.fixture
-def again(first, tmp_path):
+def again(first, undrawn, tmp_path):
     """
     A copy of the folder, and a function that runs the command again and returns its exit status and the runs that it would
     have trained.
