@@ -1,6 +1,6 @@
 """
-Small environments that need memory, action masks or mixed actions, registered with Gymnasium when this module is imported:
-``gymnasium.make("sb3_pgx.tasks:Recall-v0")``, ``sb3-pgx compare ppo --env sb3_pgx.tasks:InvalidActions-v0``.
+Small environments that need memory, action masks, mixed actions or several agents, registered with Gymnasium when this module
+is imported: ``gymnasium.make("sb3_pgx.tasks:Recall-v0")``, ``sb3-pgx compare ppo --env sb3_pgx.tasks:InvalidActions-v0``.
 """
 
 import gymnasium as gym
@@ -17,3 +17,5 @@ gym.register("Gripper-v0", entry_point="sb3_pgx.tasks.gripper:Gripper", max_epis
 # CartPole and Pendulum without velocities, under the names that rl_zoo3 gives them.
 gym.register("CartPoleNoVel-v1", entry_point="sb3_pgx.tasks.no_velocity:cart_pole", max_episode_steps=500)
 gym.register("PendulumNoVel-v1", entry_point="sb3_pgx.tasks.no_velocity:pendulum", max_episode_steps=200)
+# Gymnasium's checker does not know that an action may be a dictionary by agent.
+gym.register("SimpleSpread-v3", entry_point="sb3_pgx.tasks.spread:simple_spread", disable_env_checker=True)
