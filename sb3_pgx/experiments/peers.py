@@ -17,7 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_pgx.core.optional_packages import installed_versions
 from sb3_pgx.core.schedules import as_schedule
-from sb3_pgx.registry import EVERY_ALGORITHM, algorithm_class
+from sb3_pgx.registry import EVERY_ALGORITHM, SEVERAL_AGENTS, algorithm_class
 from sb3_pgx.settings.configs import CLASS_DEFAULTS, RunConfig, check_hyperparameters, is_numeric_text, load_config, suggestion
 from sb3_pgx.settings.environments import check_environment, choose_policy
 
@@ -148,7 +148,7 @@ def resolve_peer(name: str) -> Peer:
     changes = _changes(name, name[len(base) + 1 :]) if base != name else {}
     origin, colon, key = base.partition(":")
     if not colon:
-        return Peer(name, algorithm_class(base), base, changes)
+        return Peer(name, SEVERAL_AGENTS.get(base) or algorithm_class(base), base, changes)
     known = [f"{prefix}:{c.lower()}" for prefix, peers in PEERS.items() for c in peers.classes]
     if base not in known:
         hint = suggestion(base, [*known, *EVERY_ALGORITHM]) or f"; choose one of {', '.join([*EVERY_ALGORITHM, *known])}"
@@ -188,7 +188,7 @@ def constructor_arguments(algorithm: type[BaseAlgorithm], hyperparameters: Mappi
 
 
 def _is_ours(algorithm: type[BaseAlgorithm]) -> bool:
-    return issubclass(algorithm, tuple(EVERY_ALGORITHM.values()))
+    return issubclass(algorithm, (*EVERY_ALGORITHM.values(), *SEVERAL_AGENTS.values()))
 
 
 def _schedules(hyperparameters: Mapping[str, Any], place: str = "") -> dict[str, Any]:

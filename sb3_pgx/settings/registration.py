@@ -10,8 +10,8 @@ import gymnasium as gym
 from sb3_pgx.core.errors import one_line
 from sb3_pgx.core.optional_packages import installed_versions
 
-# The package of the physics engine, by the folder of Gymnasium's environments.
-ENGINES = {"box2d": "Box2D", "mujoco": "mujoco"}
+# The package that simulates an environment of Gymnasium or of this package, by its folder or module.
+ENGINES = {"box2d": "Box2D", "mujoco": "mujoco", "spread": "mpe2"}
 
 
 def register_environment(env_id: str) -> str:
@@ -58,7 +58,7 @@ def simulator_versions(env_ids: Iterable[str], envpool: bool = False) -> dict[st
 
 
 def _simulator(env_id: str) -> str | None:
-    """Return the distribution of an environment, or of the engine for Gymnasium's own; ``None`` if unknown."""
+    """Return the distribution of an environment, or of the engine for Gymnasium's and this package's; ``None`` if unknown."""
     try:
         entry_point = gym.registry[register_environment(env_id)].entry_point
     except Exception:  # reported when the environment is made
@@ -67,8 +67,9 @@ def _simulator(env_id: str) -> str | None:
         return None
     module = entry_point.partition(":")[0] if isinstance(entry_point, str) else entry_point.__module__
     package, *folders = module.split(".")
-    engine = package if package != "gymnasium" else next((ENGINES[name] for name in folders if name in ENGINES), None)
-    return None if engine is None else _distribution(engine)
+    if package in ("gymnasium", "sb3_pgx"):
+        package = next((ENGINES[name] for name in folders if name in ENGINES), "")
+    return _distribution(package) if package else None
 
 
 @cache

@@ -1,7 +1,12 @@
 """
+<<<<<<< HEAD
 Small environments that need memory, action masks, mixed actions or several ways to act, registered with Gymnasium when this
 module is imported:
 ``gymnasium.make("sb3_pgx.tasks:Recall-v0")``, ``sb3-pgx compare ppo --env sb3_pgx.tasks:InvalidActions-v0``.
+=======
+Small environments that need memory, action masks, mixed actions or several agents, registered with Gymnasium when this module
+is imported: ``gymnasium.make("sb3_pgx.tasks:Recall-v0")``, ``sb3-pgx compare ppo --env sb3_pgx.tasks:InvalidActions-v0``.
+>>>>>>> offpolicy
 """
 
 import gymnasium as gym
@@ -20,3 +25,5 @@ gym.register("MultiGoal-v0", entry_point="sb3_pgx.tasks.multi_goal:MultiGoal", m
 # CartPole and Pendulum without velocities, under the names that rl_zoo3 gives them.
 gym.register("CartPoleNoVel-v1", entry_point="sb3_pgx.tasks.no_velocity:cart_pole", max_episode_steps=500)
 gym.register("PendulumNoVel-v1", entry_point="sb3_pgx.tasks.no_velocity:pendulum", max_episode_steps=200)
+# Gymnasium's checker does not know that an action may be a dictionary by agent.
+gym.register("SimpleSpread-v3", entry_point="sb3_pgx.tasks.spread:simple_spread", disable_env_checker=True)

@@ -22,7 +22,31 @@ def test_a_run_of_a_comparison_trains_with_the_settings_of_the_file(name):
     assert ("noise_type" in config.hyperparameters) == (name not in ("sac", "soft_q_learning"))
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("name, n_graphs", [("sac", 2), ("td3", 3), ("ddpg", 2), ("d4pg", 2), ("soft_q_learning", 2)])
+=======
+@pytest.mark.parametrize("central", ["true", "false"])
+def test_several_agents_are_compared_in_an_environment_in_which_they_act_together(central):
+    pytest.importorskip("mpe2", reason="mpe2 is not installed")
+    small = "learning_starts=10, batch_size=8, train_freq=5, policy_kwargs={net_arch: [8]}, compile=false"
+    name, env_id = f"maddpg[{small}, central_critics={central}]", "sb3_pgx.tasks:SimpleSpread-v3"
+    peer, config, _ = prepare(name, env_id)
+    assert config.source.startswith("maddpg.yml: SimpleSpread-v3") and config.hyperparameters["central_critics"] == (
+        central == "true"
+    )
+    result = execute(RunSpec(name, peer.algorithm, env_id, 0, 60, config, curve_points=2, curve_episodes=1, eval_episodes=2))
+    assert result.error is None and result.steps == 60 and len(result.curve_returns) == len(result.returns) == 2
+    assert max(result.returns) < 0 and "mpe2" in result.versions
+
+
+def test_an_algorithm_for_several_agents_fails_in_an_environment_of_one():
+    peer, config, _ = prepare("maddpg", "Pendulum-v1")
+    result = execute(RunSpec("maddpg", peer.algorithm, "Pendulum-v1", 0, 60, config))
+    assert "MADDPG learns in environments of several agents" in result.error
+
+
+@pytest.mark.parametrize("name, n_graphs", [("sac", 2), ("td3", 3), ("ddpg", 2), ("d4pg", 2)])
+>>>>>>> offpolicy
 def test_a_warm_up_compiles_acting_and_each_kind_of_step(name, n_graphs, graphs):
     peer, config, _ = prepare(f"{name}[{SMALL}]", "Pendulum-v1")
     said = []

@@ -37,6 +37,19 @@ def test_they_keep_gymnasiums_interface_and_are_deterministic(name):
     assert np.array_equal(*returns)
 
 
+def test_agents_that_spread_over_landmarks_act_together():
+    mpe2 = pytest.importorskip("mpe2", reason="mpe2 is not installed")
+    joint, parallel = gym.make("sb3_pgx.tasks:SimpleSpread-v3", N=2), mpe2.simple_spread_v3.parallel_env(N=2, max_cycles=25)
+    (seen, _), (expected, _) = joint.reset(seed=3), parallel.reset(seed=3)
+    for step in range(25):
+        actions = {"agent_0": step % 5, "agent_1": 4}
+        np.testing.assert_equal(seen, expected)
+        seen, reward, terminated, truncated, info = joint.step(actions)
+        expected, rewards, _, ends, _ = parallel.step(actions)
+        assert reward == pytest.approx(sum(rewards.values())) and info["agent_rewards"].tolist() == [*rewards.values()]
+        assert not terminated and truncated == ends["agent_0"] == (step == 24)
+
+
 @pytest.mark.parametrize("name, bars", [("Recall-v0", 5), ("InvalidActions-v0", 4), ("Gripper-v0", 2), ("MultiGoal-v0", 2)])
 def test_a_picture_shows_the_observation_as_bars(name, bars):
     env = gym.make(f"sb3_pgx.tasks:{name}", render_mode="rgb_array")
