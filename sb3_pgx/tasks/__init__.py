@@ -1,12 +1,7 @@
 """
-<<<<<<< HEAD
-Small environments that need memory, action masks, mixed actions or several ways to act, registered with Gymnasium when this
-module is imported:
-``gymnasium.make("sb3_pgx.tasks:Recall-v0")``, ``sb3-pgx compare ppo --env sb3_pgx.tasks:InvalidActions-v0``.
-=======
-Small environments that need memory, action masks, mixed actions or several agents, registered with Gymnasium when this module
-is imported: ``gymnasium.make("sb3_pgx.tasks:Recall-v0")``, ``sb3-pgx compare ppo --env sb3_pgx.tasks:InvalidActions-v0``.
->>>>>>> offpolicy
+Small environments that need memory, action masks, mixed actions, several agents or several ways to act, registered with
+Gymnasium when this module is imported: ``gymnasium.make("sb3_pgx.tasks:Recall-v0")``,
+``sb3-pgx compare ppo --env sb3_pgx.tasks:InvalidActions-v0``.
 """
 
 import gymnasium as gym
