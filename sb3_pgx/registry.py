@@ -36,14 +36,9 @@ def _exported(base: type) -> dict[str, type]:
 Algorithm = PolicyGradientAlgorithm | OffPolicy
 # Algorithms of the pipeline: they learn from rollouts.
 ALGORITHMS: dict[str, type[PolicyGradientAlgorithm]] = _exported(PolicyGradientAlgorithm)
-<<<<<<< HEAD
-# Algorithms for environments of several agents. Commands, settings and probes make environments of one agent, from ids of
-# gymnasium, so these algorithms are not among those that they offer: `why_not_offered` says so.
-=======
 # Algorithms for environments of several agents. Probes, searches and rl_zoo3's commands make environments of one agent, and do
-# not offer these algorithms: `algorithm_class` says so. Comparisons take them in environments such as
+# not offer these algorithms: `why_not_offered` says so. Comparisons take them in environments such as
 # sb3_pgx.tasks:SimpleSpread-v3, in which all agents act together.
->>>>>>> offpolicy
 SEVERAL_AGENTS: dict[str, type[OffPolicy]] = {name_of(sb3_pgx.MADDPG): sb3_pgx.MADDPG}
 # Algorithms that learn from a replay memory alone. They have no rollouts and no advantages.
 OFF_POLICY: dict[str, type[OffPolicy]] = {
@@ -67,8 +62,9 @@ def why_not_offered(name: str) -> str | None:
     key = _snake_case(name)
     if key in SEVERAL_AGENTS:
         return (
-            f"{name} learns in environments of several agents, which have no id of gymnasium, so no command takes it: use "
-            f"sb3_pgx.{SEVERAL_AGENTS[key].__name__} in a script (documentation: Several agents, docs/guide/agents.md)"
+            f"{name} learns in environments of several agents, and this command makes those of one: use sb3-pgx compare --env "
+            f"sb3_pgx.tasks:SimpleSpread-v3 --algos {key}, or sb3_pgx.{SEVERAL_AGENTS[key].__name__} in a script "
+            "(documentation: Several agents, docs/guide/agents.md)"
         )
     for cls, instead in INSTEAD.items():
         if key == _snake_case(cls):
@@ -89,17 +85,7 @@ def algorithm_class(name: str) -> type[Algorithm]:
     """
     if name in EVERY_ALGORITHM:
         return EVERY_ALGORITHM[name]
-<<<<<<< HEAD
     if (reason := why_not_offered(name)) is not None:
         raise ValueError(reason)
     near = get_close_matches(name.lower(), EVERY_ALGORITHM, n=3)
-=======
-    if name in SEVERAL_AGENTS:
-        raise ValueError(
-            f"{name} learns in environments of several agents, and searches and rl_zoo3's commands make those of one: use "
-            f"sb3-pgx compare --env sb3_pgx.tasks:SimpleSpread-v3 --algos {name}, or a script with "
-            f"sb3_pgx.{SEVERAL_AGENTS[name].__name__}"
-        )
-    near = get_close_matches(name, EVERY_ALGORITHM, n=3)
->>>>>>> offpolicy
     raise ValueError(f"algorithm {name!r} is unknown; choose {' or '.join(near or EVERY_ALGORITHM)}")

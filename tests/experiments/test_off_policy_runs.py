@@ -22,9 +22,6 @@ def test_a_run_of_a_comparison_trains_with_the_settings_of_the_file(name):
     assert ("noise_type" in config.hyperparameters) == (name not in ("sac", "soft_q_learning"))
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("name, n_graphs", [("sac", 2), ("td3", 3), ("ddpg", 2), ("d4pg", 2), ("soft_q_learning", 2)])
-=======
 @pytest.mark.parametrize("central", ["true", "false"])
 def test_several_agents_are_compared_in_an_environment_in_which_they_act_together(central):
     pytest.importorskip("mpe2", reason="mpe2 is not installed")
@@ -45,8 +42,7 @@ def test_an_algorithm_for_several_agents_fails_in_an_environment_of_one():
     assert "MADDPG learns in environments of several agents" in result.error
 
 
-@pytest.mark.parametrize("name, n_graphs", [("sac", 2), ("td3", 3), ("ddpg", 2), ("d4pg", 2)])
->>>>>>> offpolicy
+@pytest.mark.parametrize("name, n_graphs", [("sac", 2), ("td3", 3), ("ddpg", 2), ("d4pg", 2), ("soft_q_learning", 2)])
 def test_a_warm_up_compiles_acting_and_each_kind_of_step(name, n_graphs, graphs):
     peer, config, _ = prepare(f"{name}[{SMALL}]", "Pendulum-v1")
     said = []
