@@ -81,8 +81,8 @@ def walk(model: SoftQLearning) -> np.ndarray:
 
 
 def trained(seed: int, args: Arguments) -> dict[str, SoftQLearning]:
-    parts = {label: model_of(axis, seed).learn(args.steps(4_000, quick=300)) for label, axis in TASKS.items()}
-    return {**parts, TOGETHER: composed([*parts.values()], seed, args.steps(2_000, quick=100))}
+    parts = {label: model_of(axis, seed).learn(args.steps(4_000, quick=150)) for label, axis in TASKS.items()}
+    return {**parts, TOGETHER: composed([*parts.values()], seed, args.steps(2_000, quick=30))}
 
 
 def main(argv: list[str] | None = None) -> None:

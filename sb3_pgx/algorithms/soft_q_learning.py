@@ -55,6 +55,20 @@ class Coefficients(NamedTuple):
     kernel_scales: tuple[float, ...]
 
 
+class Target(NamedTuple):
+    """
+    What the critics are fitted to, without gradients.
+
+    :param targets: y, ``[B, 1]``
+    :param soft_values: V(s') in them, ``[B, 1]``
+    :param values: Q'(s', ·) of the actions in V(s'): of uniformly random ones, or of all choices, ``[B, K]``
+    """
+
+    targets: Tensor
+    soft_values: Tensor
+    values: Tensor
+
+
 def soft_q_step(step: Step, batch: Any, c: Coefficients) -> Mapping[str, Tensor]:
     """
     One gradient step of soft Q-learning (Haarnoja et al., 2017, algorithm 1): critics, sampler, target networks.
@@ -73,7 +87,7 @@ def soft_q_step(step: Step, batch: Any, c: Coefficients) -> Mapping[str, Tensor]
     :param c: coefficients
     :return: the means over the batch of the losses and of the soft values
     """
-    targets, soft_values = soft_targets(step.call, batch, c)
+    targets, soft_values, _ = soft_targets(step.call, batch, c)
     values = step.call(_values, batch.observations, batch.actions)
     critic_loss = 0.5 * th.stack([F.mse_loss(value, targets) for value in values]).sum()
     step.minimize(critic_loss, "critic")
@@ -110,9 +124,9 @@ def sampler_step(step: Step, batch: Any, c: Coefficients) -> Mapping[str, Tensor
     return {"stein_direction": direction.square().mean().sqrt()}
 
 
-def soft_targets(call: Call, batch: Any, c: Coefficients) -> tuple[Tensor, Tensor]:
+def soft_targets(call: Call, batch: Any, c: Coefficients) -> Target:
     """
-    Return y, the critics' targets, and the soft values V(s') in them, ``[B, 1]`` each, without gradients.
+    Return what the critics are fitted to.
 
     :param call: calls a function of the policy
     :param batch: a sample of the replay memory
@@ -124,8 +138,9 @@ def soft_targets(call: Call, batch: Any, c: Coefficients) -> tuple[Tensor, Tenso
             values = call(_target_values, batch.next_observations, actions)
             soft_values = sampled_soft_value(values, -actions.shape[2] * math.log(2), c.temperature)
         else:
-            soft_values = soft_value(call(_target_values_of_choices, batch.next_observations), c.temperature)
-        return bootstrapped(batch, c.gamma, soft_values), soft_values
+            values = call(_target_values_of_choices, batch.next_observations)
+            soft_values = soft_value(values, c.temperature)
+        return Target(bootstrapped(batch, c.gamma, soft_values), soft_values, values)
 
 
 def uniform_actions(like: Tensor, n: int) -> Tensor:

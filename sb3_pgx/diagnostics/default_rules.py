@@ -25,6 +25,7 @@ HASSELT = "van Hasselt et al., 2018, Deep reinforcement learning and the deadly 
 CHEN = "Chen et al., 2021, Randomized ensembled double Q-learning"
 NIKISHIN = "Nikishin et al., 2022, The primacy bias in deep reinforcement learning"
 BELLEMARE = "Bellemare et al., 2017, A distributional perspective on reinforcement learning"
+KONG = "Kong, 1992, A note on importance sampling using standardized weights"
 LILLICRAP = "Lillicrap et al., 2016, Continuous control with deep reinforcement learning"
 RULE_OF_THUMB = "rule of thumb in tutorials"
 EXPERIENCE = "sb3_pgx, healthy runs with tuned settings"
@@ -349,6 +350,16 @@ OFF_POLICY_RULES = (
         sources=(Source("values outside of the support are moved to its ends", BELLEMARE),),
         patience=3,
         healthy=(0.0, 0.02),
+    ),
+    Rule(
+        name="soft values from too few actions",
+        metric="value_samples",
+        condition=Below(1.5),
+        meaning="one of the random actions has nearly all of the weight in a soft value, so that it is little more than the "
+        "largest of a few values, too small and noisy",
+        remedy="raise n_value_samples to four times its value, or ent_coef to ten times",
+        sources=(Source("the effective sample size measures how much importance sampling can be trusted", KONG),),
+        patience=3,
     ),
     Rule(
         name="temperature collapsed",

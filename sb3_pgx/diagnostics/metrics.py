@@ -47,6 +47,8 @@ METRICS = {
     "target_lag": "root mean square of Q − Q' of the target networks, with the same divisor, of Q instead of y",
     "clipped_returns": "mean probability, in the targets of the critic's distribution, of returns below v_min or above v_max, "
     "which are moved there (D4PG)",
+    "value_samples": "effective number of the uniformly random actions in a soft value, mean over states: 1 if one of them "
+    "has all of the weight, `n_value_samples` if all weigh the same (SoftQLearning with Box actions)",
     "samples_per_step": "transitions sampled from the replay memory per environment step since the first measurement: the "
     "replay ratio (gradient steps per environment step) times `batch_size` (SAC, TD3, DDPG, D4PG, SoftQLearning)",
     "memory_gain": "1 − mean (V_new − R)² / mean (V₀ − R)², where V₀ is V_new with zero states before each row: 0 if the "

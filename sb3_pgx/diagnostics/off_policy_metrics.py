@@ -27,6 +27,7 @@ from sb3_pgx.diagnostics.snapshot import without_side_effects
 from sb3_pgx.diagnostics.update_metrics import Measured, relative_size, summary_metrics
 from sb3_pgx.engine.joint_step import Call
 from sb3_pgx.ops.distributional import outside
+from sb3_pgx.ops.energy_based import effective_samples
 
 MEASURABLE = (sb3.SAC, sb3.TD3, SoftQLearning)  # and those derived from them: DDPG, D4PG, and this package's algorithms
 ROWS = 1024  # of a sample
@@ -121,7 +122,9 @@ def _of_soft_q(
     :param log_size: logarithm of the number of choices, or of the volume of the Box: the largest entropy
     """
     _, coefficients = model.next_step(0)
-    targets, _ = targets_of_soft_q(call, batch, coefficients)
+    targets, _, values = targets_of_soft_q(call, batch, coefficients)
+    if not model.chooses:
+        measured["value_samples"] = effective_samples(values, coefficients.temperature).mean()
     temperature = th.tensor(coefficients.temperature)
     measured |= {"temperature": temperature, "relative_temperature": temperature / targets.std(correction=0)}
     return targets, measured, coefficients.temperature * log_size

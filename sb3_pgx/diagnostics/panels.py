@@ -69,6 +69,7 @@ THEMES: dict[str, tuple[Family, ...]] = {
         Family("values of stored actions", "return", ("q_mean", "q_min", "q_max")),
         Family("spread of the values of stored actions", "return", ("q_std",)),
         Family("targets outside of the support", "probability", ("clipped_returns",)),
+        Family("effective actions in a soft value", "actions", ("value_samples",)),
         Family("largest value relative to the largest possible return", "ratio", ("q_excess",)),
         Family("error of the critics, lag of the target networks", "standard deviations", ("td_error", "target_lag")),
         Family("transitions sampled per environment step", "transitions", ("samples_per_step",)),

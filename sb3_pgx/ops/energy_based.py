@@ -39,6 +39,19 @@ def sampled_soft_value(values: Tensor, log_densities: float | Tensor, temperatur
     return temperature * ((values / temperature - log_densities).logsumexp(dim=1, keepdim=True) - math.log(values.shape[1]))
 
 
+def effective_samples(values: Tensor, temperature: float | Tensor) -> Tensor:
+    """
+    Return the effective number of equally likely samples in a soft value, (Σ_k w_k)² / Σ_k w_k² with w_k = exp(Q(s, a_k) / α)
+    (Kong, 1992): K if all weigh the same, 1 if one of them has all of the weight.
+
+    :param values: Q(s, a_k), ``[B, K]``
+    :param temperature: α > 0
+    :return: ``[B]``
+    """
+    weights = values / temperature
+    return (2 * weights.logsumexp(dim=1) - (2 * weights).logsumexp(dim=1)).exp()
+
+
 def log_tanh_slope(x: Tensor) -> Tensor:
     """
     Return log (1 − tanh² x), the logarithm of the derivative of tanh, without overflow.

@@ -136,7 +136,8 @@ def test_each_metric_of_soft_q_learning_equals_the_independent_computation(choic
             actions = 1 - 2 * (-th.empty(ROWS, 6, 1).exponential_()).exp()
             pairs = th.cat([batch.next_observations[:, None].expand(-1, 6, -1), actions], dim=2)
             following = policy.critic_target.q_networks[0](pairs)[..., 0].double().numpy()
-            soft = 0.4 * np.log(2 * np.exp(following / 0.4).mean(axis=1))
+            weights = np.exp(following / 0.4)
+            soft = 0.4 * np.log(2 * weights.mean(axis=1))
             values, lagged = q(policy.critic, batch), q(policy.critic_target, batch)
     rewards = batch.rewards.double().numpy().ravel()
     targets = rewards + 0.9 * (1 - batch.dones.numpy().ravel()) * soft
@@ -144,6 +145,7 @@ def test_each_metric_of_soft_q_learning_equals_the_independent_computation(choic
     expected = {
         "temperature": 0.4,
         "relative_temperature": 0.4 / targets.std(),
+        **({} if choices else {"value_samples": (weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)).mean()}),
         "q_mean": values.mean(),
         "td_error": scaled(values - targets, targets),
         "target_lag": scaled(values - lagged, values),

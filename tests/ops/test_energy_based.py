@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_pgx.ops.energy_based import log_tanh_slope, sampled_soft_value, soft_value, stein_direction
+from sb3_pgx.ops.energy_based import effective_samples, log_tanh_slope, sampled_soft_value, soft_value, stein_direction
 
 WIDE = np.linspace(-12, 12, 200_001)
 
@@ -61,6 +61,14 @@ def test_few_samples_give_too_small_values_on_average_and_many_do_not():
         errors.append(sampled_soft_value(-actions.square() / 2, -math.log(2), 0.1).mean().item() - exact)
     assert errors[0] < -0.02 and errors[0] < 8 * errors[1] < 8 * 8 * errors[2] + 1e-3
     assert abs(errors[2]) < 1e-3
+
+
+def test_the_effective_number_of_samples_is_that_of_equally_heavy_ones():
+    heavy = th.tensor([[0.0, 0.0, 0.0, -900.0], [1e4, 0.0, 0.0, 0.0], [3.0, 3.0, 3.0, 3.0]], dtype=th.float64)
+    assert effective_samples(heavy, 0.5).tolist() == pytest.approx([3.0, 1.0, 4.0], rel=1e-9)
+    weights = np.exp(np.array([0.3, -0.2, 1.0]) / 0.7)
+    expected = weights.sum() ** 2 / (weights**2).sum()
+    assert effective_samples(th.tensor([[0.3, -0.2, 1.0]], dtype=th.float64), 0.7).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_slope_of_tanh_does_not_overflow():

@@ -14,7 +14,7 @@ from stable_baselines3 import TD3 as SB3TD3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm as SB3OffPolicy
 
-from sb3_pgx import A2C, D4PG, DDPG, PPO, SAC, TD3
+from sb3_pgx import A2C, D4PG, DDPG, PPO, SAC, TD3, SoftQLearning
 
 QUICK = dict(n_steps=32, batch_size=32, n_epochs=4, seed=0, device="cpu")
 ONE_STEP = dict(n_steps=16, seed=0, device="cpu")
@@ -263,4 +263,7 @@ FAULTS = {
         "temperature collapsed", 4, SAC, env="Pendulum-v1", settings=dict(ent_coef=1e-8), plant=hardly_explore
     ),
     "v_min −20 (D4PG)": Fault("returns beyond the support", 4, D4PG, env="Pendulum-v1", settings=dict(v_min=-20.0, v_max=0.0)),
+    "ent_coef 1e-5 (SoftQLearning)": Fault(
+        "soft values from too few actions", 6, SoftQLearning, env="Pendulum-v1", settings=dict(ent_coef=1e-5)
+    ),
 }
