@@ -100,7 +100,9 @@ def test_every_entry_is_made_as_it_stands(entry):
     env.close()
 
 
-@pytest.mark.parametrize("entry", some_of([*ENTRIES][::4]), ids=":".join, indirect=True)
+@pytest.mark.parametrize(
+    "entry", some_of([*[e for e in ENTRIES if e[1] != "atari"][::4], ("ppo", "atari")]), ids=":".join, indirect=True
+)
 def test_every_entry_trains_cut_down(entry):
     algorithm, env_id, config = entry
     small = cut_down(algorithm, config)
