@@ -24,8 +24,8 @@ fuzz: .venv/.tests  ## 2,400 random uses of the algorithms, their outcomes go in
 versions: .venv/.tests  ## the oldest and the newest torch that are allowed; writes tests/versions.txt
 	$(BIN)/python tests/versions.py
 
-pythons: .venv/.tests  ## the quick suite on every Python from 3.10 to 3.13 that is installed; writes tests/pythons.txt
-	$(BIN)/python tests/pythons.py
+pythons: .venv/.tests  ## the quick suite on every Python from 3.10 to 3.13, or on PYTHONS=3.12; writes tests/pythons.txt
+	$(BIN)/python tests/pythons.py $(PYTHONS)
 
 check: .venv/.dev  ## style, types, and which module may import which
 	$(BIN)/ruff format --check .

@@ -53,12 +53,23 @@ def _versions() -> tuple[str, str]:
 
 def _result(version: str, limit: int) -> str:
     """Return one line on what became of a version."""
-    megabytes = _megabytes(version)
-    if megabytes is None:
+    return why_not(sys.executable, version, limit) or run_suite(sys.executable, torch=version)
+
+
+def why_not(interpreter: str, torch: str, limit: int) -> str | None:
+    """
+    Return why the suite is not run, if torch's builds are not there or too large.
+
+    :param interpreter: the Python to use
+    :param torch: version of torch
+    :param limit: megabytes that may be downloaded for torch and what it requires
+    """
+    needed = _megabytes(interpreter, torch)
+    if needed is None:
         return "not run: the package index has no build for this machine"
-    if megabytes > limit:
-        return f"not run: {megabytes} MB would have to be downloaded for it on this machine, more than {limit} MB"
-    return run_suite(sys.executable, torch=version)
+    if needed > limit:
+        return f"not run: {needed} MB would have to be downloaded for it on this machine, more than {limit} MB"
+    return None
 
 
 def run_suite(interpreter: str, torch: str | None = None, processes: int = 2) -> str:
@@ -86,10 +97,10 @@ def run_suite(interpreter: str, torch: str | None = None, processes: int = 2) ->
         return "; ".join(re.findall(r"^(?:(?:FAILED|ERROR) .*|.*\d+ (?:passed|failed|error).*)$", tests.stdout, re.MULTILINE))
 
 
-def _megabytes(version: str) -> int | None:
+def _megabytes(interpreter: str, torch: str) -> int | None:
     """Return the size of the wheels of torch and of what it requires, or ``None`` if there is no such wheel."""
     options = ["--dry-run", "--ignore-installed", "--only-binary", ":all:", "--quiet", "--report", "-"]
-    found = _pip(sys.executable, "install", *options, f"torch=={version}")
+    found = _pip(interpreter, "install", *options, f"torch=={torch}")
     if found.returncode:
         return None
     urls = [package["download_info"]["url"] for package in json.loads(found.stdout)["install"]]

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import gymnasium as gym
 import numpy as np
 import pytest
+from selection import mostly_slow
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnNoModelImprovement
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
@@ -114,7 +115,7 @@ def json_rows(path):
     return [{k: v for k, v in json.loads(line).items() if not k.startswith(TIMES)} for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("sets_logger_again", [False, True])
+@pytest.mark.parametrize("sets_logger_again", mostly_slow([False, True], [True]))
 def test_text_logs_go_on_in_the_same_files(sets_logger_again, tmp_path):
     """The rows that were written between the checkpoint and the interruption are not there twice."""
 

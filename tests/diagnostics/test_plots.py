@@ -38,6 +38,14 @@ def run(tmp_path_factory):
     return folder, diagnostics.history
 
 
+@pytest.fixture(scope="module")
+def plotted(run, tmp_path_factory):
+    """Plot the log; return picture and page."""
+    folder = tmp_path_factory.mktemp("plotted")
+    (folder / "progress.csv").write_bytes((run[0] / "progress.csv").read_bytes())
+    return plot_folder(folder)
+
+
 def test_reading_a_log_returns_the_measured_numbers(run):
     folder, history = run
     steps, series = read_progress(folder)
@@ -112,10 +120,8 @@ def test_rules_apply_to_a_log_as_during_the_run():
     assert (state.judged, state.alarms) == (2, 1), "the last row is after the share of the run to which the rule applies"
 
 
-def test_the_page_holds_every_series_with_its_healthy_range_and_needs_no_network(run, tmp_path):
-    folder, history = run
-    (tmp_path / "progress.csv").write_bytes((folder / "progress.csv").read_bytes())
-    png, html = plot_folder(tmp_path)
+def test_the_page_holds_every_series_with_its_healthy_range_and_needs_no_network(run, plotted):
+    (_, history), (png, html) = run, plotted
     page = html.read_text(encoding="utf-8")
     assert not re.search(r'<(script|link)[^>]+(src|href)="http', page), "the page needs a network"
     figures = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page)]
@@ -151,14 +157,15 @@ def test_alarms_come_first_and_are_marked_with_their_line_in_view(tmp_path):
 
 
 @needs_browser
-def test_a_browser_shows_the_page_without_console_messages(run, tmp_path):
-    (tmp_path / "progress.csv").write_bytes((run[0] / "progress.csv").read_bytes())
-    seen, console = browse(plot_folder(tmp_path)[1])
+def test_a_browser_shows_the_page_without_console_messages(plotted):
+    seen, console = browse(plotted[1])
     assert console == []
     assert pixels_of(seen, COLORS[0]) > 500
 
 
-def test_the_command_prints_what_it_wrote_and_replaces_files_only_with_force(run, tmp_path, capsys):
+def test_the_command_prints_what_it_wrote_and_replaces_files_only_with_force(run, tmp_path, capsys, monkeypatch):
+    draws_nothing = "matplotlib.backends.backend_agg.FigureCanvasAgg.print_png"
+    monkeypatch.setattr(draws_nothing, lambda *_: None)  # drawing takes seconds
     (tmp_path / "progress.csv").write_bytes((run[0] / "progress.csv").read_bytes())
     (tmp_path / "diagnostics.html").write_text("mine")
     assert main(["plot", str(tmp_path)]) == 2

@@ -64,7 +64,10 @@ class StoresMirroredActions(SAC):
         super()._store_transition(replay_buffer, -buffer_action, *args)
 
 
-@pytest.mark.parametrize("cls, probes", [(SAC, set()), (StoresMirroredActions, {"continuous action"})])
+@pytest.mark.parametrize(
+    "cls, probes",
+    [pytest.param(SAC, set(), marks=pytest.mark.slow), (StoresMirroredActions, {"continuous action"})],
+)
 def test_an_off_policy_algorithm_that_stores_other_actions_fails_the_probe_of_actions(cls, probes):
     results = examine_algorithm(cls, probes=[probe for probe in PROBES if probe.name == "continuous action"])
     assert outcomes(results, "failed") == probes
@@ -91,7 +94,7 @@ def test_truncation_that_counts_as_termination_fails_its_probes_off_policy():
         ),
         (LogProbOfThePolicyBefore, {"stored log-probability"}),
         pytest.param(LogProbOfTheClippedAction, {"stored log-probability"}, marks=pytest.mark.slow),
-        (ComparesWithTheNewPolicy, {"size of an update"}),
+        pytest.param(ComparesWithTheNewPolicy, {"size of an update"}, marks=pytest.mark.slow),
         pytest.param(FourTrustRegions, {"size of an update"}, marks=pytest.mark.slow),
         pytest.param(StepsThreeTimesAsFar, {"size of an update"}, marks=pytest.mark.slow),
     ],

@@ -137,7 +137,7 @@ def test_the_compilers_training_is_the_eager_one(name, cell, compiler):
 def test_an_environment_in_a_process_of_its_own_is_trained_on(graphs):
     eager = make("ppo", make_vec_env("CartPole-v1", 1, seed=0), n_steps=12)
     trained(eager)
-    kwargs = dict(vec_env_cls=SubprocVecEnv, vec_env_kwargs=dict(start_method="spawn"))
+    kwargs = dict(vec_env_cls=SubprocVecEnv, vec_env_kwargs=dict(start_method="forkserver"))
     compiled = make("ppo", make_vec_env("CartPole-v1", 1, seed=0, **kwargs), n_steps=12, compile=True)
     trained(compiled)
     compiled.env.close()

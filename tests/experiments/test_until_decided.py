@@ -8,6 +8,8 @@ from sb3_pgx.experiments.comparison import plan_comparison, run_comparison
 from sb3_pgx.experiments.pool import keep_result
 from sb3_pgx.experiments.runs import RunResult
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 class MadeUpRuns:
     """Executes runs whose return is 100, or ``better`` for a2c, with some noise; remembers the seeds."""

@@ -9,6 +9,7 @@ import pytest
 import torch as th
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from selection import each_value
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecMonitor, VecNormalize
 from support.models import assert_same, make, parameters
 from support.small_environments import Scripted, ScriptedDict, vectorised
@@ -136,8 +137,7 @@ def test_training_is_that_with_copies_whatever_becomes_of_the_arrays(name, kind,
         assert np.array_equal(left.mean, right.mean) and np.array_equal(left.var, right.var)
 
 
-@pytest.mark.parametrize("fate", [SPOILS, REUSES])
-@pytest.mark.parametrize("kind", [Scripted, ScriptedDict])
+@pytest.mark.parametrize("kind, fate", each_value([Scripted, ScriptedDict], [SPOILS, REUSES]))
 def test_all_arrays_at_once(name, kind, fate):
     expected, ours = with_copies(name, kind, False, False), trained(name, kind, dict.fromkeys(KINDS, fate), False, False)
     assert_same(ours[0], expected[0])

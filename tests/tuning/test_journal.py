@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from selection import mostly_slow
 from support.full_disk import full_disk
 
 from sb3_pgx.cli import main
@@ -144,7 +145,7 @@ def test_a_process_that_is_killed_while_it_writes_does_not_stop_the_next_start(p
     assert not waits and sorted(os.listdir("out")) == ["journal.log"]
 
 
-@pytest.mark.parametrize("room", [100, 500, 1000, 2000, 3000, 4000, 5000])
+@pytest.mark.parametrize("room", mostly_slow([100, 500, 1000, 2000, 3000, 4000, 5000], [500, 3000]))
 def test_a_full_disk_is_one_sentence_and_the_study_goes_on_when_there_is_room(room, stub, plan, search):
     """Wherever in the second or third trial the disk is full; the command is given again, as a new process."""
     p = plan(trials=3, seeds=2)
