@@ -71,6 +71,7 @@ class Analysis:
 
     :param summaries: one summary per algorithm, by environment
     :param scales: the returns that count as 0 and as 1, by environment
+    :param counted: the environments in which some run finished; the others are left out of what follows
     :param aggregates: one per algorithm with at least one seed that finished in every environment
     :param pairs: one per pair of these algorithms
     :param identical: for an algorithm whose every evaluation equals that of an earlier one, seed by seed, the earlier one
@@ -78,6 +79,7 @@ class Analysis:
 
     summaries: dict[str, list[EnvironmentSummary]]
     scales: dict[str, Scale]
+    counted: tuple[str, ...]
     aggregates: list[Aggregate]
     pairs: list[Pair]
     identical: dict[str, str]
@@ -92,14 +94,17 @@ def analyse(results: Sequence[RunResult], design: ComparisonDesign) -> Analysis:
     """
     in_env = {env_id: [r for r in results if r.env_id == env_id] for env_id in design.env_ids}
     scales = {env_id: _scale(runs, env_id, design) for env_id, runs in in_env.items()}
+    counted = tuple(env_id for env_id, runs in in_env.items() if any(r.error is None for r in runs)) or design.env_ids
+    used = {env_id: scales[env_id] for env_id in counted}
     of_label = {label: [r for r in results if r.label == label] for label in design.algorithms}
-    scores = {label: matrix for label, runs in of_label.items() if len(matrix := score_matrix(runs, scales))}
+    scores = {label: matrix for label, runs in of_label.items() if len(matrix := score_matrix(runs, used))}
     identical = _find_identical(of_label)
     taus = _taus([*scores.values()], design.scored)
     return Analysis(
         summaries={env_id: summarize_environment(runs, design.thresholds.get(env_id)) for env_id, runs in in_env.items()},
         scales=scales,
-        aggregates=[_aggregate(label, matrix, of_label[label], scales, taus) for label, matrix in scores.items()],
+        counted=counted,
+        aggregates=[_aggregate(label, matrix, of_label[label], used, taus) for label, matrix in scores.items()],
         pairs=[_pair(a, b, scores, design, identical.get(b) == a) for a, b in combinations(scores, 2)],
         identical=identical,
     )

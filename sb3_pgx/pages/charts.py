@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sb3_pgx.pages.looks import Look
 
+FEW = 10  # whole numbers that fit on an axis
 Points: TypeAlias = Sequence[float] | NDArray[np.floating]
 
 
@@ -72,6 +73,12 @@ class Lines:
     y_range: tuple[float, float] | None = None
     log_y: bool = False
     marked: bool = False
+
+    @property
+    def counts_few(self) -> bool:
+        """Whether x counts a few things, such as trials: an axis has no numbers between them."""
+        xs = [float(x) for line in self.lines for x in line.x]
+        return all(x.is_integer() for x in xs) and max(xs, default=math.inf) - min(xs, default=0) <= FEW
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,9 @@ def _height(panel: Panel) -> float:
 
 
 def _draw_lines(axes: "Axes", panel: Lines) -> None:
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
+    thousands = EngFormatter(sep="")  # which would write 0.5 as 500m
     for line in panel.lines:
         color, marker = line.look.color, line.look.marker[1] if len(line.x) <= MANY_POINTS else None
         dashes = (0, line.look.dash) if line.look.dash else "-"
@@ -103,7 +104,9 @@ def _draw_lines(axes: "Axes", panel: Lines) -> None:
         axes.set_ylim(bounds)
     if panel.x_end is not None:
         axes.set_xlim(0, panel.x_end)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: thousands(x) if abs(x) >= 1000 else f"{x:g}"))
+    if panel.counts_few:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(panel.x_title, fontsize=8.5)
     axes.set_ylabel(panel.y_title, fontsize=8.5)
     if len(panel.lines) > 1:

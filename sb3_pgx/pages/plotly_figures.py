@@ -46,6 +46,8 @@ def _lines(panel: Lines) -> Figure:
     x_axis = _axis(panel.x_title)
     if panel.x_end is not None:
         x_axis["range"] = [0, panel.x_end]
+    if panel.counts_few:
+        x_axis["dtick"] = 1
     shapes = [_level(level) for level in panel.levels]
     if panel.healthy is not None:
         low, high = panel.healthy
@@ -149,10 +151,8 @@ def _scatter(panel: Scatter) -> Figure:
     }
     data = [{**points, "hovertemplate": "%{text}<br>%{x}: %{y:.4g}<extra></extra>"}]
     kind = "category" if any(isinstance(x, str) for x in panel.x) else "log" if panel.log_x else "linear"
-    return {
-        "data": data,
-        "layout": _layout(HEIGHT - 60, _axis(panel.x_title, type=kind), _axis(panel.y_title), showlegend=False),
-    }
+    x_axis = _axis(panel.x_title, type=kind, exponentformat="power")  # not 10μ for a learning rate
+    return {"data": data, "layout": _layout(HEIGHT - 60, x_axis, _axis(panel.y_title), showlegend=False)}
 
 
 def _axis(title: str, **more: Any) -> Figure:

@@ -127,14 +127,14 @@ def test_each_running_run_has_a_line(cluster, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "150")
-    plan = plan_comparison(ENV, ["sb3:a2c"], 40, 2, tmp_path, eval_episodes=2)
+    plan = plan_comparison(ENV, ["sb3:a2c"], 4_000, 2, tmp_path, eval_episodes=2)  # long enough for the table to show steps
     with ray_runner(address) as runner:
         results = runner(plan.specs)
     printed = capsys.readouterr().out
     assert [result.error for result in results] == [None, None]
     for seed in (0, 1):
         assert re.search(rf"sb3:a2c on {ENV}, seed {seed} +starts", printed)
-        assert re.search(rf"sb3:a2c on {ENV}, seed {seed} +\d+ of 40 ", printed)
+        assert re.search(rf"sb3:a2c on {ENV}, seed {seed} +\d[\d ]* of 4 000 ", printed)
 
 
 @needs_ray

@@ -1,5 +1,7 @@
 """The report: tables and pictures show the results of the runs."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -200,6 +202,19 @@ def test_environments_are_summed_up_on_their_scales_from_seeds_that_finished_eve
         ["A-v0", "0.0", "a random policy (at most 20 episodes)", "100.0", "the threshold"],
         ["B-v0", "-100.0", "given by the user", "0.0", "given by the user"],
     ]
+
+
+def test_an_environment_in_which_every_run_failed_leaves_the_scores_over_the_others(several, result):
+    broken = [result(label, seed, env_id="C-v0", error="ProcessDied: SIGSEGV") for label in "ab" for seed in (0, 1)]
+    design = replace(
+        OF_SEVERAL, env_ids=("A-v0", "B-v0", "C-v0"), random_failures={"C-v0": "its process was ended by SIGSEGV"}
+    )
+    found, without = analyse([*several, *broken], design), analyse(several, OF_SEVERAL)
+    assert found.counted == ("A-v0", "B-v0") and found.aggregates[0].estimates == without.aggregates[0].estimates
+    text = report([*several, *broken], design)
+    assert "mean score over 2 environments" in text and "Left out, because every run failed there: C-v0." in text
+    assert "Random actions in C-v0 have no return: its process was ended by SIGSEGV. The worst run counts as 0 there" in text
+    assert analyse(broken, design).aggregates == []
 
 
 def test_efficiency_is_the_interquartile_mean_of_scores_over_steps_and_over_seconds(several):

@@ -57,9 +57,9 @@ def _aggregates(analysis: Analysis, design: ComparisonDesign) -> list[Panel]:
 def shown_aggregates(analysis: Analysis, design: ComparisonDesign) -> list[str]:
     """Return the names of the aggregates that differ from each other by definition at this number of runs."""
     hidden = set()
-    if max(len(a.seeds) for a in analysis.aggregates) * len(design.env_ids) < 4:
+    if max(len(a.seeds) for a in analysis.aggregates) * len(analysis.counted) < 4:
         hidden.add("interquartile mean")  # a quarter of three runs is no run, so it equals the mean
-    if len(design.env_ids) < 3:
+    if len(analysis.counted) < 3:
         hidden.add("median")  # of two environments, it equals the mean
     return [name for name in analysis.aggregates[0].estimates if name not in hidden]
 

@@ -77,11 +77,9 @@ def _lead(analysis: Analysis, results: Sequence[RunResult], design: ComparisonDe
         for seed, error in s.errors.items()
     ]
     if failures:
-        blocks += [
-            f"{quantity(len(failures), 'run')} failed and have no return. Run the same command with --retry-failed to repeat "
-            "them.",
-            Bullets((*failures,)),
-        ]
+        have, them = ("has", "it") if len(failures) == 1 else ("have", "them")
+        sentence = f"{quantity(len(failures), 'run')} failed and {have} no return. "
+        blocks += [f"{sentence}Run the same command with --retry-failed to repeat {them}.", Bullets((*failures,))]
     blocks += map(Note, design.without_scale())
     if 1 < len(design.seeds) < FEW_SEEDS:
         blocks.append(
@@ -109,7 +107,9 @@ def _aggregates(analysis: Analysis, design: ComparisonDesign, charts: Mapping[st
     missing = [label for label in design.algorithms if label not in [a.label for a in analysis.aggregates]]
     rows += [(label, *["–"] * len(names), f"0 of {len(design.seeds)}") for label in missing]
     header = ("algorithm", *(f"{name} [95 % interval]" for name in names), "seeds that finished everywhere")
-    return (Table(header, tuple(rows)), *_charts(("aggregates",), charts))
+    left_out = [env_id for env_id in design.env_ids if env_id not in analysis.counted]
+    notes = (f"Left out, because every run failed there: {', '.join(left_out)}.",) if left_out else ()
+    return (*notes, Table(header, tuple(rows)), *_charts(("aggregates",), charts))
 
 
 def _environment(summaries: Sequence[EnvironmentSummary], env_id: str, design: ComparisonDesign) -> Table:

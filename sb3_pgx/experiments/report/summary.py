@@ -22,7 +22,7 @@ def _means(analysis: Analysis, design: ComparisonDesign) -> tuple[dict[str, floa
     """Return the mean of each algorithm that has one and is not the twin of an earlier one, and what it is the mean of."""
     if design.scored:
         means = {a.label: a.estimates["mean"].value for a in analysis.aggregates}
-        what = f"mean score over {quantity(len(design.env_ids), 'environment')}"
+        what = f"mean score over {quantity(len(analysis.counted), 'environment')}"
     else:
         (summaries,) = analysis.summaries.values()
         means = {s.label: s.mean.value for s in summaries if s.n_finished}
