@@ -28,9 +28,12 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SEVERAL_MACHINES, COMPARING, TEN_THINGS = "docs/several_machines.md", "docs/guide/comparing.md", "docs/concepts/ten_things.md"
 BLOCK = re.compile(r"(<!-- slow -->\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-# Pages whose blocks are parts of a script, or need torchrun.
-IN_PARTS = ("docs/many_processes.md", "docs/checkpoints.md")
-PUBLIC = "sb3_pgx checkpoints diagnostics doctor engine environments experiments parallel tasks tuning".split()
+# The package and each of its folders that lists what is public.
+PUBLIC = [
+    path.parent.name
+    for path in [ROOT / "sb3_pgx" / "__init__.py", *sorted((ROOT / "sb3_pgx").glob("*/__init__.py"))]
+    if re.search(r"^__all__ = ", path.read_text(encoding="utf-8"), re.MULTILINE)
+]
 
 
 def read(file):
@@ -46,7 +49,7 @@ def blocks(file, language):
 def python_blocks():
     for page in PAGES:
         file = page.relative_to(ROOT).as_posix()
-        for line, slow, code in blocks(file, "python") if file not in IN_PARTS else ():
+        for line, slow, code in blocks(file, "python"):
             yield pytest.param(file, line, code, id=f"{file}:{line}", marks=[pytest.mark.slow] if slow else [])
 
 
