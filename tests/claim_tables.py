@@ -30,7 +30,8 @@ def published_verdict(record: dict[str, Any]) -> str:
 def today_hash(record: dict[str, Any]) -> str | None:
     """Today's hash for the claim of a record; None if nothing like it is claimed any more."""
     claims = [claim for of_subject in load_claims().values() for claim in of_subject]
-    return next((code_hash_of(c) for c in claims if (c.name, c.version) == (record["name"], record["version"])), None)
+    key = (record["protocol"]["algorithm"], record["name"], record["version"])  # several subjects have claims of one name
+    return next((code_hash_of(c) for c in claims if (c.algorithm, c.name, c.version) == key), None)
 
 
 def superseded_note(records: list[dict[str, Any]]) -> list[str]:

@@ -59,8 +59,10 @@ def published_capabilities() -> dict[tuple[str, str], bool]:
 
 def measured() -> set[tuple[str, str]]:
     """Algorithms and environments that a claim's sentence names."""
-    # The hyperparameter files name an environment without the module that registers it.
-    words = [set(re.findall(r"[\w:/-]+", record["claim"].replace("sb3_pgx.tasks:", ""))) for record in results()]
+    # The hyperparameter files name an environment without the module that registers it. An algorithm with hyperparameters in
+    # brackets is another one than the published one.
+    published = [re.sub(r"\S+\[(\[.*?\]|[^]])*\]", "", record["claim"].replace("sb3_pgx.tasks:", "")) for record in results()]
+    words = [set(re.findall(r"[\w:/-]+", claim)) for claim in published]
     return {
         (algorithm, env_id)
         for algorithm in EVERY_ALGORITHM

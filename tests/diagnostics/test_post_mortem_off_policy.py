@@ -12,10 +12,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from support.off_policy import EVERY_NAME, make, tensors
+from support.parallel_environments import MatrixGame
 from torch.nn import functional as F
 
 import sb3_pgx
 from sb3_pgx.diagnostics import PostMortemCallback
+from sb3_pgx.environments import JointEnv
 
 STEP = 20  # at the end of which a number is spoiled; gradient steps begin after 8
 
@@ -30,7 +32,7 @@ class Spoils(BaseCallback):
     def _on_rollout_end(self):
         if self.num_timesteps == STEP * self.training_env.num_envs:
             self.what(self.model)
-            self.before = tensors(self.model)
+            self.before = tensors(self.model) if hasattr(self.model, "critic") else {}
 
     def _on_step(self):
         return True
@@ -154,6 +156,17 @@ def test_an_error_while_collecting_keeps_the_newest_transitions_and_no_sample(pa
     kept = np.load(folder / "transitions.npz")
     np.testing.assert_equal(kept["rewards"], np.array(calls[:22], np.float32))
     assert kept.keys() >= {"observations", "next_observations", "actions", "rewards", "dones", "timeouts"}
+
+
+def test_the_networks_of_several_agents_are_kept_by_name(tmp_path):
+    payoffs = [[[1.0, 0.0], [0.0, 1.0]]] * 2
+    settings = dict(learning_starts=8, batch_size=8, train_freq=5, buffer_size=100, device="cpu", seed=0, compile=False)
+    model = sb3_pgx.MADDPG("MlpPolicy", JointEnv(MatrixGame(payoffs)), policy_kwargs=dict(net_arch=[8]), **settings)
+    folder, error, _ = broken(model, tmp_path, spoil_all_rewards)
+    state, batch = loaded(folder)
+    networks = {f"agents.agent_{i}.{network}" for i in (0, 1) for network in ("critic", "actor")}
+    assert state["optimizers"].keys() == networks and "rewards" in error
+    assert batch["rewards"].shape == (8, 2) and {"observations.agent_0", "next_observations.agent_1"} <= batch.keys()
 
 
 def test_the_newest_of_a_full_memory_come_in_order(tmp_path):

@@ -237,6 +237,32 @@ def test_logits_are_pulled_to_zero_by_their_coefficient():
     assert losses(model, 16)["actor_loss"] == pytest.approx(0.5 * np.mean(squares), rel=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_a_discrete_actor_climbs_its_critic_along_relaxed_choices(temperature):
+    """
+    Of two choices with logits l, the relaxed first one is σ((l₀ − l₁ + x) / temperature) with logistic x. A critic that is
+    linear in them, with weights w, gives the gradient (w₀ − w₁) E[σ'] of the logits' difference. The coefficient pulls logits
+    to 0.
+    """
+    sgd = dict(net_arch=[], optimizer_class=th.optim.SGD)
+    env = game(np.zeros((2, 2, 2)))
+    model = filled(env, policy_kwargs=sgd, learning_rate=0.1, temperature=temperature, logit_coef=0.3, gamma=0.0)
+    own, logits, n = model.policy.agents["agent_0"], th.tensor([0.4, -0.3]), 40_000
+    last = own.actor.mu[-1]
+    th.nn.init.zeros_(last.weight), last.bias.data.copy_(logits)
+    sample(model, n)
+    losses(model, n)
+    first, second = own.critic.q_networks[0][-1].weight.detach()[0, -4:-2].tolist()  # after its step
+    x = np.linspace(-40, 40, 40_001)
+    logistic = 0.25 / np.cosh(x / 2) ** 2
+    slope = 0.25 / np.cosh((0.7 + x) / temperature / 2) ** 2 / temperature
+    mean, square = ((logistic * part).sum() * (x[1] - x[0]) for part in (slope, slope**2))
+    expected = mean * (first - second)
+    change = (last.bias.detach() - logits).numpy() / 0.1 + 0.3 * logits.numpy()  # without the pull, 2 · 0.3 · l / 2
+    error = 6 * abs(first - second) * np.sqrt((square - mean**2) / n) + 1e-6
+    assert change == pytest.approx([expected, -expected], abs=error) and abs(expected) > 5 * error
+
+
 # ------------------------------------------------------------------------------------------------------- who sees what
 
 

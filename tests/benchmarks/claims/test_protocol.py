@@ -105,6 +105,7 @@ def test_the_claims_of_this_package_follow_the_protocol():
         "learning",
         "relative",
         "equivalence",
+        "superiority",
         "improvement",
         "gradient variance",
         "false alarms",
