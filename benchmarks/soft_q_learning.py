@@ -137,7 +137,8 @@ def record(
     timesteps: int | None = None,
 ) -> dict[str, Any]:
     """
-    Measure, write the record after each run, and return it. Entries of other algorithms and seeds stay if they have the same commit.
+    Measure, write the record after each run, and return it. Entries of other algorithms and seeds stay if they have the same
+    commit.
 
     :param what: a key of ``MEASUREMENTS``
     :param names: algorithms
@@ -156,8 +157,8 @@ def record(
     written |= {"command": f"python -m benchmarks.soft_q_learning {what}", **source, "versions": versions(env_id)}
     algorithms = written.setdefault("algorithms", {})
     for name, seed in ((name, seed) for name in names for seed in seeds):
-        entry, before = runs_of(name, [seed], timesteps or default), algorithms.get(name)
-        if before and all(json_round_trip(entry[key]) == before[key] for key in ("config", "timesteps")):
+        entry, before = json_round_trip(runs_of(name, [seed], timesteps or default)), algorithms.get(name)
+        if before and all(entry[key] == before[key] for key in ("config", "timesteps")):
             by_seed = {run["seed"]: run for run in [*before["runs"], *entry["runs"]]}
             entry["runs"] = [by_seed[known] for known in sorted(by_seed)]
         algorithms[name] = entry
