@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch as th
@@ -14,9 +15,13 @@ from sb3_pgx.engine.compiler import signature, using_backend
 from sb3_pgx.registry import ALGORITHMS
 
 th.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
-# Processes that a fork server starts, such as those of SubprocVecEnv, need not import the package, which takes seconds.
-multiprocessing.get_context("forkserver").set_forkserver_preload(["sb3_pgx", "sb3_pgx.checkpoints", "stable_baselines3"])
+# Processes that tests start have one thread, too, and import the package of this checkout, which may not be the installed one.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+# Processes that a fork server starts, such as those of SubprocVecEnv, need not import what takes seconds. Every optimizer of
+# torch imports torch._dynamo.
+PRELOADED = ["torch._dynamo", "stable_baselines3", "sb3_pgx", "sb3_pgx.checkpoints"]
+multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
 
 
 def pytest_configure(config):

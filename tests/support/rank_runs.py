@@ -22,7 +22,7 @@ from sb3_pgx.environments import evaluate_policy, make_vec_env, spread
 from sb3_pgx.parallel import rank, world_size
 
 N_ENVS = 4
-ITERATIONS = 20
+ITERATIONS = 10
 MASKED, PARTS, MIXED = "sb3_pgx.tasks:InvalidActions-v0", "CartPoleInParts-v1", "sb3_pgx.tasks:Gripper-v0"
 PROXIMAL = dict(n_steps=8, batch_size=16, n_epochs=2)
 WHOLE = dict(n_steps=32, batch_size=128, n_epochs=10, ent_coef=0.01)  # one minibatch per epoch
