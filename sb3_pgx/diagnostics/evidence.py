@@ -34,8 +34,12 @@ class Evidence(ABC):
         self.model: Any = model
 
     @abstractmethod
-    def keep(self) -> None:
-        """Called at the end of a rollout: keep what the update will learn from."""
+    def keep(self, numpy_state: Any) -> None:
+        """
+        Called at the end of a rollout: keep what the update will learn from.
+
+        :param numpy_state: of NumPy's global generator
+        """
 
     @abstractmethod
     def forget(self) -> None:
@@ -67,7 +71,7 @@ class RolloutEvidence(Evidence):
 
     _batch: Batch | None = None  # of the current update
 
-    def keep(self) -> None:
+    def keep(self, numpy_state: Any) -> None:
         self._batch = rows_from_buffer(self.model, selected_rows(self.model))
 
     def forget(self) -> None:
@@ -106,8 +110,8 @@ class ReplayEvidence(Evidence):
     _steps_before = 0  # gradient steps before it
     _begun = 0  # gradient steps that SB3's algorithm has begun since
 
-    def keep(self) -> None:
-        self._numpy_state, self._steps_before, self._begun = np.random.get_state(), self.model._n_updates, 0
+    def keep(self, numpy_state: Any) -> None:
+        self._numpy_state, self._steps_before, self._begun = numpy_state, self.model._n_updates, 0
 
     def forget(self) -> None:
         self._numpy_state = None

@@ -100,8 +100,8 @@ class PostMortemCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        self._evidence.keep()
         self._random_state = random_state()
+        self._evidence.keep(self._random_state["numpy"])
         if not self._is_ours:
             optimizers = [*self._evidence.optimizers().values()]
             first = optimizers[0].register_step_pre_hook(lambda *_: self._evidence.begin_step())
