@@ -7,7 +7,7 @@ from support.run_in_process import compare_here
 from sb3_pgx.cli import main
 from sb3_pgx.experiments.pool import read_result
 
-pytestmark = pytest.mark.usefixtures("importable")
+pytestmark = pytest.mark.usefixtures("importable", "jax_unseen")
 KINDS = ("Sound", "Crashes", "Exits", "Hangs")
 ENVIRONMENTS = [f"support.dying_environments:{kind}-v0" for kind in KINDS]
 SCALES = [f"{env}=0,10" for env in ENVIRONMENTS]
