@@ -1,4 +1,4 @@
-"""Results of runs for several test files."""
+"""Results of runs, and what makes short comparisons shorter, for several test files."""
 
 import sys
 from collections.abc import Callable, Iterator
