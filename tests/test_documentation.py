@@ -57,7 +57,7 @@ def python_blocks():
 def test_code_blocks_run(file, line, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     th.manual_seed(0)
-    shortened = re.sub(r"learn\(([\d_]+)", lambda m: f"learn({min(int(m[1]), 1000)}", code)
+    shortened = re.sub(r"learn\(([\d_]+)", lambda m: f"learn({min(int(m[1]), 500)}", code)
     exec(compile(shortened, f"{file}:{line}", "exec"), {"__name__": "__main__"})
 
 

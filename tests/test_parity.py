@@ -62,15 +62,16 @@ OWN = {
 }
 
 QUICK = {
+    "A2C": ["CartPole-v1", "gSDE", "MultiBinary", "Dict", "truncation and termination"],
     "PPO": ["CartPole-v1", "squashed gSDE"],
-    "PPO, all options": ["Pendulum-v1, truncated, normalised", "MultiDiscrete", "Dict", "truncation and termination"],
+    "PPO, all options": ["Pendulum-v1, truncated, normalised", "MultiDiscrete", "truncation and termination"],
 }
 
 
 @pytest.mark.filterwarnings("ignore:.*truncated mini-batch:UserWarning")
 @pytest.mark.parametrize(
     "algorithm, case",
-    mostly_slow(product(OWN, CASES), lambda algorithm, case: algorithm == "A2C" or case in QUICK[algorithm]),
+    mostly_slow(product(OWN, CASES), lambda algorithm, case: case in QUICK[algorithm]),
 )
 def test_the_same_seed_gives_sb3s_training(algorithm, case):
     *classes, own = OWN[algorithm]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch as th
+from selection import each_value
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
@@ -92,9 +93,8 @@ def replace_policy(model):
     model.policy = other
 
 
-@pytest.mark.parametrize("change", [perturb, perturb_data, replace_policy])
-@pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize("when", [0, 4])
+@pytest.mark.parametrize("change, compile", each_value([perturb, perturb_data, replace_policy], [False, True]))
 def test_rows_are_evaluated_by_the_policy_that_acted_in_them(change, when, compile, graphs):
     class Changes(BaseCallback):
         def _on_rollout_start(self):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from sb3_contrib import MaskablePPO, RecurrentPPO
+from selection import mostly_slow
 from stable_baselines3 import A2C as SB3A2C
 from stable_baselines3 import DQN
 from stable_baselines3 import PPO as SB3PPO
@@ -21,7 +22,10 @@ from sb3_pgx import A2C, PPO
 from sb3_pgx.diagnostics import DiagnosticsCallback
 
 
-@pytest.mark.parametrize("name", [*MODELS, "PPO, compiled", "sb3 PPO, Dropout"])
+@pytest.mark.parametrize(
+    "name",
+    mostly_slow([*MODELS, "PPO, compiled", "sb3 PPO, Dropout"], ["A2C", "contrib TRPO", "PPO, compiled", "sb3 PPO, Dropout"]),
+)
 def test_a_run_is_bit_for_bit_the_same_with_and_without_diagnostics(name, graphs):
     trained = []
     for callbacks in ([], [DiagnosticsCallback(costly_every=1)]):

@@ -5,7 +5,6 @@ from typing import ClassVar
 import pytest
 import stable_baselines3 as sb3
 from gymnasium import spaces
-from selection import mostly_slow
 from stable_baselines3.common.policies import BasePolicy
 from support.broken_algorithms import (
     AdvantagesOfTheWrongSign,
@@ -40,7 +39,8 @@ def outcomes(results, outcome):
     return {result.name for result in results if result.outcome == outcome}
 
 
-@pytest.mark.parametrize("name", mostly_slow([*ALGORITHMS, "sb3:ppo", "sb3:a2c", "contrib:trpo"], ["sb3:ppo"]))
+@pytest.mark.slow  # quickly, tests/doctor/test_cli.py has one
+@pytest.mark.parametrize("name", [*ALGORITHMS, "sb3:ppo", "sb3:a2c", "contrib:trpo"])
 def test_a_sound_algorithm_passes_every_applicable_probe(name):
     results = examine_algorithm(resolve_peer(name).algorithm)
     assert [result.name for result in results] == [*(probe.name for probe in PROBES), *sorted(UPDATE_CHECKS, reverse=True)]

@@ -106,6 +106,8 @@ BY_THE_COMPILER = [("a2c", "Adam")]
 
 
 def is_quick(name, cell):
+    if cell in OF_SEVERAL_EPOCHS:
+        return name == "ppo"
     return cell not in ANY or cell in QUICKLY[name]
 
 

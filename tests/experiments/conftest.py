@@ -1,5 +1,6 @@
-"""Results of runs for several test files."""
+"""Results of runs, and what makes short comparisons shorter, for several test files."""
 
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -23,4 +24,15 @@ def undrawn() -> Iterator[None]:
     """Leave pictures empty: drawing them takes longer than the runs of a short comparison."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_png", lambda *_, **__: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def jax_unseen() -> Iterator[None]:
+    """
+    Forget that other tests have imported JAX. Random actions are then played in a copy of this process, which starts at once;
+    the environments of these tests do not use JAX.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "jax", raising=False)
         yield

@@ -22,6 +22,7 @@ from sb3_pgx.experiments.random_policy import random_returns
 from sb3_pgx.pages.looks import COLORS
 from sb3_pgx.settings.configs import RunConfig
 
+pytestmark = pytest.mark.usefixtures("jax_unseen")
 ENVS, ALGOS = ("Thirty-v0", "Forty-v0"), ("a2c", "sb3:a2c")
 COMPARE = ["compare", "--env", *ENVS, "--algos", *ALGOS, "--seeds", "2", "--timesteps", "80", "--eval-episodes", "2"]
 

@@ -8,7 +8,7 @@ from sb3_pgx.cli import main
 from sb3_pgx.experiments.comparison import plan_comparison
 from sb3_pgx.experiments.pool import read_result
 
-pytestmark = pytest.mark.usefixtures("importable")
+pytestmark = pytest.mark.usefixtures("importable", "jax_unseen")
 KINDS = ("Sound", "Crashes", "Exits", "Hangs")
 ENVIRONMENTS = [f"support.dying_environments:{kind}-v0" for kind in KINDS]
 

@@ -22,7 +22,7 @@ from sb3_pgx.settings.configs import RunConfig
 
 PICTURES = ("curves.png", "profiles.png", "wall_clock.png")
 FILES = {*TABLES, *PICTURES, "comparison.json", "report.md", "report.html", *(f"sb3-a2c-seed{seed}.json" for seed in range(3))}
-pytestmark = pytest.mark.usefixtures("importable")
+pytestmark = pytest.mark.usefixtures("importable", "jax_unseen")
 
 
 def into(folder):

@@ -17,7 +17,7 @@ BOX = spaces.Box(-2, 2, (3,), np.float32)
 @pytest.mark.parametrize("name", ["sac", "td3", "d4pg", "soft_q_learning", "sb3:td3"])
 def test_a_run_of_a_comparison_trains_with_the_settings_of_the_file(name):
     peer, config, _ = prepare(f"{name}[{SMALL}]", "Pendulum-v1")
-    result = execute(RunSpec(name, peer.algorithm, "Pendulum-v1", 0, 30, config, eval_episodes=1))
+    result = execute(RunSpec(name, peer.algorithm, "Pendulum-v1", 0, 30, config, curve_points=1, eval_episodes=1))
     assert result.error is None and result.steps == 30 and len(result.returns) == 1
     assert ("noise_type" in config.hyperparameters) == (name not in ("sac", "soft_q_learning"))
 

@@ -208,8 +208,8 @@ def test_runs_in_processes_leave_a_file_each_survive_a_failing_one_and_end_when_
     assert second["error"] == bad.error and "Invalid learning rate" in str(bad.error)
 
 
-def test_runs_whose_processes_end_or_hang_fail_alone_and_say_where(tmp_path):
-    """Some crash, one hangs, and one is sound: it has the result that it has alone."""
+def test_runs_whose_processes_end_fail_alone_and_say_where(tmp_path):
+    """One crashes, one exits, and one is sound: it has the result that it has alone."""
     specs = [spec(Crashes, seed=1), spec(seed=2), spec(KillsItsProcess, seed=3)]
     paths = [tmp_path / f"{one.seed}.json" for one in specs]
     crashed, sound, exited = pool.run_all(specs, paths, workers=3, progress=False)
@@ -221,6 +221,10 @@ def test_runs_whose_processes_end_or_hang_fail_alone_and_say_where(tmp_path):
     assert "string_at" in crashed.traceback
     assert exited.error.startswith("ProcessDied: its process has ended with exit code 9: something in it called exit")
     assert [json.loads(path.read_text())["error"] for path in paths] == [crashed.error, None, exited.error]
+
+
+@pytest.mark.slow
+def test_a_run_that_hangs_is_ended_in_time():
     (hung,) = pool.run_all([spec(Hangs)], progress=False, timeout=2)
     assert hung.error == "TimeLimitExceeded: the run was ended because it took longer than 2 s"
 

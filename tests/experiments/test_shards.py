@@ -21,7 +21,7 @@ from sb3_pgx.experiments.output_folder import RECORD
 from sb3_pgx.experiments.pool import read_result, run_here, write_result
 from sb3_pgx.experiments.shards import Shard, read_shard
 
-pytestmark = pytest.mark.usefixtures("importable", "undrawn")
+pytestmark = pytest.mark.usefixtures("importable", "jax_unseen", "undrawn")
 
 
 @given(st.lists(st.integers()), st.integers(1, 40))

@@ -8,6 +8,8 @@ from sb3_pgx.experiments.comparison import plan_comparison
 from sb3_pgx.experiments.runs import RunSpec, execute, failed
 from sb3_pgx.settings.configs import RunConfig
 
+pytestmark = pytest.mark.usefixtures("jax_unseen")
+
 
 @pytest.fixture
 def env_ids(tmp_path, monkeypatch):

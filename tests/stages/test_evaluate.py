@@ -42,7 +42,10 @@ def test_a_policy_whose_values_are_not_finite_is_refused_before_the_update():
     assert model._n_updates == 0
 
 
-@pytest.mark.parametrize("policy, observations, actions", [("MlpPolicy", BOX, BOX), ("MultiInputPolicy", DICT, FIVE)])
+@pytest.mark.parametrize(
+    "policy, observations, actions",
+    [("MlpPolicy", BOX, BOX), pytest.param("MultiInputPolicy", DICT, FIVE, marks=pytest.mark.slow)],
+)
 def test_many_rows_are_evaluated_by_one_graph_and_the_rest_by_the_policy(policy, observations, actions, graphs):
     """65 steps of 64 environments: 4,096 rows at once and 64 more."""
     differences = []

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from selection import mostly_slow
 from support.capabilities import IMAGE, OwnExtractor
 from support.dense_natural_gradient import (
     OBSERVATIONS,
@@ -73,7 +74,7 @@ class Constant(AnySpace):
 # ------------------------------------------------------------------------------------------------------- blocks
 
 
-@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize("kind", mostly_slow(SPACES, [*SPACES][:2]))
 def test_the_actors_blocks_are_the_exact_fisher_matrix_in_expectation_if_all_inputs_are_the_same(kind):
     """The gradients are those of 4,000 sampled actions; KL's Hessian needs no sample."""
     env = vectorised(*(Constant(OBSERVATIONS, copy.deepcopy(SPACES[kind])) for _ in range(8)))
@@ -359,7 +360,7 @@ CELLS = {
 }
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", mostly_slow(CELLS, ["Box", "MultiDiscrete", "images"]))
 def test_a_compiled_training_is_the_uncompiled_one(cell, graphs):
     eager, compiled = models = pair("acktr", CELLS[cell], n_steps=12)
     results = [trained(model, timesteps=72) for model in models]

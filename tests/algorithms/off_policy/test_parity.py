@@ -1,6 +1,7 @@
 """SAC, TD3 and DDPG against SB3's: the same numbers after gradient steps on one memory, and after steps in an environment."""
 
 import copy
+from itertools import product
 
 import numpy as np
 import pytest
@@ -113,8 +114,10 @@ LOOPS = {
 }
 
 
-@pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
-@pytest.mark.parametrize("case", mostly_slow(LOOPS, ["SAC", "SAC, two environments", "TD3, noise"]))
+QUICK = [("SAC", True), ("SAC, two environments", False), ("TD3, noise", True)]
+
+
+@pytest.mark.parametrize("case, traced", mostly_slow(product(LOOPS, [False, True]), QUICK))
 def test_a_run_is_that_of_sb3(case, traced, graphs):
     name, settings = LOOPS[case]
     theirs, ours = both(name, **{**settings, "compile": traced, "learning_rate": 1e-3})

@@ -11,6 +11,7 @@ import pytest
 import sb3_contrib
 import torch as th
 from gymnasium import spaces
+from selection import each_value
 from support.dense_natural_gradient import DoublePolicy, Updated, actor_vector, double_envs, double_model
 from support.small_environments import DEVICE
 from support.torch_versions import mse_loss_mixes_types
@@ -49,8 +50,7 @@ def cosine(one, other):
     return (one @ other / (one.norm() * other.norm())).item()
 
 
-@pytest.mark.parametrize("normalize_advantage", [True, False])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case, normalize_advantage", each_value(CASES, [True, False]))
 def test_for_a_bound_and_a_damping_of_as_many_times_the_dimensions_the_step_is_contribs(case, normalize_advantage):
     space, d = CASES[case]
     ours, theirs = (dict(target_kl=1e-4 * k, cg_damping=0.01 * k) for k in (d, 1))
