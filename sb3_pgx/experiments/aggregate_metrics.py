@@ -64,3 +64,4 @@ AGGREGATES: dict[str, Callable[[Floats], Floats]] = {
     "median": median_over_environments,
     "optimality gap": optimality_gap,
 }
+SMALLEST = {"optimality gap": 0.0}  # where an interval cannot go on; the other metrics have no bounds

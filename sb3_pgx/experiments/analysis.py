@@ -10,6 +10,7 @@ import numpy as np
 
 from sb3_pgx.experiments.aggregate_metrics import (
     AGGREGATES,
+    SMALLEST,
     performance_profile,
     pooled_interquartile_mean,
     probability_of_improvement,
@@ -161,7 +162,7 @@ def _aggregate(label: str, scores: Floats, results: Sequence[RunResult], scales:
     return Aggregate(
         label=label,
         seeds=tuple(seeds),
-        estimates={name: _estimate(scores, statistic) for name, statistic in AGGREGATES.items()},
+        estimates={name: _estimate(scores, f, SMALLEST.get(name, -np.inf)) for name, f in AGGREGATES.items()},
         profile=_clipped(_band(taus, scores, partial(performance_profile, taus=taus))),
         by_steps=by_steps,
         by_seconds=by_seconds,
@@ -190,5 +191,6 @@ def _band(x: Floats, scores: Floats, statistic: Callable[[Floats], Floats]) -> B
     return Band(x, center, *stratified_seed_interval([scores], statistic, resamples=LINE_RESAMPLES))
 
 
-def _estimate(scores: Floats, statistic: Callable[..., Floats]) -> Estimate:
-    return Estimate.of(float(statistic(scores)), stratified_seed_interval([scores], statistic), len(scores))
+def _estimate(scores: Floats, statistic: Callable[..., Floats], smallest: float) -> Estimate:
+    low, high = stratified_seed_interval([scores], statistic)
+    return Estimate.of(float(statistic(scores)), (np.maximum(low, smallest), high), len(scores))

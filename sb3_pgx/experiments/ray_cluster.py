@@ -22,6 +22,7 @@ from sb3_pgx.experiments.runs import RunProgress, RunResult, RunSpec, failed
 ATTEMPTS = 3  # starts of a run before it counts as failed
 SECONDS_BETWEEN_REPORTS = 1.0
 SECONDS_TO_ANSWER = 5.0
+TOKEN_REMEDY = "; if it asks for a token, as `ray start` does once one was made, set RAY_AUTH_MODE=token"
 KNOWN_TO_RAY = ("auto", "local")  # addresses that need no host and port
 
 News = tuple[int, RunProgress | None]  # index of a run, and what it has done; None: it starts
@@ -65,7 +66,8 @@ def ray_runner(address: str, repeat_failed: bool = True, timeout: float | None =
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises many types, for example if the cluster has another version of Python
-        raise ConnectionError(f"the Ray cluster {address} cannot be used: {one_line(error)}") from None
+        remedy = TOKEN_REMEDY if isinstance(error, ConnectionError) else ""  # its port has answered above
+        raise ConnectionError(f"the Ray cluster {address} cannot be used: {one_line(error)}{remedy}") from None
     try:
         yield _Tasks(ray, repeat_failed, timeout)
     finally:

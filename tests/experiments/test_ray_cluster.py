@@ -42,6 +42,7 @@ def cluster(tmp_path_factory):
     options = ["--head", "--block", f"--port={address.partition(':')[2]}", "--num-cpus=2", "--include-dashboard=false"]
     path = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])
     environment = {**os.environ, "PYTHONPATH": path, FOLDER: str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment["RAY_AUTH_MODE"] = "disabled"  # `ray start` asks for a token if this machine's user has ever made one
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as short:  # sockets have short paths
         command = [sys.executable, "-c", start, "start", *options, f"--temp-dir={short}"]
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
