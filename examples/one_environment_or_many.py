@@ -58,13 +58,13 @@ def main(argv: list[str] | None = None) -> None:
     figure, (clock, outcome) = new_figure(2)
     for rollout in ROLLOUTS:
         clock.plot(NUMBERS, [speed[rollout, n_envs] for n_envs in NUMBERS], "o-", label=rollout)
-        (line,) = outcome.plot(NUMBERS, [np.mean(final[rollout, n_envs]) for n_envs in NUMBERS])
+        (line,) = outcome.plot(NUMBERS, [np.mean(final[rollout, n_envs]) for n_envs in NUMBERS], label=f"mean, {rollout}")
         outcome.plot(NUMBERS, [final[rollout, n_envs] for n_envs in NUMBERS], "o", color=line.get_color())
     for axes, label in ((clock, "steps per second"), (outcome, "final return, one point per seed")):
         axes.set(xscale="log", xlabel="environments", ylabel=label)
         axes.minorticks_off()
         axes.set_xticks(NUMBERS, list(map(str, NUMBERS)))
-    clock.legend(frameon=False, title="steps per rollout")
+        axes.legend(frameon=False, fontsize="small", title="steps per rollout")
     save(figure, args)
 
 
