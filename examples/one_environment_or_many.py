@@ -20,21 +20,21 @@ ROLLOUTS = {
 }
 
 
-def run(n_envs: int, n_steps: int, seed: int, timesteps: int, quick: bool):
+def run(rollout: str, n_envs: int, seed: int, timesteps: int, quick: bool):
     env = make_vec_env("CartPole-v1", n_envs=n_envs, seed=seed)
+    n_steps = ROLLOUTS[rollout](n_envs)
     settings = dict(n_steps=n_steps, batch_size=128, n_epochs=1 if quick else 10, learning_rate=1e-3)
     model = PPO("MlpPolicy", env, **settings, seed=seed, device="cpu")
-    return train(
-        model, timesteps, eval_episodes=1 if quick else 10, variant=f"environments: {n_envs}, steps of each: {n_steps}"
-    )
+    variant = f"environments: {n_envs}, steps per rollout: {rollout}"
+    return train(model, timesteps, eval_episodes=1 if quick else 10, variant=variant)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(__file__, "One environment or many?", seeds=3, argv=argv)
     timesteps = args.steps(16_384, quick=1_024)
     runs = {
-        (rollout, n_envs): [run(n_envs, n_steps(n_envs), seed, timesteps, args.quick) for seed in args.seeds]
-        for rollout, n_steps in ROLLOUTS.items()
+        (rollout, n_envs): [run(rollout, n_envs, seed, timesteps, args.quick) for seed in args.seeds]
+        for rollout in ROLLOUTS
         for n_envs in NUMBERS
     }
     # Evaluate after training: with many environments, each has too few steps for a long training episode.
@@ -58,13 +58,13 @@ def main(argv: list[str] | None = None) -> None:
     figure, (clock, outcome) = new_figure(2)
     for rollout in ROLLOUTS:
         clock.plot(NUMBERS, [speed[rollout, n_envs] for n_envs in NUMBERS], "o-", label=rollout)
-        (line,) = outcome.plot(NUMBERS, [np.mean(final[rollout, n_envs]) for n_envs in NUMBERS])
+        (line,) = outcome.plot(NUMBERS, [np.mean(final[rollout, n_envs]) for n_envs in NUMBERS], label=f"mean, {rollout}")
         outcome.plot(NUMBERS, [final[rollout, n_envs] for n_envs in NUMBERS], "o", color=line.get_color())
     for axes, label in ((clock, "steps per second"), (outcome, "final return, one point per seed")):
         axes.set(xscale="log", xlabel="environments", ylabel=label)
         axes.minorticks_off()
         axes.set_xticks(NUMBERS, list(map(str, NUMBERS)))
-    clock.legend(frameon=False, title="steps per rollout")
+        axes.legend(frameon=False, fontsize="small", title="steps per rollout")
     save(figure, args)
 
 

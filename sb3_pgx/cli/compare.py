@@ -90,7 +90,7 @@ def add_parser(commands: Commands) -> None:
         "--until-decided",
         type=int,
         metavar="SEEDS",
-        help="add seeds in batches of --seeds until every pair is better, worse or equivalent, at most so many per algorithm; "
+        help="add seeds in batches of --seeds until every pair is better, worse or equivalent, at most SEEDS per algorithm; "
         "tests are corrected for the number of looks (Bonferroni)",
     )
     parser.add_argument("--force", action="store_true", help="repeat every run and replace results of the same names")
