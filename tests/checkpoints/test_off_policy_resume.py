@@ -68,18 +68,7 @@ CASES = {
     "SoftQLearning": ("SoftQLearning", lambda: pendulum(2), dict(target_update_interval=4, tau=0.5), 23),
     "SoftQLearning, choices": ("SoftQLearning", lambda: make_vec_env("CartPole-v1", 2, seed=3), {}, 23),
 }
-<<<<<<< HEAD
-QUICK = [
-    "SAC, VecNormalize",
-    "SAC, random actions",
-    "SAC, hindsight, a full memory",
-    "TD3, noise",
-    "D4PG, priorities",
-    "SoftQLearning",
-]
-=======
-QUICK = ["SAC, VecNormalize", "SAC, hindsight, a full memory", "TD3, noise", "D4PG, priorities"]
->>>>>>> suite
+QUICK = ["SAC, VecNormalize", "SAC, hindsight, a full memory", "TD3, noise", "D4PG, priorities", "SoftQLearning"]
 
 
 def assert_same_memory(one, other):
