@@ -37,7 +37,7 @@ from sb3_pgx.tasks.multi_goal import GOALS
 FOLDER = RESULTS / "soft_q_learning"
 SEEDS = (1200, 1201, 1202, 1203, 1204)
 GOALS_ENV, PENDULUM = "sb3_pgx.tasks:MultiGoal-v0", "Pendulum-v1"
-GOALS_STEPS, PENDULUM_STEPS = 20_000, 50_000
+GOALS_STEPS, PENDULUM_STEPS = 16_000, 50_000
 EPISODES = 100  # per policy, to count goals
 FIRST_EPISODE = 3_000_000  # seed of the first one's start; training and evaluations have others
 LEAST_SHARE = 0.05  # of the episodes, from which on a goal counts as reached

@@ -86,7 +86,8 @@ def stein_direction(
     """
     apart = points[:, None] - particles[:, :, None]  # [B, I, J, D]
     squares = apart.square().sum(dim=-1)
-    median = squares.flatten(1).median(dim=1).values[:, None, None]
+    ordered = squares.flatten(1).sort(dim=1).values  # Inductor has no kernel for the median itself
+    median = ordered[:, (ordered.shape[1] - 1) // 2, None, None]
     bandwidth = (median / math.log(particles.shape[1] + 1)).clamp(min=SMALLEST_BANDWIDTH)
     kernel, slope = th.zeros_like(squares), th.zeros_like(squares)
     for scale in scales:
