@@ -4,8 +4,8 @@ Run the quick suite on the versions of Python that pyproject.toml names: ``make 
 
 Each one is ``python3.12`` of the search path, or the newest one of pyenv. It gets a fresh virtual environment with the
 versions of ``constraints.txt`` in the folder for temporary files. Most of the download is torch: 0.2 GB for a CPU build, and
-1.4 GB where the package index has builds for CUDA alone. Each result is written into ``tests/pythons.txt`` as soon as it
-is there, in the place of that version's earlier result.
+1.4 GB where the package index has builds for CUDA alone, which take 6 GB on the disk until the run has ended. Each result is
+written into ``tests/pythons.txt`` as soon as it is there, in the place of that version's earlier result.
 """
 
 import argparse
