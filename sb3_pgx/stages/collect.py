@@ -168,7 +168,7 @@ class Collecting(Saving, OnPolicyAlgorithm):
         if self.use_sde:
             self._reset_noise(env, team)
         callback.on_rollout_start()
-        snapshot = BehaviourPolicy(self.policy) if watched else None
+        snapshot: BehaviourPolicy | None = None
         buffer.follow_policy(self.policy)
         memory = acting_memory(self.policy, self._last_memory, env.num_envs, watched)
         own_buffer = isinstance(buffer, CustomBuffer)
@@ -184,8 +184,8 @@ class Collecting(Saving, OnPolicyAlgorithm):
             action_masks = self._masks_of_step(n_steps, resetting)
             obs_tensor = self._as_tensor(row)
             inputs = PolicyInputs(obs_tensor, None if action_masks is None else self._as_tensor(action_masks))
-            if n_steps == 0 and self.compiled:
-                self.compile_acting(sampler, inputs)
+            if n_steps == 0:
+                snapshot = self._ready_to_act(sampler, inputs, watched)
             # Compute the action alone, unless the policy overrides forward.
             action_tensor, values, log_probs = sampler(self.policy, inputs, self._last_episode_starts)
             actions = to_device(action_tensor, HOST).numpy()
@@ -242,6 +242,15 @@ class Collecting(Saving, OnPolicyAlgorithm):
             callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _ready_to_act(self, sampler: ActionSampler, inputs: PolicyInputs, watched: bool) -> BehaviourPolicy | None:
+        """
+        Compile acting in a compiled run. Return the policy that acts if a callback may change it; compiling must be over then,
+        because it writes the parameters, as they are.
+        """
+        if self.compiled:
+            self.compile_acting(sampler, inputs)
+        return BehaviourPolicy(self.policy) if watched else None
 
     def _attach_buffer(self, buffer: RolloutBuffer, recorder: Recorder) -> RolloutView | CustomBuffer:
         """Reset the rollout buffer and connect it to the recorder."""

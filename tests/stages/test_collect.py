@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
 from support.small_environments import DEVICE, AnySpace, Scripted, ScriptedDict, vectorised
 
-from sb3_pgx import A2C, REINFORCE, REINFORCEBaseline
+from sb3_pgx import A2C, PPO, REINFORCE, REINFORCEBaseline
 
 
 def values_of(model, observations):
@@ -334,6 +334,23 @@ def test_a_policy_that_overrides_forward_acts_and_values_through_it():
     model = A2C(OwnForward, vectorised(Scripted([4])), n_steps=8, device=DEVICE, seed=0)
     rollout = collected(model)
     assert rollout.actions.unique().tolist() == [1] and rollout.values.unique().tolist() == [5.0]
+
+
+class Looks(BaseCallback):
+    """Might change the policy, for all that is known."""
+
+    def _on_step(self):
+        return True
+
+
+def test_compiling_is_no_change_of_the_policy(graphs):
+    """
+    If it were, the rows before it would be evaluated at once, and rounded differently from those of the same run that was
+    compiled before, such as an uninterrupted one.
+    """
+    model = PPO("MlpPolicy", vectorised(Scripted([5])), n_steps=8, batch_size=4, device=DEVICE, compile=True)
+    model.learn(8, callback=Looks())
+    assert graphs and not model.last_rollout.known_rows
 
 
 class RaisesOnce(A2C):
