@@ -62,7 +62,7 @@ def why_not_offered(name: str) -> str | None:
     key = _snake_case(name)
     if key in SEVERAL_AGENTS:
         return (
-            f"{name} learns in environments of several agents, and this command makes those of one: use sb3-pgx compare --env "
+            f"{name} learns in environments of several agents, and most commands make those of one: use sb3-pgx compare --env "
             f"sb3_pgx.tasks:SimpleSpread-v3 --algos {key}, or sb3_pgx.{SEVERAL_AGENTS[key].__name__} in a script "
             "(documentation: Several agents, docs/guide/agents.md)"
         )

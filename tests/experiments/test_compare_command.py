@@ -31,7 +31,7 @@ def no_training(monkeypatch, tmp_path):
     [
         (["--algos", "reinforc"], "algorithm 'reinforc' is unknown; choose reinforce"),
         (["--algos", "PPO"], "algorithm 'PPO' is unknown; choose ppo"),
-        (["--algos", "MADDPG"], "use sb3_pgx.MADDPG in a script (documentation: Several agents, docs/guide/agents.md)"),
+        (["--algos", "MADDPG"], "or sb3_pgx.MADDPG in a script (documentation: Several agents, docs/guide/agents.md)"),
         (["--algos", "recurrent_ppo"], "use ppo with `policy: MlpLstmPolicy` in a hyperparameter file"),
         (["--algos", "sb3:pppo"], "did you mean 'sb3:ppo'"),
         (["--algos", "sb3:a2c", "sb3:a2c"], "given twice"),

@@ -18,7 +18,7 @@ BOX = spaces.Box(-2, 2, (3,), np.float32)
 def test_a_run_of_a_comparison_trains_with_the_settings_of_the_file(name):
     peer, config, _ = prepare(f"{name}[{SMALL}]", "Pendulum-v1")
     result = execute(RunSpec(name, peer.algorithm, "Pendulum-v1", 0, 30, config, curve_points=1, eval_episodes=1))
-    assert result.error is None and result.steps == 30 and len(result.returns) == 1
+    assert result.error is None and 30 <= result.steps < 30 + config.n_envs and len(result.returns) == 1
     assert ("noise_type" in config.hyperparameters) == (name not in ("sac", "soft_q_learning"))
 
 
