@@ -96,7 +96,7 @@ COMMANDS = {
 REFUSED = {
     "train --algo ppoo": r"algorithm 'ppoo' is unknown; did you mean 'ppo'",
     "train --algo PPO": r"algorithm 'PPO' is unknown; did you mean 'ppo'",
-    "train --algo maddpg": r"maddpg learns in environments of several agents.*use .* or sb3_pgx\.MADDPG .*docs/guide/agents\.md",
+    "train --algo maddpg": r"maddpg learns in .* of several agents.*use .* or sb3_pgx\.MADDPG .*docs/guide/agents\.md",
     "train --algo maskable_ppo": r"use ppo, which uses .* masks by itself .*docs/algorithms/maskable_ppo\.md",
     "train --algo ppo --envv CartPole-v1": r"unrecognized arguments: --envv CartPole-v1; did you mean '--env'",
     "train --algo sb3:ppo": r"algorithm 'sb3:ppo' is unknown; did you mean 'sb3_ppo'",
