@@ -155,7 +155,7 @@ def tensors_of(tensors: Sequence[Tensor], optimizers: Iterable[Optimizer]) -> Pu
             for name, value in state.items():
                 if isinstance(value, Tensor):
                     tensors.append(value)
-                else:
+                elif not is_scalar(value):
                     state[name] = copy.deepcopy(value)
         states.append((optimizer.state, before))
     # In one vector per kind of tensor, which takes half the time of a copy per tensor.

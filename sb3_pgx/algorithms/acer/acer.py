@@ -45,8 +45,8 @@ from sb3_pgx.stages.report import Metrics
 TrustRegionStatistics = Literal["probs", "logits"]
 
 MAX_REPLAY_RATIO = 1_000_000
-# Batches of segments drawn per call. Larger numbers save calls, but batches of images need much memory.
-DRAWN_AT_ONCE = 8
+# Bytes of the batches that are drawn per call. More would save calls, but leave the processor's caches.
+DRAWN_AT_ONCE = 1_000_000
 
 LARGE = 1e6  # numbers below it have squares far below the largest float32
 
@@ -529,9 +529,10 @@ class ACER(RMSpropAlgorithm):
         return self._batches.of_rollout(rollout, self.n_dueling_samples)
 
     def replayed_segments(self, n_batches: int) -> Iterator[list[Segments]]:
-        """Yield lists of batches of segments from the memory, at most ``DRAWN_AT_ONCE`` per list."""
-        for start in range(0, n_batches, DRAWN_AT_ONCE):
-            size = min(DRAWN_AT_ONCE, n_batches - start), self._replay_batch
+        """Yield lists of batches of segments from the memory, of ``DRAWN_AT_ONCE`` bytes per list or one batch."""
+        at_once = max(DRAWN_AT_ONCE // max(self._replay_batch * self.replay_buffer.segment_bytes, 1), 1)
+        for start in range(0, n_batches, at_once):
+            size = min(at_once, n_batches - start), self._replay_batch
             sample = self.replay_buffer.sample(size, self.replay_generator)
             normalize = self._vec_normalize_env if self.replay_buffer.raw else None
             assert normalize is not None or not self.replay_buffer.raw, "checked when learn started"

@@ -139,6 +139,11 @@ class SegmentReplay:
         self._write(record)
         return take_out
 
+    @property
+    def segment_bytes(self) -> int:
+        """Bytes of one segment, 0 before the first rollout."""
+        return self.segment_length * sum(ring[0].nbytes for ring in self._rings())
+
     def sample(self, size: int | tuple[int, int], generator: np.random.Generator) -> Sample:
         """
         Draw segments uniformly over environments and first steps, with replacement.
@@ -193,6 +198,11 @@ class SegmentReplay:
     def _wrap(self, rows: np.ndarray) -> np.ndarray:
         return rows % ((self.max_steps + 1) * self.n_envs)
 
+    def _rings(self) -> list[np.ndarray]:
+        """Return all arrays of the memory, ``[(max_steps + 1) * N, ...]``."""
+        observations = self._observations
+        return [*self._columns.values(), *(observations.values() if isinstance(observations, dict) else [observations])]
+
     def _allocate(self, record: Record) -> None:
         """Allocate zeros: they take memory only once they are written, and compress well in a file."""
 
@@ -205,8 +215,7 @@ class SegmentReplay:
     def _kept(self, n_rows: int) -> Callable[[], None]:
         """Copy all that writing ``n_rows`` rows changes, and return a function that restores it."""
         rows = self._wrap(self._head + np.arange(-self.n_envs, n_rows + self.n_envs))
-        rings = [self._columns, self._observations if isinstance(self._observations, dict) else {"": self._observations}]
-        before = [(ring, ring[rows]) for named in rings for ring in named.values()]
+        before = [(ring, ring[rows]) for ring in self._rings()]
         final = {int(row): self._final_observations[int(row)] for row in rows[self._columns["truncated"][rows]]}
         size, head = self.size, self._head
 

@@ -199,8 +199,8 @@ def test_a_policy_that_is_loaded_again_and_again_needs_no_new_graph_and_one_that
 
 @pytest.mark.parametrize("compile", [False, True])
 def test_an_update_that_is_refused_says_which_and_undoes_those_of_the_same_rollout(compile, graphs):
-    """The tenth of eleven on the memory, which come in two epochs: one on each of two rollouts came before."""
-    model = make(compile=compile, replay_start=24)
+    """The ninth of eleven on the memory, whose large batches come in two parts. One on each of two rollouts came before."""
+    model = make(compile=compile, replay_start=24, replay_batch=600)
     model.replay_ratio, before = 1.0, []
 
     number_of_replays = model.number_of_replays
@@ -214,9 +214,9 @@ def test_an_update_that_is_refused_says_which_and_undoes_those_of_the_same_rollo
         return len(batches)
 
     sizes = watch_epochs(model, spoil)
-    with pytest.raises(ValueError, match="the rewards is not finite in update 12; the step was not taken"):
+    with pytest.raises(ValueError, match="the rewards is not finite in update 11; the step was not taken"):
         model.learn(24)
-    assert sizes == [1, 1, 8, 3] and model._n_updates == 1 == model.n_gradient_steps
+    assert sizes == [1, 1, 7, 4] and model._n_updates == 1 == model.n_gradient_steps
     assert_same(before[0], parameters(model))
     assert th.equal(before[1], flat(model.average_policy))
     assert {float(state["step"]) for state in model.policy.optimizer.state.values()} == {1.0}
