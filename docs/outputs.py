@@ -61,10 +61,10 @@ def run(language: str, content: str, folder: Path) -> str:
     """
     scripts = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}", "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(DOCS.parent)
+    environment |= {"PYTHONPATH": str(DOCS.parent), "PYTHONSAFEPATH": "1"}
     if language == "python":
         (folder / "example.py").write_text(content, encoding="utf-8")
-        commands = [f"{sys.executable} -P example.py"]
+        commands = [f"{sys.executable} example.py"]
     else:
         commands = [line for line in content.splitlines() if line.startswith(("sb3-pgx ", "sed "))]
     printed = ""

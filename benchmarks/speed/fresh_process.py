@@ -22,10 +22,11 @@ def run_fresh(worker: Path, job: dict[str, Any], graphs: Path, compilers_own: Pa
     :return: what the worker printed, and the seconds of the whole process
     :raises RuntimeError: the worker failed; the message is the last line of its error
     """
-    places = {"TORCHINDUCTOR_CACHE_DIR": str(compilers_own), "SB3_PGX_CACHE_DIR": str(graphs), "PYTHONPATH": str(ROOT)}
+    places = {"TORCHINDUCTOR_CACHE_DIR": str(compilers_own), "SB3_PGX_CACHE_DIR": str(graphs)}
+    paths = {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-P", str(worker), json.dumps(job)], env={**os.environ, **places}, capture_output=True, text=True
+        [sys.executable, str(worker), json.dumps(job)], env={**os.environ, **places, **paths}, capture_output=True, text=True
     )
     seconds = time.perf_counter() - start
     if done.returncode:

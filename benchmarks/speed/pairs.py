@@ -47,8 +47,8 @@ class Training:
         paths = os.pathsep.join(map(str, (checkout, ROOT)))  # an early commit has no environments for benchmarks
         places = {"TORCHINDUCTOR_CACHE_DIR": str(cache / "torch"), "SB3_PGX_CACHE_DIR": str(cache / "graphs")}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(WORKER), json.dumps(asdict(case) | {"arguments": case.arguments(case.algorithm)})],
-            env={**os.environ, "PYTHONPATH": paths, **places},
+            [sys.executable, str(WORKER), json.dumps(asdict(case) | {"arguments": case.arguments(case.algorithm)})],
+            env={**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1", **places},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -79,8 +79,8 @@ class RLToolsPPO:
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(WORKER), json.dumps({**job, "mkl": self.mkl, "folder": self._folder.name})],
-                env={**os.environ, **threads, "TMPDIR": self._folder.name},
+                [sys.executable, str(WORKER), json.dumps({**job, "mkl": self.mkl, "folder": self._folder.name})],
+                env={**os.environ, **threads, "PYTHONSAFEPATH": "1", "TMPDIR": self._folder.name},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

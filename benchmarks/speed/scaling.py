@@ -48,10 +48,10 @@ def run(job: dict[str, Any], size: int) -> dict[str, float]:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
     common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    environment = {**os.environ, **common, "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **common, "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-P", str(WORKER), json.dumps(job)],
+            [sys.executable, str(WORKER), json.dumps(job)],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -64,8 +64,8 @@ def test_amounts_may_have_exponents_and_suffixes():
 
 def test_the_package_runs_as_a_module_and_finds_modules_in_the_working_folder(tmp_path):
     (tmp_path / "lone_envs.py").write_text("raise ImportError('found, but broken')\n")
-    command = [sys.executable, "-P", "-m", "sb3_pgx", "doctor", "env", "lone_envs:Walk-v0"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "sb3_pgx", "doctor", "env", "lone_envs:Walk-v0"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONSAFEPATH": "1"}
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1] == (

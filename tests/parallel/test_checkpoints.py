@@ -95,12 +95,12 @@ def test_torchrun_starts_a_run_again_whose_process_was_killed(tmp_path):
     """The same command without torchrun, which is not interrupted, has the same result."""
     (tmp_path / "train.py").write_text(textwrap.dedent(SCRIPT))
     paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    environment = {**os.environ, **paths, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment = {**os.environ, **paths, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
     def result(*launcher):
         folder = tmp_path / str(len(launcher))
         folder.mkdir()
-        command = [sys.executable, "-P", *launcher, str(tmp_path / "train.py")]
+        command = [sys.executable, *launcher, str(tmp_path / "train.py")]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         return next(line for line in done.stdout.splitlines() if "RESULT" in line).split("RESULT ")[1], done.stderr
