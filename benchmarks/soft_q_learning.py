@@ -7,8 +7,8 @@ Measure soft Q-learning: which of four equally good goals it goes to, beside SAC
 
 The goals are those of ``sb3_pgx.tasks:MultiGoal-v0``. Each policy plays episodes with sampled actions; a goal counts as
 reached if at least 5 % of them end there. Settings are those of ``zoo_configs``. The seeds were chosen before any was run, and
-every run is in the record. ``first`` holds the records of an earlier plan, seeds 1200 to 1204 with a fourth of the gradient
-steps or fewer, which missed both aims. The settings were then chosen on seeds 100 to 104.
+every run is in the record. The folder ``first`` holds the records of an earlier plan, seeds 1200 to 1204 with a fourth of the
+gradient steps or fewer, which missed both aims. The settings were then chosen on seeds 100 to 104.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from sb3_pgx.settings.environments import make_train_env
 from sb3_pgx.tasks.multi_goal import GOALS
 
 FOLDER = RESULTS / "soft_q_learning"
+FIRST = FOLDER / "first"  # records of the first plan
 SEEDS = (1205, 1206, 1207, 1208, 1209)
 GOALS_ENV, PENDULUM = "sb3_pgx.tasks:MultiGoal-v0", "Pendulum-v1"
 GOALS_STEPS, PENDULUM_STEPS = 40_000, 50_000
@@ -179,7 +180,7 @@ def recorded(folder: Path = FOLDER) -> list[str]:
 
 def markdown(what: str, folder: Path = FOLDER) -> str:
     """
-    Return a record as a table, and the command that repeats it.
+    Return a record as a table, with the command and the commit that measured it.
 
     :param what: a key of ``MEASUREMENTS``
     :param folder: that of the record
@@ -190,8 +191,8 @@ def markdown(what: str, folder: Path = FOLDER) -> str:
     for name, of_name in entry["algorithms"].items():
         lines.append(f"| `{OFF_POLICY[name].__name__}` | {' | '.join(map(_cell, of_name['runs']))} |")
     timesteps = next(iter(entry["algorithms"].values()))["timesteps"]
-    again = f"`{entry['command']}` repeats it (measured at commit `{entry['commit'][:7]}`)."
-    return "\n".join([*lines, "", f"After {timesteps:,} steps, with the settings of `zoo_configs`. {again}"])
+    by = f"Measured by `{entry['command']}` at commit `{entry['commit'][:7]}`."
+    return "\n".join([*lines, "", f"After {timesteps:,} steps, with the settings of `zoo_configs`. {by}"])
 
 
 OF_RUN = {

@@ -154,6 +154,10 @@ GENERATED: dict[str, Callable[[], str]] = {
     "workers of a3c": partial(record_table, a3c),
     **{f"curve of {name}": partial(curves.markdown, name) for name in curves.recorded()},
     **{f"{what} of soft_q_learning": partial(soft_q_learning.markdown, what) for what in soft_q_learning.recorded()},
+    **{
+        f"first {what} of soft_q_learning": partial(soft_q_learning.markdown, what, soft_q_learning.FIRST)
+        for what in soft_q_learning.recorded(soft_q_learning.FIRST)
+    },
     **{f"results of {name}": partial(algorithm_results, name) for name in ALGORITHMS},
     **{f"metrics of {name}": partial(algorithm_logs, name) for name in ALGORITHMS},
 }
