@@ -17,7 +17,7 @@ MUJOCO = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 def results() -> list[dict[str, Any]]:
     """Every record of a claim, superseded ones first, then those in which a run failed or the claim does not hold."""
     records = [record for path in sorted(set(RESULTS.glob("*.json")) - {BENCH}) for record in read_records(path)]
-    return sorted(records, key=lambda record: ("superseded" not in record, record.get("holds", False)))
+    return sorted(records, key=lambda record: ("superseded" not in record, record.get("holds", record.get("passed", False))))
 
 
 def published_verdict(record: dict[str, Any]) -> str:

@@ -100,9 +100,19 @@ def test_the_hash_of_a_claim_depends_on_its_settings(tmp_path):
 
 def test_records_from_before_the_protocol_are_kept_and_superseded():
     old = [r for path in RESULTS.glob("*.json") if path.name != "bench.json" for r in read_records(path) if r["version"] == 0]
-    assert len(old) == 31 and all("before the protocol" in r["superseded"] and min(r["seeds"]) < 1000 for r in old)
+    assert len(old) == 33 and all("before the protocol" in r["superseded"] and min(r["seeds"]) < 1000 for r in old)
     names = {claim.name for of_subject in load_claims().values() for claim in of_subject}
     assert {r["name"] for r in old} <= names
+
+
+def test_records_that_were_deleted_are_there_again():
+    """PPO on HalfCheetah-v5, where no seed ran, and TRPO on Walker2d-v5 before it was tuned on the seeds that decided."""
+    restored = [
+        r for name in ("ppo", "trpo") for r in read_records(RESULTS / f"{name}.json") if "restored" in r.get("superseded", "")
+    ]
+    ppo, trpo = (r["runs"]["ppo"] if "runs" in r else r for r in restored)
+    assert [round(x) for x in ppo["mean_return_per_seed"].values()] == [1886, 1764, 1905, 1911, 1955]
+    assert [round(x) for x in trpo["mean_return_per_seed"].values()] == [4072, 4374, 3584, 3503, 4736]
 
 
 # ------------------------------------------------------------------------------------------------ the README's tables
