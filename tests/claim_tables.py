@@ -37,7 +37,10 @@ def today_hash(record: dict[str, Any]) -> str | None:
 def superseded_note(records: list[dict[str, Any]]) -> list[str]:
     """Why some records do not count, one sentence per reason."""
     reasons = Counter(record["superseded"] for record in records if "superseded" in record)
-    return [f"**{n} of {len(records)} records are superseded and stale**: {reason}." for reason, n in reasons.items()]
+    return [
+        f"**{n} of {len(records)} records {'is' if n == 1 else 'are'} superseded and stale**: {reason}."
+        for reason, n in reasons.items()
+    ]
 
 
 def claims_table(records: list[dict[str, Any]] | None = None) -> str:

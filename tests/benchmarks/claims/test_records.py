@@ -127,7 +127,7 @@ def test_superseded_and_stale_records_are_shown_as_such():
     values = [100.0 * i for i in range(len(claim.seeds))]
     today, stale = record_for(claim, values), record_for(claim, values, code="0" * 16)
     lines = rows_of({**today, "superseded": "too few seeds"}, stale, today)
-    assert lines[0] == "**1 of 3 records are superseded and stale**: too few seeds."
+    assert lines[0] == "**1 of 3 records is superseded and stale**: too few seeds."
     verdicts = [line.split(" | ")[0] for line in lines[4:]]
     assert verdicts == ["| superseded", f"| {today['verdict']}, **stale**", f"| {today['verdict']}"]
     assert all("npg on HalfCheetah-v5: 0, 100, 200" in line for line in lines[4:])
