@@ -197,6 +197,13 @@ def test_a_policy_that_is_loaded_again_and_again_needs_no_new_graph_and_one_that
     assert_same_policies(*models)
 
 
+def test_a_batch_that_is_larger_than_what_is_drawn_at_once_is_drawn_by_itself():
+    model = make(replay_start=24, replay_batch=6000)
+    sizes = watch_epochs(model, lambda batches, steps: len(batches))
+    model.learn(48)
+    assert set(sizes) == {1} and len(sizes) == model.n_gradient_steps > 4
+
+
 @pytest.mark.parametrize("compile", [False, True])
 def test_an_update_that_is_refused_says_which_and_undoes_those_of_the_same_rollout(compile, graphs):
     """The ninth of eleven on the memory, whose large batches come in two parts. One on each of two rollouts came before."""
